@@ -1,0 +1,129 @@
+"""
+Configuration, seeding and the few small things that every part needs.
+
+`CfgNode`, `set_seed` and `setup_logging` keep minGPT's interface; torch is imported only where it is used, so that
+`lab.py --help` and the plotter start fast.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import random
+import sys
+import tempfile
+from ast import literal_eval
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class BadInput(Exception):
+    """Something the user gave is wrong. The message is one line: what, where, the nearest valid value (exit code 2)."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error line: the nearest known name, or all of them when none is near."""
+    known = [str(k) for k in known]
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    return f": did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
+    """Write a file so that a kill at any moment leaves the old or the new one whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)   # the only way to read it is to set it
+    os.umask(mask)
+    return mask
+
+
+def set_seed(seed: int) -> None:
+    """Seed python's, numpy's and torch's global generators."""
+    import torch
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)   # seeds every device's generator
+
+
+def setup_logging(config: CfgNode) -> None:
+    """Make `config.system.work_dir` and leave the command line and the configuration in it."""
+    work_dir = Path(config.system.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(work_dir / "args.txt", " ".join(sys.argv))
+    write_atomic(work_dir / "config.json", json.dumps(config.to_dict(), indent=4))
+
+
+def parse_value(text: str) -> Any:
+    """'3' → 3, 'None' → None, '[1, 2]' → [1, 2]; what is no Python literal (a name, a path) stays a string."""
+    if text in ("true", "false"):   # as TOML and the shell write them
+        return text == "true"
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+class CfgNode:
+    """A small tree of settings: attributes, printed as an indented list, overridden from `--a.b=value` arguments."""
+
+    def __init__(self, **kwargs: Any):
+        self.__dict__.update(kwargs)
+
+    def __str__(self) -> str:
+        return self._str_helper(0)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CfgNode) and self.to_dict() == other.to_dict()
+
+    __hash__ = None   # it is mutable
+
+    def _str_helper(self, indent: int) -> str:
+        pad, parts = " " * (indent * 4), []
+        for k, v in self.__dict__.items():
+            if isinstance(v, CfgNode):
+                parts.append(f"{pad}{k}:\n" + pad + v._str_helper(indent + 1))
+            else:
+                parts.append(f"{pad}{k}: {v}\n")
+        return "".join(parts)
+
+    def to_dict(self) -> dict:
+        """The same tree as nested dicts."""
+        return {k: v.to_dict() if isinstance(v, CfgNode) else v for k, v in self.__dict__.items()}
+
+    def merge_from_dict(self, d: dict) -> None:
+        """Set this node's attributes from a dict, unchecked, as minGPT does."""
+        self.__dict__.update(d)
+
+    def merge_from_args(self, args: list[str]) -> None:
+        """Override settings from `--section.key=value` arguments; the value may itself hold `=` or be a path."""
+        for arg in args:
+            key, equals, text = arg.partition("=")
+            assert equals, f"expecting each override arg to be of form --arg=value, got {arg}"
+            assert key[:2] == "--"
+            key, val = key[2:], parse_value(text)
+            *sections, leaf = key.split(".")
+            node = self
+            for name in sections:
+                node = getattr(node, name)
+            assert hasattr(node, leaf), f"{key} is not an attribute that exists in the config"
+            print(f"command line overwriting config attribute {key} with {val}")
+            setattr(node, leaf, val)
