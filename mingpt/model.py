@@ -1,0 +1,209 @@
+"""
+A GPT language model whose parts are slots. The first member of every slot is GPT-2's, so the default model is minGPT's.
+
+References:
+1) GPT-2: https://github.com/openai/gpt-2/blob/master/src/model.py
+2) minGPT, whose public interface this keeps: https://github.com/karpathy/minGPT
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+
+import torch
+import torch.nn as nn
+
+from mingpt.attend import same_document
+from mingpt.attention import ATTENTIONS, CausalSelfAttention
+from mingpt.generate import generate
+from mingpt.losses import cross_entropy
+from mingpt.mlps import MLPS, NewGELU, dropout
+from mingpt.norms import NORMS
+from mingpt.optimizers import OPTIMIZERS
+from mingpt.positions import POSITIONS
+from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import CfgNode as CN
+
+__all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU"]
+
+SLOTS = {"attention": ATTENTIONS, "norm": NORMS, "mlp": MLPS, "position": POSITIONS}
+
+SIZES = {
+    # names follow the huggingface naming conventions; parameters without the head's
+    "openai-gpt":  dict(n_layer=12, n_head=12, n_embd=768),   # 117M, GPT-1
+    "gpt2":        dict(n_layer=12, n_head=12, n_embd=768),   # 124M
+    "gpt2-medium": dict(n_layer=24, n_head=16, n_embd=1024),  # 350M
+    "gpt2-large":  dict(n_layer=36, n_head=20, n_embd=1280),  # 774M
+    "gpt2-xl":     dict(n_layer=48, n_head=25, n_embd=1600),  # 1558M
+    "gopher-44m":  dict(n_layer=8, n_head=16, n_embd=512),
+    "gpt-mini":    dict(n_layer=6, n_head=6, n_embd=192),
+    "gpt-micro":   dict(n_layer=4, n_head=4, n_embd=128),
+    "gpt-nano":    dict(n_layer=3, n_head=3, n_embd=48),
+}
+
+
+def slot_defaults(slots: dict[str, dict]) -> dict:
+    """Every slot's first member, and every option that any member declares, with its default."""
+    defaults = {slot: next(iter(members)) for slot, members in slots.items()}
+    for members in slots.values():
+        for member in members.values():
+            for option, value in member.options.items():
+                assert defaults.setdefault(option, value) == value, f"two members disagree about {option}'s default"
+    return defaults
+
+
+def check_slots(config: CN, slots: dict[str, dict], section: str) -> None:
+    """BadInput for a member that no slot has."""
+    for slot, members in slots.items():
+        chosen = getattr(config, slot)
+        if chosen not in members:
+            raise BadInput(f"no {slot} {chosen!r} (--{section}.{slot}){did_you_mean(chosen, members)}")
+
+
+class Block(nn.Module):
+    """Attention between tokens, then an MLP on each, both reading a normed and writing the plain residual stream."""
+
+    def __init__(self, config: CN):
+        super().__init__()
+        norm = NORMS[config.norm]
+        self.ln_1 = norm(config.n_embd, config)
+        self.attn = ATTENTIONS[config.attention](config)
+        self.ln_2 = norm(config.n_embd, config)
+        self.mlp = MLPS[config.mlp](config)
+
+    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), allowed)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """GPT language model: tokens in, logits of the next token (and a loss) out."""
+
+    generate = generate   # sampling: mingpt/generate.py
+
+    @staticmethod
+    def get_default_config() -> CN:
+        """minGPT's settings and defaults, then the slots, their members' options, and what belongs to no slot."""
+        C = CN()
+        # either model_type or (n_layer, n_head, n_embd) must be given in the config
+        C.model_type = "gpt"
+        C.n_layer = None
+        C.n_head = None
+        C.n_embd = None
+        # these options must be filled in externally
+        C.vocab_size = None
+        C.block_size = None
+        # dropout hyperparameters
+        C.embd_pdrop = 0.1
+        C.resid_pdrop = 0.1
+        C.attn_pdrop = 0.1
+        C.merge_from_dict(slot_defaults(SLOTS))
+        C.bias = True                # of the linear layers and norms
+        C.tie_weights = False        # one matrix for token embedding and head; GPT-2 ties, minGPT does not
+        C.logit_softcap = None       # c · tanh(logits / c): keeps logits below c. Gemma 2, arXiv 2408.00118
+        C.document_end = None        # a token id: attention then stays inside documents, which end with it
+        return C
+
+    def __init__(self, config: CN):
+        super().__init__()
+        config = self.config = _resolved(config)
+        self.block_size = config.block_size
+        self.transformer = nn.ModuleDict(dict(
+            wte=nn.Embedding(config.vocab_size, config.n_embd),
+            wpe=POSITIONS[config.position].table(config),
+            drop=dropout(config.embd_pdrop),
+            h=nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
+            ln_f=NORMS[config.norm](config.n_embd, config),
+        ))
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tie_weights:
+            self.lm_head.weight = self.transformer.wte.weight
+        self.softcap, self.document_end = config.logit_softcap, config.document_end
+        self.init_weights()
+        # the head's parameters are not counted, as in minGPT
+        print(f"number of parameters: {sum(p.numel() for p in self.transformer.parameters()) / 1e6:.2f}M")
+
+    @torch.no_grad()
+    def init_weights(self, seed: int | None = None) -> None:
+        """Normal weights of std 0.02, 1/√(2·layers) of that where a projection writes into the residual stream.
+
+        Without a seed all are drawn from torch's global generator in minGPT's order. With one, every tensor has
+        a generator of its own, keyed by (seed, its name): two models share every weight they have in common.
+        """
+        modules = {name: m for name, m in self.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
+        for name, module in modules.items():
+            module.weight.normal_(0.0, 0.02, generator=self._generator(seed, name))
+            if getattr(module, "bias", None) is not None:
+                module.bias.zero_()
+        for name, module in modules.items():
+            if getattr(module, "scaled_init", False):
+                std = 0.02 / math.sqrt(2 * self.config.n_layer)
+                module.weight.normal_(0.0, std, generator=self._generator(seed, name))
+        if self.config.tie_weights:   # the embedding's draw, whichever module came last
+            self.transformer.wte.weight.normal_(0.0, 0.02, generator=self._generator(seed, "transformer.wte"))
+
+    def _generator(self, seed: int | None, name: str) -> torch.Generator | None:
+        if seed is None:
+            return None
+        digest = hashlib.sha256(f"{seed}:{name}.weight".encode()).digest()
+        return torch.Generator(self.lm_head.weight.device).manual_seed(int.from_bytes(digest[:7], "big"))
+
+    @classmethod
+    def from_pretrained(cls, model_type: str) -> GPT:
+        """GPT-2's published weights, from the Hugging Face hub or a local folder of that name."""
+        from mingpt.hf import load_gpt2
+        return load_gpt2(cls, model_type)
+
+    def configure_optimizers(self, train_config: CN) -> torch.optim.Optimizer:
+        """Two groups: the weights of linear layers decay; biases, norms, embeddings and all else do not."""
+        decayed = {f"{name}.weight" for name, m in self.named_modules() if isinstance(m, nn.Linear)}
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}   # a tied head is wte.weight
+        groups = [
+            {"params": [p for n, p in sorted(trained.items()) if n in decayed],
+             "weight_decay": train_config.weight_decay},
+            {"params": [p for n, p in sorted(trained.items()) if n not in decayed], "weight_decay": 0.0},
+        ]
+        return OPTIMIZERS[getattr(train_config, "optimizer", "adamw")](groups, train_config)
+
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None):
+        """idx (B, T) tokens, targets (B, T) or None → logits (B, T, vocab) and the mean loss in nats (or None)."""
+        b, t = idx.size()
+        assert t <= self.block_size, f"Cannot forward sequence of length {t}, block size is only {self.block_size}"
+        x = self.transformer.wte(idx)                                     # (B, T, C)
+        if self.transformer.wpe is not None:
+            x = x + self.transformer.wpe(torch.arange(t, device=idx.device).unsqueeze(0))
+        x = self.transformer.drop(x)
+        allowed = None if self.document_end is None else same_document(idx, self.document_end)
+        for block in self.transformer.h:
+            x = block(x, allowed)
+        logits = self.lm_head(self.transformer.ln_f(x))
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits, None if targets is None else cross_entropy(logits, targets)
+
+    def flops_per_token(self, T: int | None = None) -> float:
+        """FLOPs a token of a training step at sequence length T (default: the block): a multiply and an add for
+        every weight of a matrix product and for every score, in the forward once and in the backward twice."""
+        products = sum(2 * m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        scores = sum(block.attn.score_flops(T or self.block_size) for block in self.transformer.h)
+        return 3 * (products + scores)
+
+
+def _resolved(config: CN) -> CN:
+    """A copy with the size's name spelled out, absent settings at their defaults, and everything checked."""
+    filled = GPT.get_default_config()
+    filled.merge_from_dict(copy.deepcopy(config.to_dict()))
+    assert filled.vocab_size is not None
+    assert filled.block_size is not None
+    type_given = filled.model_type is not None
+    params_given = all([filled.n_layer is not None, filled.n_head is not None, filled.n_embd is not None])
+    assert type_given ^ params_given   # exactly one of these (XOR)
+    if type_given:
+        if filled.model_type not in SIZES:
+            raise BadInput(f"no model_type {filled.model_type!r}{did_you_mean(filled.model_type, SIZES)}, "
+                           "or give n_layer, n_head and n_embd and set model_type to None")
+        filled.merge_from_dict(SIZES[filled.model_type])
+    check_slots(filled, SLOTS, "model")
+    return filled

@@ -1,0 +1,65 @@
+"""
+The learning rate over a run, as a share of its peak: slot `lr_schedule`.
+
+A curve is a pure function of progress in [0, 1] (0 when the warm-up ends, 1 at the last iteration), so that
+warm-up and curve ablate apart.
+"""
+
+import math
+
+from mingpt.utils import BadInput, CfgNode
+
+
+def constant(progress: float, config: CfgNode) -> float:
+    """minGPT's: the peak, always."""
+    return 1.0
+
+
+def cosine(progress: float, config: CfgNode) -> float:
+    """Half a cosine from the peak to `min_lr_ratio` of it. Loshchilov & Hutter 2016, arXiv 1608.03983."""
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def linear(progress: float, config: CfgNode) -> float:
+    """A straight line from the peak to `min_lr_ratio` of it."""
+    return 1 - (1 - config.min_lr_ratio) * progress
+
+
+def wsd(progress: float, config: CfgNode) -> float:
+    """Warm-up, stable, decay: the peak, then a straight line down over the last `decay_share` of the run.
+    Hu et al. 2024 (MiniCPM), arXiv 2404.06395."""
+    start = 1 - config.decay_share
+    return 1.0 if progress <= start else linear((progress - start) / config.decay_share, config)
+
+
+constant.options = {}
+cosine.options = linear.options = {"min_lr_ratio": 0.1}
+wsd.options = {"min_lr_ratio": 0.1, "decay_share": 0.2}
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "wsd": wsd}
+
+
+def warmup_iterations(config: CfgNode) -> int:
+    """`warmup_steps` in iterations; below 1 it is a share of `max_iters`."""
+    steps = config.warmup_steps
+    if isinstance(steps, float) and 0 < steps < 1:
+        if config.max_iters is None:
+            raise BadInput(f"trainer.warmup_steps={steps} is a share of trainer.max_iters, which is not set")
+        return round(steps * config.max_iters)
+    if steps < 0 or steps != int(steps):
+        raise BadInput(f"trainer.warmup_steps={steps}: give a number of iterations, or a share of the run below 1")
+    return int(steps)
+
+
+def learning_rate(iteration: int, config: CfgNode) -> float:
+    """The rate of one iteration (from 0): a straight line up over the warm-up, then the curve."""
+    warmup = warmup_iterations(config)
+    if iteration < warmup:
+        return config.learning_rate * (iteration + 1) / warmup   # + 1: no iteration is spent at a rate of 0
+    curve = SCHEDULES[config.lr_schedule]
+    if curve is constant:
+        return config.learning_rate                              # needs no end
+    if config.max_iters is None:
+        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: it ends there")
+    span = max(1, config.max_iters - 1 - warmup)
+    return config.learning_rate * curve(min(1.0, (iteration - warmup) / span), config)

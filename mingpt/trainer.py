@@ -1,0 +1,141 @@
+"""
+One training loop for everything: minGPT's, with a schedule, accumulation, autocast and compile. What a run records,
+evaluates or saves is a callback's business.
+
+Events: `on_train_start` (the optimizer exists), `on_batch_end` (before `iter_num` grows), `on_iteration_end` (after).
+"""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from mingpt.model import check_slots, slot_defaults
+from mingpt.optimizers import OPTIMIZERS
+from mingpt.schedules import SCHEDULES, learning_rate
+from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import CfgNode as CN
+
+SLOTS = {"lr_schedule": SCHEDULES, "optimizer": OPTIMIZERS}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Trainer:
+
+    @staticmethod
+    def get_default_config() -> CN:
+        """minGPT's settings and defaults, then the slots and their members' options."""
+        C = CN()
+        # device to train on
+        C.device = "auto"
+        # dataloder parameters
+        C.num_workers = 4
+        # optimizer parameters
+        C.max_iters = None
+        C.batch_size = 64
+        C.learning_rate = 3e-4
+        C.betas = (0.9, 0.95)
+        C.weight_decay = 0.1   # only applied on matmul weights
+        C.grad_norm_clip = 1.0
+        C.merge_from_dict(slot_defaults(SLOTS))
+        C.warmup_steps = 0         # iterations, or a share of max_iters below 1
+        C.accumulation_steps = 1   # batches whose gradients are averaged into one step
+        C.dtype = "auto"           # of the matrix products: bfloat16 on CUDA, float32 elsewhere
+        C.compile = False          # torch.compile
+        return C
+
+    def __init__(self, config: CN, model: torch.nn.Module, train_dataset: Dataset):
+        for name, value in self.get_default_config().to_dict().items():
+            if not hasattr(config, name):
+                setattr(config, name, value)
+        check_slots(config, SLOTS, "trainer")
+        self.config = config
+        self.optimizer = None
+        self.train_dataset = train_dataset
+        self.callbacks = defaultdict(list)
+        self.device = find_device() if config.device == "auto" else config.device
+        self.model = model.to(self.device)
+        print("running on device", self.device)
+        # variables that will be assigned to trainer class later for logging and etc
+        self.iter_num = 0
+        self.iter_time = 0.0
+        self.iter_dt = 0.0
+
+    def add_callback(self, onevent: str, callback: Callable) -> None:
+        self.callbacks[onevent].append(callback)
+
+    def set_callback(self, onevent: str, callback: Callable) -> None:
+        self.callbacks[onevent] = [callback]
+
+    def trigger_callbacks(self, onevent: str) -> None:
+        for callback in self.callbacks.get(onevent, []):
+            callback(self)
+
+    def batches(self) -> Iterator:
+        """Endless batches (x, y), drawn with replacement; a subclass may have an order of its own."""
+        loader = DataLoader(
+            self.train_dataset,
+            sampler=RandomSampler(self.train_dataset, replacement=True, num_samples=int(1e10)),
+            pin_memory=str(self.device).startswith("cuda"),
+            batch_size=self.config.batch_size,
+            num_workers=self.config.num_workers,
+        )
+        while True:
+            yield from loader
+
+    def run(self) -> None:
+        """Train until `max_iters`, or until a callback sets `stop`."""
+        config = self.config
+        self.optimizer = self.model.configure_optimizers(config)
+        self.forward = torch.compile(self.model) if config.compile else self.model
+        self.model.train()
+        self.iter_num, self.stop = 0, False
+        self.trigger_callbacks("on_train_start")   # a resumed run sets iter_num here
+        batches = self.batches()
+        self.iter_time = time.time()
+        while not self.stop and (config.max_iters is None or self.iter_num < config.max_iters):
+            self.step(batches)
+            self.trigger_callbacks("on_batch_end")
+            self.iter_num += 1
+            now = time.time()
+            self.iter_dt, self.iter_time = now - self.iter_time, now
+            self.trigger_callbacks("on_iteration_end")
+
+    def step(self, batches: Iterator) -> None:
+        """One optimizer step on the next `accumulation_steps` batches; leaves `loss`, `lr` and `grad_norm`."""
+        config = self.config
+        self.lr = learning_rate(self.iter_num, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.loss = 0.0
+        for n in range(config.accumulation_steps):
+            x, y = (t.to(self.device, non_blocking=True) for t in next(batches))
+            with self.autocast():
+                _, loss = self.forward(x, y)
+            if n == 0:
+                self.model.zero_grad(set_to_none=True)
+            (loss / config.accumulation_steps).backward()
+            self.loss = self.loss + loss.detach() / config.accumulation_steps
+        limit = float("inf") if config.grad_norm_clip is None else config.grad_norm_clip
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Matrix products in `dtype`."""
+        kind = torch.device(self.device).type
+        name = self.config.dtype
+        if name == "auto":
+            name = "bfloat16" if kind == "cuda" else "float32"
+        if name not in DTYPES:
+            raise BadInput(f"trainer.dtype={name!r}{did_you_mean(name, ['auto', *DTYPES])}")
+        return torch.autocast(kind, DTYPES[name]) if name != "float32" else contextlib.nullcontext()
+
+
+def find_device() -> str:
+    """The fastest device there is."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
