@@ -17,7 +17,6 @@ letters, which parse back:
 import re
 from dataclasses import dataclass, fields
 from functools import cache
-from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +26,9 @@ from mingpt.utils import BadInput
 
 __all__ = ["And", "Or", "Pattern", "PATTERNS", "draw", "parse_pattern", "full", "window", "shifted", "dilated", "block",
            "strided", "local_global", "random"]
+
+
+LARGEST = 2**31 - 1   # of a pattern's numbers, so that no index overflows
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,12 @@ class _Sized(Pattern):
 def _whole(pattern: Pattern, name: str, least: int) -> int:
     """The pattern's field as an int, or BadInput where it is none or too small."""
     value = getattr(pattern, name)
-    try:
-        number = index(value)
-    except TypeError:
-        raise BadInput(f"pattern {str(pattern)!r}: {name} = {value!r} is no whole number") from None
-    if number < least:
-        raise BadInput(f"pattern {str(pattern)!r}: {name} = {number}, the least is {least}")
-    return number
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise BadInput(f"pattern {str(pattern)!r}: {name} = {value!r} is no whole number")
+    if not least <= value <= LARGEST:
+        nearest = f"the least is {least}" if value < least else f"the largest is {LARGEST}"
+        raise BadInput(f"pattern {str(pattern)!r}: {name} = {value}, {nearest}")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,8 @@ class Random(Pattern):
 
     def __post_init__(self):
         object.__setattr__(self, "seed", _whole(self, "seed", 0))
-        if not 0 <= self.drop < 1:
-            raise BadInput(f"pattern {str(self)!r}: drop = {self.drop}, from 0 to less than 1")
+        if not isinstance(self.drop, (int, float)) or not 0 <= self.drop < 1:
+            raise BadInput(f"pattern {str(self)!r}: drop = {self.drop!r} is no number from 0 to less than 1")
         object.__setattr__(self, "drop", float(self.drop))
 
     def allows(self, i, j):
@@ -214,7 +215,8 @@ def _mix(x: Any) -> Any:
 # a pattern is a class above and a line here; the line makes it a word of the schedules' grammar
 PATTERNS = {"full": Full, "window": Window, "shifted": ShiftedWindow, "dilated": Dilated, "block": Block,
             "strided": Strided, "local_global": LocalGlobal, "random": Random}
-full, window, shifted, dilated, block, strided, local_global, random = PATTERNS.values()
+full, window, shifted, dilated = Full, Window, ShiftedWindow, Dilated   # as code reads best: window(64) | strided(8)
+block, strided, local_global, random = Block, Strided, LocalGlobal, Random
 
 
 def parse_pattern(text: str) -> Pattern:
