@@ -220,7 +220,7 @@ block, strided, local_global, random = Block, Strided, LocalGlobal, Random
 
 
 def parse_pattern(text: str) -> Pattern:
-    """The pattern that a spelling means: str(parse_pattern(text)) is its shortest form. Raises BadInput."""
+    """The pattern that a spelling means, the reverse of str(pattern). Raises BadInput."""
     for symbol, kind in (("|", Or), ("&", And)):   # the one that binds less is split at first
         parts = _split(text, symbol)
         if len(parts) > 1:
