@@ -6,7 +6,7 @@ import torch
 
 # openai's checkpoints use a "Conv1D" module, whose weight is nn.Linear's transposed
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-MASKS = ("attn.bias", "attn.masked_bias")   # causal masks that older versions kept as buffers
+MASKS = (".attn.bias", ".attn.masked_bias")   # causal masks that older versions kept; the dot: c_attn.bias is a weight
 
 
 @torch.no_grad()
