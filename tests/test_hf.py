@@ -89,6 +89,19 @@ def test_from_pretrained_reads_a_local_folder(theirs, tmp_path, monkeypatch):
     assert ours.block_size == 16
 
 
+def test_an_imported_gpt2_agrees_in_small_logits_too(tmp_path, monkeypatch):
+    """As minGPT's own test asks: torch.allclose, whose 1e-5 is relative. Fresh weights give logits around zero."""
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=999, n_positions=64, n_embd=192, n_layer=4, n_head=3, bos_token_id=0, eos_token_id=0)).eval()
+    theirs.save_pretrained(tmp_path / "gpt2")
+    monkeypatch.chdir(tmp_path)
+    text = torch.randint(999, (4, 64), generator=torch.Generator().manual_seed(1))
+    ours, want = GPT.from_pretrained("gpt2").eval()(text)[0], theirs(text).logits
+    assert want.abs().min() < 1e-5
+    assert torch.allclose(ours, want)
+
+
 def test_a_model_that_is_no_gpt2_is_refused():
     with pytest.raises(AssertionError):
         GPT.from_pretrained("bert-base-uncased")
