@@ -23,6 +23,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise BadInput(message)
 
+    def names(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+
 
 def parser() -> Parser:
     p = Parser(prog="plotter.py", description=__doc__.strip().splitlines()[0], allow_abbrev=False)
@@ -37,8 +40,12 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 drawn, 2 nothing to plot or bad input."""
+    options = parser()
     try:
-        return plot(parser().parse_args(argv))
+        args, unknown = options.parse_known_args(argv)
+        if unknown:
+            raise BadInput(f"no option {unknown[0]!r}{did_you_mean(unknown[0], options.names())}")
+        return plot(args)
     except BadInput as error:
         print(f"plotter.py: {error}", file=sys.stderr)
         return 2
@@ -64,11 +71,13 @@ def plot(args: argparse.Namespace) -> int:
     if all(run.table.empty for run in runs):
         raise BadInput(f"nothing to plot in {losses}: " + (f"none of its {len(runs)} files holds a row" if runs else
                        "no .csv there or one folder down; runs write ARM.s<SEED>.csv"))
+    for option, column in (("--x", args.x), ("--metric", args.metric)):
+        if not any(run.table[column].notna().any() for run in runs):
+            has = [c for c in X + METRICS if any(run.table[c].notna().any() for run in runs)]
+            raise BadInput(f"{option}: nothing to plot in {losses}: no run has {column}; they have {', '.join(has)}")
     out = Path(args.out) if args.out else beside(losses)
-    # A folder of one study keeps its name under visualizations/, as it does when plotted with the others.
-    drawn = [draw_study(results, out, args, formats) for results in collect(runs, args.study)]
-    if not any(drawn):
-        raise BadInput(f"nothing to plot over {args.x}: no run has that column; --x iteration is always there")
+    for results in collect(runs, args.study):
+        draw_study(results, out, args, formats)
     return 0
 
 
@@ -82,10 +91,14 @@ def beside(losses: Path) -> Path:
         return root.parent / "visualizations"
 
 
-def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str, ...]) -> int:
-    """Print one study's verdicts, draw its figures, and say what was written. Returns the number of figures."""
+def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str, ...]) -> None:
+    """Print one study's verdicts, draw its figures, and say what was written."""
     from experiments.figures import Panel, draw
     folder = out / results.name if results.name else out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out: cannot write to {folder}: {error.strerror}") from None
     print(f"\n{results.title}")
     for line in report(results):
         print(f"  {line}")
@@ -99,7 +112,6 @@ def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str,
     print(f"  wrote {folder}/: " + ", ".join(path.name for path in [*written, folder / "verdicts.json"]))
     for line in skipped:
         print(f"  {line}")
-    return len(written)
 
 
 def report(results) -> list[str]:

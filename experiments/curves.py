@@ -126,6 +126,9 @@ def _read_table(path: Path, problems: list[str]) -> tuple[pd.DataFrame, bool]:
     """The CSV as numbers, and whether a loss in it blew up."""
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")
+    except FileNotFoundError:
+        problems.append(f"{path.name}: not there; its record is: the run logged nothing")
+        return _empty(), False
     except OSError as error:
         problems.append(f"{path.name}: {error.strerror}")
         return _empty(), False
@@ -216,8 +219,7 @@ def _in_order(table: pd.DataFrame, name: str, problems: list[str]) -> pd.DataFra
     table = table.sort_values("iteration", kind="stable")
     twice = table["iteration"].duplicated(keep="last")
     if twice.any():
-        problems.append(f"{name}: {int(twice.sum())} iterations stand twice, first in"
-                        f" {_lines(table.index[twice][:1])}; the last of each counts")
+        problems.append(f"{name}: an iteration stands twice, {_lines(table.index[twice])}; the last of each counts")
     return table[~twice]
 
 

@@ -125,6 +125,8 @@ def collect(runs: Iterable[Run], study_file: str | Path | None = None) -> list[R
     """Runs by study, those of no study first. `study_file` declares the study of its name, shipped or not."""
     groups: dict[str | None, list[Run]] = {}
     for run in runs:
+        if run.table.empty and run.record is None:
+            continue   # some other .csv: its problems say so, and it is no arm
         groups.setdefault(run.study, []).append(run)
     given = load_study(find_study(study_file)) if study_file else None
     return [Results(name, tuple(group), given if given and given.name == name else declaration(name))

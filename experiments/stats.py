@@ -216,9 +216,9 @@ def _lost(arm: Values, baseline: Values) -> _Lost:
 def _too_few(arm: Values, baseline: Values, finite: np.ndarray) -> str:
     """Why fewer than two pairs are left."""
     if not baseline:
-        return "the baseline has no finished run"
+        return "the baseline has no run with a final value"
     if not arm:
-        return "no finished run"
+        return "no run with a final value"
     if None in arm or None in baseline:
         return "one unpaired run an arm"
     if not len(finite):

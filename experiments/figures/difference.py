@@ -28,7 +28,8 @@ def loss_minus_baseline(panel: Panel) -> Figure:
     for arm, line in lines.items():
         draw_line(axes, line, panel.styles[arm], band=len(lines) <= MANY, dots=len(lines) > MANY)
     end = max(line.x[-1] for line in lines.values())
-    axes.set_xlim(min(line.x[0] for line in lines.values()), end)
+    start = min(line.x[0] for line in lines.values())
+    axes.set_xlim(start, end if end > start else start + 1)   # one log point so far
     axes.set_ylim(min(limits[0], -1.5 * panel.results.margin), max(limits[1], 1.5 * panel.results.margin))
     label_x(axes, panel.x, end, ticks=7)
     what = LABELS[panel.metric].partition(" (")[0]

@@ -67,5 +67,5 @@ def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[st
         if dots:   # the key to lines that share a colour
             axes.plot(1 + 0.27 * inch, place, transform=axes.transAxes, clip_on=False, color=style.color, ls="",
                       marker=style.marker, ms=4)
-        axes.text(1 + (0.37 if dots else 0.32) * inch, place, shortened(name), transform=axes.transAxes, va="center", size=size,
-                  color=style.color, weight="bold" if style.width > 2 else "normal")
+        axes.text(1 + (0.37 if dots else 0.32) * inch, place, shortened(name), transform=axes.transAxes, va="center",
+                  size=size, color=style.color, weight="bold" if style.width > 2 else "normal")

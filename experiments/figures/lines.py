@@ -43,15 +43,16 @@ def overlay(panel: Panel, x: str, y: str, *, dots: bool = False) -> Figure:
     figure, (whole, late) = page(height, panel.results.title, panel.caption(lines, y, band=len(lines) <= MANY),
                                  columns=(1.1, 1.0), right=margin(list(lines), size))
     start, end = min(s.x[0] for s in lines.values()), max(s.x[-1] for s in lines.values())
-    cut = end - LAST * (end - start)
+    span = (end - start) or 1.0   # one log point so far
+    cut = end - LAST * span
     for axes in (whole, late):
         for arm, line in lines.items():
             draw_line(axes, line, panel.styles[arm], band=len(lines) <= MANY, dots=dots or len(lines) > MANY)
             draw_strays(axes, panel, arm, x, y)
         label_x(axes, x, end, ticks=5)
-    late.set_xlim(cut, end + 0.02 * (end - cut))
+    late.set_xlim(cut, end + 0.02 * LAST * span)
     whole.set_ylim(settled_range(list(lines.values()), 0.08))
-    whole.set_xlim(start - 0.01 * (end - start), end + 0.01 * (end - start))
+    whole.set_xlim(start - 0.01 * span, end + 0.01 * span)
     late.set_ylim(_late_range(lines, cut))
     whole.set_title("the whole run" + _above(whole, lines))
     late.set_title("its last third")

@@ -65,7 +65,8 @@ class Panel:
         lines = {arm: line for arm in self.arms if (line := self.mean(arm, x, y)) is not None}
         if not lines:
             missing = [c for c in (x, y) if not any(run.table[c].notna().any() for run in self.results.runs)]
-            raise Skip(f"no run has {' and '.join(missing)}" if missing else f"no run has {x} and {y} in one row")
+            raise Skip(f"no run has {' and '.join(missing)}" if missing else
+                       f"the seeds of an arm have no stretch of {x} in common")
         return lines
 
     def differences(self, x: str, y: str) -> tuple[dict[str, Series], bool]:
@@ -92,8 +93,10 @@ class Panel:
         rows = max((len(line.x) for line in lines.values()), default=0)
         if y == "loss" and window(rows) > 1:
             parts.append(f"training loss averaged over {window(rows)} log points")
-        unfinished = [f"{run.path.stem} {run.status}" for run in self.results.runs if not run.complete]
+        unfinished = [f"{run.path.stem} {run.status}" for run in self.results.runs
+                      if not run.complete and run.arm in lines]
         if unfinished:
             more = f" and {len(unfinished) - 4} more" if len(unfinished) > 4 else ""
-            parts.append("dotted, not complete: " + ", ".join(unfinished[:4]) + more)
+            dotted = " (dotted)" if any(self.strays(arm) for arm in lines) else ""
+            parts.append(f"not complete{dotted}: " + ", ".join(unfinished[:4]) + more)
         return "; ".join(parts)

@@ -81,9 +81,9 @@ def page(height: float, title: str, caption: str, *, subtitle: str = "", columns
         FigureCanvasAgg(figure)
         figure.text(0.15 / WIDTH, 1 - 0.12 / height, "\n".join(head), va="top", weight="bold", size=12, linespacing=1.2)
         top = 0.12 + 0.215 * len(head)
-        if subtitle:
-            figure.text(0.15 / WIDTH, 1 - (top + 0.05) / height, subtitle, va="top", size=9.5, color=MUTED)
-            top += 0.24
+        under = textwrap.wrap(subtitle, 118)
+        figure.text(0.15 / WIDTH, 1 - (top + 0.05) / height, "\n".join(under), va="top", size=9.5, color=MUTED)
+        top += 0.05 + 0.175 * len(under)
         figure.text(0.15 / WIDTH, 0.09 / height, "\n".join(foot), va="bottom", size=8, color=MUTED, linespacing=1.25)
         bottom = 0.62 + 0.155 * len(foot)
         inner = (WIDTH - left - right) / WIDTH
@@ -109,7 +109,7 @@ def label_x(axes: Axes, x: str, top: float, *, text: bool = True, ticks: int = 6
     unit, scale, suffixes = X_UNITS.get(x, ("", 1.0, ("", "k", "M")))
     if x == "seconds":
         unit, scale = next(((u, s) for u, s in CLOCK if top > 2.5 * s), CLOCK[-1])
-    axes.xaxis.set_major_locator(_ScaledLocator(ticks, scale))
+    axes.xaxis.set_major_locator(_ScaledLocator(ticks, scale, whole=x == "iteration"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value / scale, suffixes)))
     axes.set_xlabel((LABELS[x] + (f" ({unit})" if unit else "")) if text else "")
 
@@ -117,8 +117,8 @@ def label_x(axes: Axes, x: str, top: float, *, text: bool = True, ticks: int = 6
 class _ScaledLocator(MaxNLocator):
     """Round ticks in minutes or hours on an axis of seconds."""
 
-    def __init__(self, ticks: int, scale: float):
-        super().__init__(ticks, steps=[1, 2, 2.5, 5, 10])
+    def __init__(self, ticks: int, scale: float, whole: bool):
+        super().__init__(ticks, steps=[1, 2, 2.5, 5, 10], integer=whole)
         self.scale = scale
 
     def tick_values(self, vmin: float, vmax: float):
