@@ -5,8 +5,10 @@ Text to integers and back: GPT-2's byte pairs (no network), plain bytes, or any 
 from __future__ import annotations
 
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -37,8 +39,11 @@ class Tokenizer(ABC):
         """int32 [vocab_size]: how many bytes of text each id stands for; the end of a document stands for none."""
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        """Texts → one array of ids each."""
-        return [self.encode(text) for text in texts]
+        """Texts → one array of ids each, by as many threads as there are cores."""
+        if len(texts) < 2:
+            return [self.encode(text) for text in texts]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self.encode, texts))
 
 
 class ByteTokenizer(Tokenizer):

@@ -18,7 +18,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.corpus.chunks import Chunk, CutShort
@@ -30,7 +30,7 @@ from experiments.tokenizers import Tokenizer
 from mingpt.utils import BadInput
 
 FORMAT = 1                # of the store: a change makes old caches unread, not misread
-THREADS = min(32, os.cpu_count() or 1)
+THREADS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 IN_FLIGHT = 64 << 20      # bytes of chunks read and not yet written
 SURE = 1000               # lines before a corpus can be given up early
 
@@ -56,6 +56,7 @@ def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
         with _lock(root / f"{key}.lock"):
             store = _finished(root / key)
             if store is None:
+                _clear(root)
                 _build(config, sources, tokenizer, root / key)
                 store = Store(root / key)
     except OSError as error:
@@ -79,6 +80,14 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
+def _clear(root: Path) -> None:
+    """Remove what killed builds left: unfinished folders whose lock nobody holds."""
+    for stale in root.glob("*.tmp"):
+        with open(stale.with_suffix(".lock"), "w") as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale, ignore_errors=True)
+
+
 def _finished(folder: Path) -> Store | None:
     try:
         return Store(folder)
@@ -87,7 +96,7 @@ def _finished(folder: Path) -> Store | None:
 
 
 def _build(config, sources: list, tokenizer: Tokenizer, folder: Path) -> None:
-    temporary = folder.with_name(f"{folder.name}.tmp")
+    temporary = folder.with_suffix(".tmp")
     for stale in (temporary, folder):   # ours alone, since we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir()

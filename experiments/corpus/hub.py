@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -75,14 +78,29 @@ class HubSource:
             read += size
             yield TextChunk(read, size, texts, sets)
 
+    def _reach(self) -> None:
+        """BadInput when the hub does not answer: the library would retry for half a minute, a line a try."""
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        try:
+            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10).close()
+        except urllib.error.HTTPError:
+            return   # an answer all the same
+        except (OSError, ValueError) as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> BadInput:
+        why = getattr(error, "reason", None) or type(error).__name__
+        return BadInput(f"--data {self.name}: {self.named.path} could not be fetched ({why}; is there a network?): "
+                        "give a file instead")
+
     def _records(self) -> Iterator[Record]:
         try:
             import datasets
         except ImportError:
             raise BadInput(f"--data {self.name} needs the `datasets` library (pip install 'ablate[hub]'), "
                            "or give a file") from None
+        self._reach()
         try:
             yield from datasets.load_dataset(self.named.path, self.named.config, split="train", streaming=True)
         except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise BadInput(f"--data {self.name}: {self.named.path} could not be fetched "
-                           f"({type(error).__name__}: is there a network?); give a file instead") from None
+            raise self._unreachable(error) from None

@@ -64,8 +64,11 @@ class Report:
         """BadInput naming the counts, and the share that would be needed."""
         found = "; ".join(self._kind(kind, names) for kind in sorted(self.counts, key=self.counts.get, reverse=True))
         needed = min(1.0, -(-self.bad * 1000 // lines) / 1000)   # rounded up
+        advice = f"to go on without them: --data.max_bad={needed:g}"
+        if self.counts.get("no text", 0) > lines / 2:
+            advice = "choose where the text stands with --data.text_key=…"
         raise BadInput(f"{self.bad:,} of {lines:,} lines are bad ({self.bad / lines:.1%}, allowed {max_bad:.1%}): "
-                       f"{found} (to go on without them: --data.max_bad={needed:g})")
+                       f"{found} ({advice})")
 
     def _kind(self, kind: str, names: list[str]) -> str:
         first = self.firsts[kind]
