@@ -100,7 +100,8 @@ def test_a_loss_that_blew_up_makes_an_unrecorded_run_diverged_and_leaves_a_gap(t
 
 
 @pytest.mark.parametrize(("record", "told"), [
-    ("{broken", "not a readable record"), ("[1]", "list instead of an object"), ("[" * 100_000, "not a readable record")])
+    ("{broken", "not a readable record"), ("[1]", "list instead of an object"),
+    ("[" * 100_000, "not a readable record")])
 def test_a_broken_record_costs_the_record_and_not_the_curve(tmp_path, record, told):
     path = write_run(tmp_path, "rope", 0, steps=20)
     path.with_suffix(".json").write_text(record)

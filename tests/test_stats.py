@@ -114,13 +114,14 @@ def test_the_numbers_are_scipys_on_the_paired_differences():
     assert compare(arm, BASE, margin=MARGIN) == v     # seeded: the same again
 
 
-def test_holm_multiplies_the_smallest_p_by_the_number_of_arms():
-    values = {"baseline": BASE, "a": shifted(-0.05), "b": shifted(0.0, (0.01, -0.02, 0.03, -0.01)),
+def test_holm_multiplies_the_smallest_p_by_the_number_of_arms_and_the_next_by_one_less():
+    values = {"baseline": BASE, "a": shifted(-0.05), "b": shifted(0.02, (0.01, -0.005, 0.01, -0.01)),
               "c": shifted(0.001, (0.02, -0.02, 0.01, -0.015))}
     judged = verdicts(values, "baseline", margin=MARGIN)
     assert list(judged) == ["a", "b", "c"]
-    assert judged["a"].p_holm == pytest.approx(3 * judged["a"].p)
-    assert all(v.p_holm >= v.p for v in judged.values())
+    by_p = sorted(judged.values(), key=lambda v: v.p)
+    stepped = np.maximum.accumulate([k * v.p for k, v in zip((3, 2, 1), by_p, strict=True)])
+    assert [v.p_holm for v in by_p] == pytest.approx(np.minimum(stepped, 1).tolist())
 
 
 def test_holm_can_take_a_word_back():

@@ -18,7 +18,7 @@ def loss_minus_baseline(panel: Panel) -> Figure:
     lines, paired = panel.differences(panel.x, panel.metric)
     height = min(12.0, max(4.9, 2.0 + 0.155 * len(lines)))
     size = font_size(len(lines) + 1, height - 1.9)
-    caption = panel.caption(lines, panel.metric, band=len(lines) <= MANY)
+    caption = panel.caption(lines, panel.metric, band=len(lines) <= MANY, strays=False)
     caption += f"; grey: the margin ±{panel.results.margin:g}" if panel.results.metric == "val_loss" else ""
     caption += "" if paired else "; files name no seed: runs are not paired, and noise of both is in the difference"
     right = margin([*lines, panel.baseline], size)

@@ -84,7 +84,7 @@ class Panel:
             raise Skip(f"no arm shares a seed with the baseline {self.baseline!r}")
         return lines, paired
 
-    def caption(self, lines: dict[str, Series], y: str, *, band: bool = True) -> str:
+    def caption(self, lines: dict[str, Series], y: str, *, band: bool = True, strays: bool = True) -> str:
         """What the lines and bands are, and which runs are not in them."""
         counts = sorted({line.n for line in lines.values()})
         seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -97,6 +97,6 @@ class Panel:
                       if not run.complete and run.arm in lines]
         if unfinished:
             more = f" and {len(unfinished) - 4} more" if len(unfinished) > 4 else ""
-            dotted = " (dotted)" if any(self.strays(arm) for arm in lines) else ""
+            dotted = " (dotted)" if strays and any(self.strays(arm) for arm in lines) else ""
             parts.append(f"not complete{dotted}: " + ", ".join(unfinished[:4]) + more)
         return "; ".join(parts)
