@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mingpt.attention import CausalSelfAttention
+from mingpt.bpe import get_encoder
 from mingpt.model import GPT, Block, NewGELU
 from tests.golden.figures import figures, nano, printed
 
@@ -129,6 +130,23 @@ def test_mingpts_adder_runs_unmodified_with_the_same_losses(tmp_path):
     assert len(ours) == 4
     assert ours == pytest.approx(theirs, abs=2e-5)   # printed to five places
     run(adder, *args, "--model.position=rope", "--model.mlp=swiglu", cwd=tmp_path)
+
+
+@needs_mingpt
+def test_mingpts_import_of_gpt2_runs_unmodified(tmp_path):
+    """On a freshly drawn GPT-2 of the real size in ./gpt2, with a tokenizer from this package's vocabulary."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    transformers.GPT2LMHeadModel(transformers.GPT2Config()).save_pretrained(tmp_path / "gpt2")
+    encoder = get_encoder()
+    merges = "".join(f"{a} {b}\n" for a, b in sorted(encoder.bpe_ranks, key=encoder.bpe_ranks.get))
+    (tmp_path / "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
+    tokenizer = transformers.GPT2Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    text = run(Path(MINGPT) / "tests/test_huggingface_import.py", cwd=tmp_path)
+    assert "number of parameters: 124.44M" in text
+    assert text.rstrip().endswith("OK")
 
 
 @needs_mingpt
