@@ -13,8 +13,8 @@ from statistics import fmean, stdev
 
 from experiments.arms import catalogue
 from experiments.curves import Run
-from experiments.stats import DEFAULT_ALPHA, DEFAULT_MARGIN, Values, Verdict, verdicts
-from experiments.study import Study, find_study, load_study, shipped
+from experiments.stats import Values, Verdict, verdicts
+from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, find_study, load_study, shipped
 
 UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits a byte", "perplexity": "perplexity"}
 

@@ -20,10 +20,9 @@ from scipy import stats as sp
 from statsmodels.stats.multitest import multipletests
 
 from experiments.power import MAX_SEEDS, minimal_detectable_effect, seeds_that_decide
+from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN
 from mingpt.utils import BadInput, did_you_mean
 
-DEFAULT_MARGIN = 0.01    # nats a token; what a study file may override
-DEFAULT_ALPHA = 0.05
 RESAMPLES = 9_999        # of the bootstrap; its generator is seeded, so a verdict is the same on every machine
 
 Values = Mapping[int | None, float]   # seed → final value; seed None is a file that does not say, NaN a diverged run
