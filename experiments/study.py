@@ -22,6 +22,8 @@ __all__ = ["Arm", "Study", "catalogue", "combine", "load_study", "parse_seeds", 
 STUDIES = Path(__file__).with_name("studies")
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "preset", "base", "arms",
         "factorial")
+DEFAULT_MARGIN = 0.01    # in the metric's unit: two arms this close are as good as the same
+DEFAULT_ALPHA = 0.05
 METRICS = ("val_loss", "bits_per_byte", "perplexity")   # keys of a record's result; lower is better in each
 
 
@@ -57,8 +59,8 @@ def load_study(name_or_path: str | Path) -> Study:
             raise BadInput(f"{path}: unknown key {key!r}{did_you_mean(key, KEYS)}")
     baseline = _checked(table, "baseline", "baseline", str, path)
     arms = _arms(table, baseline, path)
-    margin = _checked(table, "margin", 0.01, (int, float), path)
-    alpha = _checked(table, "alpha", 0.05, (int, float), path)
+    margin = _checked(table, "margin", DEFAULT_MARGIN, (int, float), path)
+    alpha = _checked(table, "alpha", DEFAULT_ALPHA, (int, float), path)
     if margin <= 0 or not 0 < alpha < 0.5:
         raise BadInput(f"{path}: margin must be above 0 and alpha between 0 and 0.5, not {margin} and {alpha}")
     metric = _checked(table, "metric", "val_loss", str, path)

@@ -2,11 +2,22 @@
 To and from Hugging Face checkpoints.
 """
 
+import math
+
 import torch
+import torch.nn as nn
 
 # openai's checkpoints use a "Conv1D" module, whose weight is nn.Linear's transposed
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-MASKS = ("attn.bias", "attn.masked_bias")   # causal masks that older versions kept as buffers
+MASKS = (".attn.bias", ".attn.masked_bias")   # causal masks that older versions kept; the dot: c_attn.bias is a weight
+
+
+class UnfusedGELU(nn.Module):
+    """NewGELU in separate operations, as Hugging Face's GPT-2 computes it. The fused kernel differs in the last bit,
+    and that is more than 1e-5 of a logit that is nearly zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x.pow(3.0))))
 
 
 @torch.no_grad()
@@ -22,6 +33,8 @@ def load_gpt2(cls, model_type: str):
     config.norm_eps = theirs.config.layer_norm_epsilon
     model = cls(config)
     copy_gpt2(model, theirs.state_dict())
+    for block in model.transformer.h:
+        block.mlp.act = UnfusedGELU()
     return model
 
 

@@ -36,7 +36,7 @@ def residual_output(features_in: int, features_out: int, bias: bool, scaled: boo
 
 
 def hidden_size(config: CfgNode, default: str) -> int:
-    """`mlp_hidden` in units: a number, '4d' or '8/3d' (rounded to a multiple of 8); None is the member's own."""
+    """`mlp_hidden` in units: a number, '4d' or '8/3d' (to the nearest multiple of 8); None is the member's own."""
     wanted = default if config.mlp_hidden is None else config.mlp_hidden
     if isinstance(wanted, int) and wanted > 0:
         return wanted
@@ -44,7 +44,8 @@ def hidden_size(config: CfgNode, default: str) -> int:
     if wanted not in factors:
         raise BadInput(f"model.mlp_hidden={wanted!r}: give a positive number, '4d' or '8/3d'")
     exact = factors[wanted] * config.n_embd
-    return int(exact) if exact == int(exact) else max(8, 8 * round(exact / 8))
+    step = 8 if config.n_embd >= 64 else 1   # in a narrower model 8 is over 1 % of the block's parameters
+    return int(exact) if exact == int(exact) else step * round(exact / step)
 
 
 class MLP(nn.Module):

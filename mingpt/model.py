@@ -132,6 +132,9 @@ class GPT(nn.Module):
         Without a seed all are drawn from torch's global generator in minGPT's order. With one, every tensor has
         a generator of its own, keyed by (seed, its name): two models share every weight they have in common.
         """
+        for module in self.modules():
+            if isinstance(module, tuple(NORMS.values())):
+                module.reset_parameters()
         modules = {name: m for name, m in self.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
         for name, module in modules.items():
             module.weight.normal_(0.0, 0.02, generator=self._generator(seed, name))
@@ -202,7 +205,7 @@ def _resolved(config: CN) -> CN:
     assert type_given ^ params_given   # exactly one of these (XOR)
     if type_given:
         if filled.model_type not in SIZES:
-            raise BadInput(f"no model_type {filled.model_type!r}{did_you_mean(filled.model_type, SIZES)}, "
+            raise BadInput(f"no model_type {filled.model_type!r}; known: {', '.join(SIZES)}; "
                            "or give n_layer, n_head and n_embd and set model_type to None")
         filled.merge_from_dict(SIZES[filled.model_type])
     check_slots(filled, SLOTS, "model")

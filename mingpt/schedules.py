@@ -42,24 +42,24 @@ SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "wsd": ws
 def warmup_iterations(config: CfgNode) -> int:
     """`warmup_steps` in iterations; below 1 it is a share of `max_iters`."""
     steps = config.warmup_steps
+    whole = isinstance(steps, int) or (isinstance(steps, float) and steps.is_integer())
     if isinstance(steps, float) and 0 < steps < 1:
         if config.max_iters is None:
             raise BadInput(f"trainer.warmup_steps={steps} is a share of trainer.max_iters, which is not set")
         return round(steps * config.max_iters)
-    if steps < 0 or steps != int(steps):
+    if not whole or steps < 0:
         raise BadInput(f"trainer.warmup_steps={steps}: give a number of iterations, or a share of the run below 1")
     return int(steps)
 
 
 def learning_rate(iteration: int, config: CfgNode) -> float:
     """The rate of one iteration (from 0): a straight line up over the warm-up, then the curve."""
-    warmup = warmup_iterations(config)
+    curve, warmup = SCHEDULES[config.lr_schedule], warmup_iterations(config)
+    if config.max_iters is None and curve is not constant:       # said at once, not after the warm-up
+        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: it ends there")
     if iteration < warmup:
         return config.learning_rate * (iteration + 1) / warmup   # + 1: no iteration is spent at a rate of 0
-    curve = SCHEDULES[config.lr_schedule]
     if curve is constant:
         return config.learning_rate                              # needs no end
-    if config.max_iters is None:
-        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: it ends there")
     span = max(1, config.max_iters - 1 - warmup)
     return config.learning_rate * curve(min(1.0, (iteration - warmup) / span), config)

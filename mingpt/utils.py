@@ -78,7 +78,7 @@ def parse_value(text: str) -> Any:
         return text == "true"
     try:
         return literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):   # all that literal_eval can raise
         return text
 
 

@@ -1,0 +1,93 @@
+"""
+How fast text becomes tokens, against Hugging Face's `tokenizers` with the same vocabulary.
+
+    python benchmarks/tokenizing.py [FILE.jsonl] [--rounds 5]
+
+The sides take turns, on the same texts; medians. `corpus` is everything that `lab.py tokenize` does: reading,
+parsing, checking, hashing, encoding, writing. The other two are encoding alone, from memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from experiments.corpus import get_default_config, open_corpus  # noqa: E402
+from experiments.corpus.stdlib import StdlibSource  # noqa: E402
+from experiments.tokenizers import get_tokenizer  # noqa: E402
+from mingpt.bpe import get_encoder  # noqa: E402
+
+
+def hugging_face():
+    """GPT-2 in `tokenizers`, from the shipped vocabulary; it runs on all cores by itself."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    encoder = get_encoder()
+    merges = sorted(encoder.bpe_ranks, key=encoder.bpe_ranks.get)
+    tokenizer = Tokenizer(models.BPE(encoder.encoder, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def read_texts(path: Path | None) -> list[str]:
+    """A .jsonl's texts; without one, the embedded corpus's."""
+    if path is not None:
+        return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [text for chunk in StdlibSource().chunks() for text in chunk.texts]
+
+
+def whole_path(texts: list[str], folder: Path) -> Callable[[], None]:
+    """Tokenise the texts from a file into a cache that does not have them yet."""
+    path = folder / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+
+    def build() -> None:
+        config = get_default_config()
+        config.paths, config.max_bad = [str(path)], 1.0
+        config.cache = tempfile.mkdtemp(dir=folder)
+        open_corpus(config)
+    return build
+
+
+def measure(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each side; one unmeasured turn first."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, side in sides.items():
+            began = time.perf_counter()
+            side()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    texts = read_texts(args.file)
+    theirs, ours = hugging_face(), get_tokenizer("gpt2")
+    same = sum(list(ours.encode(t)) == theirs.encode(t).ids for t in texts[:200])
+    print(f"same ids in {same} of {len(texts[:200])} texts; {os.cpu_count()} cores")
+    size = sum(len(text.encode("utf-8", "ignore")) for text in texts)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {"tokenizers": lambda: theirs.encode_batch(texts), "encode": lambda: ours.encode_batch(texts),
+                 "corpus": whole_path(texts, Path(folder))}
+        seconds = measure(sides, args.rounds)
+    for name, value in seconds.items():
+        print(f"{name:<12}{size / 1e6 / value:8.2f} MB/s{seconds['tokenizers'] / value:8.2f}×")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""
+Evaluate trained runs: loss, perplexity, bits per byte, throughput, latency, memory, parameters.
+
+    python lab.py eval baseline.s0 rope.s0 --compare
+
+Writes evaluation_results.json under OUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="names of runs (rope.s0, seven/rope.s0), or their files")
+    parser.add_argument("--compare", action="store_true", help="show each run against the first")
+    parser.add_argument("--data", nargs="+", metavar="PATH", help="other data than the run's own")
+    parser.add_argument("--best", action="store_true", help="the weights of the best evaluation (--run.keep_best=true)")
+    parser.add_argument("--device", default="auto", metavar="D")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where the runs are (default .)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    from experiments.evaluation import evaluate_runs, results_path
+    from experiments.saved import find_run
+    from mingpt.utils import write_atomic
+    runs = [find_run(text, args.out) for text in args.runs]
+    results = evaluate_runs(runs, device=args.device, data=args.data, which="best" if args.best else "model")
+    text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(results_path(args.out), text)
+    if args.json:
+        print(text, end="")
+    else:
+        _print(results, args.compare)
+        print(f"written to {results_path(args.out)}")
+    return 0
+
+
+ROWS = (  # label, key, format
+    ("val loss (nats a token)", "val_loss", "{:.4f}"),
+    ("perplexity", "perplexity", "{:,.2f}"),
+    ("bits per byte", "bits_per_byte", "{:.4f}"),
+    ("parameters", "parameters", "{:,}"),
+    ("FLOPs a token (training)", "flops_per_token", "{:,.0f}"),
+    ("tokens/s (evaluation)", "eval_tokens_per_second", "{:,.0f}"),
+    ("samples/s (evaluation)", "eval_samples_per_second", "{:,.2f}"),
+    ("peak memory (MB)", "peak_memory_mb", "{:,.0f}"),
+)
+
+
+def _print(results: list[dict], compare: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    table = Table("", *[r["run"] for r in results], box=None, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = [(label, [r[key] for r in results], form) for label, key, form in ROWS]
+    for T in results[0]["latency_ms"]:
+        for statistic in ("mean", "sd", "min", "max", "median", "p95", "p99"):
+            values = [r["latency_ms"].get(T, {}).get(statistic) for r in results]
+            rows.append((f"latency {T} tokens, {statistic} (ms)", values, "{:.2f}"))
+    for label, values, form in rows:
+        cells = ["-" if v is None else form.format(v) for v in values]
+        if compare:
+            cells = [cells[0], *(_against(c, v, values[0]) for c, v in zip(cells[1:], values[1:], strict=True))]
+        table.add_row(label, *cells)
+    Console(highlight=False, width=max(80, 36 + 26 * len(results))).print(table)
+
+
+def _against(cell: str, value: float | None, first: float | None) -> str:
+    if value is None or not first:
+        return cell
+    return f"{cell} ({value / first - 1:+.1%})"

@@ -1,0 +1,153 @@
+"""train every arm of a study with every seed, here or on SLURM, then plot: what run_all.sh runs
+
+Finished runs are not repeated and interrupted ones go on, so the same command may be given again at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+from mingpt.utils import BadInput
+
+DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("study", nargs="?", default="seven", metavar="STUDY", help="a shipped study, or a path to a TOML file (seven)")
+    add("--seeds", metavar="0-4", help="instead of the study's own; 0-4 or 0,2,5")
+    add("--preset", metavar="NAME", help="size and training settings of all arms")
+    add("--data", nargs="+", default=[], metavar="PATH", help="files, folders, globs or a data set's name")
+    add("--out", default=".", metavar="DIR", help="where losses/, checkpoints/, visualizations/, logs/ go (.)")
+    add("--jobs", type=int, default=1, metavar="N", help="runs at once; threads and GPUs are divided among them (1)")
+    add("--max-iters", type=int, metavar="N", help="iterations of each run")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
+    add("--local", action="store_true", help="train here, even where there is SLURM")
+    add("--dry-run", action="store_true", help="print the plan and the expected time, train nothing")
+    add("--plot", action="store_true", help="train nothing, say how the runs went and plot them")
+    add("--json", action="store_true", help="print the plan or the outcome as JSON")
+    slurm = parser.add_argument_group("SLURM (used where sbatch is on the PATH)").add_argument
+    for name in ("partition", "qos", "account", "gres", "time"):
+        slurm(f"--{name}", metavar=name.upper(), help={
+            "gres": "gpu:1 where the cluster has GPUs, else none", "time": "a run's limit; predicted if not given",
+        }.get(name, f"sbatch's --{name}"))
+    slurm("--array-max", type=int, metavar="N", help="runs at once")
+    slurm("--sbatch", action="append", default=[], metavar="OPTION", help="any other: --sbatch=--constraint=a100")
+    slurm("--tokenize-here", action="store_true", help="tokenise before submitting: when nodes reach no network")
+    slurm("--plan", type=Path, help=argparse.SUPPRESS)          # run_single.sh: this task of a submitted plan
+    slurm("--task", type=int, metavar="N", help="run only the N-th run of the study, counted from 0")
+
+
+def main(args: argparse.Namespace) -> int:
+    from experiments import slurm
+    if args.plan:
+        return _become(slurm.task_arguments(args.plan, _task(args)))
+    request = _request(args)
+    if args.task is not None:
+        return _become(_nth(request, args.task))
+    from experiments import board
+    from experiments.plan import make_plan
+    if args.plot:
+        return _finish(args, request)
+    jobs = make_plan(request)
+    submits = slurm.available() and not args.local
+    board.plan(request, jobs, args.jobs, as_json=args.json and args.dry_run)
+    if args.dry_run:
+        return DONE
+    if submits:
+        return _submit(args, request, jobs)
+    return _train(args, request, jobs)
+
+
+def _request(args: argparse.Namespace):
+    """What was asked for, with the study read and checked."""
+    from experiments.plan import Request
+    from experiments.study import load_study, parse_seeds
+    if args.jobs < 1:
+        raise BadInput(f"--jobs {args.jobs}: at least 1")
+    study = load_study(args.study)
+    if args.seeds:
+        study = dataclasses.replace(study, seeds=parse_seeds(args.seeds))
+    short = {"trainer.max_iters": args.max_iters, "trainer.device": args.device}
+    overrides = [f"--{key}={value}" for key, value in short.items() if value is not None]
+    return Request(study, Path(args.out).expanduser().resolve(), args.preset, tuple(args.data),
+                   (*overrides, *args.overrides))
+
+
+def _task(args: argparse.Namespace) -> int:
+    task = args.task if args.task is not None else os.environ.get("SLURM_ARRAY_TASK_ID")
+    if task is None:
+        raise BadInput("--plan needs --task, or SLURM_ARRAY_TASK_ID")
+    return int(task)
+
+
+def _nth(request, task: int) -> list[str]:
+    """The arguments of the study's n-th run."""
+    from experiments.plan import order
+    jobs = order(request.study)
+    if not 0 <= task < len(jobs):
+        raise BadInput(f"study {request.study.name} has no run {task}: 0 to {len(jobs) - 1}")
+    return request.arguments(jobs[task])
+
+
+def _become(arguments: list[str]) -> int:
+    """Go on as the process of one run, which then hears the signals itself."""
+    from experiments.launch import LAB
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(LAB), *arguments])
+
+
+def _train(args: argparse.Namespace, request, jobs) -> int:
+    """Run the plan here, then plot."""
+    from experiments import board, launch
+    todo = [job for job in jobs if not job.ended]
+    stdout = sys.stderr if args.json else None   # the children's words must not get into the JSON
+    if todo:
+        code = launch.tokenize(request, stdout)
+        if code:
+            return code   # it has said why
+        with board.Progress(todo, request, args.jobs) as progress:
+            launcher = launch.Launcher(request, args.jobs, progress.report, progress.tick, stdout)
+            if not launcher.run(todo):
+                board.stopped(request)
+                return INTERRUPTED
+        refused = {job: outcome for job, outcome in launcher.outcomes.items() if outcome == "refused"}
+        return _finish(args, request, refused)
+    return _finish(args, request)
+
+
+def _finish(args: argparse.Namespace, request, refused=()) -> int:
+    """Say how all runs went and plot them. 0 when every one is done and drawn."""
+    from experiments import board, launch
+    whole = board.outcome(request, refused, as_json=args.json)
+    code = launch.plot(request, sys.stderr if args.json else None)
+    return DONE if whole and code == 0 else FAILED
+
+
+def _submit(args: argparse.Namespace, request, jobs) -> int:
+    """Hand what is left to SLURM and print the jobs' ids."""
+    from experiments import launch, slurm
+    held = slurm.queued(request)
+    todo = [job for job in jobs if not job.ended and (job.arm, job.seed) not in held]
+    if held:
+        print(f"{len(held)} runs are queued or running already: job {', '.join(sorted(set(held.values())))}")
+    if not todo:
+        print("nothing to submit")
+        return DONE
+    if args.tokenize_here and (code := launch.tokenize(request)):
+        return code
+    resources = slurm.Resources(args.partition, args.qos, args.account, args.gres, args.time, args.array_max,
+                                tuple(args.sbatch))
+    ids = slurm.submit(request, todo, resources, args.tokenize_here)
+    if args.json:
+        print(json.dumps({"jobs": ids, "runs": len(todo), "logs": str(request.logs)}))
+    else:
+        for what, job_id in ids.items():
+            print(f"submitted {what:<8} job {job_id}" + (f"   {len(todo)} runs" if what == "runs" else ""))
+        print(f"logs in {request.logs}; watch with: squeue --me, or python lab.py status --watch --out {args.out}")
+    return DONE

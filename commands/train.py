@@ -1,0 +1,91 @@
+"""
+Train one arm: flags turn changes on, alone or together; the result is a CSV, a record and a checkpoint.
+
+A run that was interrupted goes on exactly where it stopped; a finished one is not repeated.
+Exit codes: 0 done, 1 failed or diverged, 2 bad input, 3 interrupted with a checkpoint saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from experiments.arms import catalogue
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arms = parser.add_argument_group("arms (they combine)")
+    for arm in catalogue().values():
+        arms.add_argument(*arm.flags, dest="flags", action="append_const", const=arm.name, help=arm.help)
+    add_run_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and data order (default 0)")
+    parser.add_argument("--max-iters", type=int, metavar="N", help="iterations, instead of the preset's")
+    parser.add_argument("--study", metavar="FILE", help="a study's TOML file or name; with --arm")
+    parser.add_argument("--arm", metavar="NAME", help="an arm of the study; without one, a name for this combination")
+    parser.add_argument("--resume", choices=["auto", "restart"], default="auto",
+                        help="auto: go on from a checkpoint (default); restart: throw the earlier run away")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be trained and what it costs")
+    parser.add_argument("--json", action="store_true", help="print the result (or the dry run) as JSON")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every verb that builds a model and a corpus takes."""
+    parser.add_argument("--preset", metavar="NAME", help="laptop (default), nano, paper, gpt2 or a TOML file")
+    parser.add_argument("--data", nargs="+", metavar="PATH", help="files, folders, globs, or a data set's name "
+                        "(default: a corpus made from Python's own standard library)")
+    parser.add_argument("--device", metavar="D", help="cuda, mps, cpu (default: the fastest there is)")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
+                        help="where losses/, checkpoints/ and visualizations/ are written (default .)")
+
+
+def spec_from(args: argparse.Namespace):
+    """The Spec that the arguments describe."""
+    from experiments.settings import make_spec
+    overrides = list(args.overrides)
+    if getattr(args, "max_iters", None) is not None:
+        overrides.append(f"--trainer.max_iters={args.max_iters}")
+    if args.device:
+        overrides.append(f"--trainer.device={args.device}")
+    return make_spec(args.preset, args.study, args.arm, args.flags or (), args.data, overrides)
+
+
+def main(args: argparse.Namespace) -> int:
+    spec = spec_from(args)
+    from mingpt.utils import BadInput
+    if args.seed < 0:
+        raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0")
+    if args.dry_run:
+        return _dry_run(spec, args)
+    from experiments.corpus import open_corpus
+
+    from experiments.progress import Reporter
+    from experiments.run import Run
+    corpus = open_corpus(spec.settings.data)
+    run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]), observer=Reporter())
+    code = run.execute(args.resume)
+    if args.json:
+        print(run.files.json.read_text(encoding="utf-8"), end="")
+    return code
+
+
+def _dry_run(spec, args: argparse.Namespace) -> int:
+    from experiments.predict import preview
+    plan = preview(spec, args.seed, args.out)
+    if args.json:
+        print(json.dumps(plan, indent=2))
+        return 0
+    print(f"arm               {plan['arm']} (preset {spec.preset}, seed {args.seed})")
+    for key, (was, is_) in plan["changes"].items():
+        print(f"  changes         {key}: {was!r} → {is_!r}")
+    print(f"parameters        {plan['parameters']:,} ({plan['parameters_vs_baseline']:+.2%} against the baseline)")
+    print(f"FLOPs a token     {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
+    print(f"audit             {'passed' if plan['audit']['passed'] else 'failed'}")
+    for claim, seen in plan["audit"]["checks"].items():
+        print(f"  {'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True else f": {seen}"))
+    print(f"predicted time    {plan['predicted_seconds']:,.0f} s, {plan['max_iters']:,} iterations on {plan['device']}")
+    print(f"predicted memory  {plan['predicted_memory_mb']:,.0f} MB")
+    print(f"would write       {plan['csv']}")
+    return 0

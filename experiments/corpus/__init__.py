@@ -1,0 +1,75 @@
+"""
+The text that all arms train on: any files, tokenised once, split once, read in one order.
+
+    corpus = open_corpus(config)                      # config: get_default_config(), changed
+    batches = corpus.train(block_size, batch_size, seed)
+    x, y = batches.batch(t)                           # int64 [B, T], a pure function of (seed, t)
+    val = corpus.validation(block_size)               # fixed: x, y, set_id, nbytes [n, T]
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.corpus.batches import TrainBatches
+from experiments.corpus.build import cache_root, open_store
+from experiments.corpus.corpus import Corpus, Validation
+from experiments.corpus.packing import PACKS
+from experiments.corpus.progress import say
+from experiments.corpus.sources import resolve
+from experiments.corpus.split import split
+from experiments.tokenizers import get_tokenizer
+from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import CfgNode as CN
+
+__all__ = ["Corpus", "TrainBatches", "Validation", "cache_root", "get_default_config", "open_corpus"]
+
+
+def get_default_config() -> CN:
+    """The `data` section."""
+    C = CN()
+    C.paths = None              # files, folders, globs or names; None: Python's own standard library
+    C.text_key = "text"         # where a record's text stands
+    C.tokenizer = "gpt2"        # gpt2, byte, or another tiktoken encoding (fetched once)
+    C.pack = "stream"           # stream: documents end to end; truncate: one row a document, as study 002
+    C.document_mask = False     # attention does not cross the end of a document
+    C.val_fraction = 0.05       # share of documents held out, by hash of their text
+    C.val_docs = None           # instead: hold out the last so many documents
+    C.val_tokens = 65536        # tokens of the fixed validation set
+    C.max_bad = 0.01            # share of lines that may be bad
+    C.min_chars = 10            # a shorter document is a bad line
+    C.max_docs = None           # read only so many lines (blank ones aside) or documents
+    C.allow_truncated = False   # use the readable part of a file that ends too early
+    C.cache = None              # folder of tokenised corpora; None: $ABLATE_CACHE or ~/.cache/ablate
+    return C
+
+
+def open_corpus(config: CN) -> Corpus:
+    """Open a corpus, tokenising it first if it is not in the cache. BadInput, in one line, where it is not fit."""
+    _check(config)
+    tokenizer = get_tokenizer(config.tokenizer)
+    paths = [config.paths] if isinstance(config.paths, str) else config.paths
+    sources = resolve(paths, config.max_docs)
+    if not paths:
+        say(f"No --data: using {sources[0].name} (its docstrings and sources) as the corpus.")
+    store = open_store(config, sources, tokenizer)
+    parts = split(store.documents["hash"], config.val_fraction, config.val_docs)
+    return Corpus(config, [source.name for source in sources], store, parts, tokenizer)
+
+
+def _check(config: CN) -> None:
+    if config.pack not in PACKS:
+        raise BadInput(f"data.pack={config.pack!r}{did_you_mean(str(config.pack), PACKS)}")
+    if not 0 <= config.max_bad <= 1:
+        raise BadInput(f"data.max_bad={config.max_bad}: give a share from 0 to 1")
+    for name, least in (("val_docs", 1), ("max_docs", 1), ("min_chars", 0), ("val_tokens", 1)):
+        _whole(name, getattr(config, name), least, optional=name.endswith("_docs"))
+
+
+def _whole(name: str, value: Any, least: int, optional: bool) -> None:
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadInput(f"data.{name}={value!r}: give a whole number from {least}")

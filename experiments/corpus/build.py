@@ -1,0 +1,175 @@
+"""
+Tokenise once: read, clean and encode the sources into a store, in a cache keyed by content and settings.
+
+One thread reads and writes, all others parse and encode. What is in flight is bounded, so memory does not grow with
+the corpus. The store is built in a folder of its own and renamed when whole: a kill leaves no half store behind, and
+the next build begins by clearing what the killed one left. Two processes that want the same corpus take turns at a
+lock; the second finds the work done.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from experiments.corpus.chunks import Chunk, CutShort
+from experiments.corpus.clean import Cleaner, Digest
+from experiments.corpus.progress import Bar, say
+from experiments.corpus.report import Report
+from experiments.corpus.store import Store, Writer
+from experiments.tokenizers import Tokenizer
+from mingpt.utils import BadInput
+
+FORMAT = 1                # of the store: a change makes old caches unread, not misread
+THREADS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+IN_FLIGHT = 64 << 20      # bytes of chunks read and not yet written
+SURE = 1000               # lines before a corpus can be given up early
+
+
+def cache_root(config) -> Path:
+    """`data.cache`, or $ABLATE_CACHE, or ~/.cache/ablate."""
+    return Path(config.cache or os.environ.get("ABLATE_CACHE") or "~/.cache/ablate").expanduser()
+
+
+def cache_key(config, sources: list) -> str:
+    """Of the content of the sources in their order, and of every setting that changes what is kept of them."""
+    settings = {"format": FORMAT, "tokenizer": config.tokenizer, "text_key": config.text_key,
+                "min_chars": config.min_chars, "max_docs": config.max_docs,
+                "sources": [source.fingerprint() for source in sources]}
+    return hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
+
+
+def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
+    """The store of these sources: from the cache, or built now. BadInput where the corpus is not fit for use."""
+    root, key = cache_root(config), cache_key(config, sources)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(root / f"{key}.lock"):
+            store = _finished(root / key)
+            if store is None:
+                _clear(root)
+                _build(config, sources, tokenizer, root / key)
+                store = Store(root / key)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST):
+            raise
+        raise BadInput(f"the token cache {root} cannot be written ({error.strerror}): "
+                       "choose another folder with --data.cache=DIR or $ABLATE_CACHE") from None
+    store.report.check([source.name for source in sources], config.max_bad, config.allow_truncated)
+    return store
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is tokenizing this corpus: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _clear(root: Path) -> None:
+    """Remove what killed builds left: unfinished folders whose lock nobody holds."""
+    for stale in root.glob("*.tmp"):
+        with open(stale.with_suffix(".lock"), "w") as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _finished(folder: Path) -> Store | None:
+    try:
+        return Store(folder)
+    except (FileNotFoundError, ValueError, KeyError):   # not there, or a file of it was lost
+        return None
+
+
+def _build(config, sources: list, tokenizer: Tokenizer, folder: Path) -> None:
+    temporary = folder.with_suffix(".tmp")
+    for stale in (temporary, folder):   # ours alone, since we hold the lock
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary.mkdir()
+    bar = Bar(sum(source.size for source in sources))
+    try:
+        builder = Builder(config, sources, tokenizer, temporary, bar)
+        builder.run()
+        os.replace(temporary, folder)
+    finally:
+        bar.stop()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Builder:
+    """Sources → one store. Digests are taken in the order their chunks were read, so threads change nothing."""
+
+    def __init__(self, config, sources: list, tokenizer: Tokenizer, folder: Path, bar: Bar):
+        self.config, self.sources, self.tokenizer, self.bar = config, sources, tokenizer, bar
+        self.names = [source.name for source in sources]
+        self.writer, self.report = Writer(folder, tokenizer.dtype), Report()
+        self.clean = Cleaner(tokenizer, config.text_key, config.min_chars)
+        self.left = config.max_docs if config.max_docs else float("inf")   # items still wanted
+        self.before = self.total = 0                                       # bytes of sources done, of all
+
+    def run(self) -> None:
+        """Build and close the store."""
+        self.total = self.bar.total
+        with ThreadPoolExecutor(THREADS) as pool:
+            for number, source in enumerate(self.sources):
+                self._read(number, source, pool)
+                self.before += source.size
+        self.report.check(self.names, self.config.max_bad, self.config.allow_truncated)
+        self.writer.close(self.report)
+
+    def _read(self, number: int, source, pool: ThreadPoolExecutor) -> None:
+        pending: deque[tuple[Chunk, Future[Digest]]] = deque()
+        self.line, held, before, cut = 0, 0, self.writer.documents, None
+        chunks = source.chunks(text_key=self.config.text_key, tokenizer=self.tokenizer)
+        try:
+            for chunk in chunks:
+                if self.left <= 0:
+                    break
+                pending.append((chunk, pool.submit(self.clean, chunk)))
+                held += chunk.cost
+                while pending and (held > IN_FLIGHT or len(pending) > 2 * THREADS):
+                    held -= self._take(number, *pending.popleft())
+        except CutShort as error:
+            cut = str(error)
+        finally:
+            chunks.close()
+        while pending:
+            self._take(number, *pending.popleft())
+        if cut:
+            self.report.cut_short.append((number, self.writer.documents - before, cut))
+
+    def _take(self, number: int, chunk: Chunk, future: Future[Digest]) -> int:
+        """Write what became of a chunk; the bytes that this sets free."""
+        digest = future.result()
+        if digest.items > self.left:
+            digest = digest.first(int(self.left))
+        self.left -= digest.items
+        self.report.lines += digest.items
+        for _, line, kind, hint in digest.bad:
+            self.report.add(kind, number, self.line + line, hint)
+        self.line += digest.lines
+        self.writer.add(digest)
+        self.bar.update(self.before + chunk.position, sum(row[1] for row in digest.rows))
+        self._give_up_early(chunk)
+        return chunk.cost
+
+    def _give_up_early(self, chunk: Chunk) -> None:
+        """Stop before the end when there are already twice the bad lines that the whole corpus may have."""
+        lines, done = self.report.lines, (self.before + chunk.position) / max(1, self.total)
+        expected = min(lines / max(done, 1e-9), self.config.max_docs or float("inf"))
+        if lines >= SURE and self.report.bad > 2 * self.config.max_bad * expected:
+            self.report.refuse(self.names, lines, self.config.max_bad)

@@ -1,0 +1,142 @@
+"""
+From a chunk to tokens: parse, sort out what is no document, encode. Runs in a worker thread, many at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from experiments.corpus.chunks import MAX_LINE, UNNAMED, Chunk, LineChunk, TextChunk, TokenChunk
+from experiments.corpus.readers import BYTE_ORDER_MARK
+from experiments.tokenizers import Tokenizer
+
+# One entry a document. tokens counts the end of the document; hash is of the text alone.
+DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("set", "<u2"), ("hash", "<u8")])
+
+
+class BadLine(Exception):
+    """A line that is no document. args: its kind (one of KINDS), and a hint for the reader or ''."""
+
+
+KINDS = ("not JSON", "no text", "text not a string", "invalid UTF-8", "too short", "NUL bytes", "too long")
+
+
+@dataclass
+class Digest:
+    """What became of a chunk. `lines` counts all lines, blank ones too; `items` the lines that are not blank."""
+    lines: int = 0
+    items: int = 0
+    at: list[int] = field(default_factory=list)                       # of each document: which item it is
+    ids: list[np.ndarray] = field(default_factory=list)               # of each document, with its end
+    rows: list[tuple[int, int, str, int]] = field(default_factory=list)   # tokens, bytes, set, hash
+    bad: list[tuple[int, int, str, str]] = field(default_factory=list)    # item, line in the chunk, kind, hint
+
+    def first(self, items: int) -> Digest:
+        """The same, as if the chunk held only so many items."""
+        keep = sum(1 for i in self.at if i < items)
+        return Digest(self.lines, min(items, self.items), self.at[:keep], self.ids[:keep], self.rows[:keep],
+                      [bad for bad in self.bad if bad[0] < items])
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """Turns chunks into digests under fixed settings."""
+    tokenizer: Tokenizer
+    text_key: str
+    min_chars: int
+
+    def __call__(self, chunk: Chunk) -> Digest:
+        """Parse, check and encode a chunk."""
+        digest = Digest()
+        for item in _items(chunk):
+            digest.lines += 1
+            if item is not None:
+                self._take(digest, chunk, item)
+                digest.items += 1
+        return digest
+
+    def _take(self, digest: Digest, chunk: Chunk, item: Any) -> None:
+        try:
+            row, ids = self._tokens(item) if isinstance(chunk, TokenChunk) else self._text(chunk, item)
+        except BadLine as bad:
+            digest.bad.append((digest.items, digest.lines, *bad.args))
+            return
+        digest.at.append(digest.items)
+        digest.ids.append(np.append(ids, np.array(self.tokenizer.eot, ids.dtype)))
+        digest.rows.append(row)
+
+    def _text(self, chunk: Chunk, item: Any) -> tuple[tuple[int, int, str, int], np.ndarray]:
+        text, name = parse(item, self.text_key) if isinstance(chunk, LineChunk) else item
+        text, raw = checked(text, self.min_chars)
+        ids = self.tokenizer.encode(text)
+        return (len(ids) + 1, len(raw), name, hash64(raw)), ids
+
+    def _tokens(self, ids: np.ndarray) -> tuple[tuple[int, int, str, int], np.ndarray]:
+        if not len(ids):
+            raise BadLine("too short", "")
+        size = int(self.tokenizer.token_bytes[ids].sum())
+        ids = ids.astype(self.tokenizer.dtype)
+        return (len(ids) + 1, size, UNNAMED, hash64(ids.tobytes())), ids
+
+
+def _items(chunk: Chunk) -> Iterator[Any]:
+    """A chunk's lines or documents; None for a blank line."""
+    if isinstance(chunk, TokenChunk):
+        yield from (row for row in chunk.rows)
+    elif isinstance(chunk, TextChunk):
+        yield from zip(chunk.texts, chunk.sets, strict=True)
+    elif chunk.too_long:
+        yield b""
+    else:
+        for line in chunk.blob.removesuffix(b"\n").split(b"\n"):
+            yield line if line.strip() else None
+
+
+def parse(line: bytes, text_key: str) -> tuple[Any, str]:
+    """A line of JSON → (what stands under the key, the Pile's set name)."""
+    if not line or len(line) > MAX_LINE:   # a line beyond it is handed on empty
+        raise BadLine("too long", f"more than {MAX_LINE >> 20} MB")
+    if b"\0" in line:
+        raise BadLine("NUL bytes", "")
+    try:
+        record = json.loads(line.removeprefix(BYTE_ORDER_MARK).decode("utf-8"))
+    except UnicodeDecodeError:
+        raise BadLine("invalid UTF-8", "") from None
+    except (ValueError, RecursionError):
+        raise BadLine("not JSON", "") from None
+    if not isinstance(record, dict) or text_key not in record:
+        keys = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
+        raise BadLine("no text", f"it has {keys[:100]}")
+    meta = record.get("meta")
+    name = meta.get("pile_set_name") if isinstance(meta, dict) else None
+    return record[text_key], name if isinstance(name, str) and name else UNNAMED
+
+
+def checked(text: Any, min_chars: int) -> tuple[str, bytes]:
+    """A document's text as str and as UTF-8, or BadLine."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        if not isinstance(text, str):
+            raise BadLine("text not a string", f"it is {type(text).__name__}")
+        raw = text.encode("utf-8")   # half of a surrogate pair is no character
+    except UnicodeError:
+        raise BadLine("invalid UTF-8", "") from None
+    if b"\0" in raw:
+        raise BadLine("NUL bytes", "")
+    if len(text) < min_chars:
+        raise BadLine("too short", f"{len(text)} characters")
+    return text, raw
+
+
+def hash64(raw: bytes) -> int:
+    """A document's hash: decides its side of the split, and finds its copies."""
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
+
+

@@ -1,0 +1,88 @@
+"""
+A corpus, opened: batches to train on, a fixed set to evaluate on, and an account of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.corpus.batches import TrainBatches, split_rows
+from experiments.corpus.packing import IGNORE_INDEX, PACKS
+from experiments.corpus.split import Split
+from experiments.corpus.store import Store
+from experiments.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A fixed set of tokens to predict, each once. All arrays [n, T]; where y is −1 there is nothing to predict.
+
+    x, y: int64. set_id: int32, number in `set_names` of the target's document, −1 where none. nbytes: int32, bytes
+    of text that the target stands for (the end of a document: 0), so that bits a byte are nats / ln 2 / nbytes.sum().
+    """
+    x: np.ndarray
+    y: np.ndarray
+    set_id: np.ndarray
+    nbytes: np.ndarray
+    set_names: list[str]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are predicted."""
+        return int((self.y != IGNORE_INDEX).sum())
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """(x, y, set_id, nbytes) of up to `size` rows at a time."""
+        for start in range(0, len(self.x), size):
+            part = slice(start, start + size)
+            yield self.x[part], self.y[part], self.set_id[part], self.nbytes[part]
+
+
+class Corpus:
+    """What `open_corpus` returns."""
+
+    def __init__(self, config, names: list[str], store: Store, split: Split, tokenizer: Tokenizer):
+        self.config, self.names, self.store, self.split, self.tokenizer = config, names, store, split, tokenizer
+        self.vocab_size, self.eot = tokenizer.vocab_size, tokenizer.eot
+
+    def train(self, block_size: int, batch_size: int, seed: int) -> TrainBatches:
+        """Training batches: `.batch(t)` is the same for every arm. BadInput when there is not one block."""
+        pack = PACKS[self.config.pack](self.store, self.split.train, block_size)
+        return TrainBatches(pack, batch_size, seed, self.eot)
+
+    def validation(self, block_size: int, max_tokens: int | None = None) -> Validation:
+        """The fixed validation set: `max_tokens` (default: data.val_tokens) or all there is, the same every time."""
+        limit = self.config.val_tokens if max_tokens is None else max_tokens
+        pack = PACKS[self.config.pack]
+        rows, owner = pack.held_out(self.store, self.split.val, block_size, limit, self.eot)
+        x, y = split_rows(rows, self.eot)
+        used = y != IGNORE_INDEX
+        set_id = np.where(used, self.store.documents["set"].astype(np.int32)[owner], -1).astype(np.int32)
+        nbytes = np.where(used, self.tokenizer.token_bytes[y], 0).astype(np.int32)
+        return Validation(x, y, set_id, nbytes, self.store.sets)
+
+    def describe(self) -> dict:
+        """For a record, ready for JSON: where from, how much, how split, in which sets, what was wrong."""
+        documents = self.store.documents
+        everything = np.ones(len(documents), bool)
+        held = np.zeros(len(documents), bool)
+        held[self.split.val] = True
+        sets = {name: _totals(documents, documents["set"] == n) for n, name in enumerate(self.store.sets)}
+        return {"paths": list(self.config.paths or []), "sources": self._sources(), "hash": self.store.hash,
+                "tokenizer": self.tokenizer.name, "vocab_size": self.vocab_size,
+                **_totals(documents, everything),
+                "split": {"by": self.split.by, "train": _totals(documents, self.split.train),
+                          "val": _totals(documents, held), "dropped": self.split.dropped},
+                "pack": self.config.pack, "sets": sets, "bad_lines": self.store.report.describe(self.names)}
+
+    def _sources(self) -> dict:
+        return {"count": len(self.names), "first": self.names[0]}
+
+
+def _totals(documents: np.ndarray, chosen: np.ndarray) -> dict[str, int]:
+    """Documents, tokens (their ends included) and bytes of text."""
+    return {"documents": int(chosen.sum()), "tokens": int(documents["tokens"][chosen].sum(dtype=np.int64)),
+            "bytes": int(documents["bytes"][chosen].sum(dtype=np.int64))}

@@ -1,0 +1,59 @@
+"""
+Which documents are trained on, and which are held out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mingpt.utils import BadInput
+
+
+@dataclass(frozen=True)
+class Split:
+    """`train`: bool a document. `val`: numbers of held-out documents, in the order they are evaluated. `dropped`:
+    training documents left out because a held-out one has the same text."""
+    train: np.ndarray
+    val: np.ndarray
+    dropped: int
+    by: str
+
+
+def split(hashes: np.ndarray, val_fraction: float, val_docs: int | None) -> Split:
+    """Split documents (uint64 [n]) by hash, or hold out the last `val_docs`.
+
+    Held-out documents are evaluated in the order of their hashes: a sample of all files and sets, however they are
+    ordered, whose first tokens are a fixed validation set of any length.
+    """
+    if len(np.unique(hashes)) < 2:
+        found = "no document" if not len(hashes) else "only one document (or copies of it)"
+        raise BadInput(f"--data holds {found}: training and validation need one each")
+    train, val = _last(hashes, val_docs) if val_docs is not None else _by_hash(hashes, val_fraction)
+    held = np.flatnonzero(val)
+    held = held[np.argsort(hashes[held], kind="stable")]
+    by = f"the last {val_docs:,} documents" if val_docs is not None else f"hash below {val_fraction:g}"
+    return Split(train, held, int(len(hashes) - train.sum() - val.sum()), by)
+
+
+def _by_hash(hashes: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """A document's side follows from its text: copies fall on one side, and stay there when the file grows.
+    A tiny corpus holds out at least its document of lowest hash."""
+    if not 0 < fraction < 1:
+        raise BadInput(f"data.val_fraction={fraction}: give a share between 0 and 1, such as 0.05")
+    limit = max(int(fraction * 2.0 ** 64), int(hashes.min()) + 1)
+    val = hashes < np.uint64(min(limit, int(hashes.max())))   # and at least one document is trained on
+    return ~val, val
+
+
+def _last(hashes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last documents of the corpus; copies of them elsewhere are not trained on."""
+    if not 0 < count < len(hashes):
+        raise BadInput(f"data.val_docs={count}: give 1 to {len(hashes) - 1}, since the corpus has "
+                       f"{len(hashes):,} documents")
+    val = np.arange(len(hashes)) >= len(hashes) - count
+    train = ~val & ~np.isin(hashes, hashes[val])
+    if not train.any():
+        raise BadInput(f"data.val_docs={count}: every other document is a copy of a held-out one")
+    return train, val

@@ -1,0 +1,110 @@
+"""
+The corpus that every machine has: docstrings and sources of the running Python's own standard library.
+
+Real English and real code, no download. Docstrings are taken out of the sources, so that what is held out for
+validation in one set is not learned from the other.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+import sysconfig
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.corpus.chunks import Chunk, TextChunk
+from experiments.corpus.readers import cut_text
+from mingpt.utils import BadInput
+
+VERSION = 1    # of what is made of the library: part of the fingerprint
+SETS = ("PythonDocstrings", "PythonSource")
+# Not the library itself, or tables rather than text.
+LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__",
+            "turtledemo", "_bundled", "lib-dynload", "encodings", "pydoc_data"}
+SHORTEST = 64  # characters: shorter documents teach little but their own headers
+
+
+class StdlibSource:
+    """Python's standard library as Pile-shaped documents of two sets."""
+
+    def __init__(self, root: Path | None = None):
+        self.root = root or Path(sysconfig.get_paths()["stdlib"])
+        self.files = sorted(p for p in self.root.rglob("*.py") if not LEFT_OUT & set(p.relative_to(self.root).parts)
+                            and not p.relative_to(self.root).parts[0].startswith("config-"))
+        if not self.files:
+            raise BadInput(f"no --data, and {self.root} holds no Python sources to read instead: give --data PATH")
+
+    @property
+    def name(self) -> str:
+        return f"the standard library of Python {sys.version.split()[0]}"
+
+    @property
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self.files)
+
+    def fingerprint(self) -> str:
+        """Of the names and sizes: a Python's own library changes with its version only."""
+        names = "\n".join(f"{p.relative_to(self.root)} {p.stat().st_size}" for p in self.files)
+        return hashlib.blake2b(f"stdlib {VERSION}\n{names}".encode(), digest_size=16).hexdigest()
+
+    def chunks(self, **_) -> Iterator[Chunk]:
+        """Two documents or more a file, file by file in the order of their names; then the manual's topics."""
+        position = 0
+        for path in self.files:
+            position += path.stat().st_size
+            texts = [(SETS[0], docs(path)), *((SETS[1], piece) for piece in source(path))]
+            yield _chunk(position, [(s, t) for s, t in texts if len(t) >= SHORTEST])
+        yield _chunk(position, [(SETS[0], topic) for topic in _manual()])
+
+
+def _chunk(position: int, documents: list[tuple[str, str]]) -> TextChunk:
+    texts = [text for _, text in documents]
+    return TextChunk(position, sum(map(len, texts)), texts, [name for name, _ in documents])
+
+
+def _parse(path: Path) -> tuple[str, ast.Module]:
+    text = path.read_text(encoding="utf-8", errors="ignore").replace("\0", "")
+    try:
+        return text, ast.parse(text)
+    except SyntaxError:   # a template, or written for another Python
+        return "", ast.parse("")
+
+
+def _documented(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """(dotted name, node) of the module, its classes and functions that have a docstring."""
+    if ast.get_docstring(tree, clean=False):
+        yield prefix, tree
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _documented(node, f"{prefix}.{node.name}".strip("."))
+
+
+def docs(path: Path) -> str:
+    """A module's docstrings, each under the name it documents, as `help` shows them."""
+    tree = _parse(path)[1]
+    parts = [(name or path.stem, ast.get_docstring(node) or "") for name, node in _documented(tree)]
+    return "\n\n".join(f"{name}\n{textwrap.indent(text, '    ')}" for name, text in parts if text.strip())
+
+
+def source(path: Path) -> list[str]:
+    """A module's source without its docstrings, in pieces of at most 16 KB."""
+    text, tree = _parse(path)
+    lines = text.split("\n")
+    for _, node in _documented(tree):
+        first = node.body[0]
+        lines[first.lineno - 1:first.end_lineno] = [None] * (first.end_lineno - first.lineno + 1)
+    kept = "\n".join(line for line in lines if line is not None).strip()
+    pieces, rest = cut_text(kept.encode("utf-8"))
+    return [piece.decode("utf-8", errors="ignore") for piece in (*pieces, rest)]
+
+
+def _manual() -> list[str]:
+    """The language reference by topic, as `help('LAMBDAS')` prints it; some distributions leave it out."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        return []
+    return [topics[name].strip() for name in sorted(topics) if len(topics[name]) >= SHORTEST]

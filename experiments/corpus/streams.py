@@ -1,0 +1,84 @@
+"""
+Bytes of a file in blocks, decompressed where need be: never much at a time, however well the file is compressed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import zstandard
+
+from experiments.corpus.chunks import CutShort
+
+Block = tuple[int, bytes]   # (bytes of the file read so far, data)
+
+READ = 1 << 18
+ZSTD_FEED = 1 << 13   # a few KB can stand for 100 MB of one character: feed little, so that little comes out
+ZLIB_OUT = 1 << 20
+
+
+def plain_blocks(path: Path) -> Iterator[Block]:
+    """A file as it is."""
+    position = 0
+    with open(path, "rb") as f:
+        while data := f.read(READ):
+            position += len(data)
+            yield position, data
+
+
+def gzip_blocks(path: Path) -> Iterator[Block]:
+    """A .gz file, of one or several members. CutShort where it ends too early or is damaged."""
+    member = None
+    for position, data in plain_blocks(path):
+        while data:
+            if member is None:
+                data = data.lstrip(b"\0")   # padding between members, as gzip reads it
+                if not data:
+                    break
+                member = zlib.decompressobj(wbits=31)
+            try:
+                out = member.decompress(data, ZLIB_OUT)
+            except zlib.error as error:
+                raise CutShort(f"is damaged near byte {position:,} ({error})") from None
+            if out:
+                yield position, out
+            data = member.unused_data if member.eof else member.unconsumed_tail
+            member = None if member.eof else member
+    if member is not None:
+        yield from _last(member, path)
+
+
+def _last(member, path: Path) -> Iterator[Block]:
+    """What zlib still holds at the end of a file whose member has no end."""
+    size = path.stat().st_size
+    if out := member.flush():
+        yield size, out
+    if not member.eof:
+        raise CutShort(f"is cut short at byte {size:,}")
+
+
+def zstd_blocks(path: Path) -> Iterator[Block]:
+    """A .zst file, of one or several frames. CutShort where it ends too early or is damaged."""
+    frame, position = None, 0
+    for data in _small(path):
+        position += len(data)
+        while data:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                out = frame.decompress(data)
+            except zstandard.ZstdError as error:
+                raise CutShort(f"is damaged near byte {position:,} ({error})") from None
+            for start in range(0, len(out), ZLIB_OUT):
+                yield position, out[start:start + ZLIB_OUT]
+            data = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise CutShort(f"is cut short at byte {position:,}")
+
+
+def _small(path: Path) -> Iterator[bytes]:
+    for _, data in plain_blocks(path):
+        for start in range(0, len(data), ZSTD_FEED):
+            yield data[start:start + ZSTD_FEED]

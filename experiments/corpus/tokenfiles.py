@@ -1,0 +1,72 @@
+"""
+Files that hold tokens already: study 003's .npy rows, and the .bin shards of llm.c and modded-nanogpt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from experiments.corpus.chunks import CutShort, TokenChunk
+from mingpt.utils import BadInput
+
+HEADER, MAGIC, VERSION = 256, 20240520, 1   # int32 values before the uint16 tokens
+STEP = 1 << 18                              # tokens read at once
+LONGEST = 1 << 16                           # tokens: a run without an end of document is cut here
+
+
+def read_npy(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
+    """Integer rows [n, S + 1]: each a document. One dimension [n] is a stream, as a .bin is."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BadInput(f"--data {path} cannot be read as .npy: {error}") from None
+    if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
+        raise BadInput(f"--data {path} holds {array.dtype} {array.shape}: rows of token ids are integers (n, S + 1)")
+    if array.ndim == 1:
+        yield from _documents(path, array, 0, tokenizer)
+        return
+    step = max(1, STEP // max(1, array.shape[1]))
+    for start in range(0, len(array), step):
+        rows = _checked(path, array[start:start + step], tokenizer)
+        done = rows.size * array.itemsize + start * array.shape[1] * array.itemsize
+        yield TokenChunk(done, rows.nbytes, list(rows))
+
+
+def read_bin(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
+    """A token shard: its documents are what lies between the end-of-document tokens."""
+    header = np.fromfile(path, np.int32, HEADER)
+    if len(header) < HEADER or header[0] != MAGIC:
+        found = header[0] if len(header) else "nothing"
+        raise BadInput(f"--data {path} is no token shard: it begins with {found}, not {MAGIC}")
+    if header[1] != VERSION:
+        raise BadInput(f"--data {path} is a token shard of version {header[1]}: only {VERSION} (uint16) is known")
+    stored = (path.stat().st_size - HEADER * 4) // 2
+    if stored:
+        tokens = np.memmap(path, np.uint16, "r", HEADER * 4, (min(stored, int(header[2])),))
+        yield from _documents(path, tokens, HEADER * 4, tokenizer)
+    if stored < header[2]:
+        raise CutShort(f"holds {stored:,} of the {header[2]:,} tokens that its header promises")
+
+
+def _documents(path: Path, tokens: np.ndarray, offset: int, tokenizer) -> Iterator[TokenChunk]:
+    """A stream of tokens, cut at end-of-document tokens (which are dropped: the corpus sets its own)."""
+    rest = np.zeros(0, np.int64)
+    for start in range(0, len(tokens), STEP):
+        part = np.concatenate([rest, _checked(path, tokens[start:start + STEP], tokenizer)])
+        ends = np.flatnonzero(part == tokenizer.eot)
+        rows = np.split(part, ends)
+        rows = [rows[0], *(row[1:] for row in rows[1:])]
+        rest = rows.pop() if len(rows[-1]) < LONGEST and start + STEP < len(tokens) else part[:0]
+        pieces = [row[i:i + LONGEST] for row in rows for i in range(0, len(row), LONGEST)]
+        yield TokenChunk(offset + (start + STEP) * tokens.itemsize, part.nbytes, pieces)
+
+
+def _checked(path: Path, ids: np.ndarray, tokenizer) -> np.ndarray:
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
+        worst = int(ids.min()) if ids.min() < 0 else int(ids.max())
+        raise BadInput(f"--data {path} holds the token {worst}, but {tokenizer.name} has 0 to "
+                       f"{tokenizer.vocab_size - 1}: give the right --data.tokenizer=…")
+    return np.asarray(ids).astype(np.int64)

@@ -1,0 +1,54 @@
+"""
+Small multiples: every arm on the same axes, the baseline behind each.
+"""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+
+from experiments.figures.arm import baseline_line, draw_arm
+from experiments.figures.labels import shortened
+from experiments.figures.panel import Panel
+from experiments.figures.series import settled_range
+from experiments.figures.style import LABELS, MUTED, label_x, page
+
+
+def individual_grid(panel: Panel) -> Figure:
+    """3 × 3 up to nine arms, then rows of four; what is left over stays empty."""
+    lines = panel.lines(panel.x, panel.metric)
+    columns = 3 if len(lines) <= 9 else 4
+    rows = max(math.ceil(len(lines) / columns), 3 if len(lines) > 4 else 1)
+    columns = min(columns, len(lines)) if rows == 1 else columns
+    caption = panel.caption(lines, panel.metric, band=False) + _key(panel, lines)
+    figure, cells = page(1.75 + 1.75 * rows, panel.results.title, caption, columns=(1,) * columns, rows=rows, gap=0.2,
+                         row_gap=0.42, sharex=True, sharey=True)
+    for axes, arm in zip(cells, lines, strict=False):
+        draw_arm(axes, panel, arm, {arm: lines[arm]} | baseline_line(panel, arm), width=1.6)
+        axes.set_title(shortened(arm, 72 // columns), color=panel.styles[arm].color, size=9.5)
+        _note(axes, panel, arm)
+    end = max(line.x[-1] for line in lines.values())
+    for k, axes in enumerate(cells):
+        axes.set_visible(k < len(lines))
+        label_x(axes, panel.x, end, text=k + columns >= len(lines), ticks=4)
+        axes.tick_params(labelbottom=k + columns >= len(lines))
+    cells[0].set_ylim(settled_range(list(lines.values()), 0.25))
+    figure.text(0.012, 0.5, LABELS[panel.metric], rotation=90, va="center", size=10)
+    return figure
+
+
+def _note(axes, panel: Panel, arm: str) -> None:
+    """The verdict's word and the difference, in the corner."""
+    verdict = panel.results.verdicts.get(arm)
+    text = ""
+    if verdict is not None:
+        number = f" {verdict.difference:+.3f}".replace("-", "−") if verdict.difference is not None else ""
+        text = verdict.word + number
+    axes.text(0.97, 0.93, text, transform=axes.transAxes, ha="right", va="top", size=8.5, color=MUTED)
+
+
+def _key(panel: Panel, lines: dict) -> str:
+    """What the thin and the black lines are, where there are any."""
+    seeds = "; thin: each seed" if any(line.n > 1 for line in lines.values()) else ""
+    return seeds + (f"; black: {panel.baseline}" if panel.baseline in lines and len(lines) > 1 else "")

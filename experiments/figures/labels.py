@@ -1,0 +1,71 @@
+"""
+Names at the ends of lines: a reader need not travel to a legend and back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.figures.style import WIDTH, ArmStyle
+
+LINE = 1.35          # line height of a label, in its font size
+GLYPH = 0.6          # mean width of a glyph, in the font size
+LONGEST = 34         # characters of a name that are shown
+
+
+def shortened(name: str, longest: int = LONGEST) -> str:
+    """Long names lose their middle: they tend to differ at the ends."""
+    head = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:head]}…{name[head + 1 - longest:]}"
+
+
+def font_size(count: int, height: float) -> float:
+    """The largest size, up to 9.5 pt, at which `count` labels stand above each other in `height` inches."""
+    return min(9.5, max(5.5, 72 * height / (LINE * max(count, 1))))
+
+
+def margin(names: list[str], size: float) -> float:
+    """Inches to the right of the axes that labels of these names need."""
+    longest = max((len(shortened(n)) for n in names), default=0)
+    return min(0.42 * WIDTH, longest * GLYPH * size / 72 + 0.47)
+
+
+def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Positions near the wanted ones, in their order, at least `gap` apart and inside [low, high] when they fit."""
+    order = np.argsort(wanted, kind="stable")
+    # Substituting p_i − i·gap turns "apart by gap" into "non-decreasing": pool neighbours that violate it.
+    blocks: list[list[float]] = []   # [sum, count]
+    for i, k in enumerate(order):
+        blocks.append([wanted[k] - i * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += count
+    level = np.concatenate([np.full(int(n), total / n) for total, n in blocks]) if blocks else np.array([])
+    top = max(low, high - gap * (len(wanted) - 1))
+    placed = np.empty(len(wanted))
+    placed[order] = np.clip(level, low, top) + gap * np.arange(len(wanted))
+    return placed
+
+
+def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[str, ArmStyle], size: float, *,
+               dots: bool = False) -> None:
+    """Write each arm's name to the right of the axes, by its line's end (x, y), moved apart where needed."""
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    box = axes.get_position()
+    height, inch = box.height * axes.figure.get_figheight(), 1 / (box.width * WIDTH)
+    at = np.clip((np.array([y for _, y in ends.values()]) - low) / (high - low), 0, 1)   # axes fractions, as all below
+    edge = axes.get_xlim()[1]
+    for (name, end), y, place in zip(ends.items(), at, spread(at, LINE * size / 72 / height, 0.0, 1.0), strict=True):
+        style = styles[name]
+        axes.plot([end[0], edge], [end[1]] * 2, color=style.color, lw=0.8, ls=(0, (1, 2)))   # where it ended early
+        axes.plot(1 + inch * np.array([0, 0.07, 0.2, 0.27]), [y, y, place, place], transform=axes.transAxes,
+                  clip_on=False, color=style.color, lw=0.9)
+        if dots:   # the key to lines that share a colour
+            axes.plot(1 + 0.27 * inch, place, transform=axes.transAxes, clip_on=False, color=style.color, ls="",
+                      marker=style.marker, ms=4)
+        axes.text(1 + (0.37 if dots else 0.32) * inch, place, shortened(name), transform=axes.transAxes, va="center",
+                  size=size, color=style.color, weight="bold" if style.width > 2 else "normal")

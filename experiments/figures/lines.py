@@ -1,0 +1,94 @@
+"""
+All arms in one figure: the whole run, and its last third magnified, where the differences are.
+"""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.figures.labels import font_size, label_ends, margin
+from experiments.figures.panel import Panel, Skip
+from experiments.figures.series import Series, points, settled_range
+from experiments.figures.style import LABELS, ArmStyle, label_x, page
+
+LAST = 1 / 3        # of the x range is magnified
+MANY = 7            # beyond as many arms, bands hide lines and markers help
+
+
+def training_comparison(panel: Panel) -> Figure:
+    """Every arm's chosen metric over the chosen x."""
+    return overlay(panel, panel.x, panel.metric)
+
+
+def validation_curves(panel: Panel) -> Figure:
+    """The validation loss, on the same tokens for every arm and seed."""
+    return overlay(panel, panel.x, "val_loss", dots=True)
+
+
+def against(x: str):
+    """A figure of the chosen metric over a cost: at equal tokens, seconds or FLOPs, which arm is lower?"""
+    def figure(panel: Panel) -> Figure:
+        if x in ("seconds", "flops") and not any(run.table[x].gt(0).any() for run in panel.results.runs):
+            raise Skip(f"no run has {x}")
+        return overlay(panel, x, panel.metric)
+    return figure
+
+
+def overlay(panel: Panel, x: str, y: str, *, dots: bool = False) -> Figure:
+    """Two axes side by side: from the start, and the last third; names at the ends of the lines."""
+    lines = panel.lines(x, y)
+    height = min(12.0, max(4.9, 2.0 + 0.155 * len(lines)))
+    size = font_size(len(lines), height - 1.9)
+    figure, (whole, late) = page(height, panel.results.title, panel.caption(lines, y, band=len(lines) <= MANY),
+                                 columns=(1.1, 1.0), right=margin(list(lines), size))
+    start, end = min(s.x[0] for s in lines.values()), max(s.x[-1] for s in lines.values())
+    span = (end - start) or 1.0   # one log point so far
+    cut = end - LAST * span
+    for axes in (whole, late):
+        for arm, line in lines.items():
+            draw_line(axes, line, panel.styles[arm], band=len(lines) <= MANY, dots=dots or len(lines) > MANY)
+            draw_strays(axes, panel, arm, x, y)
+        label_x(axes, x, end, ticks=5)
+    late.set_xlim(cut, end + 0.02 * LAST * span)
+    whole.set_ylim(settled_range(list(lines.values()), 0.08))
+    whole.set_xlim(start - 0.01 * span, end + 0.01 * span)
+    late.set_ylim(_late_range(lines, cut))
+    whole.set_title("the whole run" + _above(whole, lines))
+    late.set_title("its last third")
+    whole.set_ylabel(LABELS[y])
+    label_ends(late, {arm: (line.x[-1], line.y[-1]) for arm, line in lines.items()}, panel.styles, size,
+               dots=dots or len(lines) > MANY)
+    return figure
+
+
+def draw_line(axes: Axes, line: Series, style: ArmStyle, *, band: bool = True, dots: bool = False) -> None:
+    """A mean with its band. A single point is a dot."""
+    dots = dots or len(line.x) == 1
+    axes.plot(line.x, line.y, color=style.color, ls=style.dash, lw=style.width, zorder=2.4 if style.width > 2 else 2.5,
+              marker=style.marker if dots else None, ms=4, markevery=max(1, len(line.x) // 12))
+    if band and line.n > 1:
+        axes.fill_between(line.x, line.low, line.high, color=style.color, alpha=0.14, lw=0)
+
+
+def draw_strays(axes: Axes, panel: Panel, arm: str, x: str, y: str) -> None:
+    """Runs that are not complete: dotted, and a cross where one broke off for good."""
+    for run in panel.strays(arm):
+        xs, ys = points(run, x, y)
+        if len(xs):
+            color = panel.styles[arm].color
+            axes.plot(xs, ys, color=color, lw=0.9, ls=":", zorder=2)
+            axes.plot(xs[-1:], ys[-1:], color=color, ls="", zorder=4, ms=6, mew=1.6,
+                      marker="x" if run.status in ("diverged", "failed") else ">")
+
+
+def _late_range(lines: dict[str, Series], cut: float) -> tuple[float, float] | None:
+    """y-limits of what lies beyond `cut`, the lines' own where none does."""
+    late = [Series(s.x[m], s.y[m], s.low[m], s.high[m], s.n) for s in lines.values() if (m := s.x >= cut).any()]
+    return settled_range(late or list(lines.values()), 0.0)
+
+
+def _above(axes: Axes, lines: dict[str, Series]) -> str:
+    """Says so when the first drop starts above the frame."""
+    first = max(float(s.high[0]) for s in lines.values())
+    return f" (from {first:.2f})" if first > axes.get_ylim()[1] else ""

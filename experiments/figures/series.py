@@ -1,0 +1,81 @@
+"""
+From runs to lines: the mean of an arm over its seeds, its band, and its difference from the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.curves import Run
+
+SMOOTH = 30   # a training curve of more points than this is averaged over 1/SMOOTH of them
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line with its band. Arrays are (points,); low and high are the least and the greatest over the n runs."""
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: int
+
+
+def points(run: Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """One run's curve where both columns were measured, the training loss smoothed."""
+    table = run.table[[x, y]].dropna()
+    values = table[y]
+    if y == "loss":
+        values = values.rolling(window(len(values)), center=True, min_periods=1).mean()
+    return table[x].to_numpy(), values.to_numpy()
+
+
+def window(points: int) -> int:
+    """Rows that a smoothed training loss is averaged over: odd, 1 for a short curve."""
+    return 2 * (points // SMOOTH // 2) + 1
+
+
+def mean(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Series | None:
+    """Mean and range of several curves over the stretch that all of them cover. None: there is no such stretch."""
+    curves = [(x, y) for x, y in curves if len(x)]
+    if not curves:
+        return None
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    grid = max((x for x, _ in curves), key=len)
+    grid = grid[(grid >= start) & (grid <= end)]
+    if not len(grid):
+        return None
+    ys = np.stack([np.interp(grid, x, y) for x, y in curves])   # (runs, points)
+    return Series(grid, ys.mean(0), ys.min(0), ys.max(0), len(curves))
+
+
+def difference(arm: Sequence[Run], baseline: Sequence[Run], x: str, y: str) -> tuple[Series | None, bool]:
+    """Arm − baseline, each seed against its own, and whether seeds were paired; a lone unseeded run is not."""
+    other = {run.seed: run for run in baseline}
+    paired = [run.seed is not None for run in arm if run.seed in other]
+    curves = []
+    for run in arm:
+        if run.seed not in other:
+            continue
+        (xa, ya), (xb, yb) = points(run, x, y), points(other[run.seed], x, y)
+        if len(xa) and len(xb):
+            inside = (xa >= xb[0]) & (xa <= xb[-1])
+            curves.append((xa[inside], ya[inside] - np.interp(xa[inside], xb, yb)))
+    return mean(curves), bool(paired) and all(paired)
+
+
+def settled_range(series: Sequence[Series], share: float = 0.15, pad: float = 0.06) -> tuple[float, float] | None:
+    """y-limits that leave out the first drop: everything after `share` of the x range is inside."""
+    parts = []
+    for s in series:
+        late = s.x >= s.x[0] + share * (s.x[-1] - s.x[0])
+        parts += [s.low[late], s.high[late]]
+    values = np.concatenate(parts) if parts else np.array([])
+    if not len(values):
+        return None
+    low, high = float(values.min()), float(values.max())
+    room = pad * (high - low) or 0.01 * abs(high) or 0.01
+    return low - room, high + room

@@ -1,0 +1,168 @@
+"""
+The runs of a study: which, in what order, what is done already, and how long the rest will take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from experiments.record import RunFiles, read_record
+from experiments.study import Study
+from mingpt.utils import BadInput, CfgNode
+
+WORK = ("max_iters", "batch_size", "accumulation_steps", "optimizer", "dtype", "device")   # of the trainer's settings
+ENDED = ("done", "diverged")   # states in which running once more would give the same
+
+
+@dataclass(frozen=True)
+class Request:
+    """A study as the user asked for it. The settings stay strings, as each run's own command line will read them."""
+    study: Study
+    out: Path
+    preset: str | None = None
+    data: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+    def shared(self) -> list[str]:
+        """The part of a command line that all runs and the tokenizer have in common."""
+        preset = ["--preset", self.preset] if self.preset else []
+        data = ["--data", *self.data] if self.data else []
+        return [*preset, *data, *self.overrides]
+
+    def arguments(self, job: Job) -> list[str]:
+        """lab.py's arguments for one run."""
+        return ["train", "--study", str(self.study.path), "--arm", job.arm, "--seed", str(job.seed),
+                "--out", str(self.out), *self.shared()]
+
+    def files(self, job: Job) -> RunFiles:
+        return RunFiles(self.out, self.study.name, job.arm, job.seed)
+
+    @property
+    def logs(self) -> Path:
+        return self.out / "logs" / self.study.name
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study. `state`: its record's status, `todo` without one. `seconds`, `memory_mb`: expected."""
+    arm: str
+    seed: int
+    state: str = "todo"
+    seconds: float = 0.0
+    memory_mb: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}.s{self.seed}"
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+def order(study: Study) -> list[Job]:
+    """All runs, one seed after the other, the arms of a seed shuffled.
+
+    A machine that warms up or a neighbour that comes and goes then meets every arm alike, and a study cut short has
+    whole pairs. The same study always gives the same order.
+    """
+    jobs = []
+    for seed in study.seeds:
+        arms = list(study.arms)
+        random.Random(f"{study.name}/{seed}").shuffle(arms)
+        jobs += [Job(arm, seed) for arm in arms]
+    return jobs
+
+
+def make_plan(request: Request) -> list[Job]:
+    """The runs in order, each with its state and expected cost. Raises BadInput for settings that no run can have."""
+    from experiments.settings import build_settings
+    settings = {arm: build_settings(preset=request.preset, study=request.study.path, arm=arm, data=list(request.data),
+                                    overrides=request.overrides) for arm in request.study.arms}
+    jobs, measured = [], {}
+    for job in order(request.study):
+        record = record_of(request, job)
+        state = _state(record, settings[job.arm]) if record else "todo"
+        if state == "done":
+            measured.setdefault(job.arm, []).append(record["result"])
+        jobs.append(dataclasses.replace(job, state=state))
+    costs = _costs(settings, measured)
+    return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1]) for job in jobs]
+
+
+def _state(record: dict[str, Any], settings: CfgNode) -> str:
+    """A record's status, unless it was written under other settings: then the run, asked again, says which."""
+    from experiments.run import FREE
+    from experiments.settings import differences
+    # other paths may hold the same data, which only the run can tell
+    changed = set(differences(record["config"], settings)) - (FREE - {"data.paths"})
+    return "todo" if changed and record["status"] in ENDED else record["status"]
+
+
+def record_of(request: Request, job: Job) -> dict[str, Any] | None:
+    """What a run has recorded so far; None when it has not begun, or its record is from another program."""
+    path = request.files(job).json
+    if not path.exists():
+        return None
+    try:
+        return read_record(path)
+    except BadInput:
+        return None   # the run itself says what is wrong with it, and stops
+
+
+def _costs(settings: dict[str, CfgNode], measured: dict[str, list[dict]]) -> dict[str, tuple[float, float]]:
+    """Seconds and MB an arm: as its finished runs took, else predicted, once for all arms that compute the same."""
+    from experiments.predict import predict
+    predictions: dict[str, Any] = {}
+    costs = {}
+    for arm, tree in settings.items():
+        if arm in measured:
+            costs[arm] = (mean(result["seconds"] for result in measured[arm]),
+                          max(result["peak_memory_mb"] or 0.0 for result in measured[arm]))
+            continue
+        sections = [section.to_dict() for section in (tree.model, tree.run, tree.data)]
+        work = str([*sections, *(getattr(tree.trainer, key) for key in WORK)])
+        if work not in predictions:
+            predictions[work] = predict(tree)
+        costs[arm] = (predictions[work].seconds, predictions[work].memory_mb)
+    return costs
+
+
+def is_alive(record: dict[str, Any]) -> bool | None:
+    """Whether the process that writes a record runs; None when that is another machine's affair."""
+    process = record.get("process") or {}
+    if process.get("host") != socket.gethostname():
+        return None
+    try:
+        os.kill(int(process["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True   # somebody else's
+    return True
+
+
+def status_of(record: dict[str, Any]) -> str:
+    """A record's status; `killed` when it says running and its process is gone, `missing` without a record."""
+    status = record.get("status", "missing")
+    return "killed" if status == "running" and is_alive(record) is False else status
+
+
+def seconds_left(jobs: list[Job]) -> float:
+    """Expected seconds of the runs that have not ended, one after the other."""
+    return sum(job.seconds for job in jobs if not job.ended)
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '12 min', '3 h 05 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

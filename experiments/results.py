@@ -1,0 +1,146 @@
+"""
+The runs of one study, put together: which arms, which baseline, which values count, and the verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from statistics import fmean, stdev
+
+from experiments.arms import catalogue
+from experiments.curves import Run
+from experiments.stats import Values, Verdict, verdicts
+from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, find_study, load_study, shipped
+
+UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits a byte", "perplexity": "perplexity"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """One study's runs, with what its declaration says, or the defaults where nobody declared one."""
+    name: str | None              # None: runs of no study
+    runs: tuple[Run, ...]
+    declared: Study | None
+
+    @cached_property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that have runs: baseline first, then as declared, then as the catalogue has them, then by name."""
+        order = [self.baseline, *(self.declared.arms if self.declared else ()), *known_arms()]
+        rank = {name: i for i, name in reversed(list(enumerate(order)))}
+        return tuple(sorted({run.arm for run in self.runs}, key=lambda a: (rank.get(a, len(order)), a)))
+
+    @cached_property
+    def baseline(self) -> str:
+        """As declared; else the arm that changes nothing, by its record or by the catalogue's name for it."""
+        if self.declared:
+            return self.declared.baseline
+        unchanged = sorted({run.arm for run in self.runs if run.record and run.record.get("changes") == {}})
+        plain = next(name for name, arm in catalogue().items() if not arm.settings)
+        return unchanged[0] if len(unchanged) == 1 else plain
+
+    @property
+    def title(self) -> str:
+        """The study's question, or what the runs are."""
+        return (self.declared and self.declared.question) or (f"Study {self.name}" if self.name else "Runs of no study")
+
+    @property
+    def margin(self) -> float:
+        return self.declared.margin if self.declared else DEFAULT_MARGIN
+
+    @property
+    def alpha(self) -> float:
+        return self.declared.alpha if self.declared else DEFAULT_ALPHA
+
+    @property
+    def metric(self) -> str:
+        return self.declared.metric if self.declared else "val_loss"
+
+    def runs_of(self, arm: str) -> list[Run]:
+        """An arm's runs, in order of seed."""
+        return [run for run in self.runs if run.arm == arm]
+
+    @cached_property
+    def values(self) -> dict[str, Values]:
+        """Arm → seed → final value of the metric; NaN where a run diverged. Unfinished and failed runs have none.
+
+        A file that names no seed stands under None, NaN when it has no value: a run, though it pairs with nothing.
+        """
+        table: dict[str, dict[int | None, float]] = {arm: {} for arm in self.arms}
+        for run in self.runs:
+            value = run.final(self.metric) if run.complete else None
+            if run.status == "diverged":
+                table[run.arm][run.seed] = float("nan")
+            elif value is not None or run.seed is None:
+                table[run.arm][run.seed] = float("nan") if value is None else value
+        return table
+
+    @property
+    def left_out(self) -> list[str]:
+        """Runs whose value is not in the verdicts, by reason: nothing is dropped in silence."""
+        reasons: dict[str, list[str]] = {}
+        for run in self.runs:
+            if why := self._why_not(run):
+                reasons.setdefault(why, []).append(run.path.stem)
+        return [f"{why}: {', '.join(names)}" for why, names in reasons.items()]
+
+    def _why_not(self, run: Run) -> str | None:
+        if not run.complete:
+            message = (run.record or {}).get("message")
+            return run.status + (f" ({message})" if message else "")
+        return None if run.final(self.metric) is not None else f"no {self.metric}"
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """A verdict for every arm but the baseline; none when the baseline has no run."""
+        if self.baseline not in self.arms:
+            return {}
+        unit = UNITS.get(self.metric, self.metric)
+        return verdicts(self.values, self.baseline, margin=self.margin, alpha=self.alpha, unit=unit)
+
+    def baseline_line(self, width: int = 0) -> str:
+        """The baseline's line above the verdicts: its mean and spread over seeds."""
+        values = [v for v in self.values.get(self.baseline, {}).values() if isfinite(v)]
+        text = f"{self.baseline:{width}s}  baseline  "
+        if not values:
+            return f"{text} no final {self.metric}"
+        unit = UNITS.get(self.metric, self.metric)
+        spread = f" (sd {stdev(values):.4f} over seeds)" if len(values) > 1 else ""
+        return f"{text} {fmean(values):.4f} {unit}{spread}, n = {len(values)}; margin ±{self.margin:g}"
+
+    def summary(self) -> dict:
+        """What verdicts.json holds."""
+        return {"schema": 1, "study": self.name, "study_hash": self.declared.hash if self.declared else None,
+                "question": self.title, "baseline": self.baseline, "metric": self.metric, "margin": self.margin,
+                "alpha": self.alpha, "left_out": self.left_out,
+                "values": {arm: {str(seed): value if isfinite(value) else None for seed, value in seeds.items()}
+                           for arm, seeds in self.values.items()},
+                "verdicts": {arm: verdict.to_dict() for arm, verdict in self.verdicts.items()}}
+
+
+def collect(runs: Iterable[Run], study_file: str | Path | None = None) -> list[Results]:
+    """Runs by study, those of no study first. `study_file` declares the study of its name, shipped or not."""
+    groups: dict[str | None, list[Run]] = {}
+    for run in runs:
+        if run.table.empty and run.record is None:
+            continue   # some other .csv: its problems say so, and it is no arm
+        groups.setdefault(run.study, []).append(run)
+    given = load_study(find_study(study_file)) if study_file else None
+    return [Results(name, tuple(group), given if given and given.name == name else declaration(name))
+            for name, group in sorted(groups.items(), key=lambda item: item[0] or "")]
+
+
+def declaration(name: str | None) -> Study | None:
+    """The shipped study of that name, if there is one: a folder of runs may be called anything."""
+    return load_study(name) if name in shipped() else None
+
+
+def known_arms() -> list[str]:
+    """Every arm that the catalogue or a shipped study names, in a fixed order."""
+    names = list(catalogue())
+    for study in shipped():
+        names += load_study(study).arms
+    return list(dict.fromkeys(names))

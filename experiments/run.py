@@ -1,0 +1,254 @@
+"""
+One run: an arm, a seed, a folder. It records as it goes, resumes exactly where it was killed, and ends with a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments import checkpoint
+from experiments.audit import audit
+from experiments.evaluate import evaluate
+from experiments.memory import peak_memory_mb
+from experiments.progress import Observer
+from experiments.record import (
+    SCHEMA,
+    Log,
+    RunFiles,
+    code_version,
+    config_hash,
+    environment,
+    now,
+    process,
+    read_record,
+    write_record,
+)
+from experiments.seeded import SeededTrainer, build_model, describe_model
+from experiments.settings import Spec, differences
+from mingpt.trainer import Trainer
+from mingpt.utils import BadInput
+from mingpt.utils import CfgNode as CN
+
+DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
+# what may differ between a run and its continuation: it changes no number that the run computes
+FREE = {"trainer.device", "trainer.num_workers", "data.cache", "data.paths"}
+
+
+def get_default_config() -> CN:
+    """How a run measures itself and what it keeps."""
+    C = CN()
+    C.log_every = 10            # iterations between rows of the CSV
+    C.eval_every = 100          # iterations between evaluations on the fixed validation tokens
+    C.checkpoint_every = 100    # iterations between checkpoints
+    C.eval_batch_size = None    # sequences at once in an evaluation; None: trainer.batch_size
+    C.keep_best = False         # keep the weights of the best evaluation as well
+    C.patience = None           # stop after so many evaluations without a better one
+    C.sample_prompt = "\n"      # the text sampled at the end continues this
+    C.sample_tokens = 100
+    return C
+
+
+class Run:
+    """One training run and its files. `execute` returns the exit code."""
+
+    def __init__(self, spec: Spec, seed: int, out: Path, corpus, command: str = "", observer: Any = None,
+                 name: str | None = None):
+        self.spec, self.seed, self.corpus, self.observer = spec, seed, corpus, observer or Observer()
+        self.files = RunFiles(Path(out), spec.study.name if spec.study else None, name or spec.arm, seed)
+        self.settings, self.limits = spec.settings, spec.settings.run
+        self.signal: int | None = None
+        self.record = {"schema": SCHEMA, "study": self.files.study,
+                       "study_hash": spec.study.hash if spec.study else None, "arm": self.files.arm, "seed": seed,
+                       "status": "running", "message": None, "process": process(), "command": command,
+                       "changes": spec.changes, "config": spec.settings.to_dict(),
+                       "config_hash": config_hash(spec.settings.to_dict()), "preset": spec.preset,
+                       "code": code_version(), "data": corpus.describe(), "start": now(), "end": None, "result": None}
+
+    # -- the whole of it ------------------------------------------------------------------------------------------
+
+    def execute(self, resume: str = "auto") -> int:
+        """Train to the end, from the beginning or from where an earlier attempt stopped."""
+        with checkpoint.locked(self.files.checkpoint):
+            earlier = None if resume == "restart" else self._earlier()
+            if earlier and earlier["status"] in ("done", "diverged"):
+                self.observer.say(f"{self.files.name} is {earlier['status']} already: {self.files.json}")
+                return DONE if earlier["status"] == "done" else FAILED
+            self._prepare(resumed=earlier is not None)
+            try:
+                with self._signals():
+                    self.trainer.run()
+            except Exception as error:
+                self._finish("failed", f"{type(error).__name__}: {error}")
+                raise
+            return self._conclude()
+
+    def _earlier(self) -> dict | None:
+        """The record of an earlier attempt under the same settings; BadInput when they are other ones."""
+        if not self.files.json.exists():
+            if self.files.csv.exists():
+                raise BadInput(f"{self.files.csv} exists without its .json: move it away, or --resume restart")
+            return None
+        earlier = read_record(self.files.json)
+        changed = {k: v for k, v in differences(earlier["config"], self.settings).items() if k not in FREE}
+        if earlier["data"].get("hash") != self.record["data"].get("hash"):
+            changed["data"] = [earlier["data"].get("hash"), self.record["data"].get("hash")]
+        if changed:
+            what = ", ".join(f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
+            raise BadInput(f"{self.files.json}: {earlier['status']} under other settings: {what}; "
+                           "give another --out or --arm, or --resume restart")
+        return earlier
+
+    def _prepare(self, resumed: bool) -> None:
+        """Model, trainer, log; the state of an interrupted run when there is one."""
+        settings, limits = self.settings, self.limits
+        self.state = checkpoint.read_state(self.files.checkpoint) if resumed else None
+        model = build_model(settings, self.corpus, self.seed)
+        if self.state:
+            checkpoint.load_model(self.files.checkpoint, model)
+            self.record["start"] = self.state["start"]
+        batches = self.corpus.train(settings.model.block_size, settings.trainer.batch_size, self.seed)
+        self.validation = self.corpus.validation(settings.model.block_size, settings.data.val_tokens)
+        self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
+        self.trainer = SeededTrainer(settings.trainer, model, batches, self.seed)
+        self.tokens_per_step = batches.tokens_per_batch * settings.trainer.accumulation_steps
+        self.flops_per_step = model.flops_per_token() * self.tokens_per_step
+        self.record |= {"environment": environment(self.trainer.device), "model": describe_model(model),
+                        "audit": audit(model, settings.trainer)}
+        self.trainer.add_callback("on_train_start", self._start)
+        self.trainer.add_callback("on_iteration_end", self._after_iteration)
+
+    def _start(self, trainer: Trainer) -> None:
+        state = self.state or {"csv_bytes": 0, "loss_sum": 0.0, "loss_count": 0, "seconds": 0.0, "best": None,
+                               "bad_evaluations": 0, "evaluation": None, "row_iteration": 0, "row_seconds": 0.0}
+        if self.state:
+            checkpoint.load_optimizer(self.files.checkpoint, trainer.model, trainer.optimizer)
+            trainer.iter_num = state["iteration"]
+        self.log = Log(self.files.csv, keep=state["csv_bytes"])
+        self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
+        self.best, self.bad_evaluations, self.evaluation = state["best"], state["bad_evaluations"], state["evaluation"]
+        self.row_iteration, self.row_seconds = state["row_iteration"], state["row_seconds"]
+        self.seconds, self.outcome = state["seconds"], ("done", None)
+        self.record["progress"] = {"iteration": trainer.iter_num, "max_iters": trainer.config.max_iters}
+        write_record(self.files.json, self.record)
+        self.observer.start(self, resumed_at=trainer.iter_num if self.state else None)
+        if not self.state:
+            self._evaluate(trainer)
+            self._row(trainer, loss=None)
+        self.clock = time.perf_counter()
+
+    # -- every iteration ------------------------------------------------------------------------------------------
+
+    def _after_iteration(self, trainer: Trainer) -> None:
+        """Log, evaluate, save and stop, each when it is due. Only what is due waits for the device."""
+        n, last = trainer.iter_num, trainer.iter_num == trainer.config.max_iters
+        self.loss_sum = self.loss_sum + trainer.loss.double()
+        self.loss_count += 1
+        evaluate_now = last or n % self.limits.eval_every == 0
+        if evaluate_now or n % self.limits.log_every == 0:
+            loss = float(self.loss_sum) / self.loss_count     # waits for the device, so the clock is read after it
+            self._tick()
+            if evaluate_now and math.isfinite(loss):
+                self._evaluate(trainer)
+            self._row(trainer, loss, measured=evaluate_now)
+            self._check(trainer, loss)
+        if not trainer.stop and not last and (self.signal or n % self.limits.checkpoint_every == 0):
+            self._tick()
+            self._save(trainer)
+        if self.signal and not trainer.stop and not last:
+            self._stop(trainer, "interrupted", f"signal {signal.Signals(self.signal).name}")
+        self.clock = time.perf_counter()
+
+    def _tick(self) -> None:
+        """Count the seconds of training alone: evaluating and saving stop the clock."""
+        self.seconds += time.perf_counter() - self.clock
+        self.clock = time.perf_counter()
+
+    def _evaluate(self, trainer: Trainer) -> None:
+        self.evaluation = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast())
+        if self.best is None or self.evaluation["val_loss"] < self.best["val_loss"]:
+            self.best = {"val_loss": self.evaluation["val_loss"], "iteration": trainer.iter_num}
+            self.bad_evaluations = 0
+            if self.limits.keep_best:
+                name = f"best-{trainer.iter_num:06d}"
+                self.best["file"] = checkpoint.save_weights(self.files.checkpoint, name, trainer.model)
+        else:
+            self.bad_evaluations += 1
+
+    def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
+        n = trainer.iter_num
+        steps, seconds = n - self.row_iteration, self.seconds - self.row_seconds
+        row = {"iteration": n, "loss": loss, "val_loss": self.evaluation["val_loss"] if measured else None,
+               "learning_rate": trainer.lr if n else None, "grad_norm": float(trainer.grad_norm) if n else None,
+               "tokens": n * self.tokens_per_step, "flops": n * self.flops_per_step, "seconds": self.seconds,
+               "tokens_per_second": steps * self.tokens_per_step / seconds if seconds > 0 else None,
+               "peak_memory_mb": peak_memory_mb(trainer.device)}
+        self.log.row(row)
+        self.loss_sum, self.loss_count, self.row_iteration, self.row_seconds = 0.0, 0, n, self.seconds
+        self.record["progress"] |= {"iteration": n, "seconds": self.seconds, **{k: row[k] for k in (
+            "loss", "val_loss", "tokens_per_second") if row[k] is not None}}
+        write_record(self.files.json, self.record)
+        self.observer.row(row, self.evaluation)
+
+    def _check(self, trainer: Trainer, loss: float) -> None:
+        if not math.isfinite(loss) or not math.isfinite(self.evaluation["val_loss"]):
+            self._stop(trainer, "diverged", f"loss {loss} at iteration {trainer.iter_num}")
+        elif self.limits.patience is not None and self.bad_evaluations >= self.limits.patience:
+            self._stop(trainer, "done", f"no better evaluation in {self.bad_evaluations}: stopped early")
+
+    def _stop(self, trainer: Trainer, status: str, message: str) -> None:
+        trainer.stop, self.outcome = True, (status, message)
+
+    def _save(self, trainer: Trainer, final: bool = False) -> None:
+        state = {"start": self.record["start"], "seed": self.seed, "csv_bytes": self.log.size(),
+                 "loss_sum": float(self.loss_sum), "loss_count": self.loss_count, "seconds": self.seconds,
+                 "best": self.best, "bad_evaluations": self.bad_evaluations, "evaluation": self.evaluation,
+                 "row_iteration": self.row_iteration, "row_seconds": self.row_seconds,
+                 "model": trainer.model.config.to_dict(), "tokenizer": self.settings.data.tokenizer}
+        checkpoint.save(self.files.checkpoint, trainer.iter_num, trainer.model, None if final else trainer.optimizer,
+                        state)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _conclude(self) -> int:
+        status, message = self.outcome
+        if status == "done":
+            self._save(self.trainer, final=True)
+            self.record["result"] = self._result()
+        self._finish(status, message)
+        self.observer.end(self, status, message)
+        return {"done": DONE, "interrupted": INTERRUPTED}.get(status, FAILED)
+
+    def _result(self) -> dict[str, Any]:
+        n = self.trainer.iter_num
+        best = {key: self.best[key] for key in ("val_loss", "iteration")}
+        return {**self.evaluation, "best": best, "iterations": n, "tokens": n * self.tokens_per_step,
+                "flops": n * self.flops_per_step,
+                "tokens_per_second": n * self.tokens_per_step / self.seconds if self.seconds else None,
+                "peak_memory_mb": peak_memory_mb(self.trainer.device), "seconds": self.seconds}
+
+    def _finish(self, status: str, message: str | None) -> None:
+        self.record |= {"status": status, "message": message, "end": now()}
+        write_record(self.files.json, self.record)
+        if hasattr(self, "log"):
+            self.log.close()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM, SIGUSR1 and Ctrl-C ask for a checkpoint and an end; a second Ctrl-C does not wait."""
+        def ask(number: int, frame: Any) -> None:
+            if self.signal == signal.SIGINT == number:
+                raise KeyboardInterrupt
+            self.signal = number
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        before = {number: signal.signal(number, ask) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

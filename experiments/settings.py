@@ -1,0 +1,224 @@
+"""
+One tree of settings for a run. Later layers win: defaults, preset, the study's base, the arm, the command line.
+
+    spec = make_spec(flags=["rope"], preset="nano", overrides=["--trainer.max_iters=20"])
+    spec.arm, spec.settings.model.position, spec.changes
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.arms import catalogue, flatten, read_toml
+from experiments.study import Study, combine, load_study
+from mingpt.utils import BadInput, did_you_mean, parse_value
+from mingpt.utils import CfgNode as CN
+
+PRESETS = Path(__file__).with_name("presets")
+DEFAULT_PRESET = "laptop"
+SHAPE = ("n_layer", "n_head", "n_embd")
+AT_LEAST_ONE = ("model.block_size", "trainer.max_iters", "trainer.batch_size", "trainer.accumulation_steps",
+                "data.val_tokens", "run.log_every", "run.eval_every", "run.checkpoint_every")
+SHARES = ("model.embd_pdrop", "model.resid_pdrop", "model.attn_pdrop")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one arm of one study is: all that decides a run but its seed."""
+    study: Study | None
+    arm: str
+    preset: str
+    settings: CN
+    baseline: CN                            # what the arm is compared with, under the same preset and overrides
+    changes: dict[str, list]                # setting → [baseline's value, this arm's]
+
+
+def default_settings() -> CN:
+    """Every setting there is, at its default; each section is owned by what it configures."""
+    from experiments import corpus, run
+    from mingpt.model import GPT
+    from mingpt.trainer import Trainer
+    return CN(model=GPT.get_default_config(), trainer=Trainer.get_default_config(),
+              data=corpus.get_default_config(), run=run.get_default_config())
+
+
+def build_settings(preset: str | None = None, study: str | Path | None = None, arm: str | None = None,
+                   flags: Iterable[str] = (), data: list[str] | None = None, overrides: Iterable[str] = ()) -> CN:
+    """The settings of `make_spec` alone."""
+    return make_spec(preset, study, arm, flags, data, overrides).settings
+
+
+def make_spec(preset: str | None = None, study: str | Path | None = None, arm: str | None = None,
+              flags: Iterable[str] = (), data: list[str] | None = None, overrides: Iterable[str] = ()) -> Spec:
+    """Merge all layers. `flags` are catalogue arms to combine; with a study, `arm` is one of its arms; without,
+    it is a name for the combination. `overrides` are `--section.key=value` strings."""
+    declared = load_study(study) if study is not None else None
+    preset_name = preset or (declared.preset if declared else None) or DEFAULT_PRESET
+    layers, specials = load_preset(preset_name)
+    name, changed, compared = _arm(declared, arm, list(flags))
+    given = dict(parse_override(text) for text in overrides)
+    ours = {key: value for key, value in given.items() if declared is None and key in _slot_keys()}
+    shared = [layers, declared.base if declared else {}]
+    rest = {key: value for key, value in given.items() if key not in ours}
+    if data:
+        rest["data.paths"] = list(data)
+    settings = _merge([*shared, _special(changed, specials), ours, rest])
+    baseline = _merge([*shared, _special(compared, specials), rest])
+    check(settings)
+    if arm is None:
+        name = _extended(name, ours)
+    return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings))
+
+
+def _arm(study: Study | None, arm: str | None, flags: list[str]) -> tuple[str, dict, dict]:
+    """(name, what it changes, what its baseline changes)."""
+    if study is None:
+        name, changed = combine(flags)
+        return arm or name, changed, {}
+    if flags:
+        raise BadInput(f"--study {study.name} declares its arms: choose one with --arm, without arm flags")
+    if arm is None:
+        raise BadInput(f"--study {study.name} needs --arm: one of {', '.join(study.arms)}")
+    if arm not in study.arms:
+        raise BadInput(f"study {study.name} has no arm {arm!r}{did_you_mean(arm, study.arms)}")
+    return arm, study.arms[arm], study.arms[study.baseline]
+
+
+def _special(changed: Mapping[str, Any], specials: Mapping[str, Mapping]) -> dict[str, Any]:
+    """An arm's changes, with the preset's own numbers for the catalogue's arms that it contains."""
+    merged = dict(changed)
+    for name, values in specials.items():
+        own = catalogue()[name].own
+        if all(changed.get(key) == value for key, value in own.items()):
+            merged |= values
+    return merged
+
+
+def _extended(name: str, ours: Mapping[str, Any]) -> str:
+    """The arm's name with the slot members chosen by override: `rope` and mlp=geglu is `rope_geglu`."""
+    from mingpt.model import SLOTS
+    members = [str(value) for key, value in ours.items() if key.removeprefix("model.") in SLOTS]
+    named = [] if not members and name else [n for n in [name] if catalogue().get(n) is None or catalogue()[n].settings]
+    return "_".join([*named, *members]) or name
+
+
+def _slot_keys() -> set[str]:
+    """Settings that make an arm: the model's and the trainer's slots and their members' options."""
+    from mingpt import model, trainer
+    return {f"{section}.{key}" for section, slots in (("model", model.SLOTS), ("trainer", trainer.SLOTS))
+            for key in model.slot_defaults(slots)}
+
+
+def presets() -> dict[str, Path]:
+    """The presets that come with the project, by name."""
+    return {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
+
+
+def load_preset(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A preset's settings (flat), and its own numbers for arms of the catalogue."""
+    path = presets().get(name) or Path(name)
+    if not path.is_file():
+        raise BadInput(f"no preset {name!r}{did_you_mean(name, presets())}")
+    table = read_toml(path)
+    specials = {arm: flatten(values, f"{path}: [arms.{arm}]") for arm, values in table.pop("arms", {}).items()}
+    for arm in specials:
+        if arm not in catalogue():
+            raise BadInput(f"{path}: [arms.{arm}]: no such arm{did_you_mean(arm, catalogue())}")
+    return flatten(table, str(path)), specials
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """'--model.n_layer=2' → ('model.n_layer', 2)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.startswith("--"):
+        raise BadInput(f"argument {text!r}: settings are given as --section.key=value")
+    return key[2:], parse_value(value)
+
+
+def _merge(layers: list[Mapping[str, Any]]) -> CN:
+    settings = default_settings()
+    for layer in layers:
+        for key, value in layer.items():
+            set_flat(settings, key, value)
+        _one_shape(settings.model, layer)
+    return settings
+
+
+def check(settings: CN) -> None:
+    """BadInput for values that no run could use, before anything is built."""
+    flat = dict(walk(settings))
+    for key in AT_LEAST_ONE:
+        if not isinstance(flat[key], int) or flat[key] < 1:
+            raise BadInput(f"{key}={flat[key]!r}: give a whole number from 1")
+    for key in SHARES:
+        if not 0 <= flat[key] < 1:
+            raise BadInput(f"{key}={flat[key]!r}: give a share from 0 to below 1")
+    if not flat["trainer.learning_rate"] > 0:
+        raise BadInput(f"trainer.learning_rate={flat['trainer.learning_rate']!r}: give a number above 0")
+    model = settings.model
+    if model.model_type is None and model.n_embd % model.n_head:
+        near = [h for h in range(1, model.n_embd + 1) if model.n_embd % h == 0]
+        near = min(near, key=lambda h: abs(h - model.n_head))
+        raise BadInput(f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}: try {near}")
+
+
+def _one_shape(model: CN, layer: Mapping[str, Any]) -> None:
+    """A size is a name or three numbers: the layer that speaks last decides which."""
+    if layer.get("model.model_type") is not None:
+        model.merge_from_dict(dict.fromkeys(SHAPE))
+    elif any(f"model.{key}" in layer for key in SHAPE):
+        from mingpt.model import SIZES
+        named = SIZES.get(model.model_type, {})
+        model.merge_from_dict({key: getattr(model, key) or named.get(key) for key in SHAPE} | {"model_type": None})
+
+
+def set_flat(settings: CN, key: str, value: Any) -> None:
+    """Set 'section.key', refusing unknown names and values of another kind."""
+    section, _, leaf = key.partition(".")
+    sections = settings.to_dict()
+    if section not in sections:
+        raise BadInput(f"no section {section!r} in setting {key!r}{did_you_mean(section, sections)}")
+    if leaf not in sections[section]:
+        known = [f"{section}.{name}" for name in sections[section]]
+        raise BadInput(f"no setting {key!r}{did_you_mean(key, known)}")
+    node = getattr(settings, section)
+    setattr(node, leaf, _checked(key, value, getattr(node, leaf)))
+
+
+def _checked(key: str, value: Any, present: Any) -> Any:
+    """The value in the kind of the present one: 1e3 is a number of iterations, 'many' is not."""
+    if value is None or present is None:
+        return copy.deepcopy(value)
+    if isinstance(present, bool):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif isinstance(present, int | float):
+        fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        if fits and isinstance(value, float) and value == int(value) and isinstance(present, int):
+            value = int(value)
+    elif isinstance(present, list | tuple):
+        fits, kind = isinstance(value, list | tuple), "a list"
+    else:
+        fits, kind = True, ""
+    if not fits:
+        raise BadInput(f"{key}={value!r}: this setting takes {kind} (default {present!r})")
+    return copy.deepcopy(value)
+
+
+def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('section.key', value) of every leaf."""
+    for key, value in (tree.to_dict() if isinstance(tree, CN) else tree).items():
+        if isinstance(value, Mapping):
+            yield from walk(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def differences(a: CN | Mapping, b: CN | Mapping) -> dict[str, list]:
+    """Setting → [a's value, b's] where they differ."""
+    left, right = dict(walk(a)), dict(walk(b))
+    return {key: [left.get(key), right.get(key)] for key in dict.fromkeys([*left, *right])
+            if left.get(key) != right.get(key)}

@@ -1,0 +1,108 @@
+"""
+Text to integers and back: GPT-2's byte pairs (no network), plain bytes, or any encoding that tiktoken knows.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from mingpt.bpe import gpt2_encoding, safe_pieces
+from mingpt.utils import BadInput, did_you_mean
+
+SMALL_VOCABULARY = 2 ** 16   # what uint16 can tell apart
+
+
+class Tokenizer(ABC):
+    """name, vocab_size and eot (the id that ends a document). Ids are uint16, or uint32 in larger vocabularies."""
+
+    def __init__(self, name: str, vocab_size: int, eot: int):
+        self.name, self.vocab_size, self.eot = name, vocab_size, eot
+        self.dtype = np.dtype(np.uint16 if vocab_size <= SMALL_VOCABULARY else np.uint32)
+
+    @abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """One text → its ids (n,). Releases the GIL for most of its time, so that threads run side by side."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Ids → text; what is no UTF-8 becomes U+FFFD."""
+
+    @property
+    @abstractmethod
+    def token_bytes(self) -> np.ndarray:
+        """int32 [vocab_size]: how many bytes of text each id stands for; the end of a document stands for none."""
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """Texts → one array of ids each, by as many threads as there are cores."""
+        if len(texts) < 2:
+            return [self.encode(text) for text in texts]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self.encode, texts))
+
+
+class ByteTokenizer(Tokenizer):
+    """The 256 bytes of UTF-8, and 256 for the end of a document: a small head, for small models."""
+
+    def __init__(self):
+        super().__init__("byte", vocab_size=257, eot=256)
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(self.dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return bytes(int(i) for i in ids if i != self.eot).decode("utf-8", errors="replace")
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        return np.array([1] * 256 + [0], np.int32)
+
+
+class TiktokenTokenizer(Tokenizer):
+    """A byte pair encoding in tiktoken."""
+
+    def __init__(self, name: str, encoding):
+        super().__init__(name, encoding.n_vocab, encoding.eot_token)
+        self.encoding = encoding
+
+    def encode(self, text: str) -> np.ndarray:
+        # '<|endoftext|>' in a text is text: only the corpus ends documents
+        parts = [self.encoding.encode_to_numpy(piece, disallowed_special=()) for piece in safe_pieces(text)]
+        return (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(self.dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.encoding.decode([int(i) for i in ids])
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        sizes = np.zeros(self.vocab_size, np.int32)
+        for token in self.encoding.token_byte_values():
+            sizes[self.encoding.encode_single_token(token)] = len(token)
+        return sizes
+
+
+@functools.cache
+def get_tokenizer(name: str) -> Tokenizer:
+    """`gpt2`, `byte`, or an encoding that tiktoken fetches once (`o200k_base`). BadInput when it cannot be had."""
+    if name == "gpt2":
+        return TiktokenTokenizer("gpt2", gpt2_encoding())
+    if name == "byte":
+        return ByteTokenizer()
+    return TiktokenTokenizer(name, _fetched(name))
+
+
+def _fetched(name: str):
+    import tiktoken
+    known = ["gpt2", "byte", *(n for n in tiktoken.list_encoding_names() if n != "gpt2")]
+    if name not in known:
+        raise BadInput(f"data.tokenizer: no tokenizer {name!r}{did_you_mean(str(name), known)}")
+    try:
+        return tiktoken.get_encoding(name)
+    except OSError as error:   # requests' errors are OSErrors
+        raise BadInput(f"data.tokenizer: {name!r} must be fetched and the network did not answer "
+                       f"({type(error).__name__}): use gpt2 or byte, which need none") from None

@@ -1,0 +1,95 @@
+"""
+ablate: change one thing in a GPT, train the arms, get an answer that can be trusted.
+
+    python lab.py -r -s -w                train one arm: rotary positions, SwiGLU, warm-up
+    python lab.py VERB --help             what each verb takes
+
+A first argument that is no verb means `train`. Any setting: --model.n_layer=2 --trainer.learning_rate=1e-3
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+from mingpt.utils import BadInput, did_you_mean
+
+COMMANDS = Path(__file__).resolve().parent / "commands"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors as the one line that every other bad input gets."""
+
+    def error(self, message: str) -> None:
+        known = [option for action in self._actions for option in action.option_strings]
+        word = message.rpartition("unrecognized arguments: ")[2].split(" ")[0]
+        hint = did_you_mean(word.partition("=")[0], known) if word.startswith("--") else ""
+        raise BadInput(f"{self.prog}: {message}{hint if 'did you mean' in hint else f' (see {self.prog} --help)'}")
+
+
+def verbs() -> list[str]:
+    """Every module of commands/ is a verb."""
+    return sorted(path.stem for path in COMMANDS.glob("[a-z]*.py"))
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(the rest, the `--section.key=value` overrides); `--section.key value` is read as well."""
+    rest, overrides, words = [], [], iter(argv)
+    for word in words:
+        name = word.partition("=")[0]
+        if not (name.startswith("--") and "." in name):
+            rest.append(word)
+        elif "=" in word:
+            overrides.append(word)
+        else:
+            value = next(words, None)
+            if value is None:
+                raise BadInput(f"argument {word}: give it a value, {word}=VALUE")
+            overrides.append(f"{word}={value}")
+    return rest, overrides
+
+
+def overview() -> str:
+    """The help of lab.py itself: each verb with the first line of its module."""
+    lines = [__doc__.strip(), "", "verbs:"]
+    for verb in verbs():
+        text = (COMMANDS / f"{verb}.py").read_text(encoding="utf-8").lstrip().lstrip('"').lstrip()
+        lines.append(f"  {verb:<10} {text.splitlines()[0].rstrip('.')}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Run one verb and return its exit code."""
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if argv and not argv[0].startswith("-") and argv[0] not in verbs():
+        raise BadInput(f"lab.py: no verb {argv[0]!r}{did_you_mean(argv[0], verbs())}")
+    verb, arguments = (argv[0], argv[1:]) if argv and argv[0] in verbs() else ("train", argv)
+    command = importlib.import_module(f"commands.{verb}")
+    parser = Parser(prog=f"lab.py {verb}", description=command.__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_arguments(parser)
+    arguments, overrides = split_overrides(arguments)
+    args = parser.parse_args(arguments)
+    args.overrides = overrides
+    return command.main(args)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BadInput as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:   # the reader (head, less) has seen enough
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)

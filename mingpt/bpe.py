@@ -1,0 +1,214 @@
+r"""
+Byte pair encoding, GPT-2's: text ↔ integers below 50,257.
+
+The same names as minGPT's `bpe`, and the same integers. What differs: the vocabulary ships with the package
+(`gpt2.tiktoken`, checked by its hash, never fetched), and `encode` runs in tiktoken's compiled code; the slow
+readable path is still here, in `bpe` and `encode_and_show_work`, and gives the same result.
+
+An encoding goes through four steps:
+    text    'Hello 🤗'
+    words   ['Hello', ' 🤗']                       split by a regular expression; a space leads its word
+    bytes   ['Hello', 'ĠðŁ¤Ĺ']                     UTF-8, each byte drawn as one printable character
+    merges  [['Hello'], ['ĠðŁ', '¤', 'Ĺ']]         the earliest-learned pair first, until none is left
+    ids     [15496, 12520, 97, 245]
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import regex
+import tiktoken
+
+from mingpt.utils import BadInput
+
+END_OF_TEXT = "<|endoftext|>"
+VOCABULARY = Path(__file__).with_name("gpt2.tiktoken")
+VOCABULARY_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+
+# Contractions, letters, digits, the rest, white space. A run of blanks keeps its last one for the word that follows.
+SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+# The same words by quantifiers that never give back. Half a million blanks before a letter still overflow the stack
+# of the compiled regular expression: LONG_BLANKS are cut out beforehand.
+FAST_SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+LONG_BLANKS = regex.compile(r"\s{100000,}+(?=\S)")
+
+
+def bytes_to_unicode() -> dict[int, str]:
+    """One printable character for each of the 256 bytes.
+
+    The 188 bytes that Latin-1 prints as a visible character stand for themselves; the other 68 (controls, blanks,
+    the soft hyphen) take the characters from U+0100 on, in order, so that the blank becomes 'Ġ'.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(256) if b not in set(visible)]
+    table = {b: chr(b) for b in visible}
+    table.update({b: chr(256 + n) for n, b in enumerate(hidden)})
+    return table
+
+
+def get_pairs(word: tuple[str, ...] | str) -> set[tuple[str, str]]:
+    """The set of neighbouring pairs in a word: 'abab' → {('a', 'b'), ('b', 'a')}."""
+    return set(zip(word, word[1:], strict=False))
+
+
+class Encoder:
+    """GPT-2's encoder. `encoder`: token string → id; `bpe_merges`: pairs of token strings, the first learned first."""
+
+    def __init__(self, encoder: dict[str, int], bpe_merges: list[tuple[str, str]]):
+        self.byte_encoder = bytes_to_unicode()
+        self.byte_decoder = {c: b for b, c in self.byte_encoder.items()}
+        self.encoder = encoder
+        self.decoder = {i: token for token, i in encoder.items()}
+        self.bpe_ranks = {pair: rank for rank, pair in enumerate(bpe_merges)}
+        self.pat = regex.compile(SPLIT)
+        self.cache: dict[str, str] = {}
+        self._compiled = self._compile(bpe_merges)
+
+    def _compile(self, bpe_merges: list[tuple[str, str]]) -> tiktoken.Encoding | None:
+        """The same vocabulary in tiktoken, which takes a token's id for its rank: None where ids are not so ordered."""
+        merged = [self.encoder.get(a + b) for a, b in bpe_merges]
+        if None in merged or merged != sorted(set(merged)):
+            return None
+        if any(c not in self.encoder for c in self.byte_decoder):
+            return None
+        ranks = {self._to_bytes(a + b): self.encoder[a + b] for a, b in bpe_merges}
+        ranks.update({bytes([b]): self.encoder[c] for b, c in self.byte_encoder.items()})
+        return tiktoken.Encoding("mingpt", pat_str=FAST_SPLIT, mergeable_ranks=ranks, special_tokens={})
+
+    def _to_bytes(self, token: str) -> bytes:
+        return bytes(self.byte_decoder[c] for c in token)
+
+    def bpe(self, token: str) -> str:
+        """Merge one word of printable characters as far as the merges go: 'ĠKarpathy' → 'ĠK arp athy'."""
+        if token in self.cache:
+            return self.cache[token]
+        parts = tuple(token)
+        while len(parts) > 1:
+            best = min(get_pairs(parts), key=lambda pair: self.bpe_ranks.get(pair, float("inf")))
+            if best not in self.bpe_ranks:
+                break
+            parts = _merge(parts, best)
+        self.cache[token] = " ".join(parts)   # no part holds a blank: byte 32 is drawn 'Ġ'
+        return self.cache[token]
+
+    def encode(self, text: str) -> list[int]:
+        """Text → ids. '<|endoftext|>' in the text is text like any other."""
+        if self._compiled is not None:
+            return [i for piece in safe_pieces(text) for i in self._compiled.encode_ordinary(piece)]
+        return self.encode_and_show_work(text)["bpe_idx"]
+
+    def encode_and_show_work(self, text: str) -> dict[str, Any]:
+        """As `encode`, with every step: {'bpe_idx': ids, 'tokens': words, 'parts': one dict a word}."""
+        words = self.pat.findall(text)
+        parts = [self._show_word(word) for word in words]
+        return {"bpe_idx": [i for part in parts for i in part["token_ix"]], "tokens": words, "parts": parts}
+
+    def _show_word(self, word: str) -> dict[str, Any]:
+        raw = word.encode("utf-8")
+        translated = "".join(self.byte_encoder[b] for b in raw)
+        merged = self.bpe(translated).split(" ")
+        return {"token": word, "token_bytes": raw, "token_translated": translated, "token_merged": merged,
+                "token_ix": [self.encoder[t] for t in merged]}
+
+    def decode(self, bpe_idx: list[int]) -> str:
+        """Ids → text; bytes that are no UTF-8 (a character cut in half) become U+FFFD."""
+        raw = b"".join(self._to_bytes(self.decoder[i]) for i in bpe_idx)
+        return raw.decode("utf-8", errors="replace")
+
+
+def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """Join every occurrence of a pair, from the left."""
+    out, i = [], 0
+    while i < len(parts):
+        joins = parts[i:i + 2] == pair
+        out.append(pair[0] + pair[1] if joins else parts[i])
+        i += 2 if joins else 1
+    return tuple(out)
+
+
+def safe_pieces(text: str) -> list[str]:
+    """Cut a text where SPLIT cuts it anyway, before the last blank of a very long run: nearly always one piece."""
+    if len(text) < 100_000:
+        return [text]
+    cuts = [0, *(run.end() - 1 for run in LONG_BLANKS.finditer(text)), len(text)]
+    return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+@functools.cache
+def gpt2_ranks() -> dict[bytes, int]:
+    """The shipped vocabulary without its special token: 50,256 byte strings → id, in the order they were learned."""
+    content = VOCABULARY.read_bytes()
+    if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256:
+        raise BadInput(f"{VOCABULARY} is not GPT-2's vocabulary (its SHA-256 differs): install the package again")
+    pairs = (line.split() for line in content.splitlines())
+    return {base64.b64decode(token): int(rank) for token, rank in pairs}
+
+
+@functools.cache
+def gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's encoding in tiktoken, from the shipped vocabulary, with '<|endoftext|>' as 50256."""
+    ranks = gpt2_ranks()
+    return tiktoken.Encoding("gpt2-shipped", pat_str=FAST_SPLIT, mergeable_ranks=ranks,
+                             special_tokens={END_OF_TEXT: len(ranks)})
+
+
+def _recover_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two tokens whose merge made this one: merge its bytes with only what was learned before it."""
+    parts, limit = [token[i:i + 1] for i in range(len(token))], ranks[token]
+    while len(parts) > 2:
+        candidates = [ranks.get(a + b, limit) for a, b in zip(parts, parts[1:], strict=False)]
+        i = candidates.index(min(candidates))
+        parts[i:i + 2] = [parts[i] + parts[i + 1]]
+    return parts[0], parts[1]
+
+
+@functools.cache
+def gpt2_merges() -> list[tuple[str, str]]:
+    """The 50,000 merges behind the vocabulary, as pairs of printable strings: [('Ġ', 't'), ('Ġ', 'a'), …]."""
+    ranks, draw = gpt2_ranks(), bytes_to_unicode()
+    pairs = (_recover_pair(token, ranks) for token in ranks if len(token) > 1)
+    return [("".join(draw[b] for b in left), "".join(draw[b] for b in right)) for left, right in pairs]
+
+
+def get_encoder() -> Encoder:
+    """GPT-2's Encoder: 256 bytes, 50,000 merges and '<|endoftext|>'."""
+    draw = bytes_to_unicode()
+    encoder = {"".join(draw[b] for b in token): rank for token, rank in gpt2_ranks().items()}
+    encoder[END_OF_TEXT] = len(encoder)
+    return Encoder(encoder, gpt2_merges())
+
+
+class BPETokenizer:
+    """The Encoder with tensors at its doors: text → LongTensor (1, T), LongTensor (T,) → text."""
+
+    def __init__(self):
+        self.encoder = get_encoder()
+
+    def __call__(self, text: str, return_tensors: str = "pt"):
+        assert return_tensors == "pt"   # the shape of Hugging Face's interface; PyTorch is all there is
+        assert isinstance(text, str)
+        import torch  # imported late: corpora are tokenised without it
+        return torch.tensor([self.encoder.encode(text)], dtype=torch.long)
+
+    def decode(self, idx) -> str:
+        assert idx.ndim == 1
+        return self.encoder.decode(idx.tolist())
+
+
+def main() -> None:
+    """Show one encoding, step by step."""
+    text = "Hello!! I'm Andrej Karpathy. It's 2022. w00t :D 🤗"
+    work = get_encoder().encode_and_show_work(text)
+    print(f"The text:\n{text}\nsplits into words:\n{work['tokens']}\nand each word becomes ids:")
+    for part in work["parts"]:
+        print(part)
+    print(f"which, one after the other, are what a Transformer reads:\n{work['bpe_idx']}")
+
+
+if __name__ == "__main__":
+    main()

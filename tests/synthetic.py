@@ -1,0 +1,59 @@
+"""Runs as a study would write them, made up: curves that fall, seeds that share noise, arms that differ by a little."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+HEADER = "iteration,loss,val_loss,learning_rate,grad_norm,tokens,flops,seconds,tokens_per_second,peak_memory_mb"
+EFFECTS = {"baseline": 0.0, "rope": -0.083, "swiglu": -0.03, "rmsnorm": 0.002, "warmup": -0.012, "cosine": -0.05,
+           "all_modifications": -0.15}
+
+
+def write_study(losses: Path, effects: dict[str, float] | None = None, *, seeds=(0, 1, 2), study: str | None = "seven",
+                steps: int = 600, every: int = 5, noise: float = 0.004) -> Path:
+    """CSV and JSON for every arm and seed under `losses`. An effect is what the arm adds to the final loss, in nats."""
+    for k, (arm, effect) in enumerate((EFFECTS if effects is None else effects).items()):
+        for seed in seeds:
+            write_run(losses, arm, seed, effect, study=study, steps=steps, every=every, noise=noise, slot=k)
+    return losses
+
+
+def write_run(losses: Path, arm: str, seed: int, effect: float = 0.0, *, study: str | None = None, steps: int = 600,
+              every: int = 5, noise: float = 0.004, status: str = "done", slot: int = 0, record: bool = True) -> Path:
+    """One run; returns the CSV's path."""
+    shared, own = np.random.default_rng(seed), np.random.default_rng([seed, slot, 7])
+    iterations = np.arange(every, steps + 1, every)
+    level = 5.2 + 5.6 * np.exp(-iterations / (0.09 * steps)) + 0.9 * (1 - iterations / steps) + 0.01 * shared.normal()
+    shift = effect * (1 - np.exp(-iterations / (0.25 * steps)))
+    train = level + shift + 0.05 * shared.normal(size=len(iterations)) + 0.008 * own.normal(size=len(iterations))
+    val = level + shift + 0.08 + noise * own.normal() * np.sqrt(iterations / steps)
+    rows = [HEADER]
+    for i, (it, a, v) in enumerate(zip(iterations, train, val, strict=True)):
+        measured = f"{v:.6f}" if it % (steps // 10) == 0 else ""
+        flops, seconds = it * 4096 * 6.1e6 * (1 + 0.03 * slot), it * (0.31 + 0.02 * slot) + 0.1 * own.random()
+        rows.append(f"{it},{a:.6f},{measured},0.001,{1 + own.random():.4f},{it * 4096},{flops:.6g},{seconds:.3f},"
+                    f"{13000 + i},812.5")
+    folder = losses / study if study else losses
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{arm}.s{seed}.csv"
+    path.write_text("\n".join(rows) + "\n")
+    if record:
+        result = {"val_loss": float(val[-1]), "perplexity": float(np.exp(val[-1]))} if status == "done" else None
+        path.with_suffix(".json").write_text(json.dumps({
+            "schema": 1, "study": study, "arm": arm, "seed": seed, "status": status, "message": None, "result": result,
+            "changes": {} if arm == "baseline" else {"model.thing": ["a", arm]}}))
+    return path
+
+
+def write_two_columns(losses: Path, effects: dict[str, float], *, steps: int = 88, noise: float = 0.34) -> Path:
+    """`iteration,loss` files without seed or record: one batch every 1,000 iterations."""
+    losses.mkdir(parents=True, exist_ok=True)
+    for k, (arm, effect) in enumerate(effects.items()):
+        rng, iterations = np.random.default_rng(k), np.arange(1, steps + 1) * 1000
+        values = 3.4 + 5 * np.exp(-iterations / 6000) + effect + noise * rng.normal(size=steps)
+        (losses / f"{arm}.csv").write_text("iteration,loss\n" + "".join(
+            f"{i},{v:.6f}\n" for i, v in zip(iterations, values, strict=True)))
+    return losses

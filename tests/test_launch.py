@@ -1,0 +1,198 @@
+"""Running a study's plan: order, retrying, stopping. A stand-in for lab.py plays runs that end in every way."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from experiments import launch
+from experiments.plan import Job, Request, duration, is_alive, order, status_of
+from experiments.study import load_study
+
+# Plays one run. What happens is the arm's name; every start leaves a line in OUT/began.
+STAND_IN = """
+    import json, os, signal, sys, time
+    from pathlib import Path
+    args = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    out, arm = Path(args["--out"]), args["--arm"]
+    record = out / "losses" / "mine" / f"{arm}.s{args['--seed']}.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with open(out / "began", "a") as f:
+        print(arm, os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES"), time.time(), file=f)
+    def end(status, code):
+        record.write_text(json.dumps({"schema": 1, "status": status}))
+        print("played", status, flush=True)
+        sys.exit(code)
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    (out / f"ready.{arm}").touch()
+    if arm == "slow":
+        while not asked:
+            time.sleep(0.01)
+        time.sleep(0.3)   # saving: a second SIGTERM would be counted
+        end(f"interrupted after {len(asked)}", 3)
+    if arm == "deaf":
+        time.sleep(60)
+    if arm == "fails":
+        end("failed", 1)
+    if arm == "diverges":
+        end("diverged", 1)
+    if arm == "refused":
+        sys.exit(2)
+    if arm == "killed_once" and not (out / "killed").exists():
+        (out / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    end("done", 0)
+"""
+
+
+@pytest.fixture
+def request_for(tmp_path, monkeypatch):
+    """A request for a study with the given arms, each run played by the stand-in."""
+    lab = tmp_path / "lab.py"
+    lab.write_text(textwrap.dedent(STAND_IN))
+    monkeypatch.setattr(launch, "LAB", lab)
+
+    def make(*arms, seeds=(0,)):
+        path = tmp_path / "mine.toml"
+        path.write_text("".join(f'[arms.{arm}]\nmodel.n_embd = {8 + i}\n' for i, arm in enumerate(arms)))
+        return Request(dataclasses.replace(load_study(path), seeds=list(seeds)), tmp_path)
+    return make
+
+
+def run(request, arms, slots=1, **kwargs):
+    heard = []
+    launcher = launch.Launcher(request, slots, lambda event, job: heard.append((event, job.arm)), **kwargs)
+    return launcher.run([Job(arm, 0) for arm in arms]), heard
+
+
+def began(request):
+    return [line.split() for line in (request.out / "began").read_text().splitlines()]
+
+
+# -- the order --------------------------------------------------------------------------------------------------------
+
+def test_runs_are_interleaved_so_that_a_study_cut_short_has_whole_pairs():
+    study = dataclasses.replace(load_study("seven"), seeds=list(range(6)))
+    jobs, k = order(study), len(study.arms)
+    blocks = [jobs[i:i + k] for i in range(0, len(jobs), k)]
+    for seed, block in enumerate(blocks):
+        assert Counter(job.arm for job in block) == Counter(list(study.arms))
+        assert {job.seed for job in block} == {seed}
+    assert len({tuple(job.arm for job in block) for block in blocks}) > 1   # shuffled, not cycled
+
+
+def test_the_order_is_the_same_every_time_and_more_seeds_only_add_to_it():
+    study = load_study("seven")
+    assert order(study) == order(study)
+    assert order(dataclasses.replace(study, seeds=list(range(9))))[:21] == order(study)
+
+
+# -- how runs end -----------------------------------------------------------------------------------------------------
+
+def test_a_failing_arm_is_tried_once_more_at_the_end_and_the_others_go_on(request_for):
+    request = request_for("fails", "good")
+    finished, heard = run(request, ["fails", "good"])
+    assert finished
+    assert heard == [("start", "fails"), ("again", "fails"), ("start", "good"), ("done", "good"),
+                     ("start", "fails"), ("failed", "fails")]
+
+
+def test_a_diverged_or_refused_run_is_not_tried_again(request_for):
+    request = request_for("diverges", "refused")
+    _, heard = run(request, ["diverges", "refused"])
+    assert heard == [("start", "diverges"), ("diverged", "diverges"), ("start", "refused"), ("refused", "refused")]
+
+
+def test_a_run_killed_by_the_system_gets_another_try(request_for):
+    request = request_for("killed_once")
+    _, heard = run(request, ["killed_once"])
+    assert heard[-1] == ("done", "killed_once") and ("again", "killed_once") in heard
+
+
+def test_several_at_once_share_the_threads_and_the_gpus_and_log_apart(request_for, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    request = request_for("a", "b", "c")
+    run(request, ["a", "b", "c"], slots=2)
+    lines = began(request)
+    assert {line[1] for line in lines} == {"3"} and {line[2] for line in lines} == {"4", "7"}
+    first, second, third = (float(line[3]) for line in lines)
+    assert third - min(first, second) >= 0.2     # the third waited for a place
+    for arm in "abc":
+        assert (request.logs / f"{arm}.s0.log").read_text() == "played done\n"
+
+
+def test_one_at_a_time_has_the_machine_and_the_terminal_to_itself(request_for, monkeypatch, capfd):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    request = request_for("a")
+    run(request, ["a"])
+    assert began(request)[0][1] == "None"
+    assert "played done" in capfd.readouterr().out
+
+
+def later(path, action):
+    """Do something once a file is there."""
+    def wait():
+        while not path.exists():
+            time.sleep(0.01)
+        action()
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_runs_save_and_starts_no_more(request_for, number):
+    request = request_for("slow", "good")
+    later(request.out / "ready.slow", lambda: os.kill(os.getpid(), number))
+    finished, heard = run(request, ["slow", "good"])
+    assert not finished
+    assert heard == [("start", "slow"), ("interrupted", "slow")]
+    record = json.loads((request.out / "losses" / "mine" / "slow.s0.json").read_text())
+    assert record["status"] == "interrupted after 1"   # told once, and waited for
+
+
+def test_a_second_signal_ends_a_run_that_does_not_listen(request_for):
+    request = request_for("deaf")
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+    later(request.out / "ready.deaf", twice)
+    finished, heard = run(request, ["deaf"])
+    assert not finished and heard[-1] == ("interrupted", "deaf")
+
+
+# -- what records say -------------------------------------------------------------------------------------------------
+
+def test_a_record_that_says_running_is_killed_when_its_process_is_gone():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = socket.gethostname()
+    assert status_of({"status": "running", "process": {"host": here, "pid": gone.pid}}) == "killed"
+    assert status_of({"status": "running", "process": {"host": here, "pid": os.getpid()}}) == "running"
+    assert status_of({"status": "running", "process": {"host": "elsewhere", "pid": gone.pid}}) == "running"
+    assert is_alive({"process": {"host": "elsewhere", "pid": 1}}) is None
+    assert status_of({}) == "missing"
+
+
+def test_a_duration_reads_like_one():
+    assert [duration(s) for s in (4, 89, 720, 11_100)] == ["4 s", "89 s", "12 min", "3 h 05 min"]
+
+
+def test_tokenising_happens_once_for_each_corpus_that_the_arms_differ_in(tmp_path):
+    path = tmp_path / "cut.toml"
+    path.write_text('[arms.rope]\n[arms.cut]\ndata.pack = "truncate"\n[arms.swiglu]\n')
+    lines = launch.tokenize_arguments(Request(load_study(path), tmp_path, "nano", ("a b.jsonl",)))
+    assert [line[4] for line in lines] == ["baseline", "cut"]
+    assert all(line[-4:] == ["--preset", "nano", "--data", "a b.jsonl"] for line in lines)

@@ -1,0 +1,156 @@
+"""Positions: what a rotation, a slope, or nothing at all must do to the scores."""
+
+import pytest
+import torch
+
+from mingpt.attend import attend, same_document
+from mingpt.model import GPT
+from mingpt.positions import POSITIONS, alibi_slopes
+from mingpt.utils import BadInput
+
+
+def config_of(position, n_head=2, n_embd=16, block_size=32, **changes):
+    config = GPT.get_default_config()
+    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, n_head, n_embd
+    config.vocab_size, config.block_size, config.position = 23, block_size, position
+    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
+    config.merge_from_dict(changes)
+    return config
+
+
+def rope(**changes):
+    return POSITIONS["rope"](config_of("rope", **changes))
+
+
+def test_rope_scores_depend_on_the_distance_alone():
+    q, k = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 32, 8)   # one query and one key, at every place
+    q, k = rope().rotate(q, k)
+    scores = (q @ k.transpose(-2, -1))[0, 0]                   # (32, 32)
+    for distance in range(-31, 32):
+        diagonal = scores.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=0)
+    assert scores[0].std() > 1e-2   # and they do depend on it
+
+
+@pytest.mark.parametrize("base", [10_000.0, 500.0])
+def test_rope_is_a_multiplication_of_complex_numbers(base):
+    x = torch.randn(3, 2, 32, 8)
+    got, _ = rope(rope_base=base).rotate(x, x)
+    place, pair = torch.arange(32, dtype=torch.float64)[:, None], torch.arange(4, dtype=torch.float64)
+    turn = torch.polar(torch.ones(32, 4, dtype=torch.float64), place * base ** (-2 * pair / 8))
+    want = torch.complex(x[..., :4].double(), x[..., 4:].double()) * turn   # half-split: i belongs to i + hs/2
+    torch.testing.assert_close(got.double(), torch.cat((want.real, want.imag), -1), atol=1e-5, rtol=0)
+
+
+def test_rope_is_llamas_in_transformers():
+    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+    from transformers import LlamaConfig
+    theirs = llama.LlamaRotaryEmbedding(LlamaConfig(hidden_size=16, num_attention_heads=2, head_dim=8))
+    q, k = torch.randn(2, 3, 2, 32, 8)
+    cos, sin = theirs(q, torch.arange(32).unsqueeze(0))
+    for got, want in zip(rope().rotate(q, k), llama.apply_rotary_pos_emb(q, k, cos, sin), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_rope_turns_without_stretching_and_leaves_the_first_place_alone():
+    q = torch.randn(1, 2, 32, 8)
+    turned, _ = rope().rotate(q, q)
+    torch.testing.assert_close(turned.norm(dim=-1), q.norm(dim=-1))
+    assert torch.equal(turned[:, :, 0], q[:, :, 0])
+
+
+def test_rope_refuses_an_odd_head_and_says_why():
+    with pytest.raises(BadInput, match="12/4 = 3 must be even"):
+        GPT(config_of("rope", n_head=4, n_embd=12))
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 3, 6, 8, 12, 16, 25])
+def test_alibi_slopes_are_blooms_in_transformers(n_head):
+    bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
+    theirs = bloom.build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), n_head, torch.float32)[:, 0, 1]
+    torch.testing.assert_close(torch.tensor(alibi_slopes(n_head)), theirs)
+
+
+def test_alibi_subtracts_slope_times_distance_and_never_rewards_a_later_key():
+    bias = POSITIONS["alibi"](config_of("alibi", n_head=4)).bias(10)
+    assert bias.shape == (4, 10, 10)
+    assert bias[0, 7, 3].item() == pytest.approx(-4 * 2 ** -2)   # the first of four slopes is 2^(−8/4)
+    assert bias[3, 9, 0].item() == pytest.approx(-9 * 2 ** -8)
+    assert bias.triu().abs().max() == 0   # no distance, no penalty; the future is the mask's business
+
+
+def test_only_a_learned_table_knows_absolute_places():
+    x = torch.randint(23, (1, 16), generator=torch.Generator().manual_seed(0))
+    for position, changes in (("learned", True), ("rope", False), ("alibi", False), ("none", False)):
+        model = perturbed(config_of(position, document_end=0))
+        later = torch.cat((torch.tensor([[5, 9, 0]]), x), 1)   # the same text behind another document
+        moved = (model(x)[0] - model(later)[0][:, 3:]).abs().max().item()
+        assert (moved > 1e-2) is changes, position
+        assert moved < 1e-4 or changes
+
+
+def test_without_positions_only_the_set_of_earlier_tokens_counts():
+    x = torch.tensor([[1, 2, 3, 4, 5]])
+    swapped = torch.tensor([[3, 2, 1, 4, 5]])
+    for position, blind in (("none", True), ("alibi", False), ("rope", False), ("learned", False)):
+        model = perturbed(config_of(position, n_layer=1))   # a second layer could tell by what the first one saw
+        moved = (model(x)[0] - model(swapped)[0])[:, -1].abs().max().item()
+        assert (moved < 1e-5) is blind, position
+
+
+def perturbed(config):
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# attention inside documents
+
+END = 22
+DOCUMENTS = [[1, 2, 3, END], [END], [4, 5, 6, 7, 8, END], [9, 10, 11]]
+PACKED = torch.tensor([sum(DOCUMENTS, [])])
+
+
+def test_the_end_of_a_document_belongs_to_it():
+    seen = same_document(torch.tensor([[5, END, 6, 7, END, 8]]), END)[0, 0]
+    assert ["".join(".x"[int(s)] for s in row) for row in seen] == ["xx....", "xx....", "..xxx.", "..xxx.", "..xxx.",
+                                                                    ".....x"]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_token_never_sees_an_earlier_document(position):
+    model = perturbed(config_of(position, document_end=END))
+    plain = perturbed(config_of(position))
+    edited = PACKED.clone()
+    edited[0, 1] = 12   # in the first document
+    moved = (model(edited)[0] - model(PACKED)[0])[0].abs().amax(-1)
+    assert (moved[1:4] > 1e-5).all()
+    assert not moved[4:].any()
+    assert (plain(edited)[0] - plain(PACKED)[0])[0, 4:].abs().amax() > 1e-4   # without the mask it does
+
+
+@pytest.mark.parametrize("position", ["rope", "alibi", "none"])
+def test_a_document_reads_as_when_it_stands_alone(position):
+    model = perturbed(config_of(position, document_end=END))
+    packed = model(PACKED)[0][0]
+    start = 0
+    for document in DOCUMENTS:
+        alone = model(torch.tensor([document]))[0][0]
+        torch.testing.assert_close(packed[start:start + len(document)], alone, atol=1e-4, rtol=0)
+        start += len(document)
+
+
+def test_attention_with_a_mask_or_a_bias_is_the_textbook_formula():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 9, 8)
+    bias = torch.randn(4, 9, 9)
+    allowed = torch.rand(2, 1, 9, 9).gt(0.5) | torch.eye(9, dtype=torch.bool)
+    for b, a in ((None, None), (bias, None), (None, allowed), (bias, allowed)):
+        scores = q @ k.transpose(-2, -1) / 8 ** 0.5 + (0 if b is None else b)
+        hidden = torch.ones(9, 9, dtype=torch.bool).triu(1) | (torch.zeros(1, dtype=torch.bool) if a is None else ~a)
+        want = scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v
+        torch.testing.assert_close(attend(q, k, v, bias=b, allowed=a), want, atol=1e-6, rtol=1e-5)

@@ -1,0 +1,199 @@
+"""
+What every member of every slot must keep, alone and beside every member of every other. The cases follow from SLOTS:
+a new member is tested by being there.
+"""
+
+import contextlib
+import io
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from mingpt import model as models
+from mingpt import trainer as trainers
+from mingpt.model import GPT
+from mingpt.trainer import Trainer
+from mingpt.utils import BadInput
+
+T, V, LAYERS = 12, 17, 2
+
+# settings that belong to no slot but change every model: the default first, as in a slot
+SWITCHES = {"qk_norm": (False, True), "bias": (True, False), "tie_weights": (False, True),
+            "logit_softcap": (None, 2.0), "document_end": (None, V - 1)}
+MODEL_CHOICES = {**{slot: tuple(members) for slot, members in models.SLOTS.items()}, **SWITCHES}
+TRAINER_CHOICES = {slot: tuple(members) for slot, members in trainers.SLOTS.items()}
+ALL_SLOTS = {**models.SLOTS, **trainers.SLOTS}
+
+
+def pairs(choices):
+    """Every pair of members of two different slots, the rest at their defaults, each combination once."""
+    chosen = {(): None}
+    for (a, members_a), (b, members_b) in itertools.combinations(choices.items(), 2):
+        for x, y in itertools.product(members_a, members_b):
+            changes = tuple((k, v) for k, v, default in ((a, x, members_a[0]), (b, y, members_b[0])) if v != default)
+            chosen.setdefault(changes)
+    return [dict(changes) for changes in chosen]
+
+
+def name_of(changes):
+    return "-".join(f"{k}={v}" for k, v in changes.items()) or "baseline"
+
+
+every_pair = pytest.mark.parametrize("changes", pairs(MODEL_CHOICES), ids=name_of)
+
+
+def small(**changes):
+    config = GPT.get_default_config()
+    config.model_type, config.n_layer, config.n_head, config.n_embd = None, LAYERS, 2, 16
+    config.vocab_size, config.block_size = V, T
+    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
+    config.merge_from_dict(changes)
+    return config
+
+
+def quiet_gpt(config, seed=0):
+    """A pair without meaning refuses at construction and says why: no failure, but seen in the summary."""
+    torch.manual_seed(seed)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return GPT(config)
+    except BadInput as refusal:
+        pytest.skip(f"refused: {refusal}")
+
+
+def build(**changes):
+    model = quiet_gpt(small(**changes))
+    with torch.no_grad():   # as after some training: at std 0.02 little of what one token does reaches another
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model.eval()
+
+
+def tokens(batch=2):
+    return torch.randint(V - 1, (batch, T), generator=torch.Generator().manual_seed(1))   # never the document's end
+
+
+def test_the_pairs_cover_all_slots():
+    assert {k for changes in pairs(MODEL_CHOICES) for k in changes} == {
+        k for k, members in MODEL_CHOICES.items() if len(members) > 1}
+    assert {"position": "rope", "mlp": "swiglu"} in [
+        {k: c[k] for k in sorted(c, reverse=True)} for c in pairs(MODEL_CHOICES)]
+
+
+@every_pair
+def test_no_pair_sees_the_future_and_every_pair_uses_the_past(changes):
+    model, idx = build(**changes), tokens()
+    logits, loss = model(idx, idx)
+    assert logits.shape == (2, T, V)
+    assert loss.isfinite()
+    for t in (0, 5, T - 1):
+        edited = idx.clone()
+        edited[:, t] = (edited[:, t] + 1) % (V - 1)
+        moved = (model(edited)[0] - logits).abs().amax((0, 2))   # (T,)
+        assert not moved[:t].any(), f"position {moved.nonzero()[0].item()} saw position {t}"
+        assert (moved[t:] > 1e-5).all(), "a token's edit reaches itself and everything after it"
+
+
+@every_pair
+def test_every_parameter_of_every_pair_learns_and_stands_in_one_group(changes):
+    model, idx = build(**changes), tokens()
+    model(idx, idx.roll(-1, 1))[1].backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, f"{name} has no gradient"
+        assert p.grad.isfinite().all(), name
+        assert p.grad.abs().max() > 0, f"{name} never learns"
+    groups = model.configure_optimizers(Trainer.get_default_config()).param_groups
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+@every_pair
+def test_every_pair_is_rebuilt_from_its_seed_and_its_state(changes):
+    a, b = quiet_gpt(small(**changes), seed=1), quiet_gpt(small(**changes), seed=2)
+    a.init_weights(7)
+    b.init_weights(7)
+    for (name, p), q in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(p, q), f"{name} does not follow from the seed"
+    trained = build(**changes)
+    a.load_state_dict(trained.state_dict())
+    assert torch.equal(a.eval()(tokens())[0], trained(tokens())[0])
+
+
+@every_pair
+def test_what_writes_into_the_residual_stream_is_drawn_smaller(changes):
+    model = quiet_gpt(small(**changes, n_head=4, n_embd=96))
+    model.init_weights(3)
+    for block in model.transformer.h:
+        for part in (block.attn, block.mlp):
+            *inner, last = linears_in_order_of_use(part, 96)
+            assert last.out_features == 96
+            assert last.weight.std().item() == pytest.approx(0.02 / math.sqrt(2 * LAYERS), rel=0.05)
+            for linear in inner:
+                assert linear.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def linears_in_order_of_use(part, width):
+    """Found by running it, whatever the member calls them."""
+    used = []
+    hooks = [m.register_forward_hook(lambda m, *_: used.append(m)) for m in part.modules() if isinstance(m, nn.Linear)]
+    part(torch.randn(1, T, width))
+    for hook in hooks:
+        hook.remove()
+    return used
+
+
+@pytest.mark.parametrize("changes", pairs(TRAINER_CHOICES), ids=name_of)
+def test_every_pair_of_the_trainers_slots_lowers_the_loss(changes):
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = GPT(small())
+        config = Trainer.get_default_config()
+        config.merge_from_dict({"device": "cpu", "num_workers": 0, "max_iters": 30, "batch_size": 8,
+                                "learning_rate": 1e-2, "warmup_steps": 3, **changes})
+        rows = torch.arange(T + 1).add(torch.arange(V)[:, None]) % V   # each token is one more than the last
+        trainer = Trainer(config, model, TensorDataset(rows[:, :-1], rows[:, 1:]))
+    losses = []
+    trainer.set_callback("on_batch_end", lambda t: losses.append(t.loss.item()))
+    trainer.run()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("slot, member", [(s, m) for s, members in models.SLOTS.items() for m in members])
+def test_every_member_stands_beside_the_others_defaults(slot, member):
+    with contextlib.redirect_stdout(io.StringIO()):
+        GPT(small(**{slot: member}))   # a refusal here would hide all of its pairs
+
+
+@pytest.mark.parametrize("slot", ALL_SLOTS)
+def test_an_unknown_member_is_refused_with_the_nearest_known(slot):
+    known = next(iter(ALL_SLOTS[slot]))
+    for wrong, hint in ((known + "x", f"did you mean {known!r}"), ("qqqq", f"known: {', '.join(ALL_SLOTS[slot])}")):
+        with pytest.raises(BadInput, match=hint) as error:
+            if slot in models.SLOTS:
+                GPT(small(**{slot: wrong}))
+            else:
+                config = Trainer.get_default_config()
+                config.merge_from_dict({slot: wrong})
+                Trainer(config, nn.Linear(1, 1), None)
+        assert slot in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("module, defaults", [(models, GPT.get_default_config()),
+                                              (trainers, Trainer.get_default_config())], ids=["model", "trainer"])
+def test_every_option_of_every_member_is_a_setting_with_its_default(module, defaults):
+    for slot, members in module.SLOTS.items():
+        assert getattr(defaults, slot) == next(iter(members)), "a slot's first member is its default"
+        for member in members.values():
+            for option, value in member.options.items():
+                assert getattr(defaults, option) == value
+
+
+def test_two_members_that_disagree_about_a_default_are_found_out():
+    first, second = type("A", (), {"options": {"x": 1}}), type("B", (), {"options": {"x": 2}})
+    with pytest.raises(AssertionError, match="x's default"):
+        models.slot_defaults({"slot": {"a": first, "b": second}})

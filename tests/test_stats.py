@@ -1,0 +1,209 @@
+"""Claims about verdicts, most of them checked on studies whose truth is known because it was drawn."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as sp
+
+from experiments.power import minimal_detectable_effect, power_of_t, power_of_tost, seeds_that_decide
+from experiments.stats import compare, verdicts
+from mingpt.utils import BadInput
+
+MARGIN = 0.01
+BASE = {0: 3.21, 1: 3.19, 2: 3.22, 3: 3.20}
+
+
+def shifted(by, noise=(0.0, 0.002, -0.001, 0.0005)):
+    return {seed: value + by + noise[seed] for seed, value in BASE.items()}
+
+
+def study(rng, effects, seeds=4, spread=0.02, noise=0.005):
+    """arm → seed → value: seeds share their level, which pairing removes."""
+    level = {s: 3.2 + spread * rng.normal() for s in range(seeds)}
+    arms = {"baseline": 0.0} | {f"arm{i}": effect for i, effect in enumerate(effects)}
+    return {arm: {s: v + effect + noise * rng.normal() for s, v in level.items()} for arm, effect in arms.items()}
+
+
+def judge(rng, effects, **kwargs):
+    return verdicts(study(rng, effects, **kwargs), "baseline", margin=MARGIN, resamples=0)
+
+
+# --- simulated studies ---
+
+@pytest.fixture(autouse=True)
+def _frozen():
+    """statsmodels' multipletests collects garbage at every call; what is frozen it leaves alone."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def test_among_null_studies_at_most_five_percent_call_any_arm_better_or_worse_and_the_ci_covers():
+    rng, studies = np.random.default_rng(0), 400
+    false = covered = 0
+    for _ in range(studies):
+        judged = judge(rng, [0.0] * 4, noise=0.02)
+        false += any(v.word in ("better", "worse") for v in judged.values())
+        covered += judged["arm0"].ci[0] <= 0 <= judged["arm0"].ci[1]
+    error = 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert false / studies <= 0.05 + error
+    assert abs(covered / studies - 0.95) <= error
+
+
+def test_an_arm_exactly_a_margin_away_is_called_equivalent_at_most_five_percent_of_the_time():
+    rng, studies = np.random.default_rng(1), 600
+    words = [judge(rng, [MARGIN], seeds=5)["arm0"] for _ in range(studies)]
+    wrong = sum(v.p_tost < v.alpha for v in words) / studies
+    assert wrong <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert wrong > 0.01   # the test is at its boundary here, so it must err sometimes
+
+
+def test_a_real_effect_is_found_and_a_shift_of_two_standard_errors_is_not():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        assert judge(rng, [-0.08, 0.0, 0.08])["arm0"].word == "better"
+        assert judge(rng, [-0.08, 0.0, 0.08])["arm2"].word == "worse"
+    noise = np.array([1.0, -1.0, 0.5, -0.5])
+    differences = 2 * noise.std(ddof=1) / 2 + noise   # mean = two standard errors at n = 4
+    arm = {s: 3.2 + 0.05 * d for s, d in enumerate(differences)}
+    assert compare(arm, dict.fromkeys(range(4), 3.2), margin=MARGIN).word == "undecided"
+
+
+def test_power_is_as_predicted():
+    rng, n, effect, sims = np.random.default_rng(3), 5, 1.7, 4000
+    samples = effect + rng.normal(size=(sims, n))
+    found = (sp.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean()
+    assert found == pytest.approx(power_of_t(effect, n, 0.05), abs=0.025)
+    samples = 0.3 + rng.normal(size=(sims, 12))
+    inside = np.maximum(sp.ttest_1samp(samples, -1.5, axis=1, alternative="greater").pvalue,
+                        sp.ttest_1samp(samples, 1.5, axis=1, alternative="less").pvalue) < 0.05
+    assert inside.mean() == pytest.approx(power_of_tost(0.3, 1.0, 12, 1.5, 0.05), abs=0.025)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 6, 0.001])
+def test_the_minimal_detectable_effect_is_detected_with_80_percent_power(n, alpha):
+    assert power_of_t(minimal_detectable_effect(n, alpha), n, alpha) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_the_seeds_that_decide_are_the_fewest_that_do():
+    n = seeds_that_decide(0.5, 1.0, 0.01, 0.05)
+    assert power_of_t(0.5, n, 0.05) >= 0.8 > power_of_t(0.5, n - 1, 0.05)
+    n = seeds_that_decide(0.0, 1.0, 1.0, 0.05)
+    assert power_of_tost(0.0, 1.0, n, 1.0, 0.05) >= 0.8 > power_of_tost(0.0, 1.0, n - 1, 1.0, 0.05)
+    assert seeds_that_decide(0.0, 1.0, 1e-3, 0.05) is None
+
+
+# --- the numbers ---
+
+def test_the_numbers_are_scipys_on_the_paired_differences():
+    arm = shifted(-0.02)
+    v = compare(arm, BASE, margin=MARGIN)
+    result = sp.ttest_rel(list(arm.values()), list(BASE.values()))
+    assert v.p == pytest.approx(result.pvalue)
+    assert v.ci == pytest.approx(tuple(result.confidence_interval(0.95)))
+    differences = np.array(list(arm.values())) - np.array(list(BASE.values()))
+    assert v.d_z == pytest.approx(differences.mean() / differences.std(ddof=1))
+    assert v.p_sign_flip == pytest.approx(2 / 2**4)   # all four agree in sign: the least that four seeds can give
+    assert v.ci_bootstrap[0] < v.difference < v.ci_bootstrap[1]
+    assert compare(arm, BASE, margin=MARGIN) == v     # seeded: the same again
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_arms_and_the_next_by_one_less():
+    values = {"baseline": BASE, "a": shifted(-0.05), "b": shifted(0.02, (0.01, -0.005, 0.01, -0.01)),
+              "c": shifted(0.001, (0.02, -0.02, 0.01, -0.015))}
+    judged = verdicts(values, "baseline", margin=MARGIN)
+    assert list(judged) == ["a", "b", "c"]
+    by_p = sorted(judged.values(), key=lambda v: v.p)
+    stepped = np.maximum.accumulate([k * v.p for k, v in zip((3, 2, 1), by_p, strict=True)])
+    assert [v.p_holm for v in by_p] == pytest.approx(np.minimum(stepped, 1).tolist())
+
+
+def test_holm_can_take_a_word_back():
+    arm = shifted(-0.006, (0.0, 0.003, -0.002, 0.003))
+    assert compare(arm, BASE, margin=0.001).word == "better"
+    crowd = {f"n{i}": shifted(0.0, (0.01, -0.02, 0.03, -0.01)) for i in range(20)}
+    judged = verdicts({"baseline": BASE, "arm": arm} | crowd, "baseline", margin=0.001)
+    assert judged["arm"].word == "undecided"
+    assert judged["arm"].seeds_needed > 4
+
+
+def test_significant_but_inside_the_margin_is_better_and_says_so():
+    v = compare(shifted(-0.004, (0, 1e-4, -1e-4, 0)), BASE, margin=MARGIN)
+    assert v.word == "better"
+    assert "within the margin" in v.reason
+
+
+# --- what cannot be tested ---
+
+def test_an_arm_identical_on_every_seed_is_equivalent_with_difference_zero():
+    v = verdicts({"baseline": BASE, "same": dict(BASE)}, "baseline", margin=MARGIN)["same"]
+    assert (v.word, v.difference, v.p, v.p_tost) == ("equivalent", 0.0, 1.0, 0.0)
+    assert "identical on every seed" in v.reason
+
+
+def test_a_constant_shift_is_decided_and_says_that_there_was_no_variance():
+    v = compare({s: x + 0.1 for s, x in BASE.items()}, BASE, margin=MARGIN)
+    assert v.word == "worse"
+    assert "no variance" in v.reason
+    json.loads(json.dumps(v.to_dict(), allow_nan=False))   # d_z is infinite, which JSON has no word for
+
+
+@pytest.mark.parametrize(("arm", "base", "why"), [
+    ({0: 3.1}, {0: 3.2}, "one pair"),
+    ({0: 3.1, 1: 3.1}, {2: 3.2, 3: 3.2}, "no common seeds"),
+    ({None: 3.1}, {None: 3.2}, "one unpaired run an arm"),
+    ({None: math.nan}, {None: math.nan}, "one unpaired run an arm"),
+    ({}, {0: 3.2, 1: 3.2}, "no run with a final value"),
+    ({0: 3.1, 1: 3.1}, {}, "the baseline has no run"),
+])
+def test_what_cannot_be_paired_is_undecided_and_says_why(arm, base, why):
+    v = compare(arm, base, margin=MARGIN)
+    assert v.word == "undecided"
+    assert why in v.reason
+    assert v.p is None
+    assert why in v.line()
+
+
+def test_an_arm_that_diverged_on_a_seed_is_never_better_by_its_survivors():
+    arm = shifted(-0.1) | {3: math.nan}
+    v = compare(arm, BASE, margin=MARGIN)
+    assert v.word == "undecided"
+    assert "diverged on seed 3" in v.reason
+    assert v.n == 3
+    assert compare(shifted(0.1) | {3: math.inf}, BASE, margin=MARGIN).word == "worse"
+
+
+def test_a_baseline_that_diverged_on_a_seed_cannot_make_an_arm_worse():
+    v = compare(shifted(0.1), BASE | {0: math.nan}, margin=MARGIN)
+    assert v.word == "undecided"
+    assert "the baseline diverged on seed 0" in v.reason
+
+
+def test_seeds_that_only_one_arm_has_are_named():
+    v = compare({s: x for s, x in shifted(-0.1).items() if s != 2}, BASE, margin=MARGIN)
+    assert v.word == "better"
+    assert "not paired: seed 2" in v.reason
+
+
+# --- the line, and bad input ---
+
+def test_the_line_reads_as_the_documentation_shows():
+    v = verdicts({"baseline": BASE, "rope": shifted(-0.083)}, "baseline", margin=MARGIN)["rope"]
+    assert v.line(6).startswith("rope    better     −0.0826 nats [−0.0846, −0.0806]  n = 4 seeds, p < 0.0001 (Holm ")
+
+
+@pytest.mark.parametrize("kwargs", [{"margin": 0.0}, {"margin": -1}, {"margin": math.nan}, {"margin": 1, "alpha": 0.0}])
+def test_a_margin_or_alpha_without_meaning_is_refused(kwargs):
+    with pytest.raises(BadInput, match="default"):
+        compare(BASE, BASE, **kwargs)
+
+
+def test_an_unknown_baseline_names_the_nearest():
+    with pytest.raises(BadInput, match="did you mean 'baseline'"):
+        verdicts({"baseline": BASE}, "basline", margin=MARGIN)

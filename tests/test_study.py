@@ -1,0 +1,192 @@
+"""Arms, their names, and the declaration of a study."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+from experiments.arms import make_arm
+from experiments.study import catalogue, combine, load_study, parse_seeds, shipped
+from mingpt.utils import BadInput
+
+FIVE = ["swiglu", "rope", "rmsnorm", "warmup", "cosine"]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """load_study on a text."""
+    def load(text, name="mine.toml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return load_study(path)
+    return load
+
+
+def message(call, *args):
+    with pytest.raises(BadInput) as error:
+        call(*args)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+def test_flags_combine_in_the_order_of_the_catalogue_whatever_order_they_came_in():
+    for order in itertools.permutations(["rope", "warmup", "swiglu"]):
+        assert combine(order)[0] == "swiglu_rope_warmup"
+
+
+def test_cosine_brings_warmup_along_and_is_named_once():
+    name, settings = combine(["warmup", "cosine"])
+    assert name == "cosine"
+    assert settings == combine(["cosine"])[1] == {"trainer.warmup_steps": 0.1, "trainer.lr_schedule": "cosine"}
+    assert combine(["rope", "cosine"])[0] == "rope_cosine"
+
+
+def test_all_five_together_are_all_modifications_and_so_are_the_four_that_imply_them():
+    assert combine(FIVE) == combine(["all_modifications"])
+    assert combine([name for name in FIVE if name != "warmup"])[0] == "all_modifications"
+    assert combine(["all_modifications", "rope"])[0] == "all_modifications"
+
+
+def test_every_combination_has_its_own_name_and_its_own_settings():
+    cells = [set(c) for k in range(6) for c in itertools.combinations(FIVE, k)]
+    named = {combine(cell)[0]: combine(cell)[1] for cell in cells}
+    assert len(named) == 24   # 2^5, less the 8 that name cosine without the warm-up that it brings
+    assert len({str(sorted(settings.items())) for settings in named.values()}) == 24
+
+
+def test_nothing_at_all_is_the_baseline():
+    assert combine([]) == combine(["baseline"]) == ("baseline", {})
+
+
+@pytest.mark.parametrize("other", [["rope"], ["all_modifications"], ["rope", "warmup"]])
+def test_the_baseline_cannot_stand_with_another_flag(other):
+    assert "-b changes nothing, so it cannot stand with -" in message(combine, ["baseline", *other])
+
+
+def test_two_arms_that_set_one_thing_to_different_values_are_refused():
+    arms = dict(catalogue())
+    arms["alibi"] = make_arm("alibi", {"model": {"position": "alibi"}}, arms, "here")
+    assert "'rope' and 'alibi' both set model.position" in message(combine, ["alibi", "rope"], arms)
+
+
+def test_the_long_flags_of_study_002_are_there():
+    flags = {flag for arm in catalogue().values() for flag in arm.flags}
+    assert {"-b", "-r", "-s", "-n", "-w", "-c", "-a", "--use_rope", "--use_swiglu", "--use_rmsnorm", "--use_warmup",
+            "--use_cosine_scheduler", "--baseline", "--all"} <= flags
+
+
+# -- declarations -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_study_declares_a_question_and_has_its_baseline(name):
+    study = load_study(name)
+    assert study.name == name and study.question and study.hypothesis
+    assert study.baseline in study.arms and len(study.seeds) >= 2
+
+
+def test_leave_one_out_takes_exactly_one_thing_back_in_each_arm():
+    study = load_study("leave_one_out")
+    whole = study.arms[study.baseline]
+    for arm in set(study.arms) - {study.baseline}:
+        changed = {k for k in whole if study.arms[arm].get(k) not in (whole[k],)}
+        assert len(changed) == 1, arm
+
+
+def test_an_arm_holds_only_what_it_changes_and_include_merges_earlier_ones(study):
+    arms = study('[arms.rope]\n[arms.wide]\nmodel.n_embd = 64\n[arms.both]\ninclude = ["rope", "wide"]\n'
+                 'model.n_embd = 32\n').arms
+    assert list(arms) == ["baseline", "rope", "wide", "both"]
+    assert arms["both"] == {"model.position": "rope", "model.n_embd": 32}   # its own word is the last
+
+
+def test_an_arm_can_include_one_of_the_catalogue_that_the_study_does_not_list(study):
+    assert list(study('[arms.x]\ninclude = ["warmup"]\ntrainer.learning_rate = 1e-3').arms) == ["baseline", "x"]
+
+
+def test_the_baseline_under_another_name_is_an_arm(study):
+    assert study('[arms.baseline]\n[arms.again]\ninclude = ["baseline"]').arms == {"baseline": {}, "again": {}}
+
+
+def test_a_factorial_of_k_arms_is_two_to_the_k(study):
+    arms = study('factorial = ["rope", "swiglu", "rmsnorm"]\n').arms
+    assert len(arms) == 8 and "swiglu_rope_rmsnorm" in arms and arms["baseline"] == {}
+    assert study('[arms.grid]\nfactorial = ["rope", "swiglu", "rmsnorm"]').arms == arms
+
+
+def test_a_factor_may_have_several_levels(study):
+    arms = study('factorial = ["rope", ["warmup", "cosine"]]').arms
+    assert list(arms) == ["baseline", "warmup", "cosine", "rope", "rope_warmup", "rope_cosine"]
+
+
+def test_a_factorial_mixes_the_studys_own_arms_with_the_catalogues(study):
+    arms = study('factorial = ["rope", "wide"]\n[arms.wide]\nmodel.n_embd = 64').arms
+    assert arms["rope_wide"] == {"model.position": "rope", "model.n_embd": 64}
+
+
+def test_the_hash_tells_a_changed_hypothesis(study):
+    first = study('hypothesis = "a"\n[arms.rope]')
+    assert first.hash != study('hypothesis = "b"\n[arms.rope]').hash
+    assert first.hash == study('hypothesis = "a"\n[arms.rope]').hash
+
+
+def test_a_study_in_a_path_with_spaces_written_on_windows_loads(tmp_path):
+    path = tmp_path / "my studies" / "first try.toml"
+    path.parent.mkdir()
+    path.write_bytes(b'\xef\xbb\xbfseeds = "0-4"\r\n[arms.rope]\r\n')
+    study = load_study(str(path))
+    assert study.name == "first try" and study.seeds == [0, 1, 2, 3, 4]
+
+
+BAD = {
+    "a typo in a key": ('hypotesis = "x"\n[arms.rope]', "did you mean 'hypothesis'"),
+    "a typo in an arm": ("[arms.swiglo]", "did you mean 'swiglu'"),
+    "a typo in include": ('[arms.x]\ninclude = ["roep"]', "did you mean 'rope'"),
+    "a later arm": ('[arms.x]\ninclude = ["y"]\n[arms.y]\nmodel.n_embd = 8', "no earlier arm 'y'"),
+    "no such section": ("[arms.x]\nmodle.n_embd = 8", "did you mean 'model'"),
+    "a section that is no table": ("[arms.x]\nmodel = 8", "a setting is model.KEY"),
+    "an arm that is no table": ('[arms]\nrope = "yes"', "an arm is a table"),
+    "an unknown baseline": ('baseline = "bass"\n[arms.rope]', "no arm 'bass'"),
+    "no arms": ('question = "?"', "declares no arms"),
+    "a seed twice": ("seeds = [1, 1]\n[arms.rope]", "names a seed twice"),
+    "no seeds": ("seeds = []\n[arms.rope]", "seeds is a list"),
+    "a negative seed": ("seeds = [-1]\n[arms.rope]", "seeds is a list"),
+    "an unknown metric": ('metric = "val_los"\n[arms.rope]', "did you mean 'val_loss'"),
+    "a margin of nothing": ("margin = 0\n[arms.rope]", "margin must be above 0"),
+    "a margin of text": ('margin = "small"\n[arms.rope]', "margin is a number"),
+    "an alpha of one": ("alpha = 1.0\n[arms.rope]", "alpha between"),
+    "factors that include each other": ('factorial = ["warmup", "cosine"]', "list them as the levels of one factor"),
+    "an unknown factor": ('factorial = ["rope", "swigl"]', "did you mean 'swiglu'"),
+    "more beside a factorial": ('[arms.g]\nfactorial = ["rope"]\nmodel.n_embd = 8', "factorial stands alone"),
+    "an arm's name with a slash": ('[arms."a/b"]\nmodel.n_embd = 8', "cannot name an arm"),
+    "a study's name with a slash": ('name = "a/b"\n[arms.rope]', "cannot name a folder"),
+    "no TOML": ("[arms.rope]\nmodel.position = rope", "line 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_fault_in_a_study_is_named_in_one_line_with_the_file(study, case):
+    text, part = BAD[case]
+    said = message(study, text)
+    assert part in said and "mine.toml" in said
+
+
+def test_an_unknown_study_lists_the_shipped_ones():
+    assert "did you mean 'seven'" in message(load_study, "sevn")
+    assert all(name in message(load_study, "nothing_like_it") for name in shipped())
+    assert "no study file 'x/y.toml'" in message(load_study, "x/y.toml")
+
+
+def test_seeds_are_ranges_and_lists():
+    assert parse_seeds("0-4") == [0, 1, 2, 3, 4]
+    assert parse_seeds("3, 0-1,1") == [3, 0, 1]
+    for text in ("", "4-0", "a", "1-", "-1", "0..4"):
+        assert "seeds" in message(parse_seeds, text)
+
+
+def test_reading_a_study_needs_no_torch():
+    code = "import sys; from experiments.study import load_study; load_study('seven'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
