@@ -10,8 +10,9 @@ links are attended to on their own and merged with the near ones by their log-su
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from functools import singledispatch
+import threading
+from dataclasses import dataclass
+from functools import partial, singledispatch
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from mingpt.staircases import Staircase
 from mingpt.utils import BadInput
 
 LARGEST_BLOCK = 512    # of the pattern block: a tile holds at least one whole block's scores
+Part = Band | Staircase
 Laid = tuple[Tensor, Tensor, Tensor]    # q, k, v as a part lays them out
 TILE_CPU = 2**18       # scores a tile: two such buffers stay in a core's cache
 TILE_CUDA = 2**26      # where launches cost more than memory; not measured
@@ -105,17 +107,21 @@ def _with_links(w: int, T: int, shift: int, **links: int) -> list[Band | Stairca
     return [_window(w, T)] + ([Staircase(T, shift, **links)] if shift < T else [])
 
 
-class _Scratch:
-    """Memory by name, as large as the largest tile needs: fresh pages would cost more than the arithmetic on them."""
+class _Scratch(threading.local):
+    """Memory by name, as large as the largest tile so far and kept from call to call, a thread its own: fresh pages cost
+    more than the arithmetic on them. A few times TILE_CPU numbers."""
 
-    def __init__(self, like: Tensor):
-        self.like, self.memory = like, {}
+    def __init__(self):
+        self.memory = {}
 
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        if name not in self.memory or self.memory[name].numel() < size:
-            self.memory[name] = self.like.new_empty(size)
-        return self.memory[name][:size].view(shape)
+    def take(self, like: Tensor, name: str, *shape: int) -> Tensor:
+        size, key = math.prod(shape), (name, like.dtype, like.device)
+        if key not in self.memory or self.memory[key].numel() < size:
+            self.memory[key] = like.new_empty(size)
+        return self.memory[key][:size].view(shape)
+
+
+_SCRATCH = _Scratch()
 
 
 @dataclass
@@ -127,10 +133,9 @@ class _Job:
     dropout_p: float
     seed: int
     slopes: Tensor | None           # (H,)
-    scratch: _Scratch = field(init=False)
 
     def __post_init__(self):
-        self.scratch = _Scratch(self.like)
+        self.scratch = partial(_SCRATCH.take, self.like)
         self.generator = torch.Generator(self.like.device).manual_seed(self.seed) if self.dropout_p else None
         self.budget = TILE_CUDA if self.like.is_cuda else TILE_CPU
 
@@ -170,103 +175,110 @@ def _attend(part, job: _Job, laid: Laid, with_lse: bool) -> tuple[Tensor, Tensor
     return out, lse
 
 
-def _product(target: Tensor, a: Tensor, b: Tensor, job: _Job) -> None:
-    """target = ab, batched. A product into memory with gaps is slow: it goes by the scratch."""
+def _product(target: Tensor, a: Tensor, b: Tensor, job: _Job, alpha: float = 1.0) -> None:
+    """target = alpha · ab, batched. A product into memory with gaps is slow: it goes by the scratch."""
     if target.is_contiguous():
-        torch.bmm(a, b, out=target)
+        target.baddbmm_(a, b, beta=0, alpha=alpha)
     else:
-        target.copy_(torch.bmm(a, b, out=job.scratch("product", *target.shape)))
+        target.copy_(job.scratch("product", *target.shape).baddbmm_(a, b, beta=0, alpha=alpha))
+
+
+def _add_product(target: Tensor, a: Tensor, b: Tensor, job: _Job, alpha: float = 1.0) -> None:
+    """target += alpha · ab, batched."""
+    target.add_(torch.bmm(a, b, out=job.scratch("product", *target.shape)), alpha=alpha)
 
 
 def _gradients(part, job: _Job, laid: Laid, dout: Tensor, delta: Tensor,
                needs: tuple[bool, bool, bool]) -> list[Tensor | None]:
     """Laid-out q, k, v, dO and δ = Σ dO·O (…, 1) → laid-out dQ, dK, dV, None where not needed."""
     q, k, v = laid
-    dq, dk, dv = (torch.empty_like(q) if needs[0] else None, part.key_gradient(k) if needs[1] else None,
-                  part.key_gradient(v) if needs[2] else None)
-    for tile in job.tiles(part):
+    tiles = list(job.tiles(part))
+    alone = all(tile.alone for tile in tiles)            # then no key's gradient is a sum over tiles
+    new, into_keys = (torch.empty_like, _product) if alone else (torch.zeros_like, _add_product)
+    dq = torch.empty_like(q) if needs[0] else None
+    dk, dv = (new(part.keys_alone(x)) if need else None for x, need in zip((k, v), needs[1:], strict=True))
+    for tile in tiles:
         weights = job.scores(part, tile, q, k)
         torch.softmax(weights, -1, out=weights)
         by_query, by_key = tile.two_views(job.scratch)
         kept = job.kept(tile) if job.dropout_p else None
-        if dv is not None:                                                            # dV = Pᵀ dO
-            torch.mul(weights, kept, out=by_query) if job.dropout_p else by_query.copy_(weights)
-            _add_product(tile.key_target(dv), by_key, tile.queries_by_key(dout), job)
+        by_query.copy_(weights) if kept is None else torch.mul(weights, kept, out=by_query)
+        if dv is not None:                                                                        # dV = Pᵀ dO
+            into_keys(tile.key_target(dv), by_key, tile.queries_by_key(dout), job)
         if dq is None and dk is None:
             continue
-        _score_gradient(tile, job, weights, kept, v, dout, delta, by_query)           # dS = P∘(dP − δ)
-        if dq is not None:                                                            # dQ = dS K/√hs
-            _product(tile.queries(dq), by_query, tile.keys(k), job)
-        if dk is not None:                                                            # dK = dSᵀ Q/√hs
-            _add_product(tile.key_target(dk), by_key, tile.queries_by_key(q), job)
-    return [dq if dq is None else dq.mul_(job.scale), dk if dk is None else dk.mul_(job.scale), dv]
+        _score_gradient(tile, job, weights, kept, v, dout, delta, by_query)
+        if dq is not None:                                                                        # dQ = dS K/√hs
+            _product(tile.queries(dq), by_query, tile.keys(k), job, job.scale)
+        if dk is not None:                                                                        # dK = dSᵀ Q/√hs
+            into_keys(tile.key_target(dk), by_key, tile.queries_by_key(q), job, job.scale)
+    return [dq, dk, dv]
 
 
 def _score_gradient(tile, job: _Job, weights: Tensor, kept: Tensor | None, v: Tensor, dout: Tensor, delta: Tensor,
                     into: Tensor) -> None:
-    """into = P∘(dP − δ), with dP = dO Vᵀ, times 1/(1 − p) or 0 under dropout."""
-    dP = job.scratch("weight gradient", *tile.shape)
+    """into = P∘(dP − δ), dP = dO Vᵀ, where dropped weights have none. `into` holds P already; `weights` is used up."""
+    dout, values, delta = tile.queries(dout), tile.keys(v).transpose(1, 2), tile.queries(delta)
     if kept is None:
-        torch.baddbmm(tile.queries(delta), tile.queries(dout), tile.keys(v).transpose(1, 2), beta=-1, out=dP)
+        into.mul_(torch.baddbmm(delta, dout, values, beta=-1, out=weights))
     else:
-        torch.bmm(tile.queries(dout), tile.keys(v).transpose(1, 2), out=dP).mul_(kept).sub_(tile.queries(delta))
-    torch.mul(weights, dP, out=into)
+        dP = torch.bmm(dout, values, out=job.scratch("weight gradient", *tile.shape))
+        torch.mul(weights, dP.mul_(kept).sub_(delta), out=into)
 
 
-def _add_product(target: Tensor, a: Tensor, b: Tensor, job: _Job) -> None:
-    """target += ab, batched."""
-    target.add_(torch.bmm(a, b, out=job.scratch("product", *target.shape)))
-
-
-def _merged(parts, job: _Job, laid: Laid) -> tuple[Tensor, list[Tensor]]:
-    """The output (H, T, hs) over all parts, and the share (H, T, 1) of each part in a query's weights if they are several."""
+def _forward(parts: list[Part], job: _Job, laid: Laid) -> tuple[Tensor, list[Tensor]]:
+    """The output laid out as the first part's queries, and each part's share (H, T, 1) of the weights if they are several."""
     near, *far = parts
     out, lse = _attend(near, job, laid, with_lse=bool(far))
-    out = near.query_rows(out, job.heads)
     if not far:
         return out, []
-    outs, lses = [out], [near.query_rows(lse, job.heads)]
-    for part in far:
-        out, lse = _attend(part, job, _lay_out(part, *_plain(near, job, laid)), with_lse=True)
-        outs.append(part.query_rows(out, job.heads))
-        lses.append(torch.full_like(lses[0], -math.inf))
-        part.queries_of(lses[-1]).copy_(part.query_rows(lse, job.heads))
-    shares = torch.softmax(torch.stack(lses), 0).unbind()
-    out = outs[0] * shares[0]
-    for part, more, share in zip(far, outs[1:], shares[1:], strict=True):
-        part.queries_of(out).addcmul_(more, part.queries_of(share))
+    results = [(part, *_attend(part, job, _laid_anew(part, near, job, laid), with_lse=True)) for part in far]
+    shares = _shares(near.query_rows(lse, job.heads), [(part, lse) for part, _, lse in results])
+    rows = near.query_rows(out, job.heads)
+    rows.mul_(shares[0])
+    for (part, more, _), share in zip(results, shares[1:], strict=True):
+        part.add_queries(rows, more.mul_(part.lay_queries(share, share.dtype)))
     return out, shares
 
 
-def _merged_gradients(parts, job: _Job, laid: Laid, dout: Tensor, delta: Tensor, shares, needs) -> list[Tensor | None]:
-    """dQ, dK, dV (H, T, hs). A part's own weights times its share are the whole's: so dO and δ are shared out."""
-    total = [None] * 3
-    for part, share in zip(parts, shares or [None], strict=True):
-        if part is not parts[0]:
-            laid_part = _lay_out(part, *_plain(parts[0], job, laid))
-        else:
-            laid_part = laid
-        its = (part.lay_queries(x if share is None else x * share, dout.dtype) for x in (dout, delta))
-        gradients = _gradients(part, job, laid_part, *its, needs)
-        rows = part.query_rows, part.key_rows, part.key_rows
-        gradients = [g if g is None else r(g, job.heads) for g, r in zip(gradients, rows, strict=True)]
-        if part is parts[0]:
-            total = gradients
-            continue
-        for whole, more, of in zip(total, gradients, (part.queries_of, part.keys_of, part.keys_of), strict=True):
+def _shares(near: Tensor, far: list[tuple[Part, Tensor]]) -> list[Tensor]:
+    """Every part's log Σ exp(score) → its share of Σ exp(score) over all parts: (H, T, 1), 0 where it has no queries."""
+    lses = [near]
+    for part, laid in far:
+        lse = torch.zeros_like(near)
+        part.add_queries(lse, laid)
+        lse[:, :part.shift] = -math.inf
+        lses.append(lse)
+    return list(torch.softmax(torch.stack(lses), 0))
+
+
+def _backward(parts: list[Part], job: _Job, laid: Laid, dout: Tensor, delta: Tensor, shares: list[Tensor],
+              needs: tuple[bool, bool, bool]) -> list[Tensor | None]:
+    """dQ, dK, dV (H, T, hs), from dO and δ = Σ dO·O. The weights of all parts together are each part's own times its
+    share: so a part gets its share of dO and δ."""
+    near, *far = parts
+    upstream = [near.lay_queries(x, x.dtype) for x in (dout, delta)]
+    if far:
+        for x in upstream:
+            near.query_rows(x, job.heads).mul_(shares[0])
+    gradients = _gradients(near, job, laid, *upstream, needs)
+    rows = near.query_rows, near.key_rows, near.key_rows
+    gradients = [g if g is None else of(g, job.heads) for g, of in zip(gradients, rows, strict=True)]
+    for part, share in zip(far, shares[1:], strict=True):
+        share = part.lay_queries(share, share.dtype)
+        upstream = [part.lay_queries(x, x.dtype).mul_(share) for x in (dout, delta)]
+        more = _gradients(part, job, _laid_anew(part, near, job, laid), *upstream, needs)
+        add = part.add_queries, part.add_keys, part.add_keys
+        for whole, its, add_to in zip(gradients, more, add, strict=True):
             if whole is not None:
-                of(whole).add_(more)
-    return total
+                add_to(whole, its)
+    return gradients
 
 
-def _lay_out(part, q: Tensor, k: Tensor, v: Tensor) -> Laid:
-    return part.lay_queries(q, q.dtype), part.lay_keys(k, q.dtype), part.lay_keys(v, q.dtype)
-
-
-def _plain(near, job: _Job, laid: Laid) -> Laid:
-    """(H, T, hs) views of what the first part, which has every position, has laid out."""
-    q, k, v = laid
-    return near.query_rows(q, job.heads), near.key_rows(k, job.heads), near.key_rows(v, job.heads)
+def _laid_anew(part: Part, near: Part, job: _Job, laid: Laid) -> Laid:
+    """What the first part, which has every position, has laid out → the same for another part."""
+    q, k, v = near.query_rows(laid[0], job.heads), *(near.key_rows(x, job.heads) for x in laid[1:])
+    return part.lay_queries(q, q.dtype), part.lay_keys(k, k.dtype), part.lay_keys(v, v.dtype)
 
 
 class _Attention(torch.autograd.Function):
@@ -282,17 +294,18 @@ class _Attention(torch.autograd.Function):
         seed = int(torch.randint(2**62, ())) if dropout_p else 0
         ctx.settings = heads, laid[0].new_empty(0), 1 / math.sqrt(q.size(-1)), dropout_p, seed, slopes
         ctx.parts, ctx.shapes, ctx.dtype = parts, (q.shape, k.shape, v.shape), q.dtype
-        out, shares = _merged(parts, _Job(*ctx.settings), laid)
+        out, shares = _forward(parts, _Job(*ctx.settings), laid)
         ctx.save_for_backward(*laid, out, *shares)
-        return out.view(*q.shape[:-1], v.size(-1)).to(q.dtype)
+        return parts[0].query_rows(out, heads).view(*q.shape[:-1], v.size(-1)).to(q.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
         *laid, out = ctx.saved_tensors[:4]
+        job = _Job(*ctx.settings)
+        out = ctx.parts[0].query_rows(out, job.heads)
         dout = dout.reshape(out.shape).to(out.dtype)
-        delta = (dout * out).sum(-1, keepdim=True)                                        # (H, T, 1)
-        gradients = _merged_gradients(ctx.parts, _Job(*ctx.settings), laid, dout, delta, ctx.saved_tensors[4:],
-                                      ctx.needs_input_grad[:3])
+        delta = torch.stack([(a * b).sum(-1, keepdim=True) for a, b in zip(dout, out, strict=True)])         # (H, T, 1)
+        gradients = _backward(ctx.parts, job, laid, dout, delta, list(ctx.saved_tensors[4:]), ctx.needs_input_grad[:3])
         shaped = (g if g is None else g.view(shape).to(ctx.dtype) for g, shape in zip(gradients, ctx.shapes, strict=True))
         return *shaped, None, None, None

@@ -59,25 +59,17 @@ class Band:
         body[..., self.T:, :] = 0
         return laid
 
-    def queries_of(self, x: Tensor) -> Tensor:
-        """(…, T, hs) → those of the positions that this part has queries at: all."""
-        return x
-
-    def keys_of(self, x: Tensor) -> Tensor:
-        """(…, T, hs) → those of the positions that this part has keys at: all."""
-        return x
-
     def query_rows(self, laid: Tensor, heads: int) -> Tensor:
         """What is laid out as queries → (H, T, hs), a view."""
         return laid[:heads * self.rows].view(heads, self.rows, -1)[:, :self.T]
 
     def key_rows(self, laid: Tensor, heads: int) -> Tensor:
-        """What is laid out as keys → (H, T, hs), a view. Their gradients have no zeros in front."""
+        """What is laid out as keys, with or without the zeros in front → (H, T, hs), a view."""
         return laid[len(laid) - heads * self.rows:].view(heads, self.rows, -1)[:, :self.T]
 
-    def key_gradient(self, laid: Tensor) -> Tensor:
-        """Zeros, to which the tiles add dK or dV: (H·rows, hs)."""
-        return torch.zeros_like(laid[self.reach:])
+    def keys_alone(self, laid: Tensor) -> Tensor:
+        """Laid-out keys without the zeros in front: what their gradients are like."""
+        return laid[self.reach:]
 
     def tiles(self, heads: int, budget: int) -> Iterator[BandTile]:
         """Tiles of about `budget` scores: all of several heads, or some blocks of one."""
@@ -103,6 +95,7 @@ class BandTile:
         self.row = head * part.rows + first * part.block     # the first query, in rows of all heads
         # the blocks of keys that these queries meet: those before a head's first key are not there
         self.before = 0 if first == 0 else part.reach // part.block
+        self.alone = blocks * part.block == part.rows        # no other tile meets these keys
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -46,44 +46,49 @@ class Staircase:
         """The queries of a sequence."""
         return self.columns * self.group
 
-    def queries_of(self, x: Tensor) -> Tensor:
-        """(…, T, hs) → (…, n, hs): those of the positions from `shift` on."""
-        return x[..., self.shift:, :]
-
-    def keys_of(self, x: Tensor) -> Tensor:
-        """(…, T, hs) → (…, ⌈n / group⌉, hs): those of the positions 0, group, 2·group, …"""
-        return x[..., :self.n:self.group, :]
-
     def lay_queries(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(…, T, hs) → (H·classes, rows, hs)"""
-        return self._lay(self.queries_of(x), self.rows, dtype)
+        return self._lay(x[..., self.shift:, :], self.rows, dtype)
 
     def lay_keys(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(…, T, hs) → (H·classes, columns, hs)"""
-        return self._lay(self.keys_of(x), self.columns, dtype)
+        return self._lay(x[..., :self.n:self.group, :], self.columns, dtype)
 
     def _lay(self, x: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-        heads, size = math.prod(x.shape[:-2]), x.size(-1)
-        padded = x.new_empty(*x.shape[:-2], length * self.classes, size, dtype=dtype)
-        padded[..., :x.size(-2), :] = x
-        padded[..., x.size(-2):, :] = 0
-        by_class = padded.view(heads, length, self.classes, size).transpose(1, 2)
-        return by_class.reshape(heads * self.classes, length, size)
+        x = x.reshape(-1, *x.shape[-2:])
+        laid = x.new_empty(len(x) * self.classes, length, x.size(-1), dtype=dtype)
+        laid[:, x.size(1) // self.classes:] = 0           # behind the last position
+        for rows, laid_rows in self._pairs(x, laid):
+            laid_rows.copy_(rows)
+        return laid
+
+    def _pairs(self, x: Tensor, laid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of x (H, positions, hs) and of the same positions laid out: the rounds of all classes, then the rest."""
+        laid = laid.view(len(x), self.classes, -1, x.size(-1)).transpose(1, 2)             # (H, length, classes, hs)
+        rounds, rest = divmod(x.size(1), self.classes)
+        yield x[:, :rounds * self.classes].unflatten(1, (rounds, self.classes)), laid[:, :rounds]
+        if rest:
+            yield x[:, rounds * self.classes:], laid[:, rounds, :rest]
 
     def query_rows(self, laid: Tensor, heads: int) -> Tensor:
-        """What is laid out as queries → (H, n, hs), as queries_of has them."""
-        return self._rows(laid, heads)[:, :self.n]
+        """Of a first part, which has every position in one class: what is laid out → (H, T, hs), a view."""
+        return laid
 
-    def key_rows(self, laid: Tensor, heads: int) -> Tensor:
-        """What is laid out as keys → (H, ⌈n / group⌉, hs), as keys_of has them."""
-        return self._rows(laid, heads)[:, :math.ceil(self.n / self.group)]
+    key_rows = query_rows
 
-    def _rows(self, laid: Tensor, heads: int) -> Tensor:
-        return laid.view(heads, self.classes, -1, laid.size(-1)).transpose(1, 2).reshape(heads, -1, laid.size(-1))
+    def add_queries(self, whole: Tensor, laid: Tensor) -> None:
+        """Add what is laid out as queries to whole (H, T, hs), each row where it belongs."""
+        for rows, laid_rows in self._pairs(whole[:, self.shift:], laid):
+            rows.add_(laid_rows)
 
-    def key_gradient(self, laid: Tensor) -> Tensor:
-        """Zeros, to which the tiles add dK or dV."""
-        return torch.zeros_like(laid)
+    def add_keys(self, whole: Tensor, laid: Tensor) -> None:
+        """Add what is laid out as keys to whole (H, T, hs), each row where it belongs."""
+        for rows, laid_rows in self._pairs(whole[:, :self.n:self.group], laid):
+            rows.add_(laid_rows)
+
+    def keys_alone(self, laid: Tensor) -> Tensor:
+        """Laid-out keys without the zeros in front: there are none."""
+        return laid
 
     def tiles(self, heads: int, budget: int) -> Iterator[StairTile]:
         """Tiles of about `budget` scores: the same block of queries of several sequences, with all keys it sees."""
@@ -101,6 +106,7 @@ class StairTile:
 
     def __init__(self, part: Staircase, head: int, last: int, column: int, stop: int):
         self.part, self.heads, self.column, self.stop = part, slice(head, last), column, stop
+        self.alone = column == 0 and stop == part.columns      # no other tile meets these keys
         self.shape = last - head, (stop - column) * part.group, stop
 
     def queries(self, laid: Tensor) -> Tensor:
