@@ -1,10 +1,10 @@
 """
-A band of keys before every query, in dense tiles: where the work of a window or of blocks lies in memory. The arithmetic on
-a tile is in banded.py; links that reach further are in staircases.py.
+A band of keys before every query, in dense tiles: where the work of a window or of blocks lies in memory. Links that reach
+further are in staircases.py; the arithmetic on a tile is in tiles.py.
 
-A pattern is taken apart into parts that share no (query, key) pair. A part lays queries and keys out so that strided views
-cover its pairs with little waste. x (…, T, hs) is what the model gives; H is the product of its leading sizes. A tile is n
-blocks of b queries, each meeting L keys: its scores are (n, b, L).
+A pattern is taken apart into parts that share no (query, key) pair. A part lays the queries and keys of some heads out in
+scratch memory so that strided views cover its pairs with little waste. x (…, T, hs) is what the model gives; H is the
+product of its leading sizes. A tile is n blocks of b queries, each meeting L keys: its scores are (n, b, L).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 
 HIDDEN = -1e30   # added to an unseen key's score: its weight is exactly 0, and unlike −inf it never makes a nan
 
-Scratch = Callable[..., Tensor]   # scratch(name, *shape): memory that tiles use one after the other
+Scratch = Callable[..., Tensor]   # scratch(name, *shape): memory that is used again and again, under each name its own
 
 
 @dataclass(frozen=True)
 class Band:
-    """Blocks of `block` queries; each meets its own keys and the `reach` before them, a multiple of the block, and of these
-    a query sees the last `window`, or all up to itself where that is None.
+    """Blocks of `block` queries; each meets its own keys and the `reach` before them, a multiple of the block, and of
+    these a query sees the last `window`, or all up to itself where that is None.
 
     Heads lie end to end, padded to whole blocks, so that one batched product runs over the blocks of several heads:
     queries (H·rows + reach, hs), keys (reach + H·rows, hs). Neighbouring blocks share keys: views that overlap.
@@ -41,17 +41,22 @@ class Band:
         """The queries of a head, in whole blocks."""
         return math.ceil(self.T / self.block) * self.block
 
-    def lay_queries(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    @property
+    def keys_met(self) -> int:
+        """The keys that a query's scores are computed with."""
+        return self.reach + self.block
+
+    def lay_queries(self, x: Tensor, memory: Scratch, name: str) -> Tensor:
         """(…, T, hs) → (H·rows + reach, hs). The zeros behind stand where the last keys' later queries would."""
-        return self._lay(x, dtype, before=0, after=self.reach)
+        return self._lay(x, memory, name, before=0, after=self.reach)
 
-    def lay_keys(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def lay_keys(self, x: Tensor, memory: Scratch, name: str) -> Tensor:
         """(…, T, hs) → (reach + H·rows, hs). The zeros in front stand before the first head's first key."""
-        return self._lay(x, dtype, before=self.reach, after=0)
+        return self._lay(x, memory, name, before=self.reach, after=0)
 
-    def _lay(self, x: Tensor, dtype: torch.dtype, before: int, after: int) -> Tensor:
+    def _lay(self, x: Tensor, memory: Scratch, name: str, before: int, after: int) -> Tensor:
         body = math.prod(x.shape[:-2]) * self.rows
-        laid = x.new_empty(before + body + after, x.size(-1), dtype=dtype)
+        laid = memory(name, before + body + after, x.size(-1))
         laid[:before] = 0
         laid[before + body:] = 0
         body = laid[before:before + body].view(*x.shape[:-2], self.rows, x.size(-1))
@@ -59,13 +64,14 @@ class Band:
         body[..., self.T:, :] = 0
         return laid
 
-    def query_rows(self, laid: Tensor, heads: int) -> Tensor:
-        """What is laid out as queries → (H, T, hs), a view."""
-        return laid[:heads * self.rows].view(heads, self.rows, -1)[:, :self.T]
+    def query_rows(self, laid: Tensor, like: Tensor) -> Tensor:
+        """What is laid out as queries → (…, T, hs) as `like` is, a view."""
+        heads = like.shape[:-2]
+        return laid[:math.prod(heads) * self.rows].view(*heads, self.rows, -1)[..., :self.T, :]
 
-    def key_rows(self, laid: Tensor, heads: int) -> Tensor:
-        """What is laid out as keys, with or without the zeros in front → (H, T, hs), a view."""
-        return laid[len(laid) - heads * self.rows:].view(heads, self.rows, -1)[:, :self.T]
+    def key_rows(self, laid: Tensor, like: Tensor) -> Tensor:
+        """What is laid out as keys, without the zeros in front → (…, T, hs) as `like` is, a view."""
+        return self.query_rows(laid, like)
 
     def keys_alone(self, laid: Tensor) -> Tensor:
         """Laid-out keys without the zeros in front: what their gradients are like."""
@@ -74,9 +80,9 @@ class Band:
     def tiles(self, heads: int, budget: int) -> Iterator[BandTile]:
         """Tiles of about `budget` scores: all of several heads, or some blocks of one."""
         blocks = self.rows // self.block
-        fit = max(1, budget // (self.block * (self.reach + self.block)))
-        if fit >= blocks:
-            step = fit // blocks
+        fit = max(1, budget // (self.block * self.keys_met))
+        if 2 * fit >= blocks:
+            step = max(1, fit // blocks)
             for head in range(0, heads, step):
                 yield BandTile(self, head, min(step, heads - head), 0, blocks)
             return

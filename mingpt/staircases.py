@@ -1,6 +1,6 @@
 """
-Every key so far, of few: where the work of far links lies in memory. A staircase is causal attention whose step is one key
-down and `group` queries across. See bands.py for what a part is.
+Every key so far, of few: where the work of far links lies in memory. A staircase is causal attention whose step is one
+key along and `group` queries down. See bands.py for what a part is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Staircase:
     """Query i, from `shift` on, sees keys j ≤ i − shift: those with j ≡ i − shift modulo `classes` (dilated links), or
     those with j ≡ 0 modulo `group` (every group-th of the text); with both 1, all: causal attention.
 
-    Residue classes are laid out as sequences of their own: queries (H·classes, rows, hs), keys (H·classes, rows/group, hs).
+    Residue classes are laid out as sequences of their own: queries (H·classes, rows, hs), keys (H·classes, columns, hs).
     """
     T: int
     shift: int = 0
@@ -46,44 +46,54 @@ class Staircase:
         """The queries of a sequence."""
         return self.columns * self.group
 
-    def lay_queries(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    @property
+    def keys_met(self) -> int:
+        """The most keys that a query's scores are computed with."""
+        return self.columns
+
+    def lay_queries(self, x: Tensor, memory: Scratch, name: str) -> Tensor:
         """(…, T, hs) → (H·classes, rows, hs)"""
-        return self._lay(x[..., self.shift:, :], self.rows, dtype)
+        return self._lay(self._queries(x), self.rows, memory, name)
 
-    def lay_keys(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def lay_keys(self, x: Tensor, memory: Scratch, name: str) -> Tensor:
         """(…, T, hs) → (H·classes, columns, hs)"""
-        return self._lay(x[..., :self.n:self.group, :], self.columns, dtype)
+        return self._lay(self._keys(x), self.columns, memory, name)
 
-    def _lay(self, x: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-        x = x.reshape(-1, *x.shape[-2:])
-        laid = x.new_empty(len(x) * self.classes, length, x.size(-1), dtype=dtype)
-        laid[:, x.size(1) // self.classes:] = 0           # behind the last position
+    def _queries(self, x: Tensor) -> Tensor:
+        return x[..., self.shift:, :]
+
+    def _keys(self, x: Tensor) -> Tensor:
+        return x[..., :self.n:self.group, :]
+
+    def _lay(self, x: Tensor, length: int, memory: Scratch, name: str) -> Tensor:
+        laid = memory(name, math.prod(x.shape[:-2]) * self.classes, length, x.size(-1))
+        laid[:, x.size(-2) // self.classes:] = 0           # behind the last position
         for rows, laid_rows in self._pairs(x, laid):
             laid_rows.copy_(rows)
         return laid
 
     def _pairs(self, x: Tensor, laid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of x (H, positions, hs) and of the same positions laid out: the rounds of all classes, then the rest."""
-        laid = laid.view(len(x), self.classes, -1, x.size(-1)).transpose(1, 2)             # (H, length, classes, hs)
-        rounds, rest = divmod(x.size(1), self.classes)
-        yield x[:, :rounds * self.classes].unflatten(1, (rounds, self.classes)), laid[:, :rounds]
+        """Views of x (…, positions, hs) and of the same positions laid out: whole rounds of the classes, then the rest."""
+        laid = laid.view(*x.shape[:-2], self.classes, -1, x.size(-1)).transpose(-3, -2)    # (…, length, classes, hs)
+        rounds, rest = divmod(x.size(-2), self.classes)
+        yield x[..., :rounds * self.classes, :].unflatten(-2, (rounds, self.classes)), laid[..., :rounds, :, :]
         if rest:
-            yield x[:, rounds * self.classes:], laid[:, rounds, :rest]
+            yield x[..., rounds * self.classes:, :], laid[..., rounds, :rest, :]
 
-    def query_rows(self, laid: Tensor, heads: int) -> Tensor:
-        """Of a first part, which has every position in one class: what is laid out → (H, T, hs), a view."""
-        return laid
+    def query_rows(self, laid: Tensor, like: Tensor) -> Tensor:
+        """Of a first part, which has every position in one class: what is laid out → (…, T, hs) as `like` is, a view."""
+        return laid.view(*like.shape[:-2], self.T, -1)
 
     key_rows = query_rows
 
     def add_queries(self, whole: Tensor, laid: Tensor) -> None:
-        """Add what is laid out as queries to whole (H, T, hs), each row where it belongs."""
-        for rows, laid_rows in self._pairs(whole[:, self.shift:], laid):
+        """Add what is laid out as queries to whole (…, T, hs), each row where it belongs."""
+        for rows, laid_rows in self._pairs(self._queries(whole), laid):
             rows.add_(laid_rows)
 
     def add_keys(self, whole: Tensor, laid: Tensor) -> None:
-        """Add what is laid out as keys to whole (H, T, hs), each row where it belongs."""
-        for rows, laid_rows in self._pairs(whole[:, :self.n:self.group], laid):
+        """Add what is laid out as keys to whole (…, T, hs), each row where it belongs."""
+        for rows, laid_rows in self._pairs(self._keys(whole), laid):
             rows.add_(laid_rows)
 
     def keys_alone(self, laid: Tensor) -> Tensor:
