@@ -100,6 +100,13 @@ def parse_schedule(text: str, n_layer: int) -> Schedule:
     return Schedule(tuple(parse_layers(text, n_layer)), text)
 
 
+def without_file(text: str, n_layer: int) -> str:
+    """The text; of a file's schedule, the patterns that it holds now."""
+    text = str(text).strip()
+    named = text in NAMED or text.partition(":")[0] in FORMULAS
+    return text if named or not _file(text) else str(parse_schedule(text, n_layer))
+
+
 def at_depth(layers: Sequence[Pattern], n_layer: int, name: str) -> Schedule:
     """A schedule at another depth: layer l of n takes the pattern at ⌊l·len(layers)/n⌋. Windows stay as they are."""
     depth, note = len(layers), None

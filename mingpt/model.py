@@ -15,13 +15,15 @@ import math
 import torch
 import torch.nn as nn
 
-from mingpt.attend import same_document
+from mingpt.attend import BACKENDS, flipped_padding, same_document
 from mingpt.attention import ATTENTIONS, CausalSelfAttention
 from mingpt.generate import generate
-from mingpt.losses import cross_entropy
+from mingpt.layer_schedules import parse_schedule, without_file
+from mingpt.losses import IGNORE_INDEX, cross_entropy
 from mingpt.mlps import MLPS, NewGELU, dropout
 from mingpt.norms import NORMS
 from mingpt.optimizers import OPTIMIZERS
+from mingpt.patterns import Pattern
 from mingpt.positions import POSITIONS
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
@@ -65,11 +67,11 @@ def check_slots(config: CN, slots: dict[str, dict], section: str) -> None:
 class Block(nn.Module):
     """Attention between tokens, then an MLP on each, both reading a normed and writing the plain residual stream."""
 
-    def __init__(self, config: CN):
+    def __init__(self, config: CN, layer: int = 0):
         super().__init__()
         norm = NORMS[config.norm]
         self.ln_1 = norm(config.n_embd, config)
-        self.attn = ATTENTIONS[config.attention](config)
+        self.attn = ATTENTIONS[config.attention](config, layer)
         self.ln_2 = norm(config.n_embd, config)
         self.mlp = MLPS[config.mlp](config)
 
@@ -100,27 +102,33 @@ class GPT(nn.Module):
         C.resid_pdrop = 0.1
         C.attn_pdrop = 0.1
         C.merge_from_dict(slot_defaults(SLOTS))
+        C.schedule = "full"          # which keys each layer sees: see layer_schedules.py
+        C.backend = next(iter(BACKENDS))   # how attention is computed: the same numbers, in other time and memory
         C.bias = True                # of the linear layers and norms
         C.tie_weights = False        # one matrix for token embedding and head; GPT-2 ties, minGPT does not
         C.logit_softcap = None       # c · tanh(logits / c): keeps logits below c. Gemma 2, arXiv 2408.00118
         C.document_end = None        # a token id: attention then stays inside documents, which end with it
+        C.published_padding = None   # a token id: study 000's fault with padding, to measure what it did
         return C
 
     def __init__(self, config: CN):
         super().__init__()
         config = self.config = _resolved(config)
         self.block_size = config.block_size
+        self.schedule = parse_schedule(config.schedule, config.n_layer)
+        config.schedule = without_file(config.schedule, config.n_layer)   # a model does not change with a file
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(config.vocab_size, config.n_embd),
             wpe=POSITIONS[config.position].table(config),
             drop=dropout(config.embd_pdrop),
-            h=nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
+            h=nn.ModuleList([Block(config, layer) for layer in range(config.n_layer)]),
             ln_f=NORMS[config.norm](config.n_embd, config),
         ))
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
         self.softcap, self.document_end = config.logit_softcap, config.document_end
+        self.published_padding = config.published_padding
         self.init_weights()
         # the head's parameters are not counted, as in minGPT
         print(f"number of parameters: {sum(p.numel() for p in self.transformer.parameters()) / 1e6:.2f}M")
@@ -178,19 +186,32 @@ class GPT(nn.Module):
         if self.transformer.wpe is not None:
             x = x + self.transformer.wpe(torch.arange(t, device=idx.device).unsqueeze(0))
         x = self.transformer.drop(x)
-        allowed = None if self.document_end is None else same_document(idx, self.document_end)
+        allowed = self._allowed(idx)
         for block in self.transformer.h:
             x = block(x, allowed)
         logits = self.lm_head(self.transformer.ln_f(x))
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits, None if targets is None else cross_entropy(logits, targets)
+        return logits, None if targets is None else cross_entropy(logits, self._counted(targets))
 
-    def flops_per_token(self, T: int | None = None) -> float:
+    def _allowed(self, idx: torch.Tensor) -> torch.Tensor | None:
+        """What these tokens say about which keys are seen, (B, 1, T, T); None if nothing."""
+        if self.published_padding is not None:
+            return flipped_padding(idx, self.published_padding)
+        return None if self.document_end is None else same_document(idx, self.document_end)
+
+    def _counted(self, targets: torch.Tensor) -> torch.Tensor:
+        """The targets; with study 000's fault, padding is one of them."""
+        if self.published_padding is None:
+            return targets
+        return targets.masked_fill(targets == IGNORE_INDEX, self.published_padding)
+
+    def flops_per_token(self, T: int | None = None, pattern: Pattern | None = None) -> float:
         """FLOPs a token of a training step at sequence length T (default: the block): a multiply and an add for
-        every weight of a matrix product and for every score, in the forward once and in the backward twice."""
+        every weight of a matrix product and for every score that a layer's pattern has (`pattern`: as if all layers
+        had that one), in the forward once and in the backward twice."""
         products = sum(2 * m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
-        scores = sum(block.attn.score_flops(T or self.block_size) for block in self.transformer.h)
+        scores = sum(block.attn.score_flops(T or self.block_size, pattern) for block in self.transformer.h)
         return 3 * (products + scores)
 
 
@@ -208,5 +229,5 @@ def _resolved(config: CN) -> CN:
             raise BadInput(f"no model_type {filled.model_type!r}; known: {', '.join(SIZES)}; "
                            "or give n_layer, n_head and n_embd and set model_type to None")
         filled.merge_from_dict(SIZES[filled.model_type])
-    check_slots(filled, SLOTS, "model")
+    check_slots(filled, {**SLOTS, "backend": BACKENDS}, "model")
     return filled

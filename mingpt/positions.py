@@ -30,8 +30,9 @@ class NoPosition(nn.Module):
         """(B, nh, T, hs) queries and keys → the same, turned by their positions."""
         return q, k
 
-    def bias(self, T: int) -> torch.Tensor | None:
-        """A term added to the scores, (nh, T, T), or None."""
+    @property
+    def slopes(self) -> torch.Tensor | None:
+        """(nh,): slope · (i − j) is taken from the scores of query i and key j; or None."""
         return None
 
 
@@ -76,12 +77,11 @@ class ALiBi(NoPosition):
 
     def __init__(self, config: CfgNode):
         super().__init__(config)
-        distance = torch.arange(config.block_size)[:, None] - torch.arange(config.block_size)  # (T, T), i − j
-        slopes = torch.tensor(alibi_slopes(config.n_head))
-        self.register_buffer("penalty", -slopes[:, None, None] * distance.clamp(min=0), persistent=False)
+        self.register_buffer("slope_of_head", torch.tensor(alibi_slopes(config.n_head)), persistent=False)   # (nh,)
 
-    def bias(self, T: int) -> torch.Tensor:
-        return self.penalty[:, :T, :T]
+    @property
+    def slopes(self) -> torch.Tensor:
+        return self.slope_of_head
 
 
 def alibi_slopes(n_head: int) -> list[float]:

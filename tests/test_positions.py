@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from mingpt.attend import attend, same_document
+from mingpt.attend import Dense, same_document
 from mingpt.model import GPT
+from mingpt.patterns import full
 from mingpt.positions import POSITIONS, alibi_slopes
 from mingpt.utils import BadInput
 
@@ -71,12 +72,14 @@ def test_alibi_slopes_are_blooms_in_transformers(n_head):
     torch.testing.assert_close(torch.tensor(alibi_slopes(n_head)), theirs)
 
 
-def test_alibi_subtracts_slope_times_distance_and_never_rewards_a_later_key():
-    bias = POSITIONS["alibi"](config_of("alibi", n_head=4)).bias(10)
-    assert bias.shape == (4, 10, 10)
-    assert bias[0, 7, 3].item() == pytest.approx(-4 * 2 ** -2)   # the first of four slopes is 2^(−8/4)
-    assert bias[3, 9, 0].item() == pytest.approx(-9 * 2 ** -8)
-    assert bias.triu().abs().max() == 0   # no distance, no penalty; the future is the mask's business
+def test_alibi_takes_slope_times_distance_from_the_scores():
+    slopes = POSITIONS["alibi"](config_of("alibi", n_head=4)).slopes
+    assert slopes.tolist() == [2 ** -2, 2 ** -4, 2 ** -6, 2 ** -8]
+    q, k, v = torch.zeros(1, 4, 10, 8), torch.zeros(1, 4, 10, 8), torch.eye(10, 8).expand(1, 4, 10, 8)
+    weights = Dense.attend(full(), q, k, v, slopes, None, 0.0)[0]      # v is one-hot: the first 8 weights of each query
+    for head, slope in enumerate(slopes.tolist()):
+        want = torch.tensor([-slope * (7 - j) for j in range(8)]).softmax(0)
+        torch.testing.assert_close(weights[head, 7], want)
 
 
 def test_only_a_learned_table_knows_absolute_places():
@@ -142,15 +145,3 @@ def test_a_document_reads_as_when_it_stands_alone(position):
         alone = model(torch.tensor([document]))[0][0]
         torch.testing.assert_close(packed[start:start + len(document)], alone, atol=1e-4, rtol=0)
         start += len(document)
-
-
-def test_attention_with_a_mask_or_a_bias_is_the_textbook_formula():
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, 4, 9, 8)
-    bias = torch.randn(4, 9, 9)
-    allowed = torch.rand(2, 1, 9, 9).gt(0.5) | torch.eye(9, dtype=torch.bool)
-    for b, a in ((None, None), (bias, None), (None, allowed), (bias, allowed)):
-        scores = q @ k.transpose(-2, -1) / 8 ** 0.5 + (0 if b is None else b)
-        hidden = torch.ones(9, 9, dtype=torch.bool).triu(1) | (torch.zeros(1, dtype=torch.bool) if a is None else ~a)
-        want = scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v
-        torch.testing.assert_close(attend(q, k, v, bias=b, allowed=a), want, atol=1e-6, rtol=1e-5)

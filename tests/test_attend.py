@@ -1,0 +1,311 @@
+"""Backends: one attention, computed in several ways; what each cannot do it refuses."""
+
+import contextlib
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_mask
+
+from mingpt.attend import BACKENDS, Case, Dense, fastest, flipped_padding, mask_of
+from mingpt.banded import supports
+from mingpt.flex import BLOCK, block_mask
+from mingpt.model import GPT, Block, CausalSelfAttention
+from mingpt.patterns import full, parse_pattern, window
+from mingpt.utils import BadInput
+
+PATTERNS = ["f", "1", "7", "7/3", "b8x2", "s5", "6+g9", "r0.3@1", "12>1/2", "9&s2", "4|s6"]
+SCHEDULES = ["full", "f 7", "1 5/3", "b8x1 9+g4", "s6 f", "r0.4@2 9&s2"]
+
+
+def gpt(seed=0, **changes):
+    config = GPT.get_default_config()
+    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 3, 48
+    config.vocab_size, config.block_size = 19, 70
+    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
+    config.merge_from_dict(changes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = GPT(config)
+    model.init_weights(seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():   # as after some training: at std 0.02 attention is nearly uniform, whatever the scores
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return model
+
+
+def tokens(T, batch=2):
+    return torch.randint(19, (batch, T), generator=torch.Generator().manual_seed(T))
+
+
+def loss_and_gradients(model, idx):
+    loss = model(idx, idx.roll(-1, 1))[1]
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+# -- all are the dense mask ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("T", [1, 5, 37, 70])
+@pytest.mark.parametrize("position", ["learned", "rope", "alibi"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_backend_has_the_dense_masks_loss_and_gradients(schedule, position, T):
+    idx = tokens(T)
+    loss, gradients = loss_and_gradients(gpt(schedule=schedule, position=position, backend="dense"), idx)
+    compared = set()
+    for backend in ("auto", "flash", "banded"):
+        try:
+            model = gpt(schedule=schedule, position=position, backend=backend)
+        except BadInput:
+            continue
+        other, theirs = loss_and_gradients(model, idx)
+        assert other.item() == pytest.approx(loss.item(), abs=1e-5)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(theirs[name], gradient, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}")  # noqa: B023
+        compared.add(backend)
+    assert compared >= ({"auto"} if "r0.4" in schedule else {"auto", "banded"})
+    assert ("flash" in compared) is (schedule == "full" and position != "alibi")
+
+
+@pytest.mark.parametrize("position", ["learned", "alibi"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_flex_has_the_dense_masks_logits(schedule, position):
+    dense, flexible = (gpt(schedule=schedule, position=position, backend=b).eval() for b in ("dense", "flex"))
+    with torch.no_grad():
+        torch.testing.assert_close(flexible(tokens(37))[0], dense(tokens(37))[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_flexs_masks_and_its_blocks_are_the_patterns(text):
+    pattern, T = parse_pattern(text), 300
+    blocks = block_mask(pattern, T, torch.device("cpu"))
+    assert torch.equal(create_mask(blocks.mask_mod, 1, 1, T, T, device="cpu")[0, 0], pattern.mask(T))
+    side = -(-T // BLOCK)
+    whole = torch.zeros(side * BLOCK, side * BLOCK, dtype=torch.bool)
+    whole[:T, :T] = pattern.mask(T)
+    want = whole.view(side, BLOCK, side, BLOCK).any(3).any(1)
+    assert torch.equal(blocks.to_dense()[0, 0].bool(), want), "computed is what has a seen pair"
+
+
+@pytest.mark.parametrize("backend", ["dense", "flash", "banded", "flex"])
+def test_fewer_key_heads_serve_several_query_heads(backend):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 6, 33, 16), torch.randn(2, 2, 33, 16), torch.randn(2, 2, 33, 16)
+    got = BACKENDS[backend].attend(full(), q, k, v, None, None, 0.0)
+    want = Dense.attend(full(), q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), None, None, 0.0)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_dense_with_slopes_and_a_document_mask_is_the_textbook_formula():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 9, 8)
+    slopes = torch.rand(4)
+    allowed = torch.rand(2, 1, 9, 9).gt(0.5) | torch.eye(9, dtype=torch.bool)
+    distance = torch.arange(9)[:, None] - torch.arange(9)
+    for s in (None, slopes):
+        for a in (None, allowed):
+            scores = q @ k.transpose(-2, -1) / 8 ** 0.5 - (0 if s is None else s[:, None, None] * distance)
+            hidden = ~window(4).mask(9) | (torch.zeros(1, dtype=torch.bool) if a is None else ~a)
+            want = scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v
+            got = Dense.attend(window(4), q, k, v, s, a, 0.0)
+            torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["auto", "banded"])
+def test_bfloat16_autocast_runs_and_is_close_to_float32(backend):
+    model = gpt(schedule="f 7/3", backend=backend, position="alibi")
+    loss = model(tokens(70), tokens(70))[1].item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = model(tokens(70), tokens(70))[1]
+    narrow.backward()
+    assert narrow.item() == pytest.approx(loss, rel=0.02)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("backend", ["auto", "dense", "banded"])
+def test_a_model_can_be_copied_with_its_backend(backend):
+    model = gpt(schedule="f 7", backend=backend).eval()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(tokens(20))[0], model(tokens(20))[0])
+
+
+# -- masks are never stale -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("backend", ["auto", "dense", "banded", "flex"])
+def test_a_length_does_not_depend_on_the_lengths_before_it(backend):
+    for T in (9, 70, 9, 33, 64, 65, 33):
+        model, fresh = (gpt(schedule="7 5/3", backend=b).eval() for b in (backend, "dense"))
+        with torch.no_grad():
+            for earlier in (70, 3, T):
+                logits = model(tokens(earlier))[0]
+            seen = torch.stack([p.mask(T) for p in fresh.schedule])
+        assert torch.equal(seen, torch.stack([mask_of(p, T, torch.device("cpu")) for p in fresh.schedule]))
+        torch.testing.assert_close(logits, fresh(tokens(T))[0], atol=1e-4, rtol=0)
+
+
+@given(st.sampled_from(PATTERNS), st.lists(st.integers(1, 150), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_a_mask_is_the_patterns_whatever_was_asked_before(text, lengths):
+    for T in lengths:
+        assert torch.equal(mask_of(parse_pattern(text), T, torch.device("cpu")), parse_pattern(text).mask(T))
+
+
+def test_a_mask_first_made_while_sampling_serves_in_training():
+    model = gpt(schedule="61 59/2", backend="dense")   # windows of no other test
+    with torch.inference_mode():
+        model(tokens(70))
+    loss_and_gradients(model, tokens(70))
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("changes, words", [
+    ({"backend": "flash", "schedule": "f 7"}, "flash sees all keys, not pattern '7': use auto or dense"),
+    ({"backend": "flash", "position": "alibi"}, "flash adds no bias, as model.position asks"),
+    ({"backend": "flash", "document_end": 3}, "flash has no document mask"),
+    ({"backend": "banded", "document_end": 3}, "banded has no document mask"),
+    ({"backend": "banded", "schedule": "f r0.1@7"}, "banded has no form for pattern 'r0.1@7'"),
+    ({"backend": "flex", "attn_pdrop": 0.1}, "flex drops no weights, as model.attn_pdrop=0.1 asks"),
+    ({"backend": "flex", "document_end": 3}, "flex has no document mask"),
+    ({"backend": "bandit"}, "did you mean 'banded'"),
+    ({"backend": "banded", "published_padding": 0}, "use auto or dense"),
+    ({"document_end": 0, "published_padding": 0}, "both"),
+    ({"schedule": "f 7 f"}, "of the model's 2 layers"),
+    ({"schedule": "lms_mian"}, "did you mean 'lms_main'"),
+    ({"schedule": "0*"}, "the least is 1"),
+])
+def test_what_a_backend_cannot_do_is_refused_when_the_model_is_built(changes, words):
+    with pytest.raises(BadInput, match=words) as error:
+        gpt(**changes)
+    assert "\n" not in str(error.value)
+
+
+def test_flash_takes_a_window_as_long_as_the_block():
+    assert gpt(backend="flash", schedule="70*")(tokens(70))[0].shape == (2, 70, 19)
+
+
+def test_flex_refuses_to_train_on_a_cpu_and_still_evaluates_there():
+    model = gpt(backend="flex", schedule="f 7")
+    with pytest.raises(BadInput, match="no backward on cpu: use auto or banded"):
+        model(tokens(20))
+    with torch.no_grad():
+        assert model(tokens(20))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["flash", "banded", "flex"])
+def test_a_document_mask_that_comes_unannounced_is_refused(backend):
+    part = gpt(backend=backend).transformer.h[0].eval()
+    with torch.no_grad(), pytest.raises(BadInput, match=f"{backend} takes no allowed"):
+        part(torch.randn(1, 6, 48), torch.ones(1, 1, 6, 6, dtype=torch.bool))
+
+
+# -- auto ------------------------------------------------------------------------------------------------------------
+
+def test_auto_takes_flash_for_what_is_full_and_banded_for_a_narrow_window_of_a_long_text():
+    assert fastest(full(), 1024, Case()) == fastest(window(64), 64, Case()) == "flash"
+    assert fastest(window(64), 1024, Case()) == fastest(window(256), 2048, Case()) == "banded"
+    assert fastest(window(4), 32, Case()) == "dense"       # too short to be worth it
+    assert fastest(window(64), 2048, Case(cuda=True, flex=True)) == "flex"
+    assert fastest(parse_pattern("r0.5@1"), 512, Case()) == "dense"
+
+
+@given(st.sampled_from(PATTERNS), st.integers(1, 600), st.builds(Case, *[st.booleans()] * 4))
+@settings(max_examples=200, deadline=None)
+def test_auto_takes_only_what_can_do_it(text, T, case):
+    pattern, name = parse_pattern(text), fastest(parse_pattern(text), T, case)
+    if name == "flash":
+        assert pattern.is_full(T) and not case.biased
+    elif name == "banded":
+        assert supports(pattern)
+    elif name == "flex":
+        assert case.flex and case.cuda and not case.drops
+    else:
+        assert name == "dense"
+
+
+def test_auto_and_a_document_mask_are_dense():
+    idx = tokens(40)
+    losses = [gpt(schedule="f 7", backend=b, document_end=3)(idx, idx)[1].item() for b in ("auto", "dense")]
+    assert losses[0] == losses[1]
+
+
+# -- the schedule in the model ---------------------------------------------------------------------------------------
+
+def test_every_layer_has_its_own_pattern():
+    model = gpt(schedule="f 7/3")
+    assert [str(block.attn.pattern) for block in model.transformer.h] == ["f", "7/3"] == list(map(str, model.schedule))
+
+
+def test_parts_built_alone_take_their_layers_pattern():
+    config = GPT.get_default_config()
+    config.n_embd, config.n_head, config.block_size, config.schedule = 12, 3, 5, "sssl:2"
+    x = torch.randn(2, 5, 12)
+    assert str(CausalSelfAttention(config).pattern) == "2"
+    assert str(Block(config, layer=3).attn.pattern) == "f"
+    assert Block(config, layer=3).eval()(x).shape == x.shape
+
+
+def test_flops_count_the_patterns_keys_exactly():
+    T, C = 70, 48
+    wide, narrow = gpt(), gpt(schedule="7/3 s5")
+    skipped = sum(full().count(T) - pattern.count(T) for pattern in narrow.schedule)
+    assert wide.flops_per_token() - narrow.flops_per_token() == pytest.approx(3 * 4 * C * skipped / T, rel=1e-9)
+    assert narrow.flops_per_token(pattern=full()) == pytest.approx(wide.flops_per_token(), rel=1e-12)
+    assert wide.transformer.h[0].attn.score_flops(T) == 2 * 2 * C * (T + 1) / 2
+
+
+def test_a_model_keeps_its_schedule_when_the_file_has_gone(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": 4, "n_layer": 2}}}')
+    model = gpt(schedule=f"{path}:a")
+    path.unlink()
+    assert str(gpt(**{**model.config.to_dict(), "model_type": None}).schedule) == str(model.schedule) == "8 4"
+
+
+def test_another_depth_says_so_on_the_schedule_and_prints_nothing():
+    assert "written for 12 layers" in gpt(schedule="lms_main").schedule.note
+    assert gpt(schedule="f 7").schedule.note is None
+
+
+# -- study 000's padding ---------------------------------------------------------------------------------------------
+
+PAD = 0
+
+
+def padded():
+    """Two rows of ten: the first whole, the second padded from 6 on. No text token is the padding's."""
+    idx = torch.randint(1, 19, (2, 10), generator=torch.Generator().manual_seed(5))
+    idx[1, 6:] = PAD
+    return idx
+
+
+def test_a_flipped_padding_mask_shows_text_the_padding_behind_it_alone():
+    seen = flipped_padding(padded(), PAD)[:, 0].int()
+    assert seen[0].all()
+    assert ["".join(".x"[s] for s in row) for row in seen[1].tolist()] == 6 * ["......xxxx"] + [
+        "......x...", "......xx..", "......xxx.", "......xxxx"]
+
+
+def test_published_padding_leaves_whole_rows_alone_and_hides_all_text_of_padded_ones():
+    right, wrong = (gpt(schedule="f 7", published_padding=p).eval() for p in (None, PAD))
+    idx = padded()
+    a, b = right(idx)[0], wrong(idx)[0]
+    torch.testing.assert_close(a[0], b[0], atol=1e-5, rtol=0)
+    assert (a[1] - b[1]).abs().amax(-1).min() > 1e-3
+    edited = idx.clone()
+    edited[1, 2] = 1 + idx[1, 2] % 18
+    moved = (wrong(edited)[0] - b)[1].abs().amax(-1)
+    assert moved[2] > 1e-3 and not moved[3:].any(), "no text token sees another"
+
+
+def test_published_padding_is_learned_as_if_it_were_text():
+    model, idx = gpt(published_padding=PAD), padded()
+    targets = torch.full_like(idx, -1)
+    targets[:, :4] = 5
+    every = targets.masked_fill(targets == -1, PAD)
+    logits, loss = model(idx, targets)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits.flatten(0, 1), every.flatten()))
