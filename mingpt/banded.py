@@ -3,8 +3,8 @@ Exact attention over a sparse pattern that computes little more than the pairs s
 
 A dense mask makes attention sparse in meaning but not in work. Here blocks of queries meet just the keys that they can
 see, as overlapping strided views (bands.py, staircases.py), a tile at a time in scratch memory that stays in the cache
-(tiles.py). Far links are attended to on their own and merged with the near ones by their log Σ exp(score). Nothing of size
-T×T is ever there, and what is kept for the backward is what flash attention keeps: q, k, v and the output.
+(tiles.py). Far links are attended to on their own and merged with the near ones by their log Σ exp(score). Nothing of
+size T×T is ever there, and what is kept for the backward is what flash attention keeps: q, k, v and the output.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout):
         q, k, v, out, shares = ctx.saved_tensors
-        grads = [torch.empty_like(x) if need else None for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False)]
+        grads = [torch.empty_like(x) if need else None
+                 for x, need in zip((q, k, v), ctx.needs_input_grad[:3], strict=True)]
         for heads, job in _jobs(ctx, q):
             _backward(ctx.parts, job, (q[heads], k[heads], v[heads]), dout[heads], out[heads],
                       None if shares is None else shares[:, *heads], [g if g is None else g[heads] for g in grads])
@@ -150,11 +151,11 @@ def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], Job]]:
 
 
 def _lay_out(part: Part, job: Job, q: Tensor, k: Tensor, v: Tensor) -> Laid:
-    return (part.lay_queries(q, job.scratch, "q"), part.lay_keys(k, job.scratch, "k"), part.lay_keys(v, job.scratch, "v"))
+    return part.lay_queries(q, job.scratch, "q"), part.lay_keys(k, job.scratch, "k"), part.lay_keys(v, job.scratch, "v")
 
 
 def _forward(parts: list[Part], job: Job, qkv: Laid, out: Tensor, shares: Tensor | None) -> None:
-    """Write the output (…, T, hs), and each part's share (parts, …, T, 1) of the weights if the parts are several."""
+    """Write the output (…, T, hs), and each part's share (parts, …, T, 1) of the weights if they are several."""
     near, *far = parts
     if not far:
         out.copy_(near.query_rows(attend(near, job, _lay_out(near, job, *qkv))[0], out))
@@ -173,8 +174,8 @@ def _forward(parts: list[Part], job: Job, qkv: Laid, out: Tensor, shares: Tensor
 
 def _backward(parts: list[Part], job: Job, qkv: Laid, dout: Tensor, out: Tensor, shares: Tensor | None,
               grads: list[Tensor | None]) -> None:
-    """Write dQ, dK, dV (…, T, hs) where there are any, from dO and the output. The weights of all parts together are each
-    part's own times its share: so a part gets its share of dO and of δ = Σ dO·O."""
+    """Write dQ, dK, dV (…, T, hs) where there are any, from dO and the output. The weights of all parts together are
+    each part's own times its share: so a part gets its share of dO and of δ = Σ dO·O."""
     needs = tuple(g is not None for g in grads)
     product = torch.mul(dout, out, out=job.scratch("product of outputs", *out.shape))
     delta = torch.sum(product, -1, keepdim=True, out=job.scratch("delta", *out.shape[:-1], 1))

@@ -1,10 +1,10 @@
 """
-A band of keys before every query, in dense tiles: where the work of a window or of blocks lies in memory. Links that reach
-further are in staircases.py; the arithmetic on a tile is in tiles.py.
+A band of keys before every query, in dense tiles: where the work of a window or of blocks lies in memory. Links that
+reach further are in staircases.py; the arithmetic on a tile is in tiles.py.
 
-A pattern is taken apart into parts that share no (query, key) pair. A part lays the queries and keys of some heads out in
-scratch memory so that strided views cover its pairs with little waste. x (…, T, hs) is what the model gives; H is the
-product of its leading sizes. A tile is n blocks of b queries, each meeting L keys: its scores are (n, b, L).
+A pattern is taken apart into parts that share no (query, key) pair. A part lays the queries and keys of some heads out
+in scratch memory so that strided views cover its pairs with little waste. x (…, T, hs) is what the model gives; H is
+the product of its leading sizes. A tile is n blocks of b queries, each meeting L keys: its scores are (n, b, L).
 """
 
 from __future__ import annotations

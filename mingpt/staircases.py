@@ -24,7 +24,8 @@ class Staircase:
     """Query i, from `shift` on, sees keys j ≤ i − shift: those with j ≡ i − shift modulo `classes` (dilated links), or
     those with j ≡ 0 modulo `group` (every group-th of the text); with both 1, all: causal attention.
 
-    Residue classes are laid out as sequences of their own: queries (H·classes, rows, hs), keys (H·classes, columns, hs).
+    Residue classes are laid out as sequences of their own: queries (H·classes, rows, hs), keys (H·classes, columns,
+    hs).
     """
     T: int
     shift: int = 0
@@ -73,7 +74,7 @@ class Staircase:
         return laid
 
     def _pairs(self, x: Tensor, laid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of x (…, positions, hs) and of the same positions laid out: whole rounds of the classes, then the rest."""
+        """Views of x (…, positions, hs) and of the same positions laid out: rounds of all classes, then the rest."""
         laid = laid.view(*x.shape[:-2], self.classes, -1, x.size(-1)).transpose(-3, -2)    # (…, length, classes, hs)
         rounds, rest = divmod(x.size(-2), self.classes)
         yield x[..., :rounds * self.classes, :].unflatten(-2, (rounds, self.classes)), laid[..., :rounds, :, :]
@@ -81,7 +82,7 @@ class Staircase:
             yield x[..., rounds * self.classes:, :], laid[..., rounds, :rest, :]
 
     def query_rows(self, laid: Tensor, like: Tensor) -> Tensor:
-        """Of a first part, which has every position in one class: what is laid out → (…, T, hs) as `like` is, a view."""
+        """Of a part with every position in one class: what is laid out → (…, T, hs) as `like` is, a view."""
         return laid.view(*like.shape[:-2], self.T, -1)
 
     key_rows = query_rows

@@ -1,6 +1,6 @@
 """
-The arithmetic of attention on tiles, forward and backward: scores, softmax and the products with values and gradients, for
-one part of a pattern (bands.py, staircases.py) and the heads whose queries and keys it has laid out.
+The arithmetic of attention on tiles, forward and backward: scores, softmax and the products with values and gradients,
+for one part of a pattern (bands.py, staircases.py) and the heads whose queries and keys it has laid out.
 
 As in flash attention (Dao et al. 2022, arXiv 2205.14135) no weights are kept: the backward computes them again.
 """
@@ -20,6 +20,7 @@ from mingpt.bands import Band, BandTile
 from mingpt.staircases import Staircase, StairTile
 
 Part = Band | Staircase
+Tile = BandTile | StairTile
 Laid = tuple[Tensor, Tensor, Tensor]    # q, k, v as a part lays them out
 
 TILE_CPU = 2**19       # scores a tile: two such buffers stay in the cache
@@ -28,8 +29,8 @@ KEPT = 2**23           # numbers of scratch memory that are worth keeping from c
 
 
 class Scratch(threading.local):
-    """Memory by name, as large as the largest use so far, a thread its own. On a CPU it is kept from call to call, because
-    fresh pages cost more than the arithmetic on them."""
+    """Memory by name, as large as the largest use so far, a thread its own. On a CPU it is kept from call to call,
+    because fresh pages cost more than the arithmetic on them."""
 
     def __init__(self):
         self.memory: dict = {}
@@ -61,12 +62,12 @@ class Job:
         self.scratch = partial(_SCRATCH.take, self.like)
         self.generator = torch.Generator(self.like.device).manual_seed(self.seed) if self.dropout_p else None
 
-    def tiles(self, part: Part) -> Iterator[BandTile | StairTile]:
+    def tiles(self, part: Part) -> Iterator[Tile]:
         """The part's tiles, in the same order whenever asked."""
         return part.tiles(self.heads, tile_size(self.like))
 
-    def weights(self, part: Part, tile: BandTile | StairTile, q: Tensor, k: Tensor, lse: Tensor | None = None) -> Tensor:
-        """(n, b, L) in scratch: softmax of QKᵀ/√hs and the bias; and log Σ exp(score) of each query into lse, if given."""
+    def weights(self, part: Part, tile: Tile, q: Tensor, k: Tensor, lse: Tensor | None = None) -> Tensor:
+        """(n, b, L) in scratch: softmax of QKᵀ/√hs and bias; into lse, if given, each query's log Σ exp(score)."""
         scores = self.scratch("scores", *tile.shape)
         torch.baddbmm(tile.mask(q), tile.queries(q), tile.keys(k).transpose(1, 2), alpha=self.scale, out=scores)
         tile.adjust(scores, None if self.slopes is None else self.slopes.repeat_interleave(part.classes))
@@ -77,7 +78,7 @@ class Job:
         tile.queries(lse).copy_(top - weights.amax(-1, keepdim=True).log_())     # the largest is exp(top − lse) ≥ 1/L
         return weights
 
-    def kept(self, tile: BandTile | StairTile) -> Tensor | None:
+    def kept(self, tile: Tile) -> Tensor | None:
         """(n, b, L) in scratch: 0 for a dropped weight, 1/(1 − p) for a kept one; None if none are dropped."""
         if not self.dropout_p:
             return None
@@ -140,7 +141,7 @@ def gradients(part: Part, job: Job, laid: Laid, dout: Tensor, delta: Tensor, nee
     return [dq, dk, dv]
 
 
-def _score_gradient(tile: BandTile | StairTile, job: Job, weights: Tensor, kept: Tensor | None, v: Tensor, dout: Tensor,
+def _score_gradient(tile: Tile, job: Job, weights: Tensor, kept: Tensor | None, v: Tensor, dout: Tensor,
                     delta: Tensor, into: Tensor) -> None:
     """into = dS = P∘(dP − δ), where dP = dO Vᵀ, 0 for dropped weights. `into` holds P before; `weights` is used up."""
     dout, values, delta = tile.queries(dout), tile.keys(v).transpose(1, 2), tile.queries(delta)

@@ -1,0 +1,169 @@
+"""
+Banded attention against torch's fused kernels, forward and backward: `python -m benchmarks.attention [--json PATH]`.
+
+Every row times three kernels in one process, taking turns, so that what disturbs one disturbs all: SDPA's causal flash
+kernel, which computes full attention; SDPA with the pattern as a dense mask; and ours. Speed-ups are medians of the
+rounds' own ratios. `ideal` is the ratio of the pairs (query, key) that causal and sparse attention see, `share` how
+much of it is reached over flash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from mingpt.banded import banded_attention
+from mingpt.patterns import parse_pattern
+from mingpt.utils import write_atomic
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row: the shape (B, heads, T, head size), the pattern's spelling, and the least speed-ups to reach."""
+    shape: tuple[int, int, int, int]
+    pattern: str
+    over_flash: float | None = None
+    over_dense: float | None = None
+
+
+LONG = (1, 6, 2048, 64)
+CASES = [
+    Case(LONG, "64", 6.5, 11), Case(LONG, "128", 5, 8), Case(LONG, "256", 3, 5), Case(LONG, "512", 1.6, 2.8),
+    Case((1, 6, 4096, 64), "256", 5.5, 10), Case((1, 6, 8192, 64), "256", 10),
+    Case((4, 6, 1024, 32), "64", 3, 4.4), Case((4, 6, 1024, 32), "256", 1.7, 2.4),
+    Case(LONG, "128/32", 2.1, 3.8), Case(LONG, "b128x4"), Case(LONG, "s64"), Case(LONG, "128+g64"),
+]
+LONGEST_DENSE = 4096    # a dense mask at 8192 needs gigabytes
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; with --json, write it as well."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="timings of each, taking turns (default 7)")
+    parser.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
+    parser.add_argument("--cpu-time", action="store_true",
+                        help="time the CPU seconds of one thread: for a machine that others use at the same time")
+    parser.add_argument("--json", metavar="PATH", help="write what is measured here")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1 if args.cpu_time else args.threads)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    print(f"{'B, H, T, D':>16} {'pattern':>8} {'flash ms':>9} {'dense ms':>9} {'ours ms':>8} {'ideal':>6} {'share':>6}"
+          f"   {'over flash (quartiles; goal)':30} over dense (quartiles; goal)")
+    rows = []
+    for case in CASES:
+        rows.append(measure(case, args.rounds, clock))
+        print(line(rows[-1]), flush=True)
+    memory = {kind: peak_memory(kind) for kind in ("inputs", "flash", "banded")}
+    print("peak memory at T = 8192, w = 256, MB over an idle process: " +
+          ", ".join(f"{kind} {megabytes:.0f}" for kind, megabytes in memory.items()))
+    if args.json:
+        write_atomic(args.json, json.dumps({"environment": environment(args), "rows": rows, "peak_memory_mb": memory},
+                                           indent=1) + "\n")
+    return 0
+
+
+def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
+    """Time the case's ways in turns → a row: medians in ms, speed-ups as (median, quartile, quartile)."""
+    T, pattern = case.shape[2], parse_pattern(case.pattern)
+    ways = {"flash": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)}
+    if T <= LONGEST_DENSE:
+        mask = pattern.mask(T)
+        ways["dense"] = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    ways["ours"] = lambda q, k, v: banded_attention(q, k, v, pattern)
+    qkv = [torch.randn(case.shape, requires_grad=True) for _ in range(3)]
+    seconds = taking_turns(ways, qkv, torch.randn(case.shape), rounds, clock)
+    row = {"shape": case.shape, "pattern": case.pattern, "ideal": T * (T + 1) / 2 / pattern.count(T)}
+    row |= {f"{way}_ms": 1e3 * statistics.median(times) for way, times in seconds.items()}
+    for way, goal in (("flash", case.over_flash), ("dense", case.over_dense)):
+        if way in seconds:
+            row[f"over_{way}"] = spread([a / b for a, b in zip(seconds[way], seconds["ours"], strict=True)])
+            row[f"goal_{way}"] = goal
+    return row | {"share_of_ideal": row["over_flash"][0] / row["ideal"]}
+
+
+def taking_turns(ways: dict[str, Callable], qkv: list[torch.Tensor], upstream: torch.Tensor, rounds: int,
+                 clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of a forward and backward, a list a way; the first round is not counted."""
+    seconds = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        for way, attention in ways.items():
+            start = clock()
+            torch.autograd.grad(attention(*qkv), qkv, upstream)
+            seconds[way].append(clock() - start)
+    return {way: times[1:] for way, times in seconds.items()}
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median and quartiles."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return median, low, high
+
+
+def line(row: dict) -> str:
+    """A row of the table."""
+    def cell(way: str) -> str:
+        if f"over_{way}" not in row:
+            return "–"
+        median, low, high = row[f"over_{way}"]
+        goal = "" if row[f"goal_{way}"] is None else f"; {row[f'goal_{way}']:g}"
+        return f"{median:5.2f} ({low:.2f} {high:.2f}{goal})"
+    shape = ", ".join(map(str, row["shape"]))
+    dense = f"{row['dense_ms']:9.1f}" if "dense_ms" in row else f"{'–':>9}"
+    return (f"{shape:>16} {row['pattern']:>8} {row['flash_ms']:9.1f} {dense} {row['ours_ms']:8.1f} {row['ideal']:6.2f} "
+            f"{row['share_of_ideal']:6.0%}   {cell('flash'):30} {cell('dense')}")
+
+
+def peak_memory(kind: str) -> float:
+    """MB that a forward and backward at T = 8192 adds to the peak of a process of its own, with `flash` or `banded`;
+    `inputs` is the part that every way has, four inputs and four results."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_added_by_a_step, (kind,))
+
+
+def _added_by_a_step(kind: str) -> float:
+    _step(kind, 256)
+    before = _peak_mb()
+    _step(kind, 8192)
+    return _peak_mb() - before
+
+
+def _step(kind: str, T: int) -> None:
+    q, k, v = (torch.randn(1, 6, T, 64, requires_grad=True) for _ in range(3))
+    upstream = torch.randn(1, 6, T, 64)
+    if kind == "inputs":
+        _ = [torch.ones_like(x) for x in (q, k, v, upstream)]
+    elif kind == "flash":
+        F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(upstream)
+    else:
+        banded_attention(q, k, v, parse_pattern("256")).backward(upstream)
+
+
+def _peak_mb() -> float:
+    """The most memory that this process held. getrusage's would begin with its parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def environment(args: argparse.Namespace) -> dict:
+    """Where it was measured, and how."""
+    return {"torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform(),
+            "threads": torch.get_num_threads(), "rounds": args.rounds,
+            "clock": "CPU seconds" if args.cpu_time else "wall seconds", "date": time.strftime("%Y-%m-%d")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
