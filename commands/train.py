@@ -17,39 +17,74 @@ from experiments.arms import catalogue
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arms = parser.add_argument_group("arms (they combine)")
-    for arm in catalogue().values():
-        arms.add_argument(*arm.flags, dest="flags", action="append_const", const=arm.name, help=arm.help)
+    add_arm_arguments(parser)
     add_run_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and data order (default 0)")
     parser.add_argument("--max-iters", type=int, metavar="N", help="iterations, instead of the preset's")
-    parser.add_argument("--study", metavar="FILE", help="a study's TOML file or name; with --arm")
-    parser.add_argument("--arm", metavar="NAME", help="an arm of the study; without one, a name for this combination")
     parser.add_argument("--resume", choices=["auto", "restart"], default="auto",
                         help="auto: go on from a checkpoint (default); restart: throw the earlier run away")
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained and what it costs")
     parser.add_argument("--json", action="store_true", help="print the result (or the dry run) as JSON")
 
 
+def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every verb that builds one arm takes."""
+    arms = parser.add_argument_group("arms (they combine)")
+    for arm in catalogue().values():
+        arms.add_argument(*arm.flags, dest="flags", action="append_const", const=arm.name, help=arm.help)
+    arms.add_argument("--study", metavar="FILE", help="a study's TOML file or name; with --arm")
+    arms.add_argument("--arm", metavar="NAME", help="an arm of the study; without one, a name for this combination")
+    attention = parser.add_argument_group("attention")
+    attention.add_argument("--schedule", metavar="S", help="which keys each layer sees: lms_main, half, sssl …, one "
+                           "pattern a layer as in 'f 256 128*4 f', or FILE.json[:NAME]")
+    attention.add_argument("--window", type=int, metavar="W", help="in every layer the last W keys only")
+    attention.add_argument("--dilation", type=int, metavar="D", help="and beyond the window every D-th")
+    attention.add_argument("--attention", metavar="NAME", help="who makes queries, keys and values")
+    attention.add_argument("--backend", metavar="NAME", help="how attention is computed (auto, dense, flash, banded, "
+                           "flex): the same numbers in other time and memory")
+
+
+def attention_overrides(args: argparse.Namespace) -> list[str]:
+    """The options about attention as settings."""
+    from mingpt.utils import BadInput
+    schedule = args.schedule
+    if args.window is not None:
+        from mingpt.layer_schedules import uniform
+        if schedule is not None:
+            raise BadInput(f"--window {args.window} is a schedule of its own: leave out --schedule {schedule}")
+        schedule = uniform(args.window, args.dilation)
+    elif args.dilation is not None:
+        raise BadInput(f"--dilation {args.dilation} is beyond a window: give --window W as well")
+    given = {"schedule": schedule, "attention": args.attention, "backend": args.backend}
+    return [f"--model.{key}={value}" for key, value in given.items() if value is not None]
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What every verb that builds a model and a corpus takes."""
-    parser.add_argument("--preset", metavar="NAME", help="laptop (default), nano, paper, gpt2 or a TOML file")
+    add_size_arguments(parser)
     parser.add_argument("--data", nargs="+", metavar="PATH", help="files, folders, globs, or a data set's name "
                         "(default: a corpus made from Python's own standard library)")
-    parser.add_argument("--device", metavar="D", help="cuda, mps, cpu (default: the fastest there is)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
                         help="where losses/, checkpoints/ and visualizations/ are written (default .)")
+
+
+def add_size_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every verb that builds a model takes."""
+    parser.add_argument("--preset", metavar="NAME", help="laptop (default), nano, paper, gpt2, lms, sliding or a TOML "
+                        "file")
+    parser.add_argument("--device", metavar="D", help="cuda, mps, cpu (default: the fastest there is)")
 
 
 def spec_from(args: argparse.Namespace):
     """The Spec that the arguments describe."""
     from experiments.settings import make_spec
-    overrides = list(args.overrides)
+    overrides = [*attention_overrides(args), *args.overrides]
     if getattr(args, "max_iters", None) is not None:
         overrides.append(f"--trainer.max_iters={args.max_iters}")
     if args.device:
         overrides.append(f"--trainer.device={args.device}")
-    return make_spec(args.preset, args.study, args.arm, args.flags or (), args.data, overrides)
+    return make_spec(args.preset, args.study, args.arm, args.flags or (), getattr(args, "data", None),
+                     overrides)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -60,7 +95,6 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(spec, args)
     from experiments.corpus import open_corpus
-
     from experiments.progress import Reporter
     from experiments.run import Run
     corpus = open_corpus(spec.settings.data)
@@ -80,6 +114,8 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     print(f"arm               {plan['arm']} (preset {spec.preset}, seed {args.seed})")
     for key, (was, is_) in plan["changes"].items():
         print(f"  changes         {key}: {was!r} → {is_!r}")
+    print(f"attention         {plan['schedule']}: sparsity {plan['sparsity']:.1%}, of the FLOPs "
+          f"{plan['compute_sparsity']:.1%}" + (f"; {plan['note']}" if plan['note'] else ""))
     print(f"parameters        {plan['parameters']:,} ({plan['parameters_vs_baseline']:+.2%} against the baseline)")
     print(f"FLOPs a token     {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
     print(f"audit             {'passed' if plan['audit']['passed'] else 'failed'}")

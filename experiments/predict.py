@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Prediction:
     memory_mb: float
 
 
-class _RandomTokens:
+class RandomTokens:
     """Stands in for a corpus: the cost of a step does not depend on what is read."""
 
     def __init__(self, settings: CN):
@@ -50,7 +51,7 @@ class _RandomTokens:
 def predict(settings: CN) -> Prediction:
     """Time a few steps and extrapolate to `max_iters` with its evaluations."""
     with _untouched_generator():
-        tokens = _RandomTokens(settings)
+        tokens = RandomTokens(settings)
         seconds, memory = _measure(build_model(settings, tokens, seed=0), tokens, settings)
     steps, run = settings.trainer.max_iters, settings.run
     rows = settings.trainer.batch_size * settings.trainer.accumulation_steps
@@ -59,19 +60,28 @@ def predict(settings: CN) -> Prediction:
     return Prediction(START_SECONDS + seconds * (steps + evaluations * eval_steps), memory)
 
 
-def _measure(model: torch.nn.Module, tokens: _RandomTokens, settings: CN) -> tuple[float, float]:
+def _measure(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> tuple[float, float]:
     """(seconds a step, peak MB) after one step that is not counted."""
+    step, times = stepper(model, tokens, settings), []
+    step()
+    while sum(times) < BUDGET_SECONDS and len(times) < 8:
+        times.append(step())
+    return statistics.median(times), peak_memory_mb(str(next(model.parameters()).device))
+
+
+def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> Callable[[], float]:
+    """A function that takes one training step of the model, as a run would, and returns its seconds."""
     trainer = SeededTrainer(settings.trainer, model, tokens, seed=0)
     trainer.optimizer = model.configure_optimizers(trainer.config)
-    trainer.forward, batches, times = model, trainer.batches(), []
-    model.train()
-    trainer.step(batches)
-    while sum(times) < BUDGET_SECONDS and len(times) < 8:
+    trainer.forward, batches = model, trainer.batches()
+
+    def step() -> float:
+        model.train()
         begun = time.perf_counter()
         trainer.step(batches)
         float(trainer.loss)   # waits for the device
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times), peak_memory_mb(trainer.device)
+        return time.perf_counter() - begun
+    return step
 
 
 @contextlib.contextmanager
@@ -86,13 +96,13 @@ def _untouched_generator():
 
 def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
     """What `--dry-run` prints: arm, cost against the baseline, audit, predicted time and memory."""
-    tokens = _RandomTokens(spec.settings)
+    tokens = RandomTokens(spec.settings)
     model = build_model(spec.settings, tokens, seed)
     ours, theirs = describe_model(model), describe_model(build_model(spec.baseline, tokens, seed))
     prediction = predict(spec.settings)
     files = RunFiles(out, spec.study.name if spec.study else None, spec.arm, seed)
     return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset, "changes": spec.changes,
-            **ours, "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
+            **ours, "note": spec.note, "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
             "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
             "audit": audit(model, spec.settings.trainer), "max_iters": spec.settings.trainer.max_iters,
             "predicted_seconds": round(prediction.seconds, 1), "predicted_memory_mb": round(prediction.memory_mb, 1),

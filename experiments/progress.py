@@ -47,6 +47,8 @@ class Reporter(Observer):
         model, data = record["model"], record["data"]
         self.say(f"{run.files.name}: {model['parameters']:,} parameters, {model['flops_per_token'] / 1e6:.1f} MFLOP "
                  f"a token, {data['tokens']:,} tokens of data, on {record['environment']['device']}")
+        if run.spec.note:
+            self.say(f"  {run.spec.note}")
         if not record["audit"]["passed"]:
             for claim, seen in record["audit"]["checks"].items():
                 if seen is not True:

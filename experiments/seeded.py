@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from mingpt.model import GPT
+from mingpt.patterns import full
 from mingpt.trainer import Trainer
+from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
 
@@ -45,6 +47,10 @@ def build_model(settings: CN, corpus, seed: int) -> GPT:
     config.vocab_size = corpus.vocab_size
     if settings.data.document_mask:
         config.document_end = corpus.eot
+    if settings.data.published_padding:
+        if settings.data.pack != "truncate":
+            raise BadInput(f"data.published_padding: data.pack={settings.data.pack} pads nothing: use truncate")
+        config.published_padding = corpus.eot   # as which padding is read
     with contextlib.redirect_stdout(None):
         model = GPT(config)
     model.init_weights(seed)
@@ -52,10 +58,14 @@ def build_model(settings: CN, corpus, seed: int) -> GPT:
 
 
 def describe_model(model: GPT) -> dict[str, Any]:
-    """Parameters (all, without the embeddings and the head, trained), and FLOPs a token of a training step."""
+    """Parameters (all, without the embeddings and the head, trained), FLOPs a token of a training step, the schedule,
+    and what it leaves out at block_size: of the causal triangle, and of the FLOPs with `full` in its place."""
     named = dict(model.named_parameters())
     ends = ("transformer.wte", "transformer.wpe", "lm_head")
     outside = sum(p.numel() for name, p in named.items() if not name.startswith(ends))
+    flops = model.flops_per_token()
     return {"parameters": sum(p.numel() for p in named.values()), "non_embedding": outside,
             "trainable": sum(p.numel() for p in named.values() if p.requires_grad),
-            "flops_per_token": model.flops_per_token()}
+            "flops_per_token": flops, "schedule": str(model.schedule),
+            "sparsity": model.schedule.sparsity(model.block_size),
+            "compute_sparsity": 1 - flops / model.flops_per_token(pattern=full())}

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.arms import catalogue, flatten, read_toml
+from experiments.names import extended
 from experiments.study import Study, combine, load_study
 from mingpt.utils import BadInput, did_you_mean, parse_value
 from mingpt.utils import CfgNode as CN
 
 PRESETS = Path(__file__).with_name("presets")
+SCHEDULES = Path(__file__).with_name("schedules")
 DEFAULT_PRESET = "laptop"
 SHAPE = ("n_layer", "n_head", "n_embd")
 AT_LEAST_ONE = ("model.block_size", "trainer.max_iters", "trainer.batch_size", "trainer.accumulation_steps",
@@ -35,6 +37,7 @@ class Spec:
     settings: CN
     baseline: CN                            # what the arm is compared with, under the same preset and overrides
     changes: dict[str, list]                # setting → [baseline's value, this arm's]
+    note: str | None = None                 # what a reader should know of how a schedule was met
 
 
 def default_settings() -> CN:
@@ -61,17 +64,44 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
     layers, specials = load_preset(preset_name)
     name, changed, compared = _arm(declared, arm, list(flags))
     given = dict(parse_override(text) for text in overrides)
-    ours = {key: value for key, value in given.items() if declared is None and key in _slot_keys()}
+    ours = {key: value for key, value in given.items() if declared is None and key in _arm_keys()}
     shared = [layers, declared.base if declared else {}]
     rest = {key: value for key, value in given.items() if key not in ours}
     if data:
         rest["data.paths"] = list(data)
+    without = _merge([*shared, _special(changed, specials), rest])
     settings = _merge([*shared, _special(changed, specials), ours, rest])
     baseline = _merge([*shared, _special(compared, specials), rest])
-    check(settings)
     if arm is None:
-        name = _extended(name, ours)
-    return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings))
+        chosen = differences(without, settings)
+        name = extended(name, {key: value for key, value in ours.items() if key in chosen})
+    check(settings)
+    note = _read_schedule(settings.model)
+    _read_schedule(baseline.model)
+    return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings), note)
+
+
+def _read_schedule(model: CN) -> str | None:
+    """Check the schedule and return its note. One from a file is written out in the settings: a run whose file has
+    changed since then has other settings."""
+    from mingpt.layer_schedules import parse_schedule, without_file
+    from mingpt.model import SIZES
+    depth = model.n_layer or SIZES.get(model.model_type, {}).get("n_layer")
+    if not depth:
+        return None   # the model refuses its shape, and says why
+    text = _located(model.schedule)
+    model.schedule = without_file(text, depth)
+    schedule, T = parse_schedule(text, depth), model.block_size
+    idle = f"schedule {text!r} hides nothing at model.block_size={T}: each of its windows is as long"
+    idle = idle if set(map(str, schedule)) != {"f"} and T and not schedule.sparsity(T) else None
+    return "; ".join(filter(None, (schedule.note, idle))) or None
+
+
+def _located(schedule: str) -> str:
+    """The schedule's text; FILE.json that does not exist is the shipped file of that name, if there is one."""
+    name, json, rest = schedule.partition(".json")
+    shipped = SCHEDULES / f"{name}.json"
+    return f"{shipped}{rest}" if json and shipped.is_file() and not Path(f"{name}.json").exists() else schedule
 
 
 def _arm(study: Study | None, arm: str | None, flags: list[str]) -> tuple[str, dict, dict]:
@@ -98,19 +128,12 @@ def _special(changed: Mapping[str, Any], specials: Mapping[str, Mapping]) -> dic
     return merged
 
 
-def _extended(name: str, ours: Mapping[str, Any]) -> str:
-    """The arm's name with the slot members chosen by override: `rope` and mlp=geglu is `rope_geglu`."""
-    from mingpt.model import SLOTS
-    members = [str(value) for key, value in ours.items() if key.removeprefix("model.") in SLOTS]
-    named = [] if not members and name else [n for n in [name] if catalogue().get(n) is None or catalogue()[n].settings]
-    return "_".join([*named, *members]) or name
-
-
-def _slot_keys() -> set[str]:
-    """Settings that make an arm: the model's and the trainer's slots and their members' options."""
+def _arm_keys() -> set[str]:
+    """Settings that make an arm: the model's and the trainer's slots, their members' options, and the schedule."""
     from mingpt import model, trainer
-    return {f"{section}.{key}" for section, slots in (("model", model.SLOTS), ("trainer", trainer.SLOTS))
-            for key in model.slot_defaults(slots)}
+    return {"model.schedule"} | {f"{section}.{key}" for section, slots in (("model", model.SLOTS),
+                                                                           ("trainer", trainer.SLOTS))
+                                 for key in model.slot_defaults(slots)}
 
 
 def presets() -> dict[str, Path]:
@@ -199,6 +222,9 @@ def _checked(key: str, value: Any, present: Any) -> Any:
         fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
         if fits and isinstance(value, float) and value == int(value) and isinstance(present, int):
             value = int(value)
+    elif isinstance(present, str):
+        fits, kind = not isinstance(value, list | tuple | dict), "a text"
+        value = str(value)   # a window alone is read as a number
     elif isinstance(present, list | tuple):
         fits, kind = isinstance(value, list | tuple), "a list"
     else:

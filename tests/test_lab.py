@@ -27,6 +27,16 @@ def run(*args, cwd=ROOT):
     (["--study", "seven"], "needs --arm"),
     (["--model.mlp"], "give it a value"),
     (["--model.mlp=swigloo", "--preset", "nano", "--dry-run"], "did you mean 'swiglu'"),
+    (["--schedule", "f 8", "--dry-run"], "'f 8' is for 2 of the model's 4 layers"),
+    (["--schedule", "hafl", "--dry-run"], "did you mean 'half'"),
+    (["--schedule", "half", "--window", "8"], "leave out --schedule half"),
+    (["--window", "0", "--dry-run"], "the least is 1"),
+    (["--dilation", "4"], "give --window W as well"),
+    (["--backend", "flsh", "--preset", "nano", "--dry-run"], "did you mean 'flash'"),
+    (["--backend", "flash", "--window", "8", "--preset", "nano", "--dry-run"], "use auto or dense"),
+    (["--attention", "mhaa", "--preset", "nano", "--dry-run"], "did you mean 'mha'"),
+    (["bench", "--rounds", "3"], "the least is 5"),
+    (["bench", "--window", "0"], "the least is 1"),
     (["--seed", "x"], "invalid int"),
     (["--data", "/nowhere/at/all.jsonl", "--preset", "nano"], "nowhere"),
     (["sample", "nobody"], "no run 'nobody'"),
@@ -52,6 +62,21 @@ def test_help_lists_the_verbs_and_needs_no_torch():
 
 def test_a_first_word_that_is_no_verb_means_train(tmp_path):
     assert run("-r", "--preset", "nano", "--dry-run", "--device", "cpu", cwd=tmp_path).stdout.startswith("arm ")
+
+
+def test_the_options_about_attention_are_settings():
+    import argparse
+
+    from commands import train
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+
+    def settings(*words):
+        return train.attention_overrides(parser.parse_args(words))
+    assert settings("--window", "96", "--dilation", "4") == ["--model.schedule=96/4*"]
+    assert settings("--window", "96", "--backend", "dense") == ["--model.schedule=96*", "--model.backend=dense"]
+    assert settings("--schedule", "f 8*", "--attention", "mha") == ["--model.schedule=f 8*", "--model.attention=mha"]
+    assert settings() == []
 
 
 def test_both_forms_of_every_arm_flag_are_known():

@@ -147,6 +147,34 @@ def test_the_audit_of_the_dry_run_trains_nothing(corpus, tmp_path):
     assert abs(plan["parameters_vs_baseline"]) < 0.01 and not (tmp_path / "losses").exists()
 
 
+def test_a_schedule_trains_and_its_record_says_what_it_leaves_out(corpus, tmp_path):
+    done = lab(corpus, tmp_path, "-r", "--schedule", "lms_main", "--model.block_size=512", "--model.n_layer=4",
+               "--trainer.batch_size=2", "--max-iters", "6")
+    record = json.loads((tmp_path / "losses/rope_lms_main.s0.json").read_text())
+    assert done.stderr.count("written for 12 layers") == 1
+    assert record["model"]["schedule"] == "f*2 128 256"
+    assert record["model"]["sparsity"] > record["model"]["compute_sparsity"] > 0
+    assert record["changes"] == {"model.position": ["learned", "rope"], "model.schedule": ["full", "lms_main"]}
+
+
+def test_an_arm_of_a_study_of_schedules_trains(corpus, tmp_path):
+    lab(corpus, tmp_path, "--study", "schedules", "--arm", "quarter", "--model.n_layer=4", "--max-iters", "6")
+    record = json.loads((tmp_path / "losses/schedules/quarter.s0.json").read_text())
+    assert (record["status"], record["model"]["schedule"]) == ("done", "f 64 16 1")
+    assert record["audit"]["passed"], record["audit"]
+
+
+def test_a_schedule_file_that_has_changed_is_noticed_and_so_is_another_backend(corpus, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": 4, "n_layer": 2}}}')
+    run = "--schedule", f"{path}:a", "--max-iters", "6"
+    lab(corpus, tmp_path, *run)
+    assert "done already" in lab(corpus, tmp_path, *run).stderr
+    assert "model.backend 'auto' → 'dense'" in lab(corpus, tmp_path, *run, "--backend", "dense", check=2).stderr
+    path.write_text(path.read_text().replace("8", "6"))
+    assert "model.schedule '8 4' → '6 4'" in lab(corpus, tmp_path, *run, check=2).stderr
+
+
 def test_early_stopping_keeps_the_best_weights(corpus, tmp_path):
     lab(corpus, tmp_path, "-b", "--run.patience=1", "--run.keep_best=true", "--trainer.learning_rate=0.5",
         "--run.eval_every=2")

@@ -35,6 +35,7 @@ def get_default_config() -> CN:
     C.tokenizer = "gpt2"        # gpt2, byte, or another tiktoken encoding (fetched once)
     C.pack = "stream"           # stream: documents end to end; truncate: one row a document, as study 002
     C.document_mask = False     # attention does not cross the end of a document
+    C.published_padding = False # study 000's fault with padding, to measure it: see mingpt.attend.PublishedPadding
     C.val_fraction = 0.05       # share of documents held out, by hash of their text
     C.val_docs = None           # instead: hold out the last so many documents
     C.val_tokens = 65536        # tokens of the fixed validation set
