@@ -189,8 +189,8 @@ class Case(NamedTuple):
 # the share of the causal triangle that is seen is at most:
 BANDED_ON_CPU = (   # T from    in one part    in two: a window and far links
                  (512,      1.0,           1.0),
-                 (256,      0.75,          0.25),
-                 (128,      0.45,          0.0))
+                 (256,      0.75,          0.45),
+                 (128,      0.55,          0.0))
 # With a bias or dropout torch's CPU kernel keeps all T×T weights. From here on banded took 1/1.7 to 1/4 of its time,
 # even where nothing is hidden:
 BANDED_IF_WEIGHTS_ARE_KEPT = 256
