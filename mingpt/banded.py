@@ -22,6 +22,7 @@ from mingpt.patterns import Block, Dilated, Full, LocalGlobal, Pattern, Strided,
 from mingpt.staircases import Staircase
 from mingpt.tiles import Job, Laid, Part, attend, gradients, tile_size
 from mingpt.utils import BadInput
+from mingpt.workers import for_each
 
 LARGEST_BLOCK = 512    # of the pattern block: a tile holds at least one whole block's scores
 
@@ -114,9 +115,8 @@ class _Attention(torch.autograd.Function):
         # memory in the order (B, T, nh, hs), as SDPA's: side by side again, the heads need no copy
         out = q.new_empty(B, T, nh, v.size(-1)).transpose(1, 2)
         shares = q.new_empty(len(parts), B, nh, T, 1, dtype=_dtype(q)) if len(parts) > 1 else None
-        for heads, job in _jobs(ctx, q):
-            _forward(parts, job, (q[heads], k[heads], v[heads]), out[heads],
-                     None if shares is None else shares[:, *heads])
+        for_each(_forward, [(parts, job, (q[heads], k[heads], v[heads]), out[heads],
+                             None if shares is None else shares[:, *heads]) for heads, job in _jobs(ctx, q)], q.device)
         ctx.save_for_backward(q, k, v, out, shares)
         return out
 
@@ -126,9 +126,9 @@ class _Attention(torch.autograd.Function):
         q, k, v, out, shares = ctx.saved_tensors
         grads = [torch.empty_like(x) if need else None
                  for x, need in zip((q, k, v), ctx.needs_input_grad[:3], strict=True)]
-        for heads, job in _jobs(ctx, q):
-            _backward(ctx.parts, job, (q[heads], k[heads], v[heads]), dout[heads], out[heads],
-                      None if shares is None else shares[:, *heads], [g if g is None else g[heads] for g in grads])
+        for_each(_backward, [(ctx.parts, job, (q[heads], k[heads], v[heads]), dout[heads], out[heads],
+                              None if shares is None else shares[:, *heads],
+                              [g if g is None else g[heads] for g in grads]) for heads, job in _jobs(ctx, q)], q.device)
         return *grads, None, None, None
 
 
@@ -142,6 +142,8 @@ def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], Job]]:
     B, nh, T, hs = q.shape
     like = q.new_empty(0, dtype=_dtype(q))
     fit = max(1, tile_size(like) // (T * ctx.parts[0].keys_met))
+    if not q.is_cuda:
+        fit = min(fit, max(1, B * nh // torch.get_num_threads()))            # some for every thread
     samples, some = max(1, fit // nh), min(fit, nh)
     for n, (b, h) in enumerate((b, h) for b in range(0, B, samples) for h in range(0, nh, some)):
         here = slice(b, min(b + samples, B)), slice(h, min(h + some, nh))

@@ -90,9 +90,10 @@ class Job:
     def product(self, target: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> None:
         """target = alpha · ab, batched. A product into memory with gaps is slow: it goes by the scratch."""
         if target.is_contiguous():
-            target.baddbmm_(a, b, beta=0, alpha=alpha)
+            torch.baddbmm(target, a, b, beta=0, alpha=alpha, out=target)
         else:
-            target.copy_(self.scratch("product", *target.shape).baddbmm_(a, b, beta=0, alpha=alpha))
+            product = self.scratch("product", *target.shape)
+            target.copy_(torch.baddbmm(product, a, b, beta=0, alpha=alpha, out=product))
 
     def add_product(self, target: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> None:
         """target += alpha · ab, batched."""

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mingpt.banded import banded_attention, parts_of, supports
 from mingpt.bands import HIDDEN
@@ -59,7 +61,7 @@ def inputs(B, heads, kv_heads, T, hs, dtype=torch.float32):
 
 
 def assert_same(got, expected, tolerance=1e-5):
-    """To 1e-5 absolute. A gradient summed over hundreds of queries is larger than 10, where float32 itself is no finer."""
+    """To 1e-5 absolute. A gradient summed over hundreds of queries passes 10, where float32 itself is no finer."""
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=tolerance, rtol=1e-6)
 
@@ -256,6 +258,61 @@ def test_nothing_of_the_size_of_a_square_is_ever_made(spelling):
     with Largest() as largest:
         banded_attention(*qkv, parse_pattern(spelling), dropout_p=0.1).sum().backward()
     assert 2 * T * 16 * 4 <= largest.bytes < T * T * 4 / 16
+
+
+@pytest.mark.parametrize("spelling", ["64", "256", "128/32", "b128x4", "64+g64"])
+def test_the_work_is_that_of_the_keys_seen(spelling):
+    """Seven products in a forward and backward, of 2·hs FLOPs a pair each; tiles compute a little more than pairs."""
+    T, pattern, qkv = 2048, parse_pattern(spelling), inputs(1, 2, 2, 2048, 16)
+    with FlopCounterMode(display=False) as counter:
+        banded_attention(*qkv, pattern).sum().backward()
+    assert 1 <= counter.get_total_flops() / (2 * 7 * 2 * 16 * pattern.count(T)) < 1.5
+
+
+@pytest.mark.parametrize("pattern", [window(24), dilated(8, 3)])
+def test_threads_change_neither_results_nor_torchs_settings(pattern):
+    def step(threads):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        qkv = inputs(2, 4, 4, 130, 16)
+        y = banded_attention(*qkv, pattern)
+        gradients = torch.autograd.grad(y.square().sum(), qkv)
+        in_new_thread = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
+        assert threads == torch.get_num_threads() == in_new_thread
+        return y, *gradients
+    before = torch.get_num_threads()
+    try:
+        assert_same(step(1), step(3), 1e-6)
+        assert_same(step(2), step(3), 1e-6)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("planted")
+    monkeypatch.setattr("mingpt.banded._forward", fail)
+    with pytest.raises(RuntimeError, match="planted"):
+        banded_attention(*inputs(4, 4, 4, 20, 16), window(3))
+
+
+FORK = """
+import os, torch
+from mingpt.banded import banded_attention
+from mingpt.patterns import window
+torch.set_num_threads(2)
+x = torch.randn(4, 4, 20, 16)
+expected = banded_attention(x, x, x, window(3))
+child = os.fork()
+if child == 0:
+    os._exit(not torch.equal(banded_attention(x, x, x, window(3)), expected))
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own():
+    assert subprocess.run([sys.executable, "-c", FORK], timeout=120).returncode == 0
 
 
 MEMORY = """
