@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-iters", type=int, metavar="N", help="iterations, instead of the preset's")
     parser.add_argument("--resume", choices=["auto", "restart"], default="auto",
                         help="auto: go on from a checkpoint (default); restart: throw the earlier run away")
+    parser.add_argument("--allow-audit-fail", action="store_true",
+                        help="train although the audit finds that the arm is not what it declares")
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained and what it costs")
     parser.add_argument("--json", action="store_true", help="print the result (or the dry run) as JSON")
 
@@ -83,6 +85,8 @@ def spec_from(args: argparse.Namespace):
         overrides.append(f"--trainer.max_iters={args.max_iters}")
     if args.device:
         overrides.append(f"--trainer.device={args.device}")
+    if getattr(args, "allow_audit_fail", False):
+        overrides.append("--run.allow_audit_fail=true")
     return make_spec(args.preset, args.study, args.arm, args.flags or (), getattr(args, "data", None),
                      overrides)
 

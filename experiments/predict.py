@@ -104,6 +104,6 @@ def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
     return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset, "changes": spec.changes,
             **ours, "note": spec.note, "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
             "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
-            "audit": audit(model, spec.settings.trainer), "max_iters": spec.settings.trainer.max_iters,
+            "audit": audit(model, spec.settings.trainer, tokens), "max_iters": spec.settings.trainer.max_iters,
             "predicted_seconds": round(prediction.seconds, 1), "predicted_memory_mb": round(prediction.memory_mb, 1),
             "device": str(next(model.parameters()).device), "csv": str(files.csv), "config": spec.settings.to_dict()}

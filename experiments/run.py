@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import checkpoint
-from experiments.audit import audit
+from experiments.audit import audit, first_failure
 from experiments.evaluate import evaluate
 from experiments.memory import peak_memory_mb
 from experiments.progress import Observer
@@ -37,7 +37,7 @@ from mingpt.utils import CfgNode as CN
 
 DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
 # what may differ between a run and its continuation: it changes no number that the run computes
-FREE = {"trainer.device", "trainer.num_workers", "data.cache", "data.paths"}
+FREE = {"trainer.device", "trainer.num_workers", "data.cache", "data.paths", "run.allow_audit_fail"}
 
 
 def get_default_config() -> CN:
@@ -49,6 +49,7 @@ def get_default_config() -> CN:
     C.eval_batch_size = None    # sequences at once in an evaluation; None: trainer.batch_size
     C.keep_best = False         # keep the weights of the best evaluation as well
     C.patience = None           # stop after so many evaluations without a better one
+    C.allow_audit_fail = False  # train an arm of which the audit finds that it is not what it declares
     C.sample_prompt = "\n"      # the text sampled at the end continues this
     C.sample_tokens = 100
     return C
@@ -74,12 +75,13 @@ class Run:
 
     def execute(self, resume: str = "auto") -> int:
         """Train to the end, from the beginning or from where an earlier attempt stopped."""
+        if (code := self._already(resume)) is not None:
+            return code
+        self._prepare()                                     # refuses before anything is written
         with checkpoint.locked(self.files.checkpoint):
-            earlier = None if resume == "restart" else self._earlier()
-            if earlier and earlier["status"] in ("done", "diverged"):
-                self.observer.say(f"{self.files.name} is {earlier['status']} already: {self.files.json}")
-                return DONE if earlier["status"] == "done" else FAILED
-            self._prepare(resumed=earlier is not None)
+            if (code := self._already(resume)) is not None:
+                return code                                 # by a process that was faster
+            self._restore(resume)
             try:
                 with self._signals():
                     self.trainer.run()
@@ -87,6 +89,14 @@ class Run:
                 self._finish("failed", f"{type(error).__name__}: {error}")
                 raise
             return self._conclude()
+
+    def _already(self, resume: str) -> int | None:
+        """The exit code of a run that is over; None where there is something left to do."""
+        earlier = None if resume == "restart" else self._earlier()
+        if not earlier or earlier["status"] not in ("done", "diverged"):
+            return None
+        self.observer.say(f"{self.files.name} is {earlier['status']} already: {self.files.json}")
+        return DONE if earlier["status"] == "done" else FAILED
 
     def _earlier(self) -> dict | None:
         """The record of an earlier attempt under the same settings; BadInput when they are other ones."""
@@ -104,14 +114,10 @@ class Run:
                            "give another --out or --arm, or --resume restart")
         return earlier
 
-    def _prepare(self, resumed: bool) -> None:
-        """Model, trainer, log; the state of an interrupted run when there is one."""
+    def _prepare(self) -> None:
+        """Model, trainer and audit. BadInput where the arm is not what it declares."""
         settings, limits = self.settings, self.limits
-        self.state = checkpoint.read_state(self.files.checkpoint) if resumed else None
         model = build_model(settings, self.corpus, self.seed)
-        if self.state:
-            checkpoint.load_model(self.files.checkpoint, model)
-            self.record["start"] = self.state["start"]
         batches = self.corpus.train(settings.model.block_size, settings.trainer.batch_size, self.seed)
         self.validation = self.corpus.validation(settings.model.block_size, settings.data.val_tokens)
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
@@ -119,9 +125,20 @@ class Run:
         self.tokens_per_step = batches.tokens_per_batch * settings.trainer.accumulation_steps
         self.flops_per_step = model.flops_per_token() * self.tokens_per_step
         self.record |= {"environment": environment(self.trainer.device), "model": describe_model(model),
-                        "audit": audit(model, settings.trainer)}
+                        "audit": audit(model, settings.trainer, batches)}
+        failure = first_failure(self.record["audit"])
+        if failure and not limits.allow_audit_fail:
+            raise BadInput(f"audit of {self.files.arm}: {failure}; --allow-audit-fail trains it all the same")
         self.trainer.add_callback("on_train_start", self._start)
         self.trainer.add_callback("on_iteration_end", self._after_iteration)
+
+    def _restore(self, resume: str) -> None:
+        """The state of an interrupted run, when there is one."""
+        resumed = resume != "restart" and self.files.json.exists()
+        self.state = checkpoint.read_state(self.files.checkpoint) if resumed else None
+        if self.state:
+            checkpoint.load_model(self.files.checkpoint, self.trainer.model)
+            self.record["start"] = self.state["start"]
 
     def _start(self, trainer: Trainer) -> None:
         state = self.state or {"csv_bytes": 0, "loss_sum": 0.0, "loss_count": 0, "seconds": 0.0, "best": None,

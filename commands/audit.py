@@ -1,0 +1,69 @@
+"""
+Audit an arm: establish on the model itself what it really sees, and compare that with what it declares.
+
+    python lab.py audit -r --schedule lms_main     an arm, as `train` would build it
+    python lab.py audit rope.s0                    the model of a trained run, as it was saved
+
+Training begins with the same audit, and refuses an arm that fails unless told --allow-audit-fail.
+Exit codes: 0 passed, 1 failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from commands.train import add_arm_arguments, add_run_arguments, spec_from
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a trained run's name (rope.s0, seven/rope.s0) or a file "
+                        "of it, instead of an arm")
+    add_arm_arguments(parser)
+    add_run_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial weights (default 0)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    name, result = _trained(args) if args.run else _arm(args)
+    if args.json:
+        print(json.dumps({"arm": name, **result}, indent=2, ensure_ascii=False))
+    else:
+        for claim, seen in result["checks"].items():
+            print(f"{'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True else f": {seen}"))
+        print(f"{name}: {'passed' if result['passed'] else 'failed'}, {result['seconds']:.1f} s")
+    return 0 if result["passed"] else 1
+
+
+def _arm(args: argparse.Namespace) -> tuple[str, dict]:
+    """An arm's initial model, on the batches that it would be trained on."""
+    spec = spec_from(args)
+    from mingpt.utils import BadInput
+    if args.seed < 0:
+        raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0")
+    from experiments.audit import audit
+    from experiments.corpus import open_corpus
+    from experiments.seeded import build_model
+    from mingpt.trainer import find_device
+    settings = spec.settings
+    corpus = open_corpus(settings.data)
+    device = find_device() if settings.trainer.device == "auto" else settings.trainer.device
+    model = build_model(settings, corpus, args.seed).to(device)
+    batches = corpus.train(settings.model.block_size, settings.trainer.batch_size, args.seed)
+    return spec.arm, audit(model, settings.trainer, batches)
+
+
+def _trained(args: argparse.Namespace) -> tuple[str, dict]:
+    """A trained run's model; its initial weights and its batches are gone."""
+    if args.flags or args.overrides or args.study:
+        from mingpt.utils import BadInput
+        raise BadInput(f"audit {args.run}: a trained run is what it is; leave out the arm's flags and settings")
+    from experiments.audit import audit
+    from experiments.saved import find_run, load_run
+    from mingpt.trainer import Trainer
+    files = find_run(args.run, args.out)
+    model, _, record = load_run(files, args.device)
+    trainer = Trainer.get_default_config()
+    trainer.merge_from_dict(record.get("config", {}).get("trainer", {}))
+    return files.name, audit(model, trainer, fresh=False)

@@ -1,0 +1,87 @@
+"""
+What training reaches: gradients, and the optimizer's groups.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from experiments.audit.subject import Subject
+
+BATCHES = 3
+TOKENS = 512    # of a batch, or one row
+
+
+def alive(subject: Subject) -> bool | str:
+    """Every row and column of every matrix, and every other parameter, has a gradient on one of several batches."""
+    T = subject.long
+    batches = [subject.tokens(max(1, TOKENS // T), T + 1) for _ in range(BATCHES)]
+    named = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
+    total = dict.fromkeys(named, None)
+    for batch in batches:
+        with torch.enable_grad():
+            loss = subject.model(batch[:, :-1], batch[:, 1:])[1]
+            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
+            if gradient is not None:
+                total[name] = gradient.abs() if total[name] is None else total[name] + gradient.abs()
+    exempt = _exempt(subject, named, total)
+    used = {"transformer.wpe.weight": torch.arange(T), "transformer.wte.weight": torch.cat(batches)[:, :-1].unique()}
+    for name in named:
+        if name not in exempt and (where := _dead(total[name], used.get(name))) is not None:
+            return f"no gradient reaches {name}{where}"
+    return True
+
+
+def _dead(gradient: Tensor | None, used: Tensor | None) -> str | None:
+    """Where nothing arrives: '' for the whole of it, else which rows or columns; None where something does everywhere.
+    Of a table only the rows used count."""
+    if gradient is None or not gradient.any():
+        return ""
+    if gradient.dim() != 2:
+        return None
+    rows = (gradient.cpu() if used is None else gradient.cpu()[used.cpu()]).ne(0)
+    for kind, reached in (("row", rows.any(1)), ("column", rows.any(0))):
+        if not reached.all():
+            missing = (~reached).nonzero().flatten()
+            first = int(missing[0]) if kind == "column" or used is None else int(used[missing[0]])
+            return f", {kind} {first}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    return None
+
+
+def _exempt(subject: Subject, named: dict[str, Tensor], total: dict[str, Tensor | None]) -> set[str]:
+    """Parameters whose gradient is zero by mathematics, not by mistake.
+
+    A bias on keys adds the same to all scores of a query, which softmax ignores: only the sum over a linear layer's
+    outputs cancels, so a linear's bias that is in the graph is as alive as its weight. And where queries see one key,
+    nothing about the scores matters: of that attention only something must be reached.
+    """
+    linears = {name for name, m in subject.model.named_modules() if isinstance(m, nn.Linear)}
+    exempt = {f"{name}.bias" for name in linears if total.get(f"{name}.bias") is not None
+              and total.get(f"{name}.weight") is not None and total[f"{name}.weight"].any()}
+    for l, pattern in enumerate(subject.patterns):
+        mine = {name for name in named if name.startswith(f"transformer.h.{l}.attn.")}
+        if pattern.reach(subject.long) == 0 and any(total[n] is not None and total[n].any() for n in mine):
+            exempt |= mine
+    return exempt
+
+
+def grouped(subject: Subject) -> bool | str:
+    """The optimizer holds each trainable parameter once, no frozen one, and none of another model."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")   # torch warns of duplicates without saying which
+            optimizer = subject.model.configure_optimizers(subject.trainer)
+    except ValueError as error:
+        return f"the optimizer refuses its groups: {error}"
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    named = dict(subject.model.named_parameters())
+    for name, p in named.items():
+        times = held.count(id(p))
+        if times != int(p.requires_grad):
+            return f"{name} is {'trainable' if p.requires_grad else 'frozen'} and held {times} times"
+    foreign = set(held) - {id(p) for p in named.values()}
+    return f"{len(foreign)} tensors of the optimizer are no parameters of the model" if foreign else True
