@@ -123,7 +123,7 @@ def _slurm(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise BadInput(f"SLURM refuses `{command[0]}`: {words}")
+        raise BadInput(f"SLURM refuses `{command[0]}`: {words} (--local trains here, without SLURM)")
     return done.stdout
 
 
