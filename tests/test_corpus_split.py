@@ -77,3 +77,6 @@ def test_the_account_adds_up_and_names_the_dropped(tmp_path, data_config):
     assert (account["documents"], halves["train"]["documents"], halves["val"]["documents"]) == (53, 47, 3)
     assert halves["dropped"] == 3 and halves["by"] == "the last 3 documents"
     assert json.loads(json.dumps(account)) == account
+    config = data_config(val_docs=3)
+    config.paths = str(path)   # one path as --data.paths=… gives it
+    assert open_corpus(config).describe()["paths"] == account["paths"] == [str(path)]
