@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from mingpt.losses import IGNORE_INDEX
 from mingpt.model import GPT
+from mingpt.utils import IGNORE_INDEX
 from mingpt.utils import CfgNode as CN
 
 TOLERANCE = 1e-4   # in logits: float32 sums in another order differ by less
