@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -55,13 +56,15 @@ def main(args: argparse.Namespace) -> int:
     if args.plot:
         return _finish(args, request)
     jobs = make_plan(request)
-    submits = slurm.available() and not args.local
+    submits = not args.local and slurm.available()
     if args.dry_run or not args.json:
         board.plan(request, jobs, args.jobs, as_json=args.json)
     if args.dry_run:
         return DONE
     if submits:
         return _submit(args, request, jobs)
+    if not args.local and shutil.which("sbatch"):
+        print("sbatch is installed, but no cluster is configured: training on this machine", file=sys.stderr)
     return _train(args, request, jobs)
 
 

@@ -4,10 +4,12 @@ The runs of a study: which, in what order, what is done already, and how long th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -83,9 +85,7 @@ def order(study: Study) -> list[Job]:
 
 def make_plan(request: Request) -> list[Job]:
     """The runs in order, each with its state and expected cost. Raises BadInput for settings that no run can have."""
-    from experiments.settings import build_settings
-    settings = {arm: build_settings(preset=request.preset, study=request.study.path, arm=arm, data=list(request.data),
-                                    overrides=request.overrides) for arm in request.study.arms}
+    settings = {arm: _settings(request, arm) for arm in request.study.arms}
     jobs, measured = [], {}
     for job in order(request.study):
         record = record_of(request, job)
@@ -95,6 +95,22 @@ def make_plan(request: Request) -> list[Job]:
         jobs.append(dataclasses.replace(job, state=state))
     costs = _costs(settings, measured)
     return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1]) for job in jobs]
+
+
+def _settings(request: Request, arm: str) -> CfgNode:
+    from experiments.settings import build_settings
+    with _named(arm):
+        return build_settings(preset=request.preset, study=request.study.path, arm=arm, data=list(request.data),
+                              overrides=request.overrides)
+
+
+@contextlib.contextmanager
+def _named(arm: str) -> Iterator[None]:
+    """Bad input inside is said to be this arm's."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"arm {arm!r}: {error}") from None
 
 
 def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
@@ -134,7 +150,8 @@ def _costs(settings: dict[str, CfgNode], measured: dict[str, list[dict]]) -> dic
         sections = [section.to_dict() for section in (tree.model, tree.run, tree.data)]
         work = str([*sections, *(getattr(tree.trainer, key) for key in WORK)])
         if work not in predictions:
-            predictions[work] = predict(tree)
+            with _named(arm):
+                predictions[work] = predict(tree)
         costs[arm] = (predictions[work].seconds, predictions[work].memory_mb)
     return costs
 

@@ -29,13 +29,13 @@ STUDY = """
     preset = "nano"
     [base]
     trainer.max_iters = 50
-    run.log_every = 5
+    run.log_every = 10
     run.eval_every = 500
     run.checkpoint_every = 400
     [arms.baseline]
     [arms.long]              # enough seconds for a signal to meet it half-way
     include = ["rope"]
-    trainer.max_iters = 1500
+    trainer.max_iters = 700
     [arms.explodes]
     trainer.learning_rate = 1e30
 """
@@ -69,6 +69,16 @@ def test_a_task_is_the_run_that_the_plan_of_its_submission_says(tmp_path):
     assert arguments[7:] == ["--out", str(tmp_path), "--preset", "nano", "--data", "my data.jsonl", "--model.n_layer=2"]
     with pytest.raises(BadInput, match="no task 2; it has 0 to 1"):
         slurm.task_arguments(plan, 2)
+
+
+@pytest.mark.parametrize("words, cluster", [("slurm 22.05.8", True),
+                                            ("sbatch: fatal: Could not establish a configuration source", False),
+                                            ("sbatch: error: Unable to contact slurm controller", True)])
+def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(tmp_path, monkeypatch, words, cluster):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{words}' >&2\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    assert slurm.available() == cluster
 
 
 # -- with one ---------------------------------------------------------------------------------------------------------
