@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from experiments import checkpoint
 from experiments.audit import audit
 from experiments.evaluate import evaluate
@@ -49,6 +51,7 @@ def get_default_config() -> CN:
     C.eval_batch_size = None    # sequences at once in an evaluation; None: trainer.batch_size
     C.keep_best = False         # keep the weights of the best evaluation as well
     C.patience = None           # stop after so many evaluations without a better one
+    C.threads = None            # of the CPU; None: as many as torch takes. A small model is as fast on one
     C.sample_prompt = "\n"      # the text sampled at the end continues this
     C.sample_tokens = 100
     return C
@@ -107,6 +110,8 @@ class Run:
     def _prepare(self, resumed: bool) -> None:
         """Model, trainer, log; the state of an interrupted run when there is one."""
         settings, limits = self.settings, self.limits
+        if limits.threads:
+            torch.set_num_threads(limits.threads)
         self.state = checkpoint.read_state(self.files.checkpoint) if resumed else None
         model = build_model(settings, self.corpus, self.seed)
         if self.state:
@@ -157,12 +162,13 @@ class Run:
                 self._evaluate(trainer)
             self._row(trainer, loss, measured=evaluate_now)
             self._check(trainer, loss)
+            self.clock = time.perf_counter()
         if not trainer.stop and not last and (self.signal or n % self.limits.checkpoint_every == 0):
             self._tick()
             self._save(trainer)
+            self.clock = time.perf_counter()
         if self.signal and not trainer.stop and not last:
             self._stop(trainer, "interrupted", f"signal {signal.Signals(self.signal).name}")
-        self.clock = time.perf_counter()
 
     def _tick(self) -> None:
         """Count the seconds of training alone: evaluating and saving stop the clock."""
