@@ -162,7 +162,7 @@ def test_the_seconds_recorded_are_those_of_all_steps(corpus, tmp_path, monkeypat
     from experiments.seeded import SeededTrainer
     from experiments.settings import make_spec
     spec = make_spec(preset="nano", data=[str(corpus)], overrides=[f"--data.cache={corpus.parent / 'cache'}", *(
-        "--trainer.max_iters=20 --run.log_every=7 --run.checkpoint_every=9 --trainer.device=cpu".split())])
+        ["--trainer.max_iters=20", "--run.log_every=7", "--run.checkpoint_every=9", "--trainer.device=cpu"])])
     step = SeededTrainer.step
     monkeypatch.setattr(SeededTrainer, "step", lambda *args: (time.sleep(0.02), step(*args)))
     run = Run(spec, 0, tmp_path, open_corpus(spec.settings.data))
