@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from pathlib import Path
 
 from mingpt.utils import BadInput, did_you_mean
+
+# Threads that spin while they wait take the cores from whoever has work: beside one busy process on two cores, 60 steps
+# of a small model took 28 s spinning as libgomp does, 4.4 s with this, and alone 1.9 s either way. Read with torch.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 COMMANDS = Path(__file__).resolve().parent / "commands"
 

@@ -18,10 +18,16 @@
 # once. Two minutes before its time is up a job saves a checkpoint and queues itself again, to go on from there.
 set -euo pipefail
 
+# The last task of an array has the array's own id: by that name SLURM would take all tasks.
+job=${SLURM_JOB_ID:-}
+if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
+    job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+fi
+
 # SLURM runs a copy of this file from its spool and knows where the original is.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-if [[ ! -f $root/lab.py && -n ${SLURM_JOB_ID:-} ]]; then
-    root=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's|^ *Command=\(.*\)/run_single\.sh.*|\1|p')
+if [[ ! -f $root/lab.py && -n $job ]]; then
+    root=$(scontrol show job "$job" | sed -n 's|^ *Command=\(.*\)/run_single\.sh.*|\1|p')
 fi
 python=$root/.venv/bin/python
 
@@ -41,7 +47,7 @@ if (( $# == 0 )); then
     fi
 fi
 
-if [[ -z ${SLURM_JOB_ID:-} || -t 0 ]]; then     # no batch job
+if [[ -z $job || -t 0 ]]; then     # no batch job
     exec "$python" "$root/lab.py" "$@"
 fi
 
@@ -67,7 +73,7 @@ done
 
 # 3: interrupted, checkpoint saved. 138: it had not even begun when the signal came.
 if [[ $heard == USR1 && ( $code == 3 || $code == 138 ) ]]; then
-    echo "run_single.sh: time is nearly up: queueing job $SLURM_JOB_ID again" >&2
-    scontrol requeue "$SLURM_JOB_ID"
+    echo "run_single.sh: time is nearly up: queueing job $job again" >&2
+    scontrol requeue "$job"
 fi
 exit "$code"

@@ -37,8 +37,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        from rich.console import Console
-        Console(highlight=False).print(table(rows))
+        console().print(table(rows))
     else:
         print(f"no runs under {args.out / 'losses'}", file=sys.stderr)
     return 0
@@ -46,15 +45,20 @@ def main(args: argparse.Namespace) -> int:
 
 def watch(args: argparse.Namespace) -> int:
     """The table, redrawn until Ctrl-C, which is a fine way to end."""
-    from rich.console import Console
     from rich.live import Live
     try:
-        with Live(console=Console(highlight=False), auto_refresh=False) as live:
+        with Live(console=console(), auto_refresh=False) as live:
             while True:
                 live.update(table(find(args.out, args.study)), refresh=True)
                 time.sleep(args.every)
     except KeyboardInterrupt:
         return 0
+
+
+def console():
+    """As wide as the terminal; in a pipe or a file as wide as the table."""
+    from rich.console import Console
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
@@ -105,7 +109,7 @@ def table(rows: list[dict[str, Any]]):
     from rich.text import Text
     shown = Table(box=None, pad_edge=False)
     for name in COLUMNS:
-        shown.add_column(name, justify="right" if name in NUMBERS else "left")
+        shown.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "where")
     for each in rows:
         style = STYLES.get(each["status"], "")
         shown.add_row(*(Text(cell, style=style if name == "status" else "")

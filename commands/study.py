@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -55,12 +56,15 @@ def main(args: argparse.Namespace) -> int:
     if args.plot:
         return _finish(args, request)
     jobs = make_plan(request)
-    submits = slurm.available() and not args.local
-    board.plan(request, jobs, args.jobs, as_json=args.json and args.dry_run)
+    submits = not args.local and slurm.available()
+    if args.dry_run or not args.json:
+        board.plan(request, jobs, args.jobs, as_json=args.json)
     if args.dry_run:
         return DONE
     if submits:
         return _submit(args, request, jobs)
+    if not args.local and shutil.which("sbatch"):
+        print("sbatch is installed, but no cluster is configured: training on this machine", file=sys.stderr)
     return _train(args, request, jobs)
 
 
@@ -122,10 +126,10 @@ def _train(args: argparse.Namespace, request, jobs) -> int:
 
 
 def _finish(args: argparse.Namespace, request, refused=()) -> int:
-    """Say how all runs went and plot them. 0 when every one is done and drawn."""
+    """Plot, and say how all runs went. 0 when every one is done and drawn."""
     from experiments import board, launch
-    whole = board.outcome(request, refused, as_json=args.json)
     code = launch.plot(request, sys.stderr if args.json else None)
+    whole = board.outcome(request, refused, as_json=args.json)
     return DONE if whole and code == 0 else FAILED
 
 
@@ -135,9 +139,10 @@ def _submit(args: argparse.Namespace, request, jobs) -> int:
     held = slurm.queued(request)
     todo = [job for job in jobs if not job.ended and (job.arm, job.seed) not in held]
     if held:
-        print(f"{len(held)} runs are queued or running already: job {', '.join(sorted(set(held.values())))}")
+        queued = ", ".join(sorted(set(held.values())))
+        print(f"{len(held)} runs are queued or running already: job {queued}", file=sys.stderr)
     if not todo:
-        print("nothing to submit")
+        print(json.dumps({"jobs": {}, "runs": 0}) if args.json else "nothing to submit")
         return DONE
     if args.tokenize_here and (code := launch.tokenize(request)):
         return code

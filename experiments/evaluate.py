@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mingpt.losses import IGNORE_INDEX, token_losses
+from mingpt.losses import token_losses
+from mingpt.utils import IGNORE_INDEX
 
 
 @contextmanager

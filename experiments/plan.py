@@ -4,10 +4,12 @@ The runs of a study: which, in what order, what is done already, and how long th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -83,13 +85,11 @@ def order(study: Study) -> list[Job]:
 
 def make_plan(request: Request) -> list[Job]:
     """The runs in order, each with its state and expected cost. Raises BadInput for settings that no run can have."""
-    from experiments.settings import build_settings
-    settings = {arm: build_settings(preset=request.preset, study=request.study.path, arm=arm, data=list(request.data),
-                                    overrides=request.overrides) for arm in request.study.arms}
+    settings = {arm: _settings(request, arm) for arm in request.study.arms}
     jobs, measured = [], {}
     for job in order(request.study):
         record = record_of(request, job)
-        state = _state(record, settings[job.arm]) if record else "todo"
+        state = _state(request.files(job).json, record, settings[job.arm]) if record else "todo"
         if state == "done":
             measured.setdefault(job.arm, []).append(record["result"])
         jobs.append(dataclasses.replace(job, state=state))
@@ -97,13 +97,33 @@ def make_plan(request: Request) -> list[Job]:
     return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1]) for job in jobs]
 
 
-def _state(record: dict[str, Any], settings: CfgNode) -> str:
-    """A record's status, unless it was written under other settings: then the run, asked again, says which."""
+def _settings(request: Request, arm: str) -> CfgNode:
+    from experiments.settings import build_settings
+    with _named(arm):
+        return build_settings(preset=request.preset, study=request.study.path, arm=arm, data=list(request.data),
+                              overrides=request.overrides)
+
+
+@contextlib.contextmanager
+def _named(arm: str) -> Iterator[None]:
+    """Bad input inside is said to be this arm's."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"arm {arm!r}: {error}") from None
+
+
+def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
+    """A record's status. Raises BadInput when it was written under other settings, as the run itself would."""
     from experiments.run import FREE
     from experiments.settings import differences
+    changed = differences(record["config"], settings)
+    fixed = [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]
+    if fixed:
+        raise BadInput(f"{path}: {record['status']} under other settings: {', '.join(fixed)}; give another --out, or "
+                       "move that run's files away")
     # other paths may hold the same data, which only the run can tell
-    changed = set(differences(record["config"], settings)) - (FREE - {"data.paths"})
-    return "todo" if changed and record["status"] in ENDED else record["status"]
+    return "todo" if "data.paths" in changed else record["status"]
 
 
 def record_of(request: Request, job: Job) -> dict[str, Any] | None:
@@ -119,18 +139,19 @@ def record_of(request: Request, job: Job) -> dict[str, Any] | None:
 
 def _costs(settings: dict[str, CfgNode], measured: dict[str, list[dict]]) -> dict[str, tuple[float, float]]:
     """Seconds and MB an arm: as its finished runs took, else predicted, once for all arms that compute the same."""
-    from experiments.predict import predict
+    from experiments.predict import START_SECONDS, predict
     predictions: dict[str, Any] = {}
     costs = {}
     for arm, tree in settings.items():
         if arm in measured:
-            costs[arm] = (mean(result["seconds"] for result in measured[arm]),
+            costs[arm] = (START_SECONDS + mean(result["seconds"] for result in measured[arm]),
                           max(result["peak_memory_mb"] or 0.0 for result in measured[arm]))
             continue
         sections = [section.to_dict() for section in (tree.model, tree.run, tree.data)]
         work = str([*sections, *(getattr(tree.trainer, key) for key in WORK)])
         if work not in predictions:
-            predictions[work] = predict(tree)
+            with _named(arm):
+                predictions[work] = predict(tree)
         costs[arm] = (predictions[work].seconds, predictions[work].memory_mb)
     return costs
 

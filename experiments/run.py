@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from experiments import checkpoint
 from experiments.audit import audit, first_failure
 from experiments.evaluate import evaluate
@@ -50,6 +52,7 @@ def get_default_config() -> CN:
     C.keep_best = False         # keep the weights of the best evaluation as well
     C.patience = None           # stop after so many evaluations without a better one
     C.allow_audit_fail = False  # train an arm of which the audit finds that it is not what it declares
+    C.threads = None            # of the CPU; None: as many as torch takes
     C.sample_prompt = "\n"      # the text sampled at the end continues this
     C.sample_tokens = 100
     return C
@@ -117,6 +120,8 @@ class Run:
     def _prepare(self) -> None:
         """Model, trainer and audit. BadInput where the arm is not what it declares."""
         settings, limits = self.settings, self.limits
+        if limits.threads:
+            torch.set_num_threads(limits.threads)
         model = build_model(settings, self.corpus, self.seed)
         batches = self.corpus.train(settings.model.block_size, settings.trainer.batch_size, self.seed)
         self.validation = self.corpus.validation(settings.model.block_size, settings.data.val_tokens)
@@ -174,12 +179,13 @@ class Run:
                 self._evaluate(trainer)
             self._row(trainer, loss, measured=evaluate_now)
             self._check(trainer, loss)
+            self.clock = time.perf_counter()
         if not trainer.stop and not last and (self.signal or n % self.limits.checkpoint_every == 0):
             self._tick()
             self._save(trainer)
+            self.clock = time.perf_counter()
         if self.signal and not trainer.stop and not last:
             self._stop(trainer, "interrupted", f"signal {signal.Signals(self.signal).name}")
-        self.clock = time.perf_counter()
 
     def _tick(self) -> None:
         """Count the seconds of training alone: evaluating and saving stop the clock."""

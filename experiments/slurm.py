@@ -54,8 +54,15 @@ class Resources:
 
 
 def available() -> bool:
-    """Whether this machine submits to SLURM."""
-    return shutil.which("sbatch") is not None
+    """Whether this machine submits to SLURM: sbatch is on the PATH, and knows of a cluster.
+
+    SLURM's packages without any configuration (a machine that tests were run on) are no cluster. A cluster that does
+    not answer is one all the same, and submitting then fails with SLURM's own words.
+    """
+    if not shutil.which("sbatch"):
+        return False
+    probe = subprocess.run(["sbatch", "--version"], capture_output=True, text=True)
+    return "configuration source" not in probe.stderr
 
 
 def walltime(seconds: float) -> int:
@@ -76,6 +83,8 @@ def parse_walltime(text: str) -> int:
 
 def cluster_has_gpus(partition: str | None) -> bool:
     """Whether nodes of the partition (or any) have GPUs."""
+    if not shutil.which("sinfo"):
+        return False
     chosen = ["-p", partition] if partition else []
     return "gpu" in _slurm("sinfo", "-h", "-o", "%G", *chosen)
 
@@ -123,7 +132,7 @@ def _slurm(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise BadInput(f"SLURM refuses `{command[0]}`: {words}")
+        raise BadInput(f"SLURM refuses `{command[0]}`: {words} (--local trains here, without SLURM)")
     return done.stdout
 
 

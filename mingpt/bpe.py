@@ -32,9 +32,9 @@ VOCABULARY_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838
 
 # Contractions, letters, digits, the rest, white space. A run of blanks keeps its last one for the word that follows.
 SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-# The same words by quantifiers that never give back. Half a million blanks before a letter still overflow the stack
-# of the compiled regular expression: LONG_BLANKS are cut out beforehand.
-FAST_SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+# The same words, grouped so that the compiled engine needs to look back and ahead for white space only: 1.5 times as
+# fast. Half a million blanks before a letter would still overflow its stack: LONG_BLANKS are cut out beforehand.
+FAST_SPLIT = r"""(?:'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)|\s++$|\s+(?!\S)|\s"""
 LONG_BLANKS = regex.compile(r"\s{100000,}+(?=\S)")
 
 

@@ -1,11 +1,11 @@
 """
-The loss, and the one place that says which targets do not count.
+The loss.
 """
 
 import torch
 from torch.nn import functional as F
 
-IGNORE_INDEX = -1   # minGPT's
+from mingpt.utils import IGNORE_INDEX
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+IGNORE_INDEX = -1   # a target that does not count in the loss; minGPT's
+
 
 class BadInput(Exception):
     """Something the user gave is wrong. The message is one line: what, where, the nearest valid value (exit code 2)."""

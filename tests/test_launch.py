@@ -1,6 +1,8 @@
 """Running a study's plan: order, retrying, stopping. A stand-in for lab.py plays runs that end in every way."""
 
+import argparse
 import dataclasses
+import inspect
 import json
 import os
 import signal
@@ -17,6 +19,8 @@ import pytest
 from experiments import launch
 from experiments.plan import Job, Request, duration, is_alive, order, status_of
 from experiments.study import load_study
+
+ROOT = launch.ROOT
 
 # Plays one run. What happens is the arm's name; every start leaves a line in OUT/began.
 STAND_IN = """
@@ -196,3 +200,30 @@ def test_tokenising_happens_once_for_each_corpus_that_the_arms_differ_in(tmp_pat
     lines = launch.tokenize_arguments(Request(load_study(path), tmp_path, "nano", ("a b.jsonl",)))
     assert [line[4] for line in lines] == ["baseline", "cut"]
     assert all(line[-4:] == ["--preset", "nano", "--data", "a b.jsonl"] for line in lines)
+
+
+# -- the whole of it --------------------------------------------------------------------------------------------------
+
+def test_the_smoke_study_goes_from_text_to_verdicts_and_is_not_trained_twice(tmp_path):
+    """run_all.sh, as a user has it: in a folder whose name has a space, two runs at once, one of them already there."""
+    text, out = tmp_path / "some text.txt", tmp_path / "my results"
+    text.write_text(inspect.getsource(argparse))
+    lab = ["train", "--study", "smoke", "--arm", "rope", "--data", text.name, "--out", "my results"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, ROOT / "lab.py", *lab], cwd=tmp_path, env=environment, check=True, timeout=120)
+    command = ["bash", ROOT / "run_all.sh", "smoke", "--seeds", "0", "--data", text.name, "--out", "my results",
+               "--jobs", "2", "--local"]
+
+    def start():
+        done = subprocess.run([*command, "--json"], cwd=tmp_path, env=environment, text=True, capture_output=True,
+                              timeout=240)
+        assert done.returncode == 0, done.stderr
+        files = {path: path.stat().st_mtime_ns for path in (out / "losses").rglob("*.json")}
+        return json.loads(done.stdout), files, done.stderr
+    first, files, told = start()
+    assert first["counts"] == {"done": 3} and len(files) == 3
+    assert "rope.s0 begins" not in told and "swiglu.s0 done" in told
+    assert (out / "visualizations" / "smoke" / "individual_grid.png").exists()
+    assert (out / "logs" / "smoke" / "swiglu.s0.log").stat().st_size > 0
+    second, same, told = start()
+    assert second == first and same == files and "begins" not in told

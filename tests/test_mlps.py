@@ -96,8 +96,11 @@ def test_dropout_of_nothing_is_nothing():
     assert dropout(0.5).p == 0.5
 
 
-def test_dropout_acts_in_training_only():
-    model, idx = GPT(config_of(resid_pdrop=0.5)), torch.randint(31, (1, 16))
+@pytest.mark.parametrize("place", ["embd", "resid", "attn"])
+@pytest.mark.parametrize("changes", [{}, {"position": "alibi", "mlp": "swiglu"}], ids=str)
+def test_each_dropout_acts_in_training_only(place, changes):
+    rates = {f"{other}_pdrop": 0.5 * (other == place) for other in ("embd", "resid", "attn")}
+    model, idx = GPT(config_of(**{"mlp": "gelu", **changes, **rates})), torch.randint(31, (1, 16))
     model.train()
     assert not torch.equal(model(idx)[0], model(idx)[0])
     model.eval()

@@ -9,8 +9,7 @@ from synthetic import EFFECTS, write_run, write_study, write_two_columns
 
 from experiments.curves import find_runs
 from experiments.results import collect
-from experiments.study import DEFAULT_MARGIN
-from experiments.study import load_study
+from experiments.study import DEFAULT_MARGIN, load_study
 
 
 def only(losses, **kwargs):

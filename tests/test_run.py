@@ -184,6 +184,21 @@ def test_early_stopping_keeps_the_best_weights(corpus, tmp_path):
     assert list((tmp_path / "checkpoints/baseline.s0").glob("best-*.safetensors"))
 
 
+def test_the_seconds_recorded_are_those_of_all_steps(corpus, tmp_path, monkeypatch):
+    from experiments.corpus import open_corpus
+    from experiments.run import Run
+    from experiments.seeded import SeededTrainer
+    from experiments.settings import make_spec
+    spec = make_spec(preset="nano", data=[str(corpus)], overrides=[f"--data.cache={corpus.parent / 'cache'}", *(
+        ["--trainer.max_iters=20", "--run.log_every=7", "--run.checkpoint_every=9", "--trainer.device=cpu"])])
+    step = SeededTrainer.step
+    monkeypatch.setattr(SeededTrainer, "step", lambda *args: (time.sleep(0.02), step(*args)))
+    run = Run(spec, 0, tmp_path, open_corpus(spec.settings.data))
+    begun = time.perf_counter()
+    assert run.execute() == 0
+    assert 20 * 0.02 <= run.record["result"]["seconds"] <= time.perf_counter() - begun
+
+
 def test_an_arm_and_the_baseline_share_batches_and_common_weights():
     from experiments.corpus import get_default_config, open_corpus  # noqa: F401 (the settings below need it)
     from experiments.seeded import build_model

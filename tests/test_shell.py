@@ -14,7 +14,7 @@ from experiments.study import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("run_all.sh", "run_single.sh")
-SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "FLAG")
+SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "FLAG")
 
 # Stands in for .venv/bin/python: prints its arguments; with PLAY set it waits for a signal and ends as told.
 PYTHON = """#!/usr/bin/env bash

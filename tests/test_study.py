@@ -1,8 +1,10 @@
 """Arms, their names, and the declaration of a study."""
 
+import argparse
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +88,24 @@ def test_every_shipped_study_declares_a_question_and_has_its_baseline(name):
     study = load_study(name)
     assert study.name == name and study.question and study.hypothesis
     assert study.baseline in study.arms and len(study.seeds) >= 2
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_baseline(name):
+    from experiments.seeded import build_model
+    from experiments.settings import make_spec
+    study = load_study(name)
+    for arm in study.arms:
+        spec = make_spec(preset="nano", study=name, arm=arm)
+        assert set(spec.changes) >= {key for key in study.arms[arm] if key not in study.arms[study.baseline]}
+        assert bool(spec.changes) == (arm != study.baseline)
+        build_model(spec.settings, argparse.Namespace(vocab_size=257, eot=256), seed=0)
+
+
+def test_the_readmes_example_is_a_study(study):
+    text = (Path(load_study("seven").path).parent.parent / "README.md").read_text()
+    example = study(text.split("```toml\n")[1].split("```")[0])
+    assert list(example.arms) == ["baseline", "rope", "rmsnorm", "both"]
 
 
 def test_leave_one_out_takes_exactly_one_thing_back_in_each_arm():

@@ -101,10 +101,12 @@ def test_a_callback_finds_what_mingpts_callbacks_find():
 
 
 def test_training_runs_in_train_mode_and_a_second_run_starts_again():
-    trainer = trainer_of()
+    trainer, modes = trainer_of(), []
     trainer.model.eval()
+    trainer.add_callback("on_batch_end", lambda t: modes.append(t.model.training))
     first, second = losses_of(trainer), losses_of(trainer)
     assert trainer.iter_num == 3
+    assert modes == [True] * 6
     assert (len(first), len(second)) == (6, 3)   # the first callback is still there
     assert second[0] != first[0]                 # and so are the trained weights
 

@@ -36,7 +36,7 @@ def get_default_config() -> CN:
     C.pack = "stream"           # stream: documents end to end; truncate: one row a document, as study 002
     C.document_mask = False     # attention does not cross the end of a document
     C.published_padding = False # study 000's fault with padding, to measure it: see mingpt.attend.PublishedPadding
-    C.val_fraction = 0.05       # share of documents held out, by hash of their text
+    C.val_fraction = 0.1        # share of documents held out, by hash of their text
     C.val_docs = None           # instead: hold out the last so many documents
     C.val_tokens = 65536        # tokens of the fixed validation set
     C.max_bad = 0.01            # share of lines that may be bad

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.corpus.chunks import MAX_LINE, UNNAMED, Chunk, LineChunk, TextChunk, TokenChunk
 from experiments.corpus.readers import BYTE_ORDER_MARK
-from experiments.tokenizers import Tokenizer
+from experiments.tokenizers import Tokenizer, grouped
 
 # One entry a document. tokens counts the end of the document; hash is of the text alone.
 DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("set", "<u2"), ("hash", "<u8")])
@@ -52,37 +52,44 @@ class Cleaner:
     min_chars: int
 
     def __call__(self, chunk: Chunk) -> Digest:
-        """Parse, check and encode a chunk."""
-        digest = Digest()
+        """Parse and check a chunk's lines one by one, then encode its documents together."""
+        digest, good = Digest(), []
         for item in _items(chunk):
             digest.lines += 1
             if item is not None:
-                self._take(digest, chunk, item)
+                self._sort_out(digest, good, chunk, item)
                 digest.items += 1
+        contents = [content for content, *_ in good]
+        digest.ids = self._ended(contents) if isinstance(chunk, TokenChunk) else self._encoded(contents)
+        digest.rows = [(len(ids), *row) for ids, (_, *row) in zip(digest.ids, good, strict=True)]
         return digest
 
-    def _take(self, digest: Digest, chunk: Chunk, item: Any) -> None:
+    def _sort_out(self, digest: Digest, good: list, chunk: Chunk, item: Any) -> None:
+        """Add an item to the good ones, as (content, bytes, set, hash), or to the bad lines."""
         try:
-            row, ids = self._tokens(item) if isinstance(chunk, TokenChunk) else self._text(chunk, item)
+            good.append(self._tokens(item) if isinstance(chunk, TokenChunk) else self._text(chunk, item))
         except BadLine as bad:
             digest.bad.append((digest.items, digest.lines, *bad.args))
-            return
-        digest.at.append(digest.items)
-        digest.ids.append(np.append(ids, np.array(self.tokenizer.eot, ids.dtype)))
-        digest.rows.append(row)
+        else:
+            digest.at.append(digest.items)
 
-    def _text(self, chunk: Chunk, item: Any) -> tuple[tuple[int, int, str, int], np.ndarray]:
+    def _text(self, chunk: Chunk, item: Any) -> tuple[str, int, str, int]:
         text, name = parse(item, self.text_key) if isinstance(chunk, LineChunk) else item
         text, raw = checked(text, self.min_chars)
-        ids = self.tokenizer.encode(text)
-        return (len(ids) + 1, len(raw), name, hash64(raw)), ids
+        return text, len(raw), name, hash64(raw)
 
-    def _tokens(self, ids: np.ndarray) -> tuple[tuple[int, int, str, int], np.ndarray]:
+    def _tokens(self, ids: np.ndarray) -> tuple[np.ndarray, int, str, int]:
         if not len(ids):
             raise BadLine("too short", "")
         size = int(self.tokenizer.token_bytes[ids].sum())
         ids = ids.astype(self.tokenizer.dtype)
-        return (len(ids) + 1, size, UNNAMED, hash64(ids.tobytes())), ids
+        return ids, size, UNNAMED, hash64(ids.tobytes())
+
+    def _encoded(self, texts: list[str]) -> list[np.ndarray]:
+        return [ids for group in grouped(texts) for ids in self.tokenizer.encode_documents(group)]
+
+    def _ended(self, rows: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.append(ids, np.array(self.tokenizer.eot, ids.dtype)) for ids in rows]
 
 
 def _items(chunk: Chunk) -> Iterator[Any]:

@@ -71,15 +71,14 @@ class Corpus:
         held = np.zeros(len(documents), bool)
         held[self.split.val] = True
         sets = {name: _totals(documents, documents["set"] == n) for n, name in enumerate(self.store.sets)}
-        return {"paths": list(self.config.paths or []), "sources": self._sources(), "hash": self.store.hash,
+        given = self.config.paths or []
+        return {"paths": [given] if isinstance(given, str) else list(given),
+                "sources": {"count": len(self.names), "first": self.names[0]}, "hash": self.store.hash,
                 "tokenizer": self.tokenizer.name, "vocab_size": self.vocab_size,
                 **_totals(documents, everything),
                 "split": {"by": self.split.by, "train": _totals(documents, self.split.train),
                           "val": _totals(documents, held), "dropped": self.split.dropped},
                 "pack": self.config.pack, "sets": sets, "bad_lines": self.store.report.describe(self.names)}
-
-    def _sources(self) -> dict:
-        return {"count": len(self.names), "first": self.names[0]}
 
 
 def _totals(documents: np.ndarray, chosen: np.ndarray) -> dict[str, int]:

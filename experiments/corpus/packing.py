@@ -11,9 +11,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from experiments.corpus.store import Store
-from mingpt.utils import BadInput
-
-IGNORE_INDEX = -1   # mingpt.losses', which this part cannot import without torch: no target here
+from mingpt.utils import IGNORE_INDEX, BadInput
 
 
 class Pack(ABC):

@@ -27,7 +27,7 @@ def split(hashes: np.ndarray, val_fraction: float, val_docs: int | None) -> Spli
     Held-out documents are evaluated in the order of their hashes: a sample of all files and sets, however they are
     ordered, whose first tokens are a fixed validation set of any length.
     """
-    if len(np.unique(hashes)) < 2:
+    if not len(hashes) or hashes.min() == hashes.max():
         found = "no document" if not len(hashes) else "only one document (or copies of it)"
         raise BadInput(f"--data holds {found}: training and validation need one each")
     train, val = _last(hashes, val_docs) if val_docs is not None else _by_hash(hashes, val_fraction)

@@ -55,7 +55,8 @@ class StdlibSource:
         position = 0
         for path in self.files:
             position += path.stat().st_size
-            texts = [(SETS[0], docs(path)), *((SETS[1], piece) for piece in source(path))]
+            text, tree = _parse(path)
+            texts = [(SETS[0], docs(path.stem, tree)), *((SETS[1], piece) for piece in source(text, tree))]
             yield _chunk(position, [(s, t) for s, t in texts if len(t) >= SHORTEST])
         yield _chunk(position, [(SETS[0], topic) for topic in _manual()])
 
@@ -82,16 +83,14 @@ def _documented(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]
             yield from _documented(node, f"{prefix}.{node.name}".strip("."))
 
 
-def docs(path: Path) -> str:
+def docs(module: str, tree: ast.Module) -> str:
     """A module's docstrings, each under the name it documents, as `help` shows them."""
-    tree = _parse(path)[1]
-    parts = [(name or path.stem, ast.get_docstring(node) or "") for name, node in _documented(tree)]
+    parts = [(name or module, ast.get_docstring(node) or "") for name, node in _documented(tree)]
     return "\n\n".join(f"{name}\n{textwrap.indent(text, '    ')}" for name, text in parts if text.strip())
 
 
-def source(path: Path) -> list[str]:
+def source(text: str, tree: ast.Module) -> list[str]:
     """A module's source without its docstrings, in pieces of at most 16 KB."""
-    text, tree = _parse(path)
     lines = text.split("\n")
     for _, node in _documented(tree):
         first = node.body[0]
