@@ -1,0 +1,95 @@
+"""
+Analyse attention: what a window, a schedule or a trained run sees, and what that saves, counted and measured.
+
+    python lab.py analyze                      study 003's eight pairs of window and dilation at S = 256
+    python lab.py analyze 64 8 512             one pair, W D [S]
+    python lab.py analyze lms_main 512         a schedule (a name, 'f 256*2 f*', FILE.json[:NAME]) and S, default 1024
+    python lab.py analyze rope.s0              where a trained run's attention goes, on its validation text
+
+Sparsity, keys, reach and receptive field are exact counts; speed-ups are measured, forward and backward, or left out
+with --no-timing. The model's shape is --preset's, its batch 2,048 tokens. Pictures, text and JSON are written under
+OUT/visualizations/analysis/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="WHAT", help="W D [S], SCHEDULE [S] or RUN; nothing: eight pairs")
+    parser.add_argument("--layers", type=int, default=12, metavar="N", help="of a schedule's model (default 12)")
+    parser.add_argument("--preset", default="sliding", metavar="NAME", help="the model's heads and width, and a pair's "
+                        "layers (default sliding, study 003's: 16 heads of 32)")
+    parser.add_argument("--no-timing", action="store_true", help="count only, measure no speed-up")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timings of each, at least 5 (default 7)")
+    parser.add_argument("--rows", type=int, default=16, metavar="N", help="of validation text, for a run (default 16)")
+    parser.add_argument("--best", action="store_true", help="a run's weights of the best evaluation")
+    parser.add_argument("--device", default="auto", metavar="D", help="cuda, mps, cpu (default: the fastest there is)")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where runs are and where to write "
+                        "(default .)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    from experiments.analysis.subjects import is_run
+    from mingpt.utils import BadInput
+    if args.rounds < 5:
+        raise BadInput(f"--rounds {args.rounds}: the least is 5")
+    if len(args.words) == 1 and is_run(args.words[0], args.out):
+        return _run(args)
+    return _schedules(args)
+
+
+def _schedules(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from experiments.analysis import files
+    from experiments.analysis.subjects import read
+    from mingpt.utils import BadInput
+    try:
+        subjects = read(args.words, args.layers, args.preset, args.overrides)
+    except BadInput:
+        if len(args.words) != 1 or not _names_one_run(args.words[0], args.out):
+            raise
+        return _run(args)
+    from experiments.analysis.describe import describe
+    rows, how = [describe(subject) for subject in subjects], None
+    if not args.no_timing:
+        from experiments.analysis.timing import measure
+        console = Console(stderr=True, highlight=False)
+        with console.status("timing") as status:
+            say = status.update if console.is_terminal else console.print
+            how, times = measure(subjects, args.rounds, args.device, say)
+        rows = [row | {"measured": measured} for row, measured in zip(rows, times, strict=True)]
+    written = files.write_rows(rows, how, files.folder_of(args.out))
+    return _print(files.text_of(rows, how), {"measured": how, "rows": rows}, written, args.json)
+
+
+def _names_one_run(word: str, out: Path) -> bool:
+    """Whether a word that is no schedule is the arm of a trained run."""
+    from experiments.saved import known_runs
+    return any(word in (files.arm, f"{files.study}/{files.arm}") for files in known_runs(out).values())
+
+
+def _run(args: argparse.Namespace) -> int:
+    from experiments.analysis import files
+    from experiments.analysis.report import run_text
+    from experiments.analysis.trained import analyze_run
+    from experiments.saved import find_run
+    from mingpt.utils import BadInput
+    run = find_run(args.words[0], args.out)
+    if args.overrides:
+        raise BadInput(f"analyze {args.words[0]}: a trained run is what it is; leave out {args.overrides[0]}")
+    result, maps = analyze_run(run, args.rows, args.device, "best" if args.best else "model")
+    written = files.write_run(result, maps, files.folder_of(args.out))
+    return _print(run_text(result) + "\n", result, written, args.json)
+
+
+def _print(text: str, document: dict, written: list[Path], as_json: bool) -> int:
+    print(json.dumps(document, indent=2, ensure_ascii=False) if as_json else text)
+    print("wrote " + ", ".join(map(str, written)), file=sys.stderr if as_json else sys.stdout)
+    return 0

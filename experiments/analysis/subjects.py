@@ -1,0 +1,95 @@
+"""
+What is analysed: a pair of window and dilation, or a schedule, each in a model of some preset's shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.names import schedule_name
+from experiments.settings import Spec, make_spec
+from mingpt.layer_schedules import Schedule, parse_schedule, uniform
+from mingpt.model import SIZES
+from mingpt.utils import BadInput
+
+PAIRS = ((128, 4), (128, 2), (96, 4), (96, 6), (80, 4), (80, 6), (64, 4), (64, 8))   # study 003's, (w, d)
+PAIR_T, SCHEDULE_T = 256, 1024   # as long as study 003's text, and study 000's
+SCHEDULE_LAYERS = 12             # of studies 000 and 001
+PRESET = "sliding"               # study 003's model: 16 heads of 32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A schedule at a length T in a model. `pair` is (w, d) where it is one window in every layer."""
+    name: str
+    title: str
+    spec: Spec
+    schedule: Schedule
+    pair: tuple[int, int] | None = None
+
+    @property
+    def T(self) -> int:
+        return self.spec.settings.model.block_size
+
+
+def pair(w: int, d: int, T: int = PAIR_T, preset: str = PRESET, overrides: Iterable[str] = ()) -> Subject:
+    """A window of w with every d-th key beyond it, in every layer of the preset's model. BadInput where w, d < 1."""
+    spec = _spec(uniform(w, d), T, preset, overrides)
+    return Subject(f"config_w{w}_d{d}", f"w {w}, d {d}", spec, _schedule(spec), (w, d))
+
+
+def scheduled(text: str, T: int = SCHEDULE_T, layers: int = SCHEDULE_LAYERS, preset: str = PRESET,
+              overrides: Iterable[str] = ()) -> Subject:
+    """A schedule's name, patterns or FILE:NAME in a model of so many layers. BadInput where it is none."""
+    if layers < 1:
+        raise BadInput(f"--layers {layers}: the least is 1")
+    spec = _spec(text, T, preset, [f"--model.n_layer={layers}", *overrides])
+    return Subject(f"schedule_{schedule_name(text)}", text, spec, _schedule(spec))
+
+
+def _spec(schedule: str, T: int, preset: str, overrides: Iterable[str]) -> Spec:
+    if T < 2:
+        raise BadInput(f"S = {T}: a text of one token has nothing to attend to; the least is 2")
+    return make_spec(preset=preset, overrides=[f"--model.schedule={schedule}", f"--model.block_size={T}", *overrides])
+
+
+def _schedule(spec: Spec) -> Schedule:
+    model = spec.settings.model
+    return parse_schedule(model.schedule, model.n_layer or SIZES[model.model_type]["n_layer"])
+
+
+def read(words: Sequence[str], layers: int = SCHEDULE_LAYERS, preset: str = PRESET,
+         overrides: Iterable[str] = ()) -> list[Subject]:
+    """What `analyze` was asked for: nothing (study 003's pairs), 'W D [S]' or 'SCHEDULE [S]'. BadInput otherwise."""
+    if not words:
+        return [pair(w, d, preset=preset, overrides=overrides) for w, d in PAIRS]
+    if re.fullmatch(r"[-+]?[\d.]+", words[0]):
+        if len(words) not in (2, 3):
+            raise BadInput(f"analyze {' '.join(words)}: give W D or W D S, such as 64 8 512; a window alone is a "
+                           f"schedule, '{words[0]}*'")
+        numbers = [whole(word, name) for word, name in zip(words, "WDS", strict=False)]
+        return [pair(*numbers, preset=preset, overrides=overrides)]
+    if len(words) > 2:
+        raise BadInput(f"analyze {' '.join(words)}: give one schedule, in quotes if it has spaces, and perhaps S")
+    T = whole(words[1], "S") if len(words) == 2 else SCHEDULE_T
+    return [scheduled(words[0], T, layers, preset, overrides)]
+
+
+def whole(word: str, name: str) -> int:
+    """The word as a whole number, or BadInput."""
+    try:
+        return int(word)
+    except ValueError:
+        raise BadInput(f"{name} = {word!r} is no whole number: give W D [S], such as 64 8 512, or SCHEDULE [S]") \
+            from None
+
+
+def is_run(text: str, out: Path) -> bool:
+    """Whether a word means a trained run. A name of both a schedule and an arm means the schedule; NAME.s0 the run."""
+    from experiments.saved import known_runs
+    path = Path(text)
+    inside = path.exists() and {"losses", "checkpoints"} & {parent.name for parent in path.resolve().parents}
+    return bool(inside) or text in known_runs(out) or re.search(r"\.s\d+$", text) is not None

@@ -1,0 +1,118 @@
+"""
+What a trained model's attention looks like: maps a layer and a head, and the statistics of every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from experiments.figures.masks import SECOND, SEEN, small_pictures
+from experiments.figures.style import MUTED, WIDTH, page
+
+MANY = 72               # beyond as many heads a map each is too small to read
+LEAST = 1e-4            # of the colours' scale
+COLORS = matplotlib.colormaps["viridis"].with_extremes(bad="white")
+
+
+def shows_heads(result: dict[str, Any]) -> bool:
+    """Whether a map for every head can be read."""
+    return len(result["layers"]) * result["n_head"] <= MANY
+
+
+def layer_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
+    """maps (layers, nh, n, n) → each layer's mean over its heads."""
+    figure, cells = small_pictures(len(maps), f"{result['run']}: attention of each layer, mean over its heads",
+                                   _caption(result))
+    for number, (axes, layer) in enumerate(zip(cells, maps, strict=False)):
+        _map(axes, layer.mean(0), result["T"])
+        axes.set_title(f"L{number}  {result['layers'][number]['pattern']}")
+    _scale(figure)
+    return figure
+
+
+def head_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
+    """A row a layer, a column a head."""
+    layers, heads = maps.shape[:2]
+    gap, left, right = 0.1, 0.75, 0.25
+    side = min((WIDTH - left - right - gap * (heads - 1)) / heads, 1.9)
+    figure, cells = page(1.6 + (side + gap) * layers - gap, f"{result['run']}: attention of every head",
+                         _caption(result), columns=(1,) * heads, rows=layers, gap=gap, row_gap=gap, left=left,
+                         right=WIDTH - left - heads * side - (heads - 1) * gap)
+    for number, axes in enumerate(cells):
+        layer, head = divmod(number, heads)
+        _map(axes, maps[layer, head], result["T"])
+        axes.tick_params(labelleft=False, labelbottom=False, length=0)
+        if layer == 0:
+            axes.set_title(f"head {head}")
+        if head == 0:
+            axes.set_ylabel(f"L{layer}")
+    _scale(figure)
+    return figure
+
+
+def _map(axes: Axes, weights: np.ndarray, T: int) -> None:
+    shown = np.ma.masked_where(weights <= 0, weights)
+    axes.imshow(shown, cmap=COLORS, norm=LogNorm(LEAST, 1), extent=(0, T, T, 0), interpolation="nearest")
+    axes.grid(False)
+    axes.set_xticks([0, T // 2, T])
+    axes.set_yticks([0, T // 2, T])
+
+
+def _scale(figure: Figure) -> None:
+    """The colours' key, at the right above."""
+    height = figure.get_figheight()
+    axes = figure.add_axes((1 - 3.0 / WIDTH, 1 - 0.62 / height, 1.6 / WIDTH, 0.1 / height))
+    axes.imshow(np.geomspace(LEAST, 1, 256)[None], cmap=COLORS, norm=LogNorm(LEAST, 1), aspect="auto",
+                extent=(np.log10(LEAST), 0, 0, 1))
+    axes.grid(False)
+    axes.set_yticks([])
+    axes.set_xticks([-4, -2, 0], ["0.0001", "0.01", "1"], fontsize=8)
+    axes.tick_params(length=2, pad=1)
+
+
+def _caption(result: dict[str, Any]) -> str:
+    return (f"weight of each key (to the right) for each query (downwards), mean over {result['rows']} rows of "
+            f"validation text of {result['T']} tokens; white: not seen")
+
+
+def statistics(result: dict[str, Any]) -> Figure:
+    """Entropy, distance, the share on two special keys, and the length of what attention adds, by layer."""
+    caption = (f"dot: a head; line: the layer's mean; dashed: uniform attention over the keys that the pattern allows. "
+               f"{result['queries']:,} queries in {result['rows']} rows of validation text")
+    figure, cells = page(6.4, f"{result['run']}: attention by layer", caption, columns=(1, 1), rows=2, gap=0.8,
+                         row_gap=0.75)
+    found = result["layers"]
+    _by_head(cells[0], found, "entropy", SEEN, "a head's entropy")
+    cells[0].set(title="entropy", ylabel="nats")
+    _by_head(cells[1], found, "distance", SEEN, "a head's distance")
+    cells[1].set(title="mean distance of the attended key", ylabel="tokens")
+    _by_head(cells[2], found, "self", SEEN, "on the query's own key", uniform=False, scale=100)
+    _by_head(cells[2], found, "first", SECOND, "on the first key", uniform=False, scale=100, shift=0.16)
+    cells[2].set(title="share of the weight on two keys", ylabel="%")
+    cells[2].legend(loc="best", frameon=False, fontsize=8.5)
+    cells[3].plot([layer["output_over_residual"] for layer in found], color=SEEN, marker="o", ms=5)
+    cells[3].set(title="length of attention's output over the residual's", ylabel="ratio")
+    for axes in cells:
+        axes.set_ylim(0, None)
+        axes.set_xlim(-0.5, len(found) - 0.5)
+        axes.set_xticks(range(len(found)), [f"L{number}" for number in range(len(found))])
+        axes.tick_params(axis="x", labelsize=9 if len(found) <= 12 else 7)
+    return figure
+
+
+def _by_head(axes: Axes, found: Sequence[dict[str, Any]], name: str, color: str, label: str, *, uniform: bool = True,
+             scale: float = 1.0, shift: float = 0.0) -> None:
+    place = np.arange(len(found)) + shift
+    for x, layer in zip(place, found, strict=True):
+        heads = scale * np.array(layer[name]["by_head"])
+        axes.plot(np.full(len(heads), x), heads, color=color, ls="", marker="o", ms=4, alpha=0.5, mew=0)
+    axes.plot(place, [scale * layer[name]["mean"] for layer in found], color=color, lw=1.8, label=label)
+    if uniform:
+        axes.plot(place, [scale * layer[name]["uniform"] for layer in found], color=MUTED, ls="--", lw=1.3)

@@ -1,0 +1,149 @@
+"""
+Which keys a query sees, as pictures: pairs of window and dilation, and a schedule layer by layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from experiments.figures import save
+from experiments.figures.style import MUTED, PALETTE, RC, WIDTH, page
+from mingpt.patterns import Pattern, parse_pattern
+
+SEEN, HIDDEN, SECOND = PALETTE[4], "#e4e4e4", PALETTE[5]
+SHARE = LinearSegmentedColormap.from_list("share", [HIDDEN, SEEN])
+KEY = "blue: keys that are seen; grey: earlier keys that are not; white: later ones"
+ACROSS = 4       # small pictures in a row
+CELLS = 256      # of a small picture a side; cells of several pairs show the share seen
+
+
+def draw(figure: Callable[[], Figure], stem: Path) -> Path:
+    """Draw in the house's style and write STEM.png."""
+    with rc_context(RC):
+        return save(figure(), stem, ("png",))[0]
+
+
+def shares(pattern: Pattern, T: int, cells: int = CELLS) -> np.ndarray:
+    """(n, n), n at most `cells`: the share of a cell's causal pairs that is seen, NaN where there are none."""
+    cell = -(-T // cells)
+    n = -(-T // cell)
+    out = np.full((n, n), np.nan)
+    for row in range(n):
+        start, stop = row * cell, min((row + 1) * cell, T)
+        causal = np.arange(stop) <= np.arange(start, stop)[:, None]
+        edges = np.arange(0, stop, cell)
+        pairs = np.add.reduceat(causal.sum(0), edges)
+        out[row, :len(edges)] = np.add.reduceat(pattern.rows(start, stop).sum(0), edges) / pairs
+    return out
+
+
+def draw_mask(axes: Axes, pattern: Pattern, T: int, cells: int = CELLS) -> None:
+    """A pattern, queries downwards and keys to the right."""
+    axes.imshow(shares(pattern, T, cells), cmap=SHARE, vmin=0, vmax=1, extent=(0, T, T, 0))
+    axes.grid(False)
+    axes.set_xticks([0, T // 2, T])
+    axes.set_yticks([0, T // 2, T])
+
+
+def comparison(rows: list[dict[str, Any]]) -> Figure:
+    """The patterns of several pairs side by side."""
+    T = rows[0]["T"]
+    figure, cells = small_pictures(len(rows), f"Windows with dilated links at S = {T}, and the share of the causal "
+                                   "triangle that they leave out", KEY + "; w: keys of the window, the query's own "
+                                   "included; d: beyond it every d-th key")
+    for axes, row in zip(cells, rows, strict=False):
+        draw_mask(axes, parse_pattern(row["layers"][0]["pattern"]), T)
+        w, d = row["pair"]
+        axes.set_title(f"w {w}, d {d}: {row['sparsity']:.1%}")
+    return figure
+
+
+def layers(row: dict[str, Any]) -> Figure:
+    """Every layer's mask of a schedule."""
+    title = f"{row['title']}: what each layer sees at S = {row['T']}; sparsity {row['sparsity']:.1%}"
+    figure, cells = small_pictures(len(row["layers"]), title, KEY)
+    for number, (axes, layer) in enumerate(zip(cells, row["layers"], strict=False)):
+        draw_mask(axes, parse_pattern(layer["pattern"]), row["T"])
+        said = "full" if not layer["sparsity"] else f"{layer['pattern']}: {layer['sparsity']:.1%}"
+        axes.set_title(f"L{number}  {said}")
+    return figure
+
+
+def small_pictures(count: int, title: str, caption: str) -> tuple[Figure, list[Axes]]:
+    """A page of square pictures, ACROSS a row, those left over hidden; ticks at the edges only."""
+    down, across = -(-count // ACROSS), min(count, ACROSS)
+    left, right, gap, row_gap = 0.75, 0.25, 0.28, 0.36
+    side = (WIDTH - left - right - gap * (ACROSS - 1)) / ACROSS
+    figure, cells = page(1.6 + side * down + row_gap * (down - 1), title, caption, columns=(1,) * across, rows=down,
+                         left=left, right=WIDTH - left - across * side - (across - 1) * gap, gap=gap, row_gap=row_gap)
+    for number, axes in enumerate(cells):
+        axes.set_visible(number < count)
+        axes.tick_params(labelleft=number % across == 0, labelbottom=number + across >= count)
+    cells[0].set_ylabel("query")
+    cells[min(count, across * (down - 1) + 1) - 1].set_xlabel("key")
+    return figure, cells
+
+
+def one_pair(row: dict[str, Any], how: dict[str, Any] | None) -> Figure:
+    """One pair's pattern, large, and how many keys each query sees."""
+    T, pattern = row["T"], parse_pattern(row["layers"][0]["pattern"])
+    w, d = row["pair"]
+    figure, (left, right) = page(5.6, f"Window {w}, every {d}th key beyond it, S = {T}: {row['sparsity']:.1%} of the "
+                                 "causal triangle left out", KEY, subtitle=measured_line(row, how), columns=(1.25, 1),
+                                 gap=0.75)
+    draw_mask(left, pattern, T, cells=512)
+    left.set_title("which keys a query sees")
+    left.set_xlabel("key")
+    left.set_ylabel("query")
+    query = np.arange(T)
+    right.plot(query, query + 1, color=MUTED, lw=1.4)
+    right.plot(query, pattern.keys_per_query(T), color=SEEN, lw=2.2)
+    right.annotate("full", (0.62 * T, 0.62 * T), (-8, 2), textcoords="offset points", ha="right", color=MUTED)
+    mean = row["keys_per_query"]["mean"]
+    right.set_title(f"keys a query: {mean:.1f} on average, {row['keys_per_query']['max']} at most")
+    right.set_xlabel("query")
+    right.set_xlim(0, T)
+    right.set_ylim(0, T)
+    return figure
+
+
+def measured_line(row: dict[str, Any], how: dict[str, Any] | None) -> str:
+    """The measured speed-ups in a line, or that there are none."""
+    if how is None:
+        return "Speed-up not measured."
+    parts = []
+    for key, other in (("banded_over_flash", "causal flash"), ("banded_over_dense", "a dense mask")):
+        if ratio := row["measured"][key]:
+            parts.append(f"{ratio['median']:.2f}× {other} ({ratio['low']:.2f} to {ratio['high']:.2f})")
+    return (f"Banded attention, forward and backward, measured: {', '.join(parts)}; at most "
+            f"{row['ideal_speedup']:.2f}× by the pairs seen. Median and quartiles of {how['rounds']} rounds, "
+            f"{how['device']}.")
+
+
+def reach(row: dict[str, Any]) -> Figure:
+    """How far back each layer looks, and how far back all layers up to it do."""
+    found, T = row["layers"], row["T"]
+    title = f"{row['title']}: how far back each layer looks at S = {T}"
+    figure, (axes,) = page(4.4, title, "bar: the farthest key that a query sees in the layer; line: how far back the "
+                           "last query's output of the layer depends on the text, through all layers up to it; its "
+                           "position is the text's last", headed=True)
+    place = np.arange(len(found))
+    bars = axes.bar(place, [layer["reach"] for layer in found], color=SEEN, width=0.7, label="this layer", zorder=2)
+    axes.bar_label(bars, fontsize=8.5, color=MUTED, padding=2)
+    axes.plot(place, [layer["receptive_field"]["farthest"] for layer in found], color=SECOND, marker="o", ms=5,
+              label="all layers so far", zorder=3)
+    axes.set_xticks(place, [f"L{number}\n{layer['pattern']}" for number, layer in enumerate(found)])
+    axes.tick_params(axis="x", labelsize=9 if len(found) <= 12 else 7)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylabel("tokens back")
+    axes.set_ylim(0, 1.12 * T)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
+    return figure
