@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from experiments.audit.subject import Subject
 
 BATCHES = 3
-TOKENS = 512    # of a batch, or one row
+TOKENS = 512    # of a batch
+FLOPS = 2e10    # of a batch's forward and backward; one row in any case
 
 
 def alive(subject: Subject) -> bool | str:
     """Every row and column of every matrix, and every other parameter, has a gradient on one of several batches."""
-    T = subject.long
-    batches = [subject.tokens(max(1, TOKENS // T), T + 1) for _ in range(BATCHES)]
-    named = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
+    T, named = subject.long, {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
+    dear = int(FLOPS / (6 * T * sum(p.numel() for p in named.values())))
+    batches = [subject.tokens(max(1, min(TOKENS // T, dear)), T + 1) for _ in range(BATCHES)]
     total = dict.fromkeys(named, None)
     for batch in batches:
         with torch.enable_grad():

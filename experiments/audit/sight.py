@@ -120,7 +120,7 @@ def _looks(subject: Subject, idx: Tensor, asked: Tensor | None = None, *, part: 
     """Each layer's attention (or block, part '') on a row of tokens: by gradients, by changes, and the own key."""
     T = idx.size(1)
     keys = torch.tensor(sorted({T - 1, T // 2, T // 3}))
-    size = max(1, min(most, CHUNK_TOKENS // T))
+    size = max(1, min(subject.affordable(T, most), CHUNK_TOKENS // T))
     for_gradients, for_changes = (subject.calls(idx.expand(rows, -1)) for rows in (size, len(keys) + 1))
     for layer in range(len(subject.blocks)):
         where, declared = f"layer {layer}{part}", subject.declared(layer, idx)

@@ -79,14 +79,17 @@ class Subject:
     def queries(self, layer: int, T: int, most: int = QUERIES) -> list[int]:
         """The queries to look at: the first and last, those about which the pattern stops growing, and some at random;
         all of a short text."""
-        width = self.config.n_embd
-        affordable = int(FLOPS / (len(self.blocks) * T * (24 * width**2 + 12 * T * width)))
-        count = min(T, max(FEWEST_QUERIES, affordable), most)
         keys = self.patterns[layer].keys_per_query(T)
         stop = next((i for i in range(1, T) if keys[i] <= keys[i - 1]), 0)
         wanted = [T - 1, stop, stop - 1, stop + 1, 1, 0, T // 2]
         wanted += torch.randperm(T, generator=self.generator).tolist()
-        return sorted(list(dict.fromkeys(i for i in wanted if 0 <= i < T))[:count])
+        return sorted(list(dict.fromkeys(i for i in wanted if 0 <= i < T))[:self.affordable(T, most)])
+
+    def affordable(self, T: int, most: int) -> int:
+        """How many queries to look at in each layer, at most."""
+        width = self.config.n_embd
+        flops = len(self.blocks) * T * (24 * width**2 + 12 * T * width)      # of one query, about
+        return min(T, most, max(FEWEST_QUERIES, int(FLOPS / flops)))
 
     # -- what is seen of the parts ----------------------------------------------------------------------------------
 
