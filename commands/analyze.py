@@ -2,6 +2,7 @@
 Analyse attention: what a window, a schedule or a trained run sees, and what that saves, counted and measured.
 
     python lab.py analyze                      study 003's eight pairs of window and dilation at S = 256
+                                               (--model.block_size=512: at another)
     python lab.py analyze 64 8 512             one pair, W D [S]
     python lab.py analyze lms_main 512         a schedule (a name, 'f 256*2 f*', FILE.json[:NAME]) and S, default 1024
     python lab.py analyze rope.s0              where a trained run's attention goes, on its validation text
@@ -57,6 +58,7 @@ def _schedules(args: argparse.Namespace) -> int:
             raise
         return _run(args)
     from experiments.analysis.describe import describe
+    folder = files.folder_of(args.out)
     rows, how = [describe(subject) for subject in subjects], None
     if not args.no_timing:
         from experiments.analysis.timing import measure
@@ -65,7 +67,7 @@ def _schedules(args: argparse.Namespace) -> int:
             say = status.update if console.is_terminal else console.print
             how, times = measure(subjects, args.rounds, args.device, say)
         rows = [row | {"measured": measured} for row, measured in zip(rows, times, strict=True)]
-    written = files.write_rows(rows, how, files.folder_of(args.out))
+    written = files.write_rows(rows, how, folder)
     return _print(files.text_of(rows, how), {"measured": how, "rows": rows}, written, args.json)
 
 

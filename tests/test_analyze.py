@@ -88,6 +88,11 @@ def test_speedups_are_ratios_of_what_was_timed():
     assert mixed["auto_over_dense"]["median"] > 0
 
 
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(BadInput, match="--device nowhere"):
+        measure([pair(8, 2, 16, overrides=SMALL)], rounds=5, device="nowhere")
+
+
 def test_what_auto_takes_is_one_of_the_ways_that_are_timed():
     q = torch.zeros(1, 2, 2048, 16)
     assert chosen_ways(parse_pattern("64"), q)["auto"].backend == "banded"

@@ -28,6 +28,7 @@ def describe(subject: Subject) -> dict[str, Any]:
     counts = np.stack([pattern.keys_per_query(T) for pattern in schedule])     # (layers, T)
     fields = [receptive_field(schedule, layer, T) for layer in range(len(schedule))]
     return {"name": subject.name, "title": subject.title, "schedule": str(schedule), "T": T, "pair": subject.pair,
+            "model": {"preset": subject.spec.preset, "n_layer": len(schedule)},
             "note": subject.spec.note, "sparsity": sparsity, "density": 1 - sparsity,
             "compute_sparsity": compute_sparsity(subject), "keys_per_query": summary(counts),
             "receptive_field": fields[-1], "ideal_speedup": 1 / (1 - sparsity),

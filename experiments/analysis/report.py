@@ -13,7 +13,7 @@ UNTIMED = "Speed-ups were not measured (--no-timing), and none is estimated."
 
 def counts_text(rows: Sequence[dict[str, Any]]) -> str:
     """What is left out, a line a subject."""
-    T, layers = rows[0]["T"], len(rows[0]["layers"])
+    T, preset, layers = rows[0]["T"], rows[0]["model"]["preset"], rows[0]["model"]["n_layer"]
     table = [("", "sparsity", "density", "of FLOPs", "keys a query", "reach", f"field of {layers} layers")]
     for row in rows:
         keys, field = row["keys_per_query"], row["receptive_field"]
@@ -22,8 +22,9 @@ def counts_text(rows: Sequence[dict[str, Any]]) -> str:
                       f"{max(layer['reach'] for layer in row['layers'])}", field_text(field, T)))
     return "\n".join([f"S = {T}", "", *aligned(table), "", *_wrapped(
         "sparsity: the share of the causal triangle that is not computed; density: the rest of it. of FLOPs: the share "
-        "of a whole training step's FLOPs that is saved. reach: the farthest key a query sees in one layer. field: the "
-        "positions that the last query's output depends on through all layers, and how far back they go.")])
+        f"of a whole training step's FLOPs that is saved, in preset {preset}'s model with {layers} layers. reach: the "
+        "farthest key that a query sees in one layer. field: the positions that the last query's output depends on "
+        "through all layers, and how far back they go.")])
 
 
 def field_text(field: dict[str, Any], T: int) -> str:

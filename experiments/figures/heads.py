@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments.figures.masks import SECOND, SEEN, small_pictures
+from experiments.figures.masks import SECOND, SEEN, small_pictures, spelled
 from experiments.figures.style import MUTED, WIDTH, page
 
 MANY = 72               # beyond as many heads a map each is too small to read
 LEAST = 1e-4            # of the colours' scale
+AXES = "the weight of each key (to the right) for each query (downwards)"
 COLORS = matplotlib.colormaps["viridis"].with_extremes(bad="white")
 
 
@@ -29,10 +30,10 @@ def shows_heads(result: dict[str, Any]) -> bool:
 def layer_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
     """maps (layers, nh, n, n) → each layer's mean over its heads."""
     figure, cells = small_pictures(len(maps), f"{result['run']}: attention of each layer, mean over its heads",
-                                   _caption(result))
+                                   _caption(result), subtitle=AXES)
     for number, (axes, layer) in enumerate(zip(cells, maps, strict=False)):
         _map(axes, layer.mean(0), result["T"])
-        axes.set_title(f"L{number}  {result['layers'][number]['pattern']}")
+        axes.set_title(f"L{number}  {spelled(result['layers'][number]['pattern'], 18)}")
     _scale(figure)
     return figure
 
@@ -42,9 +43,9 @@ def head_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
     layers, heads = maps.shape[:2]
     gap, left, right = 0.1, 0.75, 0.25
     side = min((WIDTH - left - right - gap * (heads - 1)) / heads, 1.9)
-    figure, cells = page(1.6 + (side + gap) * layers - gap, f"{result['run']}: attention of every head",
-                         _caption(result), columns=(1,) * heads, rows=layers, gap=gap, row_gap=gap, left=left,
-                         right=WIDTH - left - heads * side - (heads - 1) * gap)
+    figure, cells = page(1.82 + (side + gap) * layers - gap, f"{result['run']}: attention of every head",
+                         _caption(result), subtitle=AXES, columns=(1,) * heads, rows=layers, gap=gap, row_gap=gap,
+                         left=left, right=WIDTH - left - heads * side - (heads - 1) * gap)
     for number, axes in enumerate(cells):
         layer, head = divmod(number, heads)
         _map(axes, maps[layer, head], result["T"])
@@ -66,9 +67,9 @@ def _map(axes: Axes, weights: np.ndarray, T: int) -> None:
 
 
 def _scale(figure: Figure) -> None:
-    """The colours' key, at the right above."""
+    """The colours' key, at the right above, beside the subtitle."""
     height = figure.get_figheight()
-    axes = figure.add_axes((1 - 3.0 / WIDTH, 1 - 0.62 / height, 1.6 / WIDTH, 0.1 / height))
+    axes = figure.add_axes((1 - 2.1 / WIDTH, 1 - 0.34 / height, 1.7 / WIDTH, 0.1 / height))
     axes.imshow(np.geomspace(LEAST, 1, 256)[None], cmap=COLORS, norm=LogNorm(LEAST, 1), aspect="auto",
                 extent=(np.log10(LEAST), 0, 0, 1))
     axes.grid(False)
@@ -78,8 +79,7 @@ def _scale(figure: Figure) -> None:
 
 
 def _caption(result: dict[str, Any]) -> str:
-    return (f"weight of each key (to the right) for each query (downwards), mean over {result['rows']} rows of "
-            f"validation text of {result['T']} tokens; white: not seen")
+    return f"mean over {result['rows']} rows of validation text of {result['T']} tokens; white: no weight"
 
 
 def statistics(result: dict[str, Any]) -> Figure:
@@ -98,7 +98,7 @@ def statistics(result: dict[str, Any]) -> Figure:
     cells[2].set(title="share of the weight on two keys", ylabel="%")
     cells[2].legend(loc="best", frameon=False, fontsize=8.5)
     cells[3].plot([layer["output_over_residual"] for layer in found], color=SEEN, marker="o", ms=5)
-    cells[3].set(title="length of attention's output over the residual's", ylabel="ratio")
+    cells[3].set(title="|attention's output| over |the residual|", ylabel="ratio")
     for axes in cells:
         axes.set_ylim(0, None)
         axes.set_xlim(-0.5, len(found) - 0.5)

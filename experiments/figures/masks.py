@@ -15,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from experiments.figures import save
+from experiments.figures.labels import shortened
 from experiments.figures.style import MUTED, PALETTE, RC, WIDTH, page
 from mingpt.patterns import Pattern, parse_pattern
 
@@ -72,18 +73,24 @@ def layers(row: dict[str, Any]) -> Figure:
     figure, cells = small_pictures(len(row["layers"]), title, KEY)
     for number, (axes, layer) in enumerate(zip(cells, row["layers"], strict=False)):
         draw_mask(axes, parse_pattern(layer["pattern"]), row["T"])
-        said = "full" if not layer["sparsity"] else f"{layer['pattern']}: {layer['sparsity']:.1%}"
-        axes.set_title(f"L{number}  {said}")
+        share = f": {layer['sparsity']:.1%}" if layer["sparsity"] else ""
+        axes.set_title(f"L{number}  {spelled(layer['pattern'], 12)}{share}")
     return figure
 
 
-def small_pictures(count: int, title: str, caption: str) -> tuple[Figure, list[Axes]]:
+def spelled(pattern: str, longest: int) -> str:
+    """A pattern's name under a picture."""
+    return "full" if pattern == "f" else shortened(pattern, longest)
+
+
+def small_pictures(count: int, title: str, caption: str, subtitle: str = "") -> tuple[Figure, list[Axes]]:
     """A page of square pictures, ACROSS a row, those left over hidden; ticks at the edges only."""
     down, across = -(-count // ACROSS), min(count, ACROSS)
     left, right, gap, row_gap = 0.75, 0.25, 0.28, 0.36
     side = (WIDTH - left - right - gap * (ACROSS - 1)) / ACROSS
-    figure, cells = page(1.6 + side * down + row_gap * (down - 1), title, caption, columns=(1,) * across, rows=down,
-                         left=left, right=WIDTH - left - across * side - (across - 1) * gap, gap=gap, row_gap=row_gap)
+    height = (1.82 if subtitle else 1.6) + side * down + row_gap * (down - 1)
+    figure, cells = page(height, title, caption, subtitle=subtitle, columns=(1,) * across, rows=down, left=left,
+                         right=WIDTH - left - across * side - (across - 1) * gap, gap=gap, row_gap=row_gap)
     for number, axes in enumerate(cells):
         axes.set_visible(number < count)
         axes.tick_params(labelleft=number % across == 0, labelbottom=number + across >= count)
@@ -108,7 +115,7 @@ def one_pair(row: dict[str, Any], how: dict[str, Any] | None) -> Figure:
     right.plot(query, pattern.keys_per_query(T), color=SEEN, lw=2.2)
     right.annotate("full", (0.62 * T, 0.62 * T), (-8, 2), textcoords="offset points", ha="right", color=MUTED)
     mean = row["keys_per_query"]["mean"]
-    right.set_title(f"keys a query: {mean:.1f} on average, {row['keys_per_query']['max']} at most")
+    right.set_title(f"keys a query: mean {mean:.1f}, most {row['keys_per_query']['max']}")
     right.set_xlabel("query")
     right.set_xlim(0, T)
     right.set_ylim(0, T)
@@ -120,12 +127,11 @@ def measured_line(row: dict[str, Any], how: dict[str, Any] | None) -> str:
     if how is None:
         return "Speed-up not measured."
     parts = []
-    for key, other in (("banded_over_flash", "causal flash"), ("banded_over_dense", "a dense mask")):
+    for key, other in (("banded_over_flash", "causal flash's"), ("banded_over_dense", "a dense mask's")):
         if ratio := row["measured"][key]:
             parts.append(f"{ratio['median']:.2f}× {other} ({ratio['low']:.2f} to {ratio['high']:.2f})")
-    return (f"Banded attention, forward and backward, measured: {', '.join(parts)}; at most "
-            f"{row['ideal_speedup']:.2f}× by the pairs seen. Median and quartiles of {how['rounds']} rounds, "
-            f"{how['device']}.")
+    return (f"Measured speed of banded attention, forward and backward: {', '.join(parts)}; the pairs seen would allow "
+            f"{row['ideal_speedup']:.2f}× flash's. Median and quartiles of {how['rounds']} rounds, {how['device']}.")
 
 
 def reach(row: dict[str, Any]) -> Figure:
@@ -133,17 +139,17 @@ def reach(row: dict[str, Any]) -> Figure:
     found, T = row["layers"], row["T"]
     title = f"{row['title']}: how far back each layer looks at S = {T}"
     figure, (axes,) = page(4.4, title, "bar: the farthest key that a query sees in the layer; line: how far back the "
-                           "last query's output of the layer depends on the text, through all layers up to it; its "
-                           "position is the text's last", headed=True)
+                           "text's last query depends on it, through all layers up to this one")
     place = np.arange(len(found))
     bars = axes.bar(place, [layer["reach"] for layer in found], color=SEEN, width=0.7, label="this layer", zorder=2)
-    axes.bar_label(bars, fontsize=8.5, color=MUTED, padding=2)
+    axes.bar_label(bars, fontsize=8.5, color=MUTED, padding=5)
     axes.plot(place, [layer["receptive_field"]["farthest"] for layer in found], color=SECOND, marker="o", ms=5,
               label="all layers so far", zorder=3)
-    axes.set_xticks(place, [f"L{number}\n{layer['pattern']}" for number, layer in enumerate(found)])
+    axes.set_xticks(place, [f"L{number}\n{spelled(layer['pattern'], max(3, 100 // len(found)))}"
+                            for number, layer in enumerate(found)])
     axes.tick_params(axis="x", labelsize=9 if len(found) <= 12 else 7)
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("tokens back")
-    axes.set_ylim(0, 1.12 * T)
+    axes.set_ylim(0, 1.15 * max(1, *(layer["receptive_field"]["farthest"] for layer in found)))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
     return figure
