@@ -60,7 +60,6 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(spec, args)
     from experiments.corpus import open_corpus
-
     from experiments.progress import Reporter
     from experiments.run import Run
     corpus = open_corpus(spec.settings.data)
