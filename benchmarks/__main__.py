@@ -1,0 +1,26 @@
+"""
+`make bench` runs every benchmark here, one after the other; `make bench ARGS=tokenizing` runs one.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def main(wanted: list[str]) -> int:
+    """Run the wanted benchmarks, or all of them; 2 for an unknown name."""
+    for name in wanted:
+        if name not in NAMES:
+            print(f"error: no benchmark {name!r}; known: {', '.join(NAMES)}", file=sys.stderr)
+            return 2
+    for name in wanted or NAMES:
+        print(f"== benchmarks/{name}.py")
+        sys.argv = [name]
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
