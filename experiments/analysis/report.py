@@ -58,7 +58,7 @@ def speedups_text(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None) ->
     return "\n".join([*aligned(table), "", *_wrapped(
         f"Speed-ups of attention, forward and backward, are measured: the median of {how['rounds']} rounds' own "
         f"ratios, with their quartiles. B, heads, S, head size = {B}, {heads}, {T}, {size} on {how['device']}, "
-        f"{how['threads']} threads of {how['cpus']} CPUs, load {how['load_before']:.1f} when it began, "
+        f"torch threads: {how['threads']} on {how['cpus']} CPUs, load {how['load_before']:.1f} when it began, "
         f"torch {how['torch']}. ideal: the pairs (query, key) of causal attention over those of this one, a "
         "count, which a kernel passes only where it uses the machine better than flash does. flash: torch's causal "
         "kernel. "

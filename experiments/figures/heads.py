@@ -17,6 +17,8 @@ from experiments.figures.masks import SECOND, SEEN, small_pictures, spelled
 from experiments.figures.style import MUTED, WIDTH, page
 
 MANY = 72               # beyond as many heads a map each is too small to read
+TALLEST = 13.0          # inches that the layers of a grid of heads take
+ACROSS = 8              # at most as many layers stand beside each other
 LEAST = 1e-4            # of the colours' scale
 AXES = "the weight of each key (to the right) for each query (downwards)"
 COLORS = matplotlib.colormaps["viridis"].with_extremes(bad="white")
@@ -39,21 +41,23 @@ def layer_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
 
 
 def head_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
-    """A row a layer, a column a head."""
+    """A row a layer, a column a head; a deep model with few heads the other way."""
     layers, heads = maps.shape[:2]
-    gap, left, right = 0.1, 0.75, 0.25
-    side = min((WIDTH - left - right - gap * (heads - 1)) / heads, 1.9)
-    figure, cells = page(1.82 + (side + gap) * layers - gap, f"{result['run']}: attention of every head",
-                         _caption(result), subtitle=AXES, columns=(1,) * heads, rows=layers, gap=gap, row_gap=gap,
-                         left=left, right=WIDTH - left - heads * side - (heads - 1) * gap)
+    turned = heads < layers <= ACROSS
+    names = [f"L{number}" for number in range(layers)], [f"head {number}" for number in range(heads)]
+    (rows, columns), gap, left, right = names[::-1] if turned else names, 0.1, 0.75, 0.25
+    side = min((WIDTH - left - right - gap * (len(columns) - 1)) / len(columns), 1.9, TALLEST / len(rows))
+    figure, cells = page(1.82 + (side + gap) * len(rows) - gap, f"{result['run']}: attention of every head",
+                         _caption(result), subtitle=AXES, columns=(1,) * len(columns), rows=len(rows), gap=gap,
+                         row_gap=gap, left=left, right=WIDTH - left - len(columns) * (side + gap) + gap)
     for number, axes in enumerate(cells):
-        layer, head = divmod(number, heads)
-        _map(axes, maps[layer, head], result["T"])
+        row, column = divmod(number, len(columns))
+        _map(axes, maps[column, row] if turned else maps[row, column], result["T"])
         axes.tick_params(labelleft=False, labelbottom=False, length=0)
-        if layer == 0:
-            axes.set_title(f"head {head}")
-        if head == 0:
-            axes.set_ylabel(f"L{layer}")
+        if row == 0:
+            axes.set_title(columns[column])
+        if column == 0:
+            axes.set_ylabel(rows[row])
     _scale(figure)
     return figure
 
