@@ -20,8 +20,8 @@ def tradeoff(rows: list[dict[str, Any]], how: dict[str, Any]) -> Figure:
     """The speed-up of banded attention, and of what `auto` takes, over each reference."""
     B, heads, T, size = how["shape"]
     caption = (f"forward and backward of attention alone, B = {B}, {heads} heads of {size}, on {how['device']}, "
-               f"torch threads: {how['threads']}; mark: median of {how['rounds']} interleaved rounds; bar: quartiles; labels: "
-               "w/d; ideal: the pairs (query, key) that the reference computes over those seen; the causal triangle "
+               f"torch threads: {how['threads']}; mark: median of {how['rounds']} interleaved rounds; bar: "
+               "quartiles; labels: w/d; ideal: the pairs (query, key) that the reference computes over those seen; the causal triangle "
                "for flash, all S × S for the dense mask")
     figure, panels = page(5.2, f"What sparsity saves, measured: S = {T}", caption, columns=(1, 1), gap=0.6)
     for axes, (other, title) in zip(panels, AGAINST, strict=True):
