@@ -21,8 +21,8 @@ def tradeoff(rows: list[dict[str, Any]], how: dict[str, Any]) -> Figure:
     B, heads, T, size = how["shape"]
     caption = (f"forward and backward of attention alone, B = {B}, {heads} heads of {size}, on {how['device']}, "
                f"torch threads: {how['threads']}; mark: median of {how['rounds']} interleaved rounds; bar: "
-               "quartiles; labels: w/d; ideal: the pairs (query, key) that the reference computes over those seen; the causal triangle "
-               "for flash, all S × S for the dense mask")
+               "quartiles; labels: w/d; ideal: the pairs (query, key) that the reference computes over those seen; the "
+               "causal triangle for flash, all S × S for the dense mask")
     figure, panels = page(5.2, f"What sparsity saves, measured: S = {T}", caption, columns=(1, 1), gap=0.6)
     for axes, (other, title) in zip(panels, AGAINST, strict=True):
         _panel(axes, rows, other, 1.0 if other == "flash" else 2 * T / (T + 1))
