@@ -23,7 +23,7 @@ Part = Band | Staircase
 Tile = BandTile | StairTile
 Laid = tuple[Tensor, Tensor, Tensor]    # q, k, v as a part lays them out
 
-TILE_CPU = 2**19       # scores a tile: two such buffers stay in the cache
+TILE_CPU = 2**20       # scores a tile; of 2^17 … 2^23 the fastest on two cores with 32 MB of shared cache
 TILE_CUDA = 2**26      # where launches cost more than memory; not measured
 KEPT = 2**23           # numbers of scratch memory that are worth keeping from call to call, under each name
 
