@@ -1,0 +1,99 @@
+"""
+A whole training step under each shipped schedule, against full attention, a dense mask, and attention removed:
+`python -m benchmarks.schedules [--length 2048] [--json PATH] [--figure PATH]`.
+
+The model has 12 layers, is 384 wide with 6 heads, and reads bytes, so that its head is no part of the work. Every
+variant is a process of its own; they take turns, and ratios are taken within a round (experiments/bench.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.bench import CEILING, FULL, bench
+from experiments.figures.style import page
+from experiments.settings import make_spec
+from mingpt.utils import write_atomic
+
+SCHEDULES = ("half", "quarter", "aggressive", "block_sparse", "lms_main")
+MODEL = ("--model.n_layer=12", "--model.n_embd=384", "--model.n_head=6", "--trainer.batch_size=1")
+MEASURED = ("auto", "dense", FULL, CEILING)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; with --json and --figure, write it and draw it as well."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules", description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--length", type=int, default=2048, help="of the sequence, batch 1 (default 2048)")
+    parser.add_argument("--rounds", type=int, default=5, help="timings of each, taking turns (default 5)")
+    parser.add_argument("--json", metavar="PATH")
+    parser.add_argument("--figure", metavar="PATH")
+    args = parser.parse_args(argv)
+    results = {}
+    print(f"{'schedule':<14}{'sparsity':>9}{'of FLOPs':>9}   {'of full (quartiles)':<26}{'of dense':<22}{'ceiling':>8}")
+    for name in SCHEDULES:
+        overrides = [f"--model.schedule={name}", f"--model.block_size={args.length}", *MODEL]
+        result = bench(make_spec(overrides=overrides), args.rounds, MEASURED, _say)
+        results[name] = result | {"rows": {row["name"]: row for row in result["rows"]}}
+        print(_line(name, results[name]), flush=True)
+    if args.json:
+        write_atomic(args.json, json.dumps(results, indent=2))
+    if args.figure:
+        Path(args.figure).parent.mkdir(parents=True, exist_ok=True)
+        draw(results, args.length, args.rounds).savefig(args.figure)
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr)
+
+
+def _line(name: str, result: dict[str, Any]) -> str:
+    auto = result["rows"]["auto"]
+    ratios = [_ratio(auto[f"against_{other}"]) for other in (FULL, "dense")]
+    ceiling = result["rows"][CEILING][f"against_{FULL}"]["median"]
+    return (f"{name:<14}{result['sparsity']:>8.1%} {result['compute_sparsity']:>8.1%}   {ratios[0]:<26}{ratios[1]:<22}"
+            f"{ceiling:>7.2f}×")
+
+
+def _ratio(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.2f}× ({spread['low']:.2f}–{spread['high']:.2f})"
+
+
+def draw(results: dict[str, Any], T: int, rounds: int):
+    """Speed of a whole step over that of full attention, against sparsity, with the ceiling."""
+    caption = (f"a whole training step, 12 layers, 384 wide, T = {T}, batch 1, on a CPU; mark: median of {rounds} "
+               "interleaved rounds, bar: quartiles; ceiling: every score skipped, all else as it is")
+    figure, (axes,) = page(5.0, "What can skipping attention save, and what does it?", caption)
+    ceilings = [result["rows"][CEILING][f"against_{FULL}"]["median"] for result in results.values()]
+    axes.axhspan(min(ceilings), max(ceilings), color="#009E73", alpha=0.25, lw=0)
+    axes.text(1, max(ceilings) + 0.02, "ceiling: attention removed", color="#007a5a", va="bottom")
+    axes.axhline(1, color="black", lw=1.2)
+    axes.text(1, 1.015, "full attention, torch's fused causal kernel", va="bottom")
+    for kind, color, marker in (("auto", "#0072B2", "o"), ("dense", "#D55E00", "s")):
+        _points(axes, results, kind, color, marker)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0.6, max(ceilings) + 0.15)
+    axes.set_xlabel("sparsity (% of the causal triangle not computed, or masked)")
+    axes.set_ylabel("times as fast as full")
+    return figure
+
+
+def _points(axes, results: dict[str, Any], kind: str, color: str, marker: str) -> None:
+    label = {"auto": "the work skipped (auto)", "dense": "a dense mask"}[kind]
+    for number, (name, result) in enumerate(results.items()):
+        row, x = result["rows"][kind][f"against_{FULL}"], 100 * result["sparsity"]
+        bars = [[row["median"] - row["low"]], [row["high"] - row["median"]]]
+        axes.errorbar([x], [row["median"]], yerr=bars, color=color, marker=marker, ms=7, capsize=3,
+                      label=label if number == 0 else None)
+        if kind == "auto":
+            axes.annotate(name, (x, row["median"]), xytext=(0, 10), textcoords="offset points", ha="center",
+                          color=color)
+    axes.legend(loc="lower left", frameon=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
