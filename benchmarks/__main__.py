@@ -18,7 +18,11 @@ def main(wanted: list[str]) -> int:
     for name in wanted or NAMES:
         print(f"== benchmarks/{name}.py")
         sys.argv = [name]
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        try:
+            runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        except SystemExit as end:   # how a module that is run says that it is done
+            if end.code:
+                return 1
     return 0
 
 

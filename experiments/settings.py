@@ -92,7 +92,7 @@ def _read_schedule(model: CN) -> str | None:
     text = _located(model.schedule)
     model.schedule = without_file(text, depth)
     schedule, T = parse_schedule(text, depth), model.block_size
-    idle = f"schedule {text!r} hides nothing at model.block_size={T}: each of its windows is as long; try a longer block"
+    idle = f"schedule {text!r} hides nothing at model.block_size={T}: no window is shorter: try a longer block"
     idle = idle if set(map(str, schedule)) != {"f"} and T and not schedule.sparsity(T) else None
     return "; ".join(filter(None, (schedule.note, idle))) or None
 
