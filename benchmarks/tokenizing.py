@@ -1,7 +1,7 @@
 """
 How fast text becomes tokens, against Hugging Face's `tokenizers` with the same vocabulary.
 
-    python benchmarks/tokenizing.py [FILE.jsonl] [--rounds 5]
+    python -m benchmarks.tokenizing [FILE.jsonl] [--rounds 5]
 
 The sides take turns, on the same texts; medians. `corpus` is everything that `lab.py tokenize` does: reading,
 parsing, checking, hashing, encoding, writing. The other two are encoding alone, from memory;
@@ -14,19 +14,15 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from experiments.corpus import get_default_config, open_corpus  # noqa: E402
-from experiments.corpus.stdlib import StdlibSource  # noqa: E402
-from experiments.tokenizers import get_tokenizer  # noqa: E402
-from mingpt.bpe import get_encoder  # noqa: E402
+from experiments.corpus import get_default_config, open_corpus
+from experiments.corpus.stdlib import StdlibSource
+from experiments.tokenizers import get_tokenizer
+from mingpt.bpe import get_encoder
 
 
 def hugging_face():
