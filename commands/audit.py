@@ -48,7 +48,7 @@ def _arm(args: argparse.Namespace) -> tuple[str, dict]:
     from mingpt.trainer import find_device
     settings = spec.settings
     corpus = open_corpus(settings.data)
-    device = find_device() if settings.trainer.device == "auto" else settings.trainer.device
+    device = find_device(settings.trainer.device)
     model = build_model(settings, corpus, args.seed).to(device)
     batches = corpus.train(settings.model.block_size, settings.trainer.batch_size, args.seed)
     return spec.arm, audit(model, settings.trainer, batches)

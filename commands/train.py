@@ -101,6 +101,8 @@ def main(args: argparse.Namespace) -> int:
     from experiments.corpus import open_corpus
     from experiments.progress import Reporter
     from experiments.run import Run
+    from mingpt.trainer import find_device
+    find_device(spec.settings.trainer.device)   # refused before a corpus is tokenised for it
     corpus = open_corpus(spec.settings.data)
     run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]), observer=Reporter())
     code = run.execute(args.resume)

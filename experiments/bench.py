@@ -82,7 +82,7 @@ def serve(connection: Connection, variant: Variant) -> None:
 
 
 def _device(settings: CN) -> str:
-    return find_device() if settings.trainer.device == "auto" else settings.trainer.device
+    return find_device(settings.trainer.device)
 
 
 def _build(variant: Variant) -> tuple[Callable[[], float], dict[str, Any]]:

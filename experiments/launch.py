@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from experiments.plan import Job, Request, record_of
+from experiments.signals import relayed
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB, PLOTTER = ROOT / "lab.py", ROOT / "plotter.py"
@@ -53,7 +54,7 @@ class Launcher:
     def run(self, jobs: list[Job]) -> bool:
         """Run them all; False when a signal asked to stop first."""
         queue, attempts = list(jobs), dict.fromkeys(jobs, 0)
-        with relayed(self._stop):
+        with relayed(self._stop, SIGNALS):
             while (queue and not self.stopping) or self.running:
                 while queue and not self.stopping and len(self.running) < self.slots:
                     job = queue.pop(0)
@@ -174,17 +175,6 @@ def plot(request: Request, stdout: IO | None = None) -> int:
 def _relay(arguments: list[str], stdout: IO | None) -> int:
     """Run a Python program to its end, passing on the signals that come meanwhile; 3 when one ended it."""
     process = subprocess.Popen([sys.executable, *arguments], stdout=stdout, start_new_session=True)
-    with relayed(lambda number, frame: process.terminate()):
+    with relayed(lambda number, frame: process.terminate(), SIGNALS):
         code = process.wait()
     return INTERRUPTED if code < 0 else code
-
-
-@contextlib.contextmanager
-def relayed(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let a handler have the signals that ask a program to end."""
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -33,6 +33,7 @@ from experiments.record import (
 )
 from experiments.seeded import SeededTrainer, build_model, describe_model
 from experiments.settings import Spec, differences
+from experiments.signals import relayed
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
@@ -268,10 +269,5 @@ class Run:
             if self.signal == signal.SIGINT == number:
                 raise KeyboardInterrupt
             self.signal = number
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        before = {number: signal.signal(number, ask) for number in numbers}
-        try:
+        with relayed(ask, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

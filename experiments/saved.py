@@ -68,6 +68,6 @@ def load_run(files: RunFiles, device: str = "auto", which: str = "model") -> tup
     with contextlib.redirect_stdout(None):
         model = GPT(CN(**state["model"] | {"model_type": None}))
     checkpoint.load_model(files.checkpoint, model, which)
-    device = find_device() if device in (None, "auto") else device
+    device = find_device(device)
     record = read_record(files.json) if files.json.exists() else {}
     return model.to(torch.device(device)).eval(), get_tokenizer(state["tokenizer"]), record

@@ -56,7 +56,7 @@ class Trainer:
         self.optimizer = None
         self.train_dataset = train_dataset
         self.callbacks = defaultdict(list)
-        self.device = find_device() if config.device == "auto" else config.device
+        self.device = find_device(config.device)
         self.model = model.to(self.device)
         print("running on device", self.device)
         # variables that will be assigned to trainer class later for logging and etc
@@ -134,8 +134,14 @@ class Trainer:
         return torch.autocast(kind, DTYPES[name]) if name != "float32" else contextlib.nullcontext()
 
 
-def find_device() -> str:
-    """The fastest device there is."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def find_device(name: str | None = "auto") -> str:
+    """The device's name; for auto the fastest there is. BadInput for one that this machine does not have."""
+    if name in (None, "auto"):
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:   # torch has no one kind for it
+        raise BadInput(f"device {name!r}: {str(error).splitlines()[0]}; here there is {find_device()!r}") from None
+    return name

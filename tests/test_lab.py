@@ -39,6 +39,7 @@ def run(*args, cwd=ROOT):
     (["bench", "--window", "0"], "the least is 1"),
     (["--seed", "x"], "invalid int"),
     (["--data", "/nowhere/at/all.jsonl", "--preset", "nano"], "nowhere"),
+    (["-b", "--preset", "nano", "--device", "abacus"], "here there is"),
     (["sample", "nobody"], "no run 'nobody'"),
 ])
 def test_bad_input_is_one_line_and_exit_2(args, words, tmp_path):

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,8 +203,7 @@ def test_the_seconds_recorded_are_those_of_all_steps(corpus, tmp_path, monkeypat
 
 
 def test_an_arm_and_the_baseline_share_batches_and_common_weights():
-    from experiments.corpus import get_default_config, open_corpus  # noqa: F401 (the settings below need it)
-    from experiments.seeded import build_model
+    from experiments.seeded import SeededTrainer, build_model
     from experiments.settings import make_spec
 
     class Corpus:
@@ -210,5 +212,11 @@ def test_an_arm_and_the_baseline_share_batches_and_common_weights():
     arm = build_model(make_spec(preset="nano", flags=["all_modifications"]).settings, Corpus, seed=1).state_dict()
     common = [k for k in base if k in arm and base[k].shape == arm[k].shape and base[k].any()]
     assert len(common) > 8 and all((base[k] == arm[k]).all() for k in common)
+    def batches(*flags):
+        settings = make_spec(preset="nano", flags=flags, overrides=["--trainer.device=cpu"]).settings
+        source = SimpleNamespace(batch=lambda t: (np.full((2, 3), t), np.full((2, 3), t)))
+        stream = SeededTrainer(settings.trainer, build_model(settings, Corpus, seed=1), source, seed=1).batches()
+        return [(next(stream)[0].tolist(), torch.rand(4).tolist()) for _ in range(3)]   # with what dropout would draw
+    assert batches() == batches("rope", "swiglu")
     other = build_model(make_spec(preset="nano").settings, Corpus, seed=2).state_dict()
     assert not (base["transformer.wte.weight"] == other["transformer.wte.weight"]).all()

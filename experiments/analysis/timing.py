@@ -26,7 +26,6 @@ from mingpt.flex import flex_fits
 from mingpt.model import SIZES
 from mingpt.patterns import Full, Pattern
 from mingpt.trainer import find_device
-from mingpt.utils import BadInput
 
 TOKENS = 2048           # in a batch: study 003's 8 rows of 256
 LONGEST_DENSE = 4096    # beyond, a dense mask's scores need gigabytes
@@ -46,7 +45,7 @@ FLASH = Way("flash", Full())
 def measure(subjects: Sequence[Subject], rounds: int = 7, device: str = "auto",
             say: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(how it was measured, the speed-ups of each subject). All subjects are in one model and at one T."""
-    device = known_device(device)
+    device = find_device(device)
     qkv, upstream = _tensors(subjects[0], device)
     chosen = [[chosen_ways(pattern, qkv[0]) for pattern in subject.schedule] for subject in subjects]
     ways = list(dict.fromkeys([FLASH, *(way for layers in chosen for layer in layers for way in layer.values())]))
@@ -55,18 +54,6 @@ def measure(subjects: Sequence[Subject], rounds: int = 7, device: str = "auto",
            "machine": platform.machine()}
     samples = sample(ways, qkv, upstream, rounds, say)
     return how, [speedups(layers, samples) for layers in chosen]
-
-
-def known_device(name: str | None) -> str:
-    """The device's name, the fastest there is for auto. BadInput for one that this machine does not have."""
-    if name in (None, "auto"):
-        return find_device()
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:   # torch has no one kind for it
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"--device {name}: {reason}; here there is {find_device()}") from None
-    return name
 
 
 def _tensors(subject: Subject, device: str) -> tuple[list[torch.Tensor], torch.Tensor]:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.analysis.timing import known_device
 from experiments.evaluate import evaluating
 from experiments.record import RunFiles
 from experiments.saved import load_run
@@ -138,7 +137,7 @@ def analyze_run(files: RunFiles, rows: int, device: str = "auto", which: str = "
     from experiments.corpus import open_corpus
     if rows < 1:
         raise BadInput(f"--rows {rows}: the least is 1")
-    model, _, record = load_run(files, known_device(device), which)
+    model, _, record = load_run(files, device, which)
     if "config" not in record:
         raise BadInput(f"{files.json}: no record there, which says what the run was trained on")
     config = CN(**record["config"]["data"])
