@@ -89,7 +89,7 @@ def test_speedups_are_ratios_of_what_was_timed():
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(BadInput, match="--device nowhere"):
+    with pytest.raises(BadInput, match="device 'nowhere'"):
         measure([pair(8, 2, 16, overrides=SMALL)], rounds=5, device="nowhere")
 
 
