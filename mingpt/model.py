@@ -17,6 +17,7 @@ import torch.nn as nn
 
 from mingpt.attend import BACKENDS, flipped_padding, same_document
 from mingpt.attention import ATTENTIONS, CausalSelfAttention
+from mingpt.blocks import BLOCKS, Block
 from mingpt.generate import generate
 from mingpt.layer_schedules import parse_schedule, without_file
 from mingpt.losses import IGNORE_INDEX, cross_entropy
@@ -30,7 +31,7 @@ from mingpt.utils import CfgNode as CN
 
 __all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU"]
 
-SLOTS = {"attention": ATTENTIONS, "norm": NORMS, "mlp": MLPS, "position": POSITIONS}
+SLOTS = {"block": BLOCKS, "attention": ATTENTIONS, "norm": NORMS, "mlp": MLPS, "position": POSITIONS}
 
 SIZES = {
     # names follow the huggingface naming conventions; parameters without the head's
@@ -62,22 +63,6 @@ def check_slots(config: CN, slots: dict[str, dict], section: str) -> None:
         chosen = getattr(config, slot)
         if chosen not in members:
             raise BadInput(f"no {slot} {chosen!r} (--{section}.{slot}){did_you_mean(chosen, members)}")
-
-
-class Block(nn.Module):
-    """Attention between tokens, then an MLP on each, both reading a normed and writing the plain residual stream."""
-
-    def __init__(self, config: CN, layer: int = 0):
-        super().__init__()
-        norm = NORMS[config.norm]
-        self.ln_1 = norm(config.n_embd, config)
-        self.attn = ATTENTIONS[config.attention](config, layer)
-        self.ln_2 = norm(config.n_embd, config)
-        self.mlp = MLPS[config.mlp](config)
-
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x), allowed)
-        return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
@@ -121,8 +106,8 @@ class GPT(nn.Module):
             wte=nn.Embedding(config.vocab_size, config.n_embd),
             wpe=POSITIONS[config.position].table(config),
             drop=dropout(config.embd_pdrop),
-            h=nn.ModuleList([Block(config, layer) for layer in range(config.n_layer)]),
-            ln_f=NORMS[config.norm](config.n_embd, config),
+            h=nn.ModuleList([BLOCKS[config.block](config, layer) for layer in range(config.n_layer)]),
+            ln_f=BLOCKS[config.block].final_norm(config),
         ))
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
