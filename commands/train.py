@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="auto: go on from a checkpoint (default); restart: throw the earlier run away")
     parser.add_argument("--allow-audit-fail", action="store_true",
                         help="train although the audit finds that the arm is not what it declares")
+    parser.add_argument("--logger", metavar="NAME", help="besides the CSV: tensorboard, wandb or none (default)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained and what it costs")
     parser.add_argument("--json", action="store_true", help="print the result (or the dry run) as JSON")
 
@@ -85,6 +86,8 @@ def spec_from(args: argparse.Namespace):
         overrides.append(f"--trainer.max_iters={args.max_iters}")
     if args.device:
         overrides.append(f"--trainer.device={args.device}")
+    if getattr(args, "logger", None):
+        overrides.append(f"--run.logger={args.logger}")
     if getattr(args, "allow_audit_fail", False):
         overrides.append("--run.allow_audit_fail=true")
     return make_spec(args.preset, args.study, args.arm, args.flags or (), getattr(args, "data", None),
@@ -99,12 +102,14 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(spec, args)
     from experiments.corpus import open_corpus
+    from experiments.loggers import Observers, make_logger
     from experiments.progress import Reporter
     from experiments.run import Run
     from mingpt.trainer import find_device
     find_device(spec.settings.trainer.device)   # refused before a corpus is tokenised for it
+    observer = Observers(Reporter(), make_logger(spec.settings.run.logger, args.out))
     corpus = open_corpus(spec.settings.data)
-    run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]), observer=Reporter())
+    run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]), observer=observer)
     code = run.execute(args.resume)
     if args.json:
         print(run.files.json.read_text(encoding="utf-8"), end="")

@@ -40,7 +40,7 @@ from mingpt.utils import CfgNode as CN
 
 DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
 # what may differ between a run and its continuation: it changes no number that the run computes
-FREE = {"trainer.device", "trainer.num_workers", "data.cache", "data.paths", "run.allow_audit_fail"}
+FREE = {"trainer.device", "trainer.num_workers", "data.cache", "data.paths", "run.allow_audit_fail", "run.logger"}
 
 
 def get_default_config() -> CN:
@@ -54,6 +54,7 @@ def get_default_config() -> CN:
     C.patience = None           # stop after so many evaluations without a better one
     C.allow_audit_fail = False  # train an arm of which the audit finds that it is not what it declares
     C.threads = None            # of the CPU; None: as many as torch takes
+    C.logger = "none"           # besides the CSV: tensorboard, wandb (experiments/loggers.py)
     C.sample_prompt = "\n"      # the text sampled at the end continues this
     C.sample_tokens = 100
     return C
