@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mingpt.losses import token_losses
 from mingpt.utils import IGNORE_INDEX
 
 
@@ -33,9 +32,8 @@ def validation_losses(model: torch.nn.Module, x: np.ndarray, y: np.ndarray, batc
     device, rows = next(model.parameters()).device, []
     with evaluating(model), autocast or nullcontext():
         for start in range(0, len(x), batch_size):
-            logits, _ = model(torch.from_numpy(x[start:start + batch_size]).to(device))
-            targets = torch.from_numpy(y[start:start + batch_size]).to(device)
-            rows.append(token_losses(logits, targets).cpu().numpy())
+            tokens, targets = (torch.from_numpy(part[start:start + batch_size]).to(device) for part in (x, y))
+            rows.append(model.token_losses(tokens, targets).cpu().numpy())
     return np.concatenate(rows)
 
 

@@ -1,20 +1,141 @@
 """
-The loss.
+The loss, in nats. `cross_entropy` is the definition, over logits that exist. `head_loss` is the same number made from
+what the head reads: the logits of a few hundred tokens at a time, in one buffer that is used again, and the gradient at
+once, while they are there. With 50,257 words all logits of a batch are most of a small model's memory, and touching so
+much fresh memory costs more than the arithmetic on it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from mingpt.utils import IGNORE_INDEX
 
+# Tokens whose logits exist at once. On a CPU 256 rows of 50,257 words (51 MB) are where products run at full rate;
+# a GPU needs more to be busy.
+CHUNK_CPU, CHUNK_CUDA = 256, 4096
 
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean nats a predicted token. logits (B, T, V), targets (B, T); targets of IGNORE_INDEX do not count."""
-    return F.cross_entropy(logits.reshape(-1, logits.size(-1)), targets.reshape(-1), ignore_index=IGNORE_INDEX)
+
+def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
+    """Mean nats a predicted token. logits (B, T, V), targets (B, T); targets of IGNORE_INDEX do not count, and where
+    none counts the mean is NaN. `z_loss` · log²Z is added: it holds softmax's normaliser Z near 1 (PaLM,
+    arXiv 2204.02311)."""
+    flat, wanted = logits.reshape(-1, logits.size(-1)), targets.reshape(-1)
+    loss = F.cross_entropy(flat, wanted, ignore_index=IGNORE_INDEX)
+    if not z_loss:
+        return loss
+    counted = wanted != IGNORE_INDEX
+    return loss + z_loss * (flat.logsumexp(-1).square() * counted).sum() / counted.sum()
 
 
-def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Nats of every target, (B, T) float32; 0 where the target does not count."""
-    flat = F.cross_entropy(logits.reshape(-1, logits.size(-1)).float(), targets.reshape(-1),
-                           ignore_index=IGNORE_INDEX, reduction="none")
-    return flat.view(targets.shape)
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """cap · tanh(logits / cap); the logits themselves without a cap. Gemma 2, arXiv 2408.00118."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None, z_loss: float = 0.0) -> Tensor:
+    """cross_entropy(soft_cap(x @ weight.T, cap), targets, z_loss), without the logits.
+
+    x (B, T, C), weight (V, C), targets (B, T) → a scalar. Differentiable once, in x and weight. Nothing waits for a
+    GPU. Products are made in autocast's type, everything between them in float32 at least.
+    """
+    rows, wanted = x.reshape(-1, x.size(-1)), targets.reshape(-1)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _HeadLoss.apply(rows, weight, wanted, cap, z_loss)
+    counted = wanted != IGNORE_INDEX
+    nats, log_z = _nats(rows, weight, wanted, cap)
+    return _mean(nats + z_loss * log_z.square(), counted)
+
+
+@torch.no_grad()
+def token_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
+    """Nats of every target from what the head reads, (B, T, C) → (B, T) float32; 0 where the target does not count.
+    To evaluate with: it has no gradient."""
+    nats, _ = _nats(x.reshape(-1, x.size(-1)), weight, targets.reshape(-1), cap)
+    return nats.masked_fill(targets.reshape(-1) == IGNORE_INDEX, 0.0).view(targets.shape).float()
+
+
+class _HeadLoss(torch.autograd.Function):
+    """The forward makes the gradients as well, for a loss that is not scaled; the backward scales them."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> Tensor:
+        counted = targets != IGNORE_INDEX
+        share = counted / counted.sum().clamp(min=1).to(_wide(x.dtype))             # (N,): a row's weight in the mean
+        narrow, table = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
+        dx, dweight = torch.empty_like(narrow), torch.zeros_like(weight)
+        losses = x.new_empty(x.size(0), dtype=share.dtype)
+        for part, logits in _chunks(narrow, table, cap):
+            slope = 1 - (logits / cap).square() if cap is not None else None        # of the cap at these logits
+            wanted = targets[part].clamp(min=0).unsqueeze(1)
+            nats, log_z = _softmax_(logits, wanted)                                 # logits are probabilities from here
+            losses[part] = nats + z_loss * log_z.square()
+            weights = share[part].unsqueeze(1)
+            logits.mul_(weights * (1 + 2 * z_loss * log_z.unsqueeze(1)) if z_loss else weights)
+            logits.scatter_add_(1, wanted, -weights)
+            grad = (logits if slope is None else logits.mul_(slope)).to(table.dtype)
+            torch.mm(grad, table, out=dx[part])
+            _add_product(dweight, grad.t(), narrow[part])
+        ctx.save_for_backward(dx, dweight)
+        ctx.dtypes = x.dtype, weight.dtype
+        return _mean(losses, counted)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        dx, dweight = (made.to(dtype) for made, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
+        if grad.device.type == "cpu" and grad == 1:     # elsewhere to look at it would be to wait for it
+            return dx, dweight, None, None, None
+        return dx * grad, dweight * grad, None, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b. Sums of bf16 products are kept in the wider type: a step has many chunks."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)
+
+
+def _nats(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
+    """(N, C) → −log p(target) and log Z, both (N,)."""
+    narrow, table = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
+    parts = [_softmax_(logits, targets[part].clamp(min=0).unsqueeze(1)) for part, logits in _chunks(narrow, table, cap)]
+    nats, log_z = zip(*parts, strict=True)
+    return torch.cat(nats), torch.cat(log_z)
+
+
+def _chunks(x: Tensor, weight: Tensor, cap: float | None) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of x's rows with their logits, (rows, V), float32 or wider, in memory that the next ones overwrite."""
+    size = min(CHUNK_CUDA if x.is_cuda else CHUNK_CPU, x.size(0))
+    buffer = x.new_empty(size, weight.size(0))
+    for start in range(0, x.size(0), size):
+        part = slice(start, min(start + size, x.size(0)))
+        made = torch.mm(x[part], weight.t(), out=buffer[:part.stop - start]).to(_wide(x.dtype))
+        yield part, made if cap is None else made.div_(cap).tanh_().mul_(cap)
+
+
+def _softmax_(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Turns (rows, V) logits into probabilities in place → −log p(wanted (rows, 1)) and log Z, both (rows,)."""
+    picked, largest = logits.gather(1, wanted).squeeze(1), logits.amax(1)
+    torch.softmax(logits, 1, out=logits)
+    log_z = largest - logits.amax(1).log()          # the largest logit's probability is at least 1 / V: no underflow
+    return log_z - picked, log_z
+
+
+def _mean(losses: Tensor, counted: Tensor) -> Tensor:
+    """Over the rows that count; NaN where none does, as F.cross_entropy has it."""
+    return torch.where(counted, losses, 0.0).sum() / counted.sum()
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

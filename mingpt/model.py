@@ -20,13 +20,13 @@ from mingpt.attention import ATTENTIONS, CausalSelfAttention
 from mingpt.blocks import BLOCKS, Block
 from mingpt.generate import generate
 from mingpt.layer_schedules import parse_schedule, without_file
-from mingpt.losses import IGNORE_INDEX, cross_entropy
+from mingpt.losses import cross_entropy, head_loss, soft_cap, token_losses
 from mingpt.mlps import MLPS, NewGELU, dropout
 from mingpt.norms import NORMS
 from mingpt.optimizers import OPTIMIZERS
 from mingpt.patterns import Pattern
 from mingpt.positions import POSITIONS
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 __all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU"]
@@ -92,6 +92,7 @@ class GPT(nn.Module):
         C.bias = True                # of the linear layers and norms
         C.tie_weights = False        # one matrix for token embedding and head; GPT-2 ties, minGPT does not
         C.logit_softcap = None       # c · tanh(logits / c): keeps logits below c. Gemma 2, arXiv 2408.00118
+        C.z_loss = 0.0               # times log²Z, added to the training loss: keeps logits from drifting. PaLM
         C.document_end = None        # a token id: attention then stays inside documents, which end with it
         C.published_padding = None   # a token id: study 000's fault with padding, to measure what it did
         return C
@@ -112,7 +113,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
-        self.softcap, self.document_end = config.logit_softcap, config.document_end
+        self.softcap, self.z_loss, self.document_end = config.logit_softcap, config.z_loss, config.document_end
         self.published_padding = config.published_padding
         self.init_weights()
         # the head's parameters are not counted, as in minGPT
@@ -163,8 +164,8 @@ class GPT(nn.Module):
         ]
         return OPTIMIZERS[getattr(train_config, "optimizer", "adamw")](groups, train_config)
 
-    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None):
-        """idx (B, T) tokens, targets (B, T) or None → logits (B, T, vocab) and the mean loss in nats (or None)."""
+    def hidden(self, idx: torch.Tensor) -> torch.Tensor:
+        """idx (B, T) tokens → (B, T, C), what the head reads."""
         b, t = idx.size()
         assert t <= self.block_size, f"Cannot forward sequence of length {t}, block size is only {self.block_size}"
         x = self.transformer.wte(idx)                                     # (B, T, C)
@@ -174,10 +175,33 @@ class GPT(nn.Module):
         allowed = self._allowed(idx)
         for block in self.transformer.h:
             x = block(x, allowed)
-        logits = self.lm_head(self.transformer.ln_f(x))
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits, None if targets is None else cross_entropy(logits, self._counted(targets))
+        return self.transformer.ln_f(x)
+
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None):
+        """idx (B, T) tokens, targets (B, T) or None → logits (B, T, vocab) and the mean loss in nats (or None)."""
+        logits = soft_cap(self.lm_head(self.hidden(idx)), self.softcap)
+        if targets is None:
+            return logits, None
+        return logits, cross_entropy(logits, self._counted(targets), self._z_loss()) + self._aux_loss()
+
+    def loss(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """forward's loss, without the logits: faster, in a fraction of the memory. See losses.py."""
+        x = self.hidden(idx)
+        nats = head_loss(x, self.lm_head.weight, self._counted(targets), self.softcap, self._z_loss())
+        return nats + self._aux_loss()
+
+    def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Nats of every target, (B, T) float32; 0 where a target is IGNORE_INDEX."""
+        return token_losses(self.hidden(idx), self.lm_head.weight, targets, self.softcap)
+
+    def _z_loss(self) -> float:
+        return self.z_loss if self.training else 0.0
+
+    def _aux_loss(self) -> torch.Tensor | float:
+        """What parts add to the training loss, as a module that balances its experts does in `aux_loss`."""
+        if not self.training:
+            return 0.0
+        return sum(m.aux_loss for m in self.modules() if getattr(m, "aux_loss", None) is not None)
 
     def _allowed(self, idx: torch.Tensor) -> torch.Tensor | None:
         """What these tokens say about which keys are seen, (B, 1, T, T); None if nothing."""

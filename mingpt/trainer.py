@@ -90,7 +90,8 @@ class Trainer:
         """Train until `max_iters`, or until a callback sets `stop`."""
         config = self.config
         self.optimizer = self.model.configure_optimizers(config)
-        self.forward = torch.compile(self.model) if config.compile else self.model
+        loss = loss_of(self.model)
+        self.loss_of = torch.compile(loss) if config.compile else loss
         self.model.train()
         self.iter_num, self.stop = 0, False
         self.trigger_callbacks("on_train_start")   # a resumed run sets iter_num here
@@ -114,7 +115,7 @@ class Trainer:
         for n in range(config.accumulation_steps):
             x, y = (t.to(self.device, non_blocking=True) for t in next(batches))
             with self.autocast():
-                _, loss = self.forward(x, y)
+                loss = self.loss_of(x, y)
             if n == 0:
                 self.model.zero_grad(set_to_none=True)
             (loss / config.accumulation_steps).backward()
@@ -132,6 +133,13 @@ class Trainer:
         if name not in DTYPES:
             raise BadInput(f"trainer.dtype={name!r}{did_you_mean(name, ['auto', *DTYPES])}")
         return torch.autocast(kind, DTYPES[name]) if name != "float32" else contextlib.nullcontext()
+
+
+def loss_of(model: torch.nn.Module) -> Callable:
+    """(x, y) → the loss: the model's `loss`, or, as minGPT's models have it, the second result of its forward. A
+    subclass that overrides one of them means that one."""
+    owner = next(cls for cls in type(model).__mro__ if "loss" in vars(cls) or "forward" in vars(cls))
+    return model.loss if "loss" in vars(owner) else lambda x, y: model(x, y)[1]
 
 
 def find_device(name: str | None = "auto") -> str:

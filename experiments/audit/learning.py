@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.audit.subject import Subject
+from mingpt.trainer import loss_of
 
 BATCHES = 3
 TOKENS = 512    # of a batch
@@ -24,7 +25,7 @@ def alive(subject: Subject) -> bool | str:
     total = dict.fromkeys(named, None)
     for batch in batches:
         with torch.enable_grad():
-            loss = subject.model(batch[:, :-1], batch[:, 1:])[1]
+            loss = loss_of(subject.model)(batch[:, :-1], batch[:, 1:])
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         for name, gradient in zip(named, gradients, strict=True):
             if gradient is not None:

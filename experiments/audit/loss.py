@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from experiments.audit.subject import Subject
-from mingpt.losses import IGNORE_INDEX
+from mingpt.trainer import loss_of
+from mingpt.utils import IGNORE_INDEX
 
 CLOSE = 1e-4    # nats
 LENGTH = 16
@@ -41,11 +42,12 @@ def counted(subject: Subject) -> bool | str:
 
 
 def _differs(subject: Subject, idx: Tensor, targets: Tensor, expected: float) -> str | None:
-    """A sentence where the model's loss is another one than what its logits say."""
-    loss = float(subject.model(idx, targets)[1])
-    if math.isclose(loss, expected, rel_tol=CLOSE, abs_tol=CLOSE):
-        return None
-    return f"the loss is {loss:.4f}, where the logits say {expected:.4f}"
+    """A sentence where the model's loss, or the one that it is trained on, is another than what its logits say."""
+    losses = {"loss": subject.model(idx, targets)[1], "loss trained on": loss_of(subject.model)(idx, targets)}
+    for name, loss in losses.items():
+        if not math.isclose(loss, expected, rel_tol=CLOSE, abs_tol=CLOSE):
+            return f"the {name} is {loss:.4f}, where the logits say {expected:.4f}"
+    return None
 
 
 def shifted(subject: Subject) -> bool | str | None:
