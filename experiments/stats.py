@@ -12,64 +12,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats as sp
 from statsmodels.stats.multitest import multipletests
 
+from experiments.pairing import Lost, lost_seeds, paired, too_few
 from experiments.power import MAX_SEEDS, minimal_detectable_effect, seeds_that_decide
 from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN
+from experiments.verdict import Values, Verdict, signed
 from mingpt.utils import BadInput, did_you_mean
 
+__all__ = ["RESAMPLES", "Values", "Verdict", "compare", "holm", "signed", "verdicts"]
+
 RESAMPLES = 9_999        # of the bootstrap; its generator is seeded, so a verdict is the same on every machine
-
-Values = Mapping[int | None, float]   # seed → final value; seed None is a file that does not say, NaN a diverged run
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One arm against the baseline. Differences are arm − baseline in `unit`; None is "cannot be computed"."""
-    word: str                                       # better, worse, equivalent, undecided
-    reason: str                                     # why this word, when the numbers alone do not tell
-    n: int                                          # seeds that both arms have
-    margin: float
-    alpha: float
-    difference: float | None = None
-    ci: tuple[float, float] | None = None           # paired t, 1 − alpha, not adjusted for the other arms
-    ci_bootstrap: tuple[float, float] | None = None # BCa, 1 − alpha; needs three seeds
-    sd: float | None = None                         # of the differences, over seeds
-    d_z: float | None = None                        # Cohen's d of paired differences: difference / sd
-    p: float | None = None                          # paired t, two-sided
-    p_holm: float | None = None                     # the same, adjusted over the study's arms
-    p_sign_flip: float | None = None                # exact; never below 2 / 2^n
-    p_tost: float | None = None                     # of a difference as large as the margin
-    mde: float | None = None                        # least true difference found with 80 % power at this n
-    seeds_needed: int | None = None                 # that would decide; about, as sd is estimated
-    family: int = 1                                 # arms beside the baseline: mde and seeds allow for all of them
-    arm: str = ""
-    unit: str = "nats"
-
-    def line(self, width: int = 0) -> str:
-        """One readable line; `width` aligns the arms' names."""
-        parts = [f"{self.arm:{width}s}  {self.word:10s}"]
-        if self.difference is not None:
-            parts.append(signed(self.difference, self.unit))
-        if self.ci is not None:
-            parts.append(f"[{signed(self.ci[0])}, {signed(self.ci[1])}]")
-        parts.append(f" n = {self.n} seed{'s' * (self.n != 1)}" + self._p_text())
-        return (" ".join(parts) + (f"; {self.reason}" if self.reason else "")).strip()
-
-    def _p_text(self) -> str:
-        if self.p is None:
-            return ""
-        text = f", {_p('p', self.p)}" + (f" ({_p('Holm', self.p_holm)})" if self.p_holm is not None else "")
-        return text + (f", {_p('TOST', self.p_tost)}" if self.word == "equivalent" else "")
-
-    def to_dict(self) -> dict:
-        """For JSON, which knows neither infinity nor NaN: both become None."""
-        return {k: _plain(v) for k, v in asdict(self).items()}
 
 
 def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFAULT_ALPHA, family: int = 1,
@@ -81,18 +39,16 @@ def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFA
     alpha without meaning.
     """
     _check(margin, alpha)
-    empty = Verdict("undecided", "", 0, margin, alpha, family=family)
-    seeds = sorted((set(arm) & set(baseline)) - {None})
-    pairs = np.array([[arm[s], baseline[s]] for s in seeds], dtype=float).reshape(-1, 2)
+    empty = _unpaired(Verdict("undecided", "", 0, margin, alpha, family=family), arm, baseline)
+    pairs = paired(arm, baseline)
     finite = np.isfinite(pairs).all(axis=1)
     differences = pairs[finite, 0] - pairs[finite, 1]
     if len(differences) < 2:
         known = float(differences[0]) if len(differences) else None
-        return replace(empty, n=len(differences), difference=known, reason=_too_few(arm, baseline, finite))
-    lost = _lost(arm, baseline)
+        return replace(empty, n=len(differences), difference=known, reason=too_few(arm, baseline))
     scale = float(np.abs(pairs[finite]).max())
     evidence = _evidence(differences, scale, empty, resamples)
-    return _decide(evidence, lost, evidence.p)
+    return _decide(evidence, lost_seeds(arm, baseline), evidence.p)
 
 
 def verdicts(values: Mapping[str, Values], baseline: str, *, margin: float, alpha: float = DEFAULT_ALPHA,
@@ -103,19 +59,31 @@ def verdicts(values: Mapping[str, Values], baseline: str, *, margin: float, alph
     arms = [name for name in values if name != baseline]
     raw = {a: replace(compare(values[a], values[baseline], margin=margin, alpha=alpha, family=len(arms),
                               resamples=resamples), arm=a, unit=unit) for a in arms}
-    tested = [a for a in arms if raw[a].p is not None]
+    return holm(raw, {a: lost_seeds(values[a], values[baseline]) for a in arms})
+
+
+def holm(raw: Mapping[str, Verdict], lost: Mapping[str, Lost] | None = None) -> dict[str, Verdict]:
+    """Verdicts of one family decided again by p adjusted over those that have one (Holm 1979)."""
+    tested = [a for a in raw if raw[a].p is not None]
+    decided = dict(raw)
     if not tested:
-        return raw
-    adjusted = multipletests([raw[a].p for a in tested], alpha=alpha, method="holm")[1]
-    for a, p_holm in zip(tested, adjusted, strict=True):
-        v = replace(raw[a], p_holm=float(p_holm), reason="", seeds_needed=None)
-        raw[a] = _decide(v, _lost(values[a], values[baseline]), v.p_holm)
-    return raw
+        return decided
+    p, alpha = [raw[a].p for a in tested], raw[tested[0]].alpha
+    adjusted = multipletests(p, alpha=alpha, method="holm")[1]
+    for a, p_holm, level in zip(tested, adjusted, holm_levels(p, alpha), strict=True):
+        v = replace(raw[a], p_holm=float(p_holm), ci_holm=_interval(raw[a], level), reason="", seeds_needed=None)
+        decided[a] = _decide(v, (lost or {}).get(a, Lost()), v.p_holm)
+    return decided
 
 
-def signed(x: float, unit: str = "") -> str:
-    """−0.0830, with a true minus sign."""
-    return f"{x:+.4f}".replace("-", "−") + (f" {unit}" if unit else "")
+def holm_levels(p: Sequence[float], alpha: float) -> list[float]:
+    """The level at which Holm tests each p: alpha / m for the least, alpha / (m − 1) for the next, and so on up to the
+    first that fails, whose level holds for all that are larger: p below its level is the same as adjusted p < alpha."""
+    levels, level, failed = [alpha] * len(p), alpha, False
+    for rank, i in enumerate(np.argsort(p, kind="stable")):
+        level = level if failed else alpha / (len(p) - rank)
+        levels[i], failed = level, failed or p[i] >= level
+    return levels
 
 
 def _evidence(differences: np.ndarray, scale: float, verdict: Verdict, resamples: int) -> Verdict:
@@ -124,14 +92,19 @@ def _evidence(differences: np.ndarray, scale: float, verdict: Verdict, resamples
     margin, alpha = verdict.margin, verdict.alpha
     if sd <= 1e-12 * max(scale, 1e-300):   # nothing but rounding
         return _no_variance(verdict, n, mean, 1e-12 * scale)
-    half = float(sp.t.ppf(1 - alpha / 2, n - 1)) * sd / math.sqrt(n)
     above = sp.ttest_1samp(differences, -margin, alternative="greater").pvalue
     below = sp.ttest_1samp(differences, margin, alternative="less").pvalue
+    known = replace(verdict, n=n, difference=mean, sd=sd, d_z=mean / sd)
     return replace(
-        verdict, n=n, difference=mean, sd=sd, d_z=mean / sd, ci=(mean - half, mean + half),
-        ci_bootstrap=_bootstrap(differences, alpha, resamples), p=float(sp.ttest_1samp(differences, 0).pvalue),
-        p_sign_flip=_sign_flip(differences), p_tost=float(max(above, below)),
-        mde=sd * minimal_detectable_effect(n, alpha / verdict.family))
+        known, ci=_interval(known, alpha), ci_bootstrap=_bootstrap(differences, alpha, resamples),
+        p=float(sp.ttest_1samp(differences, 0).pvalue), p_sign_flip=_sign_flip(differences),
+        p_tost=float(max(above, below)), mde=sd * minimal_detectable_effect(n, alpha / verdict.family))
+
+
+def _interval(v: Verdict, alpha: float) -> tuple[float, float]:
+    """Of the paired t, at 1 − alpha."""
+    half = float(sp.t.ppf(1 - alpha / 2, v.n - 1)) * v.sd / math.sqrt(v.n)
+    return v.difference - half, v.difference + half
 
 
 def _no_variance(verdict: Verdict, n: int, mean: float, rounding: float) -> Verdict:
@@ -163,7 +136,20 @@ def _sign_flip(differences: np.ndarray) -> float:
     return float(result.pvalue)
 
 
-def _decide(v: Verdict, lost: _Lost, p: float | None) -> Verdict:
+def _unpaired(verdict: Verdict, arm: Values, baseline: Values) -> Verdict:
+    """The numbers of two independent samples, where both have two values or more: no word rests on them."""
+    a, b = (np.array([v for v in values.values() if math.isfinite(v)]) for values in (arm, baseline))
+    if min(len(a), len(b)) < 2 or max(a.std(), b.std()) <= 1e-12 * np.abs([a.mean(), b.mean()]).max():
+        return verdict
+    welch = sp.ttest_ind(a, b, equal_var=False)
+    interval = welch.confidence_interval(1 - verdict.alpha)
+    freedom = len(a) + len(b) - 2
+    pooled = math.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
+    return replace(verdict, p_welch=float(welch.pvalue), ci_welch=(float(interval.low), float(interval.high)),
+                   cohens_d=float((a.mean() - b.mean()) / pooled))
+
+
+def _decide(v: Verdict, lost: Lost, p: float | None) -> Verdict:
     """Put the word to the numbers: better or worse first, then equivalent, else undecided."""
     word, notes = "undecided", []
     inside = v.p_tost is not None and v.p_tost < v.alpha
@@ -183,69 +169,8 @@ def _decide(v: Verdict, lost: _Lost, p: float | None) -> Verdict:
     return replace(v, word=word, reason="; ".join(notes), seeds_needed=seeds)
 
 
-@dataclass(frozen=True)
-class _Lost:
-    """Seeds that could not be paired. Losing runs to divergence is no accident: survivors flatter the arm."""
-    arm_only: tuple[int, ...]        # the arm diverged and the baseline did not
-    baseline_only: tuple[int, ...]
-    both: tuple[int, ...]
-    unmatched: tuple[int, ...]       # one of the two was never run
-
-    @property
-    def decisive(self) -> bool:
-        return bool(self.arm_only or self.baseline_only)
-
-    def temper(self, word: str, notes: list[str]) -> tuple[str, list[str]]:
-        """Withdraw a word that only the surviving seeds support, and say what is missing."""
-        kept = {"worse"} if self.arm_only else {"better"}
-        word = "undecided" if self.decisive and (word not in kept or self.arm_only and self.baseline_only) else word
-        told = [(self.arm_only, "diverged on"), (self.baseline_only, "the baseline diverged on"),
-                (self.both, "both diverged on"), (self.unmatched, "not paired:")]
-        return word, notes + [f"{what} {_seed_list(seeds)}" for seeds, what in told if seeds]
-
-
-def _lost(arm: Values, baseline: Values) -> _Lost:
-    common = (set(arm) & set(baseline)) - {None}
-    mine = {s for s in common if not math.isfinite(arm[s])}
-    theirs = {s for s in common if not math.isfinite(baseline[s])}
-    unmatched = (set(arm) ^ set(baseline)) - {None}
-    return _Lost(*(tuple(sorted(seeds)) for seeds in (mine - theirs, theirs - mine, mine & theirs, unmatched)))
-
-
-def _too_few(arm: Values, baseline: Values, finite: np.ndarray) -> str:
-    """Why fewer than two pairs are left."""
-    if not baseline:
-        return "the baseline has no run with a final value"
-    if not arm:
-        return "no run with a final value"
-    if None in arm or None in baseline:
-        return "one unpaired run an arm"
-    if not len(finite):
-        return f"no common seeds (this arm {_seed_list(arm)}, baseline {_seed_list(baseline)})"
-    note = "one pair tells nothing of the spread over seeds" if finite.any() else "no pair of finite values"
-    return "; ".join(_lost(arm, baseline).temper("undecided", [note])[1])
-
-
 def _check(margin: float, alpha: float) -> None:
     if not (math.isfinite(margin) and margin > 0):
         raise BadInput(f"margin must be above 0, not {margin}; {DEFAULT_MARGIN} nats is the default")
     if not 0 < alpha < 0.5:
         raise BadInput(f"alpha must lie between 0 and 0.5, not {alpha}; {DEFAULT_ALPHA} is the default")
-
-
-def _seed_list(seeds) -> str:
-    seeds = sorted(s for s in seeds if s is not None)
-    return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
-
-
-def _p(name: str, p: float) -> str:
-    """p = 0.0007 and Holm 0.004, but p < 0.0001."""
-    equals = " = " if name == "p" else " "
-    digits = f"{p:.2g}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-    return f"{name} < 0.0001" if p < 1e-4 else f"{name}{equals}{digits}"
-
-
-def _plain(value):
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
