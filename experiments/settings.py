@@ -183,7 +183,7 @@ def check(settings: CN) -> None:
     if not flat["trainer.learning_rate"] > 0:
         raise BadInput(f"trainer.learning_rate={flat['trainer.learning_rate']!r}: give a number above 0")
     model = settings.model
-    if model.model_type is None and model.n_embd % model.n_head:
+    if model.model_type is None and model.head_dim is None and model.n_embd % model.n_head:
         near = [h for h in range(1, model.n_embd + 1) if model.n_embd % h == 0]
         near = min(near, key=lambda h: abs(h - model.n_head))
         raise BadInput(f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}: try {near}")

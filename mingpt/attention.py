@@ -2,50 +2,62 @@
 Who makes the queries, keys and values: slot `attention`. (B, T, C) → (B, T, C).
 """
 
+import math
+
 import torch
 import torch.nn as nn
 
 from mingpt.attend import make_backend
-from mingpt.layer_schedules import parse_schedule
+from mingpt.layer_schedules import pattern_of
 from mingpt.mlps import dropout, residual_output
 from mingpt.norms import RMSNorm
 from mingpt.patterns import Pattern
-from mingpt.positions import POSITIONS
-from mingpt.utils import CfgNode
+from mingpt.positions import head_size, position_of
+from mingpt.utils import BadInput, CfgNode
 
 
 class CausalSelfAttention(nn.Module):
     """GPT-2's multi-head attention: every head has queries, keys and values of its own, made in one projection.
 
     `qk_norm` divides queries and keys by their length first, so that scores stay bounded (Henry et al. 2020,
-    arXiv 2010.04245). `pattern` is the schedule's for this layer: which keys a query may see.
+    arXiv 2010.04245). `pattern` is the schedule's for this layer: which keys a query may see. `qkv_bias` and
+    `attn_out_bias` are model.bias where they are None (Qwen2 has the first alone, GPT-Neo the second); `attn_scale` is
+    what scores are multiplied by, 1/√hs where it is None (GPT-Neo: 1); `head_dim` is hs, C/nh where it is None.
     """
-    options = {"qk_norm": False}
+    options = {"qk_norm": False, "qkv_bias": None, "attn_out_bias": None, "attn_scale": None, "head_dim": None}
 
     def __init__(self, config: CfgNode, layer: int = 0):
         super().__init__()
-        assert config.n_embd % config.n_head == 0
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.c_proj = residual_output(config.n_embd, config.n_embd, config.bias)
+        self.n_head, self.n_kv_head, self.head_dim = config.n_head, self.kv_heads(config), head_size(config)
+        self.n_embd = config.n_embd
+        self.sizes = [n * self.head_dim for n in (self.n_head, self.n_kv_head, self.n_kv_head)]   # of q, k and v
+        self.c_attn = nn.Linear(config.n_embd, sum(self.sizes), bias=_bias(config, "qkv_bias"))
+        self.c_proj = residual_output(self.sizes[0], config.n_embd, _bias(config, "attn_out_bias"))
         self.attn_dropout = dropout(config.attn_pdrop)
         self.resid_dropout = dropout(config.resid_pdrop)
-        self.n_head = config.n_head
-        self.n_embd = config.n_embd
-        self.position = POSITIONS[config.position](config)
+        self.position = position_of(config, layer)
         self.pattern = pattern_of(config, layer)
         self.attend = make_backend(self.pattern, config, biased=self.position.slopes is not None)
         head_norm = RMSNorm if config.qk_norm else _no_norm
-        self.q_norm = head_norm(config.n_embd // config.n_head, config)
-        self.k_norm = head_norm(config.n_embd // config.n_head, config)
+        self.q_norm = head_norm(self.head_dim, config)
+        self.k_norm = head_norm(self.head_dim, config)
+        scale = config.attn_scale
+        self.stretch = 1.0 if scale is None else scale * math.sqrt(self.head_dim)   # backends divide by √hs
 
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
+    @staticmethod
+    def kv_heads(config: CfgNode) -> int:
+        """How many heads of keys and values there are."""
+        return config.n_head
+
+    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None, cache=None) -> torch.Tensor:
         """allowed (B, 1, T, T) narrows the keys that a query may see, as a document mask does."""
-        B, T, C = x.size()
-        heads = (B, T, self.n_head, C // self.n_head)
-        q, k, v = (part.view(heads).transpose(1, 2) for part in self.c_attn(x).split(self.n_embd, dim=2))
-        q, k = self.position.rotate(self.q_norm(q), self.k_norm(k))      # (B, nh, T, hs)
+        B, T, _ = x.size()
+        q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(x).split(self.sizes, 2))
+        q, k = self.position.rotate(self.q_norm(q), self.k_norm(k))      # (B, nh, T, hs), (B, nkv, T, hs)
+        if self.stretch != 1.0:
+            q = q * self.stretch
         y = self.attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
-        y = y.transpose(1, 2).reshape(B, T, C)                           # the heads side by side again
+        y = y.transpose(1, 2).reshape(B, T, self.sizes[0])               # the heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
     @property
@@ -56,21 +68,46 @@ class CausalSelfAttention(nn.Module):
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
         """FLOPs a token of a forward's scores and weighted sums: two products with every key that the pattern (another
         one, if given) has for a query, on average over T."""
-        return 2 * 2 * self.n_embd * (pattern or self.pattern).count(T) / T
+        return 2 * 2 * self.sizes[0] * (pattern or self.pattern).count(T) / T
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         state_dict.pop(prefix + "bias", None)          # minGPT saved its causal mask under this name
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def pattern_of(config: CfgNode, layer: int) -> Pattern:
-    """The schedule's pattern for a layer. Without a number of layers, as in a part built by itself, there is one more
-    than that."""
-    return parse_schedule(config.schedule, config.n_layer or layer + 1)[layer]
+class GroupedQueryAttention(CausalSelfAttention):
+    """Each of `n_kv_head` heads of keys and values serves a group of n_head/n_kv_head query heads: a smaller projection
+    and a smaller cache. With as many as query heads it is multi-head attention, in the same weights. Ainslie et al.
+    2023, arXiv 2305.13245."""
+    options = {**CausalSelfAttention.options, "n_kv_head": None}
+
+    @staticmethod
+    def kv_heads(config: CfgNode) -> int:
+        heads, wanted = config.n_head, config.n_kv_head
+        if wanted is None:      # the most heads that share: two queries' heads each, or all heads one
+            return heads // 2 if heads % 2 == 0 else 1
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1 or heads % wanted:
+            known = [n for n in range(1, heads + 1) if heads % n == 0]
+            raise BadInput(f"model.n_kv_head={wanted!r} does not divide model.n_head={heads}: "
+                           f"{', '.join(map(str, known))} do")
+        return wanted
+
+
+class MultiQueryAttention(CausalSelfAttention):
+    """One head of keys and values for all queries: the smallest cache. Shazeer 2019, arXiv 1911.02150."""
+
+    @staticmethod
+    def kv_heads(config: CfgNode) -> int:
+        return 1
+
+
+def _bias(config: CfgNode, option: str) -> bool:
+    wanted = getattr(config, option)
+    return config.bias if wanted is None else wanted
 
 
 def _no_norm(dim: int, config: CfgNode) -> nn.Module:
     return nn.Identity()
 
 
-ATTENTIONS = {"mha": CausalSelfAttention}
+ATTENTIONS = {"mha": CausalSelfAttention, "gqa": GroupedQueryAttention, "mqa": MultiQueryAttention}

@@ -28,8 +28,8 @@ class Block(nn.Module):
         """What stands between the last block and the head."""
         return norm(config)
 
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x), allowed)
+    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None, cache=None) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), allowed, cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -42,8 +42,8 @@ class PostNorm(Block):
     def final_norm(config: CfgNode) -> nn.Module:
         return nn.Identity()
 
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.ln_1(x + self.attn(x, allowed))
+    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None, cache=None) -> torch.Tensor:
+        x = self.ln_1(x + self.attn(x, allowed, cache))
         return self.ln_2(x + self.mlp(x))
 
 
@@ -61,9 +61,9 @@ class Parallel(Block):
         if self.shared:
             del self.ln_2
 
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None, cache=None) -> torch.Tensor:
         normed = self.ln_1(x)
-        return x + self.attn(normed, allowed) + self.mlp(normed if self.shared else self.ln_2(x))
+        return x + self.attn(normed, allowed, cache) + self.mlp(normed if self.shared else self.ln_2(x))
 
 
 class Sandwich(Block):
@@ -75,8 +75,8 @@ class Sandwich(Block):
         self.ln_1_out = norm(config)
         self.ln_2_out = norm(config)
 
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
-        x = x + self.ln_1_out(self.attn(self.ln_1(x), allowed))
+    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None, cache=None) -> torch.Tensor:
+        x = x + self.ln_1_out(self.attn(self.ln_1(x), allowed, cache))
         return x + self.ln_2_out(self.mlp(self.ln_2(x)))
 
 

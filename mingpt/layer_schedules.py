@@ -23,7 +23,7 @@ import numpy as np
 from mingpt.patterns import Full, Pattern, Window, parse_pattern
 from mingpt.predicate import ROWS
 from mingpt.schedule_files import halving, load_schedule
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import BadInput, CfgNode, did_you_mean
 
 # studies 000 and 001, layers 0 … 11: as run in 000, and as 001's text has it
 NAMED = {
@@ -98,6 +98,12 @@ def parse_schedule(text: str, n_layer: int) -> Schedule:
     if path_and_name := _file(text):
         return at_depth(load_schedule(*path_and_name), n_layer, text)
     return Schedule(tuple(parse_layers(text, n_layer)), text)
+
+
+def pattern_of(config: CfgNode, layer: int) -> Pattern:
+    """The schedule's pattern for a layer. Without a number of layers, as in a part built by itself, there is one more
+    than that."""
+    return parse_schedule(config.schedule, config.n_layer or layer + 1)[layer]
 
 
 def without_file(text: str, n_layer: int) -> str:

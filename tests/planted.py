@@ -47,13 +47,13 @@ def last_layer_everywhere(model):
     for block in model.transformer.h:
         attention = block.attn
     for block in model.transformer.h:
-        block.attn.forward = lambda x, allowed=None: type(attention).forward(attention, x, allowed)
+        block.attn.forward = lambda x, *rest: type(attention).forward(attention, x, *rest)
 
 
 def latent_that_mixes_nothing(model):
     for block in model.transformer.h:
         attention = block.attn
-        attention.forward = lambda x, allowed=None, a=attention: a.c_proj(torch.tanh(a.c_attn(x)[..., :a.n_embd]))
+        attention.forward = lambda x, *_, a=attention: a.c_proj(torch.tanh(a.c_attn(x)[..., :a.n_embd]))
 
 
 def keys_are_queries(model):
@@ -121,17 +121,17 @@ def one_position_for_all(model):
 
 
 def rope_left_out(model):
-    model.transformer.h[2].attn.position.rotate = lambda q, k: (q, k)
+    model.transformer.h[2].attn.position.rotate = lambda q, k, start=0: (q, k)
 
 
 def attention_branch_dropped(model):
     block = model.transformer.h[1]
-    block.forward = lambda x, allowed=None: x + block.mlp(block.ln_2(x + 0 * block.attn(block.ln_1(x), allowed)))
+    block.forward = lambda x, *rest: x + block.mlp(block.ln_2(x + 0 * block.attn(block.ln_1(x), *rest)))
 
 
 def mlp_branch_dropped(model):
     block = model.transformer.h[1]
-    block.forward = lambda x, allowed=None: x + block.attn(block.ln_1(x), allowed)
+    block.forward = lambda x, *rest: x + block.attn(block.ln_1(x), *rest)
 
 
 def residual_init_left_out(model):
@@ -152,7 +152,7 @@ def tokens_see_the_next(model):
 
 def document_mask_forgotten(model):
     for block in model.transformer.h:
-        block.attn.forward = lambda x, allowed=None, a=block.attn: type(a).forward(a, x)
+        block.attn.forward = lambda x, *_, a=block.attn: type(a).forward(a, x)
 
 
 def padding_mask_flipped(model):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from experiments.audit.subject import Call, Subject
-from mingpt.positions import POSITIONS, NoPosition
+from mingpt.positions import POSITIONS, NoPosition, layers_without
 
 LENGTH = 32
 DRAWS = 8       # of a part that is to vary: a small dropout may leave one as it is
@@ -72,9 +72,10 @@ def positions(subject: Subject) -> bool | str | None:
         return None
     idx = subject.tokens(1, min(LENGTH, subject.model.block_size))
     calls, query = subject.calls(idx), idx.size(1) - 1
+    without = layers_without(subject.config)
     for l, block in enumerate(subject.blocks):
         keys = subject.declared(l, idx)[query, :query].nonzero().flatten()
-        if len(keys) < 2:
+        if len(keys) < 2 or l in without:
             continue
         (_, *args), kwargs = calls[block.attn]
         x = subject.noise(1, idx.size(1), subject.config.n_embd)
