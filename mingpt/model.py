@@ -156,11 +156,10 @@ class GPT(nn.Module):
     def configure_optimizers(self, train_config: CN) -> torch.optim.Optimizer:
         """Two groups: the weights of linear layers decay; biases, norms, embeddings and all else do not."""
         decayed = {f"{name}.weight" for name, m in self.named_modules() if isinstance(m, nn.Linear)}
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}   # a tied head is wte.weight
+        trained = sorted((name, p) for name, p in self.named_parameters() if p.requires_grad)   # a tied head is wte
         groups = [
-            {"params": [p for n, p in sorted(trained.items()) if n in decayed],
-             "weight_decay": train_config.weight_decay},
-            {"params": [p for n, p in sorted(trained.items()) if n not in decayed], "weight_decay": 0.0},
+            {"params": [(n, p) for n, p in trained if n in decayed], "weight_decay": train_config.weight_decay},
+            {"params": [(n, p) for n, p in trained if n not in decayed], "weight_decay": 0.0},
         ]
         return OPTIMIZERS[getattr(train_config, "optimizer", "adamw")](groups, train_config)
 

@@ -1,0 +1,126 @@
+"""Optimizers: Muon's step against its definition, and two optimizers that are one to whoever saves or schedules."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from experiments import checkpoint
+from mingpt.model import GPT
+from mingpt.optimizers import MuonAndAdamW
+from mingpt.trainer import Trainer
+from mingpt.utils import BadInput
+
+
+def model_of(**changes):
+    config = GPT.get_default_config()
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 11,
+                            "block_size": 8, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **changes})
+    model = GPT(config)
+    model.init_weights(0)
+    return model
+
+
+def settings(**changes):
+    config = Trainer.get_default_config()
+    config.merge_from_dict({"optimizer": "muon", "learning_rate": 0.01, **changes})
+    return config
+
+
+def train(model, optimizer, steps, start=0):
+    for n in range(start, start + steps):
+        idx = torch.randint(11, (4, 9), generator=torch.Generator().manual_seed(n))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 / (n + 1)      # a schedule, as the trainer sets it
+        model.zero_grad(set_to_none=True)
+        model(idx[:, :-1], idx[:, 1:])[1].backward()
+        optimizer.step()
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def orthogonalised(matrix):
+    """Five rounds of Newton and Schulz's iteration with Jordan's coefficients, on singular values, as a definition."""
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    s = s / s.norm()
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u @ torch.diag(s) @ v
+
+
+def test_a_step_of_muon_is_its_definition_and_the_rest_is_adamws():
+    model, alone = model_of(), model_of()
+    ours = model.configure_optimizers(settings(muon_lr_ratio=0.5, weight_decay=0.2))
+    theirs = alone.configure_optimizers(settings(optimizer="adamw", weight_decay=0.2))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for each, optimizer in ((model, ours), (alone, theirs)):
+        torch.manual_seed(1)
+        for p in each.parameters():
+            p.grad = torch.randn_like(p)      # no singular value near zero, where bfloat16 sees noise
+        optimizer.step()
+    muons = {name for name, p in model.named_parameters() if any(p is q for q in ours.param_groups[0]["params"])}
+    assert muons == {n for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("transformer.h.")}
+    for (name, p), q in zip(model.named_parameters(), alone.parameters(), strict=True):
+        if name not in muons:
+            assert torch.equal(p, q), name
+            continue
+        rate = 0.5 * 0.01
+        step = rate * 0.2 * math.sqrt(max(p.shape)) * orthogonalised(p.grad * 1.95)    # Nesterov's: g + 0.95·g
+        expected = before[name] * (1 - rate * 0.2) - step.float()
+        error = (p.detach() - expected).norm() / step.norm()
+        assert error < 0.05, f"{name}: {error}"     # torch computes it in bfloat16
+
+
+@pytest.mark.parametrize("way", ["checkpoint", "state_dict"])
+def test_muon_goes_on_from_what_was_saved_with_the_same_bits(way, tmp_path):
+    whole, model = model_of(), model_of()
+    train(whole, whole.configure_optimizers(settings()), 5)
+    optimizer = model.configure_optimizers(settings())
+    train(model, optimizer, 3)
+    again = copy.deepcopy(model)
+    resumed = again.configure_optimizers(settings())
+    if way == "checkpoint":
+        checkpoint.save(tmp_path, 3, model, optimizer, {})
+        checkpoint.load_optimizer(tmp_path, again, resumed)
+    else:
+        torch.save(optimizer.state_dict(), tmp_path / "o.pt")
+        resumed.load_state_dict(torch.load(tmp_path / "o.pt", weights_only=True))
+    train(again, resumed, 2, start=3)
+    assert same(again, whole)
+    fresh = copy.deepcopy(model)
+    train(fresh, fresh.configure_optimizers(settings()), 2, start=3)
+    assert not same(fresh, whole), "the state matters"
+
+
+def test_the_state_of_both_is_one_state():
+    model = model_of()
+    optimizer = model.configure_optimizers(settings())
+    train(model, optimizer, 1)
+    assert isinstance(optimizer, MuonAndAdamW)
+    entries = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
+    assert entries["transformer.h.1.mlp.c_fc.weight"] == {"momentum_buffer"}
+    assert entries["lm_head.weight"] == entries["transformer.ln_f.bias"] == {"step", "exp_avg", "exp_avg_sq"}
+    assert all(group["lr"] == 0.01 for group in optimizer.param_groups)
+
+
+def test_matrices_alone_need_no_adamw_and_none_at_all_no_muon():
+    model = model_of(bias=False, norm="rmsnorm")
+    for name, p in model.named_parameters():
+        p.requires_grad_(".c_attn." in name)
+    optimizer = model.configure_optimizers(settings())
+    train(model, optimizer, 2)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2]
+    for p in model.transformer.h.parameters():
+        p.requires_grad_(False)
+    model.transformer.wte.weight.requires_grad_(True)
+    with pytest.raises(BadInput, match="use adamw"):
+        model.configure_optimizers(settings())
+
+
+def test_a_torch_without_muon_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(BadInput, match="trainer.optimizer=muon: torch .* has no Muon"):
+        model_of().configure_optimizers(settings())
