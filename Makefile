@@ -22,6 +22,12 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
+# litgpt comes without its dependencies: its bound on huggingface_hub and that of transformers exclude each other.
+$(VENV)/.installed-bench: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps litgpt
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
 setup: $(VENV)/.installed ## make .venv and install what a study needs
 
 test: $(VENV)/.installed-test ## install the test extras, lint, run every test
@@ -31,8 +37,8 @@ test: $(VENV)/.installed-test ## install the test extras, lint, run every test
 lint: $(VENV)/.installed-test ## ruff
 	$(PY) -m ruff check .
 
-bench: $(VENV)/.installed-test ## ratios against peers, interleaved in one run
-	$(PY) -m benchmarks $(ARGS)
+bench: $(VENV)/.installed-bench ## ratios against peers, interleaved in one run (MINGPT=path NANOGPT=path ARGS=…)
+	MINGPT='$(MINGPT)' NANOGPT='$(NANOGPT)' $(PY) -m benchmarks $(ARGS)
 
 clean: ## remove the virtual environment and caches, never results
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
