@@ -1,7 +1,7 @@
 """
 Draw every study under a results folder and print a verdict for each arm.
 
-    python plotter.py [LOSSES_DIR] [--out DIR] [--x iteration|tokens|seconds|flops] [--metric loss|val_loss]
+    python plotter.py [LOSSES_DIR] [--out DIR] [--x iteration|tokens|seconds|flops] [--metric loss|val_loss] [--html]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def parser() -> Parser:
     p.add_argument("--x", default=X[0], metavar="|".join(X), help="what the curves are drawn over (iteration)")
     p.add_argument("--metric", default=METRICS[0], metavar="|".join(METRICS), help="what is drawn (loss)")
     p.add_argument("--format", default="png", metavar="png,svg,pdf", help="one or several, with commas (png)")
+    p.add_argument("--html", action="store_true", help="write report.html as well: all of it in one page")
     p.add_argument("--study", metavar="FILE", help="the declaration of a study that is not shipped")
     return p
 
@@ -102,8 +103,11 @@ def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str,
     print(f"\n{results.title}")
     for line in report(results):
         print(f"  {line}")
-    written, skipped = [], []
-    for name, outcome in draw(Panel(results, args.x, args.metric), folder, formats):
+    written, skipped, panel = [], [], Panel(results, args.x, args.metric)
+    if args.html:
+        from experiments.report.page import write
+        written.append(write(panel, folder, Path(args.losses)))
+    for name, outcome in draw(panel, folder, formats):
         if isinstance(outcome, str):
             skipped.append(f"skipped {name}: {outcome}")
         else:

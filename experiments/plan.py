@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments.record import RunFiles, read_record
+from experiments.record import FREE, RunFiles, read_record
 from experiments.study import Study
 from mingpt.utils import BadInput, CfgNode
 
@@ -115,7 +115,6 @@ def _named(arm: str) -> Iterator[None]:
 
 def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
     """A record's status. Raises BadInput when it was written under other settings, as the run itself would."""
-    from experiments.run import FREE
     from experiments.settings import differences
     changed = differences(record["config"], settings)
     fixed = [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]

@@ -24,6 +24,9 @@ from mingpt.utils import BadInput, write_atomic
 SCHEMA = 1
 COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "flops", "seconds",
            "tokens_per_second", "peak_memory_mb")
+# settings that may differ between a run and its continuation: they change no number that the run computes
+FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths", "run.allow_audit_fail",
+                  "run.logger"})
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -92,15 +95,16 @@ def code_version() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
     changed = git("status", "--porcelain", "--untracked-files=no")
-    return {"version": metadata.version("ablate") if _installed() else None,
+    return {"version": package_version(),
             "commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
 
 
-def _installed() -> bool:
+def package_version() -> str | None:
+    """Of this project; None where it runs from a folder that was never installed."""
     try:
-        return bool(metadata.version("ablate"))
+        return metadata.version("ablate")
     except metadata.PackageNotFoundError:
-        return False
+        return None
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 
 from experiments.arms import catalogue
 from experiments.curves import Run
+from experiments.noise import NoiseFloor, noise_floor, null_kind
 from experiments.stats import Values, Verdict, verdicts
 from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, find_study, load_study, shipped
 
@@ -100,6 +101,23 @@ class Results:
             return {}
         unit = UNITS.get(self.metric, self.metric)
         return verdicts(self.values, self.baseline, margin=self.margin, alpha=self.alpha, unit=unit)
+
+    @cached_property
+    def noise_floor(self) -> NoiseFloor | None:
+        """How far runs of the baseline come apart; None when it has no run."""
+        if self.baseline not in self.arms:
+            return None
+        null_arms = {arm: (kind, self.values[arm]) for arm in self.arms if arm != self.baseline
+                     and (kind := null_kind(self.changes_of(arm)))}
+        return noise_floor(self.values[self.baseline], null_arms, UNITS.get(self.metric, self.metric))
+
+    def changes_of(self, arm: str) -> dict:
+        """What an arm changes, by its records; an arm without records changes something nobody knows."""
+        for run in self.runs_of(arm):
+            changes = (run.record or {}).get("changes")
+            if isinstance(changes, dict):
+                return changes
+        return {"?": None}
 
     def baseline_line(self, width: int = 0) -> str:
         """The baseline's line above the verdicts: its mean and spread over seeds."""

@@ -20,6 +20,7 @@ from experiments.evaluate import evaluate
 from experiments.memory import peak_memory_mb
 from experiments.progress import Observer
 from experiments.record import (
+    FREE,
     SCHEMA,
     Log,
     RunFiles,
@@ -39,8 +40,6 @@ from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
 DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
-# what may differ between a run and its continuation: it changes no number that the run computes
-FREE = {"trainer.device", "trainer.num_workers", "data.cache", "data.paths", "run.allow_audit_fail", "run.logger"}
 
 
 def get_default_config() -> CN:

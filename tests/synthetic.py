@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ def write_study(losses: Path, effects: dict[str, float] | None = None, *, seeds=
 
 
 def write_run(losses: Path, arm: str, seed: int, effect: float = 0.0, *, study: str | None = None, steps: int = 600,
-              every: int = 5, noise: float = 0.004, status: str = "done", slot: int = 0, record: bool = True) -> Path:
-    """One run; returns the CSV's path."""
+              every: int = 5, noise: float = 0.004, status: str = "done", slot: int = 0, record: bool = True,
+              **more) -> Path:
+    """One run; returns the CSV's path. `more` replaces parts of its record."""
     shared, own = np.random.default_rng(seed), np.random.default_rng([seed, slot, 7])
     iterations = np.arange(every, steps + 1, every)
     level = 5.2 + 5.6 * np.exp(-iterations / (0.09 * steps)) + 0.9 * (1 - iterations / steps) + 0.01 * shared.normal()
@@ -41,11 +43,33 @@ def write_run(losses: Path, arm: str, seed: int, effect: float = 0.0, *, study: 
     path = folder / f"{arm}.s{seed}.csv"
     path.write_text("\n".join(rows) + "\n")
     if record:
-        result = {"val_loss": float(val[-1]), "perplexity": float(np.exp(val[-1]))} if status == "done" else None
+        result = {"val_loss": float(val[-1]), "perplexity": float(np.exp(val[-1])), "seconds": seconds,
+                  "tokens_per_second": 13000.0 - 500 * slot, "peak_memory_mb": 812.5 + 20 * slot,
+                  "tokens": steps * 4096, "flops": flops, "iterations": steps} if status == "done" else None
         path.with_suffix(".json").write_text(json.dumps({
             "schema": 1, "study": study, "arm": arm, "seed": seed, "status": status, "message": None, "result": result,
-            "changes": {} if arm == "baseline" else {"model.thing": ["a", arm]}}))
+            "changes": {} if arm == "baseline" else {"model.thing": ["a", arm]}} | circumstances(arm, seed, slot, study)
+            | more))
     return path
+
+
+def circumstances(arm: str, seed: int, slot: int, study: str | None) -> dict:
+    """The parts of a record that say how a run was made: one after the other, on one machine, by one commit."""
+    start = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(minutes=10 * (100 * seed + slot))
+    return {"process": {"host": "node1", "pid": 100 + slot}, "preset": "laptop", "config_hash": f"{slot:012x}",
+            "command": f"python lab.py train --study {study} --arm {arm} --seed {seed}",
+            "config": {"model": {"n_layer": 4, "thing": "a" if arm == "baseline" else arm},
+                       "trainer": {"batch_size": 16, "learning_rate": 0.001}},
+            "code": {"version": "0.1.0", "commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
+            "environment": {"python": "3.11.7", "torch": "2.13.0+cpu", "numpy": "2.4.6", "platform": "Linux",
+                            "cpu": "a processor", "threads": 2, "device": "cpu"},
+            "data": {"hash": "736a05abbb3fc2ad", "tokenizer": "byte", "documents": 1183, "tokens": 9303685,
+                     "split": {"by": "hash below 0.1", "train": {"tokens": 8507064}, "val": {"tokens": 796621}}},
+            "model": {"parameters": 232960 + 1000 * slot, "non_embedding": 200064 + 1000 * slot,
+                      "trainable": 232960 + 1000 * slot, "flops_per_token": 1476480.0 * (1 + 0.03 * slot)},
+            "audit": {"passed": True, "checks": {"no layer sees a later position": True,
+                                                 "a target is the next token": True}},
+            "start": start.isoformat(), "end": (start + timedelta(minutes=9)).isoformat()}
 
 
 def write_two_columns(losses: Path, effects: dict[str, float], *, steps: int = 88, noise: float = 0.34) -> Path:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures.arm import arm_figure
 from experiments.figures.difference import loss_minus_baseline
+from experiments.figures.forest import effects
 from experiments.figures.grid import individual_grid
 from experiments.figures.lines import against, training_comparison, validation_curves
 from experiments.figures.panel import Panel, Skip
@@ -21,6 +22,7 @@ from mingpt.utils import write_atomic
 
 FIGURES: dict[str, Callable[[Panel], Figure]] = {
     "training_comparison": training_comparison,
+    "effects": effects,
     "individual_grid": individual_grid,
     "loss_minus_baseline": loss_minus_baseline,
     "validation_curves": validation_curves,

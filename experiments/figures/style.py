@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -106,12 +107,27 @@ def _balanced(text: str, width: int) -> list[str]:
 
 def label_x(axes: Axes, x: str, top: float, *, text: bool = True, ticks: int = 6) -> None:
     """Ticks in the unit a reader thinks in: 20k iterations, 1.5 M tokens, 3 PFLOP, minutes or hours."""
-    unit, scale, suffixes = X_UNITS.get(x, ("", 1.0, ("", "k", "M")))
-    if x == "seconds":
-        unit, scale = next(((u, s) for u, s in CLOCK if top > 2.5 * s), CLOCK[-1])
+    unit, scale, suffixes = unit_of(x, top)
     axes.xaxis.set_major_locator(_ScaledLocator(ticks, scale, whole=x == "iteration"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value / scale, suffixes)))
     axes.set_xlabel((LABELS[x] + (f" ({unit})" if unit else "")) if text else "")
+
+
+def unit_of(x: str, top: float) -> tuple[str, float, tuple[str, ...]]:
+    """(unit, its size, suffixes of its thousands) for an axis that ends at `top`."""
+    if x == "seconds":
+        unit, scale, suffixes = X_UNITS["seconds"]
+        return (*next(((u, s) for u, s in CLOCK if top > 2.5 * s), CLOCK[-1]), suffixes)
+    return X_UNITS.get(x, ("", 1.0, ("", "k", "M")))
+
+
+def tick_labels(x: str, low: float, high: float, ticks: int) -> tuple[list[tuple[float, str]], str]:
+    """([(value, text)], unit) of round ticks inside [low, high], for a page that draws its own axes."""
+    unit, scale, suffixes = unit_of(x, high)
+    values = _ScaledLocator(ticks, scale, whole=x == "iteration").tick_values(low, high)
+    step = min(np.diff(values), default=0.0)
+    inside = [v for v in values if low - 1e-9 * step <= v <= high + 1e-9 * step]
+    return [(float(v), short(round(v / scale, 9), suffixes)) for v in inside], unit
 
 
 class _ScaledLocator(MaxNLocator):

@@ -1,0 +1,144 @@
+"""
+Curves as plain geometry: what the page draws as inline SVG and reads out at a point. Knows nothing of markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.figures.panel import Panel, Skip
+from experiments.figures.series import Series, points, settled_range
+from experiments.figures.style import LABELS, tick_labels
+
+WIDTH, HEIGHT = 1000, 420        # of the viewBox; the page stretches it
+POINTS = 30_000                  # over all lines of the page: what a file below 3 MB has room for
+METRICS = {"val_loss": "validation loss", "loss": "training loss", "difference": "minus the baseline's"}
+OVER = {"iteration": "iterations", "seconds": "time", "flops": "FLOPs", "tokens": "tokens"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm's curve. `number` is its place among the study's arms: colours and switches go by it."""
+    number: int
+    arm: str
+    path: str                    # d of the mean
+    band: str                    # d of least to greatest; empty for a single run
+    strays: tuple[str, ...]      # d of runs that are not complete
+    x: list[float]
+    y: list[float]
+    dash: str = "none"           # stroke-dasharray
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One view: a metric over a cost."""
+    key: str
+    metric: str
+    over: str
+    title: str
+    x_label: str
+    y_label: str
+    x_ticks: list[tuple[float, str]]     # (per cent from the left, text)
+    y_ticks: list[tuple[float, str]]     # (per cent from the top, text)
+    lines: list[Line]
+    frame: tuple[float, float, float, float]   # least and greatest x, least and greatest y
+    zero: float | None                   # per cent from the top of the line at zero, in a difference
+    margin: tuple[float, float] | None   # top and height of ±margin, in per cent
+
+
+def charts(panel: Panel) -> list[Chart]:
+    """Every view that the runs allow, the study's own metric first."""
+    wanted = [(metric, over) for metric in METRICS for over in OVER]
+    drawn = [(metric, over, lines) for metric, over in wanted if (lines := _lines(panel, metric, over))]
+    drawn = [each for each in drawn if each[1] != "tokens" or not _same_as_iterations(panel)]
+    room = max(12, min(150, POINTS // max(1, sum(len(lines) for *_, lines in drawn))))
+    return [_chart(panel, metric, over, lines, room) for metric, over, lines in drawn]
+
+
+def _lines(panel: Panel, metric: str, over: str) -> dict[str, Series]:
+    if over in ("seconds", "flops") and not any(run.table[over].gt(0).any() for run in panel.results.runs):
+        return {}
+    try:
+        if metric == "difference":
+            has_val = any(run.table["val_loss"].notna().any() for run in panel.results.runs)
+            return panel.differences(over, "val_loss" if has_val else "loss")[0]
+        return panel.lines(over, metric)
+    except Skip:
+        return {}
+
+
+def _same_as_iterations(panel: Panel) -> bool:
+    """Whether every arm sees equally many tokens an iteration: the view over tokens is then the same picture."""
+    rates = {round(float(last["tokens"] / last["iteration"]), 6) for run in panel.results.runs
+             if len(table := run.table[["iteration", "tokens"]].dropna()) and (last := table.iloc[-1])["iteration"]}
+    return len(rates) <= 1
+
+
+def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room: int) -> Chart:
+    left, right = min(line.x[0] for line in lines.values()), max(line.x[-1] for line in lines.values())
+    right = right if right > left else left + 1
+    low, high = settled_range(list(lines.values()), 0.2 if metric == "difference" else 0.1)
+    margin = panel.results.margin if metric == "difference" and panel.results.metric == "val_loss" else None
+    if metric == "difference":
+        reach = 1.5 * (margin or 0)
+        low, high = min(low, -reach), max(high, reach, 0.0)
+    frame = _Frame(left, right, low, high)
+    xs, unit = tick_labels(over, left, right, 5)
+    ys, _ = tick_labels("", low, high, 6)
+    numbers = {arm: number for number, arm in enumerate(panel.arms)}
+    y = LABELS.get(metric, "").partition(" (")[0] or f"loss minus {panel.baseline}'s"
+    return Chart(
+        key=f"{metric}-{over}", metric=metric, over=over, title=f"{METRICS[metric]} over {OVER[over]}",
+        x_label=LABELS[over] + (f" ({unit})" if unit else ""), y_label=f"{y} (nats a token)",
+        x_ticks=[(frame.across(value), text) for value, text in xs],
+        y_ticks=[(frame.down(value), text.replace("-", "−")) for value, text in ys],
+        lines=[_line(panel, numbers[arm], arm, line, (metric, over), frame, room) for arm, line in lines.items()],
+        frame=(float(left), float(right), float(low), float(high)),
+        zero=frame.down(0.0) if metric == "difference" else None,
+        margin=(frame.down(margin), frame.down(-margin) - frame.down(margin)) if margin else None)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The data's window on the page."""
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def across(self, value: float) -> float:
+        return round(float(100 * (value - self.left) / (self.right - self.left)), 2)
+
+    def down(self, value: float) -> float:
+        return round(float(100 * (self.high - value) / (self.high - self.low)), 2)
+
+    def path(self, x: np.ndarray, y: np.ndarray, start: str = "M") -> str:
+        """d of a line; what lies far outside is cut at three heights, which the frame hides."""
+        across = WIDTH * (x - self.left) / (self.right - self.left)
+        down = np.clip(HEIGHT * (self.high - y) / (self.high - self.low), -3 * HEIGHT, 4 * HEIGHT)
+        return start + " ".join(f"{a:.0f},{b:.1f}" for a, b in zip(across, down, strict=True))
+
+
+def _line(panel: Panel, number: int, arm: str, line: Series, axes: tuple[str, str], frame: _Frame, room: int) -> Line:
+    metric, over = axes
+    keep = thinned(len(line.x), room)
+    x, y, low, high = (values[keep] for values in (line.x, line.y, line.low, line.high))
+    band = frame.path(x, high) + frame.path(x[::-1], low[::-1], "L") + "Z" if line.n > 1 else ""
+    strays = []
+    for run in panel.strays(arm) if metric != "difference" else ():
+        xs, ys = points(run, over, metric)
+        keep = thinned(len(xs), room)
+        strays += [frame.path(xs[keep], ys[keep])] if len(xs) > 1 else []
+    return Line(number, arm, frame.path(x, y), band, tuple(strays), _short(x), _short(y))
+
+
+def thinned(count: int, room: int) -> np.ndarray:
+    """Indices of at most `room` of `count` points, evenly spread, first and last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, room)).round().astype(int)) if count else np.array([], int)
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]

@@ -1,0 +1,83 @@
+"""
+The verdict table's rows, and the scale on which their intervals are drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from experiments.figures.forest import interval, reach, tost_interval
+from experiments.figures.style import tick_labels
+from experiments.noise import NoiseFloor
+from experiments.results import Results
+from experiments.verdict import Verdict, p_text, signed
+
+ARROW = 2.0     # per cent of the width that the head of a cut interval takes
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Differences in [−reach, +reach] across 0 to 100."""
+    reach: float
+    zero: float
+    margin: tuple[float, float]            # from, width
+    ticks: list[tuple[float, str]]
+
+    def at(self, value: float) -> float:
+        return round(50 + 50 * max(-1.0, min(1.0, value / self.reach)), 2)
+
+    def band(self, half: float) -> tuple[float, float]:
+        """From and width of ±half."""
+        return self.at(-half), round(self.at(half) - self.at(-half), 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's verdict as text and as places on the scale."""
+    number: int
+    dash: str
+    arm: str
+    word: str
+    difference: str
+    interval: str
+    n: int
+    p: str
+    note: str
+    spoken: str
+    at: float | None
+    span: tuple[float, float] | None
+    inner: tuple[float, float] | None
+    cuts: tuple[str, ...]
+    floor: tuple[float, float] | None
+
+
+def scale(results: Results) -> Scale:
+    """One scale for all arms."""
+    width = reach(results)
+    bare = Scale(width, 50.0, (0, 0), [])
+    ticks = [(bare.at(v), text.replace("-", "−")) for v, text in tick_labels("", -width, width, 4)[0]]
+    return Scale(width, 50.0, bare.band(results.margin), ticks)
+
+
+def rows(results: Results, numbers: dict[str, int], dashes: dict[str, str], on: Scale) -> list[Row]:
+    """One a verdict, in the study's order."""
+    return [_row(verdict, numbers[arm], dashes[arm], on, results.noise_floor)
+            for arm, verdict in results.verdicts.items()]
+
+
+def _row(v: Verdict, number: int, dash: str, on: Scale, floor: NoiseFloor | None) -> Row:
+    ends, near = interval(v), tost_interval(v)
+    text = f"{signed(ends[0])} to {signed(ends[1])}" if ends else ""
+    cuts = ()
+    if ends:
+        cuts = tuple(f"M{x + turn * ARROW},4L{x},10L{x + turn * ARROW},16" for end, x, turn in
+                     ((ends[0], 0, 1), (ends[1], 100, -1)) if abs(end) > on.reach)
+    least = floor.of_mean(v.n) if floor else None
+    difference = signed(v.difference) if v.difference is not None else "–"
+    spoken = f"{v.word}, difference {difference} {v.unit}" + (f", interval {text}" if text else "")
+    p = p_text("", v.p_holm).removeprefix(" ") if v.p_holm is not None else "–"
+    p += f" ({p_text('TOST', v.p_tost)})" if v.word == "equivalent" else ""
+    return Row(number, dash, v.arm, v.word, difference, f"[{text}]" if text else "", v.n, p, v.reason, spoken,
+               None if v.difference is None else on.at(v.difference),
+               (on.at(ends[0]), on.at(ends[1])) if ends else None,
+               (on.at(near[0]), on.at(near[1])) if near else None, cuts, on.band(least) if least else None)

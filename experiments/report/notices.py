@@ -1,0 +1,218 @@
+"""
+What a reader must know before believing a study: what is missing, what broke, and what was not the same for all runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from experiments.curves import Run
+from experiments.record import FREE
+from experiments.results import Results
+
+SPREAD = 1.25       # fastest over slowest seed of an arm, beyond which something else was using the machine
+SHOWN = 8           # names in a list before it is cut
+SAME = {"python": "Python", "torch": "torch", "numpy": "numpy", "cpu": "processor", "threads": "threads",
+        "device": "device", "platform": "system"}
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One thing to know. `grave` ones can turn a verdict round, the others weaken it or the timings."""
+    title: str
+    details: tuple[str, ...]
+    grave: bool = True
+
+
+def notices(results: Results) -> list[Notice]:
+    """Everything to know first, the grave ones first."""
+    found = [notice for check in CHECKS for notice in check(results)]
+    return sorted(found, key=lambda notice: not notice.grave)
+
+
+def at(record: Any, *keys: str) -> Any:
+    """record[k1][k2]… where the file has it, else None: a record may be from anywhere."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def listed(names: list[str]) -> str:
+    """a, b, c and 5 more."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _status(results: Results) -> Iterator[Notice]:
+    by_status = defaultdict(list)
+    for run in results.runs:
+        if not run.complete:
+            by_status[run.status].append(run)
+    for status, runs in by_status.items():
+        details = [run.path.stem + (f": {at(run.record, 'message')}" if at(run.record, "message") else "")
+                   for run in runs]
+        yield Notice(f"{len(runs)} {'run is' if len(runs) == 1 else 'runs are'} {status}, not done",
+                     tuple(details[:SHOWN]) + _rest(details))
+
+
+def _missing(results: Results) -> Iterator[Notice]:
+    if results.baseline not in results.arms:
+        yield Notice(f"No run of the baseline {results.baseline}", ("Without it there is nothing to compare with.",))
+    seeds = {arm: {run.seed for run in results.runs_of(arm)} - {None} for arm in results.arms}
+    wanted = set(results.declared.seeds) if results.declared else set().union(*seeds.values())
+    arms = list(results.declared.arms) if results.declared else list(results.arms)
+    absent = [f"{arm}: seeds {', '.join(map(str, sorted(gone)))}" for arm in arms
+              if (gone := wanted - seeds.get(arm, set())) and (arm in seeds or results.declared)]
+    if absent and any(seeds.values()):
+        declared = "the study declares" if results.declared else "other arms have"
+        yield Notice(f"Runs that {declared} are missing", tuple(absent))
+
+
+def _few(results: Results) -> Iterator[Notice]:
+    finished = {arm: len(values) for arm, values in results.values.items()}
+    one = [arm for arm, n in finished.items() if n == 1]
+    if one:
+        yield Notice("One run an arm tells nothing of the spread over seeds",
+                     (f"{listed(one)}: undecided, whatever the curves look like.",))
+    unnamed = [run.path.name for run in results.runs if run.seed is None]
+    if unnamed:
+        yield Notice("Files that name no seed cannot be paired", (listed(unnamed),))
+
+
+def _hypothesis(results: Results) -> Iterator[Notice]:
+    hashes = Counter(str(value) for run in results.runs if (value := at(run.record, "study_hash")))
+    declared = results.declared.hash if results.declared else None
+    if len(hashes) > 1 or (hashes and declared and set(hashes) != {declared}):
+        detail = ", ".join(f"{n} runs under {value}" for value, n in hashes.most_common())
+        yield Notice("The study's file was changed after its first run",
+                     (f"Question, hypothesis, metric or margin may have been chosen after the results: {detail}"
+                      + (f"; the file is {declared} now." if declared else "."),))
+    if hashes and not declared:
+        yield Notice("The study's declaration is not at hand",
+                     (f"Name it with --study FILE: hypothesis, margin ({results.margin:g}) and metric shown here are "
+                      "the defaults.",), grave=False)
+
+
+def _audit(results: Results) -> Iterator[Notice]:
+    failed: dict[str, None] = {}
+    for run in results.runs:
+        if at(run.record, "audit", "passed") is False:
+            checks = at(run.record, "audit", "checks")
+            wrong = [f"{claim}: {seen}" for claim, seen in checks.items() if seen is not True] \
+                if isinstance(checks, dict) else ["failed"]
+            failed |= {f"{run.arm}: {what}": None for what in wrong}
+    if failed:
+        yield Notice("The audit failed: an arm is not what it declares", tuple(failed))
+    bare = sorted({run.arm for run in results.runs if run.record and not isinstance(at(run.record, "audit"), dict)})
+    if bare:
+        yield Notice("Runs without an audit", (listed(bare),), grave=False)
+
+
+def _data(results: Results) -> Iterator[Notice]:
+    hashes = Counter(str(value) for run in results.runs if (value := at(run.record, "data", "hash")))
+    if len(hashes) > 1:
+        yield Notice("Runs used different data", tuple(f"{n} runs: {value}" for value, n in hashes.most_common()))
+    details = [line for arm in results.arms for line in _settings(arm, results.runs_of(arm))]
+    if details:
+        yield Notice("Runs of one arm had different settings", tuple(details[:SHOWN]) + _rest(details))
+
+
+def _settings(arm: str, runs: list[Run]) -> Iterator[str]:
+    """Settings that are not the same in all runs of an arm, those aside that change no number."""
+    configs = [dict(leaves(config)) for run in runs if isinstance(config := at(run.record, "config"), dict)]
+    for key in dict.fromkeys(key for config in configs for key in config if key not in FREE):
+        seen = Counter(repr(config[key]) for config in configs if key in config)
+        if len(seen) > 1:
+            yield f"{arm}: {key} = " + ", ".join(f"{value} ({n} runs)" for value, n in seen.most_common())
+
+
+def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('section.key', value)."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _rest(details: list[str]) -> tuple[str, ...]:
+    return (f"and {len(details) - SHOWN} more",) if len(details) > SHOWN else ()
+
+
+def _code(results: Results) -> Iterator[Notice]:
+    dirty = [run.path.stem for run in results.runs if at(run.record, "code", "dirty")]
+    if dirty:
+        yield Notice("The code had changes that no commit holds",
+                     (f"{len(dirty)} of {len(results.runs)} runs: {listed(dirty)}",), grave=False)
+    commits = Counter(str(value)[:12] for run in results.runs
+                      if (value := at(run.record, "code", "commit") or at(run.record, "code", "version")))
+    if len(commits) > 1:
+        yield Notice("Runs used different versions of the code",
+                     tuple(f"{n} runs: {commit}" for commit, n in commits.most_common()), grave=False)
+
+
+def _environment(results: Results) -> Iterator[Notice]:
+    details = []
+    for key, name in SAME.items():
+        seen = Counter(str(value) for run in results.runs
+                       if (value := at(run.record, "environment", key)) is not None)
+        if len(seen) > 1:
+            details.append(f"{name}: " + ", ".join(f"{value} ({n} runs)" for value, n in seen.most_common()))
+    if details:
+        yield Notice("Runs were made in different environments", tuple(details), grave=False)
+
+
+def _timing(results: Results) -> Iterator[Notice]:
+    details = []
+    together = overlapping(list(results.runs))
+    if together:
+        details.append(f"{together} runs shared a machine with another run of this study while they trained")
+    for arm in results.arms:
+        rates = [rate for run in results.runs_of(arm) if run.complete
+                 and isinstance(rate := at(run.record, "result", "tokens_per_second"), int | float) and rate > 0]
+        if len(rates) > 1 and max(rates) > SPREAD * min(rates):
+            details.append(f"{arm}: {min(rates):,.0f} to {max(rates):,.0f} tokens/s over its seeds")
+    if details:
+        yield Notice("Timings are not to be trusted: something else was using the machine", tuple(details), grave=False)
+
+
+def overlapping(runs: list[Run]) -> int:
+    """How many runs were training while another of them was, on the same machine."""
+    spans = defaultdict(list)
+    for number, run in enumerate(runs):
+        start, end = moment(at(run.record, "start")), moment(at(run.record, "end"))
+        host = at(run.record, "process", "host")
+        if start and end and isinstance(host, str):
+            spans[host].append((start, end, number))
+    found = set()
+    for host in spans.values():
+        open_: list[tuple[datetime, int]] = []
+        for start, end, number in sorted(host):
+            open_ = [(until, other) for until, other in open_ if until > start]
+            found |= {number, *(other for _, other in open_)} if open_ else set()
+            open_.append((end, number))
+    return len(found)
+
+
+def moment(text: Any) -> datetime | None:
+    """An ISO time, None where it is none. Times without a zone are taken as they stand."""
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except (TypeError, ValueError):
+        return None
+
+
+def _files(results: Results) -> Iterator[Notice]:
+    problems = [problem for run in results.runs for problem in run.problems]
+    if problems:
+        yield Notice("Faults in files", tuple(problems[:SHOWN]) + _rest(problems), grave=False)
+    bare = [run.path.name for run in results.runs if run.record is None]
+    if bare:
+        yield Notice("Curves without a record: nobody knows how they were made", (listed(bare),), grave=False)
+
+
+CHECKS = (_status, _missing, _few, _hypothesis, _audit, _data, _code, _environment, _timing, _files)

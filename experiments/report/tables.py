@@ -1,0 +1,194 @@
+"""
+The report's tables: what was changed, what it cost, what was checked, on which data, by which code, with which command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.curves import Run
+from experiments.report.notices import at, moment
+from experiments.results import Results
+from experiments.verdict import signed
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. `numeric` and `code` are the columns set to the right and as code; a folded one opens at a click."""
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+    numeric: tuple[int, ...] = ()
+    code: tuple[int, ...] = ()
+    summary: str = ""
+    open: bool = False
+
+    @property
+    def folded(self) -> bool:
+        return bool(self.summary)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs and tables."""
+    id: str
+    title: str
+    texts: list[str] = field(default_factory=list)
+    blocks: list[Table] = field(default_factory=list)
+
+
+def text(value: Any, form: str = "{}") -> str:
+    """A cell: an en dash where nobody knows."""
+    if value is None or isinstance(value, float) and value != value:
+        return "–"
+    try:
+        return form.format(value).replace("-", "−") if form != "{}" else plain(value)
+    except (TypeError, ValueError):
+        return plain(value)
+
+
+def plain(value: Any) -> str:
+    """A setting or any value of a record as one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def changes(results: Results) -> Section:
+    """What each arm changes against the baseline."""
+    rows = []
+    for arm in results.arms:
+        found = next((value for run in results.runs_of(arm)
+                      if isinstance(value := at(run.record, "changes"), dict)), None)
+        if found is None:
+            rows.append([arm, "nobody knows: its runs have no record", "", ""])
+        for key, pair in (found or {}).items():
+            was, now = pair if isinstance(pair, list) and len(pair) == 2 else (None, pair)
+            rows.append([arm, key, plain(was), plain(now)])
+        if found == {}:
+            rows.append([arm, "nothing", "", ""])
+    head = ["Arm", "Setting", results.baseline, "This arm"]
+    table = Table("Settings that differ from the baseline's", head, rows, code=(1, 2, 3))
+    return Section("changes", "What each arm changes", [], [table])
+
+
+def audit(results: Results) -> Section:
+    """Which checks every arm passed: arms by number of checks, and each claim."""
+    arms = {arm: [at(run.record, "audit") for run in results.runs_of(arm) if at(run.record, "audit")]
+            for arm in results.arms}
+    claims: dict[str, dict[str, str]] = {}
+    for arm, found in arms.items():
+        for checks in (at(each, "checks") for each in found):
+            for claim, seen in (checks.items() if isinstance(checks, dict) else ()):
+                claims.setdefault(claim, {})
+                if seen is not True or arm not in claims[claim]:
+                    claims[claim][arm] = "yes" if seen is True else f"no: {seen}"
+    texts = ["Before every training, perturbed inputs and gradients establish what the model really does."]
+    if not claims:
+        return Section("audit", "Audit", ["No record holds an audit."])
+    rows = [[claim, _agreed(seen, len([a for a in arms if arms[a]]))] for claim, seen in claims.items()]
+    good = sum(row[1].startswith("yes") for row in rows)
+    summary = f"{good} of {len(rows)} claims hold for every arm that was checked"
+    table = Table("What was checked, and for which arms it holds", ["Claim", "Holds"], rows, summary=summary,
+                  open=good < len(rows))
+    return Section("audit", "Audit", texts, [table])
+
+
+def _agreed(seen: Mapping[str, str], checked: int) -> str:
+    """'yes, in all 7 arms', or the arms in which it does not hold."""
+    wrong = [f"{arm}: {said}" for arm, said in seen.items() if said != "yes"]
+    if wrong:
+        return "; ".join(wrong)
+    return f"yes, in all {checked} arms" if len(seen) == checked else f"yes, where it applies: {', '.join(seen)}"
+
+
+def data(results: Results) -> Section:
+    """Where the text came from and how it was split; one table a data set."""
+    kinds: dict[str, tuple[dict, int]] = {}
+    for run in results.runs:
+        found = at(run.record, "data")
+        if isinstance(found, dict):
+            key = str(found.get("hash"))
+            kinds[key] = (found, kinds.get(key, (None, 0))[1] + 1)
+    blocks = [Table(f"Data of {count} runs", ["Fact", "Value"], _facts(found)) for found, count in kinds.values()]
+    return Section("data", "Data", [] if blocks else ["No record says which data was used."], blocks)
+
+
+def _facts(found: Mapping[str, Any]) -> list[list[str]]:
+    return [[key, value] for key, value in flat(found)]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """('split val tokens', '796,621') of every leaf."""
+    for key, value in tree.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{name} ")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield name, f"{value:,}"
+        elif value not in (None, [], {}):
+            yield name, ", ".join(map(plain, value)) if isinstance(value, list) else plain(value)
+
+
+def environment(results: Results) -> Section:
+    """The machine and the code, with how many runs had each value."""
+    rows = []
+    for part in ("code", "environment"):
+        keys = dict.fromkeys(key for run in results.runs if isinstance(at(run.record, part), dict)
+                             for key in run.record[part])
+        for key in keys:
+            seen = Counter(plain(at(run.record, part, key)) for run in results.runs if at(run.record, part))
+            rows.append([f"{part} {key}", "; ".join(
+                value if len(seen) == 1 else f"{value} ({count} runs)" for value, count in seen.most_common())])
+    hosts = Counter(plain(host) for run in results.runs if (host := at(run.record, "process", "host")))
+    rows += [["hosts", ", ".join(f"{host} ({count} runs)" for host, count in hosts.most_common())]] if hosts else []
+    texts = [] if rows else ["No record says what the runs were made with."]
+    return Section("environment", "Environment and code", texts,
+                   [Table("What the runs were made with", ["Fact", "Value"], rows)] if rows else [])
+
+
+def runs(results: Results) -> Section:
+    """Every run: how it went, when, and the command that repeats it."""
+    rows = [[run.path.stem, run.status, text(run.final(results.metric), "{:.4f}"), text(_seconds(run), "{:,.1f}"),
+             text(at(run.record, "start")), text(at(run.record, "command")),
+             text(at(run.record, "message")) if at(run.record, "message") else ""] for run in results.runs]
+    head = ["Run", "Status", results.metric, "Seconds", "Began", "Command", "Said"]
+    return Section("runs", "Every run", ["Each line repeats its run; a finished one is not trained again."],
+                   [Table("Runs and the commands that made them", head, rows, numeric=(2, 3), code=(5,),
+                          summary=f"{len(rows)} runs and their commands")])
+
+
+def _seconds(run: Run) -> float | None:
+    """Of training, or else from start to end."""
+    if isinstance(seconds := at(run.record, "result", "seconds"), int | float):
+        return seconds
+    start, end = moment(at(run.record, "start")), moment(at(run.record, "end"))
+    return (end - start).total_seconds() if start and end else None
+
+
+def seeds(results: Results) -> Table:
+    """The value behind every verdict: a row an arm, a column a seed."""
+    columns = sorted({seed for values in results.values.values() for seed in values}, key=lambda s: (s is None, s))
+    head = ["Arm", *(f"seed {seed}" if seed is not None else "no seed" for seed in columns)]
+    rows = [[arm, *(text(results.values[arm].get(seed), "{:.4f}") for seed in columns)] for arm in results.arms]
+    return Table(f"Final {results.metric} of every run", head, rows, numeric=tuple(range(1, len(head))),
+                 summary="The value of every run")
+
+
+def secondary(results: Results) -> Table | None:
+    """What else the pairs say: unadjusted and bootstrap intervals, effect size, sign-flip, TOST, power."""
+    rows = [[v.arm, _ends(v.ci), _ends(v.ci_bootstrap), text(v.d_z, "{:+.2f}"), text(v.p, "{:.3g}"),
+             text(v.p_sign_flip, "{:.3g}"), text(v.p_tost, "{:.3g}"), text(v.mde, "{:.4f}"),
+             text(v.seeds_needed), text(v.p_welch, "{:.3g}"), text(v.cohens_d, "{:+.2f}")]
+            for v in results.verdicts.values() if v.difference is not None]
+    head = ["Arm", "paired t, unadjusted", "bootstrap (BCa)", "d_z", "p", "p sign-flip", "p TOST", "least effect seen",
+            "seeds to decide", "p Welch", "Cohen's d"]
+    return Table("The same pairs by other tests. Least effect seen: what this many seeds would find with 80 % power. "
+                 "Welch and Cohen's d take the runs as unpaired", head, rows, numeric=tuple(range(1, len(head))),
+                 summary="Other intervals, tests and power") if rows else None
+
+
+def _ends(ci: tuple[float, float] | None) -> str:
+    return f"[{signed(ci[0])}, {signed(ci[1])}]" if ci else "–"
