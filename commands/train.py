@@ -128,6 +128,8 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     print(f"attention         {plan['schedule']}: sparsity {plan['sparsity']:.1%}, of the FLOPs "
           f"{plan['compute_sparsity']:.1%}" + (f"; {plan['note']}" if plan['note'] else ""))
     print(f"parameters        {plan['parameters']:,} ({plan['parameters_vs_baseline']:+.2%} against the baseline)")
+    if plan["match"]:
+        print(f"hidden size       {spec.match.line()}")
     print(f"FLOPs a token     {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
     print(f"audit             {'passed' if plan['audit']['passed'] else 'failed'}")
     for claim, seen in plan["audit"]["checks"].items():

@@ -76,11 +76,11 @@ def combine(names: Iterable[str], arms: Mapping[str, Arm] | None = None) -> tupl
     """
     arms = catalogue() if arms is None else arms
     chosen = _resolve(names, arms)
-    members = set().union(*(_closure(name, arms) for name in chosen))
+    members = set().union(*(closure(name, arms) for name in chosen))
     for group in arms.values():
-        if group.is_group and _closure(group.name, arms) == members:
+        if group.is_group and closure(group.name, arms) == members:
             return group.name, dict(group.settings)
-    implied = set().union(*(_closure(name, arms) - {name} for name in members))
+    implied = set().union(*(closure(name, arms) - {name} for name in members))
     tops = [name for name in arms if name in members - implied]
     return "_".join(tops) or _unchanged(arms), _merge(tops, arms)
 
@@ -98,10 +98,10 @@ def _resolve(names: Iterable[str], arms: Mapping[str, Arm]) -> list[str]:
     return [name for name in names if name not in idle]
 
 
-def _closure(name: str, arms: Mapping[str, Arm]) -> set[str]:
+def closure(name: str, arms: Mapping[str, Arm]) -> set[str]:
     """The arms with settings of their own that `name` brings along, itself included."""
     arm = arms[name]
-    below = set().union(*(_closure(include, arms) for include in arm.includes))
+    below = set().union(*(closure(include, arms) for include in arm.includes))
     return below | ({name} if arm.own else set())
 
 

@@ -43,6 +43,7 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
         mine = [job for job in jobs if job.arm == arm]
         ended = sum(job.ended for job in mine)
         what = ", ".join(f"{key}={value}" for key, value in changes.items()) or "–"
+        what += f"; {mine[0].match}" if mine[0].match else ""
         table.add_row(Text(arm + (" (baseline)" if arm == study.baseline else "")), Text(what), str(len(mine) - ended),
                       str(ended), duration(mine[0].seconds), f"{mine[0].memory_mb:.0f} MB")
     console.print(table)
@@ -56,9 +57,10 @@ def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:
     study = request.study
     return {"study": study.name, "file": str(study.path), "hash": study.hash, "question": study.question,
             "hypothesis": study.hypothesis, "baseline": study.baseline, "metric": study.metric, "margin": study.margin,
-            "alpha": study.alpha, "arms": study.arms, "seeds": study.seeds, "out": str(request.out),
+            "alpha": study.alpha, "stop": list(study.stop), "match": study.match, "arms": study.arms, "seeds": study.seeds,
+            "out": str(request.out),
             "runs": [{"arm": job.arm, "seed": job.seed, "state": job.state, "seconds": job.seconds,
-                      "memory_mb": job.memory_mb} for job in jobs],
+                      "memory_mb": job.memory_mb, "match": job.match} for job in jobs],
             "seconds_left": seconds_left(jobs) / _speed_up(slots)}
 
 

@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.record import FREE, RunFiles, read_record
 from experiments.study import Study
 from mingpt.utils import BadInput, CfgNode
+
+if TYPE_CHECKING:
+    from experiments.settings import Spec
 
 WORK = ("max_iters", "batch_size", "accumulation_steps", "optimizer", "dtype", "device")   # of the trainer's settings
 ENDED = ("done", "diverged")   # states in which running once more would give the same
@@ -53,12 +56,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a study. `state`: its record's status, `todo` without one. `seconds`, `memory_mb`: expected."""
+    """One run of a study. `state`: its record's status, `todo` without one. `seconds`, `memory_mb`: expected. `match`:
+    how the arm's hidden size was matched."""
     arm: str
     seed: int
     state: str = "todo"
     seconds: float = 0.0
     memory_mb: float = 0.0
+    match: str | None = None
 
     @property
     def name(self) -> str:
@@ -85,23 +90,25 @@ def order(study: Study) -> list[Job]:
 
 def make_plan(request: Request) -> list[Job]:
     """The runs in order, each with its state and expected cost. Raises BadInput for settings that no run can have."""
-    settings = {arm: _settings(request, arm) for arm in request.study.arms}
+    specs = {arm: _spec(request, arm) for arm in request.study.arms}
+    settings = {arm: spec.settings for arm, spec in specs.items()}
     jobs, measured = [], {}
     for job in order(request.study):
         record = record_of(request, job)
         state = _state(request.files(job).json, record, settings[job.arm]) if record else "todo"
         if state == "done":
             measured.setdefault(job.arm, []).append(record["result"])
-        jobs.append(dataclasses.replace(job, state=state))
+        match = specs[job.arm].match
+        jobs.append(dataclasses.replace(job, state=state, match=match.line() if match else None))
     costs = _costs(settings, measured)
     return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1]) for job in jobs]
 
 
-def _settings(request: Request, arm: str) -> CfgNode:
-    from experiments.settings import build_settings
+def _spec(request: Request, arm: str) -> Spec:
+    from experiments.settings import make_spec
     with _named(arm):
-        return build_settings(preset=request.preset, study=request.study.path, arm=arm, data=list(request.data),
-                              overrides=request.overrides)
+        return make_spec(preset=request.preset, study=request.study.path, arm=arm, data=list(request.data),
+                         overrides=request.overrides)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,8 @@ def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
     prediction = predict(spec.settings)
     files = RunFiles(out, spec.study.name if spec.study else None, spec.arm, seed)
     return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset, "changes": spec.changes,
-            **ours, "note": spec.note, "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
+            **ours, "note": spec.note, "match": spec.match and spec.match.to_dict(),
+            "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
             "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
             "audit": audit(model, spec.settings.trainer, tokens), "max_iters": spec.settings.trainer.max_iters,
             "predicted_seconds": round(prediction.seconds, 1), "predicted_memory_mb": round(prediction.memory_mb, 1),

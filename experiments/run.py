@@ -69,7 +69,9 @@ class Run:
         self.settings, self.limits = spec.settings, spec.settings.run
         self.signal: int | None = None
         self.record = {"schema": SCHEMA, "study": self.files.study,
-                       "study_hash": spec.study.hash if spec.study else None, "arm": self.files.arm, "seed": seed,
+                       "study_hash": spec.study.hash if spec.study else None,
+                       "declaration": spec.study.declaration(spec.arm) if spec.study else None,
+                       "match": spec.match and spec.match.to_dict(), "arm": self.files.arm, "seed": seed,
                        "status": "running", "message": None, "process": process(), "command": command,
                        "changes": spec.changes, "config": spec.settings.to_dict(),
                        "config_hash": config_hash(spec.settings.to_dict()), "preset": spec.preset,

@@ -11,13 +11,16 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.arms import catalogue, flatten, read_toml
 from experiments.names import extended
 from experiments.study import Study, combine, load_study
 from mingpt.utils import BadInput, did_you_mean, parse_value
 from mingpt.utils import CfgNode as CN
+
+if TYPE_CHECKING:
+    from experiments.matching import Match
 
 PRESETS = Path(__file__).with_name("presets")
 SCHEDULES = Path(__file__).with_name("schedules")
@@ -38,6 +41,7 @@ class Spec:
     baseline: CN                            # what the arm is compared with, under the same preset and overrides
     changes: dict[str, list]                # setting → [baseline's value, this arm's]
     note: str | None = None                 # what a reader should know of how a schedule was met
+    match: Match | None = None              # how its hidden size was matched to the baseline's
 
 
 def default_settings() -> CN:
@@ -78,7 +82,20 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
     check(settings)
     note = _read_schedule(settings.model)
     _read_schedule(baseline.model)
-    return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings), note)
+    matched = _match(declared, name, settings, baseline, given)
+    return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings), note, matched)
+
+
+def _match(study: Study | None, arm: str, settings: CN, baseline: CN, given: Mapping[str, Any]) -> Match | None:
+    """Give the arm the hidden size that its study asks for."""
+    by = study.match_of(arm) if study else "none"
+    if by == "none":
+        return None
+    from experiments.matching import match
+    matched = match(arm, settings, baseline, by, fixed="model.mlp_hidden" in {*study.arms[arm], *given})
+    if matched.mlp_hidden is not None:
+        settings.model.mlp_hidden = matched.mlp_hidden
+    return matched
 
 
 def _read_schedule(model: CN) -> str | None:

@@ -8,20 +8,22 @@ A study: a question, declared before the first run, with its arms. README.md bes
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.arms import Arm, catalogue, combine, flatten, make_arm, names_list, read_toml
+from experiments.arms import Arm, catalogue, combine, flatten, read_toml
+from experiments.designs import Arms, Design, match_word, rates
 from mingpt.utils import BadInput, did_you_mean
 
-__all__ = ["Arm", "Study", "catalogue", "combine", "load_study", "parse_seeds", "shipped"]
+__all__ = ["Arm", "Design", "Study", "catalogue", "combine", "load_study", "parse_seeds", "shipped"]
 
 STUDIES = Path(__file__).with_name("studies")
-KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "preset", "base", "arms",
-        "factorial")
+KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop", "match", "lr",
+        "selection_seeds", "preset", "base", "arms", "factorial")
+DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop", "match",
+            "selection_seeds")   # what a reader must know to have stood before the first run
 DEFAULT_MARGIN = 0.01    # in the metric's unit: two arms this close are as good as the same
 DEFAULT_ALPHA = 0.05
 METRICS = ("val_loss", "bits_per_byte", "perplexity")   # keys of a record's result; lower is better in each
@@ -32,17 +34,45 @@ class Study:
     """A declared study. `arms` maps a name to what that arm changes, flat; `base` is what all of them change."""
     name: str
     path: Path
-    hash: str                 # of the file: tells whether a hypothesis was changed after the first run
+    hash: str                 # of the file: tells whether anything in it was changed after the first run
     question: str
     hypothesis: str
     baseline: str
     seeds: list[int]
     metric: str
     margin: float             # two arms this close (in the metric's unit) are as good as the same
-    alpha: float
+    alpha: float              # family-wise error of all looks together
     preset: str | None
     base: dict[str, Any]
     arms: dict[str, dict[str, Any]]
+    match: str = "none"
+    matches: dict[str, str] = field(default_factory=dict)      # arm → its own word instead
+    stop: tuple[int, ...] = ()                                 # numbers of seeds at which to look; none: at the end
+    designs: tuple[Design, ...] = ()                           # its factorials
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)       # arm → two or more arms that it is made of
+    grids: dict[str, dict[str, float]] = field(default_factory=dict)      # arm → further arms, each at another rate
+    selection_seeds: tuple[int, ...] | None = None             # choose learning rates; None: the first third
+
+    @property
+    def level(self) -> float:
+        """The family-wise error that the verdicts of one look may have (Bonferroni over the looks)."""
+        return self.alpha / max(1, len(self.stop))
+
+    @property
+    def grid_arms(self) -> set[str]:
+        """The arms that are there for another arm's learning-rate grid."""
+        return {name for points in self.grids.values() for name in points}
+
+    def match_of(self, arm: str) -> str:
+        """What the arm's hidden size is to match: params, flops or none. The baseline is what the others match."""
+        owner = next((a for a, points in self.grids.items() if arm in points), arm)
+        return "none" if owner == self.baseline else self.matches.get(owner, self.match)
+
+    def declaration(self, arm: str | None = None) -> dict[str, Any]:
+        """What was declared, for a record: a later change can then be named, not only noticed."""
+        table = {key: getattr(self, key) for key in DECLARED}
+        table = {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
+        return table | ({"arm": dict(self.arms[arm])} if arm else {})
 
 
 def shipped() -> dict[str, Path]:
@@ -57,22 +87,24 @@ def load_study(name_or_path: str | Path) -> Study:
     for key in table:
         if key not in KEYS:
             raise BadInput(f"{path}: unknown key {key!r}{did_you_mean(key, KEYS)}")
-    baseline = _checked(table, "baseline", "baseline", str, path)
-    arms = _arms(table, baseline, path)
-    margin = _checked(table, "margin", DEFAULT_MARGIN, (int, float), path)
-    alpha = _checked(table, "alpha", DEFAULT_ALPHA, (int, float), path)
-    if margin <= 0 or not 0 < alpha < 0.5:
-        raise BadInput(f"{path}: margin must be above 0 and alpha between 0 and 0.5, not {margin} and {alpha}")
     metric = _checked(table, "metric", "val_loss", str, path)
     if metric not in METRICS:
         raise BadInput(f"{path}: metric: no metric {metric!r}{did_you_mean(metric, METRICS)}")
+    baseline = _checked(table, "baseline", "baseline", str, path)
+    base = flatten(_checked(table, "base", {}, Mapping, path), f"{path}: [base]")
+    arms = _arms(table, baseline, base, path)
+    margin, alpha = _margins(table, path)
+    seeds = _seeds(table.get("seeds", [0, 1, 2]), f"{path}: seeds")
     return Study(
         name=_name(_checked(table, "name", path.stem, str, path), path), path=path,
         hash=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
         question=_checked(table, "question", "", str, path), hypothesis=_checked(table, "hypothesis", "", str, path),
-        baseline=baseline, seeds=_seeds(table.get("seeds", [0, 1, 2]), f"{path}: seeds"), metric=metric,
-        margin=float(margin), alpha=float(alpha), preset=_checked(table, "preset", None, str, path),
-        base=flatten(_checked(table, "base", {}, Mapping, path), f"{path}: [base]"), arms=arms)
+        baseline=baseline, seeds=seeds, metric=metric, margin=margin, alpha=alpha,
+        preset=_checked(table, "preset", None, str, path), base=base,
+        arms={name: dict(arms.known[name].settings) for name in arms.listed},
+        match=match_word(table.get("match", "none"), f"{path}: match"), matches=arms.matches,
+        stop=_looks(table.get("stop", "all"), seeds, f"{path}: stop"), designs=tuple(arms.designs), parts=arms.parts,
+        grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path))
 
 
 def find_study(name_or_path: str | Path) -> Path:
@@ -129,53 +161,52 @@ def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tupl
     return value
 
 
-def _arms(table: Mapping[str, Any], baseline: str, path: Path) -> dict[str, dict[str, Any]]:
+def _margins(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
+    margin = _checked(table, "margin", DEFAULT_MARGIN, (int, float), path)
+    alpha = _checked(table, "alpha", DEFAULT_ALPHA, (int, float), path)
+    if margin <= 0 or not 0 < alpha < 0.5:
+        raise BadInput(f"{path}: margin must be above 0 and alpha between 0 and 0.5, not {margin} and {alpha}")
+    return float(margin), float(alpha)
+
+
+def _looks(value: Any, seeds: list[int], where: str) -> tuple[int, ...]:
+    """`stop`: "all" seeds, or the numbers of seeds after which to look whether every arm is decided."""
+    if value == "all":
+        return ()
+    if not isinstance(value, list) or not value or not all(type(v) is int and v >= 2 for v in value):
+        raise BadInput(f'{where} is "all", or the numbers of seeds at which to look, such as [3, 5, 10], not {value!r}')
+    if value != sorted(set(value)):
+        raise BadInput(f"{where}: {value} must rise, as seeds are only added: {sorted(set(value))}")
+    if value[-1] != len(seeds):
+        raise BadInput(f"{where}: the last look is after {value[-1]} seeds, but seeds has {len(seeds)}: end with"
+                       f" {len(seeds)}")
+    return tuple(value)
+
+
+def _selection(table: Mapping[str, Any], seeds: list[int], arms: Arms, path: Path) -> tuple[int, ...] | None:
+    """The seeds that choose learning rates; the others judge."""
+    if "selection_seeds" not in table:
+        return None
+    chosen = _seeds(table["selection_seeds"], f"{path}: selection_seeds")
+    if not arms.grids:
+        raise BadInput(f"{path}: selection_seeds choose among learning rates, and no arm has a grid: add lr = [...]")
+    if len(set(seeds) - set(chosen)) < 2:
+        raise BadInput(f"{path}: selection_seeds {chosen} leave fewer than two of the seeds {seeds} for the verdicts")
+    return tuple(chosen)
+
+
+def _arms(table: Mapping[str, Any], baseline: str, base: Mapping[str, Any], path: Path) -> Arms:
     """The study's arms, in the order of the file; the baseline first when the file leaves it to the catalogue."""
-    known: dict[str, Arm] = dict(catalogue())
-    listed: list[str] = []
+    arms = Arms(str(path))
     for name, arm_table in _checked(table, "arms", {}, Mapping, path).items():
-        where = f"{path}: [arms.{name}]"
-        if isinstance(arm_table, Mapping) and "factorial" in arm_table:
-            if len(arm_table) > 1:
-                raise BadInput(f"{where}: factorial stands alone; what all its arms share belongs in [base]")
-            listed += _factorial(arm_table["factorial"], known, where)
-        elif arm_table == {} and name in known:
-            listed.append(name)
-        elif arm_table == {}:
-            raise BadInput(f"{where} changes nothing, and no arm of that name is known{did_you_mean(name, known)}")
-        else:
-            known[name] = make_arm(name, arm_table, known, where)
-            listed.append(name)
-    listed += _factorial(table["factorial"], known, f"{path}") if "factorial" in table else []
-    if not listed:
+        arms.add(name, arm_table)
+    if "factorial" in table:
+        arms.add_factorial(table["factorial"], f"{path}")
+    if not arms.listed:
         raise BadInput(f"{path}: declares no arms; add [arms.NAME] tables, or factorial = [...]")
-    if baseline not in listed:
+    if baseline not in arms.listed:
         if baseline not in catalogue():
-            raise BadInput(f"{path}: baseline: no arm {baseline!r}{did_you_mean(baseline, listed)}")
-        listed.insert(0, baseline)
-    return {name: dict(known[name].settings) for name in listed}
-
-
-def _factorial(factors: Any, known: dict[str, Arm], where: str) -> list[str]:
-    """The names of every combination of the factors, which are added to `known`.
-
-    A factor is an arm (without, with), or a list of arms of which at most one applies (without, first, second, …).
-    """
-    if not isinstance(factors, list) or not factors:
-        raise BadInput(f"{where}: factorial is a list of arms' names, not {factors!r}")
-    levels = [[None, *names_list(factor, f"{where}: factorial")] for factor in factors]
-    names: list[str] = []
-    for cell in itertools.product(*levels):
-        try:
-            name, settings = combine([level for level in cell if level], known)
-        except BadInput as error:
-            raise BadInput(f"{where}: factorial: {error}") from None
-        if known.get(name, Arm(name, settings)).settings != settings:
-            raise BadInput(f"{where}: factorial: {name!r} is also the name of an arm that changes something else")
-        known.setdefault(name, Arm(name, settings, settings))
-        names.append(name)
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise BadInput(f"{where}: factorial: two combinations are the same arm {twice!r}, as one factor includes"
-                       " another; list them as the levels of one factor: [[...]]")
-    return names
+            raise BadInput(f"{path}: baseline: no arm {baseline!r}{did_you_mean(baseline, arms.listed)}")
+        arms.listed.insert(0, baseline)
+    arms.add_grids(rates(table["lr"], f"{path}: lr") if "lr" in table else [], base)
+    return arms

@@ -34,6 +34,7 @@ def get_default_config() -> CN:
     C.text_key = "text"         # where a record's text stands
     C.tokenizer = "gpt2"        # gpt2, byte, or another tiktoken encoding (fetched once)
     C.pack = "stream"           # stream: documents end to end; truncate: one row a document, as study 002
+    C.val_pack = None           # rows of the validation set, where they are to differ from pack
     C.document_mask = False     # attention does not cross the end of a document
     C.published_padding = False # study 000's fault with padding, to measure it: see mingpt.attend.PublishedPadding
     C.val_fraction = 0.1        # share of documents held out, by hash of their text
@@ -61,8 +62,9 @@ def open_corpus(config: CN) -> Corpus:
 
 
 def _check(config: CN) -> None:
-    if config.pack not in PACKS:
-        raise BadInput(f"data.pack={config.pack!r}{did_you_mean(str(config.pack), PACKS)}")
+    for name, value in (("pack", config.pack), ("val_pack", config.val_pack or config.pack)):
+        if value not in PACKS:
+            raise BadInput(f"data.{name}={value!r}{did_you_mean(str(value), PACKS)}")
     if not 0 <= config.max_bad <= 1:
         raise BadInput(f"data.max_bad={config.max_bad}: give a share from 0 to 1")
     for name, least in (("val_docs", 1), ("max_docs", 1), ("min_chars", 0), ("val_tokens", 1)):

@@ -56,7 +56,7 @@ class Corpus:
     def validation(self, block_size: int, max_tokens: int | None = None) -> Validation:
         """The fixed validation set: `max_tokens` (default: data.val_tokens) or all there is, the same every time."""
         limit = self.config.val_tokens if max_tokens is None else max_tokens
-        pack = PACKS[self.config.pack]
+        pack = PACKS[self.config.val_pack or self.config.pack]
         rows, owner = pack.held_out(self.store, self.split.val, block_size, limit, self.eot)
         x, y = split_rows(rows, self.eot)
         used = y != IGNORE_INDEX
