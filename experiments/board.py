@@ -57,8 +57,8 @@ def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:
     study = request.study
     return {"study": study.name, "file": str(study.path), "hash": study.hash, "question": study.question,
             "hypothesis": study.hypothesis, "baseline": study.baseline, "metric": study.metric, "margin": study.margin,
-            "alpha": study.alpha, "stop": list(study.stop), "match": study.match, "arms": study.arms, "seeds": study.seeds,
-            "out": str(request.out),
+            "alpha": study.alpha, "stop": list(study.stop), "match": study.match, "arms": study.arms,
+            "seeds": study.seeds, "out": str(request.out),
             "runs": [{"arm": job.arm, "seed": job.seed, "state": job.state, "seconds": job.seconds,
                       "memory_mb": job.memory_mb, "match": job.match} for job in jobs],
             "seconds_left": seconds_left(jobs) / _speed_up(slots)}

@@ -21,6 +21,7 @@ from experiments.record import RunFiles
 from experiments.seeded import SeededTrainer, build_model, describe_model
 from experiments.settings import Spec
 from experiments.tokenizers import get_tokenizer
+from mingpt.trainer import loss_of
 from mingpt.utils import CfgNode as CN
 
 START_SECONDS = 4.0    # importing torch, opening a cached corpus, the audit
@@ -73,7 +74,7 @@ def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> Calla
     """A function that takes one training step of the model, as a run would, and returns its seconds."""
     trainer = SeededTrainer(settings.trainer, model, tokens, seed=0)
     trainer.optimizer = model.configure_optimizers(trainer.config)
-    trainer.forward, batches = model, trainer.batches()
+    trainer.loss_of, batches = loss_of(model), trainer.batches()
 
     def step() -> float:
         model.train()

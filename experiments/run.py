@@ -52,6 +52,8 @@ def get_default_config() -> CN:
     C.keep_best = False         # keep the weights of the best evaluation as well
     C.patience = None           # stop after so many evaluations without a better one
     C.allow_audit_fail = False  # train an arm of which the audit finds that it is not what it declares
+    C.rehearsals = 3            # forwards and backwards before the clock starts, as first ones are slow
+    C.seed_offset = 0           # added to the seed of weights and batches: a baseline with another shows the noise
     C.threads = None            # of the CPU; None: as many as torch takes
     C.logger = "none"           # besides the CSV: tensorboard, wandb (experiments/loggers.py)
     C.sample_prompt = "\n"      # the text sampled at the end continues this
@@ -125,11 +127,12 @@ class Run:
         settings, limits = self.settings, self.limits
         if limits.threads:
             torch.set_num_threads(limits.threads)
-        model = build_model(settings, self.corpus, self.seed)
-        batches = self.corpus.train(settings.model.block_size, settings.trainer.batch_size, self.seed)
+        seed = self.seed + limits.seed_offset
+        model = build_model(settings, self.corpus, seed)
+        batches = self.corpus.train(settings.model.block_size, settings.trainer.batch_size, seed)
         self.validation = self.corpus.validation(settings.model.block_size, settings.data.val_tokens)
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
-        self.trainer = SeededTrainer(settings.trainer, model, batches, self.seed)
+        self.trainer = SeededTrainer(settings.trainer, model, batches, seed)
         self.tokens_per_step = batches.tokens_per_batch * settings.trainer.accumulation_steps
         self.flops_per_step = model.flops_per_token() * self.tokens_per_step
         self.record |= {"environment": environment(self.trainer.device), "model": describe_model(model),
@@ -165,6 +168,7 @@ class Run:
         if not self.state:
             self._evaluate(trainer)
             self._row(trainer, loss=None)
+        trainer.rehearse(self.limits.rehearsals)
         self.clock = time.perf_counter()
 
     # -- every iteration ------------------------------------------------------------------------------------------

@@ -98,8 +98,31 @@ def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_ba
     for arm in study.arms:
         spec = make_spec(preset="nano", study=name, arm=arm)
         assert set(spec.changes) >= {key for key in study.arms[arm] if key not in study.arms[study.baseline]}
-        assert bool(spec.changes) == (arm != study.baseline)
+        assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline])
         build_model(spec.settings, argparse.Namespace(vocab_size=257, eot=256), seed=0)
+
+
+OF_PARTS = ("aa", "seven_matched", "leave_one_out", "factorial_full", "lr_grid", "norm_detail", "data_detail")
+
+
+def test_every_model_of_the_studies_of_parts_passes_its_audit():
+    """factorial_full has all of seven's and factorial_arch's; schedules are audited in test_audit."""
+    from experiments.audit import audit, first_failure
+    from experiments.predict import RandomTokens
+    from experiments.seeded import build_model
+    from experiments.settings import make_spec
+    seen = set()
+    for name in OF_PARTS:
+        for arm in load_study(name).arms:
+            spec = make_spec(preset="nano", study=name, arm=arm)
+            shape = str([spec.settings.model.to_dict(), spec.settings.data.document_mask])
+            if shape in seen:
+                continue
+            seen.add(shape)
+            tokens = RandomTokens(spec.settings)
+            model = build_model(spec.settings, tokens, seed=0)
+            assert first_failure(audit(model, spec.settings.trainer, tokens)) is None, f"{name}: {arm}"
+    assert len(seen) >= 15
 
 
 def test_the_readmes_example_is_a_study(study):
