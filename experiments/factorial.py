@@ -7,23 +7,19 @@ replicates here as in every verdict, and a t-test on them is the test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
-from experiments.stats import Verdict
+from experiments.designs import Design, Levels
+from experiments.stats import RESAMPLES, Values, Verdict, compare, holm
 
-Levels = tuple[str | None, ...]   # of a factor: None is without it
+__all__ = ["Design", "FactorialAnalysis", "Levels", "Sum", "Term", "analyse", "sums"]
 
-
-@dataclass(frozen=True)
-class Design:
-    """The cells of a factorial: a factor is its levels, the first of which is None; a cell is one level of each."""
-    factors: tuple[Levels, ...]
-    cells: Mapping[str, Levels]       # arm → its level of every factor
-
-    def arm(self, levels: Levels) -> str:
-        """The arm at these levels."""
-        return next(name for name, cell in self.cells.items() if cell == levels)
+ADDS_UP, MORE, LESS = "adds up", "more than the sum", "less than the sum"
+WORDS = {"equivalent": ADDS_UP, "better": MORE, "worse": LESS, "undecided": "undecided"}   # of observed − expected
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,14 @@ class FactorialAnalysis:
     seeds: tuple[int, ...]
     missing: tuple[str, ...]      # what is missing, a line each: "rope.s2", "rope: no runs"
 
+    def line(self) -> str:
+        """What does not add up, in one line."""
+        off = [f"{each.arm} ({each.word})" for each in self.sums if each.word in (MORE, LESS)]
+        open_ = [each.arm for each in self.sums if each.word == "undecided"]
+        told = [f"not the sum of their parts: {', '.join(off)}" if off else
+                "no arm is shown to differ from the sum of its parts"]
+        return "; ".join(told + ([f"undecided: {', '.join(open_)}"] if open_ else []))
+
     @property
     def main(self) -> tuple[Term, ...]:
         return tuple(term for term in self.terms if term.order == 1)
@@ -79,3 +83,72 @@ class FactorialAnalysis:
     @property
     def interactions(self) -> tuple[Term, ...]:
         return tuple(term for term in self.terms if term.order > 1)
+
+
+def analyse(design: Design, values: Mapping[str, Values], *, margin: float, alpha: float, unit: str = "nats",
+            resamples: int = RESAMPLES) -> FactorialAnalysis:
+    """Main effects, interactions and sums of a design, from arm → seed → value."""
+    seeds, missing = _complete_seeds(design, values)
+    options = {"margin": margin, "alpha": alpha, "unit": unit, "resamples": resamples}
+    chosen = [levels for levels in itertools.product(*design.factors) if any(levels)]
+    chosen.sort(key=lambda levels: sum(level is not None for level in levels))
+    contrasts = {levels: {seed: _effect(design, values, levels, seed) for seed in seeds} for levels in chosen}
+    zero = dict.fromkeys(seeds, 0.0)
+    tested = _family({_name(levels): (contrast, zero) for levels, contrast in contrasts.items()}, **options)
+    terms = tuple(Term(_name(levels), tuple(filter(None, levels)), tested[_name(levels)]) for levels in chosen)
+    parts = {arm: tuple(filter(None, cell)) for arm, cell in design.cells.items()}
+    alone = {level: design.arm(tuple(level if level in factor else None for factor in design.factors))
+             for levels in chosen for level in filter(None, levels)}
+    complete = {arm: {seed: values[arm][seed] for seed in seeds} for arm in design.cells if arm in values}
+    composed = {arm: tuple(alone[level] for level in levels) for arm, levels in parts.items()}
+    baseline = design.arm(tuple(None for _ in design.factors))
+    return FactorialAnalysis(design, terms, sums(composed, complete, baseline, **options), tuple(seeds), missing)
+
+
+def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], baseline: str, *, margin: float,
+         alpha: float, unit: str = "nats", resamples: int = RESAMPLES) -> tuple[Sum, ...]:
+    """Every arm of two parts or more against the sum of what its parts do alone, seed by seed."""
+    rows = {arm: [values.get(name, {}) for name in (arm, baseline, *own)] for arm, own in parts.items() if len(own) > 1}
+    pairs = {}
+    for arm, (whole, base, *alone) in rows.items():
+        seeds = [s for s in sorted(set(whole) - {None}) if all(math.isfinite(v.get(s, math.nan)) for v in rows[arm])]
+        pairs[arm] = ({s: whole[s] - base[s] for s in seeds},
+                      {s: sum(part[s] - base[s] for part in alone) for s in seeds})
+    tested = _family(pairs, margin=margin, alpha=alpha, unit=unit, resamples=resamples)
+    return tuple(Sum(arm, tuple(parts[arm]), *(fmean(side.values()) if side else None for side in pairs[arm]),
+                     WORDS[v.word], v) for arm, v in tested.items())
+
+
+def _family(pairs: Mapping[str, tuple[Values, Values]], *, margin: float, alpha: float, unit: str,
+            resamples: int) -> dict[str, Verdict]:
+    """Verdicts on pairs of values that are tested together."""
+    return holm({name: replace(compare(a, b, margin=margin, alpha=alpha, family=len(pairs), resamples=resamples),
+                               arm=name, unit=unit) for name, (a, b) in pairs.items()})
+
+
+def _complete_seeds(design: Design, values: Mapping[str, Values]) -> tuple[list[int], tuple[str, ...]]:
+    """The seeds on which every cell has a value, and what keeps the others out."""
+    seeds = sorted(set().union(*(values.get(arm, {}) for arm in design.cells)) - {None})
+    gaps = {seed: [arm for arm in design.cells if not math.isfinite(values.get(arm, {}).get(seed, math.nan))]
+            for seed in seeds}
+    absent = [arm for arm in design.cells if all(arm in gap for gap in gaps.values())]
+    told = [f"{arm}: no value" for arm in absent]
+    told += [f"{arm}.s{seed}" for seed, gap in gaps.items() for arm in gap if arm not in absent]
+    return [seed for seed in seeds if not gaps[seed]], tuple(told)
+
+
+def _effect(design: Design, values: Mapping[str, Values], levels: Levels, seed: int) -> float:
+    """The contrast of one seed: a difference with − without of every factor that is on, a mean over all levels of
+    the others."""
+    total, others = 0.0, 1
+    for factor, level in zip(design.factors, levels, strict=True):
+        others *= 1 if level else len(factor)
+    choices = [((level, 1), (None, -1)) if level else tuple((each, 1) for each in factor)
+               for factor, level in zip(design.factors, levels, strict=True)]
+    for cell in itertools.product(*choices):
+        total += math.prod(sign for _, sign in cell) * values[design.arm(tuple(level for level, _ in cell))][seed]
+    return total / others
+
+
+def _name(levels: Levels) -> str:
+    return " × ".join(filter(None, levels))
