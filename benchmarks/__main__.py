@@ -1,27 +1,43 @@
 """
-`make bench` runs every benchmark here, one after the other; `make bench ARGS=tokenizing` runs one.
+All benchmarks, one after the other, in about ten minutes: `make bench`, or `python -m benchmarks [NAME…] [--quick]`.
+
+`make bench MINGPT=path NANOGPT=path` compares with copies of these two as well. Options that one benchmark has go to
+it alone: `make bench ARGS='step --only gpt-mini litgpt'`.
 """
 
 import runpy
 import sys
 
-NAMES = ["step", "attention", "schedules", "tokenizing"]   # modules of this package with a `main`
+NAMES = ["step", "generation", "arms", "attention", "schedules", "tokenizing"]   # modules here that have a `main`
 
 
-def main(wanted: list[str]) -> int:
-    """Run the wanted benchmarks, or all of them; 2 for an unknown name."""
+def main(arguments: list[str]) -> int:
+    """Run the wanted benchmarks, or all of them, with the options given; 2 for an unknown name."""
+    wanted, given = split(arguments)
     for name in wanted:
         if name not in NAMES:
             print(f"error: no benchmark {name!r}; known: {', '.join(NAMES)}", file=sys.stderr)
             return 2
-    for name in wanted or NAMES:
-        print(f"== benchmarks/{name}.py", flush=True)
-        sys.argv = [name]
-        try:
-            runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-        except SystemExit as end:   # how a module that is run says that it is done
-            if end.code:
-                return 1
+    if set(given) - {"--quick"} and len(wanted) != 1:
+        print(f"error: {' '.join(given)}: name the one benchmark that this is for; --quick is for all", file=sys.stderr)
+        return 2
+    return max([run(name, given) for name in wanted or NAMES])
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """(the names in front, the options from the first one on)."""
+    first = next((n for n, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    return arguments[:first], arguments[first:]
+
+
+def run(name: str, given: list[str]) -> int:
+    """One of them, as `python -m benchmarks.NAME` does → its exit code."""
+    print(f"== benchmarks/{name}.py", flush=True)
+    sys.argv = [name, *given]
+    try:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    except SystemExit as end:   # how a module that is run says that it is done
+        return int(end.code or 0)
     return 0
 
 

@@ -13,17 +13,17 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
+from benchmarks.machine import peak_mb
+from benchmarks.turns import ratios
 from mingpt.banded import banded_attention
 from mingpt.patterns import parse_pattern
 from mingpt.utils import write_atomic
@@ -51,12 +51,14 @@ LONGEST_DENSE = 4096    # a dense mask at 8192 needs gigabytes
 def main(argv: list[str] | None = None) -> int:
     """Print the table; with --json, write it as well."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="timings of each, taking turns (default 7)")
+    parser.add_argument("--rounds", type=int, help="timings of each, taking turns (default 7)")
+    parser.add_argument("--quick", action="store_true", help="a first look: 3 rounds")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
     parser.add_argument("--cpu-time", action="store_true",
                         help="time the CPU seconds of one thread: for a machine that others use at the same time")
     parser.add_argument("--json", metavar="PATH", help="write what is measured here")
     args = parser.parse_args(argv)
+    args.rounds = args.rounds or (3 if args.quick else 7)
     torch.set_num_threads(1 if args.cpu_time else args.threads)
     clock = time.process_time if args.cpu_time else time.perf_counter
     print(f"{'B, H, T, D':>16} {'pattern':>8} {'flash ms':>9} {'dense ms':>9} {'ours ms':>8} {'ideal':>6} {'share':>6}"
@@ -88,7 +90,7 @@ def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
     row |= {f"{way}_ms": 1e3 * statistics.median(times) for way, times in seconds.items()}
     for way, goal in (("flash", case.over_flash), ("dense", case.over_dense)):
         if way in seconds:
-            row[f"over_{way}"] = spread([a / b for a, b in zip(seconds[way], seconds["ours"], strict=True)])
+            row[f"over_{way}"] = tuple(ratios(seconds[way], seconds["ours"]).values())
             row[f"goal_{way}"] = goal
     return row | {"share_of_ideal": row["over_flash"][0] / row["ideal"]}
 
@@ -103,12 +105,6 @@ def taking_turns(ways: dict[str, Callable], qkv: list[torch.Tensor], upstream: t
             torch.autograd.grad(attention(*qkv), qkv, upstream)
             seconds[way].append(clock() - start)
     return {way: times[1:] for way, times in seconds.items()}
-
-
-def spread(values: list[float]) -> tuple[float, float, float]:
-    """Median and quartiles."""
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return median, low, high
 
 
 def line(row: dict) -> str:
@@ -134,9 +130,9 @@ def peak_memory(kind: str) -> float:
 
 def _added_by_a_step(kind: str) -> float:
     _step(kind, 256)
-    before = _peak_mb()
+    before = peak_mb()
     _step(kind, 8192)
-    return _peak_mb() - before
+    return peak_mb() - before
 
 
 def _step(kind: str, T: int) -> None:
@@ -148,14 +144,6 @@ def _step(kind: str, T: int) -> None:
         F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(upstream)
     else:
         banded_attention(q, k, v, parse_pattern("256")).backward(upstream)
-
-
-def _peak_mb() -> float:
-    """The most memory that this process held. getrusage's would begin with its parent's."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def environment(args: argparse.Namespace) -> dict:

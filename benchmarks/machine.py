@@ -34,8 +34,11 @@ def _status(key: str) -> float | None:
     return int(status.read_text().split(f"{key}:")[1].split()[0]) / 1024 if status.exists() else None
 
 
-def available_mb() -> float:
-    """Memory that new processes can have."""
+def available_mb(device: str = "cpu") -> float:
+    """Memory that new processes can have, on the device."""
+    if device == "cuda":
+        import torch
+        return torch.cuda.mem_get_info()[0] / 2**20
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         return int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) / 1024

@@ -70,17 +70,22 @@ def absent(peer: Peer, copies: dict[str, str | None]) -> str | None:
 def build(peer: str, case: Case, device: str = "cpu", path: str | None = None) -> Built:
     """The training step of a peer at a size: how all but ours are built in their processes."""
     import torch
-    make = globals()[f"_{PEERS[peer].builder}"]
-    if PEERS[peer].source.startswith("--"):
-        module, idle = _from_copy(PEERS[peer].source, path), resident_mb()
-        model, optimizer, loss_of = make(case, device, module)
-    else:
-        importlib.import_module(PEERS[peer].source)
-        idle = resident_mb()
-        model, optimizer, loss_of = make(case, device)
+    model, optimizer, loss_of, idle = load(peer, case, device, path)
     if PEERS[peer].compiled:
         loss_of = torch.compile(model)
     return built(step(model, optimizer, loss_of, batches(case, device), device), idle, device)
+
+
+def load(peer: str, case: Case, device: str, path: str | None) -> tuple:
+    """(model, optimizer, (x, y) → (what its loop keeps, loss), MB that the process held with all imported)."""
+    import torch  # noqa: F401  what is imported is no part of what a model needs
+    make, source = globals()[f"_{PEERS[peer].builder}"], PEERS[peer].source
+    if source.startswith("--"):
+        module, idle = _from_copy(source, path), resident_mb()
+        return *make(case, device, module), idle
+    importlib.import_module(source)
+    idle = resident_mb()
+    return *make(case, device), idle
 
 
 def batches(case: Case, device: str) -> Iterator[tuple]:

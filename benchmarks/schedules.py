@@ -1,9 +1,10 @@
 """
 A whole training step under each shipped schedule, against full attention, a dense mask, and attention removed:
-`python -m benchmarks.schedules [--length 2048] [--json PATH] [--figure PATH]`.
+`python -m benchmarks.schedules [--full] [--length 2048] [--json PATH] [--figure PATH]`.
 
 The model has 12 layers, is 384 wide with 6 heads, and reads bytes, so that its head is no part of the work. Every
-variant is a process of its own; they take turns, and ratios are taken within a round (experiments/bench.py).
+variant is a process of its own; they take turns, and ratios are taken within a round (experiments/bench.py). One
+schedule in three rounds is a minute; `--full` is the table of docs/sparsity.md, all schedules in five, in seven.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from experiments.figures.style import page
 from experiments.settings import make_spec
 from mingpt.utils import write_atomic
 
+FEW, FEW_ROUNDS, ROUNDS = ("quarter",), 3, 5
 SCHEDULES = ("half", "quarter", "aggressive", "block_sparse", "lms_main")
 MODEL = ("--model.n_layer=12", "--model.n_embd=384", "--model.n_head=6", "--trainer.batch_size=1")
 MEASURED = ("auto", "dense", FULL, CEILING)
@@ -30,13 +32,17 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table; with --json and --figure, write it and draw it as well."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules", description=__doc__.strip().splitlines()[0])
     parser.add_argument("--length", type=int, default=2048, help="of the sequence, batch 1 (default 2048)")
-    parser.add_argument("--rounds", type=int, default=5, help="timings of each, taking turns (default 5)")
+    parser.add_argument("--full", action="store_true", help="all shipped schedules, not one")
+    parser.add_argument("--quick", action="store_true", help="a first look: one round")
+    parser.add_argument("--rounds", type=int,
+                        help=f"timings of each, taking turns (default {FEW_ROUNDS}; {ROUNDS} with --full)")
     parser.add_argument("--json", metavar="PATH")
     parser.add_argument("--figure", metavar="PATH")
     args = parser.parse_args(argv)
+    args.rounds = args.rounds or (ROUNDS if args.full else 1 if args.quick else FEW_ROUNDS)
     results = {}
     print(f"{'schedule':<14}{'sparsity':>9}{'of FLOPs':>9}   {'of full (quartiles)':<26}{'of dense':<22}{'ceiling':>8}")
-    for name in SCHEDULES:
+    for name in SCHEDULES if args.full else FEW:
         overrides = [f"--model.schedule={name}", f"--model.block_size={args.length}", *MODEL]
         result = bench(make_spec(overrides=overrides), args.rounds, MEASURED, _say)
         results[name] = result | {"rows": {row["name"]: row for row in result["rows"]}}

@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from statistics import median
 from typing import Any
 
 from benchmarks import floors, options
 from benchmarks.cases import CASES, CUDA_CASES, Case
+from benchmarks.figure import Panel, ratio_figure
 from benchmarks.machine import available_mb, describe
 from benchmarks.peers import PEERS, absent
 from benchmarks.tables import Table, memory_cell, percent_cell, ratio_cell, save, time_cell
@@ -25,7 +27,7 @@ from benchmarks.turns import Side, ratios, spread, take_turns
 GEMM, OURS, UNTIED = "matrix product", "ours", "ours, untied"
 ROUNDS, QUICK_ROUNDS = 5, 3
 SPARE = 0.8      # of the memory that is available
-COLUMNS = ("", "ms a step", "× ours", "floor", "of peak", "peak MB (own)", "ours / theirs", "floor")
+COLUMNS = ("", "ms a step", "tokens/s", "× ours", "floor", "of peak", "peak MB (own)", "ours / theirs", "floor")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         result = measure(cases[name], wanted_peers, args)
         results["cases"][name] = result
         table(cases[name], result, args.device).print()
-    save(args.out, "step", results)
+    save(args.out, "step", results, figure(results, args.device))
     return 0
 
 
@@ -61,7 +63,7 @@ def measure(case: Case, wanted: list[str], args: argparse.Namespace) -> dict[str
     here = [name for name in wanted if case.family in PEERS[name].families]
     why = {name: absent(PEERS[name], args.copies) for name in here}
     rows: dict[str, Any] = {}
-    for group in groups([name for name in here if not why[name]], case, available_mb() * SPARE):
+    for group in groups([name for name in here if not why[name]], case, available_mb(args.device) * SPARE):
         sides = [side(name, case, args) for name in [*needed_ours(group), *group]]
         taken = take_turns([Side(GEMM, "benchmarks.machine:gemm", {"device": args.device}, args.threads), *sides],
                            args.rounds, lambda text: options.say(f"{case.name}: {text}"))
@@ -114,7 +116,7 @@ def row(taken: dict[str, dict], name: str, case: Case) -> dict[str, Any]:
     flops = mine.get("flops", case.flops)
     rate = [taken[GEMM]["flops"] / seconds for seconds in taken[GEMM]["seconds"]]
     found = {"ms": spread([1e3 * s for s in mine["seconds"]]), "loss": mine["loss"],
-             "tokens_per_second": case.tokens / spread(mine["seconds"])["median"],
+             "tokens_per_second": case.tokens / median(mine["seconds"]),
              "share_of_peak": spread([flops / s / r for s, r in zip(mine["seconds"], rate, strict=True)]),
              "peak_gflops": max(rate) / 1e9, "peak_mb": mine["peak_mb"], "own_mb": mine["peak_mb"] - mine["idle_mb"],
              "first_seconds": mine["first_seconds"]}
@@ -142,10 +144,20 @@ def table(case: Case, result: dict[str, Any], device: str) -> Table:
             made.note(name, f"failed: {found['failed'].strip().splitlines()[-1]}")
         elif found:
             peer = name in PEERS
-            made.row(name, time_cell(found["ms"]), *(ratio_cell(found["speed"], speed.get(name)) if peer else ("", "")),
+            made.row(name, time_cell(found["ms"]), f"{found['tokens_per_second']:,.0f}",
+                     *(ratio_cell(found["speed"], speed.get(name)) if peer else ("", "")),
                      percent_cell(found["share_of_peak"], share if name == OURS else None), memory_cell(found),
                      *(ratio_cell(found["memory"], memory.get(name)) if peer else ("", "")))
     return made
+
+
+def figure(results: dict[str, Any], device: str):
+    """A panel a size."""
+    speed = floors.SPEED if device == "cpu" else floors.CUDA_SPEED
+    panels = [Panel(name, [(peer, found["speed"], speed.get(("step", name), {}).get(peer))
+                           for peer, found in result["rows"].items() if "speed" in found])
+              for name, result in results["cases"].items()]
+    return ratio_figure("How long do others take for the same training step?", "the time of ours", panels, results)
 
 
 if __name__ == "__main__":

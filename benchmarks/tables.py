@@ -4,6 +4,7 @@ How a comparison is shown: one table, plain where there is no terminal, and the 
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,12 @@ def memory_cell(found: dict[str, Any]) -> str:
     return f"{found['peak_mb']:.0f} ({found['own_mb']:.0f})"
 
 
-def save(folder: Path, name: str, results: dict[str, Any]) -> Path:
-    """Write a benchmark's results as JSON → where."""
+def save(folder: Path, name: str, results: dict[str, Any], figure=None) -> None:
+    """Write a benchmark's results as JSON, and its figure, if there is one, as PNG; say where."""
     path = Path(folder) / f"{name}.json"
     write_atomic(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    return path
+    if figure is not None:
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        write_atomic(path.with_suffix(".png"), picture.getvalue())
+    print(f"written: {path}" + (f" and {path.with_suffix('.png').name}" if figure is not None else "") + "\n")

@@ -72,7 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a first look: one round")
     args = parser.parse_args()
+    args.rounds = 1 if args.quick else args.rounds
     texts = read_texts(args.file)
     theirs, ours = hugging_face(), get_tokenizer("gpt2")
     same = sum(list(ours.encode(t)) == theirs.encode(t).ids for t in texts[:200])

@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.machine import peak_mb
 
 SAMPLE_SECONDS = 0.4    # a sample is at least about so long
+SLOW = 5.0              # seconds of a run that is not repeated before it counts
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,18 @@ class Side:
     builder: str
     arguments: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    sample_seconds: float = SAMPLE_SECONDS
 
 
 @dataclass
 class Built:
-    """What a builder returns: `run` is timed; `wait` returns when the device is done; `about` goes to the parent."""
+    """What a builder returns: `run` is timed, or returns the seconds itself where only a part of it counts (`timed`);
+    `wait` returns when the device is done; `about` goes to the parent."""
     run: Callable[[], Any]
     about: dict[str, Any] = field(default_factory=dict)
     wait: Callable[[], None] = lambda: None
     peak_mb: Callable[[], float] | None = None   # the device's, where that is not the process
+    timed: bool = False
 
 
 # -- in a side's own process ------------------------------------------------------------------------------------------
@@ -67,12 +71,17 @@ def _build(side: Side) -> tuple[Built, dict[str, Any]]:
     if side.threads:
         importlib.import_module("torch").set_num_threads(side.threads)
     built = getattr(importlib.import_module(module), function)(**side.arguments)
-    first = _seconds(built, 1)    # allocates, and compiles where something does
-    return built, {"first_seconds": first, "seconds": _seconds(built, 1), **built.about}
+    first = _wall(built, 1)    # allocates, and compiles where something does
+    enough = built.timed and first > SLOW    # nothing is compiled there
+    return built, {"first_seconds": first, "run_seconds": first if enough else _wall(built, 1), **built.about}
 
 
 def _seconds(built: Built, steps: int) -> float:
     """Mean seconds of so many runs, one after the other."""
+    return sum(built.run() for _ in range(steps)) / steps if built.timed else _wall(built, steps)
+
+
+def _wall(built: Built, steps: int) -> float:
     built.wait()
     begun = time.perf_counter()
     for _ in range(steps):
@@ -131,7 +140,7 @@ def take_turns(sides: list[Side], rounds: int, say: Callable[[str], None] = lamb
     with workers(sides, say) as started:
         results = {w.side.name: w.about | {"seconds": []} for w in started if "failed" not in w.about}
         running = [w for w in started if w.side.name in results]
-        steps = {w.side.name: max(1, math.ceil(SAMPLE_SECONDS / w.about["seconds"])) for w in running}
+        steps = {w.side.name: max(1, math.ceil(w.side.sample_seconds / w.about["run_seconds"])) for w in running}
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             for worker in order(running, number):

@@ -1,0 +1,235 @@
+"""Benchmarks: what is computed from the times. Never the times themselves."""
+
+import argparse
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import __main__ as every
+from benchmarks import arms, floors, generation, options, ours, peers, step, tables, turns
+from benchmarks.cases import CASES, CUDA_CASES, Case
+from benchmarks.figure import Panel, ratio_figure
+from benchmarks.floors import AT_MOST, Floor
+from benchmarks.turns import Built, Side, take_turns
+from mingpt.utils import BadInput
+
+NANO = Case("nano", 2, 2, 64, 16, 2, vocab_size=99)
+LLAMA = replace(NANO, family="llama")
+NOTHING = {"--mingpt": None, "--nanogpt": None}
+
+
+def arguments(**given):
+    return argparse.Namespace(**{"rounds": 2, "device": "cpu", "threads": 1, "copies": NOTHING, **given})
+
+
+# -- turns ------------------------------------------------------------------------------------------------------------
+
+def test_a_ratio_is_taken_within_a_round():
+    slow_second_round = [1.0, 10.0, 1.0]
+    assert turns.ratios([2.0, 20.0, 2.0], slow_second_round) == {"median": 2, "low": 2, "high": 2}
+    with pytest.raises(ValueError):
+        turns.ratios([1.0], [1.0, 2.0])
+
+
+def test_a_spread_is_the_median_and_its_quartiles():
+    assert turns.spread([3.0, 1.0, 2.0, 5.0, 4.0]) == {"median": 3, "low": 2, "high": 4}
+    assert turns.spread([3.0]) == {"median": 3, "low": 3, "high": 3}
+
+
+def test_a_round_asks_all_once_in_an_order_that_changes_and_repeats():
+    orders = [turns.order(list("abcd"), number) for number in range(8)]
+    assert all(sorted(order) == list("abcd") for order in orders)
+    assert len({tuple(order) for order in orders}) > 3
+    assert orders == [turns.order(list("abcd"), number) for number in range(8)]
+
+
+def counting(start: int) -> Built:
+    runs = iter(range(start, 1000))
+    return Built(lambda: float(next(runs)), {"began": start}, timed=True)
+
+
+def broken() -> Built:
+    raise ArithmeticError("no such thing")
+
+
+def ending() -> Built:
+    raise SystemExit(7)
+
+
+def test_sides_answer_once_a_round_and_one_that_fails_says_why():
+    sides = [Side("a", "tests.test_benchmarks:counting", {"start": 10}, sample_seconds=0),
+             Side("b", "tests.test_benchmarks:broken")]
+    results = take_turns(sides, rounds=3)
+    assert results["a"]["seconds"] == [12, 13, 14] and results["a"]["began"] == 10   # two runs to warm up
+    assert results["a"]["peak_mb"] > 1
+    assert "ArithmeticError: no such thing" in results["b"]["failed"]
+
+
+def test_a_process_that_ends_is_an_error_that_names_it():
+    with pytest.raises(RuntimeError, match="'gone' ended with exit code 7"):
+        take_turns([Side("gone", "tests.test_benchmarks:ending")], rounds=1)
+
+
+# -- what is counted --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("case", [NANO, LLAMA], ids=lambda case: case.family)
+def test_the_flops_of_a_size_are_those_of_our_model(case):
+    trainer_side = ours.build(case)
+    assert trainer_side.about["flops"] == pytest.approx(case.flops)
+
+
+def test_the_flops_of_a_size_by_hand():
+    case = Case("by hand", n_layer=1, n_head=1, n_embd=2, block_size=3, batch_size=1, vocab_size=5)
+    products = 3 * (4 * 2 * 2 + 2 * 2 * 8 + 2 * 5)    # 3 tokens: attention's four matrices, the MLP's two, the head
+    scores = (1 + 2 + 3) * 2 * 2                      # each query's keys: a score and a weighted value of width 2
+    assert case.flops == 3 * 2 * (products + scores)
+
+
+def test_peers_share_processes_with_ours_as_far_as_memory_goes():
+    names = ["minGPT", "nanoGPT", "transformers", "litgpt"]
+    assert step.groups(names, NANO, math.inf) == [names]
+    assert step.groups(names, NANO, 0) == [[name] for name in names]
+    pair = NANO.megabytes(tied=True) * 2 + NANO.megabytes(tied=False) * 2
+    assert step.groups(names, NANO, pair + 1)[0] == ["minGPT", "nanoGPT"]   # and ours, tied and untied
+
+
+# -- peers ------------------------------------------------------------------------------------------------------------
+
+def test_an_absent_peer_says_what_to_give(monkeypatch, tmp_path):
+    assert peers.absent(peers.PEERS["nanoGPT"], NOTHING) == "no copy given: --nanogpt PATH"
+    with pytest.raises(BadInput, match="no mingpt/model.py there"):
+        peers.absent(peers.PEERS["minGPT"], {"--mingpt": str(tmp_path)})
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    assert "litgpt is not installed" in peers.absent(peers.PEERS["litgpt"], NOTHING)
+
+
+def test_without_a_compiler_the_compiled_peer_is_absent(monkeypatch, tmp_path):
+    (tmp_path / "model.py").touch()
+    monkeypatch.setattr(peers.shutil, "which", lambda name: None)
+    copies = {"--nanogpt": str(tmp_path)}
+    assert "C++ compiler" in peers.absent(peers.PEERS["nanoGPT compiled"], copies)
+    assert peers.absent(peers.PEERS["nanoGPT"], copies) is None
+
+
+@pytest.mark.parametrize("name, family", [(name, family) for name, peer in peers.PEERS.items()
+                                          for family in peer.families if not peer.compiled])
+def test_a_peer_trains_at_a_nano_size(name, family, monkeypatch):
+    copies = {"--mingpt": options.os.environ.get("MINGPT"), "--nanogpt": options.os.environ.get("NANOGPT")}
+    reason = peers.absent(peers.PEERS[name], copies)
+    if reason:
+        pytest.skip(reason)
+    side = peers.build(name, replace(NANO, family=family), path=copies.get(peers.PEERS[name].source))
+    assert side.about["loss"] == pytest.approx(math.log(99), abs=0.6)
+    losses = [float(side.run()) for _ in range(24)]
+    assert losses[-1] < losses[0]
+
+
+def test_our_step_and_transformers_begin_with_the_same_loss_from_the_same_weights():
+    theirs, _, loss_of, _ = peers.load("transformers", NANO, "cpu", None)
+    model = ours.model_of(NANO, {"model.tie_weights": True})
+    weights = theirs.state_dict()
+    for name, tensor in model.state_dict().items():
+        transposed = name.endswith("weight") and ".c_" in name     # transformers keeps GPT-2's (in, out)
+        tensor.copy_(weights[name].t() if transposed else weights[name])
+    x, y = next(peers.batches(NANO, "cpu"))
+    with torch.no_grad():
+        assert float(model(x, y)[1]) == pytest.approx(float(loss_of(x, y)[1]), abs=1e-5)
+
+
+def test_all_train_on_the_same_tokens_one_position_ahead():
+    (x, y), again = next(peers.batches(NANO, "cpu")), next(peers.batches(NANO, "cpu"))
+    assert torch.equal(x[:, 1:], y[:, :-1]) and torch.equal(x, again[0])
+    assert x.shape == (2, 16) and int(x.max()) < 99
+
+
+# -- step, generation, arms -------------------------------------------------------------------------------------------
+
+def test_a_step_is_compared_with_ours_and_the_absent_are_named(capsys):
+    result = step.measure(NANO, ["minGPT", "transformers"], arguments())
+    assert result["absent"] == {"minGPT": "no copy given: --mingpt PATH"}
+    assert list(result["rows"]) == ["transformers", "ours"]
+    found = result["rows"]["transformers"]
+    assert found["against"] == "ours" and found["speed"]["median"] > 0 and 0 < found["own_mb"] < found["peak_mb"]
+    step.table(NANO, result, "cpu").print()
+    shown = capsys.readouterr().out
+    assert "minGPT: absent: no copy given" in shown and "transformers" in shown
+    results = {"machine": step.describe("cpu", 1), "rounds": 2, "cases": {"nano": result}}
+    assert step.figure(results, "cpu").axes[0].get_title() == "nano"
+
+
+@pytest.mark.parametrize("only, sizes, names", [
+    ([], list(CASES), list(peers.PEERS)), (["gpt2"], ["gpt2"], list(peers.PEERS)),
+    (["litgpt", "gpt-mini"], ["gpt-mini"], ["litgpt"])])
+def test_only_names_sizes_and_peers(only, sizes, names):
+    assert step.chosen(only, CASES) == (sizes, names)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(BadInput, match="did you mean 'gpt-mini'"):
+        step.chosen(["gptmini"], CASES)
+
+
+@pytest.mark.parametrize("name", ["ours", "transformers"])
+def test_generation_times_one_further_token(name):
+    case = replace(NANO, block_size=32)
+    side = generation.build(name, case, "cpu", prompt=8, tokens=3)
+    assert side.timed and side.run() > 0 and side.about["to_the_first"] > 0
+
+
+def test_generation_that_skips_a_token_is_an_error():
+    model = torch.nn.Module()
+    model.lm_head = torch.nn.Identity()
+    run = generation.timed(model, lambda: model.lm_head(torch.zeros(1)), 3, "cpu", lambda: None, {})
+    with pytest.raises(RuntimeError, match="1 times logits for 4 tokens"):
+        run()
+
+
+def test_an_arm_is_charged_for_its_time_not_for_its_flops():
+    taken = {"baseline": {"seconds": [1.0, 2.0], "flops": 100}, "arm": {"seconds": [1.5, 3.0], "flops": 150}}
+    found = arms.row(taken, "arm")
+    assert found["time"]["median"] == 1.5 and found["flops"] == 1.5 and found["per_flop"]["median"] == 1
+
+
+def test_members_are_single_changes_that_no_arm_makes():
+    found = dict(arms.members())
+    assert "position=alibi" in found and "position=rope" not in found and "norm=rmsnorm" not in found
+    assert found["position=alibi"] == {"settings": {"model.position": "alibi"}}
+
+
+# -- floors and tables ------------------------------------------------------------------------------------------------
+
+def test_floors_are_of_sizes_and_peers_that_there_are():
+    for table, cases in ((floors.SPEED, CASES), (floors.MEMORY, CASES), (floors.CUDA_SPEED, CUDA_CASES)):
+        for (benchmark, case), each in table.items():
+            assert benchmark in ("step", "generation") and case in cases and set(each) <= set(peers.PEERS)
+
+
+@pytest.mark.parametrize("floor, value, met", [(Floor(2.0), 1.996, True), (Floor(2.0), 1.99, False),
+                                               (Floor(0.45, AT_MOST), 0.45, True), (Floor(0.45, AT_MOST), 0.46, False)])
+def test_a_floor_is_met_as_printed(floor, value, met):
+    assert floor.met(value) is met
+    assert tables.verdict(value, floor) == f"{floor} {'✓' if met else '✗'}"
+
+
+def test_a_figure_shows_what_is_missed():
+    ratio = {"median": 1.2, "low": 1.1, "high": 1.3}
+    results = {"machine": step.describe("cpu", 1), "rounds": 5}
+    assert ratio_figure("title", "ours", [Panel("empty", [])], results) is None
+    figure = ratio_figure("title", "ours", [Panel("one", [("peer", ratio, Floor(1.5))])], results, log=True)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["peer"]
+
+
+def test_options_of_one_benchmark_are_not_given_to_all(capsys):
+    assert every.split(["step", "--only", "litgpt"]) == (["step"], ["--only", "litgpt"])
+    assert every.main(["--rounds=3"]) == 2 and "name the one benchmark" in capsys.readouterr().err
+    assert every.main(["stepp"]) == 2 and "known: step" in capsys.readouterr().err
+
+
+def test_quick_is_fewer_rounds_and_none_is_refused():
+    made = options.parser("step", "doc", 5, 3)
+    assert options.parse(made, ["--device=cpu"]).rounds == 5
+    assert options.parse(made, ["--device=cpu", "--quick"]).rounds == 3
+    with pytest.raises(BadInput, match="at least 1"):
+        options.parse(made, ["--rounds=0"])
