@@ -1,4 +1,7 @@
 """show all runs under a results folder: how far they are, how fast, how long they still take
+
+Failures come first. --watch keeps looking: a table in a terminal, a line a change elsewhere. --html writes a page,
+which with --watch is written anew at every look and refreshes itself in the browser.
 """
 
 from __future__ import annotations
@@ -7,15 +10,17 @@ import argparse
 import json
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from mingpt.utils import BadInput
 
-COLUMNS = ("study", "arm", "seed", "status", "iteration", "val_loss", "tokens/s", "left", "where")
-NUMBERS = ("seed", "iteration", "val_loss", "tokens/s", "left")
+COLUMNS = ("study", "arm", "seed", "status", "iteration", "loss", "curve", "val_loss", "tokens/s", "left", "where")
+NUMBERS = ("seed", "iteration", "loss", "val_loss", "tokens/s", "left")
 STYLES = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red", "unreadable": "red",
           "killed": "yellow", "interrupted": "yellow"}
+BAR = 10         # characters of a run's progress in a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,36 +28,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="the folder that holds losses/ (.)")
     parser.add_argument("--watch", action="store_true", help="keep showing it until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks (2)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page; with --watch, again and again")
     parser.add_argument("--json", action="store_true", help="print the same as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
     if args.overrides:
         raise BadInput(f"status takes no settings: {args.overrides[0]}")
-    if args.watch and args.json:
-        raise BadInput("--watch shows a table: leave out --json, or call it again and again")
+    if args.json and (args.watch or args.html):
+        raise BadInput("--json prints the runs once: leave out --watch and --html, or call it again and again")
+    if not 0.1 <= args.every <= 3600:
+        raise BadInput(f"--every {args.every:g}: give seconds from 0.1 to 3600")
     if args.watch:
         return watch(args)
-    rows = find(args.out, args.study)
+    rows = look(args)
     if args.json:
         print(json.dumps(rows, indent=2))
     elif rows:
+        from experiments.live import summary
         console().print(table(rows))
+        print(summary(rows))
     else:
         print(f"no runs under {args.out / 'losses'}", file=sys.stderr)
     return 0
 
 
+def look(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows as they are now, written to the page where one is wanted."""
+    from experiments.live import find
+    rows = find(args.out, args.study)
+    if args.html:
+        from experiments.report.live import write
+        write(args.html, rows, args.out, args.study, args.every if args.watch else None)
+    return rows
+
+
 def watch(args: argparse.Namespace) -> int:
-    """The table, redrawn until Ctrl-C, which is a fine way to end."""
+    """Look again until Ctrl-C, which is a fine way to end."""
     from rich.live import Live
+    terminal = console()
+    seen: dict[str, str] = {}
     try:
-        with Live(console=console(), auto_refresh=False) as live:
+        if not terminal.is_terminal:
             while True:
-                live.update(table(find(args.out, args.study)), refresh=True)
+                say_changes(look(args), seen)
+                time.sleep(args.every)
+        with Live(console=terminal, auto_refresh=False) as live:
+            while True:
+                live.update(screen(look(args), terminal.height), refresh=True)
                 time.sleep(args.every)
     except KeyboardInterrupt:
         return 0
+
+
+def say_changes(rows: list[dict[str, Any]], seen: dict[str, str]) -> None:
+    """A line for every run that is not as it was at the last look."""
+    from experiments.live import cells
+    for row in rows:
+        shown = cells(row)
+        name = "/".join(filter(None, (shown["study"], row["arm"]))) + (f".s{row['seed']}" if shown["seed"] else "")
+        parts = [name, *(shown[key] for key in ("status", "iteration", "curve", "where"))]
+        parts += [f"{key} {shown[key]}" for key in ("val_loss", "tokens/s", "left") if shown[key]]
+        line = "  ".join(part for part in parts if part)
+        if seen.get(row["record"]) != line:
+            seen[row["record"]] = line
+            print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
+
+
+def screen(rows: list[dict[str, Any]], height: int):
+    """What fits a terminal: the summary, and as many rows as there is room for, the urgent ones first."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from experiments.live import summary
+    room = max(3, height - 4)
+    more = [Text(f"… and {len(rows) - room} more")] if len(rows) > room else []
+    return Group(Text(summary(rows), style="bold"), table(rows[:room]), *more)
 
 
 def console():
@@ -61,68 +112,18 @@ def console():
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
-    """A row a run, from the records under OUT/losses; those of no study first."""
-    losses = out / "losses"
-    if not losses.is_dir():
-        raise BadInput(f"no folder {losses}: give --out the folder that holds losses/")
-    known = sorted(path.name for path in losses.iterdir() if path.is_dir())
-    if study is not None and study not in known:
-        from mingpt.utils import did_you_mean
-        raise BadInput(f"no study {study!r} under {losses}{did_you_mean(study, known)}")
-    pattern = [f"{study}/*.json"] if study else ["*.json", "*/*.json"]
-    return [row(path, losses) for each in pattern for path in sorted(losses.glob(each))]
-
-
-def row(path: Path, losses: Path) -> dict[str, Any]:
-    """What one record says, in the table's columns; a file that is no record is a row as well."""
-    from experiments.plan import status_of
-    from experiments.record import read_record
-    arm, _, seed = path.stem.rpartition(".s")
-    base = {"study": path.parent.name if path.parent != losses else None, "arm": arm or path.stem,
-            "seed": int(seed) if seed.isdecimal() else None, "record": str(path)}
-    try:
-        record = read_record(path)
-    except BadInput as error:
-        return {**base, "status": "unreadable", "message": str(error)}
-    status, progress = status_of(record), record.get("progress") or {}
-    result, process = record.get("result") or {}, record.get("process") or {}
-    return {**base, "study": record["study"], "arm": record["arm"], "seed": record["seed"], "status": status,
-            "message": record.get("message"), "iteration": progress.get("iteration"),
-            "max_iters": progress.get("max_iters"), "val_loss": result.get("val_loss", progress.get("val_loss")),
-            "tokens_per_second": result.get("tokens_per_second", progress.get("tokens_per_second")),
-            "seconds_left": _seconds_left(progress) if status not in ("done", "diverged") else None,
-            "host": process.get("host"), "pid": process.get("pid")}
-
-
-def _seconds_left(progress: dict[str, Any]) -> float | None:
-    """Seconds of training that remain at the run's own pace so far."""
-    done, whole, seconds = (progress.get(key) for key in ("iteration", "max_iters", "seconds"))
-    if not done or whole is None or seconds is None:
-        return None
-    return seconds / done * (whole - done)
-
-
 def table(rows: list[dict[str, Any]]):
     """The rows as a rich table."""
     from rich.table import Table
     from rich.text import Text
+
+    from experiments.live import cells, share
     shown = Table(box=None, pad_edge=False)
     for name in COLUMNS:
         shown.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "where")
     for each in rows:
-        style = STYLES.get(each["status"], "")
-        shown.add_row(*(Text(cell, style=style if name == "status" else "")
-                        for name, cell in zip(COLUMNS, _cells(each), strict=True)))
+        style, texts, done = STYLES.get(each["status"], ""), cells(each), share(each)
+        if each["status"] == "running" and done is not None:
+            texts["iteration"] = "━" * round(BAR * done) + "╌" * (BAR - round(BAR * done)) + " " + texts["iteration"]
+        shown.add_row(*(Text(texts[name], style=style if name in ("status", "curve") else "") for name in COLUMNS))
     return shown
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    from experiments.plan import duration
-    def text(value: Any, form: str = "{}") -> str:
-        return "" if value is None else form.format(value)
-    at = "" if row.get("iteration") is None else f"{row['iteration']}/{row['max_iters']}"
-    where = f"{row['host']}:{row['pid']}" if row["status"] == "running" else row.get("message") or ""
-    left = row.get("seconds_left")
-    return [text(row["study"]), row["arm"], text(row["seed"]), row["status"], at, text(row.get("val_loss"), "{:.4f}"),
-            text(row.get("tokens_per_second"), "{:,.0f}"), "" if left is None else duration(left), where]

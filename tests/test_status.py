@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from browser import chromium  # noqa: F401 (a fixture)
 
 from commands import status
+from experiments import live
 from experiments.record import SCHEMA, write_record
 from mingpt.utils import BadInput
 
@@ -40,17 +42,17 @@ def out(tmp_path):
 
 def arguments(out, **more):
     return argparse.Namespace(**{"out": out, "study": None, "watch": False, "every": 2.0, "json": False,
-                                 "overrides": []} | more)
+                                 "html": None, "overrides": []} | more)
 
 
 def test_a_run_whose_process_is_gone_is_killed_unless_it_ran_on_another_machine(out):
-    states = {row["arm"]: row["status"] for row in status.find(out)}
+    states = {row["arm"]: row["status"] for row in live.find(out)}
     assert states == {"rope": "done", "live": "running", "gone": "killed", "far": "running", "nan": "diverged",
                       "torn": "unreadable"}
 
 
 def test_a_finished_run_shows_its_result_and_one_in_progress_what_is_left(out):
-    rows = {row["arm"]: row for row in status.find(out)}
+    rows = {row["arm"]: row for row in live.find(out)}
     assert rows["rope"]["val_loss"] == 2.25 and rows["rope"]["seconds_left"] is None
     assert rows["live"]["val_loss"] == 2.5 and rows["live"]["seconds_left"] == 30.0   # 75 more at 0.4 s
 
@@ -68,11 +70,11 @@ def test_the_table_and_the_json_say_the_same(out, capsys):
 
 
 def test_one_study_can_be_asked_for_and_an_unknown_one_is_named(out):
-    assert {row["study"] for row in status.find(out, "mine")} == {"mine"}
+    assert {row["study"] for row in live.find(out, "mine")} == {"mine"}
     with pytest.raises(BadInput, match="did you mean 'mine'"):
-        status.find(out, "mime")
+        live.find(out, "mime")
     with pytest.raises(BadInput, match="no folder"):
-        status.find(out / "nowhere")
+        live.find(out / "nowhere")
 
 
 def test_watching_ends_quietly_with_ctrl_c(out, monkeypatch, capsys):
@@ -83,7 +85,91 @@ def test_watching_ends_quietly_with_ctrl_c(out, monkeypatch, capsys):
     assert "killed" in capsys.readouterr().out
 
 
+def test_failures_come_first_and_then_what_runs(out):
+    states = [row["status"] for row in live.find(out)]
+    assert states == ["diverged", "unreadable", "killed", "running", "running", "done"]
+    assert live.summary(live.find(out)).startswith("6 runs: 1 diverged, 1 unreadable, 1 killed, 2 running, 1 done; ")
+
+
+def test_a_record_of_another_shape_is_a_row_that_says_so(out):
+    (out / "losses" / "odd.s0.json").write_text(json.dumps({"schema": SCHEMA, "progress": 3, "status": "running"}))
+    assert {row["arm"]: row["status"] for row in live.find(out)}["odd"] == "unreadable"
+
+
+def test_the_small_curve_leaves_the_first_drop_out_and_survives_a_half_written_row(tmp_path):
+    rows = ["iteration,loss"] + [f"{i},{10 if i < 5 else 3 - i / 100}" for i in range(100)] + ["100,", "101,2.", "102"]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    values = live.curve(tmp_path / "a.csv")
+    assert len(values) == live.SPARK and max(values) < 3 and values == sorted(values, reverse=True)
+    assert live.sparkline(values)[0] == "█" and live.sparkline(values)[-1] == "▁"
+    assert live.curve(tmp_path / "none.csv") == [] and live.sparkline([]) == "" and live.sparkline([1.0]) == "▁"
+
+
+def test_watching_without_a_terminal_prints_a_line_a_change(out, monkeypatch, capsys):
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        path = out / "losses" / "mine" / "live.s1.json"
+        record = json.loads(path.read_text())
+        record["progress"]["iteration"] = 50
+        write_record(path, record)
+    monkeypatch.setattr(status.time, "sleep", sleep)
+    assert status.main(arguments(out, watch=True)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7   # six runs, and the one that went on
+    assert "mine/live.s1" in lines[-1] and "50/100" in lines[-1]
+
+
+def test_a_terminal_shows_the_urgent_runs_when_there_is_no_room_for_all(out):
+    from rich.console import Console
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(status.screen(live.find(out), height=7))
+    text = console.export_text()
+    assert "diverged" in text and "and 3 more" in text and "rope" not in text
+
+
+# --- the page ---
+
+HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned=1'>\"é 模型"
+
+
+def test_the_page_is_written_whole_refreshes_itself_only_when_watched_and_stays_text(out, chromium, monkeypatch):  # noqa: F811
+    path = out / "losses" / "mine" / "nan.s4.json"
+    write_record(path, json.loads(path.read_text()) | {"message": HOSTILE, "arm": HOSTILE})
+    (out / "losses" / "mine" / "live.s1.csv").write_text("iteration,loss\n1,5.0\n2,4.0\n3,3.5\n")
+    page_file = out / "status.html"
+    assert status.main(arguments(out, html=page_file)) == 0
+    assert "http-equiv=\"refresh\"" not in page_file.read_text()
+    monkeypatch.setattr(status.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert status.main(arguments(out, html=page_file, watch=True, every=30.0)) == 0
+    assert [path.name for path in out.iterdir() if "status" in path.name] == ["status.html"]   # no half-written file
+    page = chromium.new_page(viewport={"width": 390, "height": 800})
+    noted = []
+    page.on("console", lambda message: noted.append(message.text))
+    page.on("request", lambda request: noted.append(request.url) if request.url != page_file.as_uri() else None)
+    page.goto(page_file.as_uri())
+    assert noted == [] and page.evaluate("window.pwned") is None and page.locator("img, script").count() == 0
+    assert page.locator("meta[http-equiv=refresh]").get_attribute("content") == "30"
+    assert page.locator("h1").inner_text() == "1 of 6 runs are done"
+    assert HOSTILE in page.locator("#failures").inner_text()
+    assert "diverged" in page.locator("tbody tr").first.inner_text() and page.locator(".spark").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+@pytest.mark.parametrize(("more", "said"), [({"every": 0.0}, "--every 0"), ({"json": True, "html": "x.html"}, "--json"),
+                                            ({"html": "losses"}, "--html: cannot write")])
+def test_what_cannot_be_shown_is_refused(out, more, said):
+    if "html" in more:
+        more["html"] = out / more["html"]
+    with pytest.raises(BadInput, match=said):
+        status.main(arguments(out, **more))
+
+
 def test_looking_needs_no_torch(out):
-    code = f"import sys; from commands import status; status.find(__import__('pathlib').Path({str(out)!r}));" \
+    code = f"import sys; from experiments import live; live.find(__import__('pathlib').Path({str(out)!r}));" \
            "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
