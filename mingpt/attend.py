@@ -24,11 +24,12 @@ from mingpt.patterns import Pattern
 from mingpt.utils import BadInput, CfgNode
 
 
-def same_document(idx: Tensor, end_of_text: int) -> Tensor:
-    """(B, T) tokens → (B, 1, T, T), true where query and key stand in one document; its last token is its EOT."""
+def same_document(idx: Tensor, end_of_text: int, start: int = 0) -> Tensor:
+    """(B, T) tokens → (B, 1, T − start, T), true where query (from `start` on) and key stand in one document; its last
+    token is its EOT."""
     ends = (idx == end_of_text).long()
     document = ends.cumsum(-1) - ends                       # the EOT belongs to the document it ends
-    return (document[:, :, None] == document[:, None, :]).unsqueeze(1)
+    return (document[:, start:, None] == document[:, None, :]).unsqueeze(1)
 
 
 def flipped_padding(idx: Tensor, padding: int) -> Tensor:

@@ -8,7 +8,9 @@ import torch
 import torch.nn as nn
 
 from mingpt.attend import make_backend
+from mingpt.cache import Cache, KeyValues
 from mingpt.layer_schedules import pattern_of
+from mingpt.linear import Linear
 from mingpt.mlps import dropout, residual_output
 from mingpt.norms import RMSNorm
 from mingpt.patterns import Pattern
@@ -31,7 +33,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, self.kv_heads(config), head_size(config)
         self.n_embd = config.n_embd
         self.sizes = [n * self.head_dim for n in (self.n_head, self.n_kv_head, self.n_kv_head)]   # of q, k and v
-        self.c_attn = nn.Linear(config.n_embd, sum(self.sizes), bias=_bias(config, "qkv_bias"))
+        self.c_attn = Linear(config.n_embd, sum(self.sizes), bias=_bias(config, "qkv_bias"))
         self.c_proj = residual_output(self.sizes[0], config.n_embd, _bias(config, "attn_out_bias"))
         self.attn_dropout = dropout(config.attn_pdrop)
         self.resid_dropout = dropout(config.resid_pdrop)
@@ -49,16 +51,23 @@ class CausalSelfAttention(nn.Module):
         """How many heads of keys and values there are."""
         return config.n_head
 
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None, cache=None) -> torch.Tensor:
-        """allowed (B, 1, T, T) narrows the keys that a query may see, as a document mask does."""
+    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None,
+                cache: KeyValues | None = None) -> torch.Tensor:
+        """allowed (B, 1, T, T) narrows the keys that a query may see, as a document mask does. With a cache, x stands
+        behind the tokens that it holds, and allowed is (B, 1, T, all tokens)."""
         B, T, _ = x.size()
         q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(x).split(self.sizes, 2))
-        q, k = self.position.rotate(self.q_norm(q), self.k_norm(k))      # (B, nh, T, hs), (B, nkv, T, hs)
+        start, attend = (0, self.attend) if cache is None else (cache.start, cache)
+        q, k = self.position.rotate(self.q_norm(q), self.k_norm(k), start)      # (B, nh, T, hs), (B, nkv, T, hs)
         if self.stretch != 1.0:
             q = q * self.stretch
-        y = self.attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
+        y = attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
         y = y.transpose(1, 2).reshape(B, T, self.sizes[0])               # the heads side by side again
         return self.resid_dropout(self.c_proj(y))
+
+    def new_cache(self, cache: Cache) -> KeyValues:
+        """This layer's part of a cache."""
+        return KeyValues(cache.ledger(self.pattern), self.attend)
 
     @property
     def dropout_p(self) -> float:

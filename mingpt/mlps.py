@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
+from mingpt.linear import Linear
 from mingpt.utils import BadInput, CfgNode
 
 
@@ -30,7 +31,7 @@ def dropout(p: float) -> nn.Module:
 
 def residual_output(features_in: int, features_out: int, bias: bool, scaled: bool = True) -> nn.Linear:
     """A projection that writes into the residual stream: GPT draws its weight 1/√(2·layers) smaller."""
-    linear = nn.Linear(features_in, features_out, bias=bias)
+    linear = Linear(features_in, features_out, bias=bias)
     linear.scaled_init = scaled
     return linear
 
@@ -56,7 +57,7 @@ class MLP(nn.Module):
     def __init__(self, config: CfgNode):
         super().__init__()
         hidden = hidden_size(config, "4d")
-        self.c_fc = nn.Linear(config.n_embd, hidden, bias=config.bias)
+        self.c_fc = Linear(config.n_embd, hidden, bias=config.bias)
         self.c_proj = residual_output(hidden, config.n_embd, config.bias)
         self.act = self.activation()
         self.dropout = dropout(config.resid_pdrop)
@@ -83,8 +84,8 @@ class SwiGLU(nn.Module):
     def __init__(self, config: CfgNode):
         super().__init__()
         hidden = hidden_size(config, "8/3d")
-        self.c_gate = nn.Linear(config.n_embd, hidden, bias=config.bias)
-        self.c_fc = nn.Linear(config.n_embd, hidden, bias=config.bias)
+        self.c_gate = Linear(config.n_embd, hidden, bias=config.bias)
+        self.c_fc = Linear(config.n_embd, hidden, bias=config.bias)
         self.c_proj = residual_output(hidden, config.n_embd, config.bias, scaled=config.mlp_scaled_init)
         self.act = self.activation()
         self.dropout = dropout(config.resid_pdrop)

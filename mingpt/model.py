@@ -18,8 +18,10 @@ import torch.nn as nn
 from mingpt.attend import BACKENDS, flipped_padding, same_document
 from mingpt.attention import ATTENTIONS, CausalSelfAttention
 from mingpt.blocks import BLOCKS, Block
+from mingpt.cache import Cache
 from mingpt.generate import generate
 from mingpt.layer_schedules import parse_schedule, without_file
+from mingpt.linear import Linear
 from mingpt.losses import cross_entropy, head_loss, soft_cap, token_losses
 from mingpt.mlps import MLPS, NewGELU, dropout
 from mingpt.norms import NORMS
@@ -110,7 +112,7 @@ class GPT(nn.Module):
             h=nn.ModuleList([BLOCKS[config.block](config, layer) for layer in range(config.n_layer)]),
             ln_f=BLOCKS[config.block].final_norm(config),
         ))
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
         self.softcap, self.z_loss, self.document_end = config.logit_softcap, config.z_loss, config.document_end
@@ -163,17 +165,19 @@ class GPT(nn.Module):
         ]
         return OPTIMIZERS[getattr(train_config, "optimizer", "adamw")](groups, train_config)
 
-    def hidden(self, idx: torch.Tensor) -> torch.Tensor:
-        """idx (B, T) tokens → (B, T, C), what the head reads."""
+    def hidden(self, idx: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+        """idx (B, T) tokens → (B, T, C), what the head reads. With a cache (cache.py) they stand behind its tokens, see
+        them too, and join them."""
         b, t = idx.size()
         assert t <= self.block_size, f"Cannot forward sequence of length {t}, block size is only {self.block_size}"
+        start = 0 if cache is None else cache.extend(idx)
         x = self.transformer.wte(idx)                                     # (B, T, C)
         if self.transformer.wpe is not None:
-            x = x + self.transformer.wpe(torch.arange(t, device=idx.device).unsqueeze(0))
+            x = x + self.transformer.wpe(torch.arange(start, start + t, device=idx.device).unsqueeze(0))
         x = self.transformer.drop(x)
-        allowed = self._allowed(idx)
-        for block in self.transformer.h:
-            x = block(x, allowed)
+        allowed = self._allowed(idx if cache is None or cache.tokens is None else cache.tokens[:, :start + t], start)
+        for layer, block in enumerate(self.transformer.h):
+            x = block(x, allowed, None if cache is None else cache.layers[layer])
         return self.transformer.ln_f(x)
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None):
@@ -202,11 +206,12 @@ class GPT(nn.Module):
             return 0.0
         return sum(m.aux_loss for m in self.modules() if getattr(m, "aux_loss", None) is not None)
 
-    def _allowed(self, idx: torch.Tensor) -> torch.Tensor | None:
-        """What these tokens say about which keys are seen, (B, 1, T, T); None if nothing."""
+    def _allowed(self, idx: torch.Tensor, start: int = 0) -> torch.Tensor | None:
+        """What these tokens say about which keys are seen by those from `start` on, (B, 1, T − start, T); None if
+        nothing."""
         if self.published_padding is not None:
             return flipped_padding(idx, self.published_padding)
-        return None if self.document_end is None else same_document(idx, self.document_end)
+        return None if self.document_end is None else same_document(idx, self.document_end, start)
 
     def _counted(self, targets: torch.Tensor) -> torch.Tensor:
         """The targets; with study 000's fault, padding is one of them."""

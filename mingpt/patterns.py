@@ -34,7 +34,7 @@ LARGEST = 2**31 - 1   # of a pattern's numbers, so that no index overflows
 @dataclass(frozen=True)
 class Full(Pattern):
     """GPT-2's: every key up to the query."""
-    spelling = "f"
+    spelling, relative = "f", True
 
     def allows(self, i, j):
         return j <= i
@@ -71,7 +71,7 @@ def _whole(pattern: Pattern, name: str, least: int) -> int:
 class Window(_Sized):
     """The last w keys, the query's own included."""
     w: int
-    spelling = "{w}"
+    spelling, relative = "{w}", True
 
     @property
     def width(self) -> int:
@@ -95,7 +95,7 @@ class ShiftedWindow(Window):
     37.5 % at 512."""
     index: int
     groups: int
-    spelling = "{w}>{index}/{groups}"
+    spelling, relative = "{w}>{index}/{groups}", True
     least = {"index": 0}
 
     def __post_init__(self):
@@ -113,7 +113,7 @@ class Dilated(_Sized):
     """Study 003's: a window of w, then every d-th key: i−w−d, i−w−2d, … Key i−w itself is in a gap."""
     w: int
     d: int
-    spelling = "{w}/{d}"
+    spelling, relative = "{w}/{d}", True
 
     def allows(self, i, j):
         beyond = i - j - self.w

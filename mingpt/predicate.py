@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Pattern:
     """A causal set of (i, j) pairs. `allows` says which; what can be counted in closed form overrides the counting."""
     spelling: ClassVar[str]
+    relative: ClassVar[bool] = False    # whether i − j alone decides
 
     def allows(self, i: Any, j: Any) -> Any:
         """The predicate where j <= i; i and j are ints, or numpy or torch integer arrays that broadcast."""
@@ -104,6 +105,10 @@ class _Composed(Pattern):
 
     def __str__(self):
         return self.spelling.join(f"({p})" if isinstance(p, Or) else str(p) for p in self.parts)
+
+    @property
+    def relative(self) -> bool:
+        return all(p.relative for p in self.parts)
 
     def allows(self, i, j):
         return reduce(self.operator, (p.allows(i, j) for p in self.parts))
