@@ -4,9 +4,18 @@ What an arm costs beside what it brings: parameters, FLOPs, step time, memory, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
 
-from experiments.stats import Verdict
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from experiments.curves import Run
+from experiments.pairing import lost_seeds
+from experiments.stats import RESAMPLES, Verdict, compare, holm
 
 AXES = ("tokens", "flops", "seconds")   # of the CSV: what a budget can be of
 
@@ -48,7 +57,7 @@ class Budget:
     """An arm against the baseline when both have spent the same."""
     arm: str
     axis: str                            # tokens, flops or seconds
-    at: float | None                     # the largest that all runs of both reached; None: the CSVs do not say
+    at: float                            # the largest that all runs of both reached
     crossing: float | None               # where the mean curves last change places; None: they do not
     verdict: Verdict                     # on val_loss there, interpolated between evaluations; Holm over the arms
 
@@ -63,3 +72,112 @@ class Budgets:
 
     def of(self, arm: str, axis: str) -> Budget | None:
         return next((b for b in self.table if (b.arm, b.axis) == (arm, axis)), None)
+
+
+def costs(runs: Iterable[Run], arms: Sequence[str], baseline: str) -> Costs:
+    """What the records of finished runs say, the baseline first."""
+    finished = [run for run in runs if run.complete]
+    order = sorted(arms, key=lambda arm: arm != baseline)
+    return Costs(baseline, tuple(_cost(arm, [run for run in finished if run.arm == arm]) for arm in order))
+
+
+def _cost(arm: str, runs: list[Run]) -> Cost:
+    models = [_section(run, "model") for run in runs]
+    results = [_section(run, "result") for run in runs]
+    steps = [{"step": r["seconds"] / r["iterations"]} for r in results if r.get("seconds") and r.get("iterations")]
+    parameters = _mean(models, "parameters")
+    return Cost(arm, None if parameters is None else round(parameters), _mean(models, "flops_per_token"),
+                _mean(steps, "step"), _mean(results, "tokens_per_second"), _mean(results, "peak_memory_mb"), len(runs))
+
+
+def _section(run: Run, name: str) -> dict[str, Any]:
+    section = (run.record or {}).get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    numbers = [t[key] for t in tables if isinstance(t.get(key), int | float) and math.isfinite(t[key])]
+    return fmean(numbers) if numbers else None
+
+
+def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss", margin: float,
+            alpha: float, unit: str = "nats", resamples: int = RESAMPLES) -> Budgets:
+    """Every arm against the baseline on every axis that both have, at the largest budget that all runs reached."""
+    runs = [run for run in runs if run.seed is not None]
+    return Budgets(tuple(budget for axis in AXES for budget in _on_axis(
+        {arm: _curves([run for run in runs if run.arm == arm], axis, metric) for arm in arms}, axis, baseline,
+        margin=margin, alpha=alpha, unit=unit, resamples=resamples)))
+
+
+Curves = Mapping[int, np.ndarray]   # seed → (points, 2): spent so far, and the metric there; none for a diverged run
+
+
+def _on_axis(curves: Mapping[str, Curves], axis: str, baseline: str, *, margin: float, alpha: float, unit: str,
+             resamples: int) -> list[Budget]:
+    base = curves.get(baseline, {})
+    ends = {arm: _common_end([*mine.values(), *base.values()]) for arm, mine in curves.items()
+            if arm != baseline and _finished(mine) and _finished(base)}
+    values = {arm: (_at(curves[arm], end), _at(base, end)) for arm, end in ends.items()}
+    raw = {arm: replace(compare(*pair, margin=margin, alpha=alpha, family=len(ends), resamples=resamples), arm=arm,
+                        unit=unit) for arm, pair in values.items()}
+    judged = holm(raw, {arm: lost_seeds(*pair) for arm, pair in values.items()})
+    return [Budget(arm, axis, ends[arm], _crossing(curves[arm], base, ends[arm]), verdict)
+            for arm, verdict in judged.items()]
+
+
+def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
+    """The curve of every finished run that has one; an empty one for every run that diverged."""
+    curves = {run.seed: _curve(run, axis, metric) for run in runs if run.complete}
+    return ({seed: curve for seed, curve in curves.items() if len(curve)}
+            | {run.seed: np.empty((0, 2)) for run in runs if run.status == "diverged"})
+
+
+def _curve(run: Run, axis: str, metric: str) -> np.ndarray:
+    """(points, 2): what was spent at each evaluation, and the metric, which the validation loss determines."""
+    table = run.table[[axis, "val_loss"]].dropna().to_numpy()
+    result = _section(run, "result")
+    if metric == "perplexity":
+        table[:, 1] = np.exp(table[:, 1])
+    elif metric == "bits_per_byte":
+        known = result.get("bits_per_byte") and result.get("val_loss")
+        table = table * [1, result["bits_per_byte"] / result["val_loss"]] if known else table[:0]
+    return table
+
+
+def _finished(curves: Curves) -> list[np.ndarray]:
+    return [curve for curve in curves.values() if len(curve)]
+
+
+def _common_end(curves: Iterable[np.ndarray]) -> float:
+    return float(min(curve[-1, 0] for curve in curves if len(curve)))
+
+
+def _at(curves: Curves, x: float) -> dict[int, float]:
+    """Seed → the metric where x was spent; NaN for a run that diverged."""
+    return {seed: float(_interpolated(curve, np.array([x]))[0]) if len(curve) else math.nan
+            for seed, curve in curves.items()}
+
+
+def _interpolated(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The curve at x, by monotone cubics (PCHIP): a chord of a falling curve would lie above it and flatter whoever was
+    measured right there."""
+    spent, first = np.unique(curve[:, 0], return_index=True)
+    if len(spent) < 2:
+        return np.full_like(x, curve[-1, 1])
+    return PchipInterpolator(spent, curve[first, 1], extrapolate=False)(np.clip(x, spent[0], spent[-1]))
+
+
+def _crossing(arm: Curves, baseline: Curves, end: float) -> float | None:
+    """Where the difference of the mean curves last changes its sign before `end`."""
+    seeds = [seed for seed in arm if len(arm[seed]) and len(baseline.get(seed, ()))]
+    if not seeds:
+        return None
+    spent = np.unique(np.concatenate([curves[seed][:, 0] for seed in seeds for curves in (arm, baseline)]))
+    start = max(curves[seed][0, 0] for seed in seeds for curves in (arm, baseline))
+    spent = spent[(spent >= start) & (spent <= end)]
+    gap = np.mean([_interpolated(arm[s], spent) - _interpolated(baseline[s], spent) for s in seeds], axis=0)
+    changes = np.flatnonzero(gap[:-1] * gap[1:] < 0)
+    if not len(changes):
+        return None
+    i = changes[-1]
+    return float(spent[i] + (spent[i + 1] - spent[i]) * gap[i] / (gap[i] - gap[i + 1]))

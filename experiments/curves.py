@@ -75,7 +75,12 @@ def find_runs(losses_dir: str | Path) -> list[Run]:
         raise BadInput(_no_folder(root))
     own_study = root.resolve().name if root.resolve().parent.name == "losses" else None
     folders = [(root, own_study)] + [(d, d.name) for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
-    return [read_run(path, study) for folder, study in folders for path in _csv_paths(folder)]
+    return [run for folder, study in folders for run in runs_in(folder, study)]
+
+
+def runs_in(folder: Path, study: str | None) -> list[Run]:
+    """The runs of one folder, which are a study's, or of none."""
+    return [read_run(path, study) for path in _csv_paths(folder)]
 
 
 def read_run(path: Path, study: str | None = None) -> Run:

@@ -8,7 +8,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
+from experiments.record import FREE
 from experiments.stats import Values, signed
 
 # An arm that changes nothing else is an A/A arm, and this is what its difference from the baseline is made of.
@@ -80,6 +82,17 @@ def null_kind(changes: Mapping[str, object]) -> str | None:
         return "nothing"
     kinds = {NULL_CHANGES.get(key) for key in changes}
     return "seeds" if kinds == {"seeds"} else "rounding" if kinds == {"rounding"} else None
+
+
+def same_baseline(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> bool:
+    """Whether two records are of runs with the same model, training and data, so that one's noise is the other's."""
+    if not a or not b or (a.get("data") or {}).get("hash") != (b.get("data") or {}).get("hash"):
+        return False
+    configs = [record.get("config") for record in (a, b)]
+    return all(isinstance(config, Mapping) for config in configs) and all(
+        {k: v for k, v in configs[0].get(section, {}).items() if f"{section}.{k}" not in FREE}
+        == {k: v for k, v in configs[1].get(section, {}).items() if f"{section}.{k}" not in FREE}
+        for section in ("model", "trainer", "data"))
 
 
 def beside(difference: float, n: int, floor: NoiseFloor) -> str:

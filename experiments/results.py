@@ -4,16 +4,16 @@ The runs of one study, put together: which arms, which baseline, which values co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 
 from experiments.arms import catalogue
-from experiments.curves import Run
-from experiments.noise import NoiseFloor, noise_floor, null_kind
+from experiments.curves import Run, runs_in
+from experiments.findings import Findings
 from experiments.stats import Values, Verdict, verdicts
 from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, find_study, load_study, shipped
 
@@ -21,11 +21,12 @@ UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits a byte", "pe
 
 
 @dataclass(frozen=True)
-class Results:
+class Results(Findings):
     """One study's runs, with what its declaration says, or the defaults where nobody declared one."""
     name: str | None              # None: runs of no study
     runs: tuple[Run, ...]
     declared: Study | None
+    null_runs: tuple[Run, ...] = ()   # of the study `aa` beside this one
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
@@ -54,7 +55,8 @@ class Results:
 
     @property
     def alpha(self) -> float:
-        return self.declared.alpha if self.declared else DEFAULT_ALPHA
+        """The error that the verdicts of this look may have: all of the study's, unless it looks several times."""
+        return self.declared.level if self.declared else DEFAULT_ALPHA
 
     @property
     def metric(self) -> str:
@@ -94,30 +96,41 @@ class Results:
             return run.status + (f" ({message})" if message else "")
         return None if run.final(self.metric) is not None else f"no {self.metric}"
 
+    @property
+    def unit(self) -> str:
+        return UNITS.get(self.metric, self.metric)
+
+    @cached_property
+    def look(self) -> int | None:
+        """The number of seeds at the last look that the study declares and has reached; None where it declares none."""
+        if not (self.declared and self.declared.stop):
+            return None
+        whole = 0
+        for seed in self.declared.seeds:
+            if not all(seed in self.values.get(arm, {}) for arm in self.declared.arms):
+                break
+            whole += 1
+        return max((n for n in self.declared.stop if n <= whole), default=0)
+
+    @cached_property
+    def judged(self) -> dict[str, Values]:
+        """The values that verdicts rest on: all, or those of the seeds up to the last look."""
+        if self.look is None:
+            return self.values
+        seeds = self.declared.seeds[:self.look]
+        return {arm: {seed: values[seed] for seed in seeds if seed in values} for arm, values in self.values.items()}
+
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
-        """A verdict for every arm but the baseline; none when the baseline has no run."""
+        """A verdict for every arm but the baseline and the points of grids; none when the baseline has no run."""
         if self.baseline not in self.arms:
             return {}
-        unit = UNITS.get(self.metric, self.metric)
-        return verdicts(self.values, self.baseline, margin=self.margin, alpha=self.alpha, unit=unit)
-
-    @cached_property
-    def noise_floor(self) -> NoiseFloor | None:
-        """How far runs of the baseline come apart; None when it has no run."""
-        if self.baseline not in self.arms:
-            return None
-        null_arms = {arm: (kind, self.values[arm]) for arm in self.arms if arm != self.baseline
-                     and (kind := null_kind(self.changes_of(arm)))}
-        return noise_floor(self.values[self.baseline], null_arms, UNITS.get(self.metric, self.metric))
-
-    def changes_of(self, arm: str) -> dict:
-        """What an arm changes, by its records; an arm without records changes something nobody knows."""
-        for run in self.runs_of(arm):
-            changes = (run.record or {}).get("changes")
-            if isinstance(changes, dict):
-                return changes
-        return {"?": None}
+        values = {arm: v for arm, v in self.judged.items() if not self.declared or arm not in self.declared.grid_arms}
+        found = verdicts(values, self.baseline, **self.bar)
+        if self.look == 0:
+            first = f"before the study's first look, at {self.declared.stop[0]} seeds"
+            found = {arm: replace(verdict, reason=first) for arm, verdict in found.items()}
+        return found
 
     def baseline_line(self, width: int = 0) -> str:
         """The baseline's line above the verdicts: its mean and spread over seeds."""
@@ -125,9 +138,8 @@ class Results:
         text = f"{self.baseline:{width}s}  baseline  "
         if not values:
             return f"{text} no final {self.metric}"
-        unit = UNITS.get(self.metric, self.metric)
         spread = f" (sd {stdev(values):.4f} over seeds)" if len(values) > 1 else ""
-        return f"{text} {fmean(values):.4f} {unit}{spread}, n = {len(values)}; margin ±{self.margin:g}"
+        return f"{text} {fmean(values):.4f} {self.unit}{spread}, n = {len(values)}; margin ±{self.margin:g}"
 
     def summary(self) -> dict:
         """What verdicts.json holds."""
@@ -147,8 +159,17 @@ def collect(runs: Iterable[Run], study_file: str | Path | None = None) -> list[R
             continue   # some other .csv: its problems say so, and it is no arm
         groups.setdefault(run.study, []).append(run)
     given = load_study(find_study(study_file)) if study_file else None
-    return [Results(name, tuple(group), given if given and given.name == name else declaration(name))
+    null_runs = tuple(groups.get("aa") or _beside(groups))
+    return [Results(name, tuple(group), given if given and given.name == name else declaration(name), null_runs)
             for name, group in sorted(groups.items(), key=lambda item: item[0] or "")]
+
+
+def _beside(groups: Mapping[str | None, list[Run]]) -> list[Run]:
+    """The runs of the study `aa` in the folder beside a study's own, when one study alone is looked at."""
+    if set(groups) == {None} or len(groups) != 1:
+        return []
+    folder = next(iter(groups.values()))[0].path.parent.parent / "aa"
+    return runs_in(folder, "aa") if folder.is_dir() else []
 
 
 def declaration(name: str | None) -> Study | None:
