@@ -71,6 +71,11 @@ class ReLU2(MLP):
     activation = SquaredReLU
 
 
+class ExactGELU(MLP):
+    """GELU by the error function, as Pythia has it; the tanh formula is within 5e-4 of it."""
+    activation = nn.GELU
+
+
 class SwiGLU(nn.Module):
     """Gated MLP: three matrices 8/3·C wide have the parameters of GELU's two 4·C wide ones.
 
@@ -99,4 +104,4 @@ class GeGLU(SwiGLU):
     activation = NewGELU
 
 
-MLPS = {"gelu": MLP, "swiglu": SwiGLU, "geglu": GeGLU, "relu2": ReLU2}
+MLPS = {"gelu": MLP, "swiglu": SwiGLU, "geglu": GeGLU, "relu2": ReLU2, "gelu_erf": ExactGELU}

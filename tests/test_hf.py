@@ -1,92 +1,313 @@
-"""GPT-2's weights in this project's model give the logits that they give in Hugging Face's."""
+"""A model computes the same here and in transformers, whichever way it goes; and what cannot go is named."""
+
+import contextlib
+import io
+import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from experiments import parity
+from experiments.parity import CASES, difference, greedy, greedy_theirs, open_theirs, perturbed, random_model
 from mingpt import hf
+from mingpt.hf_files import INDEX, WEIGHTS
+from mingpt.hf_weights import Heads
 from mingpt.model import GPT
+from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")
 
-
-@pytest.fixture
-def theirs():
-    """A small GPT-2 of which no weight is zero or one, so that a bias or gain left behind is seen."""
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=61, n_positions=16, n_embd=24, n_layer=2, n_head=3,
-                                     bos_token_id=60, eos_token_id=60, pad_token_id=60)
-    model = transformers.GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return model
+CLOSE, FAR = 1e-5, 1e-4      # equal but for rounding; and beyond any rounding
+LLAMA = dict(position="rope", norm="rmsnorm", mlp="swiglu")
 
 
-def ours_like(theirs, **changes):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """folder(case): (their random model, the folder that it was saved in), made once."""
+    made = {}
+
+    def get(case):
+        if case not in made:
+            made[case] = random_model(case), tmp_path_factory.mktemp("theirs")
+            made[case][0].save_pretrained(made[case][1])
+        return made[case]
+    return get
+
+
+def ours_with(seed=0, **changes):
+    """A model of ours, no parameter of which is zero or one."""
     config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 3, 24
-    config.vocab_size, config.block_size = 61, 16
+    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 3, 4, 24
+    config.vocab_size, config.block_size = parity.VOCAB, parity.LENGTH
     config.merge_from_dict(changes)
-    return GPT(config).eval()
+    torch.manual_seed(seed)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return perturbed(GPT(config))
 
 
-def idx():
-    return torch.randint(60, (3, 16), generator=torch.Generator().manual_seed(1))
+# -- both ways --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_family_gives_the_same_logits_and_greedy_tokens_in_and_out(case):
+    seen = parity.parity(case)
+    assert seen.imported <= CLOSE
+    assert seen.exported <= CLOSE
+    assert seen.greedy
 
 
-@torch.no_grad()
-def difference(ours, theirs):
-    return (ours(idx())[0] - theirs(idx()).logits).abs().max().item()
+def test_every_family_has_a_case():
+    assert {kind for kind, _ in CASES.values()} == set(hf.FAMILIES)
 
 
-def test_logits_agree_to_1e_5_and_greedy_tokens_exactly(theirs):
-    ours = ours_like(theirs)
-    hf.copy_gpt2(ours, theirs.state_dict())
-    assert difference(ours, theirs) <= 1e-5
-    start = idx()[:, :4]
-    assert torch.equal(ours.generate(start, 12), theirs.generate(start, max_new_tokens=12, do_sample=False))
+# arm → the family that it goes out as
+ARMS = {
+    "gpt2": [{}, {"tie_weights": True}, {"bias": False}, {"position": "none"}, {"mlp": "relu2"}, {"mlp": "gelu_erf"},
+             {"attention": "gqa", "n_kv_head": 2}, {"attn_scale": 0.3}, {"schedule": "32*"}, {"attn_out_bias": False}],
+    "llama": [LLAMA, {**LLAMA, "bias": False}, {**LLAMA, "bias": False, "qkv_bias": True, "attn_out_bias": True},
+              {**LLAMA, "attention": "mqa", "rope_base": 5e5}, {**LLAMA, "mlp": "geglu", "head_dim": 8}],
+    "mistral": [{**LLAMA, "bias": False, "schedule": "5*", "attention": "gqa", "n_kv_head": 2}],
+    "qwen2": [{**LLAMA, "bias": False, "schedule": "f 5 f"},
+              {**LLAMA, "bias": False, "qkv_bias": True, "schedule": "5*"}],
+    "qwen3": [{**LLAMA, "bias": False, "qk_norm": True}, {**LLAMA, "bias": False, "qk_norm": True, "schedule": "5 5 f"},
+              {**LLAMA, "bias": False, "qk_norm": True, "attn_scale": 1.0}],
+    "smollm3": [{**LLAMA, "schedule": "f 5 f"}, {**LLAMA, "nope_layers": "0,2"}, {**LLAMA, "position": "none"}],
+    "starcoder2": [{"position": "rope"}, {"position": "rope", "attention": "gqa", "n_kv_head": 2, "schedule": "5*"},
+                   {"position": "rope", "bias": False}, {"position": "rope", "mlp": "relu2"}],
+    "stablelm": [{"position": "rope", "mlp": "swiglu", "bias": False},
+                 {"position": "rope", "mlp": "swiglu", "bias": False, "qkv_bias": True, "rope_fraction": 0.34}],
+    "gpt_neo": [{"schedule": "f 5 f", "qkv_bias": False}, {"schedule": "5*", "bias": False}],
+    "gpt_neox": [{"position": "rope", "rope_fraction": 0.67}, {"position": "rope", "block": "parallel",
+                                                               "parallel_norms": 2}],
+}
 
 
-@pytest.mark.parametrize("forgotten", ["attn.c_proj.weight", "attn.c_attn.bias", "attn.c_proj.bias", "mlp.c_fc.bias",
-                                       "mlp.c_proj.bias", "ln_1.weight", "ln_2.bias", "ln_f.weight", "wpe.weight"])
-def test_the_comparison_notices_a_forgotten_step(theirs, monkeypatch, forgotten):
-    state = theirs.state_dict()
-    if forgotten in hf.TRANSPOSED:   # square: the shapes alone would not tell
-        monkeypatch.setattr(hf, "TRANSPOSED", tuple(name for name in hf.TRANSPOSED if name != forgotten))
+@pytest.mark.parametrize("family, changes", [(family, changes) for family, arms in ARMS.items() for changes in arms],
+                         ids=str)
+def test_an_arm_goes_out_as_the_family_that_computes_the_same(family, changes, tmp_path):
+    ours = ours_with(**changes)
+    assert hf.save(ours, tmp_path).name == family
+    theirs = open_theirs(tmp_path)
+    assert type(theirs).__name__ == hf.FAMILIES[family].architecture
+    assert difference(ours, theirs) <= CLOSE
+    assert torch.equal(greedy(ours), greedy_theirs(theirs))
+
+
+def test_a_trained_biased_model_goes_out_as_gpt_neo_by_moving_what_has_no_place(tmp_path):
+    """GPT-Neo has no biases of q, k and v. Of trained size, they fit into those of the norm and of the output."""
+    ours = ours_with(schedule="f 5 f")
+    with torch.no_grad():
+        for block in ours.transformer.h:
+            block.attn.c_attn.bias.mul_(0.1)
+    assert hf.save(ours, tmp_path).name == "gpt_neo"
+    assert difference(ours, open_theirs(tmp_path)) <= CLOSE
+    with torch.no_grad():
+        w_q = ours.transformer.h[1].attn.c_attn.weight[:24]
+        w_q[0].copy_(w_q[1])    # singular, while the biases of the two rows differ: nothing in front can do both
+    with pytest.raises(BadInput, match=r"model\.bias=True \(of attn\.c_attn\)"):
+        hf.convert(ours, "gpt_neo")
+
+
+# -- the comparison notices what it should ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("case", [case for case, (_, config) in CASES.items()
+                                  if config.get("sliding_window") or "window_size" in config])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_window_off_by_one_breaks_parity(folder, case, change):
+    theirs, path = folder(case)
+    schedule = hf.load(path).config.schedule
+    assert difference(hf.load(path, schedule=schedule.replace("5", str(5 + change))), theirs) > FAR
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ten_times_the_eps_breaks_parity(folder, case):
+    theirs, path = folder(case)
+    assert difference(hf.load(path, norm_eps=10 * hf.load(path).config.norm_eps), theirs) > 3 * CLOSE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_norm_or_bias_left_behind_breaks_parity(folder, case):
+    theirs, path = folder(case)
+    begun = hf.load(path)
+    kinds = {name.rpartition(".h.")[2][2:] for name, p in begun.named_parameters() if p.dim() == 1 and p.any()}
+    assert len(kinds) >= 2
+    for kind in kinds:
+        ours = hf.load(path)
+        with torch.no_grad():
+            for name, p in ours.named_parameters():
+                if name.endswith(kind) and p.dim() == 1:
+                    p.fill_(1.0 if kind.endswith("weight") else 0.0)
+        assert difference(ours, theirs) > FAR, kind
+
+
+@pytest.mark.parametrize("case", [case for case, (kind, _) in CASES.items() if kind not in ("gpt2", "gpt_neo")])
+def test_the_other_rotary_layout_breaks_parity(folder, case):
+    """GPT-J's and the first Llama's neighbours turn together; here and in all of these, halves."""
+    theirs, path = folder(case)
+    ours = hf.load(path)
+    with torch.no_grad():
+        for block in ours.transformer.h:
+            attn = block.attn
+            heads = Heads(attn.n_head, attn.n_kv_head, attn.head_dim)
+            for part in heads.split(attn.c_attn.weight)[:2]:
+                part.copy_(part.unflatten(0, (-1, attn.head_dim // 2, 2)).transpose(1, 2).flatten(0, 2))
+    assert difference(ours, theirs) > FAR
+
+
+@pytest.mark.parametrize("case, forgotten", [(case, layout) for case, layout in (
+    ("gpt2", "Transposed"), ("gpt2", "TransposedQKV"), ("gpt_neo local", "UnscaledQKV"),
+    ("gpt_neox parallel", "QKVByHead"))])
+def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, monkeypatch):
+    from mingpt import hf_weights
+    plain = {"UnscaledQKV": hf_weights.SplitQKV}.get(forgotten, hf_weights.Plain)
+    monkeypatch.setattr(getattr(hf_weights, forgotten), "to_ours", staticmethod(plain.to_ours))
+    theirs, path = folder(case)
+    try:
+        wrong = difference(hf.load(path), theirs)
+    except RuntimeError as error:     # of c_attn and c_fc the shapes tell
+        assert "size mismatch" in str(error)
     else:
-        state = {k: torch.zeros_like(v) if k.endswith(forgotten) else v for k, v in state.items()}
-    ours = ours_like(theirs)
-    hf.copy_gpt2(ours, state)
-    assert difference(ours, theirs) > 1e-3
+        assert wrong > FAR
 
 
-def test_the_causal_masks_of_older_checkpoints_are_ignored(theirs):
-    state = theirs.state_dict()
-    state["transformer.h.0.attn.bias"] = torch.ones(1, 1, 16, 16).tril()
-    state["transformer.h.1.attn.masked_bias"] = torch.tensor(-1e4)
-    ours = ours_like(theirs)
-    hf.copy_gpt2(ours, state)
-    assert difference(ours, theirs) <= 1e-5
+# -- what has no counterpart ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("changes, named", [
+    ({"position": "alibi"}, "model.position='alibi'"), ({"logit_softcap": 30.0}, "model.logit_softcap=30.0"),
+    ({**LLAMA, "mlp": "relu2"}, "model.mlp='relu2'"), ({"mlp": "swiglu"}, "model.mlp='swiglu'"),
+    ({"schedule": "5/2*"}, "model.schedule='5/2*'"), ({**LLAMA, "bias": False, "schedule": "f 5 6"}, "model.schedule="),
+    ({"schedule": "f 5 b4x1", "qkv_bias": False}, "model.schedule="), ({"block": "sandwich"}, "model.block='sandwich'"),
+    ({"norm": "rmsnorm"}, "model.norm='rmsnorm'"), ({"qk_norm": True}, "model.qk_norm=True"),
+    ({"document_end": 60}, "data.document_mask=60"), ({"published_padding": 60}, "data.published_padding=60"),
+    ({"position": "rope", "mlp": "swiglu"}, "stablelm lacks model.bias=True (of attn.c_proj, mlp.c_fc"),
+    ({**LLAMA, "schedule": "f 5 f", "rope_local_base": 100.0}, "model.rope_local_base=100.0"),
+], ids=str)
+def test_a_setting_without_a_counterpart_is_named(changes, named):
+    with pytest.raises(BadInput, match="no exact counterpart") as refusal:
+        hf.convert(ours_with(**changes))
+    assert named in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
-def test_a_weight_without_a_counterpart_is_named(theirs):
-    state = theirs.state_dict()
+def test_a_family_that_was_asked_for_is_not_replaced_by_another():
+    with pytest.raises(BadInput, match=r"gpt2 lacks model\.position='rope'$"):
+        hf.convert(ours_with(position="rope"), "gpt2")
+    with pytest.raises(BadInput, match="did you mean 'mistral'"):
+        hf.convert(ours_with(), "mistrall")
+
+
+def edited(path, tmp_path, change):
+    """A copy of a saved model, its config.json and its tensors changed in place by `change`."""
+    config, tensors = json.loads((path / "config.json").read_text()), load_file(path / WEIGHTS)
+    change(config, tensors)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(tensors, tmp_path / WEIGHTS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("case, key, value, named", [
+    ("llama", "hidden_act", "quick_gelu", "hidden_act='quick_gelu'"),
+    ("llama", "rope_scaling", {"rope_type": "yarn", "factor": 2.0}, "rope_type='yarn'"),
+    ("gpt2", "scale_attn_by_inverse_layer_idx", True, "scale_attn_by_inverse_layer_idx=True"),
+    ("stablelm", "qk_layernorm", True, "qk_layernorm=True"), ("qwen2", "model_type", "qwen9", "no family 'qwen9'"),
+    ("qwen2 layer_types", "layer_types", ["chunked_attention"] * 3, "layer_types"),
+    ("gpt_neox parallel", "use_parallel_residual", "both", "use_parallel_residual='both'")])
+def test_a_configuration_without_a_counterpart_is_refused(folder, tmp_path, case, key, value, named):
+    def change(config, tensors):
+        config.pop("rope_parameters", None)
+        config[key] = value
+    with pytest.raises(BadInput) as refusal:
+        hf.load(edited(folder(case)[1], tmp_path, change))
+    assert named in str(refusal.value)
+
+
+def test_a_tensor_too_few_or_too_many_is_named(folder, tmp_path):
+    _, path = folder("gpt2")
     missing = "transformer.h.1.mlp.c_fc.bias"
-    with pytest.raises(AssertionError, match=missing):
-        hf.copy_gpt2(ours_like(theirs), {k: v for k, v in state.items() if k != missing})
-    with pytest.raises(AssertionError, match="transformer.wpe.weight"):
-        hf.copy_gpt2(ours_like(theirs, block_size=8), state)
+    with pytest.raises(BadInput, match=missing):
+        hf.load(edited(path, tmp_path, lambda config, tensors: tensors.pop(missing)))
+    with pytest.raises(BadInput, match="transformer.h.0.extra.weight"):
+        extra = {"transformer.h.0.extra.weight": torch.ones(2)}
+        hf.load(edited(path, tmp_path, lambda config, tensors: tensors.update(extra)))
 
 
-def test_from_pretrained_reads_a_local_folder(theirs, tmp_path, monkeypatch):
-    theirs.config.layer_norm_epsilon = 1e-3
-    for norm in (m for m in theirs.modules() if isinstance(m, torch.nn.LayerNorm)):
-        norm.eps = 1e-3
-    theirs.save_pretrained(tmp_path / "gpt2")
+# -- files ------------------------------------------------------------------------------------------------------------
+
+def test_masks_of_older_checkpoints_are_no_weights(folder, tmp_path):
+    theirs, path = folder("gpt2")
+    masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 16, 16), "transformer.h.1.attn.masked_bias": torch.ones(1)}
+    assert difference(hf.load(edited(path, tmp_path, lambda c, tensors: tensors.update(masks))), theirs) <= CLOSE
+
+
+def test_weights_in_several_files_and_without_the_trunks_name_are_read(folder, tmp_path):
+    theirs, path = folder("gpt2")
+    bare = {k.removeprefix("transformer."): t for k, t in load_file(path / WEIGHTS).items() if k != "lm_head.weight"}
+    parts = [dict(list(bare.items())[::2]), dict(list(bare.items())[1::2])]
+    for n, part in enumerate(parts):
+        save_file(part, tmp_path / f"part-{n}.safetensors")
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {k: f"part-{n}.safetensors" for n, part in enumerate(parts)
+                                                             for k in part}}))
+    (tmp_path / "config.json").write_text((path / "config.json").read_text())
+    assert difference(hf.load(tmp_path), theirs) <= CLOSE
+
+
+def test_keys_of_earlier_transformers_mean_the_same(folder, tmp_path):
+    def change(config, tensors):
+        parameters = config.pop("rope_parameters")
+        config.update(rope_theta=parameters["rope_theta"], partial_rotary_factor=parameters["partial_rotary_factor"])
+    theirs, path = folder("stablelm")
+    assert difference(hf.load(edited(path, tmp_path, change)), theirs) <= CLOSE
+
+
+def test_pickles_are_not_read_and_nothing_is_refused_without_a_reason(folder, tmp_path):
+    _, path = folder("gpt2")
+    (tmp_path / "config.json").write_text((path / "config.json").read_text())
+    with pytest.raises(BadInput, match="no model.safetensors$"):
+        hf.load(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80")
+    with pytest.raises(BadInput, match="pickles"):
+        hf.load(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(b"cut")
+    with pytest.raises(BadInput, match=WEIGHTS):
+        hf.load(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(BadInput, match="config.json"):
+        hf.load(tmp_path)
+
+
+def test_a_name_that_is_no_folder_is_sought_on_the_hub(monkeypatch):
+    import huggingface_hub
+    asked = []
+
+    def offline(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        raise ConnectionError("no network\nat all")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(BadInput, match="'a/b' is no folder.*ConnectionError: no network") as refusal:
+        hf.load("a/b")
+    assert "\n" not in str(refusal.value)
+    assert asked == [("a/b", ["config.json", "*.safetensors", INDEX])]
+
+
+def test_a_model_is_cut_to_fewer_positions(folder):
+    for case in ("gpt2", "mistral window"):
+        theirs, path = folder(case)
+        ours = hf.load(path, block_size=12)
+        assert ours.block_size == 12
+        assert difference(ours, theirs) <= CLOSE
+        with pytest.raises(BadInput, match="32 positions"):
+            hf.load(path, block_size=33)
+
+
+# -- minGPT's door ----------------------------------------------------------------------------------------------------
+
+def test_from_pretrained_reads_a_local_folder(folder, tmp_path, monkeypatch):
+    theirs, path = folder("gpt2")
+    (tmp_path / "gpt2").symlink_to(path)
     monkeypatch.chdir(tmp_path)
     ours = GPT.from_pretrained("gpt2").eval()
-    assert difference(ours, theirs) <= 1e-5
-    assert ours.block_size == 16
+    assert difference(ours, theirs) <= CLOSE
+    assert ours.lm_head.weight is not ours.transformer.wte.weight     # minGPT's are two
 
 
 def test_an_imported_gpt2_agrees_in_small_logits_too(tmp_path, monkeypatch):

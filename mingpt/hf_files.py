@@ -1,0 +1,81 @@
+"""
+A Hugging Face model on disk: config.json and safetensors. Nothing here runs code that came with a model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mingpt.utils import BadInput, write_atomic
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+WANTED = [CONFIG, "*.safetensors", INDEX]
+
+
+def find_folder(source: str | Path) -> Path:
+    """A local folder, or the hub's model of that name (downloaded once; offline what was). BadInput without either."""
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise BadInput(f"{source!r} is no folder here; for the hub's models: pip install huggingface_hub") from None
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=WANTED))
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:   # no network, no such name, not a name
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise BadInput(f"{source!r} is no folder here, and the hub gave none "
+                       f"({type(error).__name__}: {reason})") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}: a Hugging Face model has one") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise BadInput(f"{path}: a model's settings, not {type(config).__name__}")
+    return config
+
+
+def read_weights(folder: Path, trunk: str) -> dict[str, torch.Tensor]:
+    """All tensors, from one file or several. The names of a model saved without its head lack `trunk`: it is added."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name in _weight_files(folder):
+        try:
+            tensors |= load_file(folder / name)
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"{folder / name}: {error}") from None
+    if not any(name.startswith(trunk) for name in tensors):
+        heads = ("lm_head.", "embed_out.")
+        tensors = {name if name.startswith(heads) else trunk + name: t for name, t in tensors.items()}
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[str]:
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if (folder / INDEX).is_file():
+        return sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    pickled = any(folder.glob("*.bin"))
+    raise BadInput(f"{folder}: no {WEIGHTS}" + (": its weights are pickles, which can run code; convert them" if pickled
+                                                else ""))
+
+
+def write_model(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """config.json and one safetensors file; config.json last, so that a folder with one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{WEIGHTS}.tmp"
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    temporary.replace(folder / WEIGHTS)
+    write_atomic(folder / CONFIG, json.dumps(config, indent=2) + "\n")
