@@ -4,6 +4,7 @@ What keeps the residual stream's scale in hand: slot `norm`. (..., C) → (..., 
 
 import torch
 import torch.nn as nn
+from torch.nn import functional as F
 
 from mingpt.utils import CfgNode
 
@@ -33,9 +34,29 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # in float32 also under autocast: the square of a bf16 activation loses its small terms in the mean
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale * self.weight).to(x.dtype)
+        if x.is_cuda:   # where torch's own is one kernel; unmeasured
+            return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        return _RMS.apply(x.float(), self.weight, self.eps).to(x.dtype)
+
+
+class _RMS(torch.autograd.Function):
+    """x / √(mean x² + eps) · weight. On a CPU torch's own has a backward five times as slow as LayerNorm's."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.size(-1))
+        scale = mean_square.add_(eps).rsqrt_()                                  # (…, 1)
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: torch.Tensor):
+        x, weight, scale = ctx.saved_tensors
+        unit = x * scale
+        aligned = grad * unit
+        along = (aligned @ weight).unsqueeze(-1).div_(x.size(-1))               # what scaling x cannot change
+        return (grad * weight).addcmul_(unit, along, value=-1).mul_(scale), aligned.flatten(0, -2).sum(0), None
 
 
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}

@@ -77,15 +77,30 @@ class RoPE(NoPosition):
 
     def turn(self, x: torch.Tensor, start: int = 0) -> torch.Tensor:
         """x (…, T, hs) at positions start, start + 1, … → the same, its first r numbers turned."""
-        if self.turned == x.size(-1):
-            return self._turn(x, start)
-        return torch.cat((self._turn(x[..., :self.turned], start), x[..., self.turned:]), dim=-1)
-
-    def _turn(self, x: torch.Tensor, start: int) -> torch.Tensor:
         stop = start + x.size(-2)
-        cos, sin = self.cos[start:stop], self.sin[start:stop]       # (T, r/2)
-        a, b = x.float().chunk(2, dim=-1)                           # angles lose their meaning in bf16
-        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+        # in float32 also under autocast: angles lose their meaning in bf16
+        return _Turn.apply(x.float(), self.cos[start:stop], self.sin[start:stop]).to(x.dtype)
+
+
+class _Turn(torch.autograd.Function):
+    """Turns the pairs of x (…, T, hs) whose angles' cos and sin (T, r/2) has, in four passes over half of it. What
+    comes back is turned the other way, which autograd's own record of those passes would do in twice the time."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        half = cos.size(-1)
+        out = torch.empty_like(x)
+        (a, b, rest), (out_a, out_b, out_rest) = (t.split((half, half, t.size(-1) - 2 * half), -1) for t in (x, out))
+        torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-1)
+        torch.mul(b, cos, out=out_b).addcmul_(a, sin)
+        out_rest.copy_(rest)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        cos, sin = ctx.saved_tensors
+        return _Turn.apply(grad, cos, -sin), None, None
 
 
 class ALiBi(NoPosition):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mingpt.model import GPT
-from mingpt.norms import NORMS
+from mingpt.norms import _RMS, NORMS
 
 
 def norm_of(name, dim=32, **changes):
@@ -94,3 +94,10 @@ def test_the_soft_cap_bounds_the_logits_and_leaves_small_ones():
             model.lm_head.weight.mul_(1000)
     assert plain(idx)[0].abs().max() > 10
     assert capped(idx)[0].abs().max() <= 3.0
+
+
+def test_rmsnorms_gradient_is_its_derivative():
+    norm = norm_of("rmsnorm", dim=5).double()
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    # in double from end to end: forward's float() would round
+    assert torch.autograd.gradcheck(lambda x, w: _RMS.apply(x, w, 1e-2), (x, norm.weight))

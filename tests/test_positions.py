@@ -6,7 +6,7 @@ import torch
 from mingpt.attend import Dense, same_document
 from mingpt.model import GPT
 from mingpt.patterns import full
-from mingpt.positions import POSITIONS, alibi_slopes
+from mingpt.positions import POSITIONS, _Turn, alibi_slopes
 from mingpt.utils import BadInput
 
 
@@ -145,3 +145,12 @@ def test_a_document_reads_as_when_it_stands_alone(position):
         alone = model(torch.tensor([document]))[0][0]
         torch.testing.assert_close(packed[start:start + len(document)], alone, atol=1e-4, rtol=0)
         start += len(document)
+
+
+def test_ropes_gradient_is_its_derivative_also_where_a_share_is_turned():
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    angle = torch.randn(4, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: _Turn.apply(x, angle.cos(), angle.sin()), (x,))
+    turned = _Turn.apply(x, angle.cos(), angle.sin())
+    torch.testing.assert_close(turned[..., 4:], x[..., 4:])
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))

@@ -221,7 +221,8 @@ def test_an_unknown_dtype_is_refused_with_the_nearest():
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_model_has_the_same_losses_and_the_same_state():
-    plain, compiled = trainer_of(tiny_gpt(n_layer=1)), trainer_of(tiny_gpt(n_layer=1), compile=True)
+@pytest.mark.parametrize("slots", [{}, {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu"}])
+def test_a_compiled_model_has_the_same_losses_and_the_same_state(slots):
+    plain, compiled = (trainer_of(tiny_gpt(n_layer=1, **slots), compile=on) for on in (False, True))
     assert losses_of(compiled) == pytest.approx(losses_of(plain), abs=1e-5)
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
