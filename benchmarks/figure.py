@@ -29,7 +29,7 @@ def ratio_figure(title: str, one: str, panels: list[Panel], results: dict[str, A
                f"torch {machine['versions']['torch']}, {machine['date']}")
     lines = sum(len(panel.rows) for panel in panels)
     height = 1.6 + 0.34 * lines + 0.75 * len(panels)
-    figure, axes = page(height, title, caption, rows=len(panels), left=1.9, row_gap=0.75)
+    figure, axes = page(height, title, caption, rows=len(panels), left=1.9, row_gap=0.75)   # inches
     for axis, panel in zip(axes, panels, strict=True):
         draw(axis, panel, log)
     axes[-1].set_xlabel(f"× {one}" + (" (logarithmic)" if log else ""))
@@ -42,17 +42,19 @@ def draw(axis, panel: Panel, log: bool) -> None:
         met = floor is None or floor.met(ratio["median"])
         bars = [[ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]]
         axis.errorbar([ratio["median"]], [y], xerr=bars, fmt="o", ms=6, capsize=3, color=OURS if met else THEIRS)
-        axis.annotate(f"{ratio['median']:.2f}", (ratio["high"], y), xytext=(7, 0), textcoords="offset points",
-                      va="center", fontsize=9)
+        axis.annotate(f"{ratio['median']:.2f}", (ratio["median"], y), xytext=(0, 5), textcoords="offset points",
+                      ha="center", va="bottom", fontsize=8)
         if floor is not None:
             axis.plot([floor.value], [y], marker="|", ms=16, mew=2, color=FLOOR)
     axis.axvline(1, color=FLOOR, lw=1)
     axis.set_yticks(range(len(panel.rows)), [name for name, *_ in panel.rows])
-    axis.set_ylim(len(panel.rows) - 0.5, -0.5)
-    highest = max(max(ratio["high"], floor.value if floor else 1) for _, ratio, floor in panel.rows)
+    axis.set_ylim(len(panel.rows) - 0.5, -0.7)
+    shown = [1.0, *(ratio[end] for _, ratio, _ in panel.rows for end in ("low", "high")),
+             *(floor.value for *_, floor in panel.rows if floor)]
     if log:
         axis.set_xscale("log")
-        axis.set_xlim(min(0.8, *(ratio["low"] for _, ratio, _ in panel.rows)) * 0.8, highest * 1.6)
+        axis.set_xlim(min(shown) / 1.3, max(shown) * 1.3)
     else:
-        axis.set_xlim(0, highest * 1.15)
-    axis.set_title(panel.title)
+        margin = 0.08 * (max(shown) - min(shown))
+        axis.set_xlim(min(shown) - margin, max(shown) + margin)
+    axis.set_title(panel.title, loc="left", size=10, weight="bold")
