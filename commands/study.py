@@ -109,20 +109,23 @@ def _become(arguments: list[str]) -> int:
 def _train(args: argparse.Namespace, request, jobs) -> int:
     """Run the plan here, then plot."""
     from experiments import board, launch
-    todo = [job for job in jobs if not job.ended]
+    from experiments.plan import looks, write_order
     stdout = sys.stderr if args.json else None   # the children's words must not get into the JSON
-    if todo:
-        code = launch.tokenize(request, stdout)
-        if code:
-            return code   # it has said why
-        with board.Progress(todo, request, args.jobs) as progress:
-            launcher = launch.Launcher(request, args.jobs, progress.report, progress.tick, stdout)
-            if not launcher.run(todo):
-                board.stopped(request)
-                return INTERRUPTED
-        refused = {job: outcome for job, outcome in launcher.outcomes.items() if outcome == "refused"}
-        return _finish(args, request, refused)
-    return _finish(args, request)
+    if any(not job.ended for job in jobs) and (code := launch.tokenize(request, stdout)):
+        return code   # it has said why
+    refused = set()
+    for until, between in looks(request, jobs):
+        if todo := [job for job in between if not job.ended]:
+            write_order(until, todo, args.jobs)
+            with board.Progress(todo, request, args.jobs) as progress:
+                launcher = launch.Launcher(request, args.jobs, progress.report, progress.tick, stdout)
+                if not launcher.run(todo):
+                    board.stopped(request)
+                    return INTERRUPTED
+            refused |= {job for job, outcome in launcher.outcomes.items() if outcome == "refused"}
+        if until.study.seeds != request.study.seeds and board.decided(until):
+            break
+    return _finish(args, until, refused)
 
 
 def _finish(args: argparse.Namespace, request, refused=()) -> int:

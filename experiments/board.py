@@ -115,6 +115,19 @@ class Progress:
         return rest / self.slots
 
 
+def decided(request: Request) -> bool:
+    """At a look that the study declares: whether every arm has its word, which ends the study."""
+    from experiments.curves import runs_in
+    from experiments.results import Results
+    runs = runs_in(request.out / "losses" / request.study.name, request.study.name)
+    verdicts = Results(request.study.name, tuple(runs), request.study).verdicts
+    unsettled = [arm for arm, verdict in verdicts.items() if verdict.word == "undecided"]
+    told = f"undecided: {', '.join(unsettled)}; going on" if unsettled else (
+        "every arm is decided; no more seeds" if verdicts else "no verdicts; going on")
+    print(f"a look after {len(request.study.seeds)} seeds: {told}", file=sys.stderr)
+    return bool(verdicts) and not unsettled
+
+
 def outcome(request: Request, refused: Iterable[Job] = (), as_json: bool = False) -> bool:
     """Say how every run of the study went, those that failed by name. Whether all are done."""
     turned_away = {(job.arm, job.seed) for job in refused}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import socket
@@ -15,9 +16,9 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from experiments.record import FREE, RunFiles, read_record
+from experiments.record import FREE, RunFiles, now, read_record
 from experiments.study import Study
-from mingpt.utils import BadInput, CfgNode
+from mingpt.utils import BadInput, CfgNode, write_atomic
 
 if TYPE_CHECKING:
     from experiments.settings import Spec
@@ -83,9 +84,30 @@ def order(study: Study) -> list[Job]:
     jobs = []
     for seed in study.seeds:
         arms = list(study.arms)
-        random.Random(f"{study.name}/{seed}").shuffle(arms)
+        random.Random(f"{study.name}/{seed}").shuffle(arms)   # recorded by write_order
         jobs += [Job(arm, seed) for arm in arms]
     return jobs
+
+
+def looks(request: Request, jobs: list[Job]) -> Iterator[tuple[Request, list[Job]]]:
+    """The runs between one look of the study's `stop` and the next, with the study as it is up to there. Without
+    looks, all of them at once; seeds beyond the last look, which only the command line can ask for, come last."""
+    seeds = request.study.seeds
+    ends = [n for n in request.study.stop if n < len(seeds)] + [len(seeds)]
+    for begin, end in zip([0, *ends], ends, strict=False):
+        until = dataclasses.replace(request, study=dataclasses.replace(request.study, seeds=seeds[:end]))
+        yield until, [job for job in jobs if job.seed in seeds[begin:end]]
+
+
+def write_order(request: Request, jobs: list[Job], slots: int) -> Path:
+    """Add to OUT/logs/STUDY/order.json in which order these runs were begun and what it was drawn from."""
+    path = request.logs / "order.json"
+    launches = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    launches.append({"launched": now(), "study_hash": request.study.hash, "at_once": slots, "interleaved": "by seed",
+                     "shuffled_by": [f"{request.study.name}/{seed}" for seed in request.study.seeds],
+                     "runs": [job.name for job in jobs]})
+    write_atomic(path, json.dumps(launches, indent=1) + "\n")
+    return path
 
 
 def make_plan(request: Request) -> list[Job]:

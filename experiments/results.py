@@ -105,19 +105,23 @@ class Results(Findings):
         """The number of seeds at the last look that the study declares and has reached; None where it declares none."""
         if not (self.declared and self.declared.stop):
             return None
-        whole = 0
-        for seed in self.declared.seeds:
-            if not all(seed in self.values.get(arm, {}) for arm in self.declared.arms):
-                break
-            whole += 1
-        return max((n for n in self.declared.stop if n <= whole), default=0)
+        whole = [all(seed in self.values.get(arm, {}) for arm in self.declared.arms) for seed in self._seeds]
+        begun = whole.index(False) if False in whole else len(whole)
+        return max((n for n in self.declared.stop if n <= begun), default=0)
+
+    @property
+    def _seeds(self) -> list[int]:
+        """Those with a value, in the order of the declaration, then any others."""
+        seen = {seed for values in self.values.values() for seed in values} - {None}
+        declared = self.declared.seeds if self.declared else []
+        return [s for s in declared if s in seen] + sorted(seen - set(declared))
 
     @cached_property
     def judged(self) -> dict[str, Values]:
         """The values that verdicts rest on: all, or those of the seeds up to the last look."""
         if self.look is None:
             return self.values
-        seeds = self.declared.seeds[:self.look]
+        seeds = self._seeds[:self.look]
         return {arm: {seed: values[seed] for seed in seeds if seed in values} for arm, values in self.values.items()}
 
     @cached_property
