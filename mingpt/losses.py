@@ -134,7 +134,8 @@ def _mean(losses: Tensor, counted: Tensor) -> Tensor:
 
 def _product_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

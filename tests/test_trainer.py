@@ -226,3 +226,14 @@ def test_a_compiled_model_has_the_same_losses_and_the_same_state(slots):
     plain, compiled = (trainer_of(tiny_gpt(n_layer=1, **slots), compile=on) for on in (False, True))
     assert losses_of(compiled) == pytest.approx(losses_of(plain), abs=1e-5)
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+
+
+@pytest.mark.parametrize("slots", [{}, {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "logit_softcap": 9.0}])
+def test_no_step_waits_for_the_device(slots, monkeypatch):
+    """On the meta device there are no numbers: whoever asks for one, by .item() or an if, fails. A GPU would stop."""
+    monkeypatch.setattr(GPT, "configure_optimizers", lambda gpt, config: torch.optim.SGD(gpt.parameters()))
+    trainer = trainer_of(tiny_gpt(**slots), device="meta", max_iters=2, accumulation_steps=2)
+    trainer.run()
+    assert trainer.iter_num == 2 and trainer.loss.is_meta and trainer.grad_norm.is_meta
+    with pytest.raises(RuntimeError):
+        trainer.loss.item()
