@@ -1,12 +1,13 @@
 """
 The loss, in nats. `cross_entropy` is the definition, over logits that exist. `head_loss` is the same number made from
-what the head reads: the logits of a few hundred tokens at a time, in one buffer that is used again, and the gradient at
+what the head reads: the logits of some hundred tokens at a time, in one buffer that is used again, and the gradient at
 once, while they are there. With 50,257 words all logits of a batch are most of a small model's memory, and touching so
 much fresh memory costs more than the arithmetic on it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -15,9 +16,9 @@ from torch.nn import functional as F
 
 from mingpt.utils import IGNORE_INDEX
 
-# Tokens whose logits exist at once. On a CPU 256 rows of 50,257 words (51 MB) are where products run at full rate;
-# a GPU needs more to be busy.
-CHUNK_CPU, CHUNK_CUDA = 256, 4096
+# Bytes of logits, counted as float32, that exist at once. A CPU makes products at full rate from about 512 tokens of
+# 50,257 words on; a GPU needs more to be busy (a guess: unmeasured).
+AT_ONCE_CPU, AT_ONCE_CUDA = 100 << 20, 800 << 20
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
@@ -67,20 +68,21 @@ class _HeadLoss(torch.autograd.Function):
         counted = targets != IGNORE_INDEX
         share = counted / counted.sum().clamp(min=1).to(_wide(x.dtype))             # (N,): a row's weight in the mean
         narrow, table = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
-        dx, dweight = torch.empty_like(narrow), torch.zeros_like(weight)
-        losses = x.new_empty(x.size(0), dtype=share.dtype)
+        weighted = (narrow * share.unsqueeze(1)).to(narrow.dtype)                   # cheaper than to weigh the logits
+        dx, dweight = torch.empty_like(narrow), torch.empty_like(weight)
+        losses = share.new_empty(x.size(0))
         for part, logits in _chunks(narrow, table, cap):
             slope = 1 - (logits / cap).square() if cap is not None else None        # of the cap at these logits
             wanted = targets[part].clamp(min=0).unsqueeze(1)
             nats, log_z = _softmax_(logits, wanted)                                 # logits are probabilities from here
             losses[part] = nats + z_loss * log_z.square()
-            weights = share[part].unsqueeze(1)
-            logits.mul_(weights * (1 + 2 * z_loss * log_z.unsqueeze(1)) if z_loss else weights)
-            logits.scatter_add_(1, wanted, -weights)
+            if z_loss:
+                logits.mul_(1 + 2 * z_loss * log_z.unsqueeze(1))
+            logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0))
             grad = (logits if slope is None else logits.mul_(slope)).to(table.dtype)
             torch.mm(grad, table, out=dx[part])
-            _add_product(dweight, grad.t(), narrow[part])
-        ctx.save_for_backward(dx, dweight)
+            _add_product(dweight, grad.t(), weighted[part], first=part.start == 0)
+        ctx.save_for_backward(dx.mul_(share.unsqueeze(1)), dweight)
         ctx.dtypes = x.dtype, weight.dtype
         return _mean(losses, counted)
 
@@ -93,10 +95,13 @@ class _HeadLoss(torch.autograd.Function):
         return dx * grad, dweight * grad, None, None, None
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b. Sums of bf16 products are kept in the wider type: a step has many chunks."""
+def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
+    """total += a @ b, or at first total = a @ b. Sums of bf16 products are kept in the wider type: a step has many
+    chunks."""
     if total.dtype == a.dtype:
-        total.addmm_(a, b)
+        total.addmm_(a, b, beta=0 if first else 1)
+    elif first:
+        total.copy_(a @ b)
     else:
         total.add_(a @ b)
 
@@ -111,7 +116,8 @@ def _nats(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> tupl
 
 def _chunks(x: Tensor, weight: Tensor, cap: float | None) -> Iterator[tuple[slice, Tensor]]:
     """Slices of x's rows with their logits, (rows, V), float32 or wider, in memory that the next ones overwrite."""
-    size = min(CHUNK_CUDA if x.is_cuda else CHUNK_CPU, x.size(0))
+    fitting = max(1, (AT_ONCE_CUDA if x.is_cuda else AT_ONCE_CPU) // (4 * weight.size(0)))
+    size = math.ceil(x.size(0) / math.ceil(x.size(0) / fitting))        # chunks of one size
     buffer = x.new_empty(size, weight.size(0))
     for start in range(0, x.size(0), size):
         part = slice(start, min(start + size, x.size(0)))

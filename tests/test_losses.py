@@ -16,7 +16,7 @@ CASES = [(cap, z, ignored) for cap in (None, 5.0) for z in (0.0, 1e-2) for ignor
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_CPU", 64)   # 600 rows are nine chunks and a part of one
+    monkeypatch.setattr(losses, "AT_ONCE_CPU", 64 * V * 4)   # 600 rows are ten chunks of 60
 
 
 def example(ignored=0, dtype=torch.float64, rows=(2, 300)):
@@ -77,7 +77,7 @@ def test_only_one_chunk_of_logits_exists_at_a_time(monkeypatch):
     x, weight, targets = example()
     head_loss(x, weight, targets).backward()
     logits = [made for made in sizes if made.size(-1) == V]
-    assert len(logits) == 10 and max(len(made) for made in logits) == 64
+    assert [len(made) for made in logits] == 10 * [60]
     assert len({made.data_ptr() for made in logits}) == 1
 
 
