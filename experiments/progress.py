@@ -44,6 +44,7 @@ class Reporter(Observer):
 
     def start(self, run: Run, resumed_at: int | None) -> None:
         record, self.max_iters = run.record, run.settings.trainer.max_iters
+        self.statistics = run.trainer.model.statistics
         model, data = record["model"], record["data"]
         self.say(f"{run.files.name}: {model['parameters']:,} parameters, {model['flops_per_token'] / 1e6:.1f} MFLOP "
                  f"a token, {data['tokens']:,} tokens of data, on {record['environment']['device']}")
@@ -77,7 +78,8 @@ class Reporter(Observer):
             parts.append(f"lr {row['learning_rate']:.2e}")
         if row["tokens_per_second"]:
             parts.append(f"{row['tokens_per_second']:,.0f} tok/s")
-        return "  ".join([*parts, f"{row['peak_memory_mb']:,.0f} MB"])
+        counted = (f"{name} {value:.3g}" for name, value in self.statistics().items())
+        return "  ".join([*parts, f"{row['peak_memory_mb']:,.0f} MB", *counted])
 
     def _left(self, iteration: int) -> str:
         done = iteration - self.first

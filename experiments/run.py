@@ -222,6 +222,8 @@ class Run:
         self.loss_sum, self.loss_count, self.row_iteration, self.row_seconds = 0.0, 0, n, self.seconds
         self.record["progress"] |= {"iteration": n, "seconds": self.seconds, **{k: row[k] for k in (
             "loss", "val_loss", "tokens_per_second") if row[k] is not None}}
+        if statistics := trainer.model.statistics():
+            self.record["progress"]["statistics"] = statistics
         write_record(self.files.json, self.record)
         self.observer.row(row, self.evaluation)
 
@@ -260,7 +262,8 @@ class Run:
         return {**self.evaluation, "best": best, "iterations": n, "tokens": n * self.tokens_per_step,
                 "flops": n * self.flops_per_step,
                 "tokens_per_second": n * self.tokens_per_step / self.seconds if self.seconds else None,
-                "peak_memory_mb": peak_memory_mb(self.trainer.device), "seconds": self.seconds}
+                "peak_memory_mb": peak_memory_mb(self.trainer.device), "seconds": self.seconds,
+                **({"statistics": counted} if (counted := self.trainer.model.statistics()) else {})}
 
     def _finish(self, status: str, message: str | None) -> None:
         self.record |= {"status": status, "message": message, "end": now()}

@@ -7,7 +7,8 @@ import torch.nn as nn
 from torch.nn import functional as F
 
 from mingpt.linear import Linear
-from mingpt.utils import BadInput, CfgNode
+from mingpt.moe import balance_loss, choose, dispatch, within_capacity
+from mingpt.utils import BadInput, CfgNode, did_you_mean
 
 
 class NewGELU(nn.Module):
@@ -104,4 +105,72 @@ class GeGLU(SwiGLU):
     activation = NewGELU
 
 
-MLPS = {"gelu": MLP, "swiglu": SwiGLU, "geglu": GeGLU, "relu2": ReLU2, "gelu_erf": ExactGELU}
+class MixtureOfExperts(nn.Module):
+    """`n_experts` MLPs of the member `expert`, of which a router chooses `experts_per_token` for each token: their
+    parameters, but only so many experts' FLOPs. See moe.py.
+
+    `balance_loss` is the factor of what training adds for an even load. With a `capacity_factor` an expert takes so
+    many times its even share of a row's tokens in training, and the rest, counted in `dropped`, pass by in the residual
+    stream; None drops nothing, and neither does evaluation. On a GPU each layer waits for its router.
+    """
+    options = {**SwiGLU.options, "n_experts": 4, "experts_per_token": 2, "expert": "swiglu", "balance_loss": 0.01,
+               "capacity_factor": None}
+
+    def __init__(self, config: CfgNode):
+        super().__init__()
+        _check_experts(config)
+        self.router = Linear(config.n_embd, config.n_experts, bias=False)
+        self.experts = nn.ModuleList([DENSE[config.expert](config) for _ in range(config.n_experts)])
+        self.k, self.balance, self.capacity = config.experts_per_token, config.balance_loss, config.capacity_factor
+        self.aux_loss: torch.Tensor | None = None
+        self.load: torch.Tensor | None = None        # (n_experts,): choices of the last training step, dropped or not
+        self.dropped: torch.Tensor | None = None     # of them, how many met no room
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, T, C = x.size()
+        probabilities, weights, chosen = choose(self.router(x).view(B * T, -1), self.k)
+        self.aux_loss = self.balance * balance_loss(probabilities, chosen) if self.training and self.balance else None
+        if self.training:
+            chosen = self._admitted(chosen.view(B, T, self.k)).view(B * T, self.k)
+        return dispatch(x.view(B * T, C), weights, chosen, self.experts).view(B, T, C)
+
+    def _admitted(self, chosen: torch.Tensor) -> torch.Tensor:
+        """(B, T, k) → the same, where there is no room nobody's number, n_experts. Counts."""
+        experts = len(self.experts)
+        self.load = torch.bincount(chosen.flatten(), minlength=experts)
+        if self.capacity is None:
+            self.dropped = torch.zeros_like(self.load[0])
+            return chosen
+        room = within_capacity(chosen, experts, self.capacity)
+        self.dropped = (~room).sum()
+        return chosen.masked_fill(~room, experts)
+
+    def statistics(self) -> dict[str, float]:
+        """Of the last training step: the share of choices dropped, and the busiest expert's load over an even one."""
+        if self.load is None:
+            return {}
+        load = self.load.double()
+        return {"dropped": float(self.dropped / load.sum()), "busiest expert": float(load.max() / load.mean())}
+
+    def product_flops(self) -> float:
+        """FLOPs a token of a forward's matrix products: the router's, and those of the experts chosen."""
+        expert = sum(2 * m.weight.numel() for m in self.experts[0].modules() if isinstance(m, nn.Linear))
+        return 2 * self.router.weight.numel() + self.k * expert
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "aux_loss": None}   # a model between two steps can be copied
+
+
+def _check_experts(config: CfgNode) -> None:
+    """BadInput for a number, a kind or a capacity that no router could use."""
+    n, k, factor = config.n_experts, config.experts_per_token, config.capacity_factor
+    if config.expert not in DENSE:
+        raise BadInput(f"no expert {config.expert!r} (--model.expert){did_you_mean(config.expert, DENSE)}")
+    if n < 1 or not 1 <= k <= n:
+        raise BadInput(f"model.experts_per_token={k} of model.n_experts={n}: give 1 to n_experts")
+    if factor is not None and not factor > 0:
+        raise BadInput(f"model.capacity_factor={factor!r}: give a number above 0, or None to drop nothing")
+
+
+DENSE = {"gelu": MLP, "swiglu": SwiGLU, "geglu": GeGLU, "relu2": ReLU2, "gelu_erf": ExactGELU}
+MLPS = {**DENSE, "moe": MixtureOfExperts}

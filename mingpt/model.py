@@ -223,9 +223,25 @@ class GPT(nn.Module):
         """FLOPs a token of a training step at sequence length T (default: the block): a multiply and an add for
         every weight of a matrix product and for every score that a layer's pattern has (`pattern`: as if all layers
         had that one), in the forward once and in the backward twice."""
-        products = sum(2 * m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        products = product_flops(self)
         scores = sum(block.attn.score_flops(T or self.block_size, pattern) for block in self.transformer.h)
         return 3 * (products + scores)
+
+    def statistics(self) -> dict[str, float]:
+        """What parts count while they train, as experts do whom they drop: the mean over those that do, by name."""
+        counted = [m.statistics() for m in self.modules() if m is not self and hasattr(m, "statistics")]
+        names = dict.fromkeys(name for each in counted for name in each)
+        return {name: sum(each[name] for each in counted) / len(counted) for name in names}
+
+
+def product_flops(module: nn.Module) -> float:
+    """FLOPs a token of a forward's matrix products, a multiply and an add for every weight of a linear layer. A module
+    that does not use all its weights for every token says so by a method of this name."""
+    if hasattr(module, "product_flops"):
+        return module.product_flops()
+    if isinstance(module, nn.Linear):
+        return 2 * module.weight.numel()
+    return sum(product_flops(child) for child in module.children())
 
 
 def _resolved(config: CN) -> CN:

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mingpt.losses import IGNORE_INDEX
+from mingpt.moe import within_capacity
 from mingpt.patterns import parse_pattern
 
 V, EOT = 33, 32     # of the models that the faults are planted in
@@ -175,6 +176,25 @@ def tie_forgotten(model):
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
 
 
+def room_in_another_order(ordered, back):
+    """Experts fill up in another order than the text's."""
+    def plant(model):
+        for block in model.transformer.h:
+            def admitted(chosen, mlp=block.mlp):
+                room = within_capacity(ordered(chosen), len(mlp.experts), mlp.capacity)
+                return chosen.masked_fill(~back(room, chosen), len(mlp.experts))
+            block.mlp._admitted = admitted
+    return plant
+
+
+# as GShard has it: a second choice takes its place when all first ones have theirs
+second_choices_wait = room_in_another_order(
+    lambda chosen: chosen.transpose(1, 2).reshape(len(chosen), -1, 1),
+    lambda room, chosen: room.view(len(chosen), chosen.size(2), -1).transpose(1, 2))
+rows_compete = room_in_another_order(lambda chosen: chosen.flatten(0, 1)[None],
+                                     lambda room, chosen: room.view(chosen.shape))
+EXPERTS = {"mlp": "moe", "capacity_factor": 1.0}
+
 PLANTED = {
     # name: (the model's settings, the fault, the claim that does not hold, words that name the place)
     "future leak in one layer": (
@@ -298,4 +318,8 @@ PLANTED = {
     "embeddings of torch's own scale": (
         {}, embeddings_of_torchs_own_scale, "initial weights have the declared scale",
         "transformer.wte.weight has std"),
+    "experts full of second choices from later": (
+        EXPERTS, second_choices_wait, "training sees no later token and no other row", "sees later tokens, from"),
+    "experts full of another row's tokens": (
+        EXPERTS, rows_compete, "training sees no later token and no other row", "row 2 sees row 1"),
 }

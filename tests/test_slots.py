@@ -96,9 +96,10 @@ def test_no_pair_sees_the_future_and_every_pair_uses_the_past(changes):
     for t in (0, 5, T - 1):
         edited = idx.clone()
         edited[:, t] = (edited[:, t] + 1) % (V - 1)
-        moved = (model(edited)[0] - logits).abs().amax((0, 2))   # (T,)
+        # (T,); an expert that meets another number of tokens rounds otherwise
+        moved = (model(edited)[0] - logits).abs().amax((0, 2)) > 1e-5
         assert not moved[~seen[:, t]].any(), f"position {moved.nonzero()[0].item()} saw position {t}"
-        assert (moved[seen[:, t]] > 1e-5).all(), "a token's edit reaches all that see it, by way of others too"
+        assert moved[seen[:, t]].all(), "a token's edit reaches all that see it, by way of others too"
 
 
 def seen_through_all_layers(model):
@@ -112,7 +113,7 @@ def seen_through_all_layers(model):
 
 @every_pair
 def test_every_parameter_of_every_pair_learns_and_stands_in_one_group(changes):
-    model, idx = build(**changes), tokens()
+    model, idx = build(**changes), tokens(16)      # enough of them that every expert meets some
     model(idx, idx.roll(-1, 1))[1].backward()
     for name, p in model.named_parameters():
         assert p.grad is not None, f"{name} has no gradient"
@@ -140,7 +141,7 @@ def test_what_writes_into_the_residual_stream_is_drawn_smaller(changes):
     model = quiet_gpt(small(**changes, n_head=4, n_embd=96))
     model.init_weights(3)
     for block in model.transformer.h:
-        for part in (block.attn, block.mlp):
+        for part in (block.attn, *getattr(block.mlp, "experts", [block.mlp])):
             *inner, last = linears_in_order_of_use(part, 96)
             assert last.out_features == 96
             assert last.weight.std().item() == pytest.approx(0.02 / math.sqrt(2 * LAYERS), rel=0.05)

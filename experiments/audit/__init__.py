@@ -37,6 +37,7 @@ REDRAWN: dict[str, Callable] = {
     "padding is never attended to": sight.padded,
     "only attention mixes positions": sight.blocks,
     "the model sees what its layers compose to": sight.composed,
+    "training sees no later token and no other row": tokens.training,
     "every layer computes with its own weights": weights.own,
     "every parameter is reached by the gradient": learning.alive,
     "positions act where they are declared": modes.positions,

@@ -26,6 +26,34 @@ def causal(subject: Subject) -> bool | str:
 
 
 @torch.no_grad()
+def training(subject: Subject) -> bool | str:
+    """In training too a token changes no logit before it and none of another row, as experts with little room might."""
+    T = min(LENGTH, subject.short)
+    whole = subject.tokens(3, T)
+    subject.model.train()
+    try:
+        for place in sorted({1, T // 4, T // 2, T - 1} & set(range(1, T))):
+            edited = whole.clone()
+            edited[1, place:] = subject.tokens(1, T - place)
+            logits, others = (_drawn_alike(subject, idx) for idx in (whole, edited))
+            moved = (logits - others).abs().amax(-1) > MOVED * float(logits.abs().amax())
+            if moved[1, :place].any():
+                query = int(moved[1].nonzero()[0])
+                return f"the model in training, query {query} sees later tokens, from {place} (T = {T})"
+            if moved[::2].any():
+                return f"the model in training, row {int(moved[::2].any(1).nonzero()[0]) * 2} sees row 1 (T = {T})"
+    finally:
+        subject.model.eval()
+    return True
+
+
+def _drawn_alike(subject: Subject, idx: torch.Tensor) -> torch.Tensor:
+    """The logits in training, dropout as always after this seed."""
+    torch.manual_seed(0)
+    return subject.model(idx)[0]
+
+
+@torch.no_grad()
 def context(subject: Subject) -> bool | str:
     """A token changes the logits at itself and, where a layer's query sees it, after it."""
     T = min(LENGTH, subject.short)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from experiments.audit.subject import Subject, shaken
+from experiments.audit.subject import Call, Subject, shaken
 
 STD = 0.02          # GPT-2's
 CLOSE = 1e-3        # of the largest value: two implementations of the same layers
@@ -84,21 +84,26 @@ def initial(subject: Subject) -> bool | str | None:
 
 
 def _residual_writers(subject: Subject) -> Iterator[nn.Module]:
-    """The linear layers whose output is what attention or MLP returns, whatever their names; an MLP that declares not
-    to scale its own is left out."""
+    """The linear layers whose output is what attention, MLP or one of its experts returns, whatever their names; those
+    that declare not to scale their own are left out."""
     calls = subject.calls(subject.tokens(1, min(LENGTH, subject.model.block_size)))
-    unscaled = not getattr(subject.config, "mlp_scaled_init", True) and hasattr(subject.blocks[0].mlp, "c_gate")
+    unscaled = not getattr(subject.config, "mlp_scaled_init", True)
     for block in subject.blocks:
         for child in (block.attn, block.mlp):
-            if child not in calls or (child is block.mlp and unscaled):
-                continue
-            out: dict[nn.Module, Tensor] = {}
-            handles = [m.register_forward_hook(lambda m, args, y, out=out: out.__setitem__(m, y))
-                       for m in child.modules() if isinstance(m, nn.Linear)]
-            y = child(*calls[child][0], **calls[child][1])
-            for handle in handles:
-                handle.remove()
-            yield from (m for m, z in out.items() if z.data_ptr() == y.data_ptr())
+            for part in getattr(child, "experts", [child]):
+                if child in calls and not (unscaled and hasattr(part, "c_gate")):
+                    yield from _last_linears(part, calls[child])
+
+
+def _last_linears(part: nn.Module, call: Call) -> Iterator[nn.Module]:
+    """Those whose output is the part's."""
+    out: dict[nn.Module, Tensor] = {}
+    handles = [m.register_forward_hook(lambda m, args, y: out.__setitem__(m, y))
+               for m in part.modules() if isinstance(m, nn.Linear)]
+    y = part(*call[0], **call[1])
+    for handle in handles:
+        handle.remove()
+    yield from (m for m, z in out.items() if z.data_ptr() == y.data_ptr())
 
 
 @torch.no_grad()
