@@ -35,6 +35,10 @@ def parser() -> Parser:
     p.add_argument("--metric", default=METRICS[0], metavar="|".join(METRICS), help="what is drawn (loss)")
     p.add_argument("--format", default="png", metavar="png,svg,pdf", help="one or several, with commas (png)")
     p.add_argument("--html", action="store_true", help="write report.html as well: all of it in one page")
+    p.add_argument("--tables", nargs="+", default=[], metavar="PAGE", type=Path, help="draw nothing; write the tables "
+                   "that these pages have markers for, <!-- table: STUDY --> to <!-- /table: STUDY -->")
+    p.add_argument("--keep", metavar="DIR", type=Path, help="draw nothing; copy finished runs to DIR/STUDY, without "
+                   "this machine's name and paths, to be published")
     p.add_argument("--study", metavar="FILE", help="the declaration of a study that is not shipped")
     return p
 
@@ -76,9 +80,25 @@ def plot(args: argparse.Namespace) -> int:
         if not any(run.table[column].notna().any() for run in runs):
             has = [c for c in X + METRICS if any(run.table[c].notna().any() for run in runs)]
             raise BadInput(f"{option}: nothing to plot in {losses}: no run has {column}; they have {', '.join(has)}")
+    if args.keep or args.tables:
+        return publish(args, runs)
     out = Path(args.out) if args.out else beside(losses)
     for results in collect(runs, args.study):
         draw_study(results, out, args, formats)
+    return 0
+
+
+def publish(args: argparse.Namespace, runs) -> int:
+    """Copy records, or write tables into pages."""
+    from experiments.publish import fill, keep
+    from experiments.results import collect
+    if args.keep:
+        print(f"{keep(runs, args.keep)} runs copied to {args.keep}")
+    studies = collect(runs, args.study) if args.tables else []
+    for page in args.tables:
+        if not page.is_file():
+            raise BadInput(f"--tables: no page {page}")
+        print(f"{page}: " + (", ".join(fill(page, studies)) or "no markers <!-- table: STUDY -->"))
     return 0
 
 
@@ -95,6 +115,7 @@ def beside(losses: Path) -> Path:
 def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str, ...]) -> None:
     """Print one study's verdicts, draw its figures, and say what was written."""
     from experiments.figures import Panel, draw
+    from experiments.summary import to_csv, to_markdown
     folder = out / results.name if results.name else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,21 +133,25 @@ def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str,
             skipped.append(f"skipped {name}: {outcome}")
         else:
             written += outcome
-    write_atomic(folder / "verdicts.json", json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n")
-    print(f"  wrote {folder}/: " + ", ".join(path.name for path in [*written, folder / "verdicts.json"]))
+    for name, text in (("verdicts.json", json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n"),
+                       ("summary.csv", to_csv(results)), ("summary.md", to_markdown(results))):
+        write_atomic(folder / name, text)
+        written.append(folder / name)
+    print(f"  wrote {folder}/: " + ", ".join(path.name for path in written))
     for line in skipped:
         print(f"  {line}")
 
 
 def report(results) -> list[str]:
-    """The baseline's line, one verdict an arm, and the runs that are not in them."""
+    """The baseline's line, one verdict an arm, and what they rest on."""
+    from experiments.summary import notes
     width = max(len(arm) for arm in results.arms)
     lines = [verdict.line(width) for verdict in results.verdicts.values()]
     if results.baseline in results.arms:
         lines.insert(0, results.baseline_line(width))
     else:
         lines.insert(0, f"no verdicts: no run of the baseline {results.baseline!r} among {', '.join(results.arms)}")
-    return lines + [f"not in the verdicts: {what}" for what in results.left_out]
+    return lines + notes(results)
 
 
 if __name__ == "__main__":

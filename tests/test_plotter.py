@@ -40,7 +40,7 @@ def test_every_figure_of_every_arm_is_written_beside_the_losses(seven):
     root, run = seven
     assert (run.returncode, run.stderr) == (0, "")
     written = {path.name for path in (root / "visualizations" / "seven").iterdir()}
-    assert written == {f"{name}.png" for name in [*EFFECTS, *FIGURES]} | {"verdicts.json"}
+    assert written == {f"{name}.png" for name in [*EFFECTS, *FIGURES]} | {"verdicts.json", "summary.csv", "summary.md"}
     for path in (root / "visualizations" / "seven").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.name in run.stdout
