@@ -156,7 +156,7 @@ def test_a_step_is_compared_with_ours_and_the_absent_are_named(capsys):
     shown = capsys.readouterr().out
     assert "minGPT: absent: no copy given" in shown and "transformers" in shown
     results = {"machine": step.describe("cpu", 1), "rounds": 2, "cases": {"nano": result}}
-    assert step.figure(results, "cpu").axes[0].get_title() == "nano"
+    assert step.figure(results, "cpu").axes[0].get_title(loc="left") == "nano"
 
 
 @pytest.mark.parametrize("only, sizes, names", [
