@@ -44,14 +44,15 @@ def _arm(args: argparse.Namespace) -> tuple[str, dict]:
         raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0")
     from experiments.audit import audit
     from experiments.corpus import open_corpus
-    from experiments.seeded import build_model
+    from experiments.seeded import build_model, row_length
+    from experiments.upcycling import audit_options
     from mingpt.trainer import find_device
     settings = spec.settings
     corpus = open_corpus(settings.data)
     device = find_device(settings.trainer.device)
     model = build_model(settings, corpus, args.seed).to(device)
-    batches = corpus.train(settings.model.block_size, settings.trainer.batch_size, args.seed)
-    return spec.arm, audit(model, settings.trainer, batches)
+    batches = corpus.train(row_length(settings), settings.trainer.batch_size, args.seed)
+    return spec.arm, audit(model, settings.trainer, batches, **audit_options(settings))
 
 
 def _trained(args: argparse.Namespace) -> tuple[str, dict]:

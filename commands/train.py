@@ -45,6 +45,11 @@ def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
     attention.add_argument("--attention", metavar="NAME", help="who makes queries, keys and values")
     attention.add_argument("--backend", metavar="NAME", help="how attention is computed (auto, dense, flash, banded, "
                            "flex): the same numbers in other time and memory")
+    source = parser.add_argument_group("weights of another model")
+    source.add_argument("--init", metavar="SOURCE", help="begin with those of gpt2, of another Hugging Face model (a "
+                        "folder or a name on the hub), or of a run, as far as they fit")
+    source.add_argument("--freeze-except", metavar="WORDS", help="train only the parameters that these words name: "
+                        "attn, or several parted by commas (mlp.c_fc,ln_*)")
 
 
 def attention_overrides(args: argparse.Namespace) -> list[str]:
@@ -60,6 +65,17 @@ def attention_overrides(args: argparse.Namespace) -> list[str]:
         raise BadInput(f"--dilation {args.dilation} is beyond a window: give --window W as well")
     given = {"schedule": schedule, "attention": args.attention, "backend": args.backend}
     return [f"--model.{key}={value}" for key, value in given.items() if value is not None]
+
+
+def source_overrides(args: argparse.Namespace) -> list[str]:
+    """The options about where weights begin, and which are trained, as settings."""
+    given = []
+    if args.init is not None:
+        from experiments.upcycling import find_source
+        given.append(f"--run.init={find_source(args.init, getattr(args, 'out', Path('.')))}")
+    if args.freeze_except is not None:
+        given.append(f"--run.freeze_except={args.freeze_except}")
+    return given
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +97,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 def spec_from(args: argparse.Namespace):
     """The Spec that the arguments describe."""
     from experiments.settings import make_spec
-    overrides = [*attention_overrides(args), *args.overrides]
+    overrides = [*attention_overrides(args), *source_overrides(args), *args.overrides]
     if getattr(args, "max_iters", None) is not None:
         overrides.append(f"--trainer.max_iters={args.max_iters}")
     if args.device:
@@ -118,6 +134,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _dry_run(spec, args: argparse.Namespace) -> int:
     from experiments.predict import preview
+    from experiments.record import begun_line, trainable_line
     plan = preview(spec, args.seed, args.out)
     if args.json:
         print(json.dumps(plan, indent=2))
@@ -130,6 +147,10 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     print(f"parameters        {plan['parameters']:,} ({plan['parameters_vs_baseline']:+.2%} against the baseline)")
     if plan["match"]:
         print(f"hidden size       {spec.match.line()}")
+    if line := trainable_line(plan):
+        print(line)
+    if plan["init"]:
+        print(begun_line(plan["init"]))
     print(f"FLOPs a token     {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
     print(f"audit             {'passed' if plan['audit']['passed'] else 'failed'}")
     for claim, seen in plan["audit"]["checks"].items():

@@ -71,6 +71,14 @@ def load_model(folder: Path, model: torch.nn.Module, which: str = "model") -> No
                        f"(missing {sorted(set(missing) - tied)}, unexpected {sorted(unexpected)})")
 
 
+def load_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The checkpoint's weights, by name; BadInput where there are none."""
+    state = read_state(folder)
+    if state is None:
+        raise BadInput(f"{folder}: no checkpoint there ({STATE} is missing)")
+    return load_file(folder / state["files"]["model"])
+
+
 def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Load the checkpoint's optimizer state, exactly."""
     state = read_state(folder)

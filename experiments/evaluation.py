@@ -18,6 +18,7 @@ from experiments.memory import peak_memory_mb
 from experiments.record import RunFiles
 from experiments.saved import load_run
 from experiments.seeded import describe_model
+from experiments.settings import completed
 from mingpt.utils import CfgNode as CN
 
 LENGTHS = (128, 256, 512, 1024)
@@ -29,11 +30,11 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
     """Everything `lab.py eval` reports of one run, measured in this process."""
     from experiments.corpus import open_corpus
     model, _, record = load_run(files, device, which)
-    data_config = CN(**record["config"]["data"])
+    data_config = CN(**completed(record["config"])["data"])
     if data:
         data_config.paths = list(data)
     corpus = open_corpus(data_config)
-    validation = corpus.validation(model.block_size, data_config.val_tokens)
+    validation = corpus.validation(data_config.length or model.block_size, data_config.val_tokens)
     batch = record["config"]["run"]["eval_batch_size"] or record["config"]["trainer"]["batch_size"]
     begun = time.perf_counter()
     quality = evaluate(model, validation, batch)

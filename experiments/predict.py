@@ -18,9 +18,10 @@ import torch
 from experiments.audit import audit
 from experiments.memory import peak_memory_mb
 from experiments.record import RunFiles
-from experiments.seeded import SeededTrainer, build_model, describe_model
+from experiments.seeded import SeededTrainer, build_model, describe_model, row_length
 from experiments.settings import Spec
 from experiments.tokenizers import get_tokenizer
+from experiments.upcycling import audit_options
 from mingpt.trainer import loss_of
 from mingpt.utils import CfgNode as CN
 
@@ -42,7 +43,7 @@ class RandomTokens:
     def __init__(self, settings: CN):
         tokenizer = get_tokenizer(settings.data.tokenizer)
         self.vocab_size, self.eot = tokenizer.vocab_size, tokenizer.eot
-        self.shape = (settings.trainer.batch_size, settings.model.block_size + 1)
+        self.shape = (settings.trainer.batch_size, row_length(settings) + 1)
 
     def batch(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         tokens = np.random.default_rng(t).integers(0, self.vocab_size, self.shape)
@@ -53,10 +54,10 @@ def predict(settings: CN) -> Prediction:
     """Time a few steps and extrapolate to `max_iters` with its evaluations."""
     with _untouched_generator():
         tokens = RandomTokens(settings)
-        seconds, memory = _measure(build_model(settings, tokens, seed=0), tokens, settings)
+        seconds, memory = _measure(build_model(settings, tokens, seed=0, fetch=False), tokens, settings)
     steps, run = settings.trainer.max_iters, settings.run
     rows = settings.trainer.batch_size * settings.trainer.accumulation_steps
-    eval_steps = settings.data.val_tokens / (rows * settings.model.block_size) * EVAL_SHARE
+    eval_steps = settings.data.val_tokens / (rows * row_length(settings)) * EVAL_SHARE
     evaluations = 2 + steps // run.eval_every
     return Prediction(START_SECONDS + seconds * (steps + evaluations * eval_steps), memory)
 
@@ -98,14 +99,17 @@ def _untouched_generator():
 def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
     """What `--dry-run` prints: arm, cost against the baseline, audit, predicted time and memory."""
     tokens = RandomTokens(spec.settings)
-    model = build_model(spec.settings, tokens, seed)
-    ours, theirs = describe_model(model), describe_model(build_model(spec.baseline, tokens, seed))
+    model, baseline = (build_model(settings, tokens, seed, fetch=False) for settings in (spec.settings, spec.baseline))
+    ours = describe_model(model, row_length(spec.settings))
+    theirs = describe_model(baseline, row_length(spec.baseline))
+    taken = spec.settings.run.init is None or model.begun["taken"] is not None
     prediction = predict(spec.settings)
     files = RunFiles(out, spec.study.name if spec.study else None, spec.arm, seed)
     return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset, "changes": spec.changes,
             **ours, "note": spec.note, "match": spec.match and spec.match.to_dict(),
             "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
             "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
-            "audit": audit(model, spec.settings.trainer, tokens), "max_iters": spec.settings.trainer.max_iters,
+            "audit": audit(model, spec.settings.trainer, tokens, **(audit_options(spec.settings) if taken else {})),
+            "init": model.begun, "max_iters": spec.settings.trainer.max_iters,
             "predicted_seconds": round(prediction.seconds, 1), "predicted_memory_mb": round(prediction.memory_mb, 1),
             "device": str(next(model.parameters()).device), "csv": str(files.csv), "config": spec.settings.to_dict()}

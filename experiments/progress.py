@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments.record import begun_line, trainable_line
+
 if TYPE_CHECKING:
     from experiments.run import Run
 
@@ -48,6 +50,10 @@ class Reporter(Observer):
         model, data = record["model"], record["data"]
         self.say(f"{run.files.name}: {model['parameters']:,} parameters, {model['flops_per_token'] / 1e6:.1f} MFLOP "
                  f"a token, {data['tokens']:,} tokens of data, on {record['environment']['device']}")
+        if record["init"]:
+            self.say(f"  {begun_line(record['init'])}")
+        if line := trainable_line(model):
+            self.say(line)
         if run.spec.note:
             self.say(f"  {run.spec.note}")
         if not record["audit"]["passed"]:

@@ -55,6 +55,23 @@ class RunFiles:
         return Path(self.out) / "checkpoints" / self.name
 
 
+def begun_line(init: Mapping[str, Any]) -> str:
+    """Where a run's weights begin, and how far: of a record's `init`."""
+    taken = init["taken"]
+    if taken is None:
+        return f"init {init['source']}: not fetched for this"
+    parts = [f"{taken['parameters']:,} parameters from {init['source']}"]
+    parts += [f"{name}: {how}" for name, how in taken["made"].items()]
+    parts += [f"{what}: {', '.join(taken[what])}" for what in ("new", "dropped") if taken[what]]
+    return "init " + "; ".join(parts)
+
+
+def trainable_line(model: Mapping[str, Any]) -> str | None:
+    """'trainable 30,707,712 of 133,886,208 (22.94 %)', of a record's `model`; None where all is trained."""
+    trained, total = model["trainable"], model["parameters"]
+    return None if trained == total else f"trainable {trained:,} of {total:,} ({100 * trained / total:.2f} %)"
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A run's JSON; BadInput when it is none."""
     try:

@@ -32,9 +32,10 @@ from experiments.record import (
     read_record,
     write_record,
 )
-from experiments.seeded import SeededTrainer, build_model, describe_model
-from experiments.settings import Spec, differences
+from experiments.seeded import SeededTrainer, build_model, describe_model, row_length
+from experiments.settings import Spec, completed, differences
 from experiments.signals import relayed
+from experiments.upcycling import audit_options
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
@@ -54,6 +55,9 @@ def get_default_config() -> CN:
     C.allow_audit_fail = False  # train an arm of which the audit finds that it is not what it declares
     C.rehearsals = 3            # forwards and backwards before the clock starts, as first ones are slow
     C.seed_offset = 0           # added to the seed of weights and batches: a baseline with another shows the noise
+    C.init = None               # where weights begin: gpt2, a folder, a name on the hub, or a run's checkpoint folder
+    C.init_heads = "mean"       # of the source's heads of keys and values, where the model has fewer: mean or first
+    C.freeze_except = None      # train only what these patterns name, parted by commas: "attn", "mlp.c_fc,ln_*"
     C.threads = None            # of the CPU; None: as many as torch takes
     C.logger = "none"           # besides the CSV: tensorboard, wandb (experiments/loggers.py)
     C.sample_prompt = "\n"      # the text sampled at the end continues this
@@ -113,7 +117,7 @@ class Run:
                 raise BadInput(f"{self.files.csv} exists without its .json: move it away, or --resume restart")
             return None
         earlier = read_record(self.files.json)
-        changed = {k: v for k, v in differences(earlier["config"], self.settings).items() if k not in FREE}
+        changed = {k: v for k, v in differences(completed(earlier["config"]), self.settings).items() if k not in FREE}
         if earlier["data"].get("hash") != self.record["data"].get("hash"):
             changed["data"] = [earlier["data"].get("hash"), self.record["data"].get("hash")]
         if changed:
@@ -129,14 +133,16 @@ class Run:
             torch.set_num_threads(limits.threads)
         seed = self.seed + limits.seed_offset
         model = build_model(settings, self.corpus, seed)
-        batches = self.corpus.train(settings.model.block_size, settings.trainer.batch_size, seed)
-        self.validation = self.corpus.validation(settings.model.block_size, settings.data.val_tokens)
+        T = row_length(settings)
+        batches = self.corpus.train(T, settings.trainer.batch_size, seed)
+        self.validation = self.corpus.validation(T, settings.data.val_tokens)
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
         self.trainer = SeededTrainer(settings.trainer, model, batches, seed)
         self.tokens_per_step = batches.tokens_per_batch * settings.trainer.accumulation_steps
-        self.flops_per_step = model.flops_per_token() * self.tokens_per_step
-        self.record |= {"environment": environment(self.trainer.device), "model": describe_model(model),
-                        "audit": audit(model, settings.trainer, batches)}
+        self.flops_per_step = model.flops_per_token(T) * self.tokens_per_step
+        self.record |= {"environment": environment(self.trainer.device), "model": describe_model(model, T),
+                        "init": model.begun,
+                        "audit": audit(model, settings.trainer, batches, **audit_options(settings))}
         failure = first_failure(self.record["audit"])
         if failure and not limits.allow_audit_fail:
             raise BadInput(f"audit of {self.files.arm}: {failure}; --allow-audit-fail trains it all the same")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from experiments.upcycling import begin
 from mingpt.model import GPT
 from mingpt.patterns import full
 from mingpt.trainer import Trainer
@@ -57,8 +58,14 @@ def derived_seed(seed: int, t: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{t}".encode()).digest()[:7], "big")
 
 
-def build_model(settings: CN, corpus, seed: int) -> GPT:
-    """The arm's model for a corpus, its weights keyed by (seed, name)."""
+def row_length(settings: CN) -> int:
+    """Tokens of a row that a run trains and evaluates on."""
+    return settings.data.length or settings.model.block_size
+
+
+def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
+    """The arm's model for a corpus, its weights keyed by (seed, name), or its source's where it has one; `begun` then
+    says what was taken. Without `fetch` no source is asked of the hub."""
     config = CN(**settings.model.to_dict())
     config.vocab_size = corpus.vocab_size
     if settings.data.document_mask:
@@ -70,18 +77,21 @@ def build_model(settings: CN, corpus, seed: int) -> GPT:
     with contextlib.redirect_stdout(None):
         model = GPT(config)
     model.init_weights(seed)
+    model.begun = begin(model, settings, fetch)
     return model
 
 
-def describe_model(model: GPT) -> dict[str, Any]:
+def describe_model(model: GPT, T: int | None = None) -> dict[str, Any]:
     """Parameters (all, without the embeddings and the head, trained), FLOPs a token of a training step, the schedule,
-    and what it leaves out at block_size: of the causal triangle, and of the FLOPs with `full` in its place."""
+    and what it leaves out among T positions (default: the block): of the causal triangle, and of the FLOPs with `full`
+    in its place."""
+    T = T or model.block_size
     named = dict(model.named_parameters())
     ends = ("transformer.wte", "transformer.wpe", "lm_head")
     outside = sum(p.numel() for name, p in named.items() if not name.startswith(ends))
-    flops = model.flops_per_token()
+    flops = model.flops_per_token(T)
     return {"parameters": sum(p.numel() for p in named.values()), "non_embedding": outside,
             "trainable": sum(p.numel() for p in named.values() if p.requires_grad),
             "flops_per_token": flops, "schedule": str(model.schedule),
-            "sparsity": model.schedule.sparsity(model.block_size),
-            "compute_sparsity": 1 - flops / model.flops_per_token(pattern=full())}
+            "sparsity": model.schedule.sparsity(T),
+            "compute_sparsity": 1 - flops / model.flops_per_token(T, pattern=full())}

@@ -73,9 +73,10 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
     rest = {key: value for key, value in given.items() if key not in ours}
     if data:
         rest["data.paths"] = list(data)
-    without = _merge([*shared, _special(changed, specials), rest])
-    settings = _merge([*shared, _special(changed, specials), ours, rest])
-    baseline = _merge([*shared, _special(compared, specials), rest])
+    below = [*shared, *_source([*shared, changed, rest])]
+    without = _merge([*below, _special(changed, specials), rest])
+    settings = _merge([*below, _special(changed, specials), ours, rest])
+    baseline = _merge([*shared, *_source([*shared, compared, rest]), _special(compared, specials), rest])
     if arm is None:
         chosen = differences(without, settings)
         name = extended(name, {key: value for key, value in ours.items() if key in chosen})
@@ -84,6 +85,17 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
     _read_schedule(baseline.model)
     matched = _match(declared, name, settings, baseline, given)
     return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings), note, matched)
+
+
+def _source(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The layer of settings that a run's source of weights brings along, if it has one."""
+    init = next((layer["run.init"] for layer in reversed(layers) if "run.init" in layer), None)
+    if init is None:
+        return []
+    if not isinstance(init, str):
+        raise BadInput(f"run.init={init!r}: give a name or a path, in quotes")
+    from experiments.upcycling import source_layer
+    return [source_layer(init)]
 
 
 def _match(study: Study | None, arm: str, settings: CN, baseline: CN, given: Mapping[str, Any]) -> Match | None:
@@ -258,6 +270,12 @@ def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from walk(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def completed(config: Mapping) -> dict[str, Any]:
+    """A record's settings, with the defaults of those that did not exist when it was written."""
+    return {section: {**defaults, **config.get(section, {})}
+            for section, defaults in default_settings().to_dict().items()}
 
 
 def differences(a: CN | Mapping, b: CN | Mapping) -> dict[str, list]:

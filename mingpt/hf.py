@@ -17,19 +17,15 @@ import torch
 import torch.nn as nn
 
 from mingpt.hf_families import FAMILIES, Family
-from mingpt.hf_files import find_folder, read_config, read_weights, write_model
-from mingpt.hf_weights import Heads, Tensors, read_tensors, write_tensors
-from mingpt.model import GPT, SLOTS, slot_defaults
-from mingpt.positions import layers_without
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.hf_files import write_model
+from mingpt.hf_read import GPT2_SIZES, gpt2_settings, read, read_settings
+from mingpt.hf_write import convert
+from mingpt.model import GPT
 from mingpt.utils import CfgNode as CN
 
-# settings that change nothing of what a finished model computes, and those that are told by its tensors
-FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init", "z_loss"}
-IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
-CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
+__all__ = ["FAMILIES", "GPT2_SIZES", "convert", "gpt2_settings", "load", "load_gpt2", "read", "read_settings", "save"]
+
 NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))   # the families' own may be beyond ours
-GPT2_SIZES = {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
 
 
 class UnfusedGELU(nn.Module):
@@ -39,8 +35,6 @@ class UnfusedGELU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x.pow(3.0))))
 
-
-# -- in ---------------------------------------------------------------------------------------------------------------
 
 def load(source: str | Path, block_size: int | None = None, cls: type[GPT] = GPT, **settings: Any) -> GPT:
     """The model in a folder or of that name on the hub, in eval mode; its logits are the same. `block_size` cuts it to
@@ -54,62 +48,6 @@ def load(source: str | Path, block_size: int | None = None, cls: type[GPT] = GPT
     return model.eval()
 
 
-def read(source: str | Path, block_size: int | None = None) -> tuple[Family, dict[str, Any], Tensors]:
-    """(family, settings of section `model`, our tensors) of a model in a folder or on the hub. BadInput for what has
-    no counterpart here."""
-    folder = find_folder(source)
-    theirs = read_config(folder)
-    kind = theirs.get("model_type")
-    if kind not in FAMILIES:
-        raise BadInput(f"{folder}/config.json: no family {kind!r} here{did_you_mean(str(kind), FAMILIES)}")
-    family, ours = FAMILIES[kind], {"model_type": None}
-    for entry in family.entries:
-        entry.read(theirs, ours)
-    tensors = read_weights(folder, family.trunk)
-    weights = [w for w in family.weights(ours["n_layer"]) if _has(ours, w.ours)]
-    state = read_tensors(weights, {n: t for n, t in tensors.items() if not (ours["tie_weights"] and _head(n))},
-                         _heads_of(ours))
-    _read_biases(ours, state)
-    return family, ours, _cut(ours, state, block_size)
-
-
-def _has(ours: dict[str, Any], module: str) -> bool:
-    """Whether a model with these settings has the module: tied heads and shared norms are not there."""
-    shared = ours["block"] == "parallel" and ours["parallel_norms"] == 1
-    return not (module == "lm_head" and ours["tie_weights"] or module.endswith(".ln_2") and shared)
-
-
-def _head(name: str) -> bool:
-    return name in ("lm_head.weight", "embed_out.weight")
-
-
-def _heads_of(ours: dict[str, Any]) -> Heads:
-    n_head = ours["n_head"]
-    return Heads(n_head, ours.get("n_kv_head") or n_head, ours.get("head_dim") or ours["n_embd"] // n_head)
-
-
-def _read_biases(ours: dict[str, Any], state: Tensors) -> None:
-    """Set the settings about biases to what came, and fill in zeros where one setting speaks for several."""
-    has = {"qkv_bias": "attn.c_attn.bias", "attn_out_bias": "attn.c_proj.bias"}
-    apart = {option: any(n.endswith(name) for n in state) for option, name in has.items()}
-    ours["bias"] = any(n.endswith(".bias") and not n.endswith(tuple(has.values())) for n in state)
-    ours |= {option: found for option, found in apart.items() if found != ours["bias"]}
-    if ours["bias"]:
-        for name in [n for n in state if ".mlp.c_" in n and n.endswith(".weight")]:
-            state.setdefault(name.replace(".weight", ".bias"), torch.zeros(len(state[name]), dtype=state[name].dtype))
-
-
-def _cut(ours: dict[str, Any], state: Tensors, block_size: int | None) -> Tensors:
-    """The settings and tensors for so many positions."""
-    if block_size is not None:
-        if block_size > ours["block_size"]:
-            raise BadInput(f"model.block_size={block_size}: the imported model has {ours['block_size']} positions")
-        ours["block_size"] = block_size
-        if "transformer.wpe.weight" in state:
-            state["transformer.wpe.weight"] = state["transformer.wpe.weight"][:block_size].clone()
-    return state
-
-
 def load_gpt2(cls: type[GPT], model_type: str) -> GPT:
     """minGPT's `from_pretrained`, for any model that `load` reads; its logits are the same to the last bit but one.
     Head and embedding are two matrices, as in minGPT."""
@@ -121,8 +59,6 @@ def load_gpt2(cls: type[GPT], model_type: str) -> GPT:
     return model
 
 
-# -- out --------------------------------------------------------------------------------------------------------------
-
 def save(model: GPT, folder: str | Path, family: str | None = None, avoid: Container[str] = (),
          **config: Any) -> Family:
     """Write the model as one of the families that compute the same: the one that is asked for, or the plainest that is
@@ -131,116 +67,3 @@ def save(model: GPT, folder: str | Path, family: str | None = None, avoid: Conta
     chosen, theirs, tensors = convert(model, family, avoid)
     write_model(Path(folder), {**theirs, **NO_TOKENS, **config}, tensors)
     return chosen
-
-
-def convert(model: GPT, family: str | None = None,
-            avoid: Container[str] = ()) -> tuple[Family, dict[str, Any], Tensors]:
-    """(family, config.json, tensors) of the model's counterpart."""
-    if family is not None and family not in FAMILIES:
-        raise BadInput(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
-    refusals = {}
-    for candidate in [FAMILIES[family]] if family else [f for name, f in FAMILIES.items() if name not in avoid]:
-        theirs, tensors, lost = _converted(model, candidate)
-        if not lost:
-            return candidate, theirs, tensors
-        refusals[candidate.name] = lost
-    fewest = min(map(len, refusals.values()))
-    nearest = [f"{name} lacks {', '.join(lost)}" for name, lost in refusals.items() if len(lost) == fewest]
-    raise BadInput(f"no exact counterpart among Hugging Face's models: {'; '.join(nearest)}")
-
-
-@torch.no_grad()
-def _converted(model: GPT, family: Family) -> tuple[dict[str, Any], Tensors, list[str]]:
-    """(config.json, tensors, the settings that get lost)."""
-    ours = settled(model, family)
-    theirs: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.name,
-                              "torch_dtype": str(model.lm_head.weight.dtype).removeprefix("torch.")}
-    for entry in family.entries:
-        entry.write(ours, theirs)
-    lost = _lost(ours, theirs, model, family)
-    if lost:
-        return theirs, {}, lost
-    heads = Heads(*(getattr(model.transformer.h[0].attn, name) for name in ("n_head", "n_kv_head", "head_dim")))
-    state = family.prepare(_state(model, family), heads)
-    tensors, left = write_tensors(family.weights(ours["n_layer"]), state, heads, theirs)
-    return theirs, tensors, _homeless(left)
-
-
-def _homeless(names: list[str]) -> list[str]:
-    """Tensors that have no place, by the setting that they come from where that is known."""
-    kinds = sorted({name.split(".", 3)[-1] if name.startswith("transformer.h.") else name for name in names})
-    biases = [kind.removesuffix(".bias") for kind in kinds if kind.endswith(".bias")]
-    others = [f"the weights {kind}" for kind in kinds if not kind.endswith(".bias")]
-    return ([f"model.bias=True (of {', '.join(biases)})"] if biases else []) + others
-
-
-def settled(model: GPT, family: Family) -> dict[str, Any]:
-    """What the model's settings say of what it computes, in the words that families' entries use: numbers instead of
-    defaults, one word a layer in the schedule, only the options of the members that are there."""
-    config, attn, mlp = model.config.to_dict(), model.transformer.h[0].attn, model.transformer.h[0].mlp
-    options = [option for slot, members in SLOTS.items() for option in members[config[slot]].options]
-    ours = {k: v for k, v in config.items() if k not in set(slot_defaults(SLOTS)) - set(SLOTS) or k in options}
-    ours["schedule"] = " ".join(_word(pattern, model.block_size) for pattern in model.schedule)
-    if "n_kv_head" in ours or config["attention"] in ("mha", "mqa"):
-        ours |= {"attention": "mha", "n_kv_head": attn.n_kv_head if family.grouped else attn.n_head,
-                 "head_dim": attn.head_dim}
-    if "mlp_hidden" in ours and hasattr(mlp, "c_fc"):
-        ours["mlp_hidden"] = mlp.c_fc.out_features
-    return _positions(ours, model.config, family)
-
-
-def _word(pattern, T: int) -> str:
-    """'f', a window's number of keys, or another pattern's spelling, in brackets so that it is no number."""
-    if pattern.is_full(T):
-        return "f"
-    return str(pattern.width) if hasattr(pattern, "width") else f"({pattern})".replace(" ", "")
-
-
-def _positions(ours: dict[str, Any], config: CN, family: Family) -> dict[str, Any]:
-    """A table of zeros says that there are no positions; so does leaving them out in every layer."""
-    without = layers_without(config)
-    if len(without) == config.n_layer:
-        ours["position"] = "none"
-    elif "nope_layers" in ours:
-        ours["nope_layers"] = ",".join(map(str, sorted(without))) or None
-    if ours["position"] == "none" and family.table:
-        ours["position"] = "learned"
-    if ours.get("rope_local_base") == ours.get("rope_base") or set(ours["schedule"].split()) == {"f"}:
-        ours["rope_local_base"] = None
-    return ours
-
-
-def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: GPT, family: Family) -> list[str]:
-    """The settings that config.json does not say: those that reading it gives another value."""
-    back = type(model).get_default_config().to_dict()
-    read_back: dict[str, Any] = {}
-    try:
-        for entry in family.entries:
-            entry.read(theirs, read_back)
-    except BadInput as refusal:
-        return [str(refusal)]
-    back |= {"n_kv_head": ours["n_head"], "head_dim": ours["n_embd"] // ours["n_head"], **read_back}
-    back["attention"] = "mha" if back["attention"] == "gqa" else back["attention"]
-    if back["position"] == "none" == ours["position"]:
-        back |= {"nope_layers": ours.get("nope_layers")}
-    different = [k for k in ours if k not in FREE | IN_TENSORS and ours[k] != back.get(k)]
-    return [f"{CALLED.get(k, f'model.{k}')}={model.config.to_dict()[k]!r}" for k in different]
-
-
-def _state(model: GPT, family: Family) -> Tensors:
-    """The model's tensors, with what the settings do to scores and positions in the weights."""
-    state = {name: t.detach().cpu() for name, t in model.named_parameters()}   # a tied head is the embedding
-    for l, block in enumerate(model.transformer.h):
-        stretch, at = getattr(block.attn, "stretch", 1.0), f"transformer.h.{l}.attn."
-        if stretch == 1.0:
-            continue
-        if f"{at}q_norm.weight" in state:
-            state[f"{at}q_norm.weight"] = state[f"{at}q_norm.weight"] * stretch
-            continue
-        rows = block.attn.n_head * block.attn.head_dim
-        for name in (f"{at}c_attn.weight", f"{at}c_attn.bias"):
-            if name in state:
-                state[name] = torch.cat((state[name][:rows] * stretch, state[name][rows:]))
-    if family.table and "transformer.wpe.weight" not in state:
-        state["transformer.wpe.weight"] = torch.zeros(model.block_size, model.config.n_embd)
-    return state

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from mingpt.utils import BadInput, write_atomic
@@ -56,10 +56,27 @@ def read_weights(folder: Path, trunk: str) -> dict[str, torch.Tensor]:
             tensors |= load_file(folder / name)
         except (OSError, SafetensorError) as error:
             raise BadInput(f"{folder / name}: {error}") from None
-    if not any(name.startswith(trunk) for name in tensors):
-        heads = ("lm_head.", "embed_out.")
-        tensors = {name if name.startswith(heads) else trunk + name: t for name, t in tensors.items()}
-    return tensors
+    return _with_trunk(tensors, trunk)
+
+
+def tensor_names(folder: Path, trunk: str) -> set[str]:
+    """The names of all tensors, as `read_weights` gives them, from the files' heads alone."""
+    names: set[str] = set()
+    for file in _weight_files(folder):
+        try:
+            with safe_open(folder / file, "pt") as opened:
+                names |= set(opened.keys())
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"{folder / file}: {error}") from None
+    return set(_with_trunk(dict.fromkeys(names), trunk))
+
+
+def _with_trunk(tensors: dict[str, Any], trunk: str) -> dict[str, Any]:
+    """The same under their whole names."""
+    if any(name.startswith(trunk) for name in tensors):
+        return tensors
+    heads = ("lm_head.", "embed_out.")
+    return {name if name.startswith(heads) else trunk + name: t for name, t in tensors.items()}
 
 
 def _weight_files(folder: Path) -> list[str]:

@@ -34,6 +34,7 @@ def get_default_config() -> CN:
     C.text_key = "text"         # where a record's text stands
     C.tokenizer = "gpt2"        # gpt2, byte, or another tiktoken encoding (fetched once)
     C.pack = "stream"           # stream: documents end to end; truncate: one row a document, as study 002
+    C.length = None             # tokens of a row; None: model.block_size
     C.val_pack = None           # rows of the validation set, where they are to differ from pack
     C.document_mask = False     # attention does not cross the end of a document
     C.published_padding = False # study 000's fault with padding, to measure it: see mingpt.attend.PublishedPadding

@@ -1,0 +1,89 @@
+"""
+A Hugging Face model's settings and weights in our words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mingpt.hf_families import FAMILIES, Family
+from mingpt.hf_files import find_folder, read_config, read_weights, tensor_names
+from mingpt.hf_weights import Heads, Tensors, Weight, read_tensors
+from mingpt.model import SIZES
+from mingpt.utils import BadInput, did_you_mean
+
+GPT2_SIZES = {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
+
+
+def read(source: str | Path, block_size: int | None = None) -> tuple[Family, dict[str, Any], Tensors]:
+    """(family, settings of section `model`, our tensors) of a model in a folder or on the hub. BadInput for what has
+    no counterpart here."""
+    folder, family, ours = read_settings(source)
+    tensors = read_weights(folder, family.trunk)
+    state = read_tensors(_weights(family, ours), {name: t for name, t in tensors.items() if not _tied(name, ours)},
+                         _heads_of(ours))
+    if ours["bias"]:    # one setting speaks for several, some of which theirs has not
+        for name in [n for n in state if ".mlp.c_" in n and n.endswith(".weight")]:
+            state.setdefault(name.replace(".weight", ".bias"), torch.zeros(len(state[name]), dtype=state[name].dtype))
+    return family, ours, _cut(ours, state, block_size)
+
+
+def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
+    """(folder, family, settings of section `model`) without reading the weights."""
+    folder = find_folder(source)
+    theirs = read_config(folder)
+    kind = theirs.get("model_type")
+    if kind not in FAMILIES:
+        raise BadInput(f"{folder}/config.json: no family {kind!r} here{did_you_mean(str(kind), FAMILIES)}")
+    family, ours = FAMILIES[kind], {"model_type": None}
+    for entry in family.entries:
+        entry.read(theirs, ours)
+    names = tensor_names(folder, family.trunk)
+    has = {w.ours.rpartition(".h.")[2].partition(".")[2] or w.ours for w in _weights(family, ours)
+           if names.issuperset(w.tensors("bias"))}
+    apart = {"qkv_bias": "attn.c_attn", "attn_out_bias": "attn.c_proj"}
+    ours["bias"] = bool(has - set(apart.values()))
+    return folder, family, ours | {k: name in has for k, name in apart.items() if (name in has) != ours["bias"]}
+
+
+def gpt2_settings(name: str) -> dict[str, Any]:
+    """`read_settings` of OpenAI's sizes of GPT-2, without asking for them."""
+    config = {**SIZES[name], "vocab_size": 50257, "n_positions": 1024}
+    ours: dict[str, Any] = {"model_type": None, "bias": True}
+    for entry in FAMILIES["gpt2"].entries:
+        entry.read(config, ours)
+    return ours
+
+
+def _weights(family: Family, ours: dict[str, Any]) -> list[Weight]:
+    """The family's weights that a model with these settings has."""
+    return [w for w in family.weights(ours["n_layer"]) if _has(ours, w.ours)]
+
+
+def _tied(name: str, ours: dict[str, Any]) -> bool:
+    return ours["tie_weights"] and name in ("lm_head.weight", "embed_out.weight")
+
+
+def _has(ours: dict[str, Any], module: str) -> bool:
+    """Whether a model with these settings has the module: tied heads and shared norms are not there."""
+    shared = ours["block"] == "parallel" and ours["parallel_norms"] == 1
+    return not (module == "lm_head" and ours["tie_weights"] or module.endswith(".ln_2") and shared)
+
+
+def _heads_of(ours: dict[str, Any]) -> Heads:
+    n_head = ours["n_head"]
+    return Heads(n_head, ours.get("n_kv_head") or n_head, ours.get("head_dim") or ours["n_embd"] // n_head)
+
+
+def _cut(ours: dict[str, Any], state: Tensors, block_size: int | None) -> Tensors:
+    """The settings and tensors for so many positions."""
+    if block_size is not None:
+        if block_size > ours["block_size"]:
+            raise BadInput(f"model.block_size={block_size}: the imported model has {ours['block_size']} positions")
+        ours["block_size"] = block_size
+        if "transformer.wpe.weight" in state:
+            state["transformer.wpe.weight"] = state["transformer.wpe.weight"][:block_size].clone()
+    return state

@@ -1,0 +1,227 @@
+"""A run may begin with another model's weights: what fits is taken, what differs is made from it, and it is told."""
+
+import contextlib
+import io
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.corpus import open_corpus
+from experiments.record import read_record, write_record
+from experiments.run import Run
+from experiments.saved import find_run, load_run
+from experiments.settings import make_spec
+from experiments.upcycling import OWN, source_settings
+from mingpt import hf
+from mingpt.hf_weights import Heads
+from mingpt.model import GPT
+from mingpt.upcycle import freeze_except, upcycle
+from mingpt.utils import BadInput
+
+transformers = pytest.importorskip("transformers")
+
+LAB = Path(__file__).resolve().parent.parent / "lab.py"
+HEADS = Heads(4, 4, 6)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """A folder with a random GPT-2 of transformers' for the byte tokenizer."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("gpt2")
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=257, n_positions=80, n_embd=24, n_layer=2, n_head=4, bos_token_id=256, eos_token_id=256))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
+    texts = (f"{n}: " + " ".join(rng.choices(["red", "green", "blue"], k=40)) for n in range(100))
+    (folder / "words.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder / "words.jsonl"
+
+
+def spec_of(data, *overrides, **options):
+    return make_spec(preset="nano", data=[str(data)], overrides=[
+        "--trainer.max_iters=6", "--trainer.device=cpu", "--data.val_tokens=512", "--run.eval_every=3",
+        f"--data.cache={data.parent / 'cache'}", *overrides], **options)
+
+
+def trained(out, data, *overrides, **options):
+    """The record of a run."""
+    spec = spec_of(data, *overrides, **options)
+    run = Run(spec, 0, out, open_corpus(spec.settings.data))
+    assert run.execute() == 0
+    return read_record(run.files.json)
+
+
+def ours_like(folder, **changes):
+    """A fresh model with a source's shape."""
+    settings = {**GPT.get_default_config().to_dict(), **hf.read_settings(folder)[2], "block_size": 64, **changes}
+    with contextlib.redirect_stdout(io.StringIO()):
+        config = GPT.get_default_config()
+        config.merge_from_dict(settings)
+        return GPT(config).eval()
+
+
+def test_a_run_begins_with_the_sources_shape_and_loss(gpt2, data, tmp_path):
+    record = trained(tmp_path, data, f"--run.init={gpt2}")
+    assert record["config"]["model"]["n_embd"] == 24
+    assert record["config"]["model"]["block_size"] == 64     # the preset's: the source has 80
+    assert record["init"]["taken"]["new"] == record["init"]["taken"]["dropped"] == []
+    assert record["init"]["taken"]["parameters"] == record["model"]["parameters"]
+    assert record["audit"]["checks"]["imported weights compute what their source computes"] is True
+    assert "initial weights have the declared scale" not in record["audit"]["checks"]
+    first = (tmp_path / "losses" / "baseline.s0.csv").read_text().splitlines()[1].split(",")[2]
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(gpt2).eval()
+    spec = spec_of(data)
+    val = open_corpus(spec.settings.data).validation(64, 512)
+    with torch.no_grad():
+        logits = theirs(torch.from_numpy(val.x)).logits
+    want = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(val.y).flatten(), ignore_index=-1)
+    assert float(first) == pytest.approx(want.item(), abs=1e-5)
+
+
+def test_heads_of_keys_and_values_are_pooled_by_their_mean_or_the_first(gpt2):
+    state = hf.read(gpt2)[2]
+    for attention, kv in (("gqa", 2), ("mqa", 1)):
+        for pooling, pool in (("mean", lambda heads: sum(heads) / len(heads)), ("first", lambda heads: heads[0])):
+            model = ours_like(gpt2, attention=attention, n_kv_head=kv if attention == "gqa" else None)
+            taken = upcycle(model, state, HEADS, pooling)
+            source = state["transformer.h.1.attn.c_attn.weight"]
+            got = model.transformer.h[1].attn.c_attn.weight
+            assert torch.equal(got[:24], source[:24])                         # queries as they were
+            for part in (0, 1):                                               # keys, values
+                theirs = source[24 * (part + 1):24 * (part + 2)].split(6)     # a head each
+                for n, head in enumerate(got[24 + part * 6 * kv:][:6 * kv].split(6)):
+                    group = theirs[n * (4 // kv):(n + 1) * (4 // kv)]
+                    assert torch.allclose(head, pool(group), atol=1e-7)
+            assert taken.made["transformer.h.*.attn.c_attn.weight"] == f"4 → {kv} heads of keys and values ({pooling})"
+            assert taken.new == taken.dropped == set()
+
+
+def test_pooling_heads_that_are_equal_changes_nothing(gpt2):
+    state = dict(hf.read(gpt2)[2])
+    for name in [n for n in state if "c_attn" in n]:
+        q, k, v = HEADS.split(state[name])
+        k, v = (torch.cat([head for pair in t.split(12) for head in (pair[:6], pair[:6])]) for t in (k, v))
+        state[name] = torch.cat((q, k, v))
+    whole, grouped = ours_like(gpt2), ours_like(gpt2, attention="gqa", n_kv_head=2)
+    upcycle(whole, state, HEADS)
+    upcycle(grouped, state, HEADS)
+    idx = torch.randint(257, (2, 64))
+    assert torch.allclose(whole(idx)[0], grouped(idx)[0], atol=1e-5)
+    back = ours_like(gpt2)
+    upcycle(back, dict(grouped.named_parameters()), Heads(4, 2, 6))     # and repeated heads are the same again
+    assert torch.allclose(whole(idx)[0], back(idx)[0], atol=1e-5)
+
+
+def test_what_has_no_place_and_what_is_new_are_told(gpt2, data, tmp_path):
+    record = trained(tmp_path, data, f"--run.init={gpt2}", flags=["rope", "swiglu", "rmsnorm"])
+    taken = record["init"]["taken"]
+    assert "transformer.wpe.weight" in taken["dropped"]
+    assert "transformer.h.*.mlp.c_gate.weight" in taken["new"]
+    assert "transformer.h.*.ln_1.weight" in taken["kept"]
+    assert record["changes"] == {"model.mlp": ["gelu", "swiglu"], "model.position": ["learned", "rope"],
+                                 "model.norm": ["layernorm", "rmsnorm"]}
+    assert record["config"]["model"]["mlp_hidden"] is None     # SwiGLU's own, not GPT-2's
+
+
+def test_a_run_of_ours_is_a_source_too(data, tmp_path):
+    first = trained(tmp_path, data, flags=["rope"])
+    folder = find_run("rope.s0", tmp_path).checkpoint
+    again = trained(tmp_path / "again", data, f"--run.init={folder}")
+    assert again["config"]["model"]["position"] == "rope"
+    rows = (tmp_path / "again" / "losses" / "baseline.s0.csv").read_text().splitlines()
+    assert float(rows[1].split(",")[2]) == pytest.approx(first["result"]["val_loss"], abs=1e-6)
+
+
+def test_only_what_is_named_is_trained_held_and_changed(gpt2, data, tmp_path):
+    record = trained(tmp_path, data, f"--run.init={gpt2}", "--run.freeze_except=attn, ln_f", arm="frozen")
+    assert record["audit"]["passed"]
+    model, _, _ = load_run(find_run("frozen.s0", tmp_path), "cpu")
+    before = hf.load(gpt2, block_size=64)
+    changed = {name for (name, p), q in zip(model.named_parameters(), before.parameters(), strict=True)
+               if not torch.equal(p, q)}
+    assert changed == {name for name, _ in model.named_parameters() if ".attn." in name or ".ln_f." in name}
+    assert record["model"]["trainable"] == sum(p.numel() for name, p in model.named_parameters() if name in changed)
+    assert record["model"]["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("patterns, message", [("atn", "did you mean 'attn'"), ("", "nothing would be trained"),
+                                               ("attn,c_foo", "no parameter is named 'c_foo'")])
+def test_a_pattern_that_names_nothing_is_refused(gpt2, patterns, message):
+    with pytest.raises(BadInput, match=message):
+        freeze_except(ours_like(gpt2), patterns)
+
+
+@pytest.mark.parametrize("pattern, names", [("h.0", "transformer.h.0."), ("mlp.c_fc", ".mlp.c_fc."), ("ln_?", ".ln_"),
+                                            ("*.bias", ".bias")])
+def test_patterns_name_words_of_dotted_names(gpt2, pattern, names):
+    model = ours_like(gpt2)
+    freeze_except(model, pattern)
+    for name, p in model.named_parameters():
+        assert p.requires_grad == (names in f"{name}."), name
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["--model.n_layer=3"], "model.n_layer is 2, not 3"), (["--model.n_embd=48"], "model.n_embd is 24, not 48"),
+    (["--data.tokenizer=gpt2"], "data.tokenizer. is 257, not 50257"), (["--model.block_size=128"], "80 positions"),
+    (["--model.n_head=3"], "4 heads of 6, the model 3 of 8"), (["--run.init_heads=mode"], "known: mean, first"),
+    (["--run.init=7"], "in quotes")])
+def test_a_source_of_another_size_is_refused(gpt2, data, tmp_path, overrides, message):
+    with pytest.raises(BadInput, match=message):
+        trained(tmp_path, data, f"--run.init={gpt2}", *overrides)
+
+
+def test_a_record_from_before_a_setting_existed_is_of_the_same_settings(data, tmp_path):
+    trained(tmp_path, data)
+    files = find_run("baseline.s0", tmp_path)
+    record = read_record(files.json)
+    for key in ("init", "init_heads", "freeze_except"):
+        del record["config"]["run"][key]
+    del record["config"]["data"]["length"], record["init"]
+    write_record(files.json, record)
+    before = files.csv.stat().st_mtime_ns
+    spec = spec_of(data)
+    assert Run(spec, 0, tmp_path, open_corpus(spec.settings.data)).execute() == 0
+    assert files.csv.stat().st_mtime_ns == before
+
+
+def test_rows_may_be_shorter_than_the_block(data, tmp_path):
+    record = trained(tmp_path, data, "--data.length=16")
+    assert record["result"]["tokens"] == 6 * 8 * 16
+    whole = trained(tmp_path / "whole", data)
+    assert record["model"]["parameters"] == whole["model"]["parameters"]
+    assert record["model"]["flops_per_token"] < whole["model"]["flops_per_token"]
+
+
+def test_gpt2s_sizes_are_known_without_the_hub(monkeypatch):
+    source_settings.cache_clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    settings = source_settings("gpt2-xl")
+    theirs, ours = {**transformers.GPT2Config().to_dict(), "n_layer": 48, "n_head": 25, "n_embd": 1600}, {}
+    for entry in hf.FAMILIES["gpt2"].entries:
+        entry.read(theirs, ours)
+    ours |= {"mlp_hidden": None, "schedule": "full", "bias": True}
+    assert settings == {key: value for key, value in ours.items() if key not in OWN}
+    assert settings["tie_weights"] is True
+
+
+def test_the_dry_run_says_what_would_be_taken_and_trained(gpt2, tmp_path):
+    words = ["--init", str(gpt2), "--attention", "gqa", "--freeze-except", "attn", "--preset", "nano", "--dry-run"]
+    done = subprocess.run([sys.executable, str(LAB), *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("trainable ") and line.endswith(" %)") for line in lines)
+    assert any("4 → 2 heads of keys and values (mean)" in line for line in lines)
