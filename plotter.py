@@ -29,7 +29,8 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     p = Parser(prog="plotter.py", description=__doc__.strip().splitlines()[0], allow_abbrev=False)
-    p.add_argument("losses", nargs="?", default="losses", metavar="LOSSES_DIR", help="where runs wrote (./losses)")
+    p.add_argument("losses", nargs="?", default="losses", metavar="LOSSES_DIR",
+                   help="where runs wrote (./losses); or experiment_results.npz, to draw a comparison again")
     p.add_argument("--out", metavar="DIR", help="where figures go (visualizations, beside LOSSES_DIR)")
     p.add_argument("--x", default=X[0], metavar="|".join(X), help="what the curves are drawn over (iteration)")
     p.add_argument("--metric", default=METRICS[0], metavar="|".join(METRICS), help="what is drawn (loss)")
@@ -66,6 +67,8 @@ def plot(args: argparse.Namespace) -> int:
             if word not in known:
                 raise BadInput(f"{option}: no {word!r}{did_you_mean(word, known)}")
 
+    if args.losses.endswith(".npz"):
+        return redraw(Path(args.losses), args.out, formats)
     from experiments.curves import find_runs
     from experiments.results import collect
     losses = Path(args.losses)
@@ -115,7 +118,6 @@ def beside(losses: Path) -> Path:
 def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str, ...]) -> None:
     """Print one study's verdicts, draw its figures, and say what was written."""
     from experiments.figures import Panel, draw
-    from experiments.summary import to_csv, to_markdown
     folder = out / results.name if results.name else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,22 +126,60 @@ def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str,
     print(f"\n{results.title}")
     for line in report(results):
         print(f"  {line}")
-    written, skipped, panel = [], [], Panel(results, args.x, args.metric)
+    panel = Panel(results, args.x, args.metric)
     if args.html:
         from experiments.report.page import write
-        written.append(write(panel, folder, Path(args.losses)))
-    for name, outcome in draw(panel, folder, formats):
+        print(f"  wrote {write(panel, folder, Path(args.losses))}")
+    say_drawn(draw(panel, folder, formats), folder, write_tables(results, folder))
+    from experiments.trials import gather
+    compare(gather(results), folder / "comparison", formats)
+
+
+def write_tables(results, folder: Path) -> list[Path]:
+    """verdicts.json, and the summary as a table for programs and one for people."""
+    from experiments.summary import to_csv, to_markdown
+    texts = {"verdicts.json": json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n",
+             "summary.csv": to_csv(results), "summary.md": to_markdown(results)}
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def compare(trials, folder: Path, formats: tuple[str, ...]) -> None:
+    """The ten pictures of a comparison, and the files from which they can be drawn again."""
+    from experiments import compared
+    from experiments.figures.comparison import draw_ten
+    from experiments.trials import save
+    if not trials.all:
+        print("  skipped comparison/: no run has finished")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    text = folder / compared.NAME
+    write_atomic(text, compared.text(trials))
+    say_drawn(draw_ten(trials, folder, formats), folder, [*save(trials, folder), text])
+
+
+def say_drawn(outcomes, folder: Path, others: list[Path]) -> None:
+    """What was written, and what was left out and why."""
+    written, skipped = [], []
+    for name, outcome in outcomes:
         if isinstance(outcome, str):
-            skipped.append(f"skipped {name}: {outcome}")
+            skipped.append(f"  skipped {name}: {outcome}")
         else:
             written += outcome
-    for name, text in (("verdicts.json", json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n"),
-                       ("summary.csv", to_csv(results)), ("summary.md", to_markdown(results))):
-        write_atomic(folder / name, text)
-        written.append(folder / name)
-    print(f"  wrote {folder}/: " + ", ".join(path.name for path in written))
-    for line in skipped:
-        print(f"  {line}")
+    print("\n".join([f"  wrote {folder}/: " + ", ".join(path.name for path in [*written, *others]), *skipped]))
+
+
+def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
+    """Draw a comparison again from its own file."""
+    from experiments.trials import load
+    trials, folder = load(path), Path(out) if out else path.parent
+    print(f"\n{trials.title}")
+    try:
+        compare(trials, folder, formats)
+    except OSError as error:
+        raise BadInput(f"--out: cannot write to {folder}: {error.strerror}") from None
+    return 0
 
 
 def report(results) -> list[str]:

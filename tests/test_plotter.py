@@ -14,6 +14,7 @@ from synthetic import EFFECTS, write_run, write_study, write_two_columns
 import plotter
 from experiments.curves import find_runs
 from experiments.figures import FIGURES, Panel, labels, series, style
+from experiments.figures.comparison import TEN
 from experiments.figures.grid import individual_grid
 from experiments.figures.lines import training_comparison
 from experiments.results import collect, known_arms
@@ -40,7 +41,14 @@ def test_every_figure_of_every_arm_is_written_beside_the_losses(seven):
     root, run = seven
     assert (run.returncode, run.stderr) == (0, "")
     written = {path.name for path in (root / "visualizations" / "seven").iterdir()}
-    assert written == {f"{name}.png" for name in [*EFFECTS, *FIGURES]} | {"verdicts.json", "summary.csv", "summary.md"}
+    undeclared = {"factorial_effects", "learning_rates"}
+    assert written == {f"{name}.png" for name in {*EFFECTS, *FIGURES} - undeclared} | {
+        "verdicts.json", "summary.csv", "summary.md", "comparison"}
+    assert {path.name for path in (root / "visualizations" / "seven" / "comparison").iterdir()} == {
+        *(f"{name}.png" for name in TEN), "experiment_results.npz", "experiment_results.json",
+        "improved_comparison_results.txt"}
+    for name in undeclared:
+        assert f"skipped {name}: the study declares no" in run.stdout
     for path in (root / "visualizations" / "seven").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.name in run.stdout
@@ -70,7 +78,13 @@ def test_plotting_imports_no_torch(tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-def test_each_format_is_written_and_axes_can_be_chosen(tmp_path, capsys):
+@pytest.fixture
+def no_comparison(monkeypatch):
+    """Leave the ten pictures out, which test_trials.py looks at."""
+    monkeypatch.setattr(plotter, "compare", lambda *arguments: None)
+
+
+def test_each_format_is_written_and_axes_can_be_chosen(tmp_path, no_comparison):
     write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, seeds=(0, 1), study=None, steps=50)
     assert plotter.main([str(tmp_path / "losses"), "--format", "svg,pdf", "--x", "tokens", "--metric", "val_loss"]) == 0
     folder = tmp_path / "visualizations"
@@ -91,7 +105,7 @@ def test_two_column_files_plot_and_what_cannot_be_drawn_is_said(tmp_path, capsys
     assert not (tmp_path / "visualizations" / "loss_against_flops.png").exists()
 
 
-def test_problems_go_to_stderr_by_file_and_the_rest_is_plotted(tmp_path, capsys):
+def test_problems_go_to_stderr_by_file_and_the_rest_is_plotted(tmp_path, no_comparison, capsys):
     write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, seeds=(0, 1), study="mine", steps=50)
     with (tmp_path / "losses" / "mine" / "rope.s1.csv").open("a") as file:
         file.write("55,4.")
@@ -129,7 +143,7 @@ def test_nothing_to_plot_is_exit_code_2(tmp_path, capsys):
 
 # --- the pictures ---
 
-def test_one_run_with_one_row_is_drawn(tmp_path):
+def test_one_run_with_one_row_is_drawn(tmp_path, no_comparison):
     (tmp_path / "losses").mkdir()
     (tmp_path / "losses" / "rope.csv").write_text("iteration,loss\n10,5.5\n")
     assert plotter.main([str(tmp_path / "losses")]) == 0

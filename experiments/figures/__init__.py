@@ -4,7 +4,6 @@ The pictures of a study. Adding one is a function from a Panel to a Figure, and 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,16 +12,20 @@ from matplotlib.figure import Figure
 
 from experiments.figures.arm import arm_figure
 from experiments.figures.difference import loss_minus_baseline
+from experiments.figures.factorial import factorial_effects
 from experiments.figures.forest import effects
 from experiments.figures.grid import individual_grid
 from experiments.figures.lines import against, training_comparison, validation_curves
 from experiments.figures.panel import Panel, Skip
+from experiments.figures.saving import FORMATS, save
+from experiments.figures.sensitivity import learning_rates
 from experiments.figures.style import RC
-from mingpt.utils import write_atomic
 
 FIGURES: dict[str, Callable[[Panel], Figure]] = {
     "training_comparison": training_comparison,
     "effects": effects,
+    "factorial_effects": factorial_effects,
+    "learning_rates": learning_rates,
     "individual_grid": individual_grid,
     "loss_minus_baseline": loss_minus_baseline,
     "validation_curves": validation_curves,
@@ -31,9 +34,7 @@ FIGURES: dict[str, Callable[[Panel], Figure]] = {
     "loss_against_flops": against("flops"),
 }
 
-FORMATS = ("png", "svg", "pdf")
-
-__all__ = ["FIGURES", "FORMATS", "Panel", "Skip", "draw"]
+__all__ = ["FIGURES", "FORMATS", "Panel", "Skip", "draw", "save"]
 
 
 def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",)) -> Iterator[tuple[str, list[Path] | str]]:
@@ -46,16 +47,3 @@ def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",)) -> Ite
         except Skip as skip:
             outcome = str(skip)
         yield name, outcome
-
-
-def save(figure: Figure, stem: Path, formats: tuple[str, ...]) -> list[Path]:
-    """Write a figure in each format, whole or not at all. Dates are left out, so the same runs give the same file."""
-    paths = []
-    for kind in formats:
-        buffer = io.BytesIO()
-        undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        figure.savefig(buffer, format=kind, metadata=undated)
-        path = stem.with_name(f"{stem.name}.{kind}")   # with_suffix would eat the end of a name with a dot
-        write_atomic(path, buffer.getvalue())
-        paths.append(path)
-    return paths

@@ -40,7 +40,7 @@ def reach(results: Results) -> float:
     ends = [max(abs(end) for end in ends) for v in shown if (ends := interval(v))]
     floor = results.noise_floor.of_mean(1) if results.noise_floor else None
     most = max([1.25 * abs(v.difference) for v in shown], default=0.0)
-    return 1.08 * max(most, 1.6 * median(ends) if ends else 0.0, 1.5 * results.margin, min(floor or 0.0, 3 * most))
+    return 1.08 * max(most, 1.3 * median(ends) if ends else 0.0, 1.5 * results.margin, min(floor or 0.0, 3 * most))
 
 
 def effects(panel: Panel) -> Figure:
@@ -54,7 +54,7 @@ def effects(panel: Panel) -> Figure:
     caption += f"thick: {100 * (1 - 2 * results.alpha):g} %, not adjusted, which inside the grey margin "
     caption += f"(±{results.margin:g}) means equivalent" + _floor_text(results)
     height = 1.95 + 0.36 * len(shown)
-    figure, (axes,) = page(height, results.title, caption, left=2.45, right=2.9)
+    figure, (axes,) = page(height, results.title, caption, left=2.45, right=3.45)
     width = reach(results)
     axes.set_xlim(-width, width)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -92,7 +92,7 @@ def _row(axes: Axes, panel: Panel, row: int, v: Verdict, width: float) -> None:
     axes.text(1.02, row, v.word, transform=axes.get_yaxis_transform(), va="center", size=9.5,
               weight="bold" if decided else "normal")
     p = f", {p_text('Holm p', v.p_holm)}" if v.p_holm is not None else ""
-    axes.text(1.30, row, f"{signed(v.difference)}, n = {v.n}{p}", transform=axes.get_yaxis_transform(),
+    axes.text(1.37, row, f"{signed(v.difference)}, n = {v.n}{p}", transform=axes.get_yaxis_transform(),
               va="center", size=8.5, color=MUTED)
 
 

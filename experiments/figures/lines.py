@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments.figures.labels import font_size, label_ends, margin
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.series import Series, points, settled_range
-from experiments.figures.style import LABELS, ArmStyle, label_x, page
+from experiments.figures.style import LABELS, ArmStyle, label_x, page, short, unit_of
 
 LAST = 1 / 3        # of the x range is magnified
 MANY = 7            # beyond as many arms, bands hide lines and markers help
@@ -27,21 +27,30 @@ def validation_curves(panel: Panel) -> Figure:
 
 
 def against(x: str):
-    """A figure of the chosen metric over a cost: at equal tokens, seconds or FLOPs, which arm is lower?"""
+    """A figure over a cost: at equal tokens, seconds or FLOPs, which arm is lower, and where do they change places?
+
+    The validation loss where there is one: what verdicts at equal budgets rest on.
+    """
     def figure(panel: Panel) -> Figure:
         if x in ("seconds", "flops") and not any(run.table[x].gt(0).any() for run in panel.results.runs):
             raise Skip(f"no run has {x}")
-        return overlay(panel, x, panel.metric)
+        measured = any(run.table["val_loss"].count() > 1 for run in panel.results.runs)
+        y = "val_loss" if measured else panel.metric
+        return overlay(panel, x, y, crossings=panel.crossings(x, y))
     return figure
 
 
-def overlay(panel: Panel, x: str, y: str, *, dots: bool = False) -> Figure:
+def overlay(panel: Panel, x: str, y: str, *, dots: bool = False,
+            crossings: dict[str, tuple[float, float]] | None = None) -> Figure:
     """Two axes side by side: from the start, and the last third; names at the ends of the lines."""
     lines = panel.lines(x, y)
     height = min(12.0, max(4.9, 2.0 + 0.155 * len(lines)))
     size = font_size(len(lines), height - 1.9)
-    figure, (whole, late) = page(height, panel.results.title, panel.caption(lines, y, band=len(lines) <= MANY),
-                                 columns=(1.1, 1.0), right=margin(list(lines), size))
+    caption = panel.caption(lines, y, band=len(lines) <= MANY)
+    if crossings is not None:
+        caption += _crossed(crossings, panel, x)
+    figure, (whole, late) = page(height, panel.results.title, caption, columns=(1.1, 1.0),
+                                 right=margin(list(lines), size))
     start, end = min(s.x[0] for s in lines.values()), max(s.x[-1] for s in lines.values())
     span = (end - start) or 1.0   # one log point so far
     cut = end - LAST * span
@@ -49,6 +58,8 @@ def overlay(panel: Panel, x: str, y: str, *, dots: bool = False) -> Figure:
         for arm, line in lines.items():
             draw_line(axes, line, panel.styles[arm], band=len(lines) <= MANY, dots=dots or len(lines) > MANY)
             draw_strays(axes, panel, arm, x, y)
+        for arm, (at, height) in (crossings or {}).items():
+            axes.plot([at], [height], color=panel.styles[arm].color, marker="o", ms=9, mfc="none", mew=1.8, zorder=4)
         label_x(axes, x, end, ticks=5)
     late.set_xlim(cut, end + 0.02 * LAST * span)
     whole.set_ylim(settled_range(list(lines.values()), 0.08))
@@ -80,6 +91,18 @@ def draw_strays(axes: Axes, panel: Panel, arm: str, x: str, y: str) -> None:
             axes.plot(xs, ys, color=color, lw=0.9, ls=":", zorder=2)
             axes.plot(xs[-1:], ys[-1:], color=color, ls="", zorder=4, ms=6, mew=1.6,
                       marker="x" if run.status in ("diverged", "failed") else ">")
+
+
+def _crossed(crossings: dict[str, tuple[float, float]], panel: Panel, x: str) -> str:
+    """What the rings are, and at which place each stands."""
+    if panel.baseline not in panel.arms:
+        return ""
+    if not crossings:
+        return f"; no arm's mean changes places with {panel.baseline}'s after the start"
+    top = max(at for at, _ in crossings.values())
+    unit, size, suffixes = unit_of(x, top)
+    places = ", ".join(f"{arm} {short(float(f'{at / size:.3g}'), suffixes)}" for arm, (at, _) in crossings.items())
+    return f"; ring: where an arm last changes places with {panel.baseline}, at {places} {unit}".rstrip()
 
 
 def _late_range(lines: dict[str, Series], cut: float) -> tuple[float, float] | None:

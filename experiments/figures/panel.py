@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from experiments.curves import Run
 from experiments.figures.series import Series, difference, mean, points, window
 from experiments.figures.style import ArmStyle, arm_styles
@@ -83,6 +85,13 @@ class Panel:
             self.lines(x, y)   # says so when a column is missing
             raise Skip(f"no arm shares a seed with the baseline {self.baseline!r}")
         return lines, paired
+
+    def crossings(self, x: str, y: str) -> dict[str, tuple[float, float]]:
+        """Where each arm's mean last changes places with the baseline's; arms that never do are not there."""
+        base = self.mean(self.baseline, x, y) if self.baseline in self.arms and y == "val_loss" else None
+        found = self.results.budgets.on(x) if base is not None else ()
+        return {budget.arm: (budget.crossing, float(np.interp(budget.crossing, base.x, base.y))) for budget in found
+                if budget.crossing is not None}
 
     def caption(self, lines: dict[str, Series], y: str, *, band: bool = True, strays: bool = True) -> str:
         """What the lines and bands are, and which runs are not in them."""

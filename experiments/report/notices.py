@@ -87,10 +87,9 @@ def _hypothesis(results: Results) -> Iterator[Notice]:
     hashes = Counter(str(value) for run in results.runs if (value := at(run.record, "study_hash")))
     declared = results.declared.hash if results.declared else None
     if len(hashes) > 1 or (hashes and declared and set(hashes) != {declared}):
-        detail = ", ".join(f"{n} runs under {value}" for value, n in hashes.most_common())
-        yield Notice("The study's file was changed after its first run",
-                     (f"Question, hypothesis, metric or margin may have been chosen after the results: {detail}"
-                      + (f"; the file is {declared} now." if declared else "."),))
+        counts = ", ".join(f"{n} runs under {value}" for value, n in hashes.most_common())
+        details = [change.line() for change in results.changed] or [f"the file had other hashes: {counts}"]
+        yield Notice("The study's file was changed after its first run", tuple(details[:SHOWN]) + _rest(details))
     if hashes and not declared:
         yield Notice("The study's declaration is not at hand",
                      (f"Name it with --study FILE: hypothesis, margin ({results.margin:g}) and metric shown here are "

@@ -19,11 +19,11 @@ from markupsafe import Markup
 from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
 from experiments.record import package_version
-from experiments.report import forest, tables
+from experiments.report import findings, forest, tables
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
 from experiments.report.notices import at, notices
-from experiments.results import UNITS, Results
+from experiments.results import Results
 from mingpt.utils import write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -63,7 +63,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     seeds = sorted({run.seed for run in results.runs if run.seed is not None})
     ends = sorted(str(end) for run in results.runs if (end := at(run.record, "end") or at(run.record, "start")))
     states = Counter(run.status for run in results.runs)
-    unit = UNITS.get(results.metric, results.metric)
+    unit = results.unit
     facts = [("Baseline", results.baseline), ("Metric", f"{results.metric} ({unit}; lower is better)"),
              ("Margin", f"±{results.margin:g} {unit}"), ("Error allowed (α)", f"{results.alpha:g} over all arms"),
              ("Seeds", ", ".join(map(str, seeds)) or "not named"),
@@ -96,7 +96,7 @@ def _answer(panel: Panel) -> dict[str, Any]:
     floor = results.noise_floor
     values = [v for v in results.values.get(results.baseline, {}).values() if isfinite(v)]
     spread = f" ± {stdev(values):.4f} over {len(values)} seeds" if len(values) > 1 else ", one run" if values else ""
-    unit = UNITS.get(results.metric, results.metric)
+    unit = results.unit
     caption = f"Differences are arm − baseline, paired by seed, in {unit}; below zero is better. Thin bar: the "
     caption += f"interval of the column before it. Thick: {100 * (1 - 2 * results.alpha):g} %, not adjusted; inside "
     caption += "the grey margin it means equivalent."
@@ -167,5 +167,6 @@ def _value_at(line, x: float) -> str:
 
 def _sections(results: Results) -> list[tables.Section]:
     evidence = [table for table in (tables.secondary(results), tables.seeds(results)) if table]
-    return [tables.Section("evidence", "The evidence in numbers", [], evidence), tables.changes(results),
+    return [*findings.sections(results), tables.Section("evidence", "The evidence in numbers", [], evidence),
+            tables.changes(results),
             tables.audit(results), tables.data(results), tables.environment(results), tables.runs(results)]

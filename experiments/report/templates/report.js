@@ -100,7 +100,7 @@
 
   curves.addEventListener("change", () => rest(shown()));
   const keys = curves.querySelector(".keys");
-  for (const [text, on] of [["All arms", true], ["No arm", false]]) {
+  for (const [text, on] of [["No arm", false], ["All arms", true]]) {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "all";

@@ -1,0 +1,27 @@
+"""
+Writing a figure: whole or not at all, and the same bytes for the same runs.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mingpt.utils import write_atomic
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def save(figure: Figure, stem: Path, formats: tuple[str, ...]) -> list[Path]:
+    """Write a figure in each format, whole or not at all. Dates are left out, so the same runs give the same file."""
+    paths = []
+    for kind in formats:
+        buffer = io.BytesIO()
+        undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+        figure.savefig(buffer, format=kind, metadata=undated)
+        path = stem.with_name(f"{stem.name}.{kind}")   # with_suffix would eat the end of a name with a dot
+        write_atomic(path, buffer.getvalue())
+        paths.append(path)
+    return paths
