@@ -8,7 +8,7 @@ it alone: `make bench ARGS='step --only gpt-mini litgpt'`.
 import runpy
 import sys
 
-NAMES = ["step", "generation", "arms", "attention", "schedules", "tokenizing"]   # modules here that have a `main`
+NAMES = ["step", "generation", "arms", "levers", "attention", "schedules", "tokenizing"]   # modules here that have a `main`
 
 
 def main(arguments: list[str]) -> int:

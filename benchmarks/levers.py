@@ -1,0 +1,190 @@
+"""
+What made the step fast: each lever undone by itself, over the step as it is: `python -m benchmarks.levers [--only …]`.
+
+The first row of a size is ours. Every other row is ours with one thing as it was, or as one writes it first; how many
+times as long it takes is what that lever is worth. torch.compile is added instead: what it saves a step, and after how
+many steps its compilation is paid back. Two sizes, as in arms.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import options
+from benchmarks.arms import SIZES
+from benchmarks.cases import Case
+from benchmarks.figure import Panel, ratio_figure
+from benchmarks.machine import describe
+from benchmarks.tables import Table, ratio_cell, save, time_cell
+from benchmarks.turns import Side, ratios, spread, take_turns
+
+ARM, OURS, COMPILED = "all_modifications", "ours", "with torch.compile"   # the arm that has every part
+ROUNDS, QUICK_ROUNDS = 5, 3
+
+
+# -- in a side's own process: the names that they replace end with it -------------------------------------------------
+
+def all_logits() -> None:
+    """The loss from logits that all exist at once."""
+    import mingpt.trainer
+    mingpt.trainer.loss_of = lambda model: lambda x, y: model(x, y)[1]
+
+
+def looped_adamw() -> None:
+    """AdamW one parameter and one operation after the other."""
+    import torch
+    fused = torch.optim.AdamW
+    torch.optim.AdamW = lambda groups, **given: fused(groups, **{**given, "fused": False, "foreach": False})
+
+
+def rms_formula() -> None:
+    """RMSNorm in five operations that autograd records."""
+    import torch
+
+    from mingpt.norms import RMSNorm
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+    RMSNorm.forward = forward
+
+
+def rms_of_torch() -> None:
+    """torch's own rms_norm."""
+    from torch.nn import functional as F
+
+    from mingpt.norms import RMSNorm
+    RMSNorm.forward = lambda self, x: F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rope_concatenated() -> None:
+    """Two halves, turned and put together again."""
+    import torch
+
+    from mingpt.positions import RoPE
+
+    def turn(self, x, start=0):
+        cos, sin = (t[start:start + x.size(-2)] for t in (self.cos, self.sin))
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    RoPE.turn = turn
+
+
+def gelu_formula() -> None:
+    """GELU's tanh formula, operation by operation, as minGPT has it."""
+    import torch
+
+    from mingpt.mlps import NewGELU
+    NewGELU.forward = lambda self, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def dropout_modules() -> None:
+    """nn.Dropout at p = 0, which draws and multiplies."""
+    import torch.nn as nn
+
+    import mingpt.attention
+    import mingpt.mlps
+    import mingpt.model
+    for module in (mingpt.attention, mingpt.mlps, mingpt.model):
+        module.dropout = nn.Dropout
+
+
+LEVERS: dict[str, tuple[Callable[[], None], str]] = {   # row → how it is undone, in which arm
+    "all logits at once": (all_logits, ARM),
+    "AdamW in a loop": (looped_adamw, ARM),
+    "RMSNorm by formula": (rms_formula, ARM),
+    "torch's rms_norm": (rms_of_torch, ARM),
+    "RoPE by concatenation": (rope_concatenated, ARM),
+    "nn.Dropout(0)": (dropout_modules, ARM),
+    "GELU by formula": (gelu_formula, "baseline"),
+}
+
+
+def build(case: Case, device: str, lever: str | None = None, arm: str = ARM, compiled: bool = False):
+    """Our step with a lever undone, for turns.py."""
+    from benchmarks.ours import build as ours
+    if lever:
+        LEVERS[lever][0]()
+    return ours(case, device, arm=arm, compiled=compiled)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a table for every size; write JSON and the figure."""
+    parser = options.parser("levers", __doc__, ROUNDS, QUICK_ROUNDS)
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of these sizes, and these levers")
+    args = options.parse(parser, argv)
+    for name in args.only:
+        options.known(name, [*SIZES, *LEVERS, COMPILED])
+    wanted = [name for name in (*LEVERS, COMPILED) if name in args.only] or [*LEVERS, COMPILED]
+    results: dict[str, Any] = {"machine": describe(args.device, args.threads), "rounds": args.rounds, "sizes": {}}
+    for name in [name for name in SIZES if name in args.only] or list(SIZES):
+        results["sizes"][name] = measure(SIZES[name], wanted, args)
+        table(name, results["sizes"][name]).print()
+    save(args.out, "levers", results, figure(results))
+    return 0
+
+
+def measure(case: Case, levers: list[str], args: argparse.Namespace) -> dict[str, dict]:
+    """Row → figures: each lever against the untouched step of its arm."""
+    arms = sorted({arm_of(name) for name in levers})
+    sides = {ours_of(arm): {"arm": arm} for arm in arms}
+    sides |= {name: {"lever": None if name == COMPILED else name, "arm": arm_of(name), "compiled": name == COMPILED}
+              for name in levers}
+    shared = {"case": case, "device": args.device}
+    taken = take_turns([Side(name, "benchmarks.levers:build", shared | given, args.threads)
+                        for name, given in sides.items()], args.rounds,
+                       lambda text: options.say(f"levers, {case.name}: {text}"))
+    return {name: row(taken[name], taken[ours_of(given["arm"])]) for name, given in sides.items()}
+
+
+def arm_of(name: str) -> str:
+    """The arm in which a row's lever is undone."""
+    return LEVERS[name][1] if name in LEVERS else ARM
+
+
+def ours_of(arm: str) -> str:
+    """The name of an arm's untouched step."""
+    return f"{OURS} ({arm})"
+
+
+def row(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds, times ours, and after how many steps a longer first one is paid back (infinity: never)."""
+    if "failed" in found:
+        return {"failed": found["failed"]}
+    made = {"ms": spread([1e3 * s for s in found["seconds"]]), "times": ratios(found["seconds"], ours["seconds"]),
+            "memory_mb": found["peak_mb"] - ours["peak_mb"], "first_seconds": found["first_seconds"]}
+    saved = spread(ours["seconds"])["median"] - spread(found["seconds"])["median"]
+    waited = found["first_seconds"] - ours["first_seconds"]
+    return made | {"break_even": math.ceil(waited / saved) if saved > 0 and waited > 0 else None}
+
+
+def table(name: str, rows: dict[str, dict]) -> Table:
+    """A size's rows."""
+    case = SIZES[name]
+    made = Table(f"{name}: {case.n_embd} wide, vocabulary {case.vocab_size:,}; one lever undone at a time",
+                 ("", "ms a step", "× ours", "peak MB over ours", "pays after"))
+    for lever, found in rows.items():
+        if "failed" in found:
+            made.note(lever, f"failed: {found['failed'].strip().splitlines()[-1]}")
+            continue
+        pays = f"{found['break_even']:,} steps" if lever == COMPILED and found["break_even"] else \
+            "never" if lever == COMPILED else ""
+        made.row(lever, time_cell(found["ms"]), *ratio_cell(found["times"], None)[:1], f"{found['memory_mb']:+.0f}", pays)
+    return made
+
+
+def figure(results: dict[str, Any]):
+    """Times ours, a panel a size."""
+    panels = [Panel(name, [(lever, found["times"], None) for lever, found in rows.items()
+                           if "times" in found and not lever.startswith(OURS)])
+              for name, rows in results["sizes"].items()]
+    return ratio_figure("What is each lever worth? Our step with one undone", "our step", panels, results)
+
+
+if __name__ == "__main__":
+    sys.exit(options.run(main))
