@@ -8,7 +8,8 @@ it alone: `make bench ARGS='step --only gpt-mini litgpt'`.
 import runpy
 import sys
 
-NAMES = ["step", "generation", "arms", "levers", "attention", "schedules", "tokenizing"]   # modules here that have a `main`
+# modules here that have a `main`
+NAMES = ["step", "generation", "arms", "levers", "attention", "schedules", "tokenizing"]
 
 
 def main(arguments: list[str]) -> int:

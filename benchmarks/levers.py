@@ -172,9 +172,9 @@ def table(name: str, rows: dict[str, dict]) -> Table:
         if "failed" in found:
             made.note(lever, f"failed: {found['failed'].strip().splitlines()[-1]}")
             continue
-        pays = f"{found['break_even']:,} steps" if lever == COMPILED and found["break_even"] else \
-            "never" if lever == COMPILED else ""
-        made.row(lever, time_cell(found["ms"]), *ratio_cell(found["times"], None)[:1], f"{found['memory_mb']:+.0f}", pays)
+        pays = f"{found['break_even']:,} steps" if found["break_even"] else "never"
+        made.row(lever, time_cell(found["ms"]), ratio_cell(found["times"], None)[0], f"{found['memory_mb']:+.0f}",
+                 pays if lever == COMPILED else "")
     return made
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
@@ -187,9 +188,10 @@ class GPT(nn.Module):
             return logits, None
         return logits, cross_entropy(logits, self._counted(targets), self._z_loss()) + self._aux_loss()
 
-    def loss(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """forward's loss, without the logits: faster, in a fraction of the memory. See losses.py."""
-        x = self.hidden(idx)
+    def loss(self, idx: torch.Tensor, targets: torch.Tensor, trunk: Callable | None = None) -> torch.Tensor:
+        """forward's loss, without the logits: faster, in a fraction of the memory. See losses.py. `trunk` is `hidden`,
+        compiled."""
+        x = (trunk or self.hidden)(idx)
         nats = head_loss(x, self.lm_head.weight, self._counted(targets), self.softcap, self._z_loss())
         return nats + self._aux_loss()
 

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -90,8 +91,7 @@ class Trainer:
         """Train until `max_iters`, or until a callback sets `stop`."""
         config = self.config
         self.optimizer = self.model.configure_optimizers(config)
-        loss = loss_of(self.model)
-        self.loss_of = torch.compile(loss) if config.compile else loss
+        self.loss_of = compiled_loss(self.model) if config.compile else loss_of(self.model)
         self.model.train()
         self.iter_num, self.stop = 0, False
         self.trigger_callbacks("on_train_start")   # a resumed run sets iter_num here
@@ -140,6 +140,14 @@ def loss_of(model: torch.nn.Module) -> Callable:
     subclass that overrides one of them means that one."""
     owner = next(cls for cls in type(model).__mro__ if "loss" in vars(cls) or "forward" in vars(cls))
     return model.loss if "loss" in vars(owner) else lambda x, y: model(x, y)[1]
+
+
+def compiled_loss(model: torch.nn.Module) -> Callable:
+    """loss_of by torch.compile. A GPT's head stays eager: traced, its chunks of logits would all exist at once."""
+    loss = loss_of(model)
+    if loss != getattr(model, "loss", None):
+        return torch.compile(loss)
+    return partial(loss, trunk=torch.compile(model.hidden))
 
 
 def find_device(name: str | None = "auto") -> str:
