@@ -32,7 +32,7 @@ class NoiseFloor:
     largest: float | None = None         # greatest A/A difference between seeds, without its sign
     rounding: float | None = None        # root mean square; None: no A/A arm differs in rounding alone
     identical: tuple[str, ...] = ()      # A/A arms that ended with the baseline's very number on every seed
-    arms: tuple[str, ...] = ()           # all A/A arms
+    arms: tuple[str, ...] = ()           # the A/A arms behind `spread`; none where source is "seeds"
     unit: str = "nats"
 
     def of_mean(self, n: int) -> float | None:
@@ -67,13 +67,13 @@ def noise_floor(baseline: Values, null_arms: Mapping[str, tuple[str, Values]] | 
         differences[what] += mine
         identical += [name] if mine and not any(mine) else []
     rounding = _rms(differences["rounding"])
-    arms = tuple(null_arms or ())
+    arms = tuple(name for name, (what, _) in (null_arms or {}).items() if what == "seeds")
     between = differences["seeds"]
     if len(between) > 1:
         return NoiseFloor("A/A", _rms(between), len(between), fmean(between), max(map(abs, between)), rounding,
                           tuple(identical), arms, unit)
     spread = math.sqrt(2) * stdev(own) if len(own) > 1 else None
-    return NoiseFloor("seeds", spread, len(own), rounding=rounding, identical=tuple(identical), arms=arms, unit=unit)
+    return NoiseFloor("seeds", spread, len(own), rounding=rounding, identical=tuple(identical), unit=unit)
 
 
 def null_kind(changes: Mapping[str, object]) -> str | None:
