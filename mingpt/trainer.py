@@ -112,12 +112,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.loss = 0.0
-        for n in range(config.accumulation_steps):
+        self.model.zero_grad(set_to_none=True)   # before the forward: its activations take the old gradients' memory
+        for _ in range(config.accumulation_steps):
             x, y = (t.to(self.device, non_blocking=True) for t in next(batches))
             with self.autocast():
                 loss = self.loss_of(x, y)
-            if n == 0:
-                self.model.zero_grad(set_to_none=True)
             (loss / config.accumulation_steps).backward()
             self.loss = self.loss + loss.detach() / config.accumulation_steps
         limit = float("inf") if config.grad_norm_clip is None else config.grad_norm_clip
