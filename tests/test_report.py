@@ -172,6 +172,16 @@ def test_the_page_fits_its_window_in_light_and_dark(opened, width, scheme):
     assert least >= 12
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_scale_below_the_intervals_is_theirs(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    spans = page.evaluate("""() => ['.forest', '.axis'].map(each => {
+        const box = document.querySelector(each).getBoundingClientRect();
+        return [Math.round(box.left), Math.round(box.width)];
+    })""")
+    assert spans[0] == spans[1]
+
+
 def contrasts(page, selector: str) -> list[float]:
     """WCAG contrast of every such element's text with what is painted behind it."""
     pairs = page.evaluate("""(selector) => [...document.querySelectorAll(selector)].map(each => {
