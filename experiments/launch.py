@@ -167,9 +167,9 @@ def tokenize_arguments(request: Request) -> list[list[str]]:
 
 
 def plot(request: Request, stdout: IO | None = None) -> int:
-    """Draw the study's figures and print its verdicts; plotter.py's exit code."""
+    """Draw the study's figures and its page, and print its verdicts; plotter.py's exit code."""
     return _relay([str(PLOTTER), str(request.out / "losses" / request.study.name), "--study", str(request.study.path),
-                   "--out", str(request.out / "visualizations")], stdout)
+                   "--out", str(request.out / "visualizations"), "--html"], stdout)
 
 
 def _relay(arguments: list[str], stdout: IO | None) -> int:

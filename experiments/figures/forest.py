@@ -40,7 +40,7 @@ def reach(results: Results) -> float:
     ends = [max(abs(end) for end in ends) for v in shown if (ends := interval(v))]
     floor = results.noise_floor.of_mean(1) if results.noise_floor else None
     most = max([1.25 * abs(v.difference) for v in shown], default=0.0)
-    return 1.08 * max(most, 1.3 * median(ends) if ends else 0.0, 1.5 * results.margin, min(floor or 0.0, 3 * most))
+    return 1.08 * max(most, 1.6 * median(ends) if ends else 0.0, 1.5 * results.margin, min(floor or 0.0, 3 * most))
 
 
 def effects(panel: Panel) -> Figure:

@@ -76,8 +76,8 @@ def _row(v: Verdict, number: int, dash: str, on: Scale, floor: NoiseFloor | None
     difference = signed(v.difference) if v.difference is not None else "–"
     spoken = f"{v.word}, difference {difference} {v.unit}" + (f", interval {text}" if text else "")
     p = p_text("", v.p_holm).removeprefix(" ") if v.p_holm is not None else "–"
-    p += f" ({p_text('TOST', v.p_tost)})" if v.word == "equivalent" else ""
-    return Row(number, dash, v.arm, v.word, difference, f"[{text}]" if text else "", v.n, p, v.reason, spoken,
+    note = "; ".join(filter(None, (p_text("TOST p", v.p_tost) if v.word == "equivalent" else "", v.reason)))
+    return Row(number, dash, v.arm, v.word, difference, f"[{text}]" if text else "", v.n, p, note, spoken,
                None if v.difference is None else on.at(v.difference),
                (on.at(ends[0]), on.at(ends[1])) if ends else None,
                (on.at(near[0]), on.at(near[1])) if near else None, cuts, on.band(least) if least else None)
