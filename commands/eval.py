@@ -1,5 +1,5 @@
 """
-Evaluate trained runs: loss, perplexity, bits per byte, throughput, latency, memory, parameters.
+Evaluate trained runs: loss, perplexity, bits per byte, BLEU, throughput, latency, memory, parameters.
 
     python lab.py eval baseline.s0 rope.s0 --compare
 
@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", action="store_true", help="show each run against the first")
     parser.add_argument("--data", nargs="+", metavar="PATH", help="other data than the run's own")
     parser.add_argument("--best", action="store_true", help="the weights of the best evaluation (--run.keep_best=true)")
+    parser.add_argument("--bleu", type=int, default=16, metavar="ROWS", help="held-out rows whose second halves are "
+                        "written anew and compared with what stands there (default 16; 0: none)")
     parser.add_argument("--device", default="auto", metavar="D")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where the runs are (default .)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -28,7 +30,8 @@ def main(args: argparse.Namespace) -> int:
     from experiments.saved import find_run
     from mingpt.utils import write_atomic
     runs = [find_run(text, args.out) for text in args.runs]
-    results = evaluate_runs(runs, device=args.device, data=args.data, which="best" if args.best else "model")
+    results = evaluate_runs(runs, device=args.device, data=args.data, which="best" if args.best else "model",
+                            bleu_rows=args.bleu)
     text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
     write_atomic(results_path(args.out), text)
     if args.json:
@@ -48,6 +51,11 @@ ROWS = (  # label, key, format
     ("tokens/s (evaluation)", "eval_tokens_per_second", "{:,.0f}"),
     ("samples/s (evaluation)", "eval_samples_per_second", "{:,.2f}"),
     ("peak memory (MB)", "peak_memory_mb", "{:,.0f}"),
+    ("training (s)", "train_seconds", "{:,.1f}"),
+    ("tokens/s (training)", "train_tokens_per_second", "{:,.0f}"),
+    ("peak memory of training (MB)", "train_peak_memory_mb", "{:,.0f}"),
+    ("generation of 64 tokens (s)", "generation_seconds", "{:.3f}"),
+    ("tokens/s (generation)", "generation_tokens_per_second", "{:,.0f}"),
 )
 
 
@@ -58,6 +66,7 @@ def _print(results: list[dict], compare: bool) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     rows = [(label, [r[key] for r in results], form) for label, key, form in ROWS]
+    rows.append(("BLEU of continuations", [r["bleu"] and r["bleu"]["score"] for r in results], "{:.2f}"))
     for T in results[0]["latency_ms"]:
         for statistic in ("mean", "sd", "min", "max", "median", "p95", "p99"):
             values = [r["latency_ms"].get(T, {}).get(statistic) for r in results]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.continuations import ROWS, TOKENS, bleu, generation_seconds
 from experiments.evaluate import evaluate, evaluating
 from experiments.memory import peak_memory_mb
 from experiments.record import RunFiles
@@ -26,10 +27,10 @@ REPEATS = 30   # forwards a length; the 99th percentile of so few is near the sl
 
 
 def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | None = None, which: str = "model",
-                 lengths: tuple[int, ...] = LENGTHS) -> dict[str, Any]:
+                 lengths: tuple[int, ...] = LENGTHS, bleu_rows: int = ROWS) -> dict[str, Any]:
     """Everything `lab.py eval` reports of one run, measured in this process."""
     from experiments.corpus import open_corpus
-    model, _, record = load_run(files, device, which)
+    model, tokenizer, record = load_run(files, device, which)
     data_config = CN(**completed(record["config"])["data"])
     if data:
         data_config.paths = list(data)
@@ -39,6 +40,7 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
     begun = time.perf_counter()
     quality = evaluate(model, validation, batch)
     seconds = time.perf_counter() - begun
+    trained, written = record.get("result") or {}, generation_seconds(model)
     return {"run": files.name, "arm": files.arm, "seed": files.seed, "study": files.study, "weights": which,
             "eval_loss": quality["val_loss"], **quality, **describe_model(model),
             "eval_seconds": seconds, "eval_samples_per_second": len(validation.x) / seconds,
@@ -46,6 +48,10 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
             "latency_ms": {str(T): latency(model, T) for T in lengths if model.block_size >= T}
             or {str(model.block_size): latency(model, model.block_size)},
             "peak_memory_mb": peak_memory_mb(str(next(model.parameters()).device)),
+            "train_seconds": trained.get("seconds"), "train_tokens_per_second": trained.get("tokens_per_second"),
+            "train_peak_memory_mb": trained.get("peak_memory_mb"),
+            "generation_seconds": written, "generation_tokens_per_second": TOKENS / written,
+            "bleu": bleu(model, tokenizer, validation, bleu_rows) if bleu_rows else None,
             "data": {"paths": data_config.paths, "hash": corpus.describe()["hash"]}}
 
 
