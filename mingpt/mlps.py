@@ -149,7 +149,7 @@ class MixtureOfExperts(nn.Module):
         """Of the last training step: the share of choices dropped, and the busiest expert's load over an even one."""
         if self.load is None:
             return {}
-        load = self.load.double()
+        load = self.load.cpu().double()
         return {"dropped": float(self.dropped / load.sum()), "busiest expert": float(load.max() / load.mean())}
 
     def product_flops(self) -> float:

@@ -20,6 +20,8 @@ from mingpt.attend import BACKENDS, flipped_padding, same_document
 from mingpt.attention import ATTENTIONS, CausalSelfAttention
 from mingpt.blocks import BLOCKS, Block
 from mingpt.cache import Cache
+from mingpt.embeddings import token_embedding
+from mingpt.future import future_heads, future_loss
 from mingpt.generate import generate
 from mingpt.layer_schedules import parse_schedule, without_file
 from mingpt.linear import Linear
@@ -94,7 +96,9 @@ class GPT(nn.Module):
         C.backend = next(iter(BACKENDS))   # how attention is computed: the same numbers, in other time and memory
         C.bias = True                # of the linear layers and norms
         C.tie_weights = False        # one matrix for token embedding and head; GPT-2 ties, minGPT does not
+        C.embd_scale = None          # what token embeddings are multiplied by; sqrt is √n_embd, as Gemma's
         C.logit_softcap = None       # c · tanh(logits / c): keeps logits below c. Gemma 2, arXiv 2408.00118
+        C.n_future = 1               # tokens that training predicts from each: see future.py
         C.z_loss = 0.0               # times log²Z, added to the training loss: keeps logits from drifting. PaLM
         C.document_end = None        # a token id: attention then stays inside documents, which end with it
         C.published_padding = None   # a token id: study 000's fault with padding, to measure what it did
@@ -107,7 +111,7 @@ class GPT(nn.Module):
         self.schedule = parse_schedule(config.schedule, config.n_layer)
         config.schedule = without_file(config.schedule, config.n_layer)   # a model does not change with a file
         self.transformer = nn.ModuleDict(dict(
-            wte=nn.Embedding(config.vocab_size, config.n_embd),
+            wte=token_embedding(config),
             wpe=POSITIONS[config.position].table(config),
             drop=dropout(config.embd_pdrop),
             h=nn.ModuleList([BLOCKS[config.block](config, layer) for layer in range(config.n_layer)]),
@@ -116,6 +120,7 @@ class GPT(nn.Module):
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
+        self.future = future_heads(config)
         self.softcap, self.z_loss, self.document_end = config.logit_softcap, config.z_loss, config.document_end
         self.published_padding = config.published_padding
         self.init_weights()
@@ -183,17 +188,20 @@ class GPT(nn.Module):
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None):
         """idx (B, T) tokens, targets (B, T) or None → logits (B, T, vocab) and the mean loss in nats (or None)."""
-        logits = soft_cap(self.lm_head(self.hidden(idx)), self.softcap)
+        x = self.hidden(idx)
+        logits = soft_cap(self.lm_head(x), self.softcap)
         if targets is None:
             return logits, None
-        return logits, cross_entropy(logits, self._counted(targets), self._z_loss()) + self._aux_loss()
+        return logits, cross_entropy(logits, self._counted(targets), self._z_loss()) + self._added_loss(x, targets)
 
     def loss(self, idx: torch.Tensor, targets: torch.Tensor, trunk: Callable | None = None) -> torch.Tensor:
         """forward's loss, without the logits: faster, in a fraction of the memory. See losses.py. `trunk` is `hidden`,
         compiled."""
         x = (trunk or self.hidden)(idx)
-        nats = head_loss(x, self.lm_head.weight, self._counted(targets), self.softcap, self._z_loss())
-        return nats + self._aux_loss()
+        return self._head_loss(x, self._counted(targets)) + self._added_loss(x, targets)
+
+    def _head_loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return head_loss(x, self.lm_head.weight, targets, self.softcap, self._z_loss())
 
     def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Nats of every target, (B, T) float32; 0 where a target is IGNORE_INDEX."""
@@ -202,11 +210,12 @@ class GPT(nn.Module):
     def _z_loss(self) -> float:
         return self.z_loss if self.training else 0.0
 
-    def _aux_loss(self) -> torch.Tensor | float:
-        """What parts add to the training loss, as a module that balances its experts does in `aux_loss`."""
+    def _added_loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | float:
+        """What training adds: the future heads' nats, and what parts ask for in `aux_loss`, as experts for balance."""
         if not self.training:
             return 0.0
-        return sum(m.aux_loss for m in self.modules() if getattr(m, "aux_loss", None) is not None)
+        later = future_loss(self.future, x, self._counted(targets), self._head_loss, self.document_end)
+        return later + sum(m.aux_loss for m in self.modules() if getattr(m, "aux_loss", None) is not None)
 
     def _allowed(self, idx: torch.Tensor, start: int = 0) -> torch.Tensor | None:
         """What these tokens say about which keys are seen by those from `start` on, (B, 1, T − start, T); None if
@@ -225,7 +234,7 @@ class GPT(nn.Module):
         """FLOPs a token of a training step at sequence length T (default: the block): a multiply and an add for
         every weight of a matrix product and for every score that a layer's pattern has (`pattern`: as if all layers
         had that one), in the forward once and in the backward twice."""
-        products = product_flops(self)
+        products = product_flops(self) + len(self.future) * product_flops(self.lm_head)
         scores = sum(block.attn.score_flops(T or self.block_size, pattern) for block in self.transformer.h)
         return 3 * (products + scores)
 

@@ -23,7 +23,7 @@ T, V, LAYERS = 12, 17, 2
 
 # settings that belong to no slot but change every model: the default first, as in a slot
 SWITCHES = {"qk_norm": (False, True), "bias": (True, False), "tie_weights": (False, True),
-            "logit_softcap": (None, 2.0), "document_end": (None, V - 1)}
+            "logit_softcap": (None, 2.0), "document_end": (None, V - 1), "n_future": (1, 3)}
 # likewise for attention; flash refuses what hides anything, and flex has no backward on a CPU: see test_attend.py
 SWITCHES |= {"schedule": ("full", "f 3", "4/2*", "b4x1 5+g4"), "backend": ("auto", "dense", "banded", "flash")}
 MODEL_CHOICES = {**{slot: tuple(members) for slot, members in models.SLOTS.items()}, **SWITCHES}
@@ -114,7 +114,7 @@ def seen_through_all_layers(model):
 @every_pair
 def test_every_parameter_of_every_pair_learns_and_stands_in_one_group(changes):
     model, idx = build(**changes), tokens(16)      # enough of them that every expert meets some
-    model(idx, idx.roll(-1, 1))[1].backward()
+    model.train()(idx, idx.roll(-1, 1))[1].backward()
     for name, p in model.named_parameters():
         assert p.grad is not None, f"{name} has no gradient"
         assert p.grad.isfinite().all(), name

@@ -18,16 +18,14 @@ FLOPS = 2e10    # of a batch's forward and backward; one row in any case
 
 
 def alive(subject: Subject) -> bool | str:
-    """Every row and column of every matrix, and every other parameter, has a gradient on one of several batches."""
+    """Every row and column of every matrix, and every other parameter, has a gradient on one of several batches, of the
+    loss that training has: some parts work for it alone."""
     T, named = subject.long, {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
     dear = int(FLOPS / (6 * T * sum(p.numel() for p in named.values())))
     batches = [subject.tokens(max(1, min(TOKENS // T, dear)), T + 1) for _ in range(BATCHES)]
     total = dict.fromkeys(named, None)
     for batch in batches:
-        with torch.enable_grad():
-            loss = loss_of(subject.model)(batch[:, :-1], batch[:, 1:])
-            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        for name, gradient in zip(named, gradients, strict=True):
+        for name, gradient in zip(named, _gradients(subject, batch, list(named.values())), strict=True):
             if gradient is not None:
                 total[name] = gradient.abs() if total[name] is None else total[name] + gradient.abs()
     exempt = _exempt(subject, named, total)
@@ -36,6 +34,16 @@ def alive(subject: Subject) -> bool | str:
         if name not in exempt and (where := _dead(total[name], used.get(name))) is not None:
             return f"no gradient reaches {name}{where}"
     return True
+
+
+def _gradients(subject: Subject, batch: Tensor, parameters: list[Tensor]) -> tuple[Tensor | None, ...]:
+    subject.model.train()
+    try:
+        with torch.enable_grad():
+            loss = loss_of(subject.model)(batch[:, :-1], batch[:, 1:])
+            return torch.autograd.grad(loss, parameters, allow_unused=True)
+    finally:
+        subject.model.eval()
 
 
 def _dead(gradient: Tensor | None, used: Tensor | None) -> str | None:

@@ -84,15 +84,17 @@ def initial(subject: Subject) -> bool | str | None:
 
 
 def _residual_writers(subject: Subject) -> Iterator[nn.Module]:
-    """The linear layers whose output is what attention, MLP or one of its experts returns, whatever their names; those
-    that declare not to scale their own are left out."""
+    """The linear layers whose output is what attention, MLP or one of its experts returns, whatever their names, in a
+    layer or in a future head; those that declare not to scale their own are left out."""
     calls = subject.calls(subject.tokens(1, min(LENGTH, subject.model.block_size)))
+    calls |= {head.mlp: ((subject.noise(1, LENGTH, subject.config.n_embd),), {})
+              for head in getattr(subject.model, "future", ())}
     unscaled = not getattr(subject.config, "mlp_scaled_init", True)
-    for block in subject.blocks:
-        for child in (block.attn, block.mlp):
-            for part in getattr(child, "experts", [child]):
-                if child in calls and not (unscaled and hasattr(part, "c_gate")):
-                    yield from _last_linears(part, calls[child])
+    writers = [part for block in subject.blocks for part in (block.attn, block.mlp)]
+    for child in dict.fromkeys([*writers, *calls]):
+        for part in getattr(child, "experts", [child]):
+            if child in calls and not (unscaled and hasattr(part, "c_gate")):
+                yield from _last_linears(part, calls[child])
 
 
 def _last_linears(part: nn.Module, call: Call) -> Iterator[nn.Module]:
