@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import lab
 from experiments.corpus import open_corpus
 from experiments.evaluation import evaluate_run
 from experiments.run import Run
@@ -81,3 +82,35 @@ def test_the_command_compares_runs_and_writes_what_it_found(out):
     assert "rope.s0" in done.stdout and "%)" in done.stdout
     written = json.loads((out / "evaluation_results.json").read_text())
     assert [r["run"] for r in written] == ["baseline.s0", "rope.s0"]
+
+
+def test_a_draft_changes_no_greedy_text_and_says_what_it_brought(out, capsys):
+    request = ["sample", "rope.s0", "--prompt", "red ", "--tokens", "30", "--temperature", "0", "--out", str(out),
+               "--device", "cpu", "--json"]
+    told = []
+    for more in ([], ["--draft", "baseline.s0", "--drafted", "3"]):
+        assert lab.main([*request, *more]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["samples"] == told[1]["samples"] and "draft" not in told[0]
+    brought = told[1]["draft"]
+    assert 0 <= brought["acceptance"] <= 1 <= brought["tokens_a_pass"] <= 4 and brought["drafted"] > 0
+    assert brought["speed_up"] == pytest.approx(brought["seconds_without"] / brought["seconds"])
+    assert lab.main([*request[:-1], "--draft", "rope.s0", "--samples", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "rope.s0 drafted 46 tokens, 100.0% were kept: 4.83 tokens a pass" in text and "times as fast" in text
+
+
+def test_a_draft_in_other_tokens_or_without_heads_is_refused(out):
+    request = ["sample", "rope.s0", "--tokens", "3", "--out", str(out), "--device", "cpu", "--draft"]
+    state = out / "checkpoints/baseline.s0/state.json"
+    before = state.read_text()
+    try:
+        state.write_text(before.replace('"tokenizer": "byte"', '"tokenizer": "gpt2"'))
+        with pytest.raises(BadInput, match="its tokenizer is 'gpt2', that of rope.s0 'byte'"):
+            lab.main([*request, "baseline.s0"])
+    finally:
+        state.write_text(before)
+    with pytest.raises(BadInput, match="train with --model.n_future=4"):
+        lab.main([*request, "heads"])
+    with pytest.raises(BadInput, match="--drafted 0: at least 1"):
+        lab.main([*request, "baseline.s0", "--drafted", "0"])
