@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ SEEDS = (3, 4, 5, 10, 20)
 ARMS = 6                  # beside the baseline, as in `seven`
 ALPHA = 0.05
 CHECKED = 20              # studies of a line that experiments/stats.py judges as well
+RESAMPLES = 999           # of the bootstrap; 0 leaves it out
 RATES = 5
 LOOKS = (3, 5, 10)
 WORDS = np.array(["undecided", "equivalent", "better", "worse"])
@@ -108,7 +110,7 @@ def same_as_the_harness(d: np.ndarray, judged: Judged, margin: float, studies: i
             np.testing.assert_allclose(ours, list(theirs), rtol=1e-6, atol=1e-12)
 
 
-def errors(noise: Noise, n: int, studies: int, seed: int = 0) -> dict[str, float]:
+def errors(noise: Noise, n: int, studies: int, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, float]:
     """One line of the first table: how often the words are wrong, and how often the intervals hold the truth."""
     rng = np.random.default_rng([seed, n, len(noise.name)])
     d = differences(rng, noise, n, np.zeros(ARMS), studies)
@@ -124,7 +126,7 @@ def errors(noise: Noise, n: int, studies: int, seed: int = 0) -> dict[str, float
             "sign": _any(small.words, better=True),
             "equivalent": max(falsely_equivalent(rng, noise, n, margin, studies) for margin in (1.0, 3.0)),
             "coverage": float(((none.low <= 0) & (none.high >= 0)).mean()),
-            "bca": bootstrap_coverage(rng, noise, n, studies // 10)}
+            "bca": bootstrap_coverage(rng, noise, n, studies // 10, resamples) if resamples else math.nan}
 
 
 def falsely_equivalent(rng: np.random.Generator, noise: Noise, n: int, margin: float, studies: int) -> float:
@@ -138,11 +140,11 @@ def _any(words: np.ndarray, **which: bool) -> float:
     return float(np.isin(words, list(which)).any(-1).mean())
 
 
-def bootstrap_coverage(rng: np.random.Generator, noise: Noise, n: int, studies: int) -> float:
+def bootstrap_coverage(rng: np.random.Generator, noise: Noise, n: int, studies: int, resamples: int) -> float:
     """Of the BCa interval, which a verdict shows beside the t interval and never uses."""
     d = differences(rng, noise, n, np.zeros(1), studies)[:, 0]
     with np.errstate(all="ignore"):
-        found = sp.bootstrap((d,), np.mean, axis=-1, n_resamples=999, method="BCa", batch=50,
+        found = sp.bootstrap((d,), np.mean, axis=-1, n_resamples=resamples, method="BCa", batch=50,
                              random_state=rng).confidence_interval
     return float(((found.low <= 0) & (found.high >= 0)).mean())
 

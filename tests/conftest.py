@@ -25,6 +25,15 @@ def real_text():
 
 
 @pytest.fixture
+def frozen():
+    """statsmodels' multipletests collects garbage at every call; what is frozen it leaves alone."""
+    import gc
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
 def data_config(tmp_path):
     """data_config(paths, **settings): a data section whose cache is the test's own."""
     from experiments.corpus import get_default_config

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats as sp
 
+import benchmarks.verdicts as simulated
 from experiments.power import minimal_detectable_effect, power_of_t, power_of_tost, seeds_that_decide
 from experiments.stats import compare, verdicts
 from mingpt.utils import BadInput
@@ -35,32 +36,42 @@ def judge(rng, effects, **kwargs):
 
 # --- simulated studies ---
 
-@pytest.fixture(autouse=True)
-def _frozen():
-    """statsmodels' multipletests collects garbage at every call; what is frozen it leaves alone."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("frozen")
 
 
-def test_among_null_studies_at_most_five_percent_call_any_arm_better_or_worse_and_the_ci_covers():
-    rng, studies = np.random.default_rng(0), 400
-    false = covered = 0
-    for _ in range(studies):
-        judged = judge(rng, [0.0] * 4, noise=0.02)
-        false += any(v.word in ("better", "worse") for v in judged.values())
-        covered += judged["arm0"].ci[0] <= 0 <= judged["arm0"].ci[1]
-    error = 3 * math.sqrt(0.05 * 0.95 / studies)
-    assert false / studies <= 0.05 + error
-    assert abs(covered / studies - 0.95) <= error
+@pytest.mark.parametrize("noise", [simulated.NOISES[0], simulated.NOISES[1]], ids=lambda noise: noise.name)
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_words_are_false_in_at_most_five_percent_of_studies_and_intervals_cover(noise, n):
+    """The reduced form of benchmarks/verdicts.py, which compares a part of its studies with `verdicts` itself."""
+    studies = 1500
+    found = simulated.errors(noise, n, studies, resamples=0)
+    slack = 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert max(found["null"], found["mixed"], found["sign"], found["equivalent"]) <= 0.05 + slack
+    assert found["equivalent"] > 0.02   # the arms stand at the boundary, so the test must err sometimes
+    assert abs(found["coverage"] - 0.95) <= 0.03
 
 
-def test_an_arm_exactly_a_margin_away_is_called_equivalent_at_most_five_percent_of_the_time():
-    rng, studies = np.random.default_rng(1), 600
-    words = [judge(rng, [MARGIN], seeds=5)["arm0"] for _ in range(studies)]
-    wrong = sum(v.p_tost < v.alpha for v in words) / studies
-    assert wrong <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
-    assert wrong > 0.01   # the test is at its boundary here, so it must err sometimes
+def test_a_skewed_arm_against_a_steady_baseline_errs_as_the_page_says():
+    assert 0.15 < simulated.errors(simulated.NOISES[2], 5, 1500, resamples=0)["null"] < 0.35
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_power_is_found_as_it_is_predicted(n):
+    found = simulated.power(simulated.NOISES[0], n, 4000)
+    for what in ("small", "large", "tost"):
+        assert found[f"{what}_found"] == pytest.approx(found[f"{what}_said"], abs=0.025)
+
+
+def test_several_looks_have_the_error_of_one():
+    found = simulated.looking(4000)
+    assert found["shared"] <= 0.05 + 0.011 < found["each"]
+
+
+def test_the_pages_tables_are_those_of_the_full_simulation():
+    page = (Path(simulated.__file__).parent.parent / "docs" / "statistics.md").read_text()
+    assert "10,000 studies a line" in page
+    row = next(line for line in page.splitlines() if line.startswith("| 5 | 7.6"))
+    assert row == simulated._row(5, *simulated.tuned(5, simulated.STUDIES).values())   # seeded: the same again
 
 
 def test_a_real_effect_is_found_and_a_shift_of_two_standard_errors_is_not():
@@ -72,17 +83,6 @@ def test_a_real_effect_is_found_and_a_shift_of_two_standard_errors_is_not():
     differences = 2 * noise.std(ddof=1) / 2 + noise   # mean = two standard errors at n = 4
     arm = {s: 3.2 + 0.05 * d for s, d in enumerate(differences)}
     assert compare(arm, dict.fromkeys(range(4), 3.2), margin=MARGIN).word == "undecided"
-
-
-def test_power_is_as_predicted():
-    rng, n, effect, sims = np.random.default_rng(3), 5, 1.7, 4000
-    samples = effect + rng.normal(size=(sims, n))
-    found = (sp.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean()
-    assert found == pytest.approx(power_of_t(effect, n, 0.05), abs=0.025)
-    samples = 0.3 + rng.normal(size=(sims, 12))
-    inside = np.maximum(sp.ttest_1samp(samples, -1.5, axis=1, alternative="greater").pvalue,
-                        sp.ttest_1samp(samples, 1.5, axis=1, alternative="less").pvalue) < 0.05
-    assert inside.mean() == pytest.approx(power_of_tost(0.3, 1.0, 12, 1.5, 0.05), abs=0.025)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 20])
@@ -137,6 +137,29 @@ def test_significant_but_inside_the_margin_is_better_and_says_so():
     v = compare(shifted(-0.004, (0, 1e-4, -1e-4, 0)), BASE, margin=MARGIN)
     assert v.word == "better"
     assert "within the margin" in v.reason
+
+
+def test_the_interval_at_holms_level_leaves_zero_out_exactly_when_the_word_is_better_or_worse():
+    rng = np.random.default_rng(4)
+    seen = set()
+    for _ in range(40):
+        for v in judge(rng, [-0.02, -0.008, 0.0, 0.01], noise=0.006).values():
+            without_zero = v.ci_holm[0] > 0 or v.ci_holm[1] < 0
+            assert without_zero == (v.word in ("better", "worse")) == (v.p_holm < 0.05)
+            assert v.ci_holm[0] <= v.ci[0] and v.ci[1] <= v.ci_holm[1]
+            seen.add(without_zero)
+    assert seen == {True, False}
+
+
+def test_arms_without_common_seeds_are_undecided_and_get_welchs_test():
+    arm, base = {0: 3.1, 1: 3.12, 2: 3.11}, {5: 3.2, 6: 3.21, 7: 3.19, 8: 3.2}
+    v = compare(arm, base, margin=MARGIN)
+    reference = sp.ttest_ind(list(arm.values()), list(base.values()), equal_var=False)
+    assert (v.word, v.p) == ("undecided", None)
+    assert v.p_welch == pytest.approx(reference.pvalue)
+    assert v.ci_welch == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert v.cohens_d == pytest.approx(-9.8, abs=1.5)
+    assert "unpaired (Welch)" in v.line()
 
 
 # --- what cannot be tested ---
