@@ -9,16 +9,17 @@ import torch.nn as nn
 
 from mingpt.attend import make_backend
 from mingpt.cache import Cache, KeyValues
-from mingpt.layer_schedules import pattern_of
+from mingpt.latent import MultiHeadLatentAttention
 from mingpt.linear import Linear
-from mingpt.mlps import dropout, residual_output
+from mingpt.mixer import Mixer, with_bias
+from mingpt.mlps import residual_output
 from mingpt.norms import RMSNorm
 from mingpt.patterns import Pattern
-from mingpt.positions import head_size, position_of
+from mingpt.summaries import PublishedSparseLatentAttention, SparseLatentAttention
 from mingpt.utils import BadInput, CfgNode
 
 
-class CausalSelfAttention(nn.Module):
+class CausalSelfAttention(Mixer):
     """GPT-2's multi-head attention: every head has queries, keys and values of its own, made in one projection.
 
     `qk_norm` divides queries and keys by their length first, so that scores stay bounded (Henry et al. 2020,
@@ -26,19 +27,14 @@ class CausalSelfAttention(nn.Module):
     `attn_out_bias` are model.bias where they are None (Qwen2 has the first alone, GPT-Neo the second); `attn_scale` is
     what scores are multiplied by, 1/√hs where it is None (GPT-Neo: 1); `head_dim` is hs, C/nh where it is None.
     """
-    options = {"qk_norm": False, "qkv_bias": None, "attn_out_bias": None, "attn_scale": None, "head_dim": None}
+    options = {**Mixer.options, "qk_norm": False}
 
     def __init__(self, config: CfgNode, layer: int = 0):
-        super().__init__()
-        self.n_head, self.n_kv_head, self.head_dim = config.n_head, self.kv_heads(config), head_size(config)
-        self.n_embd = config.n_embd
+        super().__init__(config, layer)
+        self.n_kv_head = self.kv_heads(config)
         self.sizes = [n * self.head_dim for n in (self.n_head, self.n_kv_head, self.n_kv_head)]   # of q, k and v
-        self.c_attn = Linear(config.n_embd, sum(self.sizes), bias=_bias(config, "qkv_bias"))
-        self.c_proj = residual_output(self.sizes[0], config.n_embd, _bias(config, "attn_out_bias"))
-        self.attn_dropout = dropout(config.attn_pdrop)
-        self.resid_dropout = dropout(config.resid_pdrop)
-        self.position = position_of(config, layer)
-        self.pattern = pattern_of(config, layer)
+        self.c_attn = Linear(config.n_embd, sum(self.sizes), bias=with_bias(config, "qkv_bias"))
+        self.c_proj = residual_output(self.sizes[0], config.n_embd, with_bias(config, "attn_out_bias"))
         self.attend = make_backend(self.pattern, config, biased=self.position.slopes is not None)
         head_norm = RMSNorm if config.qk_norm else _no_norm
         self.q_norm = head_norm(self.head_dim, config)
@@ -53,8 +49,7 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None,
                 cache: KeyValues | None = None) -> torch.Tensor:
-        """allowed (B, 1, T, T) narrows the keys that a query may see, as a document mask does. With a cache, x stands
-        behind the tokens that it holds, and allowed is (B, 1, T, all tokens)."""
+        """See Mixer."""
         B, T, _ = x.size()
         q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(x).split(self.sizes, 2))
         start, attend = (0, self.attend) if cache is None else (cache.start, cache)
@@ -68,11 +63,6 @@ class CausalSelfAttention(nn.Module):
     def new_cache(self, cache: Cache) -> KeyValues:
         """This layer's part of a cache."""
         return KeyValues(cache.ledger(self.pattern), self.attend)
-
-    @property
-    def dropout_p(self) -> float:
-        """The share of attention weights dropped now: none when evaluating."""
-        return getattr(self.attn_dropout, "p", 0.0) if self.training else 0.0
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
         """FLOPs a token of a forward's scores and weighted sums: two products with every key that the pattern (another
@@ -110,13 +100,10 @@ class MultiQueryAttention(CausalSelfAttention):
         return 1
 
 
-def _bias(config: CfgNode, option: str) -> bool:
-    wanted = getattr(config, option)
-    return config.bias if wanted is None else wanted
-
-
 def _no_norm(dim: int, config: CfgNode) -> nn.Module:
     return nn.Identity()
 
 
-ATTENTIONS = {"mha": CausalSelfAttention, "gqa": GroupedQueryAttention, "mqa": MultiQueryAttention}
+ATTENTIONS = {"mha": CausalSelfAttention, "gqa": GroupedQueryAttention, "mqa": MultiQueryAttention,
+              "mla": MultiHeadLatentAttention, "msla": SparseLatentAttention,
+              "msla_published": PublishedSparseLatentAttention}

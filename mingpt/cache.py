@@ -117,19 +117,39 @@ def cannot_cache(model) -> str | None:
 
 # -- one layer --------------------------------------------------------------------------------------------------------
 
-class KeyValues:
-    """One layer's keys and values, (B, nkv, slots, hs) each. Called as a backend is, with those of the new tokens; the
-    first tokens, which see themselves alone, go through the layer's own backend."""
+class Kept:
+    """One layer's memory: what it keeps of each token, tensors of (B, heads, slots, size)."""
     forgets, least = False, 0       # beyond what the ledger says
 
-    def __init__(self, ledger: Ledger, backend: Callable):
-        self.ledger, self.backend = ledger, backend
-        self.k = self.v = None
+    def __init__(self, ledger: Ledger):
+        self.ledger = ledger
+        self.memory: list[Tensor] = []
 
     @property
     def start(self) -> int:
         """The position of the first new token."""
         return self.ledger.start
+
+    def keep(self, *new: Tensor) -> None:
+        """What is to be kept of the new tokens, tensors of (B, heads, n, size) → their slots."""
+        if not self.memory or self.memory[0].dtype != new[0].dtype:
+            self.memory = [x.new_empty(*x.shape[:2], self.ledger.plan.size, x.size(-1)) for x in new]
+        slots = self.ledger.slots
+        if len(slots) == 1 or not self.ledger.plan.evicts:
+            for memory, x in zip(self.memory, new, strict=True):
+                memory[:, :, slots[0]:slots[-1] + 1].copy_(x)
+            return
+        held = self.ledger.holds[slots] == np.arange(self.start, self.start + len(slots))    # not yet driven out
+        index, kept = (torch.from_numpy(x).to(new[0].device) for x in (slots[held], held.nonzero()[0]))
+        for memory, x in zip(self.memory, new, strict=True):
+            memory.index_copy_(2, index, x.index_select(2, kept))
+
+    def read(self) -> tuple[View, list[Tensor]]:
+        """What the new tokens see of all that is kept, (B, heads, keys, size), and where it stands."""
+        view = self.ledger.read(self.memory[0].device)
+        if view.index is None:
+            return view, [memory[:, :, :view.stop] for memory in self.memory]
+        return view, [memory.index_select(2, view.index) for memory in self.memory]
 
     def truncate(self, length: int) -> None:
         """What is held follows from the ledger."""
@@ -137,31 +157,22 @@ class KeyValues:
     def reset(self) -> None:
         """So it does here."""
 
+
+class KeyValues(Kept):
+    """One layer's keys and values. Called as a backend is, with those of the new tokens; the first tokens, which see
+    themselves alone, go through the layer's own backend."""
+
+    def __init__(self, ledger: Ledger, backend: Callable):
+        super().__init__(ledger)
+        self.backend = backend
+
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, slopes: Tensor | None = None,
                  allowed: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
-        if self.k is None or self.k.dtype != k.dtype:
-            self.k, self.v = (x.new_empty(*x.shape[:2], self.ledger.plan.size, x.size(-1)) for x in (k, v))
-        self.put(self.k, k)
-        self.put(self.v, v)
+        self.keep(k, v)
         if self.start == 0:
             return self.backend(q, k, v, slopes=slopes, allowed=allowed, dropout_p=dropout_p)
-        view = self.ledger.read(q.device)
-        mask = mask_of(view, self.start, q, slopes, allowed)
-        return over_keys(q, self.get(self.k, view), self.get(self.v, view), mask, dropout_p)
-
-    def put(self, memory: Tensor, new: Tensor) -> None:
-        """new (B, nkv, n, hs) → its slots."""
-        slots = self.ledger.slots
-        if len(slots) == 1 or not self.ledger.plan.evicts:
-            memory[:, :, slots[0]:slots[-1] + 1].copy_(new)
-            return
-        held = self.ledger.holds[slots] == np.arange(self.start, self.start + len(slots))
-        index, kept = (torch.from_numpy(x).to(new.device) for x in (slots[held], held.nonzero()[0]))
-        memory.index_copy_(2, index, new.index_select(2, kept))
-
-    def get(self, memory: Tensor, view: View) -> Tensor:
-        """What is to be read, (B, nkv, keys, hs)."""
-        return memory[:, :, :view.stop] if view.index is None else memory.index_select(2, view.index)
+        view, (k, v) = self.read()
+        return over_keys(q, k, v, mask_of(view, self.start, q, slopes, allowed), dropout_p)
 
 
 def mask_of(view: View, start: int, q: Tensor, slopes: Tensor | None, allowed: Tensor | None) -> Tensor | None:
