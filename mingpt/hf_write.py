@@ -18,7 +18,7 @@ from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 # settings that change nothing of what a finished model computes, and those that are told by its tensors
-FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init", "z_loss"}
+FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init", "z_loss", "n_future"}
 IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
 CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
 
@@ -76,6 +76,8 @@ def settled(model: GPT, family: Family) -> dict[str, Any]:
                  "head_dim": attn.head_dim}
     if "mlp_hidden" in ours and hasattr(mlp, "c_fc"):
         ours["mlp_hidden"] = mlp.c_fc.out_features
+    if not config["tie_weights"]:
+        ours["embd_scale"] = None      # in the table, as no head reads it
     return _positions(ours, model.config, family)
 
 
@@ -119,7 +121,10 @@ def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: GPT, family: Fami
 
 def _state(model: GPT, family: Family) -> Tensors:
     """The model's tensors, with what the settings do to scores and positions in the weights."""
-    state = {name: t.detach().cpu() for name, t in model.named_parameters()}   # a tied head is the embedding
+    state = {name: t.detach().cpu() for name, t in model.named_parameters()   # a tied head is the embedding
+             if not name.startswith("future.")}                                # heads of later tokens are for training
+    if model.config.embd_scale is not None and not model.config.tie_weights:
+        state["transformer.wte.weight"] = state["transformer.wte.weight"] * model.transformer.wte.scale
     for l, block in enumerate(model.transformer.h):
         stretch, at = getattr(block.attn, "stretch", 1.0), f"transformer.h.{l}.attn."
         if stretch == 1.0:

@@ -63,7 +63,8 @@ def test_every_family_has_a_case():
 # arm → the family that it goes out as
 ARMS = {
     "gpt2": [{}, {"tie_weights": True}, {"bias": False}, {"position": "none"}, {"mlp": "relu2"}, {"mlp": "gelu_erf"},
-             {"attention": "gqa", "n_kv_head": 2}, {"attn_scale": 0.3}, {"schedule": "32*"}, {"attn_out_bias": False}],
+             {"attention": "gqa", "n_kv_head": 2}, {"attn_scale": 0.3}, {"schedule": "32*"},
+             {"embd_scale": "sqrt"}, {"n_future": 3}, {"attn_out_bias": False}],
     "llama": [LLAMA, {**LLAMA, "bias": False}, {**LLAMA, "bias": False, "qkv_bias": True, "attn_out_bias": True},
               {**LLAMA, "attention": "mqa", "rope_base": 5e5}, {**LLAMA, "mlp": "geglu", "head_dim": 8}],
     "mistral": [{**LLAMA, "bias": False, "schedule": "5*", "attention": "gqa", "n_kv_head": 2}],
@@ -177,6 +178,7 @@ def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, mo
     ({**LLAMA, "mlp": "relu2"}, "model.mlp='relu2'"), ({"mlp": "swiglu"}, "model.mlp='swiglu'"),
     ({"schedule": "5/2*"}, "model.schedule='5/2*'"), ({**LLAMA, "bias": False, "schedule": "f 5 6"}, "model.schedule="),
     ({"schedule": "f 5 b4x1", "qkv_bias": False}, "model.schedule="), ({"block": "sandwich"}, "model.block='sandwich'"),
+    ({"embd_scale": 2.0, "tie_weights": True}, "model.embd_scale=2.0"),
     ({"norm": "rmsnorm"}, "model.norm='rmsnorm'"), ({"qk_norm": True}, "model.qk_norm=True"),
     ({"document_end": 60}, "data.document_mask=60"), ({"published_padding": 60}, "data.published_padding=60"),
     ({"position": "rope", "mlp": "swiglu"}, "stablelm lacks model.bias=True (of attn.c_proj, mlp.c_fc"),
