@@ -23,6 +23,8 @@ _SHAPE = dict(vocab_size=VOCAB, hidden_size=24, num_hidden_layers=3, num_attenti
 _OPENAI = dict(vocab_size=VOCAB, n_embd=24, n_layer=3, n_head=4, n_positions=LENGTH)
 _NEO = dict(vocab_size=VOCAB, hidden_size=24, num_layers=3, num_heads=4, max_position_embeddings=LENGTH)
 _RMS = dict(_SHAPE, rms_norm_eps=1e-5)
+_LATENT = dict(_RMS, num_key_value_heads=4, kv_lora_rank=12, qk_nope_head_dim=6, qk_rope_head_dim=4, v_head_dim=10,
+               first_k_dense_replace=3)
 _MIXED = dict(use_sliding_window=True, sliding_window=5,
               layer_types=["sliding_attention", "full_attention", "sliding_attention"])
 
@@ -52,6 +54,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                                                      use_parallel_residual=True, partial_rotary_factor=0.34)),
     "gpt_neo local": ("gpt_neo", dict(_NEO, window_size=5, attention_types=[[["global", "local", "local"], 1]])),
     "gpt_neox parallel": ("gpt_neox", dict(_SHAPE, rotary_pct=0.67)),
+    "deepseek_v2": ("deepseek_v2", dict(_LATENT, q_lora_rank=None)),
+    "deepseek_v2 all biases": ("deepseek_v2", dict(_LATENT, q_lora_rank=8, attention_bias=True, mlp_bias=True)),
+    "deepseek_v3": ("deepseek_v3", dict(_LATENT, q_lora_rank=8, attention_bias=True)),
     "gpt_neox sequential, tanh": ("gpt_neox", dict(_SHAPE, use_parallel_residual=False, rotary_pct=1.0,
                                                    hidden_act="gelu_fast")),
 }

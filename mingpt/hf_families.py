@@ -11,24 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mingpt.hf_keys import (
-    AttentionTypes,
     Choice,
+    Dense,
     Entry,
     HeadDim,
     Hidden,
     Key,
     KeyValueHeads,
-    LayerTypes,
     NoRopeLayers,
     Note,
-    NoWindow,
-    OneWindow,
     Ours,
     Rope,
     Theirs,
 )
 from mingpt.hf_weights import (
     Heads,
+    PairedKey,
+    PairedQueries,
     QKVByHead,
     SplitQKV,
     Tensors,
@@ -39,6 +38,7 @@ from mingpt.hf_weights import (
     unchanged,
     without_qkv_bias,
 )
+from mingpt.hf_windows import AttentionTypes, LayerTypes, NoWindow, OneWindow
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,23 @@ STABLELM = Family(
      Note(attention_dropout="attn_pdrop", hidden_dropout="resid_pdrop")),
     outer(True), (*norms(True), *attention("use_qkv_bias", False), *gated_mlp()))
 
+LATENT = tuple(Key(name, name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+DEEPSEEK = (*SHAPE, Rope(), Hidden("intermediate_size"), Key("rms_norm_eps", "norm_eps", 1e-6),
+            Choice("hidden_act", "mlp", GATE_ACTIVATIONS, "silu"), Ours(norm="rmsnorm", attention="mla", block="pre"),
+            *LATENT, Key("q_lora_rank", "q_lora_rank", None), Dense(), UNTIED, NoWindow(),
+            Note(attention_dropout="attn_pdrop", num_key_value_heads="n_head"))
+LATENT_WEIGHTS = (
+    Weight("attn.q_proj", "self_attn.q_proj", PairedQueries), Weight("attn.q_a_norm", "self_attn.q_a_layernorm"),
+    Weight("attn.q_a_proj", "self_attn.q_a_proj", bias="attention_bias"),
+    Weight("attn.q_b_proj", "self_attn.q_b_proj", PairedQueries), Weight("attn.kv_a_norm", "self_attn.kv_a_layernorm"),
+    Weight("attn.kv_a_proj", "self_attn.kv_a_proj_with_mqa", PairedKey, "attention_bias"),
+    Weight("attn.kv_b_proj", "self_attn.kv_b_proj"), Weight("attn.c_proj", "self_attn.o_proj", bias="attention_bias"))
+
+DEEPSEEK_V2 = Family("deepseek_v2", "DeepseekV2ForCausalLM", DEEPSEEK, outer(),
+                     (*norms(), *LATENT_WEIGHTS, *gated_mlp("mlp_bias")))
+DEEPSEEK_V3 = Family("deepseek_v3", "DeepseekV3ForCausalLM", (*DEEPSEEK, Theirs(rope_interleave=True)), outer(),
+                     (*norms(), *LATENT_WEIGHTS, *gated_mlp()))
+
 # the first that fits is written: the plainest one
 FAMILIES = {family.name: family for family in (GPT2, LLAMA_ITSELF, MISTRAL, QWEN2, QWEN3, STARCODER2, STABLELM, GPT_NEO,
-                                               GPT_NEOX, SMOLLM3)}
+                                               GPT_NEOX, SMOLLM3, DEEPSEEK_V2, DEEPSEEK_V3)}

@@ -44,9 +44,9 @@ def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
     names = tensor_names(folder, family.trunk)
     has = {w.ours.rpartition(".h.")[2].partition(".")[2] or w.ours for w in _weights(family, ours)
            if names.issuperset(w.tensors("bias"))}
-    apart = {"qkv_bias": "attn.c_attn", "attn_out_bias": "attn.c_proj"}
-    ours["bias"] = bool(has - set(apart.values()))
-    return folder, family, ours | {k: name in has for k, name in apart.items() if (name in has) != ours["bias"]}
+    apart = {"qkv_bias": {"attn.c_attn", "attn.q_a_proj", "attn.kv_a_proj"}, "attn_out_bias": {"attn.c_proj"}}
+    ours["bias"] = bool(has - set().union(*apart.values()))
+    return folder, family, ours | {k: bool(own & has) for k, own in apart.items() if bool(own & has) != ours["bias"]}
 
 
 def gpt2_settings(name: str) -> dict[str, Any]:
@@ -70,11 +70,16 @@ def _tied(name: str, ours: dict[str, Any]) -> bool:
 def _has(ours: dict[str, Any], module: str) -> bool:
     """Whether a model with these settings has the module: tied heads and shared norms are not there."""
     shared = ours["block"] == "parallel" and ours["parallel_norms"] == 1
-    return not (module == "lm_head" and ours["tie_weights"] or module.endswith(".ln_2") and shared)
+    part = module.rpartition(".")[2]
+    if part in ("q_proj", "q_a_proj", "q_a_norm", "q_b_proj"):
+        return (part == "q_proj") == (ours["q_lora_rank"] is None)
+    return not (module == "lm_head" and ours["tie_weights"] or part == "ln_2" and shared)
 
 
 def _heads_of(ours: dict[str, Any]) -> Heads:
     n_head = ours["n_head"]
+    if ours.get("attention") == "mla":
+        return Heads(n_head, n_head, ours["qk_nope_head_dim"] + ours["qk_rope_head_dim"], ours["qk_rope_head_dim"])
     return Heads(n_head, ours.get("n_kv_head") or n_head, ours.get("head_dim") or ours["n_embd"] // n_head)
 
 

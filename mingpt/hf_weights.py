@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,10 +22,11 @@ Tensors = dict[str, Tensor]
 
 
 class Heads(NamedTuple):
-    """Heads of queries, heads of keys and values, and numbers in each."""
+    """Heads of queries, heads of keys and values, and numbers in each; of latent attention, how many of them turn."""
     n_head: int
     n_kv_head: int
     size: int
+    rope: int = 0
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """((nh + 2·nkv)·hs, …) → the rows of q, k and v."""
@@ -110,6 +111,35 @@ class QKVByHead(Plain):
     @staticmethod
     def to_ours(theirs, heads):
         return theirs[0].unflatten(0, (heads.n_head, 3, heads.size)).transpose(0, 1).flatten(0, 2)
+
+
+class PairedKey(Plain):
+    """DeepSeek's: the last numbers of a latent turn, neighbours together, where ours are halves that turn together."""
+
+    @staticmethod
+    def to_theirs(ours, heads):
+        return (turned_last(ours, heads.rope, lambda t: t.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)),)
+
+    @staticmethod
+    def to_ours(theirs, heads):
+        return turned_last(theirs[0], heads.rope, lambda t: t.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1))
+
+
+class PairedQueries(Plain):
+    """The same in each head of queries."""
+
+    @staticmethod
+    def to_theirs(ours, heads):
+        return (torch.cat([PairedKey.to_theirs(head, heads)[0] for head in ours.chunk(heads.n_head)]),)
+
+    @staticmethod
+    def to_ours(theirs, heads):
+        return torch.cat([PairedKey.to_ours((head,), heads) for head in theirs[0].chunk(heads.n_head)])
+
+
+def turned_last(t: Tensor, n: int, arrange: Callable[[Tensor], Tensor]) -> Tensor:
+    """(m, …) with its last n rows arranged otherwise."""
+    return torch.cat((t[:len(t) - n], arrange(t[len(t) - n:]))) if n else t
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,9 @@ def _converted(model: GPT, family: Family) -> tuple[dict[str, Any], Tensors, lis
     lost = _lost(ours, theirs, model, family)
     if lost:
         return theirs, {}, lost
-    heads = Heads(*(getattr(model.transformer.h[0].attn, name) for name in ("n_head", "n_kv_head", "head_dim")))
+    attn = model.transformer.h[0].attn
+    heads = (Heads(attn.n_head, attn.n_head, attn.nope + attn.rope, attn.rope) if ours["attention"] == "mla"
+             else Heads(attn.n_head, attn.n_kv_head, attn.head_dim))
     state = family.prepare(_state(model, family), heads)
     tensors, left = write_tensors(family.weights(ours["n_layer"]), state, heads, theirs)
     return theirs, tensors, _homeless(left)
@@ -74,6 +76,9 @@ def settled(model: GPT, family: Family) -> dict[str, Any]:
     if "n_kv_head" in ours or config["attention"] in ("mha", "mqa"):
         ours |= {"attention": "mha", "n_kv_head": attn.n_kv_head if family.grouped else attn.n_head,
                  "head_dim": attn.head_dim}
+    if config["attention"] == "mla":
+        ours |= {"kv_lora_rank": attn.rank, "qk_nope_head_dim": attn.nope, "qk_rope_head_dim": attn.rope,
+                 "v_head_dim": attn.v_size, "head_dim": attn.head_dim}
     if "mlp_hidden" in ours and hasattr(mlp, "c_fc"):
         ours["mlp_hidden"] = mlp.c_fc.out_features
     if not config["tie_weights"]:
@@ -136,6 +141,9 @@ def _state(model: GPT, family: Family) -> Tensors:
         for name in (f"{at}c_attn.weight", f"{at}c_attn.bias"):
             if name in state:
                 state[name] = torch.cat((state[name][:rows] * stretch, state[name][rows:]))
+        for name in (f"{at}q_proj.weight", f"{at}q_b_proj.weight"):      # latent attention's
+            if name in state:
+                state[name] = state[name] * stretch
     if family.table and "transformer.wpe.weight" not in state:
         state["transformer.wpe.weight"] = torch.zeros(model.block_size, model.config.n_embd)
     return state
