@@ -121,6 +121,8 @@ def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: GPT, family: Fami
     if back["position"] == "none" == ours["position"]:
         back |= {"nope_layers": ours.get("nope_layers")}
     different = [k for k in ours if k not in FREE | IN_TENSORS and ours[k] != back.get(k)]
+    implied = {option for slot in SLOTS if slot in different for option in SLOTS[slot][ours[slot]].options}
+    different = [k for k in different if k not in implied]      # a member's options go with it
     return [f"{CALLED.get(k, f'model.{k}')}={model.config.to_dict()[k]!r}" for k in different]
 
 
