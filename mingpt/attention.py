@@ -13,8 +13,10 @@ from mingpt.latent import MultiHeadLatentAttention
 from mingpt.linear import Linear
 from mingpt.mixer import Mixer, with_bias
 from mingpt.mlps import residual_output
-from mingpt.norms import RMSNorm
+from mingpt.norms import NORMS, RMSNorm
 from mingpt.patterns import Pattern
+from mingpt.positions import POSITIONS
+from mingpt.slots import filled
 from mingpt.summaries import PublishedSparseLatentAttention, SparseLatentAttention
 from mingpt.utils import BadInput, CfgNode
 
@@ -30,6 +32,7 @@ class CausalSelfAttention(Mixer):
     options = {**Mixer.options, "qk_norm": False}
 
     def __init__(self, config: CfgNode, layer: int = 0):
+        config = filled(config, {"attention": ATTENTIONS, "position": POSITIONS, "norm": NORMS})
         super().__init__(config, layer)
         self.n_kv_head = self.kv_heads(config)
         self.sizes = [n * self.head_dim for n in (self.n_head, self.n_kv_head, self.n_kv_head)]   # of q, k and v

@@ -8,6 +8,8 @@ import torch.nn as nn
 from mingpt.attention import ATTENTIONS
 from mingpt.mlps import MLPS
 from mingpt.norms import NORMS
+from mingpt.positions import POSITIONS
+from mingpt.slots import filled
 from mingpt.utils import BadInput, CfgNode
 
 
@@ -18,6 +20,8 @@ class Block(nn.Module):
 
     def __init__(self, config: CfgNode, layer: int = 0):
         super().__init__()
+        config = filled(config, {"block": BLOCKS, "attention": ATTENTIONS, "norm": NORMS, "mlp": MLPS,
+                                 "position": POSITIONS})
         self.ln_1 = norm(config)
         self.attn = ATTENTIONS[config.attention](config, layer)
         self.ln_2 = norm(config)

@@ -12,8 +12,9 @@ import torch
 
 from mingpt.hf_families import FAMILIES, Family
 from mingpt.hf_weights import Heads, Tensors, write_tensors
-from mingpt.model import GPT, SLOTS, slot_defaults
+from mingpt.model import GPT, SLOTS
 from mingpt.positions import layers_without
+from mingpt.slots import slot_defaults
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 

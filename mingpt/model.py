@@ -31,7 +31,8 @@ from mingpt.norms import NORMS
 from mingpt.optimizers import OPTIMIZERS
 from mingpt.patterns import Pattern
 from mingpt.positions import POSITIONS
-from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
+from mingpt.slots import LAYER, check_slots, slot_defaults
+from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 
 __all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU"]
@@ -52,24 +53,6 @@ SIZES = {
 }
 
 
-def slot_defaults(slots: dict[str, dict]) -> dict:
-    """Every slot's first member, and every option that any member declares, with its default."""
-    defaults = {slot: next(iter(members)) for slot, members in slots.items()}
-    for members in slots.values():
-        for member in members.values():
-            for option, value in member.options.items():
-                assert defaults.setdefault(option, value) == value, f"two members disagree about {option}'s default"
-    return defaults
-
-
-def check_slots(config: CN, slots: dict[str, dict], section: str) -> None:
-    """BadInput for a member that no slot has."""
-    for slot, members in slots.items():
-        chosen = getattr(config, slot)
-        if chosen not in members:
-            raise BadInput(f"no {slot} {chosen!r} (--{section}.{slot}){did_you_mean(chosen, members)}")
-
-
 class GPT(nn.Module):
     """GPT language model: tokens in, logits of the next token (and a loss) out."""
 
@@ -77,7 +60,7 @@ class GPT(nn.Module):
 
     @staticmethod
     def get_default_config() -> CN:
-        """minGPT's settings and defaults, then the slots, their members' options, and what belongs to no slot."""
+        """minGPT's settings and defaults, then what a layer reads, the slots, their members' options, and the rest."""
         C = CN()
         # either model_type or (n_layer, n_head, n_embd) must be given in the config
         C.model_type = "gpt"
@@ -91,17 +74,12 @@ class GPT(nn.Module):
         C.embd_pdrop = 0.1
         C.resid_pdrop = 0.1
         C.attn_pdrop = 0.1
-        C.merge_from_dict(slot_defaults(SLOTS))
-        C.schedule = "full"          # which keys each layer sees: see layer_schedules.py
-        C.backend = next(iter(BACKENDS))   # how attention is computed: the same numbers, in other time and memory
-        C.bias = True                # of the linear layers and norms
+        C.merge_from_dict({**LAYER, **slot_defaults(SLOTS)})
         C.tie_weights = False        # one matrix for token embedding and head; GPT-2 ties, minGPT does not
         C.embd_scale = None          # what token embeddings are multiplied by; sqrt is √n_embd, as Gemma's
         C.logit_softcap = None       # c · tanh(logits / c): keeps logits below c. Gemma 2, arXiv 2408.00118
         C.n_future = 1               # tokens that training predicts from each: see future.py
         C.z_loss = 0.0               # times log²Z, added to the training loss: keeps logits from drifting. PaLM
-        C.document_end = None        # a token id: attention then stays inside documents, which end with it
-        C.published_padding = None   # a token id: study 000's fault with padding, to measure what it did
         return C
 
     def __init__(self, config: CN):

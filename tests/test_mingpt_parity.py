@@ -15,6 +15,7 @@ import torch
 from mingpt.attention import CausalSelfAttention
 from mingpt.bpe import get_encoder
 from mingpt.model import GPT, Block, NewGELU
+from mingpt.utils import CfgNode
 from tests.golden.figures import figures, nano, printed
 
 REPO = Path(__file__).parents[1]
@@ -74,12 +75,22 @@ def test_a_weight_that_no_module_has_still_fails_to_load():
         model.load_state_dict({**model.state_dict(), "transformer.h.0.attn.stray": torch.ones(1)})
 
 
-def test_the_public_parts_can_be_built_by_themselves():
-    config = GPT.get_default_config()
-    config.n_embd, config.n_head, config.block_size = 12, 3, 5
+MINGPTS_OWN = CfgNode(n_embd=12, n_head=3, block_size=5, attn_pdrop=0.1, resid_pdrop=0.1)   # what its parts read
+
+
+@pytest.mark.parametrize("config", [None, MINGPTS_OWN], ids=["ours", "its settings alone"])
+def test_the_public_parts_can_be_built_by_themselves(config):
+    if config is None:
+        config = GPT.get_default_config()
+        config.n_embd, config.n_head, config.block_size = 12, 3, 5
+    before = config.to_dict()
     x = torch.randn(2, 5, 12)
     for part in (CausalSelfAttention, Block):
         assert part(config).eval()(x).shape == x.shape
+    assert config.to_dict() == before
+
+
+def test_new_gelu_is_the_tanh_formula():
     wide = torch.linspace(-6, 6, 1000)
     formula = 0.5 * wide * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (wide + 0.044715 * wide ** 3)))
     torch.testing.assert_close(NewGELU()(wide), formula, atol=1e-6, rtol=0)

@@ -18,6 +18,7 @@ from mingpt import model as models
 from mingpt import trainer as trainers
 from mingpt.cache import Cache, advance
 from mingpt.model import GPT
+from mingpt.slots import slot_defaults
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 
@@ -238,4 +239,4 @@ def test_every_option_of_every_member_is_a_setting_with_its_default(module, defa
 def test_two_members_that_disagree_about_a_default_are_found_out():
     first, second = type("A", (), {"options": {"x": 1}}), type("B", (), {"options": {"x": 2}})
     with pytest.raises(AssertionError, match="x's default"):
-        models.slot_defaults({"slot": {"a": first, "b": second}})
+        slot_defaults({"slot": {"a": first, "b": second}})

@@ -1,0 +1,47 @@
+"""
+Slots: a dict from name to member, the first GPT-2's; and what settings are where nobody gave them.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from mingpt.utils import BadInput, CfgNode, did_you_mean
+
+# what a layer reads and no slot's member declares
+LAYER = {
+    "n_layer": None,
+    "bias": True,                # of the linear layers and norms
+    "schedule": "full",          # which keys each layer sees: see layer_schedules.py
+    "backend": "auto",           # how attention is computed: the same numbers, in other time and memory
+    "document_end": None,        # a token id: attention then stays inside documents, which end with it
+    "published_padding": None,   # a token id: study 000's fault with padding, to measure what it did
+}
+
+
+def slot_defaults(slots: dict[str, dict]) -> dict:
+    """Every slot's first member, and every option that any member declares, with its default."""
+    defaults = {slot: next(iter(members)) for slot, members in slots.items()}
+    for members in slots.values():
+        for member in members.values():
+            for option, value in member.options.items():
+                assert defaults.setdefault(option, value) == value, f"two members disagree about {option}'s default"
+    return defaults
+
+
+def check_slots(config: CfgNode, slots: dict[str, dict], section: str) -> None:
+    """BadInput for a member that no slot has."""
+    for slot, members in slots.items():
+        chosen = getattr(config, slot)
+        if chosen not in members:
+            raise BadInput(f"no {slot} {chosen!r} (--{section}.{slot}){did_you_mean(chosen, members)}")
+
+
+def filled(config: CfgNode, slots: dict[str, dict]) -> CfgNode:
+    """The config with what a layer of these slots reads: minGPT's own has none of it, and serves to build its parts."""
+    absent = {name: value for name, value in {**LAYER, **slot_defaults(slots)}.items() if not hasattr(config, name)}
+    if not absent:
+        return config
+    config = copy.deepcopy(config)
+    config.merge_from_dict(absent)
+    return config
