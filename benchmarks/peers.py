@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,12 +123,16 @@ def autocast(device: str) -> contextlib.AbstractContextManager:
 
 
 def built(run: Callable, idle: float, device: str) -> Built:
-    """With the loss of the first step, what an idle process holds, and on a GPU its clock and its memory."""
+    """With the loss of the first step, its seconds (something may be compiled in them), what an idle process holds, and
+    on a GPU its clock and its memory."""
     import torch
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    begun = time.perf_counter()
+    about = {"loss": float(run()), "first_seconds": time.perf_counter() - begun, "idle_mb": idle}
     if device != "cuda":
-        return Built(run, {"loss": float(run()), "idle_mb": idle})
-    torch.set_float32_matmul_precision("high")
-    return Built(run, {"loss": float(run()), "idle_mb": 0.0}, torch.cuda.synchronize,
+        return Built(run, about)
+    return Built(run, about | {"idle_mb": 0.0}, torch.cuda.synchronize,
                  lambda: torch.cuda.max_memory_allocated() / 2**20)
 
 
