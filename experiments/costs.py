@@ -134,7 +134,7 @@ def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
 
 def _curve(run: Run, axis: str, metric: str) -> np.ndarray:
     """(points, 2): what was spent at each evaluation, and the metric, which the validation loss determines."""
-    table = run.table[[axis, "val_loss"]].dropna().to_numpy()
+    table = run.table[[axis, "val_loss"]].dropna().to_numpy(copy=True)
     result = _section(run, "result")
     if metric == "perplexity":
         table[:, 1] = np.exp(table[:, 1])

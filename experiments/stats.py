@@ -137,9 +137,9 @@ def _sign_flip(differences: np.ndarray) -> float:
 
 
 def _unpaired(verdict: Verdict, arm: Values, baseline: Values) -> Verdict:
-    """The numbers of two independent samples, where both have two values or more: no word rests on them."""
+    """The numbers of two independent samples, where both have a variance: no word rests on them."""
     a, b = (np.array([v for v in values.values() if math.isfinite(v)]) for values in (arm, baseline))
-    if min(len(a), len(b)) < 2 or max(a.std(), b.std()) <= 1e-12 * np.abs([a.mean(), b.mean()]).max():
+    if min(len(a), len(b)) < 2 or min(a.std(), b.std()) <= 1e-12 * max(abs(a.mean()), abs(b.mean())):
         return verdict
     welch = sp.ttest_ind(a, b, equal_var=False)
     interval = welch.confidence_interval(1 - verdict.alpha)

@@ -15,9 +15,10 @@ import time
 from collections import Counter
 
 import pytest
+from synthetic import write_run
 
 from experiments import launch
-from experiments.plan import Job, Request, duration, is_alive, order, status_of
+from experiments.plan import Job, Request, duration, is_alive, looks, order, status_of, write_order
 from experiments.study import load_study
 
 ROOT = launch.ROOT
@@ -100,6 +101,45 @@ def test_the_order_is_the_same_every_time_and_more_seeds_only_add_to_it():
     study = load_study("seven")
     assert order(study) == order(study)
     assert order(dataclasses.replace(study, seeds=list(range(9))))[:21] == order(study)
+
+
+def test_a_study_with_looks_runs_its_seeds_in_parts_and_one_without_at_once():
+    study = dataclasses.replace(load_study("seven"), seeds=list(range(6)), stop=(2, 4, 6))
+    request = Request(study, ROOT)
+    parts = list(looks(request, order(study)))
+    assert [until.study.seeds for until, _ in parts] == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
+    assert [{job.seed for job in jobs} for _, jobs in parts] == [{0, 1}, {2, 3}, {4, 5}]
+    whole = dataclasses.replace(request, study=dataclasses.replace(study, stop=()))
+    assert [len(jobs) for _, jobs in looks(whole, order(study))] == [6 * 7]
+
+
+def test_the_order_of_every_launch_is_kept(tmp_path):
+    request = Request(load_study("smoke"), tmp_path)
+    jobs = order(request.study)
+    write_order(request, jobs, 1)
+    launches = json.loads(write_order(request, jobs[2:], 2).read_text())
+    assert [launch["runs"] for launch in launches] == [[job.name for job in jobs], [job.name for job in jobs[2:]]]
+    assert launches[0]["shuffled_by"] == ["smoke/0", "smoke/1"] and launches[0]["study_hash"] == request.study.hash
+
+
+def test_a_study_stops_at_the_look_that_decides_every_arm(tmp_path, monkeypatch, capsys):
+    """The runs are played: each start writes the seed's record as a clear effect would give it."""
+    import commands.study as command
+    import lab
+    path = tmp_path / "mine.toml"
+    path.write_text('seeds = "0-5"\nstop = [3, 6]\npreset = "nano"\n[arms.baseline]\n[arms.rope]\n')
+
+    def play(self, jobs):
+        for job in jobs:
+            write_run(tmp_path / "losses", job.arm, job.seed, -0.5 * (job.arm == "rope"), study="mine", steps=20)
+        return True
+    monkeypatch.setattr(launch.Launcher, "run", play)
+    monkeypatch.setattr(launch, "tokenize", lambda *_: 0)
+    monkeypatch.setattr(launch, "plot", lambda *_: 0)
+    assert command.__name__ and lab.main(["study", str(path), "--out", str(tmp_path), "--local"]) == 0
+    assert {p.stem for p in (tmp_path / "losses" / "mine").glob("*.json")} == {
+        f"{arm}.s{seed}" for arm in ("baseline", "rope") for seed in range(3)}
+    assert "a look after 3 seeds: every arm is decided; no more seeds" in capsys.readouterr().err
 
 
 # -- how runs end -----------------------------------------------------------------------------------------------------

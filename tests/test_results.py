@@ -66,6 +66,47 @@ def test_a_diverged_run_takes_better_back(tmp_path):
     assert "diverged on seed 3" in verdict.reason
 
 
+def test_the_points_of_a_grid_are_no_arms_of_the_verdicts_and_the_best_rates_are_judged_apart(tmp_path):
+    effects = {"baseline": 0, "rope": -0.1, "baseline_lr0.004": -0.05, "rope_lr0.004": -0.3}
+    for k, (arm, effect) in enumerate(effects.items()):
+        for seed in range(5):
+            write_run(tmp_path, arm, seed, effect, study="lr_grid", steps=100, slot=k)
+    results = only(tmp_path)
+    assert set(results.verdicts) == {"rope"} and results.verdicts["rope"].family == 1
+    baseline, rope = results.sensitivity.arms[:2]
+    assert (baseline.best.rate, rope.best.rate) == (4e-3, 4e-3)
+    assert [point.rate for point in rope.points][0] == 5e-4   # not run yet, and shown as that
+    assert rope.verdict.n == 3 and rope.verdict.difference == pytest.approx(-0.25, abs=0.02)
+
+
+def test_a_study_with_looks_is_judged_at_the_last_one_reached_with_its_share_of_the_error(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('seeds = "0-4"\nstop = [2, 4, 5]\n[arms.baseline]\n[arms.rope]\n')
+    for seeds, look in ((1, 0), (3, 2), (4, 4)):
+        write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, seeds=range(seeds), study="mine", steps=50)
+        results = only(tmp_path / "losses", study_file=path)
+        assert results.look == look and results.alpha == pytest.approx(0.05 / 3)
+        verdict = results.verdicts["rope"]
+        assert verdict.n == look if look else "before the study's first look, at 2 seeds" in verdict.reason
+
+
+def test_the_noise_of_aa_is_that_of_the_studies_beside_it_that_have_its_baseline(tmp_path):
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, steps=50)
+    for seed in range(3):
+        write_run(tmp_path / "losses", "baseline", seed, study="aa", steps=50)
+        write_run(tmp_path / "losses", "reseeded", seed, 0.02, study="aa", steps=50, slot=1,
+                  changes={"run.seed_offset": [0, 1000]})
+    by_name = {results.name: results for results in collect(find_runs(tmp_path / "losses"))}
+    floor = by_name["seven"].noise_floor
+    assert (floor.source, floor.arms) == ("A/A", ("reseeded",)) and floor == by_name["aa"].noise_floor
+    assert only(tmp_path / "losses" / "seven").noise_floor == floor     # looked at alone, it finds what lies beside
+    for path in (tmp_path / "losses" / "aa").glob("*.json"):
+        record = json.loads(path.read_text())
+        record["config"]["model"]["n_layer"] = 12
+        path.write_text(json.dumps(record))
+    assert only(tmp_path / "losses" / "seven").noise_floor.source == "seeds"
+
+
 def test_two_column_files_are_undecided_one_unpaired_run_an_arm(tmp_path):
     results = only(write_two_columns(tmp_path, EFFECTS))
     assert {(v.word, v.reason) for v in results.verdicts.values()} == {("undecided", "one unpaired run an arm")}

@@ -184,7 +184,48 @@ def test_a_study_in_a_path_with_spaces_written_on_windows_loads(tmp_path):
     assert study.name == "first try" and study.seeds == [0, 1, 2, 3, 4]
 
 
+def test_a_grid_adds_an_arm_for_every_rate_that_the_arm_does_not_have_anyway(study):
+    found = study('lr = [1e-3, 4e-3]\n[base]\ntrainer.learning_rate = 1e-3\n[arms.rope]\nlr = [8e-3]\n')
+    assert found.grids == {"baseline": {"baseline_lr0.004": 4e-3}, "rope": {"rope_lr0.008": 8e-3}}
+    assert list(found.arms) == ["baseline", "rope", "baseline_lr0.004", "rope_lr0.008"]
+    assert found.arms["rope_lr0.008"] == {"model.position": "rope", "trainer.learning_rate": 8e-3}
+    assert found.grid_arms == {"baseline_lr0.004", "rope_lr0.008"}
+
+
+def test_a_factorial_knows_its_cells_and_what_each_arm_is_made_of(study):
+    found = study('factorial = ["rope", ["warmup", "cosine"]]')
+    (design,) = found.designs
+    assert design.factors == ((None, "rope"), (None, "warmup", "cosine"))
+    assert design.cells["rope_cosine"] == ("rope", "cosine") and design.arm((None, None)) == "baseline"
+    assert found.parts == {"rope_warmup": ("rope", "warmup"), "rope_cosine": ("rope", "cosine")}
+
+
+def test_several_looks_share_the_error(study):
+    found = study('seeds = "0-9"\nstop = [3, 5, 10]\nalpha = 0.06\n[arms.rope]')
+    assert found.stop == (3, 5, 10) and found.level == pytest.approx(0.02)
+    assert study('stop = "all"\n[arms.rope]').level == 0.05
+
+
+def test_what_was_declared_can_be_told_from_a_record(study):
+    declared = study('hypothesis = "It does."\nseeds = "0-4"\nmatch = "params"\n[arms.rope]').declaration("rope")
+    assert declared == {"question": "", "hypothesis": "It does.", "baseline": "baseline", "seeds": [0, 1, 2, 3, 4],
+                        "metric": "val_loss", "margin": 0.01, "alpha": 0.05, "stop": [], "match": "params",
+                        "selection_seeds": None, "arm": {"model.position": "rope"}}
+
+
 BAD = {
+    "a match of nothing known": ('match = "param"\n[arms.rope]', "did you mean 'params'"),
+    "an arm's match of nothing known": ('[arms.rope]\nmatch = "size"', "[arms.rope]: match: no 'size'"),
+    "a grid of one number": ("lr = 1e-3\n[arms.rope]", "lr is a list of learning rates"),
+    "a grid with a rate twice": ("[arms.rope]\nlr = [1e-3, 1e-3]", "names a rate twice"),
+    "a grid with no rate": ("[arms.rope]\nlr = [0]", "lr is a list of learning rates"),
+    "a grid whose name is taken": ('lr = [1e-3]\n[arms.rope]\n[arms."rope_lr0.001"]\nmodel.n_embd = 8', "is taken"),
+    "selection without a grid": ("selection_seeds = [0]\n[arms.rope]", "no arm has a grid"),
+    "selection of all seeds": ("selection_seeds = [0, 1]\nlr = [1e-3]\n[arms.rope]", "fewer than two of the seeds"),
+    "a stop of a word": ('stop = "soon"\n[arms.rope]', 'stop is "all", or the numbers of seeds'),
+    "looks that fall": ("stop = [3, 2]\n[arms.rope]", "must rise"),
+    "looks beyond the seeds": ("stop = [2, 5]\n[arms.rope]", "end with 3"),
+    "a look at one seed": ("stop = [1, 3]\n[arms.rope]", "numbers of seeds at which to look"),
     "a typo in a key": ('hypotesis = "x"\n[arms.rope]', "did you mean 'hypothesis'"),
     "a typo in an arm": ("[arms.swiglo]", "did you mean 'swiglu'"),
     "a typo in include": ('[arms.x]\ninclude = ["roep"]', "did you mean 'rope'"),
