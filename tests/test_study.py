@@ -93,11 +93,12 @@ def test_every_shipped_study_declares_a_question_and_has_its_baseline(name):
 @pytest.mark.parametrize("name", shipped())
 def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_baseline(name):
     from experiments.seeded import build_model
-    from experiments.settings import make_spec
+    from experiments.settings import make_spec, walk
     study = load_study(name)
     for arm in study.arms:
         spec = make_spec(preset="nano", study=name, arm=arm)
-        assert set(spec.changes) >= {key for key in study.arms[arm] if key not in study.arms[study.baseline]}
+        theirs = dict(walk(spec.baseline))
+        assert set(spec.changes) >= {key for key, value in study.arms[arm].items() if theirs[key] != value}
         assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline])
         build_model(spec.settings, argparse.Namespace(vocab_size=257, eot=256), seed=0)
 
