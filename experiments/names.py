@@ -20,7 +20,8 @@ def extended(name: str, chosen: Mapping[str, Any]) -> str:
     """The arm's name with the parts chosen by option or override: `rope`, mlp=geglu and a window of 96 make
     `rope_geglu_window96`."""
     from mingpt.model import SLOTS
-    parts = [str(value) for key, value in chosen.items() if key.removeprefix("model.") in SLOTS]
+    naming = {*(f"model.{slot}" for slot in SLOTS), "trainer.optimizer"}
+    parts = [str(value) for key, value in chosen.items() if key in naming]
     if "model.schedule" in chosen:
         parts.append(schedule_name(chosen["model.schedule"]))
     idle = name in catalogue() and not catalogue()[name].settings

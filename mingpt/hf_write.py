@@ -19,7 +19,8 @@ from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 # settings that change nothing of what a finished model computes, and those that are told by its tensors
-FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init", "z_loss", "n_future"}
+FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init", "z_loss", "n_future",
+        "future_weight"}
 IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
 CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
 

@@ -79,6 +79,7 @@ class GPT(nn.Module):
         C.embd_scale = None          # what token embeddings are multiplied by; sqrt is √n_embd, as Gemma's
         C.logit_softcap = None       # c · tanh(logits / c): keeps logits below c. Gemma 2, arXiv 2408.00118
         C.n_future = 1               # tokens that training predicts from each: see future.py
+        C.future_weight = 1.0        # of the later ones' nats in the training loss
         C.z_loss = 0.0               # times log²Z, added to the training loss: keeps logits from drifting. PaLM
         return C
 
@@ -98,7 +99,7 @@ class GPT(nn.Module):
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
-        self.future = future_heads(config)
+        self.future, self.future_weight = future_heads(config), config.future_weight
         self.softcap, self.z_loss, self.document_end = config.logit_softcap, config.z_loss, config.document_end
         self.published_padding = config.published_padding
         self.init_weights()
@@ -193,7 +194,8 @@ class GPT(nn.Module):
         if not self.training:
             return 0.0
         later = future_loss(self.future, x, self._counted(targets), self._head_loss, self.document_end)
-        return later + sum(m.aux_loss for m in self.modules() if getattr(m, "aux_loss", None) is not None)
+        asked = sum(m.aux_loss for m in self.modules() if getattr(m, "aux_loss", None) is not None)
+        return self.future_weight * later + asked
 
     def _allowed(self, idx: torch.Tensor, start: int = 0) -> torch.Tensor | None:
         """What these tokens say about which keys are seen by those from `start` on, (B, 1, T − start, T); None if

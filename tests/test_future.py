@@ -51,6 +51,12 @@ def test_training_sums_the_nats_of_all_n_and_evaluation_has_the_next_tokens_alon
     torch.testing.assert_close(model.eval().loss(x, y), by_hand(model, x, y, 1))
 
 
+def test_the_later_tokens_may_weigh_less():
+    model, (x, y) = model_of(n_future=3, future_weight=0.1).train(), rows()
+    one, three = by_hand(model, x, y, 1), by_hand(model, x, y, 3)
+    torch.testing.assert_close(model.loss(x, y), one + 0.1 * (three - one))
+
+
 def test_the_next_tokens_path_is_the_model_without_the_heads():
     plain, model, (x, y) = model_of(), model_of(n_future=3), rows()
     assert [k for k in model.state_dict() if not k.startswith("future.")] == list(plain.state_dict())

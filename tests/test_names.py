@@ -34,5 +34,6 @@ def test_parts_join_after_the_flags_slot_members_first():
     assert extended("rope", {"model.schedule": "96/4*"}) == "rope_window96_dilation4"
     assert extended("baseline", {"model.schedule": "lms_main"}) == "lms_main"
     assert extended("rope", {"model.schedule": "8*", "model.mlp": "geglu"}) == "rope_geglu_window8"
+    assert extended("rope", {"trainer.optimizer": "muon", "model.block": "post"}) == "rope_muon_post"
     assert extended("baseline", {}) == "baseline"
     assert extended("baseline", {"model.qk_norm": True}) == "baseline"   # an option of a member names nothing
