@@ -4,7 +4,6 @@ Where a run's weights begin: a Hugging Face model or an earlier run (`--init`), 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 from collections.abc import Callable
@@ -39,7 +38,6 @@ def is_remote(init: str) -> bool:
     return not Path(init).is_dir()
 
 
-@functools.cache
 def source_settings(init: str) -> dict[str, Any]:
     """Section `model` of a source, as far as it decides what the model computes. The sizes of GPT-2 are known without
     asking the hub."""
@@ -49,6 +47,7 @@ def source_settings(init: str) -> dict[str, Any]:
         settings = hf.gpt2_settings(init)
     else:
         settings = hf.read_settings(init)[2]
+    settings = {**GPT.get_default_config().to_dict(), **settings}
     return _plain({key: value for key, value in settings.items() if key not in OWN})
 
 

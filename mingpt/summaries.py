@@ -114,6 +114,7 @@ class PublishedSparseLatentAttention(LatentMixer):
     its own token's value. No token sees another, and k_proj is never used: the audit says so. GPT-2's own output
     projection follows the study's. With GPT-2's weights tied, 256 latents, and all but `attn.msla` frozen, 30,707,712
     of 133,886,208 parameters are trained, as the study printed."""
+    hosted = ("c_proj",)      # the study froze it with the rest of GPT-2: "attn" alone does not name it
 
     def __init__(self, config: CfgNode, layer: int = 0):
         super().__init__(config, layer)

@@ -6,6 +6,7 @@ from experiments.seeded import build_model, describe_model
 from experiments.settings import DEFAULT_PRESET, default_settings, make_spec, presets, walk
 from experiments.study import load_study, shipped
 from mingpt.utils import BadInput
+from tests.sources import small
 
 
 def test_later_layers_win():
@@ -85,7 +86,7 @@ def test_the_lms_preset_is_study_000_and_the_sliding_preset_study_003():
 def test_every_arm_of_every_shipped_study_is_a_model(name):
     study = load_study(name)
     for arm in study.arms:
-        spec = make_spec(study=name, arm=arm)
+        spec = make_spec(study=name, arm=arm, overrides=small(name))
         model = build_model(spec.settings, Corpus, seed=0)
         assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline]), f"{arm} changes nothing"
         assert len(model.schedule) == model.config.n_layer

@@ -11,6 +11,7 @@ import pytest
 from experiments.arms import make_arm
 from experiments.study import catalogue, combine, load_study, parse_seeds, shipped
 from mingpt.utils import BadInput
+from tests.sources import small
 
 FIVE = ["swiglu", "rope", "rmsnorm", "warmup", "cosine"]
 
@@ -96,7 +97,7 @@ def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_ba
     from experiments.settings import make_spec, walk
     study = load_study(name)
     for arm in study.arms:
-        spec = make_spec(preset="nano", study=name, arm=arm)
+        spec = make_spec(preset="nano", study=name, arm=arm, overrides=small(name))
         theirs = dict(walk(spec.baseline))
         assert set(spec.changes) >= {key for key, value in study.arms[arm].items() if theirs[key] != value}
         assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline])

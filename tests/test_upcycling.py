@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from experiments.corpus import open_corpus
-from experiments.record import read_record, write_record
+from experiments.record import read_record, trainable_line, write_record
 from experiments.run import Run
 from experiments.saved import find_run, load_run
 from experiments.settings import make_spec
 from experiments.upcycling import OWN, source_settings
+from lab import main as lab_main
 from mingpt import hf
 from mingpt.hf_weights import Heads
 from mingpt.model import GPT
@@ -126,6 +127,66 @@ def test_pooling_heads_that_are_equal_changes_nothing(gpt2):
     assert torch.allclose(whole(idx)[0], back(idx)[0], atol=1e-5)
 
 
+def test_mla_of_full_rank_computes_the_same_and_of_a_lower_one_nearly(gpt2):
+    state, idx = hf.read(gpt2)[2], torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(2))
+    state = {name: t * 0.1 if name.endswith("c_attn.bias") else t for name, t in state.items()}
+    whole, off = ours_like(gpt2), {}
+    upcycle(whole, state, HEADS)
+    for rank in (6, 12, 18, 24, 30):
+        model = ours_like(gpt2, attention="mla", kv_lora_rank=rank)
+        taken = upcycle(model, state, HEADS)
+        off[rank] = (model(idx)[0] - whole(idx)[0]).abs().mean().item()
+        assert taken.new == taken.dropped == set()
+    assert off[24] < 1e-4 and off[30] < 1e-4      # the two norms' eps, beside small activations
+    assert off[6] > off[12] > off[18] > 100 * off[24]
+    assert taken.made["transformer.h.*.attn.kv_b_proj.weight"].endswith("rank 24 holds 100.0% of keys and values")
+
+
+def test_mla_from_a_model_that_turns_keeps_its_own_turning_part(tmp_path, data):
+    trained(tmp_path, data, "--model.n_head=4", "--model.n_embd=24", flags=["rope", "rmsnorm"])
+    folder = find_run("rope_rmsnorm.s0", tmp_path).checkpoint
+    record = trained(tmp_path / "mla", data, f"--run.init={folder}", "--model.attention=mla", "--model.bias=false")
+    assert "transformer.h.*.attn.kv_a_proj.weight" in record["init"]["taken"]["made"]
+    assert record["config"]["model"]["position"] == "rope"
+    with pytest.raises(BadInput, match="q_lora_rank"):
+        trained(tmp_path / "no", data, f"--run.init={folder}", "--model.attention=mla", "--model.q_lora_rank=8")
+
+
+def test_the_published_msla_has_the_sources_projections_under_its_own_names(gpt2):
+    state, model = hf.read(gpt2)[2], ours_like(gpt2, attention="msla_published")
+    taken = upcycle(model, state, HEADS)
+    q, k, v = HEADS.split(state["transformer.h.1.attn.c_attn.weight"])
+    msla = model.transformer.h[1].attn.msla
+    for part, weight in ((msla.q_proj, q), (msla.k_proj, k), (msla.v_proj, v)):
+        assert torch.equal(part.weight, weight)
+    assert torch.equal(msla.v_proj.bias, HEADS.split(state["transformer.h.1.attn.c_attn.bias"])[2])
+    assert taken.new == {f"transformer.h.*.attn.msla.{name}" for name in (
+        "out_proj.weight", "out_proj.bias", "latents.weight")}
+    assert "transformer.h.*.attn.c_proj.weight" in taken.kept and taken.dropped == set()
+
+
+def test_msla_takes_queries_keys_and_values_as_they_are(gpt2):
+    model = ours_like(gpt2, attention="msla")
+    taken = upcycle(model, hf.read(gpt2)[2], HEADS)
+    assert taken.new == {"transformer.h.*.attn.latents.weight"} and taken.dropped == set()
+
+
+def test_study_004s_count_of_trained_parameters_at_its_size():
+    spec = make_spec(preset="msla", overrides=[
+        "--run.init=gpt2", "--model.attention=msla_published", "--model.msla_latents=256", "--model.msla_topk=16",
+        "--run.freeze_except=attn"])
+    config = GPT.get_default_config()
+    config.merge_from_dict({**spec.settings.model.to_dict(), "vocab_size": 50257})
+    with contextlib.redirect_stdout(io.StringIO()), torch.device("meta"):
+        model = GPT(config)
+    freeze_except(model, spec.settings.run.freeze_except)
+    counted = {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+               "parameters": sum(p.numel() for p in model.parameters())}
+    assert trainable_line(counted) == "trainable 30,707,712 of 133,886,208 (22.94 %)"
+    freeze_except(model, "attn,attn.c_proj")       # GPT-2's own output projection, when it is asked for
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 30_707_712 + 12 * 768 * 769
+
+
 def test_what_has_no_place_and_what_is_new_are_told(gpt2, data, tmp_path):
     record = trained(tmp_path, data, f"--run.init={gpt2}", flags=["rope", "swiglu", "rmsnorm"])
     taken = record["init"]["taken"]
@@ -207,10 +268,10 @@ def test_rows_may_be_shorter_than_the_block(data, tmp_path):
 
 
 def test_gpt2s_sizes_are_known_without_the_hub(monkeypatch):
-    source_settings.cache_clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     settings = source_settings("gpt2-xl")
-    theirs, ours = {**transformers.GPT2Config().to_dict(), "n_layer": 48, "n_head": 25, "n_embd": 1600}, {}
+    theirs = {**transformers.GPT2Config().to_dict(), "n_layer": 48, "n_head": 25, "n_embd": 1600}
+    ours = GPT.get_default_config().to_dict()
     for entry in hf.FAMILIES["gpt2"].entries:
         entry.read(theirs, ours)
     ours |= {"mlp_hidden": None, "schedule": "full", "bias": True}
@@ -225,3 +286,18 @@ def test_the_dry_run_says_what_would_be_taken_and_trained(gpt2, tmp_path):
     lines = done.stdout.splitlines()
     assert any(line.startswith("trainable ") and line.endswith(" %)") for line in lines)
     assert any("4 → 2 heads of keys and values (mean)" in line for line in lines)
+
+
+def test_the_study_runs_from_a_folder_at_nano_size(data, tmp_path):
+    config = GPT.get_default_config()
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 12, "n_embd": 48, "vocab_size": 257,
+                            "block_size": 64, "tie_weights": True})
+    with contextlib.redirect_stdout(io.StringIO()):
+        hf.save(GPT(config), tmp_path / "source")
+    for arm in ("gqa4", "mla", "msla64", "msla_published"):
+        words = ["--study", "upcycle", "--arm", arm, "--preset", "nano", "--init", str(tmp_path / "source"), "--data",
+                 str(data), "--max-iters", "2", "--data.length=32", "--device", "cpu", "--out", str(tmp_path)]
+        assert lab_main(words) == 0
+        record = read_record(tmp_path / "losses" / "upcycle" / f"{arm}.s0.json")
+        assert record["init"]["taken"]["kept"] and record["model"]["trainable"] < record["model"]["parameters"] / 2
+        assert record["audit"]["passed"] == (arm != "msla_published")
