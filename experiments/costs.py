@@ -5,9 +5,9 @@ What an arm costs beside what it brings: parameters, FLOPs, step time, memory, a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ AXES = ("tokens", "flops", "seconds")   # of the CSV: what a budget can be of
 
 @dataclass(frozen=True)
 class Cost:
-    """One arm's, a mean over its finished runs. None: the records do not say."""
+    """One arm's over its finished runs: the mean, or of times the median, as a neighbour on the machine slows some runs.
+    None: the records do not say."""
     arm: str
     parameters: int | None
     flops_per_token: float | None        # of a training step
@@ -87,7 +88,8 @@ def _cost(arm: str, runs: list[Run]) -> Cost:
     steps = [{"step": r["seconds"] / r["iterations"]} for r in results if r.get("seconds") and r.get("iterations")]
     parameters = _mean(models, "parameters")
     return Cost(arm, None if parameters is None else round(parameters), _mean(models, "flops_per_token"),
-                _mean(steps, "step"), _mean(results, "tokens_per_second"), _mean(results, "peak_memory_mb"), len(runs))
+                _mean(steps, "step", median), _mean(results, "tokens_per_second", median),
+                _mean(results, "peak_memory_mb"), len(runs))
 
 
 def _section(run: Run, name: str) -> dict[str, Any]:
@@ -95,9 +97,9 @@ def _section(run: Run, name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
+def _mean(tables: Iterable[Mapping[str, Any]], key: str, mean: Callable = fmean) -> float | None:
     numbers = [t[key] for t in tables if isinstance(t.get(key), int | float) and math.isfinite(t[key])]
-    return fmean(numbers) if numbers else None
+    return float(mean(numbers)) if numbers else None
 
 
 def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss", margin: float,
