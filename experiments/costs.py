@@ -22,7 +22,7 @@ AXES = ("tokens", "flops", "seconds")   # of the CSV: what a budget can be of
 
 @dataclass(frozen=True)
 class Cost:
-    """One arm's over its finished runs: the mean, or of times the median, as a neighbour on the machine slows some runs.
+    """One arm's over its finished runs: the mean, or of times the median, as neighbours on the machine slow some runs.
     None: the records do not say."""
     arm: str
     parameters: int | None
