@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from experiments.record import FREE
-from experiments.stats import Values, signed
+from experiments.stats import Values
 
 # An arm that changes nothing else is an A/A arm, and this is what its difference from the baseline is made of.
 NULL_CHANGES = {"run.seed_offset": "seeds", "model.backend": "rounding"}
@@ -93,12 +93,6 @@ def same_baseline(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> b
         {k: v for k, v in configs[0].get(section, {}).items() if f"{section}.{k}" not in FREE}
         == {k: v for k, v in configs[1].get(section, {}).items() if f"{section}.{k}" not in FREE}
         for section in ("model", "trainer", "data"))
-
-
-def beside(difference: float, n: int, floor: NoiseFloor) -> str:
-    """An effect beside its floor: '−0.0830 (4.1 × the floor of 0.0202)'."""
-    least = floor.of_mean(n)
-    return f"{signed(difference)}" + (f" ({abs(difference) / least:.1f} × the floor of {least:.4f})" if least else "")
 
 
 def _differences(values: Values, baseline: Values) -> list[float]:
