@@ -32,7 +32,7 @@ setup: $(VENV)/.installed ## make .venv and install what a study needs
 
 test: $(VENV)/.installed-test ## install the test extras, lint, run every test
 	$(PY) -m ruff check .
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-test ## ruff
 	$(PY) -m ruff check .
