@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mingpt.attend import make_backend
 from mingpt.cache import Cache, Kept, mask_of, over_keys
@@ -91,7 +92,9 @@ class MultiHeadLatentAttention(Mixer):
         k = torch.cat((k, shared.expand(-1, self.n_head, -1, -1)), -1)
         q = torch.cat((nope, rope), -1)
         q = q if self.stretch == 1.0 else q * self.stretch
-        return self.attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
+        v = F.pad(v, (0, max(0, q.size(-1) - self.v_size)))     # torch's fused CPU kernel wants one size for all
+        y = self.attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
+        return y[..., :self.v_size]
 
     def absorbed(self, nope: Tensor, rope: Tensor, allowed: Tensor | None, cache: Kept) -> Tensor:
         """The same over the latents of a cache → (B, nh, n, v_size)."""
