@@ -24,10 +24,11 @@ from mingpt.utils import BadInput, CfgNode
 class CausalSelfAttention(Mixer):
     """GPT-2's multi-head attention: every head has queries, keys and values of its own, made in one projection.
 
-    `qk_norm` divides queries and keys by their length first, so that scores stay bounded (Henry et al. 2020,
-    arXiv 2010.04245). `pattern` is the schedule's for this layer: which keys a query may see. `qkv_bias` and
-    `attn_out_bias` are model.bias where they are None (Qwen2 has the first alone, GPT-Neo the second); `attn_scale` is
-    what scores are multiplied by, 1/√hs where it is None (GPT-Neo: 1); `head_dim` is hs, C/nh where it is None.
+    `qk_norm` norms each head's queries and keys by an RMSNorm of their own, so scores stay bounded: Qwen3's form of
+    Henry et al. 2020 (arXiv 2010.04245), who divide by the length and learn one factor. `pattern` is the schedule's for
+    this layer: which keys a query may see. `qkv_bias` and `attn_out_bias` are model.bias where they are None (Qwen2 has
+    the first alone, GPT-Neo the second); `attn_scale` is what scores are multiplied by, 1/√hs where it is None
+    (GPT-Neo: 1); `head_dim` is hs, C/nh where it is None.
     """
     options = {**Mixer.options, "qk_norm": False}
 
@@ -86,8 +87,8 @@ class GroupedQueryAttention(CausalSelfAttention):
     @staticmethod
     def kv_heads(config: CfgNode) -> int:
         heads, wanted = config.n_head, config.n_kv_head
-        if wanted is None:      # the most heads that share: two queries' heads each, or all heads one
-            return heads // 2 if heads % 2 == 0 else 1
+        if wanted is None:      # the most heads that share: two queries' heads each, where their number is even
+            return max((n for n in range(1, heads) if heads % n == 0), default=1)
         if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1 or heads % wanted:
             known = [n for n in range(1, heads + 1) if heads % n == 0]
             raise BadInput(f"model.n_kv_head={wanted!r} does not divide model.n_head={heads}: "

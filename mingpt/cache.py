@@ -132,6 +132,8 @@ class Kept:
 
     def keep(self, *new: Tensor) -> None:
         """What is to be kept of the new tokens, tensors of (B, heads, n, size) → their slots."""
+        if self.memory and self.start and self.memory[0].dtype != new[0].dtype:     # autocast began or ended in between
+            self.memory = [memory.to(x.dtype) for memory, x in zip(self.memory, new, strict=True)]
         if not self.memory or self.memory[0].dtype != new[0].dtype:
             self.memory = [x.new_empty(*x.shape[:2], self.ledger.plan.size, x.size(-1)) for x in new]
         slots = self.ledger.slots

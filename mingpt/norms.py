@@ -47,16 +47,17 @@ class _RMS(torch.autograd.Function):
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.size(-1))
         scale = mean_square.add_(eps).rsqrt_()                                  # (…, 1)
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        return (x * scale).mul_(weight.to(x.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: torch.Tensor):
         x, weight, scale = ctx.saved_tensors
-        unit = x * scale
+        unit, wide = x * scale, weight.to(x.dtype)
         aligned = grad * unit
-        along = (aligned @ weight).unsqueeze(-1).div_(x.size(-1))               # what scaling x cannot change
-        return (grad * weight).addcmul_(unit, along, value=-1).mul_(scale), aligned.flatten(0, -2).sum(0), None
+        along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))                 # what scaling x cannot change
+        dweight = aligned.flatten(0, -2).sum(0).to(weight.dtype)
+        return (grad * wide).addcmul_(unit, along, value=-1).mul_(scale), dweight, None
 
 
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}

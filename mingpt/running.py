@@ -93,6 +93,10 @@ class States:
 
     def __call__(self, read: Tensor, write: Tensor, v: Tensor, slopes: Tensor | None) -> Tensor:
         """running_means, of the new tokens behind those that are held."""
+        with torch.autocast(v.device.type, enabled=False):      # what is held is held in float32
+            return self._means(read, write, v, slopes)
+
+    def _means(self, read: Tensor, write: Tensor, v: Tensor, slopes: Tensor | None) -> Tensor:
         read, write, dtype, n = _wide(read), _wide(write), v.dtype, v.size(-2)
         wide = F.pad(_wide(v), (0, 1), value=1.0)                               # (B, nh, n, hs + 1)
         fade = None if slopes is None else (-slopes.to(wide)).exp()[:, None, None]

@@ -67,7 +67,8 @@ class LatentMixer(Mixer):
     def best(self, scores: Tensor) -> Tensor:
         """(…, L) scores → weights of the same shape: a softmax over the k best, 0 elsewhere."""
         values, index = scores.topk(self.topk, -1)
-        return torch.zeros_like(scores).scatter(-1, index, values.softmax(-1))
+        weights = values.softmax(-1)        # float32 under CUDA's autocast, whatever the scores are
+        return torch.zeros_like(scores, dtype=weights.dtype).scatter(-1, index, weights)
 
 
 class SparseLatentAttention(LatentMixer):

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from experiments.audit import audit
+from mingpt.attention import ATTENTIONS
 from mingpt.model import GPT
 from mingpt.positions import layers_without
 from mingpt.trainer import Trainer
@@ -185,3 +186,10 @@ def test_the_audit_finds_nothing(changes):
         model = GPT(config_of(**changes))
     result = audit(model, Trainer.get_default_config())
     assert result["passed"], result["checks"]
+
+
+@pytest.mark.parametrize(("heads", "kept"), [(25, 5), (9, 3), (7, 1), (12, 6)])
+def test_heads_share_by_default_as_little_as_their_number_allows(heads, kept):
+    config = GPT.get_default_config()
+    config.merge_from_dict({"n_head": heads, "attention": "gqa"})
+    assert ATTENTIONS["gqa"].kv_heads(config) == kept

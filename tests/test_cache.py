@@ -202,3 +202,14 @@ def test_the_logits_of_the_last_position_alone():
     with torch.no_grad():
         last = advance(model, tokens(5), Cache(model, 2), last=True)
         torch.testing.assert_close(last, model(tokens(5))[0][:, -1:], atol=1e-5, rtol=0)
+
+
+def test_autocast_that_ends_in_between_leaves_the_text_so_far():
+    for attention in ("mha", "mla"):
+        model, idx = build(attention=attention), tokens(20)
+        cache = Cache(model, 2, 20)
+        with torch.no_grad():
+            with torch.autocast("cpu", torch.bfloat16):
+                advance(model, idx[:, :19], cache)
+            after = advance(model, idx[:, 19:], cache)
+            torch.testing.assert_close(after[:, -1], model(idx)[0][:, -1], atol=0.2, rtol=0)

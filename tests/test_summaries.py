@@ -165,3 +165,14 @@ def test_no_token_of_the_published_sees_another_and_the_audit_says_which():
         "layer 0's attn, query 1 does not see, as its pattern declares, key 0 (T = 15)")
     assert "transformer.h.0.attn.msla.k_proj.weight" in result["checks"]["every parameter is reached by the gradient"]
     assert audit(gpt(block_size=24), Trainer.get_default_config(), fresh=False)["passed"]
+
+
+@pytest.mark.parametrize("kind", ["msla", "msla_published"])
+def test_a_softmax_that_answers_in_float32_is_taken_as_it_is(kind, monkeypatch):
+    """CUDA's autocast has one; the CPU's stays in bfloat16."""
+    softmax = torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda x, *a, **k: softmax(x.float(), *a, **k))
+    model, idx = gpt(attention=kind), torch.randint(0, 11, (2, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        model.loss(idx, idx).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
