@@ -24,12 +24,15 @@ TOLERANCE = 1e-3    # of a logit, which is about 10 when trained: their rotary a
 def export_run(files: RunFiles, folder: Path, *, which: str = "model", family: str | None = None) -> dict[str, Any]:
     """Write the run's model and tokenizer to a new folder, all at once or not at all, and compare what transformers
     opens with the run's model where transformers is installed. BadInput where there is no counterpart."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{folder} exists already: give a new folder, or remove it")
     model, tokenizer, record = load_run(files, "cpu", which)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written: {error.strerror or error}") from None
     try:
         chosen = hf.save(model, work, family, OWN_SPLITTING, bos_token_id=tokenizer.eot, eos_token_id=tokenizer.eot)
         write_tokenizer(tokenizer, work, model.block_size)

@@ -87,6 +87,10 @@ class Run:
 
     def execute(self, resume: str = "auto") -> int:
         """Train to the end, from the beginning or from where an earlier attempt stopped."""
+        source = self.limits.init
+        if source and Path(source).resolve() == self.files.checkpoint.resolve():
+            raise BadInput(f"--init {source} is this run's own checkpoint, which it would overwrite: "
+                           "give another --out or --arm")
         if (code := self._already(resume)) is not None:
             return code
         self._prepare()                                     # refuses before anything is written

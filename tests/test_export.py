@@ -64,6 +64,12 @@ def test_a_run_without_a_counterpart_leaves_nothing_behind(out, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(out, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot be written"):
+        export_run(find_run("baseline", out), tmp_path / "file" / "run")
+
+
 def test_what_is_there_already_is_not_written_over(out, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BadInput, match="exists already"):

@@ -301,3 +301,14 @@ def test_the_study_runs_from_a_folder_at_nano_size(data, tmp_path):
         record = read_record(tmp_path / "losses" / "upcycle" / f"{arm}.s0.json")
         assert record["init"]["taken"]["kept"] and record["model"]["trainable"] < record["model"]["parameters"] / 2
         assert record["audit"]["passed"] == (arm != "msla_published")
+
+
+@pytest.mark.parametrize("resume", ["auto", "restart"])
+def test_a_run_never_overwrites_the_one_that_it_begins_with(data, tmp_path, resume):
+    record = trained(tmp_path, data)
+    files = find_run(record["arm"], tmp_path)
+    before = {path.name: path.read_bytes() for path in files.checkpoint.iterdir()}
+    spec = spec_of(data, f"--run.init={files.checkpoint}", "--trainer.max_iters=2")
+    with pytest.raises(BadInput, match="its own checkpoint|this run's own"):
+        Run(spec, 0, tmp_path, open_corpus(spec.settings.data)).execute(resume)
+    assert {path.name: path.read_bytes() for path in files.checkpoint.iterdir()} == before
