@@ -49,7 +49,8 @@ def dispatch(x: Tensor, weights: Tensor, chosen: Tensor, experts: Sequence[Calla
     order = chosen.flatten().argsort(stable=True)                           # each expert's tokens side by side
     counts = torch.bincount(chosen.flatten(), minlength=len(experts) + 1).tolist()
     *parts, dropped = x[order // k].split(counts)
-    made = [expert(part) for expert, part in zip(experts, parts, strict=True)]
-    made = torch.cat([*made, torch.zeros_like(dropped, dtype=made[0].dtype)])
+    # an expert without tokens has no gradient, rather than zeros that an optimizer would go on stepping from
+    made = [expert(part) for expert, part in zip(experts, parts, strict=True) if len(part)]
+    made = torch.cat([*made, torch.zeros_like(dropped, dtype=made[0].dtype if made else x.dtype)])
     back = torch.empty_like(order).scatter_(0, order, torch.arange(N * k, device=order.device))
     return (made[back].view(N, k, -1) * weights.to(made.dtype).unsqueeze(-1)).sum(1)

@@ -56,7 +56,7 @@ class _RMS(torch.autograd.Function):
         unit, wide = x * scale, weight.to(x.dtype)
         aligned = grad * unit
         along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))                 # what scaling x cannot change
-        dweight = aligned.flatten(0, -2).sum(0).to(weight.dtype)
+        dweight = aligned.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)
         return (grad * wide).addcmul_(unit, along, value=-1).mul_(scale), dweight, None
 
 

@@ -90,7 +90,7 @@ class _Ring(torch.autograd.Function):
         q, held, out, lse = ctx.saved_tensors
         ring, kind = ctx.ring, held.dtype
         dq, dkv, leaving = 0.0, torch.zeros_like(held, dtype=lse.dtype), []
-        delta = (dout * out).to(lse.dtype).sum(-1, keepdim=True)
+        delta = (dout.to(lse.dtype) * out).sum(-1, keepdim=True)
         for hop in range(min(ring.rank, ring.route.hops) + 1):
             coming = ring.pass_on(held, hop)
             more, dk, dv = gradients(q, *held, dout, lse, delta, ring.place(hop))
