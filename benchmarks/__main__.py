@@ -1,5 +1,6 @@
 """
-All benchmarks, one after the other, in about a quarter of an hour on two idle cores: `make bench`, or `python -m benchmarks [NAME…] [--quick]`.
+All benchmarks, one after the other, in about a quarter of an hour on two idle cores: `make bench`, or
+`python -m benchmarks [NAME…] [--quick]`.
 
 `make bench MINGPT=path NANOGPT=path` compares with copies of these two as well. Options that one benchmark has go to
 it alone: `make bench ARGS='step --only gpt-mini litgpt'`.
