@@ -28,6 +28,7 @@ def export_run(files: RunFiles, folder: Path, *, which: str = "model", family: s
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{folder} exists already: give a new folder, or remove it")
     model, tokenizer, record = load_run(files, "cpu", which)
+    made = [parent for parent in folder.parents if not parent.exists()]     # the deepest first
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -41,6 +42,8 @@ def export_run(files: RunFiles, folder: Path, *, which: str = "model", family: s
         work.replace(folder)
     except BaseException:
         shutil.rmtree(work)
+        for parent in made:
+            parent.rmdir()
         raise
     return {"run": files.name, "weights": which, "family": chosen.name, "architecture": chosen.architecture,
             "folder": str(folder), "parameters": sum(p.numel() for p in model.parameters()),

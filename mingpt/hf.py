@@ -21,6 +21,7 @@ from mingpt.hf_files import write_model
 from mingpt.hf_read import GPT2_SIZES, gpt2_settings, read, read_settings
 from mingpt.hf_write import convert
 from mingpt.model import GPT
+from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
 __all__ = ["FAMILIES", "GPT2_SIZES", "convert", "gpt2_settings", "load", "load_gpt2", "read", "read_settings", "save"]
@@ -44,7 +45,11 @@ def load(source: str | Path, block_size: int | None = None, cls: type[GPT] = GPT
         model = cls(CN(**{**cls.get_default_config().to_dict(), **config, **settings}))
     if "lm_head.weight" not in state:
         state["lm_head.weight"] = state["transformer.wte.weight"]
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = next(line.strip() for line in str(error).splitlines()[1:])
+        raise BadInput(f"{source}: its weights are not of the sizes that its config.json says: {first}") from None
     return model.eval()
 
 

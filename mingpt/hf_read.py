@@ -15,6 +15,8 @@ from mingpt.hf_weights import Heads, Tensors, Weight, read_tensors
 from mingpt.model import SIZES
 from mingpt.utils import BadInput, did_you_mean
 
+COUNTS = {"n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "vocab_size", "block_size", "mlp_hidden",
+          "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
 GPT2_SIZES = {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
 
 
@@ -36,11 +38,17 @@ def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
     folder = find_folder(source)
     theirs = read_config(folder)
     kind = theirs.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise BadInput(f"{folder}/config.json: no family {kind!r} here{did_you_mean(str(kind), FAMILIES)}")
     family, ours = FAMILIES[kind], {"model_type": None}
-    for entry in family.entries:
-        entry.read(theirs, ours)
+    try:
+        for entry in family.entries:
+            entry.read(theirs, ours)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:   # a number where a list should be, and so on
+        raise BadInput(f"{folder}/config.json: not the settings of a {kind}: {type(error).__name__}: {error}") from None
+    for key in COUNTS & set(ours):
+        if not (type(ours[key]) is int and ours[key] > 0):
+            raise BadInput(f"{folder}/config.json: it makes our model.{key} {ours[key]!r}: no whole number above 0")
     names = tensor_names(folder, family.trunk)
     has = {w.ours.rpartition(".h.")[2].partition(".")[2] or w.ours for w in _weights(family, ours)
            if names.issuperset(w.tensors("bias"))}

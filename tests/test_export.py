@@ -60,7 +60,7 @@ def test_a_trained_run_is_opened_with_its_logits_tokens_and_ids(out, tmp_path, a
 
 def test_a_run_without_a_counterpart_leaves_nothing_behind(out, tmp_path):
     with pytest.raises(BadInput, match="gpt2 lacks model.position='alibi'"):
-        export_run(find_run("alibi", out), tmp_path / "run")
+        export_run(find_run("alibi", out), tmp_path / "new" / "folders" / "run")
     assert not list(tmp_path.iterdir())
 
 

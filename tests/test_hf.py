@@ -226,6 +226,27 @@ def test_a_configuration_without_a_counterpart_is_refused(folder, tmp_path, case
     assert named in str(refusal.value)
 
 
+@pytest.mark.parametrize("case", ["gpt2", "llama", "mistral window"])
+def test_a_key_of_a_wrong_kind_is_one_line_or_harmless(folder, tmp_path, case):
+    path = folder(case)[1]
+    keys, refused = json.loads((path / "config.json").read_text()), set()
+    for key in keys:
+        for value in ("x", [1], -1, 0, None, {}, 2.5, True):
+            copy = edited(path, tmp_path, lambda config, tensors, new={key: value}: config.update(new))
+            try:
+                hf.load(copy)
+            except BadInput as refusal:
+                assert "\n" not in str(refusal)
+                refused.add(key)
+    assert len(refused & {"n_embd", "hidden_size", "n_head", "num_attention_heads", "vocab_size", "model_type"}) == 4
+
+
+def test_weights_of_another_size_than_the_configuration_says_are_named(folder, tmp_path):
+    copy = edited(folder("gpt2")[1], tmp_path, lambda config, tensors: config.update(vocab_size=62))
+    with pytest.raises(BadInput, match="size mismatch for transformer.wte.weight"):
+        hf.load(copy)
+
+
 def test_a_tensor_too_few_or_too_many_is_named(folder, tmp_path):
     _, path = folder("gpt2")
     missing = "transformer.h.1.mlp.c_fc.bias"
