@@ -10,10 +10,13 @@ and the next block_size − context tokens cost one position each again. The tok
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional as F
 
 from mingpt.cache import Cache, advance, cannot_cache
+from mingpt.utils import BadInput
 
 
 def generate(model, idx: torch.Tensor, max_new_tokens: int, temperature: float = 1.0, do_sample: bool = False,
@@ -21,8 +24,10 @@ def generate(model, idx: torch.Tensor, max_new_tokens: int, temperature: float =
     """Continue idx (B, T) by max_new_tokens tokens → (B, T + max_new_tokens). Call model.eval() first.
 
     Greedy unless do_sample; then from softmax(logits / temperature) cut to the top_k most likely tokens and to
-    the smallest set with probability top_p (nucleus sampling: Holtzman et al. 2019, arXiv 1904.09751).
+    the smallest set with probability top_p (nucleus sampling: Holtzman et al. 2019, arXiv 1904.09751). BadInput for a
+    temperature, top_k or top_p from which nothing can be drawn.
     """
+    check_sampling(temperature, do_sample, top_k, top_p)
     T = idx.size(1)
     tokens = torch.cat((idx, idx.new_zeros(idx.size(0), max_new_tokens)), dim=1)   # made here: inside it could not be
     with torch.inference_mode():                                                   # trained on
@@ -30,6 +35,18 @@ def generate(model, idx: torch.Tensor, max_new_tokens: int, temperature: float =
         for n in range(T, T + max_new_tokens):
             tokens[:, n:n + 1] = next_token(reader(tokens[:, :n]), temperature, do_sample, top_k, top_p)
     return tokens
+
+
+def check_sampling(temperature: float, do_sample: bool, top_k: int | None, top_p: float | None) -> None:
+    """BadInput for what no distribution can be made of; greedy decoding reads none of them."""
+    if not do_sample:
+        return
+    if not 0 < temperature < math.inf:
+        raise BadInput(f"temperature={temperature}: give a number above 0, or do_sample=False to be greedy")
+    if top_k is not None and top_k < 1:
+        raise BadInput(f"top_k={top_k}: give 1 or more, or None for all tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise BadInput(f"top_p={top_p}: give a probability above 0 up to 1, or None for all tokens")
 
 
 class Recomputing:

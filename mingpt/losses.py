@@ -45,6 +45,8 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = No
     GPU. Products are made in autocast's type, everything between them in float32 at least.
     """
     rows, wanted = x.reshape(-1, x.size(-1)), targets.reshape(-1)
+    if not len(rows):
+        return F.cross_entropy(rows @ weight.T, wanted)     # NaN, with gradients that are none and zero
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _HeadLoss.apply(rows, weight, wanted, cap, z_loss)
     counted = wanted != IGNORE_INDEX
@@ -56,6 +58,8 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = No
 def token_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """Nats of every target from what the head reads, (B, T, C) → (B, T) float32; 0 where the target does not count.
     To evaluate with: it has no gradient."""
+    if not targets.numel():
+        return torch.zeros(targets.shape, device=x.device)
     nats, _ = _nats(x.reshape(-1, x.size(-1)), weight, targets.reshape(-1), cap)
     return nats.masked_fill(targets.reshape(-1) == IGNORE_INDEX, 0.0).view(targets.shape).float()
 

@@ -128,7 +128,9 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, T, C = x.size()
-        probabilities, weights, chosen = choose(self.router(x).view(B * T, -1), self.k)
+        with torch.autocast(x.device.type, enabled=False):      # in bf16 near ties fall otherwise: Switch, section 2.4
+            logits = self.router(x.to(self.router.weight.dtype))
+        probabilities, weights, chosen = choose(logits.view(B * T, -1), self.k)
         self.aux_loss = self.balance * balance_loss(probabilities, chosen) if self.training and self.balance else None
         if self.training:
             chosen = self._admitted(chosen.view(B, T, self.k)).view(B * T, self.k)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mingpt.cache import Cache, cannot_cache
-from mingpt.generate import distribution, generate
+from mingpt.generate import check_sampling, distribution, generate
 from mingpt.losses import soft_cap
 from mingpt.utils import BadInput
 
@@ -100,6 +100,7 @@ def speculate(model, idx: Tensor, max_new_tokens: int, draft: ModelDraft | HeadD
               do_sample: bool = False, top_k: int | None = None, top_p: float | None = None) -> tuple[Tensor, Count]:
     """`generate` by drafts: idx (1, T) → (1, T + max_new_tokens), and what the drafts brought. Call eval() first."""
     _check(model, idx, draft)
+    check_sampling(temperature, do_sample, top_k, top_p)
 
     def choice(logits: Tensor) -> Tensor:
         if do_sample:

@@ -5,6 +5,8 @@ import torch
 
 from mingpt.generate import distribution
 from mingpt.model import GPT
+from mingpt.speculate import ModelDraft, speculate
+from mingpt.utils import BadInput
 
 
 @pytest.fixture
@@ -112,3 +114,14 @@ def test_the_logits_are_left_as_they_were():
     before = LOGITS.clone()
     distribution(LOGITS, temperature=2.0, top_k=2, top_p=0.5)
     assert torch.equal(LOGITS, before)
+
+
+@pytest.mark.parametrize("wrong, named", [
+    ({"temperature": 0.0}, "temperature=0.0"), ({"temperature": float("nan")}, "temperature=nan"),
+    ({"top_k": 0}, "top_k=0"), ({"top_p": 0.0}, "top_p=0.0"), ({"top_p": 1.5}, "top_p=1.5")])
+def test_what_nothing_can_be_drawn_from_is_refused_and_greedy_does_not_care(model, wrong, named):
+    with pytest.raises(BadInput, match=named):
+        model.generate(START, 2, do_sample=True, **wrong)
+    with pytest.raises(BadInput, match=named):
+        speculate(model, START[:1], 2, ModelDraft(model), do_sample=True, **wrong)
+    assert torch.equal(model.generate(START, 2, **wrong), model.generate(START, 2))

@@ -141,3 +141,16 @@ def test_a_subclass_with_a_forward_of_its_own_is_trained_on_that():
     assert loss_of(Other(config))(None, None) == 7.0
     plain = model()
     assert loss_of(plain) == plain.loss
+
+
+def test_of_no_tokens_the_mean_is_nan_and_the_gradient_nothing_as_in_pytorch():
+    x, weight, targets = example(rows=(0, 7))
+    loss = head_loss(x, weight, targets)
+    assert loss.isnan()
+    assert F.cross_entropy((x @ weight.T).view(-1, V), targets.view(-1)).isnan()
+    dx, dweight = torch.autograd.grad(loss, (x, weight))
+    assert dx.shape == x.shape
+    assert not dweight.any()
+    with torch.no_grad():
+        assert head_loss(x, weight, targets).isnan()
+    assert token_losses(x, weight, targets).shape == (0, 7)

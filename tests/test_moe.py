@@ -176,3 +176,16 @@ def test_a_model_between_two_steps_can_be_copied():
 def test_experts_without_meaning_are_refused(changes, words):
     with pytest.raises(BadInput, match=words):
         layer(**changes)
+
+
+def test_under_autocast_the_router_alone_stays_in_float32():
+    """Switch's selective precision: what is rounded to bf16 chooses other experts where two are nearly as likely."""
+    moe, x = layer(n_experts=8, experts_per_token=2, balance_loss=0.01), torch.randn(4, T, C)
+    moe.train()
+    moe(x)
+    exact, load = moe.aux_loss.item(), moe.load.clone()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = moe(x)
+    assert made.dtype == torch.bfloat16
+    assert moe.aux_loss.item() == exact
+    assert torch.equal(moe.load, load)
