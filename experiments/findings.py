@@ -12,6 +12,7 @@ from experiments.changed import Change, changes
 from experiments.costs import Budgets, Costs, budgets, costs
 from experiments.factorial import FactorialAnalysis, Sum, analyse, sums
 from experiments.noise import NoiseFloor, noise_floor, null_kind, same_baseline
+from experiments.outliers import Outlier, outliers
 from experiments.sensitivity import Sensitivity, sensitivity
 from experiments.study import load_study
 
@@ -39,6 +40,11 @@ class Findings:
             if mine and other and same_baseline(mine.record, other.record):
                 return theirs.noise_floor
         return noise_floor(self.values[self.baseline], null_arms, self.unit)
+
+    @cached_property
+    def outliers(self) -> list[Outlier]:
+        """Seeds that ended far from the others of their arm."""
+        return outliers(self.judged, self.baseline)
 
     @cached_property
     def factorials(self) -> tuple[FactorialAnalysis, ...]:

@@ -111,6 +111,7 @@ def notes(results: Results) -> list[str]:
     """What the table rests on, a line each: the noise floor, what does not add up, what is not in it."""
     lines = [f"margin ±{results.margin:g} {results.unit}, family-wise error {results.alpha:.3g}"]
     lines += [results.noise_floor.line()] if results.noise_floor else []
+    lines += [f"far from the other seeds: {each.line()}" for each in results.outliers]
     lines += [f"adding up: {each.line()}" for each in results.factorials]
     lines += [f"adding up: {each.line()}" for each in results.sums] if not results.factorials else []
     lines += _rates(results)

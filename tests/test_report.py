@@ -129,6 +129,15 @@ def test_what_is_wrong_with_one_run_is_said(tmp_path, part, said):
     page_of(tmp_path)   # a record may hold anything: the page is made all the same
 
 
+def test_a_seed_far_from_the_others_is_named(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", seeds=range(5), steps=50)
+    path = tmp_path / "mine" / "rope.s3.json"
+    record = json.loads(path.read_text())
+    record["result"]["val_loss"] += 2.0
+    path.write_text(json.dumps(record))
+    assert "rope.s3: +" in told(tmp_path)["A seed ended far from the others"]
+
+
 def test_a_hypothesis_changed_after_the_first_run_is_flagged(tmp_path):
     study = tmp_path / "mine.toml"
     study.write_text("seeds = [0, 1]\n[arms.baseline]\n[arms.rope]\n")

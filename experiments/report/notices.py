@@ -83,6 +83,12 @@ def _few(results: Results) -> Iterator[Notice]:
         yield Notice("Files that name no seed cannot be paired", (listed(unnamed),))
 
 
+def _outliers(results: Results) -> Iterator[Notice]:
+    lines = [outlier.line() for outlier in results.outliers]
+    if lines:
+        yield Notice("A seed ended far from the others", tuple(lines[:SHOWN]) + _rest(lines), grave=False)
+
+
 def _hypothesis(results: Results) -> Iterator[Notice]:
     hashes = Counter(str(value) for run in results.runs if (value := at(run.record, "study_hash")))
     declared = results.declared.hash if results.declared else None
@@ -214,4 +220,4 @@ def _files(results: Results) -> Iterator[Notice]:
         yield Notice("Curves without a record: nobody knows how they were made", (listed(bare),), grave=False)
 
 
-CHECKS = (_status, _missing, _few, _hypothesis, _audit, _data, _code, _environment, _timing, _files)
+CHECKS = (_status, _missing, _few, _outliers, _hypothesis, _audit, _data, _code, _environment, _timing, _files)
