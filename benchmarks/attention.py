@@ -1,5 +1,5 @@
 """
-Banded attention against torch's fused kernels, forward and backward: `python -m benchmarks.attention [--json PATH]`.
+Banded attention against torch's fused kernels, forward and backward: `python -m benchmarks.attention [--out DIR]`.
 
 Every row times three kernels in one process, taking turns, so that what disturbs one disturbs all: SDPA's causal flash
 kernel, which computes full attention; SDPA with the pattern as a dense mask; and ours. Speed-ups are medians of the
@@ -10,7 +10,6 @@ much of it is reached over flash.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import platform
 import statistics
@@ -18,15 +17,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from benchmarks.machine import peak_mb
+from benchmarks.options import RESULTS
+from benchmarks.tables import save
 from benchmarks.turns import ratios
 from mingpt.banded import banded_attention
 from mingpt.patterns import parse_pattern
-from mingpt.utils import write_atomic
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ LONGEST_DENSE = 4096    # a dense mask at 8192 needs gigabytes
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; with --json, write it as well."""
+    """Print the table, and write it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.strip().splitlines()[0])
     parser.add_argument("--rounds", type=int, help="timings of each, taking turns (default 7)")
     parser.add_argument("--quick", action="store_true", help="a first look: 3 rounds")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
     parser.add_argument("--cpu-time", action="store_true",
                         help="time the CPU seconds of one thread: for a machine that others use at the same time")
-    parser.add_argument("--json", metavar="PATH", help="write what is measured here")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="for JSON")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (3 if args.quick else 7)
     torch.set_num_threads(1 if args.cpu_time else args.threads)
@@ -70,9 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     memory = {kind: peak_memory(kind) for kind in ("inputs", "flash", "banded")}
     print("peak memory at T = 8192, w = 256, MB over an idle process: " +
           ", ".join(f"{kind} {megabytes:.0f}" for kind, megabytes in memory.items()))
-    if args.json:
-        write_atomic(args.json, json.dumps({"environment": environment(args), "rows": rows, "peak_memory_mb": memory},
-                                           indent=1) + "\n")
+    save(args.out, "attention", {"environment": environment(args), "rows": rows, "peak_memory_mb": memory})
     return 0
 
 

@@ -1,6 +1,6 @@
 """
 A whole training step under each shipped schedule, against full attention, a dense mask, and attention removed:
-`python -m benchmarks.schedules [--full] [--length 2048] [--json PATH] [--figure PATH]`.
+`python -m benchmarks.schedules [--full] [--length 2048] [--out DIR]`.
 
 The model has 12 layers, is 384 wide with 6 heads, and reads bytes, so that its head is no part of the work. Every
 variant is a process of its own; they take turns, and ratios are taken within a round (experiments/bench.py). One
@@ -10,17 +10,17 @@ schedule in three rounds is a minute; `--full` is the table of docs/sparsity.md,
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.options import RESULTS
+from benchmarks.tables import save
 from experiments.bench import CEILING, FULL, bench
 from experiments.figures.style import page
 from experiments.settings import make_spec
-from mingpt.utils import write_atomic
 
 FEW, FEW_ROUNDS, ROUNDS = ("quarter",), 3, 5
 SCHEDULES = ("half", "quarter", "aggressive", "block_sparse", "lms_main")
@@ -29,15 +29,14 @@ MEASURED = ("auto", "dense", FULL, CEILING)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; with --json and --figure, write it and draw it as well."""
+    """Print the table, and write it as JSON and as a figure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules", description=__doc__.strip().splitlines()[0])
     parser.add_argument("--length", type=int, default=2048, help="of the sequence, batch 1 (default 2048)")
     parser.add_argument("--full", action="store_true", help="all shipped schedules, not one")
     parser.add_argument("--quick", action="store_true", help="a first look: one round")
     parser.add_argument("--rounds", type=int,
                         help=f"timings of each, taking turns (default {FEW_ROUNDS}; {ROUNDS} with --full)")
-    parser.add_argument("--json", metavar="PATH")
-    parser.add_argument("--figure", metavar="PATH")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="for JSON and figure")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (ROUNDS if args.full else 1 if args.quick else FEW_ROUNDS)
     results = {}
@@ -47,11 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         result = bench(make_spec(overrides=overrides), args.rounds, MEASURED, _say)
         results[name] = result | {"rows": {row["name"]: row for row in result["rows"]}}
         print(_line(name, results[name]), flush=True)
-    if args.json:
-        write_atomic(args.json, json.dumps(results, indent=2))
-    if args.figure:
-        Path(args.figure).parent.mkdir(parents=True, exist_ok=True)
-        draw(results, args.length, args.rounds).savefig(args.figure)
+    save(args.out, "schedules", results, draw(results, args.length, args.rounds))
     return 0
 
 

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.options import RESULTS
+from benchmarks.tables import save
 from experiments.corpus import get_default_config, open_corpus
 from experiments.corpus.stdlib import StdlibSource
 from experiments.tokenizers import get_tokenizer
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a first look: one round")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="for JSON")
     args = parser.parse_args()
     args.rounds = 1 if args.quick else args.rounds
     texts = read_texts(args.file)
@@ -84,8 +87,11 @@ def main() -> None:
         sides = {"tokenizers": lambda: theirs.encode_batch_fast(texts), "encode": lambda: ours.encode_batch(texts),
                  "corpus": whole_path(texts, Path(folder))}
         seconds = measure(sides, args.rounds)
-    for name, value in seconds.items():
-        print(f"{name:<12}{size / 1e6 / value:8.2f} MB/s{seconds['tokenizers'] / value:8.2f}×")
+    rows = {name: {"mb_per_second": size / 1e6 / value, "times": seconds["tokenizers"] / value}
+            for name, value in seconds.items()}
+    for name, row in rows.items():
+        print(f"{name:<12}{row['mb_per_second']:8.2f} MB/s{row['times']:8.2f}×")
+    save(args.out, "tokenizing", {"rounds": args.rounds, "cores": os.cpu_count(), "same_ids": same, "rows": rows})
 
 
 if __name__ == "__main__":
