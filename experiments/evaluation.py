@@ -19,7 +19,7 @@ from experiments.memory import peak_memory_mb
 from experiments.record import RunFiles
 from experiments.saved import load_run
 from experiments.seeded import describe_model
-from experiments.settings import completed
+from experiments.tree import completed
 from mingpt.utils import CfgNode as CN
 
 LENGTHS = (128, 256, 512, 1024)

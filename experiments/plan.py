@@ -144,7 +144,7 @@ def _named(arm: str) -> Iterator[None]:
 
 def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
     """A record's status. Raises BadInput when it was written under other settings, as the run itself would."""
-    from experiments.settings import completed, differences
+    from experiments.tree import completed, differences
     changed = differences(completed(record["config"]), settings)
     fixed = [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]
     if fixed:

@@ -33,8 +33,9 @@ from experiments.record import (
     write_record,
 )
 from experiments.seeded import SeededTrainer, build_model, describe_model, row_length
-from experiments.settings import Spec, completed, differences
+from experiments.settings import Spec
 from experiments.signals import relayed
+from experiments.tree import completed, differences
 from experiments.upcycling import audit_options
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput

@@ -3,8 +3,9 @@
 import pytest
 
 from experiments.seeded import build_model, describe_model
-from experiments.settings import DEFAULT_PRESET, default_settings, make_spec, presets, walk
+from experiments.settings import DEFAULT_PRESET, make_spec, presets
 from experiments.study import load_study, shipped
+from experiments.tree import default_settings, walk
 from mingpt.utils import BadInput
 from tests.sources import small
 

@@ -94,7 +94,8 @@ def test_every_shipped_study_declares_a_question_and_has_its_baseline(name):
 @pytest.mark.parametrize("name", shipped())
 def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_baseline(name):
     from experiments.seeded import build_model
-    from experiments.settings import make_spec, walk
+    from experiments.settings import make_spec
+    from experiments.tree import walk
     study = load_study(name)
     for arm in study.arms:
         spec = make_spec(preset="nano", study=name, arm=arm, overrides=small(name))

@@ -1,0 +1,121 @@
+"""
+Settings as values: the tree of all defaults, layers merged into it, and what differs between two of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import CfgNode as CN
+
+SHAPE = ("n_layer", "n_head", "n_embd")
+AT_LEAST_ONE = ("model.block_size", "trainer.max_iters", "trainer.batch_size", "trainer.accumulation_steps",
+                "data.val_tokens", "run.log_every", "run.eval_every", "run.checkpoint_every")
+SHARES = ("model.embd_pdrop", "model.resid_pdrop", "model.attn_pdrop")
+
+
+def default_settings() -> CN:
+    """Every setting there is, at its default; each section is owned by what it configures."""
+    from experiments import corpus, run
+    from mingpt.model import GPT
+    from mingpt.trainer import Trainer
+    return CN(model=GPT.get_default_config(), trainer=Trainer.get_default_config(),
+              data=corpus.get_default_config(), run=run.get_default_config())
+
+
+def merge(layers: Iterable[Mapping[str, Any]]) -> CN:
+    """The defaults under every layer's settings, the last layer on top."""
+    settings = default_settings()
+    for layer in layers:
+        for key, value in layer.items():
+            set_flat(settings, key, value)
+        _one_shape(settings.model, layer)
+    return settings
+
+
+def _one_shape(model: CN, layer: Mapping[str, Any]) -> None:
+    """A size is a name or three numbers: the layer that speaks last decides which."""
+    if layer.get("model.model_type") is not None:
+        model.merge_from_dict(dict.fromkeys(SHAPE))
+    elif any(f"model.{key}" in layer for key in SHAPE):
+        from mingpt.model import SIZES
+        named = SIZES.get(model.model_type, {})
+        model.merge_from_dict({key: getattr(model, key) or named.get(key) for key in SHAPE} | {"model_type": None})
+
+
+def set_flat(settings: CN, key: str, value: Any) -> None:
+    """Set 'section.key', refusing unknown names and values of another kind."""
+    section, _, leaf = key.partition(".")
+    sections = settings.to_dict()
+    if section not in sections:
+        raise BadInput(f"no section {section!r} in setting {key!r}{did_you_mean(section, sections)}")
+    if leaf not in sections[section]:
+        known = [f"{section}.{name}" for name in sections[section]]
+        raise BadInput(f"no setting {key!r}{did_you_mean(key, known)}")
+    node = getattr(settings, section)
+    setattr(node, leaf, _checked(key, value, getattr(node, leaf)))
+
+
+def _checked(key: str, value: Any, present: Any) -> Any:
+    """The value in the kind of the present one: 1e3 is a number of iterations, 'many' is not."""
+    if value is None or present is None:
+        return copy.deepcopy(value)
+    if isinstance(present, bool):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif isinstance(present, int | float):
+        fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        if fits and isinstance(value, float) and value == int(value) and isinstance(present, int):
+            value = int(value)
+    elif isinstance(present, str):
+        fits, kind = not isinstance(value, list | tuple | dict), "a text"
+        value = str(value)   # a window alone is read as a number
+    elif isinstance(present, list | tuple):
+        fits, kind = isinstance(value, list | tuple), "a list"
+    else:
+        fits, kind = True, ""
+    if not fits:
+        raise BadInput(f"{key}={value!r}: this setting takes {kind} (default {present!r})")
+    return copy.deepcopy(value)
+
+
+def check(settings: CN) -> None:
+    """BadInput for values that no run could use, before anything is built."""
+    flat = dict(walk(settings))
+    for key in AT_LEAST_ONE:
+        if not isinstance(flat[key], int) or flat[key] < 1:
+            raise BadInput(f"{key}={flat[key]!r}: give a whole number from 1")
+    for key in SHARES:
+        if not 0 <= flat[key] < 1:
+            raise BadInput(f"{key}={flat[key]!r}: give a share from 0 to below 1")
+    if not flat["trainer.learning_rate"] > 0:
+        raise BadInput(f"trainer.learning_rate={flat['trainer.learning_rate']!r}: give a number above 0")
+    model = settings.model
+    if model.model_type is None and model.head_dim is None and model.n_embd % model.n_head:
+        near = [h for h in range(1, model.n_embd + 1) if model.n_embd % h == 0]
+        near = min(near, key=lambda h: abs(h - model.n_head))
+        raise BadInput(f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}: try {near}")
+
+
+def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('section.key', value) of every leaf."""
+    for key, value in (tree.to_dict() if isinstance(tree, CN) else tree).items():
+        if isinstance(value, Mapping):
+            yield from walk(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def completed(config: Mapping) -> dict[str, Any]:
+    """A record's settings, with the defaults of those that did not exist when it was written."""
+    return {section: {**defaults, **config.get(section, {})}
+            for section, defaults in default_settings().to_dict().items()}
+
+
+def differences(a: CN | Mapping, b: CN | Mapping) -> dict[str, list]:
+    """Setting → [a's value, b's] where they differ."""
+    left, right = dict(walk(a)), dict(walk(b))
+    return {key: [left.get(key), right.get(key)] for key in dict.fromkeys([*left, *right])
+            if left.get(key) != right.get(key)}
