@@ -67,15 +67,21 @@ class Run:
 def find_runs(losses_dir: str | Path) -> list[Run]:
     """Every run under a folder: at its top (no study) and one level down (the study is the folder's name).
 
-    The folder may also be one study's, `losses/NAME`. Runs come in order of study, arm and seed; which arm comes
+    The folder may also be one study's: `losses/NAME`, or NAME where the records name that study. Runs come in order of study, arm and seed; which arm comes
     first is the study's matter (results.py). Raises BadInput when there is no such folder.
     """
     root = Path(losses_dir)
     if not root.is_dir():
         raise BadInput(_no_folder(root))
-    own_study = root.resolve().name if root.resolve().parent.name == "losses" else None
-    folders = [(root, own_study)] + [(d, d.name) for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
+    folders = [(root, _own_study(root.resolve()))] + [(d, d.name) for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
     return [run for folder, study in folders for run in runs_in(folder, study)]
+
+
+def _own_study(root: Path) -> str | None:
+    """The study that the runs at the top of a folder are of."""
+    first = next(iter(sorted(root.glob("*.s*.json"))), None)
+    record = _read_record(first, []) if first else None
+    return root.name if root.parent.name == "losses" or (record or {}).get("study") == root.name else None
 
 
 def runs_in(folder: Path, study: str | None) -> list[Run]:

@@ -85,14 +85,21 @@ def null_kind(changes: Mapping[str, object]) -> str | None:
 
 
 def same_baseline(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> bool:
-    """Whether two records are of runs with the same model, training and data, so that one's noise is the other's."""
+    """Whether two records are of runs with the same model, training and data, so that one's noise is the other's. A
+    setting that one of them lacks did not exist when it was written."""
     if not a or not b or (a.get("data") or {}).get("hash") != (b.get("data") or {}).get("hash"):
         return False
-    configs = [record.get("config") for record in (a, b)]
-    return all(isinstance(config, Mapping) for config in configs) and all(
-        {k: v for k, v in configs[0].get(section, {}).items() if f"{section}.{k}" not in FREE}
-        == {k: v for k, v in configs[1].get(section, {}).items() if f"{section}.{k}" not in FREE}
-        for section in ("model", "trainer", "data"))
+    mine, theirs = _settings(a), _settings(b)
+    common = (set(mine) & set(theirs)) - set(FREE)
+    return bool(common) and all(mine[key] == theirs[key] for key in common)
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run's numbers, flat; nothing of a record without it."""
+    config = record.get("config")
+    sections = {name: config.get(name) for name in ("model", "trainer", "data")} if isinstance(config, Mapping) else {}
+    return {f"{name}.{key}": value for name, section in sections.items() if isinstance(section, Mapping)
+            for key, value in section.items()}
 
 
 def _differences(values: Values, baseline: Values) -> list[float]:

@@ -33,6 +33,12 @@ def test_the_folder_of_one_study_can_be_given_alone(tmp_path):
     write_study(tmp_path / "losses", {"baseline": 0}, seeds=(0,), study="seven", steps=20)
     (run,) = find_runs(tmp_path / "losses" / "seven")
     assert run.study == "seven"
+    (tmp_path / "losses").rename(tmp_path / "kept")     # what the records name is a study's folder wherever it lies
+    (run,) = find_runs(tmp_path / "kept" / "seven")
+    assert run.study == "seven"
+    (tmp_path / "kept" / "seven").rename(tmp_path / "kept" / "renamed")
+    (run,) = find_runs(tmp_path / "kept" / "renamed")
+    assert run.study is None
 
 
 def test_two_column_files_are_runs_of_an_unknown_seed(tmp_path):

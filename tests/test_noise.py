@@ -49,6 +49,8 @@ def test_only_a_baseline_of_the_same_model_training_and_data_lends_its_noise():
         return {"data": {"hash": "a"}, "config": config | change}
     assert same_baseline(record, other(run={"log_every": 9}, data={"cache": "there"}))
     assert same_baseline(record, other(trainer={"learning_rate": 1e-3, "device": "cuda"}))
+    assert same_baseline(record, other(model={**config["model"], "added_since": 1}))
     assert not same_baseline(record, other(model={"n_layer": 5}))
     assert not same_baseline(record, {**other(), "data": {"hash": "b"}})
     assert not same_baseline(record, None)
+    assert not any(same_baseline(record, {**other(), "config": odd}) for odd in (None, [], "x", {"model": 3}, {}))
