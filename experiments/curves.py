@@ -67,13 +67,15 @@ class Run:
 def find_runs(losses_dir: str | Path) -> list[Run]:
     """Every run under a folder: at its top (no study) and one level down (the study is the folder's name).
 
-    The folder may also be one study's: `losses/NAME`, or NAME where the records name that study. Runs come in order of study, arm and seed; which arm comes
-    first is the study's matter (results.py). Raises BadInput when there is no such folder.
+    The folder may also be one study's: `losses/NAME`, or NAME where the records name that study. Runs come in order of
+    study, arm and seed; which arm comes first is the study's matter (results.py). Raises BadInput when there is no such
+    folder.
     """
     root = Path(losses_dir)
     if not root.is_dir():
         raise BadInput(_no_folder(root))
-    folders = [(root, _own_study(root.resolve()))] + [(d, d.name) for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
+    below = [d for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
+    folders = [(root, _own_study(root.resolve())), *((d, d.name) for d in below)]
     return [run for folder, study in folders for run in runs_in(folder, study)]
 
 
