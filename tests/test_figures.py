@@ -99,7 +99,8 @@ def test_the_thick_bar_lies_inside_the_margin_exactly_where_an_arm_is_equivalent
         assert inside == (verdict.p_tost < verdict.alpha)
         excluded = not interval(verdict)[0] <= 0 <= interval(verdict)[1]
         assert excluded == (verdict.word in ("better", "worse"))
-        assert abs(verdict.difference) < reach(results)
+        low, high = reach(results)
+        assert low < min(0, verdict.difference) <= max(0, verdict.difference) < high
         words.add(verdict.word)
     assert {"equivalent", "worse"} <= words
 

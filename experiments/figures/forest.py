@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -34,13 +35,19 @@ def tost_interval(verdict: Verdict) -> tuple[float, float] | None:
     return verdict.difference - half, verdict.difference + half
 
 
-def reach(results: Results) -> float:
-    """Half the width of a scale for all arms: every effect and the usual interval; a very wide one is cut."""
+def reach(results: Results) -> tuple[float, float]:
+    """A scale for all arms, from below 0 to above it: every effect, the usual interval, margin and noise floor. A very
+    wide interval is cut, and a side on which nothing lies is short."""
     shown = [v for v in results.verdicts.values() if v.difference is not None]
-    ends = [max(abs(end) for end in ends) for v in shown if (ends := interval(v))]
+    drawn = [(ends or (v.difference, v.difference)) for v in shown for ends in [interval(v)]]
     floor = results.noise_floor.of_mean(1) if results.noise_floor else None
     most = max([1.25 * abs(v.difference) for v in shown], default=0.0)
-    return 1.08 * max(most, 1.6 * median(ends) if ends else 0.0, 1.5 * results.margin, min(floor or 0.0, 3 * most))
+    usual = 1.6 * median(max(map(abs, ends)) for ends in drawn) if drawn else 0.0
+    least = max(1.5 * results.margin, *(1.5 * (results.noise_floor.of_mean(v.n) or 0.0) for v in shown if floor), 0.0)
+    whole = max(most, usual, least, min(floor or 0.0, 3 * most))
+    low, high = (max([least, 0.15 * whole, *(min(whole, side * end) for ends in drawn for end in ends)])
+                 for side in (-1, 1))
+    return -1.08 * low, 1.08 * high
 
 
 def effects(panel: Panel) -> Figure:
@@ -55,38 +62,37 @@ def effects(panel: Panel) -> Figure:
     caption += f"(±{results.margin:g}) means equivalent" + _floor_text(results)
     height = 1.95 + 0.36 * len(shown)
     figure, (axes,) = page(height, results.title, caption, left=2.45, right=3.45)
-    width = reach(results)
-    axes.set_xlim(-width, width)
+    scale = reach(results)
+    axes.set_xlim(*scale)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.axvspan(-results.margin, results.margin, color=BASELINE, alpha=0.08, lw=0)
     axes.axvline(0, color=BASELINE, lw=1.2)
     for row, verdict in enumerate(shown):
-        _row(axes, panel, row, verdict, width)
+        _row(axes, panel, row, verdict, scale)
     axes.set_yticks(range(len(shown)), [shortened(v.arm, 28) for v in shown], fontsize=9.5, color="#222222")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     unit = shown[0].unit
     axes.set_xlabel(f"{results.metric.replace('_', ' ')} minus {panel.baseline}'s ({unit})")
-    axes.set_title("← better" + " " * 12 + "worse →", loc="center", color=MUTED, weight="normal")
+    for text, side in (("← better   ", "right"), ("   worse →", "left")):
+        axes.text(0, 1.03, text, transform=axes.get_xaxis_transform(), ha=side, color=MUTED, size=9.5)
     return figure
 
 
-def _row(axes: Axes, panel: Panel, row: int, v: Verdict, width: float) -> None:
+def _row(axes: Axes, panel: Panel, row: int, v: Verdict, scale: tuple[float, float]) -> None:
     color, ends, floor = panel.styles[v.arm].color, interval(v), panel.results.noise_floor
     least = floor.of_mean(v.n) if floor else None
     if least:
         axes.barh(row, 2 * least, left=-least, height=0.62, color=FLOOR, alpha=0.13, lw=0, zorder=1.5)
     if ends:
-        low, high = (max(-width, min(width, end)) for end in ends)
-        axes.plot([low, high], [row, row], color=color, lw=2.4, solid_capstyle="butt", zorder=3)
-        for end, mark in ((ends[0], "<"), (ends[1], ">")):
-            edge = abs(end) > width
-            axes.plot([max(-width, min(width, end))], [row], color=color, marker=mark if edge else "|",
-                      ms=6 if edge else 9, mew=1.8, clip_on=False, zorder=3)
+        cut = np.clip(ends, *scale)
+        axes.plot(cut, [row, row], color=color, lw=2.4, solid_capstyle="butt", zorder=3)
+        for end, place, mark in zip(ends, cut, "<>", strict=True):
+            axes.plot([place], [row], color=color, marker=mark if place != end else "|", ms=6 if place != end else 9,
+                      mew=1.8, clip_on=False, zorder=3)
     if near := tost_interval(v):
-        axes.plot([max(-width, near[0]), min(width, near[1])], [row, row], color=color, lw=6, alpha=0.55,
-                  solid_capstyle="butt", zorder=3)
+        axes.plot(np.clip(near, *scale), [row, row], color=color, lw=6, alpha=0.55, solid_capstyle="butt", zorder=3)
     axes.plot([v.difference], [row], color=color, marker="o", ms=7.5, mec="white", mew=1, zorder=4)
     decided = v.word != "undecided"
     axes.text(1.02, row, v.word, transform=axes.get_yaxis_transform(), va="center", size=9.5,

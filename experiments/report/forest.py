@@ -17,14 +17,18 @@ ARROW = 2.0     # per cent of the width that the head of a cut interval takes
 
 @dataclass(frozen=True)
 class Scale:
-    """Differences in [−reach, +reach] across 0 to 100."""
-    reach: float
-    zero: float
+    """Differences from low to high across 0 to 100."""
+    low: float
+    high: float
     margin: tuple[float, float]            # from, width
     ticks: list[tuple[float, str]]
 
+    @property
+    def zero(self) -> float:
+        return self.at(0)
+
     def at(self, value: float) -> float:
-        return round(50 + 50 * max(-1.0, min(1.0, value / self.reach)), 2)
+        return round(100 * (max(self.low, min(self.high, value)) - self.low) / (self.high - self.low), 2)
 
     def band(self, half: float) -> tuple[float, float]:
         """From and width of ±half."""
@@ -53,10 +57,10 @@ class Row:
 
 def scale(results: Results) -> Scale:
     """One scale for all arms."""
-    width = reach(results)
-    bare = Scale(width, 50.0, (0, 0), [])
-    ticks = [(bare.at(v), text.replace("-", "−")) for v, text in tick_labels("", -width, width, 4)[0]]
-    return Scale(width, 50.0, bare.band(results.margin), ticks)
+    low, high = reach(results)
+    bare = Scale(low, high, (0, 0), [])
+    ticks = [(bare.at(v), text.replace("-", "−")) for v, text in tick_labels("", low, high, 4)[0]]
+    return Scale(low, high, bare.band(results.margin), ticks)
 
 
 def rows(results: Results, numbers: dict[str, int], dashes: dict[str, str], on: Scale) -> list[Row]:
@@ -71,7 +75,7 @@ def _row(v: Verdict, number: int, dash: str, on: Scale, floor: NoiseFloor | None
     cuts = ()
     if ends:
         cuts = tuple(f"M{x + turn * ARROW},4L{x},10L{x + turn * ARROW},16" for end, x, turn in
-                     ((ends[0], 0, 1), (ends[1], 100, -1)) if abs(end) > on.reach)
+                     ((ends[0], 0, 1), (ends[1], 100, -1)) if not on.low <= end <= on.high)
     least = floor.of_mean(v.n) if floor else None
     difference = signed(v.difference) if v.difference is not None else "–"
     spoken = f"{v.word}, difference {difference} {v.unit}" + (f", interval {text}" if text else "")
