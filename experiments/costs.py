@@ -5,9 +5,9 @@ What an arm costs beside what it brings: parameters, FLOPs, step time, memory, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,18 @@ from experiments.curves import Run
 from experiments.pairing import lost_seeds
 from experiments.stats import RESAMPLES, Verdict, compare, holm
 
+QUARTILE = 0.25
 AXES = ("tokens", "flops", "seconds")   # of the CSV: what a budget can be of
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One arm's over its finished runs: the mean, or of times the median, as neighbours on the machine slow some runs.
-    None: the records do not say."""
+    """One arm's over its finished runs. None: the records do not say."""
     arm: str
     parameters: int | None
     flops_per_token: float | None        # of a training step
-    step_seconds: float | None           # warm-up of the machine not counted
-    tokens_per_second: float | None
+    step_seconds: float | None           # lower quartile over the log points of all runs
+    tokens_per_second: float | None      # at that
     peak_memory_mb: float | None
     n: int                               # runs
 
@@ -85,11 +85,22 @@ def costs(runs: Iterable[Run], arms: Sequence[str], baseline: str) -> Costs:
 def _cost(arm: str, runs: list[Run]) -> Cost:
     models = [_section(run, "model") for run in runs]
     results = [_section(run, "result") for run in runs]
-    steps = [{"step": r["seconds"] / r["iterations"]} for r in results if r.get("seconds") and r.get("iterations")]
     parameters = _mean(models, "parameters")
+    steps = [pace for run in runs if len(pace := _paces(run))]
+    seconds, tokens = np.quantile(np.concatenate(steps), QUARTILE, axis=0) if steps else (None, None)
     return Cost(arm, None if parameters is None else round(parameters), _mean(models, "flops_per_token"),
-                _mean(steps, "step", median), _mean(results, "tokens_per_second", median),
+                None if seconds is None else float(seconds), None if tokens is None else float(1 / tokens),
                 _mean(results, "peak_memory_mb"), len(runs))
+
+
+def _paces(run: Run) -> np.ndarray:
+    """(log points, 2): seconds an iteration and seconds a token, since the log point before. A mean over the run would
+    be of the machine's other work as well, which only ever slows: on a busy machine means of one arm differ by a
+    quarter, lower quartiles by a hundredth."""
+    table = run.table[["iteration", "tokens", "seconds"]].dropna().to_numpy()
+    steps = np.diff(table, axis=0)
+    steps = steps[(steps > 0).all(axis=1)]
+    return steps[:, 2:] / steps[:, :2]
 
 
 def _section(run: Run, name: str) -> dict[str, Any]:
@@ -97,9 +108,9 @@ def _section(run: Run, name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _mean(tables: Iterable[Mapping[str, Any]], key: str, mean: Callable = fmean) -> float | None:
+def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
     numbers = [t[key] for t in tables if isinstance(t.get(key), int | float) and math.isfinite(t[key])]
-    return float(mean(numbers)) if numbers else None
+    return fmean(numbers) if numbers else None
 
 
 def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss", margin: float,

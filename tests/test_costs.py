@@ -93,3 +93,19 @@ def test_costs_are_means_over_finished_runs_and_ratios_to_the_baseline(study):
     assert ratios == {"parameters": 1.0, "flops_per_token": 2.0, "step_seconds": 2.0, "tokens_per_second": 0.5,
                       "peak_memory_mb": 2.0}
     assert found.ratio("nobody", "parameters") is None
+
+
+def test_what_else_used_the_machine_does_not_change_the_step_time(tmp_path):
+    """Neighbours that slow two runs of five throughout and a third for its second half: the mean would be 1.5 times as
+    long."""
+    for seed in range(5):
+        write(tmp_path, "baseline", seed, 0.0)
+        write(tmp_path, "wide", seed, -0.05, slower=2.0 if seed < 2 else 1.0)
+    path = tmp_path / "wide.s2.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    for row in rows[6:]:
+        row[7] = str(50 + 2 * (int(row[0]) - 50))
+    path.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    found = costs(find_runs(tmp_path), ["wide", "baseline"], "baseline")
+    assert found.ratio("wide", "step_seconds") == pytest.approx(1.0)
+    assert found.ratio("wide", "tokens_per_second") == pytest.approx(1.0)
