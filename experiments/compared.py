@@ -15,7 +15,8 @@ TITLES = {"final_loss": "final training loss", "val_loss": "validation loss", "b
 
 def text(trials: Trials) -> str:
     """A block a measure: mean ± sd of each arm, its change in per cent, the paired and the unpaired test."""
-    blocks = [f"{trials.title}\nbaseline: {trials.baseline}; {len(trials.all)} finished runs; paired by seed, "
+    blocks = [f"{trials.title}\nbaseline: {trials.baseline}; {len(trials.all)} finished runs"
+              + (f", {len(trials.diverged)} that diverged" if trials.diverged else "") + "; paired by seed, "
               "Holm over the arms of a measure; Welch and Cohen's d take the runs as unpaired"]
     blocks += [_block(trials, measure) for measure in MEASURES if trials.values(measure)]
     blocks.append("Timing and memory are measurements of one machine. A test on them says whether these runs differ, "
@@ -45,4 +46,4 @@ def _tests(verdict) -> str:
     parts = [p_text("paired Holm p", verdict.p_holm)] if verdict.p_holm is not None else []
     parts += [p_text("Welch p", verdict.p_welch)] if verdict.p_welch is not None else []
     parts += [f"d {verdict.cohens_d:+.2f}"] if verdict.cohens_d is not None else []
-    return "; " + ", ".join(parts) if parts else f"; {verdict.reason}"
+    return "".join(f"; {part}" for part in (", ".join(parts), verdict.reason) if part)

@@ -18,6 +18,8 @@ from experiments.pairing import lost_seeds
 from experiments.stats import RESAMPLES, Verdict, compare, holm
 
 QUARTILE = 0.25
+FEWEST = 4                              # evaluations of a curve that is read between them
+SPARSE = "evaluations are too far apart to say"
 AXES = ("tokens", "flops", "seconds")   # of the CSV: what a budget can be of
 
 
@@ -130,12 +132,14 @@ def _on_axis(curves: Mapping[str, Curves], axis: str, baseline: str, *, margin: 
     base = curves.get(baseline, {})
     ends = {arm: _common_end([*mine.values(), *base.values()]) for arm, mine in curves.items()
             if arm != baseline and _finished(mine) and _finished(base)}
-    values = {arm: (_at(curves[arm], end), _at(base, end)) for arm, end in ends.items()}
+    known = {arm: all(_readable(curve, end, margin) for curve in _finished(curves[arm]) + _finished(base))
+             for arm, end in ends.items()}
+    values = {arm: (_at(curves[arm], end), _at(base, end)) if known[arm] else ({}, {}) for arm, end in ends.items()}
     raw = {arm: replace(compare(*pair, margin=margin, alpha=alpha, family=len(ends), resamples=resamples), arm=arm,
                         unit=unit) for arm, pair in values.items()}
     judged = holm(raw, {arm: lost_seeds(*pair) for arm, pair in values.items()})
-    return [Budget(arm, axis, ends[arm], _crossing(curves[arm], base, ends[arm]), verdict)
-            for arm, verdict in judged.items()]
+    return [Budget(arm, axis, ends[arm], _crossing(curves[arm], base, ends[arm]) if known[arm] else None,
+                   verdict if known[arm] else replace(verdict, reason=SPARSE)) for arm, verdict in judged.items()]
 
 
 def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
@@ -169,6 +173,17 @@ def _at(curves: Curves, x: float) -> dict[int, float]:
     """Seed → the metric where x was spent; NaN for a run that diverged."""
     return {seed: float(_interpolated(curve, np.array([x]))[0]) if len(curve) else math.nan
             for seed, curve in curves.items()}
+
+
+def _readable(curve: np.ndarray, x: float, margin: float) -> bool:
+    """Whether the curve is known at x: measured there, or between evaluations so near to each other that a chord and a
+    cubic say the same, to half the margin. Three points bend nowhere else than at their middle."""
+    spent, first = np.unique(curve[:, 0], return_index=True)
+    if np.isclose(spent, x, rtol=1e-9, atol=0).any():
+        return True
+    if len(spent) < FEWEST or not spent[0] <= x <= spent[-1]:
+        return False
+    return abs(float(_interpolated(curve, np.array([x]))[0]) - np.interp(x, spent, curve[first, 1])) <= margin / 2
 
 
 def _interpolated(curve: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -18,8 +18,8 @@ from experiments.stats import RESAMPLES, Values, Verdict, compare, holm
 
 __all__ = ["Design", "FactorialAnalysis", "Levels", "Sum", "Term", "analyse", "sums"]
 
-ADDS_UP, MORE, LESS = "adds up", "more than the sum", "less than the sum"
-WORDS = {"equivalent": ADDS_UP, "better": MORE, "worse": LESS, "undecided": "undecided"}   # of observed − expected
+ADDS_UP, LOWER, HIGHER = "adds up", "lower than the sum", "higher than the sum"
+WORDS = {"equivalent": ADDS_UP, "better": LOWER, "worse": HIGHER, "undecided": "undecided"}   # of observed − expected
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sum:
     parts: tuple[str, ...]
     observed: float | None        # arm − baseline, mean over seeds
     expected: float | None        # the sum of its parts' differences
-    word: str                     # "adds up", "more than the sum", "less than the sum", "undecided"
+    word: str                     # "adds up", "lower than the sum", "higher than the sum", "undecided"
     verdict: Verdict              # on observed − expected; Holm over all arms of several parts
 
     def line(self, width: int = 0) -> str:
@@ -56,12 +56,13 @@ class Sum:
         if v.difference is None:
             return f"{text}: {v.reason}"
         return (f"{text}: {self.observed:+.4f} {v.unit} where its parts alone sum to {self.expected:+.4f}"
-                + (f" (difference 95 % CI [{v.ci[0]:+.4f}, {v.ci[1]:+.4f}])" if v.ci else "")).replace("-", "−")
+                + (f" (difference {100 * (1 - v.alpha):g} % CI [{v.ci[0]:+.4f}, {v.ci[1]:+.4f}])" if v.ci else "")
+                ).replace("-", "−") + (f"; {v.reason}" if v.reason else "")
 
 
 @dataclass(frozen=True)
 class FactorialAnalysis:
-    """All effects of one design. `seeds`: those on which every cell has a finite value; only they are used."""
+    """All effects of one design. `seeds`: those on which every cell has a finite value; terms are of them only."""
     design: Design
     terms: tuple[Term, ...]       # main effects first, then interactions by order
     sums: tuple[Sum, ...]         # one for every cell with two factors or more
@@ -70,11 +71,12 @@ class FactorialAnalysis:
 
     def line(self) -> str:
         """What does not add up, in one line."""
-        off = [f"{each.arm} ({each.word})" for each in self.sums if each.word in (MORE, LESS)]
+        off = [f"{each.arm} ({each.word})" for each in self.sums if each.word in (LOWER, HIGHER)]
         open_ = [each.arm for each in self.sums if each.word == "undecided"]
         told = [f"not the sum of their parts: {', '.join(off)}" if off else
                 "no arm is shown to differ from the sum of its parts"]
-        return "; ".join(told + ([f"undecided: {', '.join(open_)}"] if open_ else []))
+        told += [f"undecided: {', '.join(open_)}"] if open_ else []
+        return "; ".join(told + ([f"without {', '.join(self.missing)}"] if self.missing else []))
 
     @property
     def main(self) -> tuple[Term, ...]:
@@ -94,36 +96,50 @@ def analyse(design: Design, values: Mapping[str, Values], *, margin: float, alph
     chosen.sort(key=lambda levels: sum(level is not None for level in levels))
     contrasts = {levels: {seed: _effect(design, values, levels, seed) for seed in seeds} for levels in chosen}
     zero = dict.fromkeys(seeds, 0.0)
-    tested = _family({_name(levels): (contrast, zero) for levels, contrast in contrasts.items()}, **options)
+    why = _withheld(design.cells, values, seeds)
+    tested = _family({_name(levels): (contrast, zero) for levels, contrast in contrasts.items()},
+                     dict.fromkeys(map(_name, chosen), why), **options)
     terms = tuple(Term(_name(levels), tuple(filter(None, levels)), tested[_name(levels)]) for levels in chosen)
     parts = {arm: tuple(filter(None, cell)) for arm, cell in design.cells.items()}
     alone = {level: design.arm(tuple(level if level in factor else None for factor in design.factors))
              for levels in chosen for level in filter(None, levels)}
-    complete = {arm: {seed: values[arm][seed] for seed in seeds} for arm in design.cells if arm in values}
     composed = {arm: tuple(alone[level] for level in levels) for arm, levels in parts.items()}
     baseline = design.arm(tuple(None for _ in design.factors))
-    return FactorialAnalysis(design, terms, sums(composed, complete, baseline, **options), tuple(seeds), missing)
+    return FactorialAnalysis(design, terms, sums(composed, values, baseline, **options), tuple(seeds), missing)
 
 
 def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], baseline: str, *, margin: float,
          alpha: float, unit: str = "nats", resamples: int = RESAMPLES) -> tuple[Sum, ...]:
     """Every arm of two parts or more against the sum of what its parts do alone, seed by seed."""
     rows = {arm: [values.get(name, {}) for name in (arm, baseline, *own)] for arm, own in parts.items() if len(own) > 1}
-    pairs = {}
+    pairs, why = {}, {}
     for arm, (whole, base, *alone) in rows.items():
         seeds = [s for s in sorted(set(whole) - {None}) if all(math.isfinite(v.get(s, math.nan)) for v in rows[arm])]
         pairs[arm] = ({s: whole[s] - base[s] for s in seeds},
                       {s: sum(part[s] - base[s] for part in alone) for s in seeds})
-    tested = _family(pairs, margin=margin, alpha=alpha, unit=unit, resamples=resamples)
+        why[arm] = _withheld((arm, baseline, *parts[arm]), values, seeds)
+    tested = _family(pairs, why, margin=margin, alpha=alpha, unit=unit, resamples=resamples)
     return tuple(Sum(arm, tuple(parts[arm]), *(fmean(side.values()) if side else None for side in pairs[arm]),
                      WORDS[v.word], v) for arm, v in tested.items())
 
 
-def _family(pairs: Mapping[str, tuple[Values, Values]], *, margin: float, alpha: float, unit: str,
-            resamples: int) -> dict[str, Verdict]:
-    """Verdicts on pairs of values that are tested together."""
-    return holm({name: replace(compare(a, b, margin=margin, alpha=alpha, family=len(pairs), resamples=resamples),
-                               arm=name, unit=unit) for name, (a, b) in pairs.items()})
+def _family(pairs: Mapping[str, tuple[Values, Values]], why: Mapping[str, str], *, margin: float, alpha: float,
+            unit: str, resamples: int) -> dict[str, Verdict]:
+    """Verdicts on pairs of values that are tested together; undecided, whatever the numbers, where `why` says why."""
+    tested = holm({name: replace(compare(a, b, margin=margin, alpha=alpha, family=len(pairs), resamples=resamples),
+                                 arm=name, unit=unit) for name, (a, b) in pairs.items()})
+    return {name: replace(v, word="undecided", reason=why[name], seeds_needed=None) if why[name] else v
+            for name, v in tested.items()}
+
+
+def _withheld(arms: Iterable[str], values: Mapping[str, Values], seeds: Sequence[int]) -> str:
+    """Why there is no word on a contrast of these arms: one of them diverged, and what is left is its survivors, or no
+    seed has them all. Empty where neither is so."""
+    lost = [f"{arm}.s{seed}" for arm in arms for seed, value in values.get(arm, {}).items()
+            if seed is not None and not math.isfinite(value)]
+    if lost:
+        return f"diverged: {', '.join(lost)}"
+    return "" if seeds else f"no seed on which all have a value: {', '.join(arms)}"
 
 
 def _complete_seeds(design: Design, values: Mapping[str, Values]) -> tuple[list[int], tuple[str, ...]]:

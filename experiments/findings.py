@@ -69,7 +69,7 @@ class Findings:
         rates = {arm: self._rate_of(arm) for arm in (self.baseline, *self.declared.grids)}
         grids = {arm: ({arm: rate} if rate else {}) | dict(self.declared.grids.get(arm, {}))
                  for arm, rate in rates.items()}
-        return sensitivity(grids, self.values, self.baseline, selection=self.declared.selection_seeds,
+        return sensitivity(grids, self.judged, self.baseline, selection=self.declared.selection_seeds,
                            metric=self.metric, **self.bar)
 
     def _rate_of(self, arm: str) -> float | None:
@@ -87,7 +87,7 @@ class Findings:
     def budgets(self) -> Budgets:
         """The verdicts at equal tokens, FLOPs and seconds."""
         arms = [arm for arm in self.arms if not self.declared or arm not in self.declared.grid_arms]
-        return budgets(self.runs, arms, self.baseline, metric=self.metric, **self.bar)
+        return budgets(self.judged_runs, arms, self.baseline, metric=self.metric, **self.bar)
 
     @cached_property
     def changed(self) -> tuple[Change, ...]:

@@ -16,7 +16,9 @@ from experiments.curves import Run, runs_in
 from experiments.findings import Findings
 from experiments.stats import Values, Verdict, verdicts
 from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, find_study, load_study, shipped
+from mingpt.utils import BadInput
 
+ENDED = ("done", "unrecorded", "diverged", "failed")
 UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits a byte", "perplexity": "perplexity"}
 
 
@@ -105,14 +107,19 @@ class Results(Findings):
         """The number of seeds at the last look that the study declares and has reached; None where it declares none."""
         if not (self.declared and self.declared.stop):
             return None
-        whole = [all(seed in self.values.get(arm, {}) for arm in self.declared.arms) for seed in self._seeds]
+        whole = [all(seed in self._ended.get(arm, ()) for arm in self.declared.arms) for seed in self._seeds]
         begun = whole.index(False) if False in whole else len(whole)
         return max((n for n in self.declared.stop if n <= begun), default=0)
 
+    @cached_property
+    def _ended(self) -> dict[str, set[int]]:
+        """Arm → the seeds whose runs are over, with a value or without: one that failed does not hold up a look."""
+        return {arm: {run.seed for run in self.runs_of(arm) if run.status in ENDED} for arm in self.arms}
+
     @property
     def _seeds(self) -> list[int]:
-        """Those with a value, in the order of the declaration, then any others."""
-        seen = {seed for values in self.values.values() for seed in values} - {None}
+        """Those with a run that is over, in the order of the declaration, then any others."""
+        seen = set().union(*self._ended.values()) - {None}
         declared = self.declared.seeds if self.declared else []
         return [s for s in declared if s in seen] + sorted(seen - set(declared))
 
@@ -123,6 +130,14 @@ class Results(Findings):
             return self.values
         seeds = self._seeds[:self.look]
         return {arm: {seed: values[seed] for seed in seeds if seed in values} for arm, values in self.values.items()}
+
+    @property
+    def judged_runs(self) -> tuple[Run, ...]:
+        """The runs of those seeds: what is not to be looked at yet is not to be found by another door."""
+        if self.look is None:
+            return self.runs
+        seeds = set(self._seeds[:self.look])
+        return tuple(run for run in self.runs if run.seed in seeds)
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
@@ -163,9 +178,19 @@ def collect(runs: Iterable[Run], study_file: str | Path | None = None) -> list[R
             continue   # some other .csv: its problems say so, and it is no arm
         groups.setdefault(run.study, []).append(run)
     given = load_study(find_study(study_file)) if study_file else None
+    if given and given.name not in groups:
+        groups = {given.name: _unnamed(groups, given)}
     null_runs = tuple(groups.get("aa") or _beside(groups))
     return [Results(name, tuple(group), given if given and given.name == name else declaration(name), null_runs)
             for name, group in sorted(groups.items(), key=lambda item: item[0] or "")]
+
+
+def _unnamed(groups: Mapping[str | None, list[Run]], given: Study) -> list[Run]:
+    """The runs of no study, which a declaration that is given is then of; BadInput where there are others as well."""
+    if set(groups) != {None}:
+        there = ", ".join(sorted(name for name in groups if name)) or "none of any"
+        raise BadInput(f"--study {given.name}: no runs of that study here; there are: {there}")
+    return [replace(run, study=given.name) for run in groups[None]]
 
 
 def _beside(groups: Mapping[str | None, list[Run]]) -> list[Run]:

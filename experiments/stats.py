@@ -108,13 +108,15 @@ def _interval(v: Verdict, alpha: float) -> tuple[float, float]:
 
 
 def _no_variance(verdict: Verdict, n: int, mean: float, rounding: float) -> Verdict:
-    """The limits of every quantity as sd → 0: either the same numbers twice, or one constant between them."""
+    """The limits of every quantity as sd → 0: either the same numbers twice, or one constant between them. Two alike
+    differences decide nothing: values written with few decimals have them by chance in a tenth of all studies."""
     same = abs(mean) <= rounding
     mean = 0.0 if same else mean
-    return replace(
-        verdict, n=n, difference=mean, sd=0.0, d_z=0.0 if same else math.copysign(math.inf, mean), ci=(mean, mean),
-        p=1.0 if same else 0.0, p_sign_flip=1.0 if same else 2.0 / 2**n,
-        p_tost=0.0 if abs(mean) < verdict.margin else 1.0, mde=0.0)
+    found = replace(verdict, n=n, difference=mean, sd=0.0, ci=(mean, mean), p_sign_flip=1.0 if same else 2.0 / 2**n)
+    if n == 2 and not same:
+        return found
+    return replace(found, d_z=0.0 if same else math.copysign(math.inf, mean), p=1.0 if same else 0.0,
+                   p_tost=0.0 if abs(mean) < verdict.margin else 1.0, mde=0.0)
 
 
 def _bootstrap(differences: np.ndarray, alpha: float, resamples: int) -> tuple[float, float] | None:

@@ -49,6 +49,7 @@ class Trials:
     alpha: float
     over: str                          # what the curves are over: tokens, or iterations where tokens are not known
     all: tuple[Trial, ...]
+    diverged: tuple[tuple[str, int], ...] = ()     # arm and seed of runs that have no measurements because they did
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -66,20 +67,26 @@ class Trials:
         return {arm: values for arm, values in table.items() if values}
 
     def verdicts(self, measure: str) -> dict[str, Verdict]:
-        """Paired verdicts on one measure; none without a baseline that has it."""
+        """Paired verdicts on one measure, which runs that diverged have not; none without a baseline that has it."""
         values = self.values(measure)
         if self.baseline not in values:
             return {}
+        for arm, seed in self.diverged:
+            values.setdefault(arm, {})[seed] = np.nan
         return verdicts(values, self.baseline, margin=self.margin, alpha=self.alpha,
                         unit=UNITS.get(measure, measure), resamples=0)
 
 
 def gather(results: Results) -> Trials:
-    """From a study's finished runs, those of the baseline first."""
-    over = "tokens" if any(run.table["tokens"].gt(0).any() for run in results.runs) else "iteration"
-    trials = [_trial(run, over) for arm in results.arms for run in results.runs_of(arm) if run.complete]
+    """From the runs that a study's verdicts rest on, those of the baseline first. The points of learning-rate grids are
+    not arms of a comparison."""
+    grid = results.declared.grid_arms if results.declared else ()
+    runs = [run for arm in results.arms if arm not in grid for run in results.judged_runs if run.arm == arm]
+    over = "tokens" if any(run.table["tokens"].gt(0).any() for run in runs) else "iteration"
+    trials = [_trial(run, over) for run in runs if run.complete]
+    lost = [(run.arm, run.seed) for run in runs if run.status == "diverged" and run.seed is not None]
     return Trials(results.title, results.name or "", results.baseline, results.metric, results.margin, results.alpha,
-                  over, tuple(trials))
+                  over, tuple(trials), tuple(lost))
 
 
 def _trial(run: Run, over: str) -> Trial:
@@ -109,7 +116,8 @@ def _arrays(trials: Trials) -> dict[str, np.ndarray]:
     curves = np.concatenate([trial.curve for trial in trials.all]) if len(lengths) else np.empty((0, 2))
     return {"schema": np.array(1), **facts, "arm": np.array([trial.arm for trial in trials.all]),
             "seed": np.array([trial.seed for trial in trials.all]), **columns, "curve_lengths": lengths,
-            "curves": curves}
+            "curves": curves, "diverged_arm": np.array([arm for arm, _ in trials.diverged], dtype=str),
+            "diverged_seed": np.array([seed for _, seed in trials.diverged], dtype=int)}
 
 
 def load(path: Path) -> Trials:
@@ -123,11 +131,13 @@ def load(path: Path) -> Trials:
         trials = tuple(
             Trial(str(arm), int(seed), {name: float(arrays[f"measure_{name}"][i]) for name in MEASURES}, curves[i])
             for i, (arm, seed) in enumerate(zip(arrays["arm"], arrays["seed"], strict=True)))
+        lost = tuple((str(arm), int(seed)) for arm, seed in zip(arrays["diverged_arm"], arrays["diverged_seed"],
+                                                                strict=True))
     except FileNotFoundError:
         raise BadInput(f"no file {path}; plotter.py writes {NAME}.npz under visualizations/") from None
     except (OSError, KeyError, ValueError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path}: not a file of results as plotter.py writes it ({error})") from None
-    return Trials(**facts, **numbers, all=trials)
+    return Trials(**facts, **numbers, all=trials, diverged=lost)
 
 
 def summary(trials: Trials) -> dict:

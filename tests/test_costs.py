@@ -109,3 +109,36 @@ def test_what_else_used_the_machine_does_not_change_the_step_time(tmp_path):
     found = costs(find_runs(tmp_path), ["wide", "baseline"], "baseline")
     assert found.ratio("wide", "step_seconds") == pytest.approx(1.0)
     assert found.ratio("wide", "tokens_per_second") == pytest.approx(1.0)
+
+
+def thin(folder, keep):
+    """Keep the rows of these iterations."""
+    for path in folder.glob("*.csv"):
+        head, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([head, *(row for row in rows if int(row.split(",")[0]) in keep)]) + "\n")
+
+
+@pytest.mark.parametrize("keep", [{0, 100}, {100}, {90, 100}, {0, 50, 100}])
+def test_between_evaluations_too_far_apart_nothing_is_made_up(tmp_path, keep):
+    """At equal tokens all were measured. At equal FLOPs the dearer arm was not, and its curve could run anywhere."""
+    for seed in range(5):
+        write(tmp_path, "baseline", seed, 0.0)
+        write(tmp_path, "wide", seed, -0.05, slower=1.3)
+    thin(tmp_path, keep)
+    found = {b.axis: b for b in budgets(find_runs(tmp_path), ["baseline", "wide"], "baseline", **BAR).table}
+    assert found["tokens"].verdict.word == "better"
+    for axis in ("flops", "seconds"):
+        assert (found[axis].verdict.word, found[axis].verdict.p, found[axis].crossing) == ("undecided", None, None)
+        assert "too far apart" in found[axis].verdict.reason
+
+
+def test_one_arm_that_cannot_be_read_does_not_silence_the_others(tmp_path):
+    for seed in range(5):
+        write(tmp_path, "baseline", seed, 0.0)
+        write(tmp_path, "near", seed, -0.05, slower=1.02)
+        write(tmp_path / "more", "far", seed, -0.05, slower=1.3)
+    thin(tmp_path / "more", {0, 100})
+    runs = find_runs(tmp_path)
+    found = budgets(runs, ["baseline", "near", "far"], "baseline", **BAR)
+    assert found.of("near", "flops").verdict.word == "better"
+    assert found.of("far", "flops").verdict.word == "undecided"

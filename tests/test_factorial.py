@@ -42,11 +42,11 @@ def test_arms_that_do_not_add_up_are_named():
         return -0.2 * ("rope" in on) - 0.1 * ("swiglu" in on) + 0.06 * ({"rope", "swiglu"} <= on)
     found = analyse(arch(), cells(arch(), effect), **BAR)
     words = {each.arm: each.word for each in found.sums}
-    assert words == {"swiglu_rope": "less than the sum", "swiglu_rope_rmsnorm": "less than the sum",
+    assert words == {"swiglu_rope": "higher than the sum", "swiglu_rope_rmsnorm": "higher than the sum",
                      "rope_rmsnorm": "adds up", "swiglu_rmsnorm": "adds up"}
     both = next(each for each in found.sums if each.arm == "swiglu_rope")
     assert both.observed == pytest.approx(-0.24, abs=0.005) and both.expected == pytest.approx(-0.3, abs=0.005)
-    assert "swiglu_rope (less than the sum)" in found.line()
+    assert "swiglu_rope (higher than the sum)" in found.line()
 
 
 def test_effects_are_those_of_least_squares_on_the_full_factorial():
@@ -101,6 +101,26 @@ def test_an_arm_of_included_parts_is_compared_with_their_sum_and_implied_parts_c
     effects = {"baseline": 0, "swiglu": -0.1, "rope": -0.2, "rmsnorm": 0, "cosine": -0.05, "all_modifications": -0.45}
     values = {arm: {s: 3 + e + 0.001 * rng.normal() for s in range(5)} for arm, e in effects.items()}
     (found,) = sums(parts, values, "baseline", **BAR)
-    assert found.word == "more than the sum"
+    assert found.word == "lower than the sum"
     assert (found.observed, found.expected) == (pytest.approx(-0.45, abs=0.003), pytest.approx(-0.35, abs=0.004))
-    assert found.line().startswith("all_modifications  more than the sum: −0.4")
+    assert found.line().startswith("all_modifications  lower than the sum: −0.4")
+
+
+def test_no_effect_rests_on_the_survivors_of_an_arm_that_diverged():
+    values = cells(arch(), lambda on: -0.2 * ("rope" in on))
+    values["rope"] |= {3: math.nan, 4: math.nan}
+    found = analyse(arch(), values, **BAR)
+    assert {term.verdict.word for term in found.terms} == {"undecided"}
+    assert {term.verdict.reason for term in found.terms} == {"diverged: rope.s3, rope.s4"}
+    words = {each.arm: each.word for each in found.sums}
+    assert words["rope_rmsnorm"] == words["swiglu_rope_rmsnorm"] == "undecided"
+    assert words["swiglu_rmsnorm"] == "adds up"       # has no part that diverged
+    assert "without rope.s3, rope.s4" in found.line()
+
+
+def test_a_cell_without_any_run_is_named_as_the_reason():
+    values = cells(arch(), lambda on: 0.0)
+    del values["rope"]
+    found = analyse(arch(), values, **BAR)
+    assert all("no seed on which all have a value" in term.verdict.reason for term in found.terms)
+    assert "without rope: no value" in found.line()

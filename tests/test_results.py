@@ -8,8 +8,11 @@ import pytest
 from synthetic import EFFECTS, write_run, write_study, write_two_columns
 
 from experiments.curves import find_runs
+from experiments.report.notices import notices
 from experiments.results import collect
 from experiments.study import DEFAULT_MARGIN, load_study
+from experiments.trials import gather
+from mingpt.utils import BadInput
 
 
 def only(losses, **kwargs):
@@ -122,3 +125,49 @@ def test_a_csv_that_is_no_run_is_no_arm(tmp_path):
 def test_without_a_baseline_there_are_no_verdicts(tmp_path):
     results = only(write_study(tmp_path, {"rope": -0.2}, study=None, steps=20))
     assert results.verdicts == {}
+
+
+def test_a_declaration_is_of_the_runs_that_are_there_or_refused(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("margin = 0.5\n[arms.baseline]\n[arms.rope]\n")
+    write_study(tmp_path / "bare", {"baseline": 0, "rope": -0.1}, study=None, steps=20)
+    results = only(tmp_path / "bare", study_file=file)
+    assert (results.name, results.margin) == ("mine", 0.5)
+    write_study(tmp_path / "other", {"baseline": 0, "rope": -0.1}, study="theirs", steps=20)
+    with pytest.raises(BadInput, match="--study mine: no runs of that study here; there are: theirs"):
+        only(tmp_path / "other", study_file=file)
+
+
+def looking(tmp_path, stop, seeds):
+    """A study that looks at these numbers of seeds, with runs of so many."""
+    file = tmp_path / "mine.toml"
+    file.write_text(f'seeds = "0-4"\nstop = {stop}\n[arms.baseline]\n[arms.rope]\n')
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, seeds=range(seeds), study="mine", steps=100)
+    return file
+
+
+def test_a_run_that_failed_does_not_hold_up_a_look(tmp_path):
+    file = looking(tmp_path, [3, 5], 5)
+    write_run(tmp_path / "losses", "rope", 0, study="mine", status="failed", steps=50)
+    results = only(tmp_path / "losses", study_file=file)
+    assert results.look == 5
+    assert results.verdicts["rope"].n == 4
+    assert results.left_out == ["failed: rope.s0"]
+
+
+def test_seeds_beyond_a_look_are_in_nothing_that_is_judged(tmp_path):
+    results = only(tmp_path / "losses", study_file=looking(tmp_path, [3, 5], 4))
+    assert {run.seed for run in results.judged_runs} == {0, 1, 2}
+    assert results.verdicts["rope"].n == 3
+    assert {budget.verdict.n for budget in results.budgets.on("tokens")} == {3}
+    assert {trial.seed for trial in gather(results).all} == {0, 1, 2}
+
+
+def test_a_study_that_its_own_rule_ended_lacks_no_runs(tmp_path):
+    results = only(tmp_path / "losses", study_file=looking(tmp_path, [3, 5], 3))
+    assert results.verdicts["rope"].word == "better"
+    assert not [each for each in notices(results) if "missing" in each.title]
+    (tmp_path / "losses" / "mine" / "rope.s1.json").unlink()
+    (tmp_path / "losses" / "mine" / "rope.s1.csv").unlink()
+    again = only(tmp_path / "losses", study_file=tmp_path / "mine.toml")
+    assert [each for each in notices(again) if "missing" in each.title]

@@ -230,3 +230,14 @@ def test_a_margin_or_alpha_without_meaning_is_refused(kwargs):
 def test_an_unknown_baseline_names_the_nearest():
     with pytest.raises(BadInput, match="did you mean 'baseline'"):
         verdicts({"baseline": BASE}, "basline", margin=MARGIN)
+
+
+def test_two_seeds_that_differ_alike_decide_nothing_and_three_do():
+    """Values of two decimals have the same difference twice in a tenth of studies without any effect."""
+    for shift in (-0.01, 0.001):
+        v = compare({0: 3.21 + shift, 1: 3.19 + shift}, {0: 3.21, 1: 3.19}, margin=MARGIN)
+        assert (v.word, v.p) == ("undecided", None)
+        assert "no variance" in v.reason
+    same = {0: 3.21, 1: 3.19}
+    assert compare(same, same, margin=MARGIN).word == "equivalent"
+    assert compare({s: 3.1 + s for s in range(3)}, {s: 3.2 + s for s in range(3)}, margin=MARGIN).word == "better"

@@ -114,3 +114,24 @@ def test_a_smoothed_line_stays_a_line_and_the_mean_covers_what_all_runs_cover(tm
     write_study(tmp_path, {"baseline": 0.0}, seeds=(0, 1, 2), steps=100)
     x, y, half = mean_curve(trials_of(tmp_path), "baseline")
     assert len(x) == len(y) == len(half) and (half > 0).all() and (np.diff(x) > 0).all()
+
+
+def test_a_run_that_diverged_takes_better_back_in_the_text_as_in_the_verdicts(tmp_path):
+    write_study(tmp_path, {"baseline": 0.0, "rope": -0.5}, seeds=range(5), study="mine", steps=100)
+    write_run(tmp_path, "rope", 4, study="mine", steps=50, status="diverged")
+    trials = trials_of(tmp_path)
+    assert trials.diverged == (("rope", 4),)
+    assert trials.verdicts("val_loss")["rope"].word == "undecided"
+    assert "diverged on seed 4" in compared.text(trials)
+    assert "9 finished runs, 1 that diverged" in compared.text(trials)
+    save(trials, tmp_path)
+    assert load(tmp_path / "experiment_results.npz").diverged == trials.diverged
+
+
+def test_points_of_a_grid_are_no_arms_of_the_comparison(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("lr = [4e-3]\n[arms.baseline]\n[arms.rope]\n")
+    arms = {"baseline": 0.0, "baseline_lr0.004": 0.1, "rope": -0.2, "rope_lr0.004": -0.1}
+    write_study(tmp_path / "losses", arms, study="mine", steps=100)
+    (results,) = collect(find_runs(tmp_path / "losses"), file)
+    assert gather(results).arms == ("baseline", "rope")

@@ -49,7 +49,7 @@ def _row(axes: Axes, place: int, term: Term) -> None:
               ms=7.5 if term.order == 1 else 6, mec="white", mew=1, zorder=4)
     right = axes.get_yaxis_transform()
     sure = v.word != "undecided"
-    word = {"better": "lowers it", "worse": "raises it", "equivalent": "no effect"}.get(v.word, v.word)
+    word = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}.get(v.word, v.word)
     axes.text(1.02, place, word, transform=right, va="center", size=9.5, weight="bold" if sure else "normal")
     p = f", {p_text('Holm p', v.p_holm)}" if v.p_holm is not None else ""
     axes.text(1.32, place, f"{signed(v.difference)}{p}", transform=right, va="center", size=8.5, color=MUTED)

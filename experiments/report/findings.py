@@ -18,7 +18,7 @@ QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"), "flops_per_token": ("FLOP
               "step_seconds": ("Seconds a step", "{:.4g}"), "tokens_per_second": ("Tokens/s", "{:,.0f}"),
               "peak_memory_mb": ("Peak memory, MB", "{:,.0f}")}
 SPENT = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time"}
-EFFECTS = {"better": "lowers it", "worse": "raises it", "equivalent": "no effect"}   # a verdict on an effect
+EFFECTS = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}   # a verdict on an effect
 
 
 def sections(results: Results) -> Iterator[Section]:
@@ -36,9 +36,10 @@ def cost(results: Results) -> Section | None:
     rows = [[each.arm, *(_quantity(results, each, q) for q in known), _difference(results.verdicts.get(each.arm))]
             for each in results.costs.arms]
     head = ["Arm", *(QUANTITIES[q][0] for q in known), f"{results.metric} − {results.baseline}'s"]
-    table = Table("What an arm costs, mean over its finished runs, beside what it brings", head, rows,
+    table = Table("What an arm costs over its finished runs, beside what it brings", head, rows,
                   numeric=tuple(range(1, len(head))))
-    texts = ["Times and memory are of the machine below; parameters and FLOPs are exact."]
+    texts = ["Times and memory are of the machine below; a time is the lower quartile over the log points of all runs. "
+             "Parameters and FLOPs are exact."]
     return Section("cost", "Cost", texts, [table])
 
 

@@ -64,6 +64,8 @@ def _missing(results: Results) -> Iterator[Notice]:
         yield Notice(f"No run of the baseline {results.baseline}", ("Without it there is nothing to compare with.",))
     seeds = {arm: {run.seed for run in results.runs_of(arm)} - {None} for arm in results.arms}
     wanted = set(results.declared.seeds) if results.declared else set().union(*seeds.values())
+    if results.look and all(verdict.word != "undecided" for verdict in results.verdicts.values()):
+        wanted = {run.seed for run in results.judged_runs}      # the study's own rule ended it here
     arms = list(results.declared.arms) if results.declared else list(results.arms)
     absent = [f"{arm}: seeds {', '.join(map(str, sorted(gone)))}" for arm in arms
               if (gone := wanted - seeds.get(arm, set())) and (arm in seeds or results.declared)]
