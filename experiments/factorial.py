@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from experiments.designs import Design, Levels
-from experiments.stats import RESAMPLES, Values, Verdict, compare, holm
+from experiments.stats import RESAMPLES, Values, Verdict, compare, holm, signed
 
 __all__ = ["Design", "FactorialAnalysis", "Levels", "Sum", "Term", "analyse", "sums"]
 
 ADDS_UP, LOWER, HIGHER = "adds up", "lower than the sum", "higher than the sum"
+EFFECTS = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}   # a verdict on an effect
 WORDS = {"equivalent": ADDS_UP, "better": LOWER, "worse": HIGHER, "undecided": "undecided"}   # of observed − expected
 
 
@@ -37,6 +38,18 @@ class Term:
     def order(self) -> int:
         """1: a main effect, 2 and more: an interaction."""
         return len(self.factors)
+
+    @property
+    def word(self) -> str:
+        """What the effect does to the metric: "lowers it", "raises it", "within the margin", "undecided"."""
+        return EFFECTS.get(self.verdict.word, self.verdict.word)
+
+    def line(self) -> str:
+        """One readable line."""
+        v = self.verdict
+        ends = f" [{signed(v.ci_holm[0])}, {signed(v.ci_holm[1])}]" if v.ci_holm else ""
+        return f"{self.name}: {self.word}" + (f" {signed(v.difference, v.unit)}{ends}" if v.difference is not None
+                                              else f"; {v.reason}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,13 @@ class FactorialAnalysis:
     sums: tuple[Sum, ...]         # one for every cell with two factors or more
     seeds: tuple[int, ...]
     missing: tuple[str, ...]      # what is missing, a line each: "rope.s2", "rope: no runs"
+
+    def lines(self) -> list[str]:
+        """Main effects and interactions that are decided, a line each, and the others in one; intervals at Holm's
+        level."""
+        told = [term for term in self.terms if term.order == 1 or term.word in ("lowers it", "raises it")]
+        rest = [f"{term.name} ({term.word})" for term in self.terms if term not in told]
+        return [term.line() for term in told] + ([", ".join(rest)] if rest else [])
 
     def line(self) -> str:
         """What does not add up, in one line."""

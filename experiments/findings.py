@@ -44,7 +44,7 @@ class Findings:
     @cached_property
     def outliers(self) -> list[Outlier]:
         """Seeds that ended far from the others of their arm."""
-        return outliers(self.judged, self.baseline)
+        return outliers(self.judged, self.baseline, self.margin)
 
     @cached_property
     def factorials(self) -> tuple[FactorialAnalysis, ...]:

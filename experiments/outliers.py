@@ -36,8 +36,9 @@ class Outlier:
                f"{signed(self.mean)} (sd {self.sd:.4f})"
 
 
-def outliers(values: Mapping[str, Values], baseline: str) -> list[Outlier]:
-    """The farthest seed of every arm in which it is too far for normal noise, by Grubbs' test over all arms at 1 %."""
+def outliers(values: Mapping[str, Values], baseline: str, margin: float) -> list[Outlier]:
+    """The farthest seed of every arm in which it is too far for normal noise, by Grubbs' test over all arms at 1 %, and
+    by more than the margin."""
     own = values.get(baseline, {})
     found = []
     for arm, mine in values.items():
@@ -45,7 +46,8 @@ def outliers(values: Mapping[str, Values], baseline: str) -> list[Outlier]:
         numbers = np.array([mine[s] for s in common]) if arm == baseline else np.subtract(*paired(mine, own).T)
         finite = np.isfinite(numbers)
         outlier = _farthest(arm, np.array(common, dtype=int)[finite], numbers[finite])
-        found += [outlier] if outlier and outlier.p < ALPHA / len(values) else []
+        far = outlier and outlier.p < ALPHA / len(values) and abs(outlier.value - outlier.mean) > margin
+        found += [outlier] if far else []
     return found
 
 

@@ -112,7 +112,8 @@ def notes(results: Results) -> list[str]:
     lines = [f"margin ±{results.margin:g} {results.unit}, family-wise error {results.alpha:.3g}"]
     lines += [results.noise_floor.line()] if results.noise_floor else []
     lines += [f"far from the other seeds: {each.line()}" for each in results.outliers]
-    lines += [f"adding up: {each.line()}" for each in results.factorials]
+    for each in results.factorials:
+        lines += [f"effect of {line}" for line in each.lines()] + [f"adding up: {each.line()}"]
     lines += [f"adding up: {each.line()}" for each in results.sums] if not results.factorials else []
     lines += _rates(results)
     lines += [f"not in the verdicts: {what}" for what in results.left_out]

@@ -17,26 +17,28 @@ def study(seeds=5, arms=4, seed=0):
 def test_a_planted_bad_run_is_named_with_its_arm_seed_and_size():
     values = study()
     values["arm2"][3] += 0.4
-    [found] = outliers(values, "arm0")
+    [found] = outliers(values, "arm0", 0.001)
     assert (found.arm, found.seed, found.n) == ("arm2", 3, 5)
     assert found.value == pytest.approx(values["arm2"][3] - values["arm0"][3])
     assert found.line().startswith("arm2.s3: +0.4")
+    assert outliers(values, "arm0", margin=0.5) == []     # far from the others, and by less than matters
 
 
 def test_a_bad_run_of_the_baseline_is_its_own_and_shows_in_every_difference():
     values = study()
     values["arm0"][1] += 1.0
-    assert [(o.arm, o.seed) for o in outliers(values, "arm0")] == [(f"arm{a}", 1) for a in range(4)]
+    assert [(o.arm, o.seed) for o in outliers(values, "arm0", 0.001)] == [(f"arm{a}", 1) for a in range(4)]
 
 
 def test_of_seeds_that_are_otherwise_identical_the_one_that_is_not_is_named():
     again = dict(study()["arm0"])
     again[2] += 0.001
-    assert [(o.arm, o.seed, o.p) for o in outliers({"b": study()["arm0"], "again": again}, "b")] == [("again", 2, 0.0)]
+    [found] = outliers({"b": study()["arm0"], "again": again}, "b", 1e-9)
+    assert (found.arm, found.seed, found.p) == ("again", 2, 0.0)
 
 
 def test_among_normal_studies_one_in_a_hundred_has_an_outlier():
-    named = sum(bool(outliers(study(seeds=6, seed=s), "arm0")) for s in range(2000)) / 2000
+    named = sum(bool(outliers(study(seeds=6, seed=s), "arm0", 1e-9)) for s in range(2000)) / 2000
     assert named <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / 2000)
     assert named > 0
 
@@ -57,7 +59,7 @@ def test_p_is_grubbs_critical_value():
     {0: 1.0, 1: 1.0, 2: 9.0}, {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}, {None: 1.0}, {},
     {0: 1.0, 1: math.nan, 2: 1.1, 3: 9.0}])
 def test_where_there_is_nothing_to_judge_nothing_is_said(values):
-    assert outliers({"b": values}, "b") == []
-    assert outliers({"b": study()["arm0"], "a": {s: v for s, v in values.items() if s != 3}}, "b") == []
+    assert outliers({"b": values}, "b", 1e-9) == []
+    assert outliers({"b": study()["arm0"], "a": {s: v for s, v in values.items() if s != 3}}, "b", 1e-9) == []
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.factorial import FactorialAnalysis, Term
-from experiments.figures.forest import interval
+from experiments.figures.forest import directions, interval
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.style import BASELINE, MUTED, PALETTE, page
@@ -37,7 +37,7 @@ def factorial_effects(panel: Panel) -> Figure:
     axes.axvspan(-results.margin, results.margin, color=BASELINE, alpha=0.08, lw=0)
     _frame(axes, designs, rows)
     axes.set_xlabel(f"effect on {results.metric.replace('_', ' ')} ({rows[0][1].verdict.unit})")
-    axes.set_title("← lowers the loss" + " " * 8 + "raises it →", loc="center", color=MUTED, weight="normal")
+    directions(axes, "lowers the loss", "raises it")
     return figure
 
 
@@ -49,8 +49,7 @@ def _row(axes: Axes, place: int, term: Term) -> None:
               ms=7.5 if term.order == 1 else 6, mec="white", mew=1, zorder=4)
     right = axes.get_yaxis_transform()
     sure = v.word != "undecided"
-    word = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}.get(v.word, v.word)
-    axes.text(1.02, place, word, transform=right, va="center", size=9.5, weight="bold" if sure else "normal")
+    axes.text(1.02, place, term.word, transform=right, va="center", size=9.5, weight="bold" if sure else "normal")
     p = f", {p_text('Holm p', v.p_holm)}" if v.p_holm is not None else ""
     axes.text(1.32, place, f"{signed(v.difference)}{p}", transform=right, va="center", size=8.5, color=MUTED)
 

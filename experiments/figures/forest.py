@@ -75,9 +75,14 @@ def effects(panel: Panel) -> Figure:
     axes.grid(axis="y", visible=False)
     unit = shown[0].unit
     axes.set_xlabel(f"{results.metric.replace('_', ' ')} minus {panel.baseline}'s ({unit})")
-    for text, side in (("← better   ", "right"), ("   worse →", "left")):
-        axes.text(0, 1.03, text, transform=axes.get_xaxis_transform(), ha=side, color=MUTED, size=9.5)
+    directions(axes, "better", "worse")
     return figure
+
+
+def directions(axes: Axes, left: str, right: str) -> None:
+    """What the two sides of zero mean, above them."""
+    for text, side in ((f"← {left}   ", "right"), (f"   {right} →", "left")):
+        axes.text(0, 1.02, text, transform=axes.get_xaxis_transform(), ha=side, va="bottom", color=MUTED, size=9.5)
 
 
 def _row(axes: Axes, panel: Panel, row: int, v: Verdict, scale: tuple[float, float]) -> None:

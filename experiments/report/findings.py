@@ -18,7 +18,6 @@ QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"), "flops_per_token": ("FLOP
               "step_seconds": ("Seconds a step", "{:.4g}"), "tokens_per_second": ("Tokens/s", "{:,.0f}"),
               "peak_memory_mb": ("Peak memory, MB", "{:,.0f}")}
 SPENT = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time"}
-EFFECTS = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}   # a verdict on an effect
 
 
 def sections(results: Results) -> Iterator[Section]:
@@ -98,7 +97,7 @@ def factorial(results: Results) -> Section | None:
 
 
 def _design(design: FactorialAnalysis) -> list[Table]:
-    rows = [[term.name, EFFECTS.get(v.word, v.word), _difference(v), _interval(v),
+    rows = [[term.name, term.word, _difference(v), _interval(v),
              p_text("", v.p_holm).strip() if v.p_holm is not None else "–", v.reason]
             for term, v in ((term, term.verdict) for term in design.terms)]
     left_out = f"; left out: {', '.join(design.missing)}" if design.missing else ""
