@@ -112,9 +112,10 @@ def spec_from(args: argparse.Namespace):
 
 def main(args: argparse.Namespace) -> int:
     spec = spec_from(args)
+    from experiments.record import MAX_SEED
     from mingpt.utils import BadInput
-    if args.seed < 0:
-        raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0")
+    if not 0 <= args.seed <= MAX_SEED:
+        raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 to {MAX_SEED}")
     if args.dry_run:
         return _dry_run(spec, args)
     from experiments.corpus import open_corpus

@@ -65,7 +65,10 @@ def make_arm(name: str, table: Mapping[str, Any], earlier: Mapping[str, Arm], wh
             raise BadInput(f"{where}: include: no earlier arm {include!r}{did_you_mean(include, earlier)}")
         settings |= earlier[include].settings
     own = flatten({k: v for k, v in table.items() if k not in ("include", "flags", "help")}, where)
-    return Arm(name, settings | own, own, tuple(includes), tuple(table.get("flags", ())), table.get("help", ""))
+    flags, text = names_list(table.get("flags", []), f"{where}: flags"), table.get("help", "")
+    if not isinstance(text, str):
+        raise BadInput(f"{where}: help is a text, not {text!r}")
+    return Arm(name, settings | own, own, tuple(includes), tuple(flags), text)
 
 
 def combine(names: Iterable[str], arms: Mapping[str, Arm] | None = None) -> tuple[str, dict[str, Any]]:
@@ -127,10 +130,10 @@ def _call(arm: Arm) -> str:
 
 
 def names_list(value: Any, where: str) -> list[str]:
-    """A TOML list of names; one name alone is a list too."""
+    """A TOML list of names, of arms or flags; one name alone is a list too."""
     value = [value] if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise BadInput(f"{where} is a list of arms' names, not {value!r}")
+        raise BadInput(f"{where} is a list of names, not {value!r}")
     return value
 
 
@@ -167,5 +170,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:   # also a number of 5,000 digits, and brackets 1,000 deep
         raise BadInput(f"{path}: not TOML: {error}") from None

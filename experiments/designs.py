@@ -124,8 +124,8 @@ def rates(value: Any, where: str) -> list[float]:
         isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < 1e3 for v in value)
     if not numbers:
         raise BadInput(f"{where} is a list of learning rates, such as [1e-3, 2e-3], not {value!r}")
-    if len(set(value)) < len(value):
-        raise BadInput(f"{where}: {value} names a rate twice")
+    if len({f"{rate:g}" for rate in value}) < len(value):   # as the arms' names have them
+        raise BadInput(f"{where}: {value} names a rate twice, as the arms of a grid are told apart by 6 digits")
     return sorted(map(float, value))
 
 

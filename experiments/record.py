@@ -27,6 +27,7 @@ COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "token
 # settings that may differ between a run and its continuation: they change no number that the run computes
 FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths", "run.allow_audit_fail",
                   "run.logger"})
+MAX_SEED = 2**63 - 1     # arrays of seeds hold no greater one
 ROOT = Path(__file__).resolve().parent.parent
 
 

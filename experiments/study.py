@@ -8,6 +8,7 @@ A study: a question, declared before the first run, with its arms. README.md bes
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from experiments.arms import Arm, catalogue, combine, flatten, read_toml
 from experiments.designs import Arms, Design, match_word, rates
+from experiments.record import MAX_SEED
 from mingpt.utils import BadInput, did_you_mean
 
 __all__ = ["Arm", "Design", "Study", "catalogue", "combine", "load_study", "parse_seeds", "shipped"]
@@ -26,6 +28,7 @@ DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "
             "selection_seeds")   # what a reader must know to have stood before the first run
 DEFAULT_MARGIN = 0.01    # in the metric's unit: two arms this close are as good as the same
 DEFAULT_ALPHA = 0.05
+MOST_SEEDS = 10_000      # nobody trains more, and a slip of the keyboard would fill the memory
 METRICS = ("val_loss", "bits_per_byte", "perplexity")   # keys of a record's result; lower is better in each
 
 
@@ -120,27 +123,39 @@ def find_study(name_or_path: str | Path) -> Path:
                    f" (shipped: {', '.join(known)}; or a path to a .toml file)")
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, where: str = "seeds") -> list[int]:
     """'0-4' → [0, 1, 2, 3, 4]; '0,3,5-6' → [0, 3, 5, 6]."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise BadInput(f"seeds: {text!r} is no list of seeds; write 0-4 or 0,2,5")
+            raise BadInput(f"{where}: {text!r} is no list of seeds; write 0-4 or 0,2,5")
+        if max(len(first), len(last)) > len(str(MAX_SEED)) or int(last or first) > MAX_SEED:
+            raise BadInput(f"{where}: {_short(part.strip())} is too great: at most {MAX_SEED}")
         if dash and int(last) < int(first):
-            raise BadInput(f"seeds: {part.strip()} runs backwards; write {last}-{first}")
+            raise BadInput(f"{where}: {part.strip()} runs backwards; write {last}-{first}")
+        if int(last or first) - int(first) + len(seeds) >= MOST_SEEDS:
+            raise BadInput(f"{where}: {part.strip()} makes more than {MOST_SEEDS:,} seeds")
         seeds += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(seeds))
 
 
 def _seeds(value: Any, where: str) -> list[int]:
     if isinstance(value, str):
-        return parse_seeds(value)
+        return parse_seeds(value, where)
     if not isinstance(value, list) or not value or not all(type(v) is int and v >= 0 for v in value):
         raise BadInput(f"{where} is a list of whole numbers from 0, or \"0-4\", not {value!r}")
+    if max(value) > MAX_SEED:
+        raise BadInput(f"{where}: {_short(max(value))} is too great: at most {MAX_SEED}")
     if len(set(value)) < len(value):
         raise BadInput(f"{where}: {value} names a seed twice; a repeated seed is the same run, not another")
     return value
+
+
+def _short(value: Any) -> str:
+    """A number as it was written, cut where it would fill the line."""
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:20]}…"
 
 
 def _name(name: str, path: Path) -> str:
@@ -164,8 +179,9 @@ def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tupl
 def _margins(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
     margin = _checked(table, "margin", DEFAULT_MARGIN, (int, float), path)
     alpha = _checked(table, "alpha", DEFAULT_ALPHA, (int, float), path)
-    if margin <= 0 or not 0 < alpha < 0.5:
-        raise BadInput(f"{path}: margin must be above 0 and alpha between 0 and 0.5, not {margin} and {alpha}")
+    if not 0 < margin <= sys.float_info.max or not 0 < alpha < 0.5:   # NaN is neither, and an integer may be greater
+        raise BadInput(f"{path}: margin must be above 0 and finite, alpha between 0 and 0.5, not {_short(margin)} and "
+                       f"{_short(alpha)}")
     return float(margin), float(alpha)
 
 
@@ -190,6 +206,8 @@ def _selection(table: Mapping[str, Any], seeds: list[int], arms: Arms, path: Pat
     chosen = _seeds(table["selection_seeds"], f"{path}: selection_seeds")
     if not arms.grids:
         raise BadInput(f"{path}: selection_seeds choose among learning rates, and no arm has a grid: add lr = [...]")
+    if not set(seeds) & set(chosen):
+        raise BadInput(f"{path}: selection_seeds {chosen} are none of the seeds {seeds}: no rate would be chosen")
     if len(set(seeds) - set(chosen)) < 2:
         raise BadInput(f"{path}: selection_seeds {chosen} leave fewer than two of the seeds {seeds} for the verdicts")
     return tuple(chosen)

@@ -38,6 +38,7 @@ def run(*args, cwd=ROOT):
     (["bench", "--rounds", "3"], "the least is 5"),
     (["bench", "--window", "0"], "the least is 1"),
     (["--seed", "x"], "invalid int"),
+    (["--seed", "99999999999999999999", "--preset", "nano", "--dry-run"], "a whole number from 0 to"),
     (["--data", "/nowhere/at/all.jsonl", "--preset", "nano"], "nowhere"),
     (["-b", "--preset", "nano", "--device", "abacus"], "here there is"),
     (["sample", "nobody"], "no run 'nobody'"),

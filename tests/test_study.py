@@ -222,9 +222,11 @@ BAD = {
     "a grid of one number": ("lr = 1e-3\n[arms.rope]", "lr is a list of learning rates"),
     "a grid with a rate twice": ("[arms.rope]\nlr = [1e-3, 1e-3]", "names a rate twice"),
     "a grid with no rate": ("[arms.rope]\nlr = [0]", "lr is a list of learning rates"),
+    "a grid with two rates of one name": ("lr = [0.001, 0.0010000001]\n[arms.rope]", "names a rate twice"),
     "a grid whose name is taken": ('lr = [1e-3]\n[arms.rope]\n[arms."rope_lr0.001"]\nmodel.n_embd = 8', "is taken"),
     "selection without a grid": ("selection_seeds = [0]\n[arms.rope]", "no arm has a grid"),
     "selection of all seeds": ("selection_seeds = [0, 1]\nlr = [1e-3]\n[arms.rope]", "fewer than two of the seeds"),
+    "selection of other seeds": ("selection_seeds = [77]\nlr = [1e-3]\n[arms.rope]", "none of the seeds [0, 1, 2]"),
     "a stop of a word": ('stop = "soon"\n[arms.rope]', 'stop is "all", or the numbers of seeds'),
     "looks that fall": ("stop = [3, 2]\n[arms.rope]", "must rise"),
     "looks beyond the seeds": ("stop = [2, 5]\n[arms.rope]", "end with 3"),
@@ -240,9 +242,19 @@ BAD = {
     "no arms": ('question = "?"', "declares no arms"),
     "a seed twice": ("seeds = [1, 1]\n[arms.rope]", "names a seed twice"),
     "no seeds": ("seeds = []\n[arms.rope]", "seeds is a list"),
+    "a seed that no array holds": (f"seeds = [0, {10**20}]\n[arms.rope]", "is too great"),
+    "a range of too many seeds": ('seeds = "0-9999999999"\n[arms.rope]', "more than 10,000 seeds"),
     "a negative seed": ("seeds = [-1]\n[arms.rope]", "seeds is a list"),
     "an unknown metric": ('metric = "val_los"\n[arms.rope]', "did you mean 'val_loss'"),
     "a margin of nothing": ("margin = 0\n[arms.rope]", "margin must be above 0"),
+    "a margin without end": ("margin = inf\n[arms.rope]", "margin must be above 0 and finite"),
+    "a margin that overflows": ("margin = 1e400\n[arms.rope]", "margin must be above 0 and finite"),
+    "a margin that is no number": ("margin = nan\n[arms.rope]", "margin must be above 0 and finite"),
+    "a margin of 401 digits": (f"margin = {10**400}\n[arms.rope]", "not 10000000000000000000… and 0.05"),
+    "a number of 5,000 digits": (f"margin = {'9' * 5000}\n[arms.rope]", "not TOML"),
+    "brackets without end": (f"seeds = {'[' * 5000}", "not TOML"),
+    "a flag that is a number": ("[arms.x]\nflags = 5\nmodel.n_embd = 8", "flags is a list of names"),
+    "a help that is a number": ("[arms.x]\nhelp = 5\nmodel.n_embd = 8", "help is a text"),
     "a margin of text": ('margin = "small"\n[arms.rope]', "margin is a number"),
     "an alpha of one": ("alpha = 1.0\n[arms.rope]", "alpha between"),
     "factors that include each other": ('factorial = ["warmup", "cosine"]', "list them as the levels of one factor"),
@@ -270,7 +282,7 @@ def test_an_unknown_study_lists_the_shipped_ones():
 def test_seeds_are_ranges_and_lists():
     assert parse_seeds("0-4") == [0, 1, 2, 3, 4]
     assert parse_seeds("3, 0-1,1") == [3, 0, 1]
-    for text in ("", "4-0", "a", "1-", "-1", "0..4"):
+    for text in ("", "4-0", "a", "1-", "-1", "0..4", "0-9999999999", "0-9,5-10009", "9" * 30, "9" * 5000, "٤" * 30):
         assert "seeds" in message(parse_seeds, text)
 
 
