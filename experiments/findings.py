@@ -74,9 +74,8 @@ class Findings:
 
     def _rate_of(self, arm: str) -> float | None:
         """An arm's own learning rate, by its records."""
-        rates = [((run.record or {}).get("config") or {}).get("trainer", {}).get("learning_rate")
-                 for run in self.runs_of(arm)]
-        return next((rate for rate in rates if rate), None)
+        rates = [run.recorded("config", "trainer", "learning_rate") for run in self.runs_of(arm)]
+        return next((float(rate) for rate in rates if type(rate) in (int, float) and 0 < rate < 1e3), None)
 
     @cached_property
     def costs(self) -> Costs:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from synthetic import write_run, write_study, write_two_columns
 
-from experiments.curves import COLUMNS, find_runs, read_run
+from experiments.curves import find_runs, read_run
+from experiments.record import COLUMNS, MAX_SEED
 from mingpt.utils import BadInput
 
 HEADER = "iteration,loss\n"
@@ -74,6 +77,10 @@ def test_a_record_without_a_csv_is_still_a_run(tmp_path):
     (HEADER + "1,5\n2,nan\n3,inf\n", [1, 2, 3], "the loss is NaN or infinite in 2 lines, first 3"),
     (HEADER + ",5\n2,4\n", [2], "no iteration in line 2"),
     (HEADER + "1,5\n\n2,4\n", [1, 2], None),
+    ('"iteration","loss"\n1,5\n"2","4"\n', [1, 2], None),
+    (HEADER + "1,5\n2,1e308\n3,-4e38\n", [1, 2, 3], "the loss is NaN or infinite in 2 lines, first 3"),
+    (HEADER + "1,5\n1e300,4\n", [1], "no iteration in line 3"),
+    (HEADER + "1,5\n2," + "4" * 200_000 + "\n", [1], "line 3 not of 2 columns"),
     ("\ufeffIteration, Loss\r\n1,5\r\n2,4\r\n", [1, 2], None),
     (HEADER, [], "no rows yet"),
     ("", [], "empty file"),
@@ -121,6 +128,32 @@ def test_a_name_may_hold_dots(tmp_path):
     (tmp_path / "lr1.5e-4.s2.csv").write_text(HEADER + "1,5\n")
     (run,) = find_runs(tmp_path)
     assert (run.arm, run.seed) == ("lr1.5e-4", 2)
+
+
+def test_a_seed_counts_once_however_it_is_written(tmp_path):
+    write_run(tmp_path, "rope", 0, steps=20)
+    for stem, loss in (("rope.s00", 7), ("rope.s000", 8), ("baseline.s01", 6)):
+        (tmp_path / f"{stem}.csv").write_text(f"{HEADER}1,{loss}\n")
+    baseline, rope = find_runs(tmp_path)
+    assert (baseline.path.name, baseline.seed, baseline.problems) == ("baseline.s01.csv", 1, [])
+    assert (rope.path.name, rope.seed, len(rope.table)) == ("rope.s0.csv", 0, 4)
+    assert rope.problems == [f"rope.s{zeros}.csv: left out, the same seed as rope.s0.csv" for zeros in ("00", "000")]
+
+
+def test_a_seed_that_no_run_can_have_is_left_out_and_named(tmp_path):
+    (tmp_path / "rope.s99999999999999999999.csv").write_text(HEADER + "1,5\n")
+    (run,) = find_runs(tmp_path)
+    assert run.table.empty and run.seed is None
+    assert run.problems == [f"rope.s99999999999999999999.csv: left out, no run has a seed above {MAX_SEED}"]
+
+
+@pytest.mark.parametrize(("value", "final"), [(2.5, 2.5), (10**400, math.inf), (-10**400, -math.inf), (1e308, math.inf),
+                                              (math.nan, math.nan), ("2.5", None), (True, None)],
+                         ids=["loss", "400 digits", "less", "float64", "nan", "text", "truth"])
+def test_a_recorded_number_that_no_run_computes_is_infinite_and_what_is_none_does_not_count(tmp_path, value, final):
+    path = write_run(tmp_path, "rope", 0, steps=20, result={"val_loss": value})
+    path.write_text(HEADER + "1,5\n")
+    assert read_run(path).final() == (pytest.approx(final, nan_ok=True) if final is not None else None)
 
 
 def test_files_being_written_are_not_runs(tmp_path):

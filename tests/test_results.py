@@ -82,6 +82,16 @@ def test_the_points_of_a_grid_are_no_arms_of_the_verdicts_and_the_best_rates_are
     assert rope.verdict.n == 3 and rope.verdict.difference == pytest.approx(-0.25, abs=0.02)
 
 
+@pytest.mark.parametrize("config", ["text", [1], None, {"trainer": None}, {"trainer": [1]},
+                                    *({"trainer": {"learning_rate": rate}} for rate in ("fast", [1], -1, 1e400))])
+def test_a_record_without_a_learning_rate_costs_that_point_of_the_grid_alone(tmp_path, config):
+    for slot, arm in enumerate(("baseline", "baseline_lr0.004")):
+        for seed in range(3):
+            write_run(tmp_path, arm, seed, study="lr_grid", steps=20, slot=slot, config=config)
+    (baseline, *_) = only(tmp_path).sensitivity.arms
+    assert [point.arm for point in baseline.points if point.n] == ["baseline_lr0.004"]
+
+
 def test_a_study_with_looks_is_judged_at_the_last_one_reached_with_its_share_of_the_error(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('seeds = "0-4"\nstop = [2, 4, 5]\n[arms.baseline]\n[arms.rope]\n')
