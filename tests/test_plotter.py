@@ -13,7 +13,7 @@ from synthetic import EFFECTS, write_run, write_study, write_two_columns
 
 import plotter
 from experiments.curves import find_runs
-from experiments.figures import FIGURES, Panel, labels, series, style
+from experiments.figures import FIGURES, Panel, draw, labels, series, style
 from experiments.figures.comparison import TEN
 from experiments.figures.grid import individual_grid
 from experiments.figures.lines import training_comparison
@@ -148,6 +148,29 @@ def test_one_run_with_one_row_is_drawn(tmp_path, no_comparison):
     (tmp_path / "losses" / "rope.csv").write_text("iteration,loss\n10,5.5\n")
     assert plotter.main([str(tmp_path / "losses")]) == 0
     assert (tmp_path / "visualizations" / "rope.png").exists()
+
+
+def test_a_dollar_in_a_name_is_a_dollar_and_no_formula(tmp_path, no_comparison):
+    (tmp_path / "losses").mkdir()
+    (tmp_path / "losses" / "a$\\frac$b.csv").write_text("iteration,loss\n10,5.5\n20,5\n")
+    assert plotter.main([str(tmp_path / "losses"), "--format", "svg"]) == 0
+    assert "a$\\frac$b" in (tmp_path / "visualizations" / "training_comparison.svg").read_text()
+
+
+@pytest.mark.parametrize("rows", ["1,5\n2,1e308\n3,-1e308\n", "1,5\n1.7e308,3\n"])
+def test_losses_and_iterations_beyond_any_run_are_drawn_as_gaps(tmp_path, no_comparison, rows):
+    (tmp_path / "losses").mkdir()
+    (tmp_path / "losses" / "rope.csv").write_text(f"iteration,loss\n{rows}")
+    assert plotter.main([str(tmp_path / "losses")]) == 0
+
+
+def test_an_arm_called_like_a_figure_does_not_take_its_place(tmp_path):
+    effects = {"baseline": 0, "effects": -0.1, "arm_effects": 0.1}
+    shown = panel(write_study(tmp_path, effects, seeds=(0, 1), study="mine", steps=50))
+    names = [name for name, _ in draw(shown, tmp_path, ("svg",))]
+    assert names[-3:] == ["baseline", "arm_effects", "arm_arm_effects"] and len(set(names)) == len(FIGURES) + 3
+    assert "better" in (tmp_path / "arm_arm_effects.svg").read_text()
+    assert "training loss" not in (tmp_path / "effects.svg").read_text()
 
 
 def test_the_grid_is_three_by_three_for_seven_arms_and_grows(tmp_path):

@@ -4,7 +4,7 @@ The pictures of a study. Adding one is a function from a Panel to a Figure, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -39,7 +39,9 @@ __all__ = ["FIGURES", "FORMATS", "Panel", "Skip", "draw", "save"]
 
 def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",)) -> Iterator[tuple[str, list[Path] | str]]:
     """Draw every figure of a study and one of each arm. Yields (name, files written), or (name, why it was skipped)."""
-    jobs = dict(FIGURES) | {arm: lambda panel, arm=arm: arm_figure(panel, arm) for arm in panel.arms}
+    jobs = dict(FIGURES)
+    for arm in sorted(panel.arms, key=lambda arm: arm in FIGURES):
+        jobs[_free(arm, jobs)] = lambda panel, arm=arm: arm_figure(panel, arm)
     for name, function in jobs.items():
         try:
             with rc_context(RC):
@@ -47,3 +49,10 @@ def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",)) -> Ite
         except Skip as skip:
             outcome = str(skip)
         yield name, outcome
+
+
+def _free(arm: str, taken: Container[str]) -> str:
+    """The name of an arm's figure: the arm's own, or `arm_effects` where a figure of the study is called that."""
+    while arm in taken:
+        arm = f"arm_{arm}"
+    return arm

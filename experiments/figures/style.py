@@ -32,7 +32,8 @@ RC = {"font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu 
       "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True, "text.color": INK,
       "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9, "lines.linewidth": 1.8,
       "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titleweight": "bold", "svg.fonttype": "none",
-      "svg.hashsalt": "ablate", "pdf.fonttype": 42, "path.simplify": True}
+      "svg.hashsalt": "ablate", "pdf.fonttype": 42, "path.simplify": True,
+      "text.parse_math": False}   # titles and arms are anybody's text: a dollar is a dollar
 
 LABELS = {"iteration": "iterations", "tokens": "tokens seen", "seconds": "wall-clock time", "flops": "training compute",
           "loss": "training loss (nats a token)", "val_loss": "validation loss (nats a token)"}
