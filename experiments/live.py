@@ -5,7 +5,6 @@ How far the runs under a results folder are, read from what they write while the
 from __future__ import annotations
 
 import csv
-import math
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +17,7 @@ from mingpt.utils import BadInput, did_you_mean
 URGENT = ("failed", "diverged", "unreadable", "killed", "interrupted", "running")   # what a reader looks for, in order
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK = 24            # points of a small curve
+GREATEST = 1e38       # beyond it (and beyond float32) nothing was measured
 SETTLED = 0.1         # of a run's rows are left out of its small curve: the first drop would hide the rest
 
 
@@ -43,24 +43,37 @@ def row(path: Path, losses: Path) -> dict[str, Any]:
             "seed": int(seed) if seed.isdecimal() else None, "record": str(path)}
     try:
         record = read_record(path)
-        status, progress = status_of(record), record.get("progress") or {}
-        result, process = record.get("result") or {}, record.get("process") or {}
-        return {**base, "status": status, "message": record.get("message"), "iteration": progress.get("iteration"),
-                "max_iters": progress.get("max_iters"), "loss": progress.get("loss"),
-                "val_loss": result.get("val_loss", progress.get("val_loss")),
-                "tokens_per_second": result.get("tokens_per_second", progress.get("tokens_per_second")),
+        if not isinstance(status := status_of(record), str):
+            raise BadInput(f"its status is no text but {status!r}")
+        progress, process = record.get("progress") or {}, record.get("process") or {}
+        numbers = {key: finite(value) for key, value in (progress | (record.get("result") or {})).items()}
+        return {**base, "status": status, "message": _text(record.get("message")),
+                "iteration": finite(progress.get("iteration")), "max_iters": finite(progress.get("max_iters")),
+                "loss": finite(progress.get("loss")), "val_loss": numbers.get("val_loss"),
+                "tokens_per_second": numbers.get("tokens_per_second"),
                 "seconds_left": _seconds_left(progress) if status not in ("done", "diverged") else None,
-                "host": process.get("host"), "pid": process.get("pid"), "curve": curve(path.with_suffix(".csv"))}
+                "host": _text(process.get("host")), "pid": finite(process.get("pid")),
+                "curve": curve(path.with_suffix(".csv"))}
     except (BadInput, AttributeError, TypeError, ValueError) as error:   # JSON of another shape is no record either
         return {**base, "status": "unreadable", "message": str(error)}
 
 
 def _seconds_left(progress: dict[str, Any]) -> float | None:
     """Seconds of training that remain at the run's own pace so far."""
-    done, whole, seconds = (progress.get(key) for key in ("iteration", "max_iters", "seconds"))
+    done, whole, seconds = (finite(progress.get(key)) for key in ("iteration", "max_iters", "seconds"))
     if not done or whole is None or seconds is None:
         return None
-    return seconds / done * (whole - done)
+    return finite(max(0.0, seconds / done * (whole - done)))
+
+
+def finite(value: Any) -> int | float | None:
+    """A number that a table and JSON can show, else None: a record may be from anywhere."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
+    return value if plain else None
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def curve(path: Path, points: int = SPARK) -> list[float]:
@@ -81,7 +94,7 @@ def _number(cell: str | None) -> float | None:
         value = float(cell or "nan")
     except ValueError:
         return None   # a row that is being written
-    return value if math.isfinite(value) else None
+    return finite(value)
 
 
 def sparkline(values: list[float], width: int = 12) -> str:

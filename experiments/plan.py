@@ -191,7 +191,7 @@ def is_alive(record: dict[str, Any]) -> bool | None:
         return None
     try:
         os.kill(int(process["pid"]), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):   # or no system has a process of that number
         return False
     except PermissionError:
         return True   # somebody else's

@@ -77,7 +77,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """A run's JSON; BadInput when it is none."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: no readable record ({error})") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise BadInput(f"{path}: not a record of schema {SCHEMA}")

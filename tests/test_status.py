@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from browser import chromium  # noqa: F401 (a fixture)
 
 from commands import status
 from experiments import live
+from experiments.plan import is_alive
 from experiments.record import SCHEMA, write_record
 from mingpt.utils import BadInput
 
@@ -94,6 +96,44 @@ def test_failures_come_first_and_then_what_runs(out):
 def test_a_record_of_another_shape_is_a_row_that_says_so(out):
     (out / "losses" / "odd.s0.json").write_text(json.dumps({"schema": SCHEMA, "progress": 3, "status": "running"}))
     assert {row["arm"]: row["status"] for row in live.find(out)}["odd"] == "unreadable"
+
+
+@pytest.mark.parametrize("more", [
+    {"status": [1]}, {"status": None}, {"status": 10**400}, {"message": [math.nan]}, {"result": {"val_loss": math.inf}},
+    {"process": {"host": socket.gethostname(), "pid": 10**30}}, {"process": {"host": math.nan, "pid": math.inf}},
+    *({"progress": PROGRESS | {key: value}} for key in ("seconds", "loss", "iteration", "max_iters", "val_loss")
+      for value in (math.inf, math.nan, 10**400, "many", [1]))], ids=lambda more: str(more)[:60])
+def test_one_bad_record_hides_no_other_run_and_the_json_stays_json(out, capsys, more):
+    write_record(out / "losses" / "odd.s0.json", {
+        "schema": SCHEMA, "status": "running", "progress": PROGRESS,
+        "process": {"host": socket.gethostname(), "pid": os.getpid()}} | more)
+    assert status.main(arguments(out)) == 0
+    shown = capsys.readouterr().out
+    assert all(arm in shown for arm in ("rope", "live", "gone", "far", "nan", "torn", "odd"))
+    assert status.main(arguments(out, json=True, html=None)) == 0
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert len(rows) == 7
+    assert status.main(arguments(out, html=out / "status.html")) == 0
+
+
+def test_a_record_nested_without_end_is_unreadable(out):
+    (out / "losses" / "odd.s0.json").write_text("[" * 100_000)
+    assert {row["arm"]: row["status"] for row in live.find(out)}["odd"] == "unreadable"
+
+
+def test_no_process_has_a_number_beyond_the_systems():
+    assert is_alive({"process": {"host": socket.gethostname(), "pid": 10**30}}) is False
+
+
+def test_beyond_its_last_iteration_a_run_has_no_time_left(out):
+    path = out / "losses" / "mine" / "live.s1.json"
+    write_record(path, json.loads(path.read_text()) | {"progress": PROGRESS | {"iteration": 120}})
+    assert {row["arm"]: row for row in live.find(out)}["live"]["seconds_left"] == 0
+
+
+def test_a_curve_of_losses_beyond_float32_is_drawn_without_them(tmp_path):
+    (tmp_path / "a.csv").write_text("iteration,loss\n" + "1,1e308\n2,3\n" * 60)
+    assert set(live.curve(tmp_path / "a.csv")) == {3.0}
 
 
 def test_the_small_curve_leaves_the_first_drop_out_and_survives_a_half_written_row(tmp_path):
