@@ -55,9 +55,9 @@ def too_few(arm: Values, baseline: Values) -> str:
         return "the baseline has no run with a final value"
     if not arm:
         return "no run with a final value"
-    if None in arm or None in baseline:
-        return "one unpaired run an arm"
     pairs = paired(arm, baseline)
+    if not len(pairs) and (None in arm or None in baseline):
+        return "one unpaired run an arm"
     if not len(pairs):
         return f"no common seeds (this arm {seed_list(arm)}, baseline {seed_list(baseline)})"
     note = "one pair tells nothing of the spread over seeds" if np.isfinite(pairs).all(axis=1).any() else (

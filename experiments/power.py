@@ -65,9 +65,9 @@ def seeds_that_decide(difference: float, sd: float, margin: float, alpha: float,
 
     low, high = 1, 2
     while not decides(high):
-        low, high = high, 2 * high
-        if low >= MAX_SEEDS:
+        if high == MAX_SEEDS:
             return None
+        low, high = high, min(2 * high, MAX_SEEDS)
     while high - low > 1:   # power rises with n: bisection finds the first that decides
         middle = (low + high) // 2
         low, high = (low, middle) if decides(middle) else (middle, high)

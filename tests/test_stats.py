@@ -11,7 +11,7 @@ import pytest
 from scipy import stats as sp
 
 import benchmarks.verdicts as simulated
-from experiments.power import minimal_detectable_effect, power_of_t, power_of_tost, seeds_that_decide
+from experiments.power import MAX_SEEDS, minimal_detectable_effect, power_of_t, power_of_tost, seeds_that_decide
 from experiments.stats import compare, verdicts
 from mingpt.utils import BadInput
 
@@ -97,6 +97,8 @@ def test_the_seeds_that_decide_are_the_fewest_that_do():
     n = seeds_that_decide(0.0, 1.0, 1.0, 0.05)
     assert power_of_tost(0.0, 1.0, n, 1.0, 0.05) >= 0.8 > power_of_tost(0.0, 1.0, n - 1, 1.0, 0.05)
     assert seeds_that_decide(0.0, 1.0, 1e-3, 0.05) is None
+    assert seeds_that_decide(0.0256, 1.0, 1e-3, 0.05) is None    # 12,000 seeds would, and MAX_SEEDS is 10,000
+    assert 9_000 < seeds_that_decide(0.0290, 1.0, 1e-3, 0.05) < MAX_SEEDS
 
 
 # --- the numbers ---
@@ -181,6 +183,7 @@ def test_a_constant_shift_is_decided_and_says_that_there_was_no_variance():
     ({0: 3.1}, {0: 3.2}, "one pair"),
     ({0: 3.1, 1: 3.1}, {2: 3.2, 3: 3.2}, "no common seeds"),
     ({None: 3.1}, {None: 3.2}, "one unpaired run an arm"),
+    ({0: 3.1}, {None: 3.2, 0: 3.2}, "one pair tells nothing of the spread over seeds"),
     ({None: math.nan}, {None: math.nan}, "one unpaired run an arm"),
     ({}, {0: 3.2, 1: 3.2}, "no run with a final value"),
     ({0: 3.1, 1: 3.1}, {}, "the baseline has no run"),
