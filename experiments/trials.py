@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -27,6 +28,10 @@ NAME = "experiment_results"
 MEASURES = ("final_loss", "val_loss", "bits_per_byte", "perplexity", "tokens_per_second", "seconds", "peak_memory_mb")
 LAST = 0.1            # of a run's rows are its final training loss
 FACTS = ("title", "study", "baseline", "metric", "margin", "alpha")
+
+# all that numpy and zipfile raise on bytes that are no such file; RuntimeError: said to be encrypted, or of a later zip
+UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile,
+              zlib.error)
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def load(path: Path) -> Trials:
                                                                 strict=True))
     except FileNotFoundError:
         raise BadInput(f"no file {path}; plotter.py writes {NAME}.npz under visualizations/") from None
-    except (OSError, KeyError, ValueError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path}: not a file of results as plotter.py writes it ({error})") from None
     return Trials(**facts, **numbers, all=trials, diverged=lost)
 

@@ -81,6 +81,21 @@ def test_a_file_with_an_object_in_it_is_refused_and_not_run(tmp_path):
         load(tmp_path / "none.npz")
 
 
+def test_a_file_with_flipped_bits_is_read_or_refused_in_one_line(tmp_path):
+    write_study(tmp_path / "losses", PAIR, seeds=(0,), steps=20)
+    whole, rng = save(trials_of(tmp_path / "losses"), tmp_path)[0].read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        torn = bytearray(whole)
+        torn[rng.integers(len(torn))] ^= 1 << int(rng.integers(8))
+        (tmp_path / "torn.npz").write_bytes(torn)
+        try:
+            load(tmp_path / "torn.npz")
+        except BadInput as error:
+            refused += "\n" not in str(error)
+    assert refused > 200
+
+
 def test_saving_and_loading_gives_the_same_trials_without_seeds_too(tmp_path):
     trials = trials_of(write_two_columns(tmp_path / "losses", PAIR))
     again = load(save(trials, tmp_path)[0])
