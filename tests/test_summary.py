@@ -10,7 +10,8 @@ from synthetic import EFFECTS, write_run, write_study, write_two_columns
 
 import plotter
 from experiments.curves import find_runs
-from experiments.publish import MARKER, filled, keep, public
+from experiments.publish import MARKER, filled, folderless, keep, public
+from experiments.report.notices import overlapping
 from experiments.results import collect
 from experiments.summary import between_markers, rows, table, to_csv, to_markdown
 from mingpt.utils import BadInput
@@ -112,3 +113,71 @@ def test_records_are_kept_without_this_machines_name_and_paths(tmp_path, capsys)
     assert public(json.loads(text)) == json.loads(text)
     (kept,) = find_runs(tmp_path / "kept")
     assert kept.final() == find_runs(tmp_path / "losses")[0].final() and keep([], tmp_path) == 0
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("/home/a b/text.jsonl", "text.jsonl"), ("/opt/x/", "x"), ("/home/me/x.json:half", "x.json:half"),
+    ("~/data/x", "x"), ("~me/data/x", "x"), ("C:\\Users\\me\\x.txt", "x.txt"), ("file:///home/me/x", "x"),
+    ("no file /home/me/x y/z.json: see /b/c", "no file z.json: see c"),
+    ("of '/home/o\"b/a' and '/c/d/'", "of 'a' and 'd'"),
+    ('["/home/o\'b/a", "/b/c"]', '["a", "c"]'), ("/a/b\n  in /c/d", "b\n  in d"), ("from=/home/me/x", "from=x"),
+    *((same, same) for same in ("128/32", "f 256/4 f", "~128/32", "progressive:512>16@6", "a/b", "tokens/s", "1 / 2",
+                                "/", "https://hf.co/a/b", "openai-community/gpt2"))])
+def test_of_an_absolute_path_the_last_part_is_shown_and_nothing_else_is_touched(text, shown):
+    assert folderless({"a": [text], text: 5}) == {"a": [shown], shown: 5}
+
+
+@pytest.mark.parametrize(("command", "shown"), [
+    ("python /opt/lab.py train --study=/x/mine.toml --data=/home/a/b.jsonl --out=/home/x --run.init=/home/m/gpt -r",
+     "python lab.py train --study mine --data=b.jsonl --run.init=gpt -r"),
+    ("python lab.py --data rel/a.txt /b/c.txt --schedule 'f 256/4 f' --model.schedule 128/32 --run.init openai/gpt2",
+     "python lab.py --data a.txt c.txt --schedule 'f 256/4 f' --model.schedule 128/32 --run.init openai/gpt2"),
+    ("python 'lab.py", ""), (5, ""), (None, "")])
+def test_a_kept_command_trains_the_run_again_without_this_machines_folders(command, shown):
+    assert public({"command": command, "study": "mine"})["command"] == shown
+
+
+def test_no_path_is_kept_wherever_a_record_holds_it(tmp_path):
+    path = "/home/someone/x/y.json"
+    write_run(tmp_path / "losses", "rope", 0, steps=20, message=f"no file {path}", init={"source": path},
+              changes={"data.paths": [None, [path]]}, declaration={"arm": {"data.paths": [path]}},
+              config={"run": {"init": path}, "model": {"schedule": f"{path}:half"}})
+    assert plotter.main([str(tmp_path / "losses"), "--keep", str(tmp_path / "kept")]) == 0
+    assert "someone" not in (tmp_path / "kept" / "rope.s0.json").read_text()
+
+
+def test_kept_runs_still_tell_that_they_shared_a_machine(tmp_path):
+    together = {"start": "2026-03-01T00:00:00+00:00", "end": "2026-03-01T00:09:00+00:00"}
+    for seed, host in enumerate(("node7", "node8", "node7", None)):
+        write_run(tmp_path / "losses", "rope", seed, steps=20, process={"host": host, "pid": 5}, **together)
+    assert keep(find_runs(tmp_path / "losses"), tmp_path / "kept") == 4
+    kept = find_runs(tmp_path / "kept")
+    assert [run.record["process"]["host"] for run in kept] == ["machine 1", "machine 2", "machine 1", None]
+    assert overlapping(kept) == overlapping(find_runs(tmp_path / "losses")) == 2
+
+
+@pytest.mark.parametrize("more", [{"data": [1]}, {"data": "text"}, {"data": {"paths": 5, "sources": [1]}},
+                                  {"config": "text"}, {"config": {"data": {"paths": [5]}}}, {"process": None},
+                                  {"command": 5}])
+def test_a_record_of_another_shape_is_kept_all_the_same(tmp_path, more):
+    write_run(tmp_path / "losses", "rope", 0, steps=20, **more)
+    assert plotter.main([str(tmp_path / "losses"), "--keep", str(tmp_path / "kept")]) == 0
+
+
+def test_a_record_is_kept_without_the_csv_or_the_study_that_it_lacks(tmp_path):
+    path = write_run(tmp_path / "losses", "rope", 0, steps=20, status="diverged")
+    record = json.loads(path.with_suffix(".json").read_text())
+    del record["study"]
+    path.with_suffix(".json").write_text(json.dumps(record))
+    path.unlink()
+    assert keep(find_runs(tmp_path / "losses"), tmp_path / "kept") == 1
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["rope.s0.json"]
+
+
+def test_what_cannot_be_written_or_read_is_one_line(tmp_path, capsys):
+    write_run(tmp_path / "losses", "rope", 0, steps=20)
+    (tmp_path / "page.md").write_bytes(b"\xff\xfe")
+    for option, said in (("--keep", "--keep: cannot copy"), ("--tables", "not UTF-8 text (byte 0)")):
+        assert plotter.main([str(tmp_path / "losses"), option, str(tmp_path / "page.md")]) == 2
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1
