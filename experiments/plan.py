@@ -114,6 +114,7 @@ def make_plan(request: Request) -> list[Job]:
     """The runs in order, each with its state and expected cost. Raises BadInput for settings that no run can have."""
     specs = {arm: _spec(request, arm) for arm in request.study.arms}
     settings = {arm: spec.settings for arm, spec in specs.items()}
+    _check_grids(request.study, settings)
     jobs, measured = [], {}
     for job in order(request.study):
         record = record_of(request, job)
@@ -124,6 +125,16 @@ def make_plan(request: Request) -> list[Job]:
         jobs.append(dataclasses.replace(job, state=state, match=match.line() if match else None))
     costs = _costs(settings, measured)
     return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1]) for job in jobs]
+
+
+def _check_grids(study: Study, settings: dict[str, CfgNode]) -> None:
+    """No point of a learning-rate grid may be the arm itself once more: only here is the preset's own rate known."""
+    for arm, points in study.grids.items():
+        for point in points:
+            rate = settings[point].trainer.learning_rate
+            if rate == settings[arm].trainer.learning_rate:
+                raise BadInput(f"{study.path}: lr: arm {arm!r} has the learning rate {rate:g} anyway, and {point!r} "
+                               "would be the same run again: leave that rate out, or take another preset")
 
 
 def _spec(request: Request, arm: str) -> Spec:

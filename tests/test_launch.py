@@ -18,8 +18,9 @@ import pytest
 from synthetic import write_run
 
 from experiments import launch
-from experiments.plan import Job, Request, duration, is_alive, looks, order, status_of, write_order
+from experiments.plan import Job, Request, duration, is_alive, looks, make_plan, order, status_of, write_order
 from experiments.study import load_study
+from mingpt.utils import BadInput
 
 ROOT = launch.ROOT
 
@@ -240,6 +241,21 @@ def test_tokenising_happens_once_for_each_corpus_that_the_arms_differ_in(tmp_pat
     lines = launch.tokenize_arguments(Request(load_study(path), tmp_path, "nano", ("a b.jsonl",)))
     assert [line[4] for line in lines] == ["baseline", "cut"]
     assert all(line[-4:] == ["--preset", "nano", "--data", "a b.jsonl"] for line in lines)
+
+
+@pytest.mark.parametrize(("preset", "overrides", "arms"), [
+    ("laptop", (), "'baseline' has the learning rate 0.002 anyway, and 'baseline_lr0.002'"),
+    ("nano", ("--trainer.learning_rate=5e-3",), "'baseline_lr0.002' would be the same run again"), ("nano", (), None)])
+def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(tmp_path, preset, overrides, arms):
+    path = tmp_path / "mine.toml"
+    path.write_text('seeds = "0-1"\nlr = [2e-3, 4e-3]\n[arms.rope]\n')
+    request = Request(load_study(path), tmp_path, preset, overrides=overrides)
+    if arms is None:      # nano's own rate is another one
+        assert len(make_plan(request)) == 12
+        return
+    with pytest.raises(BadInput, match="lr: arm .*leave that rate out") as refused:
+        make_plan(request)
+    assert arms in str(refused.value) and "\n" not in str(refused.value)
 
 
 # -- the whole of it --------------------------------------------------------------------------------------------------
