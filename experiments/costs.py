@@ -105,6 +105,15 @@ def _paces(run: Run) -> np.ndarray:
     return steps[:, 2:] / steps[:, :2]
 
 
+def at_pace(run: Run, cost: Cost | None) -> Run:
+    """The run with seconds as they would be at its arm's undisturbed pace: whatever else used the machine, or another
+    machine, is then in no comparison at equal seconds."""
+    if cost is None or cost.step_seconds is None:
+        return run
+    seconds = (run.table["iteration"] * cost.step_seconds).where(run.table["seconds"].notna())
+    return replace(run, table=run.table.assign(seconds=seconds))
+
+
 def _section(run: Run, name: str) -> dict[str, Any]:
     section = (run.record or {}).get(name)
     return section if isinstance(section, dict) else {}

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from experiments.changed import Change, changes
-from experiments.costs import Budgets, Costs, budgets, costs
+from experiments.costs import Budgets, Costs, at_pace, budgets, costs
+from experiments.curves import Run
 from experiments.factorial import FactorialAnalysis, Sum, analyse, sums
 from experiments.noise import NoiseFloor, noise_floor, null_kind, same_baseline
 from experiments.outliers import Outlier, outliers
@@ -83,10 +84,17 @@ class Findings:
         return costs(self.runs, self.arms, self.baseline)
 
     @cached_property
+    def paced(self) -> tuple[Run, ...]:
+        """The runs, with seconds at their arms' undisturbed paces."""
+        return tuple(at_pace(run, self.costs.of(run.arm)) for run in self.runs)
+
+    @cached_property
     def budgets(self) -> Budgets:
         """The verdicts at equal tokens, FLOPs and seconds."""
         arms = [arm for arm in self.arms if not self.declared or arm not in self.declared.grid_arms]
-        return budgets(self.judged_runs, arms, self.baseline, metric=self.metric, **self.bar)
+        judged = {run.path for run in self.judged_runs}
+        runs = [run for run in self.paced if run.path in judged]
+        return budgets(runs, arms, self.baseline, metric=self.metric, **self.bar)
 
     @cached_property
     def changed(self) -> tuple[Change, ...]:

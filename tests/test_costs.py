@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic import HEADER, write_run
 
-from experiments.costs import budgets, costs
+from experiments.costs import at_pace, budgets, costs
 from experiments.curves import find_runs
 
 pytestmark = pytest.mark.usefixtures("frozen")
@@ -106,7 +106,12 @@ def test_what_else_used_the_machine_does_not_change_the_step_time(tmp_path):
     for row in rows[6:]:
         row[7] = str(50 + 2 * (int(row[0]) - 50))
     path.write_text("\n".join(",".join(row) for row in rows) + "\n")
-    found = costs(find_runs(tmp_path), ["wide", "baseline"], "baseline")
+    runs = find_runs(tmp_path)
+    found = costs(runs, ["wide", "baseline"], "baseline")
+    paced = [at_pace(run, found.of(run.arm)) for run in runs]
+    at_equal = [budgets(each, ["baseline", "wide"], "baseline", **BAR).of("wide", "seconds") for each in (runs, paced)]
+    assert at_equal[0].verdict.word != "better" == at_equal[1].verdict.word
+    assert at_equal[1].verdict.difference == pytest.approx(-0.05, abs=3e-3)
     assert found.ratio("wide", "step_seconds") == pytest.approx(1.0)
     assert found.ratio("wide", "tokens_per_second") == pytest.approx(1.0)
 

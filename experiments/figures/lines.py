@@ -46,7 +46,8 @@ def overlay(panel: Panel, x: str, y: str, *, dots: bool = False,
     lines = panel.lines(x, y)
     height = min(12.0, max(4.9, 2.0 + 0.155 * len(lines)))
     size = font_size(len(lines), height - 1.9)
-    caption = panel.caption(lines, y, band=len(lines) <= MANY)
+    caption = panel.caption(lines, y, band=len(lines) <= MANY) + ("; time at each arm's undisturbed pace, the lower "
+                                                                 "quartile of its log points" if x == "seconds" else "")
     if crossings is not None:
         caption += _crossed(crossings, panel, x)
     figure, (whole, late) = page(height, panel.results.title, caption, columns=(1.1, 1.0),

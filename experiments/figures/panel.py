@@ -54,13 +54,17 @@ class Panel:
 
     def shown(self, arm: str) -> list[Run]:
         """The runs that stand for an arm."""
-        runs = self.results.runs_of(arm)
+        runs = self.runs_of(arm)
         return [run for run in runs if run.complete] or runs
+
+    def runs_of(self, arm: str) -> list[Run]:
+        """An arm's runs, seconds at its undisturbed pace."""
+        return [run for run in self.results.paced if run.arm == arm]
 
     def strays(self, arm: str) -> list[Run]:
         """Runs beside an arm's complete ones: drawn on their own, never in a mean."""
         shown = self.shown(arm)
-        return [run for run in self.results.runs_of(arm) if run not in shown]
+        return [run for run in self.runs_of(arm) if not any(run is each for each in shown)]
 
     def lines(self, x: str, y: str) -> dict[str, Series]:
         """The mean of every arm that has both columns. Raises Skip when none has."""
