@@ -64,8 +64,8 @@ def budgets(results: Results) -> Section | None:
     head = ["Arm", *(name for axis in axes for name in (f"At equal {SPENT[axis]}", "changes places at"))]
     texts = ["An arm that is slower has done fewer steps after the same time. Each verdict compares validation losses "
              "where arm and baseline have spent the same, as much as all runs of both reached; Holm over the arms of a "
-             "column. Changes places: where the mean curves last cross. Time is that of training alone, at the pace that "
-             "an arm keeps undisturbed: the lower quartile of its log points."]
+             "column. Changes places: where the mean curves last cross. Time is that of training alone, at the pace "
+             "that an arm keeps undisturbed: the lower quartile of its log points."]
     return Section("budgets", "At equal cost", texts, [Table("Verdicts at equal budgets", head, rows)])
 
 
