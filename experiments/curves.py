@@ -12,12 +12,11 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from experiments.logpoints import GREATEST, empty, read_table
-from experiments.record import MAX_SEED
+from experiments.record import MAX_SEED, at
 from mingpt.utils import BadInput
 
 STEM = re.compile(r"(?P<arm>.+?)(?:\.s(?P<seed>\d+))?", re.DOTALL)
@@ -52,16 +51,9 @@ class Run:
         """Whether its last value counts: done as far as anyone knows."""
         return self.status in ("done", "unrecorded")
 
-    def recorded(self, *keys: str) -> Any:
-        """record[k1][k2]… where the record has it, else None: it may be from anywhere."""
-        value: Any = self.record
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
     def final(self, metric: str = "val_loss") -> float | None:
         """The record's result, or else the last value in the CSV. None: there is neither."""
-        value = self.recorded("result", metric)
+        value = at(self.record, "result", metric)
         if isinstance(value, int | float) and not isinstance(value, bool):
             if abs(value) > GREATEST:
                 return math.inf if value > 0 else -math.inf

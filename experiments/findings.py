@@ -14,6 +14,7 @@ from experiments.curves import Run
 from experiments.factorial import FactorialAnalysis, Sum, analyse, sums
 from experiments.noise import NoiseFloor, noise_floor, null_kind, same_baseline
 from experiments.outliers import Outlier, outliers
+from experiments.record import at
 from experiments.sensitivity import Sensitivity, sensitivity
 from experiments.study import load_study
 
@@ -75,7 +76,7 @@ class Findings:
 
     def _rate_of(self, arm: str) -> float | None:
         """An arm's own learning rate, by its records."""
-        rates = [run.recorded("config", "trainer", "learning_rate") for run in self.runs_of(arm)]
+        rates = [at(run.record, "config", "trainer", "learning_rate") for run in self.runs_of(arm)]
         return next((float(rate) for rate in rates if type(rate) in (int, float) and 0 < rate < 1e3), None)
 
     @cached_property

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.curves import Run
-from experiments.record import write_record
-from experiments.report.notices import at
+from experiments.record import at, write_record
 from experiments.results import Results
 from experiments.summary import between_markers, bullets, table
 from mingpt.utils import BadInput, did_you_mean, write_atomic

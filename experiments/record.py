@@ -174,3 +174,10 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.9g}" if isinstance(value, float) else str(value)   # 9 digits tell any two float32 apart
+
+
+def at(record: Any, *keys: str) -> Any:
+    """record[k1][k2]… where the file has it, else None: a record may be from anywhere."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from experiments.curves import Run
-from experiments.record import FREE
+from experiments.record import FREE, at
 from experiments.results import Results
 
 SPREAD = 1.25       # fastest over slowest seed of an arm, beyond which something else was using the machine
@@ -32,13 +32,6 @@ def notices(results: Results) -> list[Notice]:
     """Everything to know first, the grave ones first."""
     found = [notice for check in CHECKS for notice in check(results)]
     return sorted(found, key=lambda notice: not notice.grave)
-
-
-def at(record: Any, *keys: str) -> Any:
-    """record[k1][k2]… where the file has it, else None: a record may be from anywhere."""
-    for key in keys:
-        record = record.get(key) if isinstance(record, dict) else None
-    return record
 
 
 def listed(names: list[str]) -> str:

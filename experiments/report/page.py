@@ -18,11 +18,11 @@ from markupsafe import Markup
 
 from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
-from experiments.record import package_version
+from experiments.record import at, package_version
 from experiments.report import findings, forest, tables
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
-from experiments.report.notices import at, notices
+from experiments.report.notices import notices
 from experiments.results import Results
 from mingpt.utils import write_atomic
 

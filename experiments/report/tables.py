@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.curves import Run
-from experiments.report.notices import at, moment
+from experiments.record import at
+from experiments.report.notices import moment
 from experiments.results import Results
 from experiments.verdict import signed
 
