@@ -38,8 +38,8 @@ def parser() -> Parser:
     p.add_argument("--html", action="store_true", help="write report.html as well: all of it in one page")
     p.add_argument("--tables", nargs="+", default=[], metavar="PAGE", type=Path, help="draw nothing; write the tables "
                    "that these pages have markers for, <!-- table: STUDY --> to <!-- /table: STUDY -->")
-    p.add_argument("--keep", metavar="DIR", type=Path, help="draw nothing; copy finished runs to DIR/STUDY, without "
-                   "this machine's name and paths, to be published")
+    p.add_argument("--keep", metavar="DIR", type=Path, help="draw nothing; copy runs that are over to DIR/STUDY, "
+                   "without this machine's name and paths, to be published")
     p.add_argument("--study", metavar="FILE", help="the declaration of a study that is not shipped")
     return p
 

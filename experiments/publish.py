@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.curves import Run
 from experiments.record import at, write_record
-from experiments.results import Results
+from experiments.results import ENDED, Results
 from experiments.summary import between_markers, bullets, table
 from mingpt.utils import BadInput, did_you_mean, write_atomic
 
@@ -27,13 +27,15 @@ PARTS = {"table": table, "notes": bullets}
 
 
 def keep(runs: Iterable[Run], folder: Path) -> int:
-    """Copy every finished run's record, and its CSV where it has one, to FOLDER/STUDY, small and without hosts and
-    paths; how many."""
+    """Copy the record of every run that is over, and its CSV where it has one, to FOLDER/STUDY, small and without hosts
+    and paths; how many."""
     count, hosts = 0, {}
     for run in runs:
-        if run.record is None or run.status not in ("done", "diverged"):
+        if run.record is None or run.status not in ENDED:
             continue
         place = folder / run.study if run.study else folder
+        if place.resolve() == run.path.parent.resolve():
+            raise BadInput(f"--keep {folder}: {run.path.parent} is where the runs are; give another folder")
         try:
             rows = run.path.read_bytes() if run.path.exists() else None
             if rows is not None:

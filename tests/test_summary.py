@@ -113,6 +113,12 @@ def test_records_are_kept_without_this_machines_name_and_paths(tmp_path, capsys)
     assert public(json.loads(text)) == json.loads(text)
     (kept,) = find_runs(tmp_path / "kept")
     assert kept.final() == find_runs(tmp_path / "losses")[0].final() and keep([], tmp_path) == 0
+    before = path.with_suffix(".json").read_text()
+    assert plotter.main([str(tmp_path / "losses"), "--keep", str(tmp_path / "losses")]) == 2
+    assert "is where the runs are" in capsys.readouterr().err
+    assert path.with_suffix(".json").read_text() == before
+    write_run(tmp_path / "losses", "rope", 2, study="seven", steps=20, status="failed")
+    assert keep(find_runs(tmp_path / "losses"), tmp_path / "kept") == 2     # a page should say what failed
 
 
 @pytest.mark.parametrize(("text", "shown"), [
