@@ -37,17 +37,17 @@ def tost_interval(verdict: Verdict) -> tuple[float, float] | None:
 
 def reach(results: Results) -> tuple[float, float]:
     """A scale for all arms, from below 0 to above it: every effect, the usual interval, margin and noise floor. A very
-    wide interval is cut, and a side on which nothing lies is short."""
+    wide interval or floor is cut, and a side on which nothing lies is short."""
     shown = [v for v in results.verdicts.values() if v.difference is not None]
-    drawn = [(ends or (v.difference, v.difference)) for v in shown for ends in [interval(v)]]
-    floor = results.noise_floor.of_mean(1) if results.noise_floor else None
-    most = max([1.25 * abs(v.difference) for v in shown], default=0.0)
+    drawn = [interval(v) or (v.difference, v.difference) for v in shown]
+    floors = [results.noise_floor.of_mean(v.n) or 0.0 for v in shown] if results.noise_floor else []
+    effect = max([1.25 * abs(v.difference) for v in shown], default=0.0)
     usual = 1.6 * median(max(map(abs, ends)) for ends in drawn) if drawn else 0.0
-    least = max(1.5 * results.margin, *(1.5 * (results.noise_floor.of_mean(v.n) or 0.0) for v in shown if floor), 0.0)
-    whole = max(most, usual, least, min(floor or 0.0, 3 * most))
-    low, high = (max([least, 0.15 * whole, *(min(whole, side * end) for ends in drawn for end in ends)])
-                 for side in (-1, 1))
-    return -1.08 * low, 1.08 * high
+    least = 1.5 * max(results.margin, min(max(floors, default=0.0), 2 * effect))
+    most = max(effect, usual, least)
+    below, above = (max(least, 0.15 * most, *(min(most, side * end) for ends in drawn for end in ends))
+                    for side in (-1, 1))
+    return -1.08 * below, 1.08 * above
 
 
 def effects(panel: Panel) -> Figure:
