@@ -167,7 +167,7 @@ def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, mo
     theirs, path = folder(case)
     try:
         wrong = difference(hf.load(path), theirs)
-    except RuntimeError as error:     # of c_attn and c_fc the shapes tell
+    except BadInput as error:     # of c_attn and c_fc the shapes tell
         assert "size mismatch" in str(error)
     else:
         assert wrong > FAR
