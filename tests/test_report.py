@@ -15,7 +15,7 @@ from experiments.curves import find_runs
 from experiments.figures import style
 from experiments.figures.panel import Panel
 from experiments.report import charts, colors, notices
-from experiments.report.page import render
+from experiments.report.page import lead, render
 from experiments.results import collect
 
 HOSTILE = ("<script>window.pwned = 1</script></script><img src=x onerror='window.pwned=1'>" + "\"'`{{7*7}}&amp; "
@@ -353,3 +353,13 @@ def test_thinning_keeps_the_ends_and_never_invents_points():
 def test_a_study_of_one_log_point_has_a_page(tmp_path):
     (tmp_path / "rope.csv").write_text("iteration,loss\n10,5.5\n")
     assert "5.5" in page_of(tmp_path)
+
+
+def test_the_answer_says_which_words_stand_at_every_arms_own_best_rate(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('seeds = "0-4"\nlr = [4e-3]\n[arms.baseline]\n[arms.rope]\n[arms.swiglu]\n')
+    arms = {"baseline": 0.0, "baseline_lr0.004": -0.2, "rope": -0.2, "rope_lr0.004": -0.4, "swiglu": -0.2,
+            "swiglu_lr0.004": 0.0}
+    write_study(tmp_path / "losses", arms, study="mine", seeds=range(5), steps=50)
+    text = lead(results_of(tmp_path / "losses", file))
+    assert text.startswith("Better: rope, swiglu. At every arm's own best learning rate, better: rope; ")

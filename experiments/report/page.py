@@ -24,6 +24,7 @@ from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
 from experiments.report.notices import notices
 from experiments.results import Results
+from experiments.verdict import Verdict
 from mingpt.utils import write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -114,9 +115,16 @@ def lead(results: Results) -> str:
     if not results.verdicts:
         absent = results.baseline not in results.arms
         return f"No verdicts: {'no run of the baseline is' if absent else 'only runs of the baseline are'} here."
-    by_word = {word: [v.arm for v in results.verdicts.values() if v.word == word]
-               for word in ("better", "worse", "equivalent", "undecided")}
-    return ". ".join(f"{word.capitalize()}: {', '.join(arms)}" for word, arms in by_word.items() if arms) + "."
+    told = " ".join(map(_sentence, _by_word(list(results.verdicts.values()))))
+    tuned = [arm.verdict for arm in results.sensitivity.arms if arm.verdict] if results.sensitivity else []
+    return told + (f" At every arm's own best learning rate, {'; '.join(_by_word(tuned))}." if tuned else "")
+
+
+def _by_word(verdicts: list[Verdict]) -> list[str]:
+    """["better: a, b", "undecided: c"]"""
+    words = ("better", "worse", "equivalent", "undecided")
+    arms = {word: [v.arm for v in verdicts if v.word == word] for word in words}
+    return [f"{word}: {', '.join(names)}" for word, names in arms.items() if names]
 
 
 def _sentence(line: str) -> str:
