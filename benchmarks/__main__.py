@@ -1,13 +1,15 @@
 """
-All benchmarks, one after the other, in about a quarter of an hour on two idle cores: `make bench`, or
-`python -m benchmarks [NAME…] [--quick]`.
+All benchmarks, one after the other: `make bench`, or `python -m benchmarks [NAME…] [--quick]`. With --quick that is
+eleven minutes on two idle cores, without copies of minGPT and nanoGPT.
 
 `make bench MINGPT=path NANOGPT=path` compares with copies of these two as well. Options that one benchmark has go to
 it alone: `make bench ARGS='step --only gpt-mini litgpt'`.
 """
 
-import runpy
+import importlib
 import sys
+
+from benchmarks import options
 
 # modules here that have a `main`
 NAMES = ["step", "generation", "arms", "levers", "attention", "schedules", "tokenizing"]
@@ -33,14 +35,15 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def run(name: str, given: list[str]) -> int:
-    """One of them, as `python -m benchmarks.NAME` does → its exit code."""
+    """One of them, as `python -m benchmarks.NAME` does → its exit code. It is imported, not run as `__main__`: what it
+    sends to processes of its own must be found there by name."""
     print(f"== benchmarks/{name}.py", flush=True)
     sys.argv = [name, *given]
+    module = importlib.import_module(f"benchmarks.{name}")
     try:
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-    except SystemExit as end:   # how a module that is run says that it is done
+        return options.run(module.main) or 0
+    except SystemExit as end:   # how argparse ends
         return int(end.code or 0)
-    return 0
 
 
 if __name__ == "__main__":

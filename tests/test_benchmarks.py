@@ -227,6 +227,14 @@ def test_options_of_one_benchmark_are_not_given_to_all(capsys):
     assert every.main(["stepp"]) == 2 and "known: step" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", every.NAMES)
+def test_each_of_them_is_found_and_explains_itself(name, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["before"])
+    assert every.run(name, ["--help"]) == 0
+    assert "usage:" in capsys.readouterr().out
+    assert every.run(name, ["--no-such-option"]) == 2
+
+
 def test_quick_is_fewer_rounds_and_none_is_refused():
     made = options.parser("step", "doc", 5, 3)
     assert options.parse(made, ["--device=cpu"]).rounds == 5
