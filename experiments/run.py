@@ -38,7 +38,7 @@ from experiments.signals import relayed
 from experiments.tree import completed, differences
 from experiments.upcycling import audit_options
 from mingpt.trainer import Trainer
-from mingpt.utils import BadInput
+from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 
 DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
@@ -143,8 +143,8 @@ class Run:
         self.validation = self.corpus.validation(T, settings.data.val_tokens)
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
         self.trainer = SeededTrainer(settings.trainer, model, batches, seed)
-        self.tokens_per_step = batches.tokens_per_batch * settings.trainer.accumulation_steps
-        self.flops_per_step = model.flops_per_token(T) * self.tokens_per_step
+        self.flops_per_step = (model.flops_per_token(T) * batches.positions_per_batch
+                               * settings.trainer.accumulation_steps)   # padding is computed as well
         self.record |= {"environment": environment(self.trainer.device), "model": describe_model(model, T),
                         "init": model.begun,
                         "audit": audit(model, settings.trainer, batches, **audit_options(settings))}
@@ -164,7 +164,8 @@ class Run:
 
     def _start(self, trainer: Trainer) -> None:
         state = self.state or {"csv_bytes": 0, "loss_sum": 0.0, "loss_count": 0, "seconds": 0.0, "best": None,
-                               "bad_evaluations": 0, "evaluation": None, "row_iteration": 0, "row_seconds": 0.0}
+                               "bad_evaluations": 0, "evaluation": None, "row_iteration": 0, "row_seconds": 0.0,
+                               "tokens": 0, "row_tokens": 0}
         if self.state:
             checkpoint.load_optimizer(self.files.checkpoint, trainer.model, trainer.optimizer)
             trainer.iter_num = state["iteration"]
@@ -172,6 +173,8 @@ class Run:
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
         self.best, self.bad_evaluations, self.evaluation = state["best"], state["bad_evaluations"], state["evaluation"]
         self.row_iteration, self.row_seconds = state["row_iteration"], state["row_seconds"]
+        self.tokens, self.row_tokens = (state[key] if key in state else self._targets_of(state[iteration]) for
+                                        key, iteration in (("tokens", "iteration"), ("row_tokens", "row_iteration")))
         self.seconds, self.outcome = state["seconds"], ("done", None)
         self.record["progress"] = {"iteration": trainer.iter_num, "max_iters": trainer.config.max_iters}
         write_record(self.files.json, self.record)
@@ -182,6 +185,11 @@ class Run:
         trainer.rehearse(self.limits.rehearsals)
         self.clock = time.perf_counter()
 
+    def _targets_of(self, iterations: int) -> int:
+        """Tokens predicted in so many iterations, counted in the batches: older checkpoints do not hold the number."""
+        steps = range(iterations * self.settings.trainer.accumulation_steps)
+        return sum(int((self.trainer.train_dataset.batch(t)[1] != IGNORE_INDEX).sum()) for t in steps)
+
     # -- every iteration ------------------------------------------------------------------------------------------
 
     def _after_iteration(self, trainer: Trainer) -> None:
@@ -189,6 +197,7 @@ class Run:
         n, last = trainer.iter_num, trainer.iter_num == trainer.config.max_iters
         self.loss_sum = self.loss_sum + trainer.loss.double()
         self.loss_count += 1
+        self.tokens += trainer.targets
         evaluate_now = last or n % self.limits.eval_every == 0
         if evaluate_now or n % self.limits.log_every == 0:
             loss = float(self.loss_sum) / self.loss_count     # waits for the device, so the clock is read after it
@@ -223,14 +232,15 @@ class Run:
 
     def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
         n = trainer.iter_num
-        steps, seconds = n - self.row_iteration, self.seconds - self.row_seconds
+        tokens, seconds = self.tokens - self.row_tokens, self.seconds - self.row_seconds
         row = {"iteration": n, "loss": loss, "val_loss": self.evaluation["val_loss"] if measured else None,
                "learning_rate": trainer.lr if n else None, "grad_norm": float(trainer.grad_norm) if n else None,
-               "tokens": n * self.tokens_per_step, "flops": n * self.flops_per_step, "seconds": self.seconds,
-               "tokens_per_second": steps * self.tokens_per_step / seconds if seconds > 0 else None,
+               "tokens": self.tokens, "flops": n * self.flops_per_step, "seconds": self.seconds,
+               "tokens_per_second": tokens / seconds if seconds > 0 else None,
                "peak_memory_mb": peak_memory_mb(trainer.device)}
         self.log.row(row)
-        self.loss_sum, self.loss_count, self.row_iteration, self.row_seconds = 0.0, 0, n, self.seconds
+        self.loss_sum, self.loss_count = 0.0, 0
+        self.row_iteration, self.row_seconds, self.row_tokens = n, self.seconds, self.tokens
         self.record["progress"] |= {"iteration": n, "seconds": self.seconds, **{k: row[k] for k in (
             "loss", "val_loss", "tokens_per_second") if row[k] is not None}}
         if statistics := trainer.model.statistics():
@@ -252,6 +262,7 @@ class Run:
                  "loss_sum": float(self.loss_sum), "loss_count": self.loss_count, "seconds": self.seconds,
                  "best": self.best, "bad_evaluations": self.bad_evaluations, "evaluation": self.evaluation,
                  "row_iteration": self.row_iteration, "row_seconds": self.row_seconds,
+                 "tokens": self.tokens, "row_tokens": self.row_tokens,
                  "model": trainer.model.config.to_dict(), "tokenizer": self.settings.data.tokenizer}
         checkpoint.save(self.files.checkpoint, trainer.iter_num, trainer.model, None if final else trainer.optimizer,
                         state)
@@ -270,9 +281,9 @@ class Run:
     def _result(self) -> dict[str, Any]:
         n = self.trainer.iter_num
         best = {key: self.best[key] for key in ("val_loss", "iteration")}
-        return {**self.evaluation, "best": best, "iterations": n, "tokens": n * self.tokens_per_step,
+        return {**self.evaluation, "best": best, "iterations": n, "tokens": self.tokens,
                 "flops": n * self.flops_per_step,
-                "tokens_per_second": n * self.tokens_per_step / self.seconds if self.seconds else None,
+                "tokens_per_second": self.tokens / self.seconds if self.seconds else None,
                 "peak_memory_mb": peak_memory_mb(self.trainer.device), "seconds": self.seconds,
                 **({"statistics": counted} if (counted := self.trainer.model.statistics()) else {})}
 

@@ -28,14 +28,17 @@ class SeededTrainer(Trainer):
         self.seed = seed
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Inputs and targets (B, T) from step `iter_num` on, without end."""
         t = self.iter_num * self.config.accumulation_steps
         pin = str(self.device).startswith("cuda")
         while True:
-            torch.manual_seed(derived_seed(self.seed, t))
             x, y = (torch.from_numpy(part) for part in self.train_dataset.batch(t))
             yield (x.pin_memory(), y.pin_memory()) if pin else (x, y)
             t += 1
 
+    def before_forward(self, number: int) -> None:
+        """Seed the dropout of a batch by the batch's own number."""
+        torch.manual_seed(derived_seed(self.seed, self.iter_num * self.config.accumulation_steps + number))
 
     def rehearse(self, steps: int) -> None:
         """Forward and backward on the first batch, with nothing to show for it but warm caches, an allocator that has

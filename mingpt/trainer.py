@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from mingpt.optimizers import OPTIMIZERS
 from mingpt.schedules import SCHEDULES, learning_rate
 from mingpt.slots import check_slots, slot_defaults
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 SLOTS = {"lr_schedule": SCHEDULES, "optimizer": OPTIMIZERS}
@@ -43,7 +43,7 @@ class Trainer:
         C.grad_norm_clip = 1.0
         C.merge_from_dict(slot_defaults(SLOTS))
         C.warmup_steps = 0         # iterations, or a share of max_iters below 1
-        C.accumulation_steps = 1   # batches whose gradients are averaged into one step
+        C.accumulation_steps = 1   # batches whose gradients make one step, each by its share of the targets
         C.dtype = "auto"           # of the matrix products: bfloat16 on CUDA, float32 elsewhere
         C.compile = False          # torch.compile
         return C
@@ -106,22 +106,38 @@ class Trainer:
             self.trigger_callbacks("on_iteration_end")
 
     def step(self, batches: Iterator) -> None:
-        """One optimizer step on the next `accumulation_steps` batches; leaves `loss`, `lr` and `grad_norm`."""
+        """Take one optimizer step on the next `accumulation_steps` batches; leave `loss`, `lr`, `grad_norm` and
+        `targets`, the number of tokens predicted.
+
+        Each batch's mean loss counts by its share of the step's targets, so the gradient is that of one batch as large
+        as all of them, however the targets are spread. (What a model adds to its loss, future heads' nats and experts'
+        balance, is weighed by the same share.)
+        """
         config = self.config
         self.lr = learning_rate(self.iter_num, config)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.loss = 0.0
         self.model.zero_grad(set_to_none=True)   # before the forward: its activations take the old gradients' memory
-        for _ in range(config.accumulation_steps):
-            x, y = (t.to(self.device, non_blocking=True) for t in next(batches))
-            with self.autocast():
-                loss = self.loss_of(x, y)
-            (loss / config.accumulation_steps).backward()
-            self.loss = self.loss + loss.detach() / config.accumulation_steps
+        taken = [next(batches) for _ in range(config.accumulation_steps)]
+        self.targets, shares = target_shares([y for _, y in taken])
+        for number, ((x, y), share) in enumerate(zip(taken, shares, strict=True)):
+            if share:                            # the mean over no targets is NaN, and its share is none
+                self.before_forward(number)
+                self._accumulate(x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True), share)
         limit = float("inf") if config.grad_norm_clip is None else config.grad_norm_clip
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
+
+    def before_forward(self, number: int) -> None:
+        """Called before the forward of the step's batch `number` (from 0); a subclass may seed the dropout here."""
+
+    def _accumulate(self, x: torch.Tensor, y: torch.Tensor, share: float) -> None:
+        """Add one batch's loss and gradient, weighed by its share of the step."""
+        with self.autocast():
+            loss = self.loss_of(x, y)
+        (loss * share).backward()
+        self.loss = self.loss + loss.detach() * share
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Matrix products in `dtype`."""
@@ -132,6 +148,16 @@ class Trainer:
         if name not in DTYPES:
             raise BadInput(f"trainer.dtype={name!r}{did_you_mean(name, ['auto', *DTYPES])}")
         return torch.autocast(kind, DTYPES[name]) if name != "float32" else contextlib.nullcontext()
+
+
+def target_shares(targets: list[torch.Tensor]) -> tuple[int, list[float]]:
+    """Targets of several batches, (B, T) each → (how many count, each batch's share of them). A single batch has all,
+    also where none of its targets counts: its loss is then NaN, as F.cross_entropy has it."""
+    counts = [int((y != IGNORE_INDEX).sum()) for y in targets]
+    total = sum(counts)
+    if not total:
+        return 0, [1 / len(counts)] * len(counts)
+    return total, [count / total for count in counts]
 
 
 def loss_of(model: torch.nn.Module) -> Callable:

@@ -76,7 +76,7 @@ def test_every_epoch_predicts_every_token_of_the_stream_once(opened, batch_size)
     corpus = opened(texts, val_docs=5)
     stream = stream_of(corpus, range(55))
     batches = corpus.train(block, batch_size, seed=1)
-    assert batches.blocks_per_epoch == len(stream) // block and batches.tokens_per_batch == batch_size * block
+    assert batches.blocks_per_epoch == len(stream) // block and batches.positions_per_batch == batch_size * block
     epochs = 2
     steps = -(-epochs * batches.blocks_per_epoch // batch_size)
     y = np.concatenate([batches.batch(t)[1] for t in range(steps)])

@@ -16,6 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from experiments.corpus import open_corpus
+from mingpt.utils import IGNORE_INDEX, CfgNode
+
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS = ("seconds", "tokens_per_second", "peak_memory_mb")
 SMALL = ["--preset", "nano", "--max-iters", "45", "--trainer.warmup_steps=4", "--run.log_every=3",
@@ -52,6 +55,10 @@ def rows(out, name):
 def result(out, name):
     record = json.loads((Path(out) / "losses" / f"{name}.json").read_text())
     return {k: v for k, v in record["result"].items() if k not in TIMINGS}
+
+
+def record(out, name):
+    return json.loads((Path(out) / "losses" / f"{name}.json").read_text())
 
 
 def weights(out, name):
@@ -160,6 +167,21 @@ def test_a_schedule_trains_and_its_record_says_what_it_leaves_out(corpus, tmp_pa
     assert record["changes"] == {"model.position": ["learned", "rope"], "model.schedule": ["full", "lms_main"]}
 
 
+@pytest.mark.parametrize("pack", ["stream", "truncate"])
+def test_tokens_are_targets_and_flops_count_padding(corpus, tmp_path, monkeypatch, pack):
+    """Rows of 300 positions, longer than any document; the count is taken again from the batches themselves."""
+    lab(corpus, tmp_path, "-b", "--max-iters=6", f"--data.pack={pack}", "--model.block_size=300",
+        "--trainer.accumulation_steps=2", "--trainer.batch_size=2")
+    settings = CfgNode(**record(tmp_path, "baseline.s0")["config"]["data"])
+    monkeypatch.setenv("ABLATE_CACHE", str(corpus.parent / "cache"))
+    batches = open_corpus(settings).train(300, 2, 0)
+    counted = sum(int((batches.batch(t)[1] != IGNORE_INDEX).sum()) for t in range(12))
+    measured = record(tmp_path, "baseline.s0")
+    assert measured["result"]["tokens"] == counted == int(rows(tmp_path, "baseline.s0")[-1]["tokens"])
+    assert (counted == 12 * 600) == (pack == "stream")
+    assert measured["result"]["flops"] == measured["model"]["flops_per_token"] * 12 * 600
+
+
 def test_an_arm_of_a_study_of_schedules_trains(corpus, tmp_path):
     lab(corpus, tmp_path, "--study", "schedules", "--arm", "quarter", "--model.n_layer=4", "--max-iters", "6")
     record = json.loads((tmp_path / "losses/schedules/quarter.s0.json").read_text())
@@ -215,8 +237,14 @@ def test_an_arm_and_the_baseline_share_batches_and_common_weights():
     def batches(*flags):
         settings = make_spec(preset="nano", flags=flags, overrides=["--trainer.device=cpu"]).settings
         source = SimpleNamespace(batch=lambda t: (np.full((2, 3), t), np.full((2, 3), t)))
-        stream = SeededTrainer(settings.trainer, build_model(settings, Corpus, seed=1), source, seed=1).batches()
-        return [(next(stream)[0].tolist(), torch.rand(4).tolist()) for _ in range(3)]   # with what dropout would draw
+        trainer = SeededTrainer(settings.trainer, build_model(settings, Corpus, seed=1), source, seed=1)
+        stream, seen = trainer.batches(), []
+        for trainer.iter_num in range(3):
+            x, _ = next(stream)
+            trainer.before_forward(0)
+            seen.append((x.tolist(), torch.rand(4).tolist()))   # with what dropout would draw
+        assert len({str(drawn) for _, drawn in seen}) == 3
+        return seen
     assert batches() == batches("rope", "swiglu")
     other = build_model(make_spec(preset="nano").settings, Corpus, seed=2).state_dict()
     assert not (base["transformer.wte.weight"] == other["transformer.wte.weight"]).all()

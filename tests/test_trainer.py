@@ -1,14 +1,18 @@
 """The one training loop: its events, and that its options change what they say and nothing else."""
 
+import copy
 import shutil
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch.utils.data import TensorDataset
 
 from mingpt.model import GPT
 from mingpt.trainer import Trainer
-from mingpt.utils import BadInput, CfgNode
+from mingpt.utils import IGNORE_INDEX, BadInput, CfgNode
 
 
 def tiny_gpt(**changes):
@@ -159,6 +163,34 @@ def test_two_batches_accumulated_are_one_of_twice_the_size():
     assert losses_of(halves) == pytest.approx(losses_of(whole), abs=1e-6)
     torch.testing.assert_close(weights_of(halves), weights_of(whole), atol=1e-5, rtol=0)
     assert halves.grad_norm.item() == pytest.approx(whole.grad_norm.item(), rel=1e-4)
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_accumulation_is_the_big_batch_however_targets_are_masked(data):
+    """One batch of 8 rows, and the same rows in parts, some of which may hold nothing but padding."""
+    kept = data.draw(arrays(bool, (8, 8)).filter(lambda m: m.any()), label="targets that count")
+    hidden = data.draw(st.sampled_from([None, 0, 1]), label="a part of padding alone")
+    if hidden is not None:
+        kept[2 * hidden:2 * hidden + 2] = False
+    model = tiny_gpt()
+    steps = {}
+    for parts in (1, 2, 4, 8):
+        trainer = trainer_of(copy.deepcopy(model), batch_size=8 // parts, accumulation_steps=parts, max_iters=1)
+        x, y = trainer.train_dataset.tensors
+        masked = y[:8].masked_fill(~torch.from_numpy(kept), IGNORE_INDEX)
+        trainer.train_dataset = TensorDataset(x[:8], masked)
+        trainer.run()
+        steps[parts] = trainer
+    assert {trainer.targets for trainer in steps.values()} == {int(kept.sum())}
+    if not kept.any():
+        assert all(trainer.loss.isnan() for trainer in steps.values())
+        return
+    for trainer in steps.values():
+        assert trainer.loss.item() == pytest.approx(steps[1].loss.item(), abs=1e-6)
+        assert trainer.grad_norm.item() == pytest.approx(steps[1].grad_norm.item(), rel=1e-4)
+        torch.testing.assert_close([p.grad for p in trainer.model.parameters()],
+                                   [p.grad for p in steps[1].model.parameters()], atol=1e-6, rtol=1e-4)
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_reported():

@@ -23,7 +23,7 @@ class TrainBatches:
     def __init__(self, pack: Pack, batch_size: int, seed: int, eot: int):
         self.pack, self.batch_size, self.seed, self.eot = pack, batch_size, seed, eot
         self.blocks_per_epoch = pack.count
-        self.tokens_per_batch = batch_size * pack.block_size
+        self.positions_per_batch = batch_size * pack.block_size   # padding included
 
     def batch(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of step t (from 0): int64 [batch_size, block_size] each. Costs the same for every t."""
