@@ -1,38 +1,68 @@
 """
-A run's state on disk: weights and optimizer in safetensors, the rest in `state.json`, which names the files that
-belong together and is replaced last. A kill at any moment leaves the old state or the new one whole.
+A run's state on disk. Weights and optimizer are safetensors files, the CSV so far is a copy, and `state.json` names
+the files that belong together, with a checksum of each. It is replaced last, so a kill at any moment leaves the old
+state or the new one whole. The state before it stays beside it as `state-previous.json`, and is used when the newest is
+damaged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mingpt.utils import BadInput, write_atomic
 
-STATE = "state.json"
+STATE, PREVIOUS = "state.json", "state-previous.json"
 
+
+class Damaged(Exception):
+    """A file of a checkpoint is not what was written. The message is a clause that names the file."""
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 def save(folder: Path, iteration: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None,
-         state: dict[str, Any]) -> None:
-    """Replace the checkpoint in `folder`. `state` must be JSON; without an optimizer the run cannot go on from it."""
-    folder.mkdir(parents=True, exist_ok=True)
+         state: dict[str, Any], log: bytes = b"") -> None:
+    """Add a checkpoint to `folder` and keep the one before it.
+
+    `state` must be JSON. `log` is the run's CSV so far. Without an optimizer the run is over: the older checkpoint
+    then loses its optimizer as well, because nobody goes on from it.
+    """
     files = {"model": save_weights(folder, f"model-{iteration:06d}", model)}
     if optimizer is not None:
         files["optimizer"] = _save(folder, f"optimizer-{iteration:06d}", optimizer_tensors(model, optimizer))
-    kept = {*files.values(), (state.get("best") or {}).get("file")}
-    write_atomic(folder / STATE, json.dumps({"iteration": iteration, "files": files, **state}, indent=2))
-    for old in folder.glob("*.safetensors"):
-        if old.name not in kept:
-            old.unlink()
+    files["log"] = f"log-{iteration:06d}.csv"
+    write_atomic(folder / files["log"], log)
+    if best := (state.get("best") or {}).get("file"):
+        files["best"] = best
+    older = _older(folder, iteration, over=optimizer is None)
+    if older is not None:
+        write_atomic(folder / PREVIOUS, _signed(older))
+    sha256 = {name: _digest(folder / name) for name in files.values()}
+    newest = {"iteration": iteration, "files": files, "sha256": sha256, **state}
+    write_atomic(folder / STATE, _signed(newest))
+    _sweep(folder, {*files.values(), *((older or {}).get("files") or {}).values()})
+
+
+def _older(folder: Path, iteration: int, over: bool) -> dict[str, Any] | None:
+    """The state that becomes the previous one: the newest before `iteration` that can be read."""
+    for name in (STATE, PREVIOUS):
+        with contextlib.suppress(FileNotFoundError, Damaged):
+            state = _read(folder / name)
+            if state["iteration"] < iteration and "sha256" in state:
+                kept = {kind: file for kind, file in state["files"].items() if kind != "optimizer" or not over}
+                return {**state, "files": kept, "sha256": {file: state["sha256"][file] for file in kept.values()}}
+    return None
 
 
 def save_weights(folder: Path, name: str, model: torch.nn.Module) -> str:
@@ -50,44 +80,156 @@ def _save(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> str:
     return f"{name}.safetensors"
 
 
+def discard(folder: Path) -> None:
+    """Make the checkpoints in `folder` unusable, then remove their files. The newest state goes last: a kill before
+    that leaves a run that can still go on."""
+    for name in (PREVIOUS, STATE):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir():
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+        _sweep(folder, set())
+
+
+def _sweep(folder: Path, kept: set[str]) -> None:
+    """Remove the files of checkpoints that no state names, and what a kill left half written."""
+    for pattern in ("*.safetensors", "log-*.csv", ".*.tmp"):
+        for path in folder.glob(pattern):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+# -- checksums --------------------------------------------------------------------------------------------------------
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _signed(state: dict[str, Any]) -> str:
+    """The state as JSON, with a checksum of all the rest in it."""
+    rest = {key: value for key, value in state.items() if key != "checksum"}
+    return json.dumps({**rest, "checksum": _checksum(rest)}, indent=2)
+
+
+def _checksum(rest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A state whose own checksum holds; Damaged where it does not. One from before there were checksums has none."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):   # not JSON, or not UTF-8
+        raise Damaged(f"{path} is damaged: not JSON") from None
+    whole = isinstance(state, dict) and isinstance(state.get("files"), dict) and type(state.get("iteration")) is int
+    if not whole:
+        raise Damaged(f"{path} is damaged: not the state of a checkpoint")
+    checksum = state.pop("checksum", None)
+    if (checksum is not None or "sha256" in state) and checksum != _checksum(state):
+        raise Damaged(f"{path} is damaged: its checksum differs")
+    return state
+
+
+def _verify(folder: Path, state: dict[str, Any], kinds: Iterable[str] | None) -> None:
+    """Damaged where a file of these kinds (None: any) is missing or has another checksum."""
+    for kind, name in state["files"].items():
+        if kinds is not None and kind not in kinds:
+            continue
+        if not (folder / name).is_file():
+            raise Damaged(f"{folder / name} is missing")
+        if "sha256" in state and _digest(folder / name) != state["sha256"].get(name):
+            raise Damaged(f"{folder / name} is damaged: its checksum differs")
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+def find(folder: Path, kinds: Iterable[str] | None = None) -> tuple[dict[str, Any] | None, str | None]:
+    """(the newest state whose files of these kinds are whole, a sentence if that is the older one); (None, None) where
+    there is no checkpoint. Every file is read and compared with its checksum. BadInput where none is whole."""
+    faults: list[str] = []
+    for name in (STATE, PREVIOUS):
+        try:
+            state = _read(folder / name)
+            _verify(folder, state, kinds)
+        except FileNotFoundError:
+            continue
+        except Damaged as damage:
+            faults.append(str(damage))
+        else:
+            older = f"the older checkpoint, of iteration {state['iteration']:,}, is used"
+            return state, f"{faults[0]}; {older}" if faults else None
+    if faults:
+        raise BadInput(f"{'; '.join(faults)}: no checkpoint in {folder} is whole; --resume restart trains again")
+    return None, None
+
+
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint's state, or None where there is none."""
-    path = folder / STATE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The newest state that is readable, or None where there is no checkpoint; its files are not looked at."""
+    return find(folder, kinds=())[0]
 
 
-def load_model(folder: Path, model: torch.nn.Module, which: str = "model") -> None:
-    """Load the checkpoint's weights (`which`: "model", or "best")."""
-    state = read_state(folder)
+def load_model(folder: Path, model: torch.nn.Module, which: str = "model",
+               state: dict[str, Any] | None = None) -> str | None:
+    """Load weights (`which`: "model", or "best"): of `state`, whose files find has verified, or else of the newest
+    checkpoint whose weights are whole. Returns find's sentence."""
+    told = None
     if state is None:
-        raise BadInput(f"{folder}: no checkpoint there ({STATE} is missing)")
-    name = state["files"]["model"] if which == "model" else (state.get("best") or {}).get("file")
-    if name is None:
-        raise BadInput(f"{folder}: no best weights were kept; train with --run.keep_best=true")
-    missing, unexpected = model.load_state_dict(load_file(folder / name), strict=False)
+        state, told = _whole(folder, which)
+    name = _weights(folder, state, which)
+    missing, unexpected = model.load_state_dict(_loaded(folder / name), strict=False)
     tied = {"lm_head.weight"} if model.config.tie_weights else set()
     if set(missing) - tied or unexpected:
         raise BadInput(f"{folder / name}: not this model's weights "
                        f"(missing {sorted(set(missing) - tied)}, unexpected {sorted(unexpected)})")
+    return told
 
 
 def load_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The checkpoint's weights, by name; BadInput where there are none."""
-    state = read_state(folder)
+    return _loaded(folder / _weights(folder, _whole(folder, "model")[0], "model"))
+
+
+def _whole(folder: Path, which: str) -> tuple[dict[str, Any], str | None]:
+    state, told = find(folder, kinds=(which,))
     if state is None:
         raise BadInput(f"{folder}: no checkpoint there ({STATE} is missing)")
-    return load_file(folder / state["files"]["model"])
+    return state, told
 
 
-def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load the checkpoint's optimizer state, exactly."""
-    state = read_state(folder)
+def _weights(folder: Path, state: dict[str, Any], which: str) -> str:
+    name = state["files"]["model"] if which == "model" else (state.get("best") or {}).get("file")
+    if name is None:
+        raise BadInput(f"{folder}: no best weights were kept; train with --run.keep_best=true")
+    return name
+
+
+def _loaded(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path}: not readable weights ({error})") from None
+
+
+def load_log(folder: Path, state: dict[str, Any]) -> bytes | None:
+    """The CSV as the checkpoint knows it; None where the checkpoint is from before it kept a copy."""
+    name = state["files"].get("log")
+    return (folder / name).read_bytes() if name else None
+
+
+def load_optimizer(folder: Path, state: dict[str, Any], model: torch.nn.Module,
+                   optimizer: torch.optim.Optimizer) -> None:
+    """Load the checkpoint's optimizer state, exactly. torch's own `load_state_dict` puts each tensor where the
+    optimizer needs it: a fused AdamW, for one, wants `step` on the parameter's device."""
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    index = {id(p): number for number, p in enumerate(order)}
     parameters = dict(model.named_parameters())
-    for key, tensor in load_file(folder / state["files"]["optimizer"]).items():
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in _loaded(folder / state["files"]["optimizer"]).items():
         name, _, entry = key.rpartition("/")
-        parameter = parameters[name]
-        like = tensor if entry == "step" and tensor.ndim == 0 else tensor.to(parameter.device)
-        optimizer.state[parameter][entry] = like.clone()
+        entries.setdefault(index[id(parameters[name])], {})[entry] = tensor
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

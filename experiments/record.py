@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import socket
 import subprocess
 import sys
@@ -94,13 +95,24 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def new_id() -> str:
+    """12 hex digits that tell one start of a run from every other."""
+    return secrets.token_hex(6)
+
+
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def process() -> dict[str, Any]:
-    """Who is writing this record."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    """Who is writing this record: a process, and the SLURM job that it belongs to, if any."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm_job()}
+
+
+def slurm_job() -> str | None:
+    """'123', or '123_4' for an element of an array: the same again when SLURM requeues the job. None outside SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 @cache
@@ -144,15 +156,11 @@ def _cpu() -> str:
 
 
 class Log:
-    """The CSV of a run: a row a log point, flushed. `keep` bytes of an interrupted run's are kept."""
+    """The CSV of a run, one row per log point, flushed. `before` is what a checkpoint knows of it."""
 
-    def __init__(self, path: Path, keep: int = 0):
+    def __init__(self, path: Path, before: bytes | None = None):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if keep:
-            os.truncate(path, keep)   # rows after the checkpoint are computed again
-        else:
-            write_atomic(path, ",".join(COLUMNS) + "\n")
+        write_atomic(path, ",".join(COLUMNS) + "\n" if before is None else before)
         self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 (open as long as the run)
 
     def row(self, values: Mapping[str, Any]) -> None:
@@ -160,11 +168,11 @@ class Log:
         self.file.write(",".join(_cell(values.get(column)) for column in COLUMNS) + "\n")
         self.file.flush()
 
-    def size(self) -> int:
-        """Bytes written, on the disk."""
+    def content(self) -> bytes:
+        """The whole file, as it is on the disk."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        return self.file.tell()
+        return self.path.read_bytes()
 
     def close(self) -> None:
         self.file.close()

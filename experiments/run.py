@@ -20,22 +20,32 @@ from experiments.evaluate import evaluate
 from experiments.memory import peak_memory_mb
 from experiments.progress import Observer
 from experiments.record import (
-    FREE,
     SCHEMA,
     Log,
     RunFiles,
     code_version,
     config_hash,
     environment,
+    new_id,
     now,
     process,
     read_record,
     write_record,
 )
+from experiments.resume import (
+    Counters,
+    changed_settings,
+    clear_leftovers,
+    holds_rows,
+    identity,
+    listed,
+    log_so_far,
+    own_checkpoint,
+    requeued,
+)
 from experiments.seeded import SeededTrainer, build_model, describe_model, row_length
 from experiments.settings import Spec
 from experiments.signals import relayed
-from experiments.tree import completed, differences
 from experiments.upcycling import audit_options
 from mingpt.trainer import Trainer
 from mingpt.utils import IGNORE_INDEX, BadInput
@@ -79,7 +89,7 @@ class Run:
                        "study_hash": spec.study.hash if spec.study else None,
                        "declaration": spec.study.declaration(spec.arm) if spec.study else None,
                        "match": spec.match and spec.match.to_dict(), "arm": self.files.arm, "seed": seed,
-                       "status": "running", "message": None, "process": process(), "command": command,
+                       "id": new_id(), "status": "running", "message": None, "process": process(), "command": command,
                        "changes": spec.changes, "config": spec.settings.to_dict(),
                        "config_hash": config_hash(spec.settings.to_dict()), "preset": spec.preset,
                        "code": code_version(), "data": corpus.describe(), "start": now(), "end": None, "result": None}
@@ -92,6 +102,7 @@ class Run:
         if source and Path(source).resolve() == self.files.checkpoint.resolve():
             raise BadInput(f"--init {source} is this run's own checkpoint, which it would overwrite: "
                            "give another --out or --arm")
+        resume = requeued(resume, self.files)
         if (code := self._already(resume)) is not None:
             return code
         self._prepare()                                     # refuses before anything is written
@@ -99,11 +110,14 @@ class Run:
             if (code := self._already(resume)) is not None:
                 return code                                 # by a process that was faster
             self._restore(resume)
+            if self.state and self.state.get("result"):
+                return self._complete()
             try:
                 with self._signals():
                     self.trainer.run()
             except Exception as error:
-                self._finish("failed", f"{type(error).__name__}: {error}")
+                with contextlib.suppress(OSError):          # a full disk: the first error is the one to tell
+                    self._finish("failed", f"{type(error).__name__}: {error}")
                 raise
             return self._conclude()
 
@@ -118,16 +132,16 @@ class Run:
     def _earlier(self) -> dict | None:
         """The record of an earlier attempt under the same settings; BadInput when they are other ones."""
         if not self.files.json.exists():
-            if self.files.csv.exists():
-                raise BadInput(f"{self.files.csv} exists without its .json: move it away, or --resume restart")
+            if holds_rows(self.files.csv) and checkpoint.read_state(self.files.checkpoint) is None:
+                raise BadInput(f"{self.files.csv} holds rows, and neither a record nor a checkpoint says of which run: "
+                               "move it away, or --resume restart")
             return None
         earlier = read_record(self.files.json)
-        changed = {k: v for k, v in differences(completed(earlier["config"]), self.settings).items() if k not in FREE}
+        changed = changed_settings(earlier["config"], self.settings)
         if earlier["data"].get("hash") != self.record["data"].get("hash"):
             changed["data"] = [earlier["data"].get("hash"), self.record["data"].get("hash")]
         if changed:
-            what = ", ".join(f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
-            raise BadInput(f"{self.files.json}: {earlier['status']} under other settings: {what}; "
+            raise BadInput(f"{self.files.json}: {earlier['status']} under other settings: {listed(changed)}; "
                            "give another --out or --arm, or --resume restart")
         return earlier
 
@@ -155,29 +169,33 @@ class Run:
         self.trainer.add_callback("on_iteration_end", self._after_iteration)
 
     def _restore(self, resume: str) -> None:
-        """The state of an interrupted run, when there is one."""
-        resumed = resume != "restart" and self.files.json.exists()
-        self.state = checkpoint.read_state(self.files.checkpoint) if resumed else None
+        """The state of an interrupted run, when there is one. A restart makes the old one unusable first of all."""
+        clear_leftovers(self.files)
+        if resume == "restart":
+            checkpoint.discard(self.files.checkpoint)
+        self.state, told = own_checkpoint(self.files, self.record, self.settings)
+        self.before = None                                  # what the checkpoint knows of the CSV
         if self.state:
-            checkpoint.load_model(self.files.checkpoint, self.trainer.model)
+            self.before = log_so_far(self.files, self.state, self.observer.say)
+            checkpoint.load_model(self.files.checkpoint, self.trainer.model, state=self.state)
             self.record["start"] = self.state["start"]
+            self.record["id"] = self.state.get("run", self.record)["id"]
+        if told:
+            self.observer.say(f"  {told}")
 
     def _start(self, trainer: Trainer) -> None:
-        state = self.state or {"csv_bytes": 0, "loss_sum": 0.0, "loss_count": 0, "seconds": 0.0, "best": None,
-                               "bad_evaluations": 0, "evaluation": None, "row_iteration": 0, "row_seconds": 0.0,
-                               "tokens": 0, "row_tokens": 0}
+        self.count = Counters()
         if self.state:
-            checkpoint.load_optimizer(self.files.checkpoint, trainer.model, trainer.optimizer)
-            trainer.iter_num = state["iteration"]
-        self.log = Log(self.files.csv, keep=state["csv_bytes"])
-        self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
-        self.best, self.bad_evaluations, self.evaluation = state["best"], state["bad_evaluations"], state["evaluation"]
-        self.row_iteration, self.row_seconds = state["row_iteration"], state["row_seconds"]
-        self.tokens, self.row_tokens = (state[key] if key in state else self._targets_of(state[iteration]) for
-                                        key, iteration in (("tokens", "iteration"), ("row_tokens", "row_iteration")))
-        self.seconds, self.outcome = state["seconds"], ("done", None)
+            self.count = Counters.from_state(self.state)
+            checkpoint.load_optimizer(self.files.checkpoint, self.state, trainer.model, trainer.optimizer)
+            trainer.iter_num = self.state["iteration"]
+            if self.count.tokens is None:                   # of an older checkpoint: counted in the batches again
+                self.count.tokens = self._targets_of(trainer.iter_num)
+                self.count.row_tokens = self._targets_of(self.count.row_iteration)
+        self.outcome = ("done", None)
         self.record["progress"] = {"iteration": trainer.iter_num, "max_iters": trainer.config.max_iters}
-        write_record(self.files.json, self.record)
+        write_record(self.files.json, self.record)          # before the CSV: rows without a record are nobody's
+        self.log = Log(self.files.csv, self.before)
         self.observer.start(self, resumed_at=trainer.iter_num if self.state else None)
         if not self.state:
             self._evaluate(trainer)
@@ -186,7 +204,7 @@ class Run:
         self.clock = time.perf_counter()
 
     def _targets_of(self, iterations: int) -> int:
-        """Tokens predicted in so many iterations, counted in the batches: older checkpoints do not hold the number."""
+        """Tokens predicted in so many iterations."""
         steps = range(iterations * self.settings.trainer.accumulation_steps)
         return sum(int((self.trainer.train_dataset.batch(t)[1] != IGNORE_INDEX).sum()) for t in steps)
 
@@ -195,12 +213,12 @@ class Run:
     def _after_iteration(self, trainer: Trainer) -> None:
         """Log, evaluate, save and stop, each when it is due. Only what is due waits for the device."""
         n, last = trainer.iter_num, trainer.iter_num == trainer.config.max_iters
-        self.loss_sum = self.loss_sum + trainer.loss.double()
-        self.loss_count += 1
-        self.tokens += trainer.targets
+        self.count.loss_sum = self.count.loss_sum + trainer.loss.double()
+        self.count.loss_count += 1
+        self.count.tokens += trainer.targets
         evaluate_now = last or n % self.limits.eval_every == 0
         if evaluate_now or n % self.limits.log_every == 0:
-            loss = float(self.loss_sum) / self.loss_count     # waits for the device, so the clock is read after it
+            loss = float(self.count.loss_sum) / self.count.loss_count   # waits for the device, so the clock comes after
             self._tick()
             if evaluate_now and math.isfinite(loss):
                 self._evaluate(trainer)
@@ -216,75 +234,84 @@ class Run:
 
     def _tick(self) -> None:
         """Count the seconds of training alone: evaluating and saving stop the clock."""
-        self.seconds += time.perf_counter() - self.clock
+        self.count.seconds += time.perf_counter() - self.clock
         self.clock = time.perf_counter()
 
     def _evaluate(self, trainer: Trainer) -> None:
-        self.evaluation = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast())
-        if self.best is None or self.evaluation["val_loss"] < self.best["val_loss"]:
-            self.best = {"val_loss": self.evaluation["val_loss"], "iteration": trainer.iter_num}
-            self.bad_evaluations = 0
+        count = self.count
+        count.evaluation = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast())
+        if count.best is None or count.evaluation["val_loss"] < count.best["val_loss"]:
+            count.best = {"val_loss": count.evaluation["val_loss"], "iteration": trainer.iter_num}
+            count.bad_evaluations = 0
             if self.limits.keep_best:
                 name = f"best-{trainer.iter_num:06d}"
-                self.best["file"] = checkpoint.save_weights(self.files.checkpoint, name, trainer.model)
+                count.best["file"] = checkpoint.save_weights(self.files.checkpoint, name, trainer.model)
         else:
-            self.bad_evaluations += 1
+            count.bad_evaluations += 1
 
     def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
-        n = trainer.iter_num
-        tokens, seconds = self.tokens - self.row_tokens, self.seconds - self.row_seconds
-        row = {"iteration": n, "loss": loss, "val_loss": self.evaluation["val_loss"] if measured else None,
+        n, count = trainer.iter_num, self.count
+        tokens, seconds = count.tokens - count.row_tokens, count.seconds - count.row_seconds
+        row = {"iteration": n, "loss": loss, "val_loss": count.evaluation["val_loss"] if measured else None,
                "learning_rate": trainer.lr if n else None, "grad_norm": float(trainer.grad_norm) if n else None,
-               "tokens": self.tokens, "flops": n * self.flops_per_step, "seconds": self.seconds,
+               "tokens": count.tokens, "flops": n * self.flops_per_step, "seconds": count.seconds,
                "tokens_per_second": tokens / seconds if seconds > 0 else None,
                "peak_memory_mb": peak_memory_mb(trainer.device)}
         self.log.row(row)
-        self.loss_sum, self.loss_count = 0.0, 0
-        self.row_iteration, self.row_seconds, self.row_tokens = n, self.seconds, self.tokens
-        self.record["progress"] |= {"iteration": n, "seconds": self.seconds, **{k: row[k] for k in (
+        count.loss_sum, count.loss_count = 0.0, 0
+        count.row_iteration, count.row_seconds, count.row_tokens = n, count.seconds, count.tokens
+        self.record["progress"] |= {"iteration": n, "seconds": count.seconds, **{k: row[k] for k in (
             "loss", "val_loss", "tokens_per_second") if row[k] is not None}}
         if statistics := trainer.model.statistics():
             self.record["progress"]["statistics"] = statistics
         write_record(self.files.json, self.record)
-        self.observer.row(row, self.evaluation)
+        self.observer.row(row, count.evaluation)
 
     def _check(self, trainer: Trainer, loss: float) -> None:
-        if not math.isfinite(loss) or not math.isfinite(self.evaluation["val_loss"]):
+        if not math.isfinite(loss) or not math.isfinite(self.count.evaluation["val_loss"]):
             self._stop(trainer, "diverged", f"loss {loss} at iteration {trainer.iter_num}")
-        elif self.limits.patience is not None and self.bad_evaluations >= self.limits.patience:
-            self._stop(trainer, "done", f"no better evaluation in {self.bad_evaluations}: stopped early")
+        elif self.limits.patience is not None and self.count.bad_evaluations >= self.limits.patience:
+            self._stop(trainer, "done", f"no better evaluation in {self.count.bad_evaluations}: stopped early")
 
     def _stop(self, trainer: Trainer, status: str, message: str) -> None:
         trainer.stop, self.outcome = True, (status, message)
 
-    def _save(self, trainer: Trainer, final: bool = False) -> None:
-        state = {"start": self.record["start"], "seed": self.seed, "csv_bytes": self.log.size(),
-                 "loss_sum": float(self.loss_sum), "loss_count": self.loss_count, "seconds": self.seconds,
-                 "best": self.best, "bad_evaluations": self.bad_evaluations, "evaluation": self.evaluation,
-                 "row_iteration": self.row_iteration, "row_seconds": self.row_seconds,
-                 "tokens": self.tokens, "row_tokens": self.row_tokens,
-                 "model": trainer.model.config.to_dict(), "tokenizer": self.settings.data.tokenizer}
-        checkpoint.save(self.files.checkpoint, trainer.iter_num, trainer.model, None if final else trainer.optimizer,
-                        state)
+    def _save(self, trainer: Trainer, result: dict[str, Any] | None = None) -> None:
+        """A checkpoint; of the whole run where there is a result."""
+        state = {"start": self.record["start"], "run": identity(self.record), **self.count.to_dict(),
+                 "model": trainer.model.config.to_dict(), "tokenizer": self.settings.data.tokenizer,
+                 "result": result, "message": self.outcome[1]}
+        checkpoint.save(self.files.checkpoint, trainer.iter_num, trainer.model,
+                        trainer.optimizer if result is None else None, state, self.log.content())
 
     # -- the end --------------------------------------------------------------------------------------------------
 
     def _conclude(self) -> int:
         status, message = self.outcome
         if status == "done":
-            self._save(self.trainer, final=True)
             self.record["result"] = self._result()
+            self._save(self.trainer, self.record["result"])
         self._finish(status, message)
         self.observer.end(self, status, message)
         return {"done": DONE, "interrupted": INTERRUPTED}.get(status, FAILED)
 
+    def _complete(self) -> int:
+        """Write the record of a run that was killed between its last checkpoint and its record."""
+        self.log = Log(self.files.csv, self.before)
+        self.trainer.iter_num, self.record["result"] = self.state["iteration"], self.state["result"]
+        self.record["progress"] = {"iteration": self.state["iteration"],
+                                   "max_iters": self.settings.trainer.max_iters, "seconds": self.state["seconds"]}
+        self._finish("done", self.state["message"])
+        self.observer.end(self, "done", self.state["message"])
+        return DONE
+
     def _result(self) -> dict[str, Any]:
-        n = self.trainer.iter_num
-        best = {key: self.best[key] for key in ("val_loss", "iteration")}
-        return {**self.evaluation, "best": best, "iterations": n, "tokens": self.tokens,
+        n, count = self.trainer.iter_num, self.count
+        best = {key: count.best[key] for key in ("val_loss", "iteration")}
+        return {**count.evaluation, "best": best, "iterations": n, "tokens": count.tokens,
                 "flops": n * self.flops_per_step,
-                "tokens_per_second": self.tokens / self.seconds if self.seconds else None,
-                "peak_memory_mb": peak_memory_mb(self.trainer.device), "seconds": self.seconds,
+                "tokens_per_second": count.tokens / count.seconds if count.seconds else None,
+                "peak_memory_mb": peak_memory_mb(self.trainer.device), "seconds": count.seconds,
                 **({"statistics": counted} if (counted := self.trainer.model.statistics()) else {})}
 
     def _finish(self, status: str, message: str | None) -> None:

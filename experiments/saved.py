@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from experiments import checkpoint
+from experiments.corpus.progress import say
 from experiments.record import RunFiles, read_record
 from experiments.tokenizers import get_tokenizer
 from mingpt.model import GPT
@@ -23,8 +24,8 @@ def known_runs(out: Path) -> dict[str, RunFiles]:
     """Every run with a checkpoint under OUT, by name: 'rope.s0', 'seven/rope.s0'."""
     root = Path(out) / "checkpoints"
     found = {}
-    for state in sorted(root.rglob(checkpoint.STATE)):
-        name = state.parent.relative_to(root).as_posix()
+    for state in sorted({path.parent for name in (checkpoint.STATE, checkpoint.PREVIOUS) for path in root.rglob(name)}):
+        name = state.relative_to(root).as_posix()
         study, _, run = name.rpartition("/")
         arm, dot, seed = run.rpartition(".s")
         if dot and seed.isdigit():
@@ -67,7 +68,8 @@ def load_run(files: RunFiles, device: str = "auto", which: str = "model") -> tup
         raise BadInput(f"{files.checkpoint}: no checkpoint there")
     with contextlib.redirect_stdout(None):
         model = GPT(CN(**state["model"] | {"model_type": None}))
-    checkpoint.load_model(files.checkpoint, model, which)
+    if told := checkpoint.load_model(files.checkpoint, model, which):
+        say(told)
     device = find_device(device)
     record = read_record(files.json) if files.json.exists() else {}
     return model.to(torch.device(device)).eval(), get_tokenizer(state["tokenizer"]), record

@@ -30,7 +30,7 @@ OWN = {"vocab_size", "block_size", "embd_pdrop", "resid_pdrop", "attn_pdrop", "b
 
 def is_run(init: str) -> bool:
     """Whether a source is the checkpoint of a run of ours."""
-    return (Path(init) / checkpoint.STATE).is_file()
+    return any((Path(init) / name).is_file() for name in (checkpoint.STATE, checkpoint.PREVIOUS))
 
 
 def is_remote(init: str) -> bool:

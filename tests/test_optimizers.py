@@ -84,7 +84,7 @@ def test_muon_goes_on_from_what_was_saved_with_the_same_bits(way, tmp_path):
     resumed = again.configure_optimizers(settings())
     if way == "checkpoint":
         checkpoint.save(tmp_path, 3, model, optimizer, {})
-        checkpoint.load_optimizer(tmp_path, again, resumed)
+        checkpoint.load_optimizer(tmp_path, checkpoint.read_state(tmp_path), again, resumed)
     else:
         torch.save(optimizer.state_dict(), tmp_path / "o.pt")
         resumed.load_state_dict(torch.load(tmp_path / "o.pt", weights_only=True))
