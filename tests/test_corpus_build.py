@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from experiments.corpus import build, get_default_config, open_corpus
@@ -89,6 +91,43 @@ def test_a_cache_that_lost_a_file_is_built_again(corpus_file, data_config, build
     first = open_corpus(data_config(corpus_file))
     (first.store.folder / "tokens-00000.bin").write_bytes(b"half")
     assert open_corpus(data_config(corpus_file)).describe() == first.describe() and len(builds) == 2
+
+
+def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(corpus_file, data_config, builds, capsys):
+    config, rng, trials = data_config(corpus_file), random.Random(0), 0
+    store = open_corpus(config).store
+    tokens = np.array(store.shards[0])
+    for path in sorted(store.folder.iterdir()):
+        for damage in ("bit", "page", "cut", "gone"):
+            data = bytearray(path.read_bytes())
+            place = rng.randrange(len(data))
+            if damage == "bit":
+                data[place] ^= 1 << rng.randrange(8)
+            elif damage == "page":
+                data[place:place + 99] = b"\0" * len(data[place:place + 99])
+            path.unlink() if damage == "gone" else path.write_bytes(data[:place] if damage == "cut" else data)
+            trials += 1
+            again = open_corpus(config).store
+            assert len(builds) == 1 + trials and "damaged and is made again" in capsys.readouterr().err, (path, damage)
+            assert (again.shards[0] == tokens).all()
+    assert trials == 4 * 4
+
+
+def test_a_large_cache_is_verified_where_it_is_read(corpus_file, data_config, builds, monkeypatch):
+    monkeypatch.setattr("experiments.corpus.store.WHOLE", 0)
+    monkeypatch.setattr("experiments.corpus.store.BLOCK", 64)
+    config = data_config(corpus_file)
+    path = open_corpus(config).store.folder / "tokens-00000.bin"
+    data = bytearray(path.read_bytes())
+    data[-30] ^= 1
+    path.write_bytes(data)
+    store = open_corpus(config).store
+    end = len(data) // store.shards[0].itemsize
+    assert len(store.read(0, end // 2)) == end // 2, "nothing is wrong there"
+    with pytest.raises(BadInput, match="run the same command again"):
+        store.read(end - 20, 20)
+    assert len(builds) == 1
+    assert open_corpus(config).store.read(end - 20, 20).size == 20 and len(builds) == 2
 
 
 def test_threads_change_nothing(tmp_path, data_config, monkeypatch):

@@ -1,6 +1,9 @@
 """
-A tokenised corpus on disk: `tokens-00000.bin`… (uint16 or uint32, every document followed by its end),
-`documents.bin` (one DOCUMENT entry each) and `meta.json`, written last.
+A tokenised corpus on disk: `tokens-00000.bin`… (uint16 or uint32, every document followed by its end), `documents.bin`
+(one DOCUMENT entry each), `checksums.bin` (a CRC-32 for every block of those files) and `meta.json`, written last.
+
+A small store is verified whole when it is opened. Of a large one each block is verified when it is first read, so a
+process pays for what it uses.
 """
 
 from __future__ import annotations
@@ -8,17 +11,51 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from experiments.corpus.clean import DOCUMENT, Digest
 from experiments.corpus.report import Report
-from mingpt.utils import write_atomic
+from mingpt.utils import BadInput, write_atomic
 
 SHARD = 1 << 27       # tokens a file (256 MB in uint16)
 MAX_SETS = 1000       # more set names than this are no sets: the rest are counted together
 OTHER = "other"
+BLOCK = 1 << 16       # bytes of a file that have one checksum
+WHOLE = 256 << 20     # bytes of tokens that are verified when a store is opened, at 3.5 GB per second
+
+
+class Damaged(ValueError):
+    """A file of a store is not what was written."""
+
+
+class Checksums:
+    """Appends to a file, and keeps the CRC-32 of each of its blocks."""
+
+    def __init__(self, path: Path):
+        self.file = open(path, "wb")   # noqa: SIM115 (closed in close)
+        self.blocks: list[int] = []
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        view = memoryview(data)
+        while view:
+            inside = self.size % BLOCK
+            part, view = view[:BLOCK - inside], view[BLOCK - inside:]
+            if inside:
+                self.blocks[-1] = zlib.crc32(part, self.blocks[-1])
+            else:
+                self.blocks.append(zlib.crc32(part))
+            self.size += len(part)
+
+    def close(self) -> None:
+        """Flush to the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
 
 
 class Writer:
@@ -29,8 +66,8 @@ class Writer:
         self.shards: list[int] = []           # tokens in each
         self.documents = 0
         self.hash = hashlib.blake2b(digest_size=16)
-        self._tokens = None
-        self._documents = open(folder / "documents.bin", "wb")   # noqa: SIM115 (closed in close)
+        self._files: list[Checksums] = []     # of the shards; the last one is open
+        self._documents = Checksums(folder / "documents.bin")
 
     def add(self, digest: Digest) -> None:
         """Append a digest's documents, in order."""
@@ -41,11 +78,11 @@ class Writer:
         self.hash.update(np.ascontiguousarray(entries["hash"]).tobytes())
         self._documents.write(entries.tobytes())
         self.documents += len(entries)
-        if self._tokens is None or self.shards[-1] >= SHARD:   # a document lies in one shard
+        if not self.shards or self.shards[-1] >= SHARD:   # a document lies in one shard
             self._next_shard()
         tokens = np.concatenate(digest.ids).astype(self.dtype)
         self.shards[-1] += len(tokens)
-        self._tokens.write(tokens.tobytes())
+        self._files[-1].write(tokens.tobytes())
 
     def _set(self, name: str) -> int:
         if name not in self.sets and len(self.sets) >= MAX_SETS:
@@ -53,36 +90,44 @@ class Writer:
         return self.sets.setdefault(name, len(self.sets))
 
     def _next_shard(self) -> None:
-        if self._tokens is not None:
-            _sync(self._tokens)
-        self._tokens = open(self.folder / f"tokens-{len(self.shards):05d}.bin", "wb")   # noqa: SIM115
+        if self._files:
+            self._files[-1].close()
+        self._files.append(Checksums(self.folder / f"tokens-{len(self.shards):05d}.bin"))
         self.shards.append(0)
 
     def close(self, report: Report) -> None:
         """Flush all, and write what the folder holds."""
-        for file in filter(None, (self._tokens, self._documents)):
-            _sync(file)
+        for file in (*self._files[-1:], self._documents):
+            file.close()
+        sums = np.array([crc for file in (self._documents, *self._files) for crc in file.blocks], "<u4").tobytes()
+        write_atomic(self.folder / "checksums.bin", sums)
         meta = {"shards": self.shards, "documents": self.documents, "sets": list(self.sets), "dtype": self.dtype.name,
-                "hash": self.hash.hexdigest(), "report": report.to_json()}
-        write_atomic(self.folder / "meta.json", json.dumps(meta))
+                "hash": self.hash.hexdigest(), "checksums": zlib.crc32(sums), "report": report.to_json()}
+        write_atomic(self.folder / "meta.json", json.dumps({**meta, "checksum": _checksum(meta)}))
 
 
-def _sync(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
+def _checksum(meta: dict) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 class Store:
-    """A finished store, mapped into memory: nothing is read before it is used."""
+    """A finished store, mapped into memory: nothing is read before it is used. FileNotFoundError or ValueError where it
+    is not whole."""
 
     def __init__(self, folder: Path):
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = _read_meta(folder / "meta.json")
         self.folder, self.hash, self.sets = folder, meta["hash"], meta["sets"]
         self.report = Report.from_json(meta["report"])
         dtype = np.dtype(meta["dtype"])
         self.shards = [_mapped(folder / f"tokens-{n:05d}.bin", dtype, size) for n, size in enumerate(meta["shards"])]
         self.documents = _mapped(folder / "documents.bin", DOCUMENT, meta["documents"])
+        tokens = {f"tokens-{n:05d}.bin": shard for n, shard in enumerate(self.shards)}
+        files = {"documents.bin": self.documents, **tokens}
+        documents, *self._blocks = _blocks(folder, files, meta["checksums"])
+        documents.verify_all()
+        if sum(shard.nbytes for shard in self.shards) <= WHOLE:
+            for blocks in self._blocks:
+                blocks.verify_all()
         ends = np.cumsum(self.documents["tokens"], dtype=np.int64)
         self.starts = ends - self.documents["tokens"]     # of each document among all tokens, end to end
         self.shard_starts = np.cumsum([0, *meta["shards"]])[:-1]
@@ -92,13 +137,59 @@ class Store:
         return np.searchsorted(self.shard_starts, token, side="right") - 1
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """`length` tokens from `start`, counted over all shards; they must lie in one shard."""
+        """`length` tokens from `start`, counted over all shards; they must lie in one shard. BadInput where the file is
+        damaged there."""
         shard = int(self.shard_of(start))
         local = start - int(self.shard_starts[shard])
-        return self.shards[shard][local:local + length]
+        tokens = self.shards[shard]
+        try:
+            self._blocks[shard].verify(local * tokens.itemsize, (local + length) * tokens.itemsize)
+        except Damaged as damage:
+            (self.folder / "meta.json").unlink(missing_ok=True)      # the next process finds no store, and makes one
+            raise BadInput(f"the token cache is damaged: {damage}: run the same command again, and the text is "
+                           "tokenised anew") from None
+        return tokens[local:local + length]
+
+
+class Blocks:
+    """The blocks of one mapped file with their checksums, and which of them this process has verified."""
+
+    def __init__(self, path: Path, data: np.ndarray, sums: np.ndarray):
+        self.path, self.sums = path, sums
+        self.bytes = data.view(np.uint8) if data.size else np.zeros(0, np.uint8)
+        self.verified = np.zeros(len(sums), bool)
+
+    def verify(self, start: int, stop: int) -> None:
+        """Damaged where a block of the bytes from `start` to before `stop` is not what was written."""
+        for block in range(start // BLOCK, -(-stop // BLOCK)):
+            if not self.verified[block]:
+                if zlib.crc32(self.bytes[block * BLOCK:(block + 1) * BLOCK]) != self.sums[block]:
+                    raise Damaged(f"{self.path}: the checksum of byte {block * BLOCK:,} and those after it differs")
+                self.verified[block] = True
+
+    def verify_all(self) -> None:
+        """The same for the whole file."""
+        self.verify(0, self.bytes.size)
+
+
+def _blocks(folder: Path, files: dict[str, np.ndarray], checksum: int) -> list[Blocks]:
+    """Each file with its part of checksums.bin."""
+    raw = (folder / "checksums.bin").read_bytes()
+    counts = [-(-data.nbytes // BLOCK) for data in files.values()]
+    if zlib.crc32(raw) != checksum or len(raw) != 4 * sum(counts):
+        raise Damaged(f"{folder / 'checksums.bin'}: not what was written")
+    parts = np.split(np.frombuffer(raw, "<u4"), np.cumsum(counts)[:-1])
+    return [Blocks(folder / name, data, sums) for (name, data), sums in zip(files.items(), parts, strict=True)]
+
+
+def _read_meta(path: Path) -> dict:
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(meta, dict) or meta.pop("checksum", None) != _checksum(meta):
+        raise Damaged(f"{path}: not what was written")
+    return meta
 
 
 def _mapped(path: Path, dtype: np.dtype, size: int) -> np.ndarray:
     if path.stat().st_size != size * dtype.itemsize:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, not {size * dtype.itemsize}")
+        raise Damaged(f"{path} has {path.stat().st_size} bytes, not {size * dtype.itemsize}")
     return np.memmap(path, dtype, "r", shape=(size,)) if size else np.zeros(0, dtype)
