@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 
 from experiments.arms import catalogue
+from experiments.ranges import listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = f"Numbers that --section.key=value takes:\n{listing()}"
     add_arm_arguments(parser)
     add_run_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and data order (default 0)")

@@ -54,8 +54,8 @@ class Reporter(Observer):
             self.say(f"  {begun_line(record['init'])}")
         if line := trainable_line(model):
             self.say(line)
-        if run.spec.note:
-            self.say(f"  {run.spec.note}")
+        for note in record["notes"]:
+            self.say(f"  {note}")
         if not record["audit"]["passed"]:
             for claim, seen in record["audit"]["checks"].items():
                 if seen is not True:

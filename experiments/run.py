@@ -89,7 +89,8 @@ class Run:
                        "study_hash": spec.study.hash if spec.study else None,
                        "declaration": spec.study.declaration(spec.arm) if spec.study else None,
                        "match": spec.match and spec.match.to_dict(), "arm": self.files.arm, "seed": seed,
-                       "id": new_id(), "status": "running", "message": None, "process": process(), "command": command,
+                       "id": new_id(), "notes": [spec.note] if spec.note else [],
+                       "status": "running", "message": None, "process": process(), "command": command,
                        "changes": spec.changes, "config": spec.settings.to_dict(),
                        "config_hash": config_hash(spec.settings.to_dict()), "preset": spec.preset,
                        "code": code_version(), "data": corpus.describe(), "start": now(), "end": None, "result": None}
@@ -155,6 +156,7 @@ class Run:
         T = row_length(settings)
         batches = self.corpus.train(T, settings.trainer.batch_size, seed)
         self.validation = self.corpus.validation(T, settings.data.val_tokens)
+        self._note_validation()
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
         self.trainer = SeededTrainer(settings.trainer, model, batches, seed)
         self.flops_per_step = (model.flops_per_token(T) * batches.positions_per_batch
@@ -167,6 +169,13 @@ class Run:
             raise BadInput(f"audit of {self.files.arm}: {failure}; --allow-audit-fail trains it all the same")
         self.trainer.add_callback("on_train_start", self._start)
         self.trainer.add_callback("on_iteration_end", self._after_iteration)
+
+    def _note_validation(self) -> None:
+        """Say where the validation set is much smaller than was asked for."""
+        found, asked = self.validation.tokens, self.settings.data.val_tokens
+        if found < 0.9 * asked:
+            self.record["notes"].append(f"the validation set has {found:,} tokens, where data.val_tokens asks for "
+                                        f"{asked:,}: the held-out documents have no more")
 
     def _restore(self, resume: str) -> None:
         """The state of an interrupted run, when there is one. A restart makes the old one unusable first of all."""

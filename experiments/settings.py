@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.arms import catalogue, flatten, read_toml
-from experiments.names import extended
+from experiments.arms import NAME, catalogue, flatten, read_toml
+from experiments.idle import refuse_idle
+from experiments.names import LONGEST_NAME, default_name, makes_an_arm, refuse_undone_flags
 from experiments.study import Study, combine, load_study
-from experiments.tree import check, differences, merge
+from experiments.tree import check, default_settings, differences, merge, walk
+from mingpt.schedules import warmup_iterations
 from mingpt.utils import BadInput, did_you_mean, parse_value
 from mingpt.utils import CfgNode as CN
 
@@ -53,25 +55,90 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
     declared = load_study(study) if study is not None else None
     preset_name = preset or (declared.preset if declared else None) or DEFAULT_PRESET
     layers, specials = load_preset(preset_name)
-    name, changed, compared = _arm(declared, arm, list(flags))
+    flags = list(flags)
+    name, changed, compared = _arm(declared, arm, flags)
     given = dict(parse_override(text) for text in overrides)
-    ours = {key: value for key, value in given.items() if declared is None and key in _arm_keys()}
+    ours = {key: value for key, value in given.items() if declared is None and makes_an_arm(key)}
     shared = [layers, declared.base if declared else {}]
     rest = {key: value for key, value in given.items() if key not in ours}
     if data:
         rest["data.paths"] = list(data)
     below = [*shared, *_source([*shared, changed, rest])]
-    without = merge([*below, _special(changed, specials), rest])
     settings = merge([*below, _special(changed, specials), ours, rest])
     baseline = merge([*shared, *_source([*shared, compared, rest]), _special(compared, specials), rest])
-    if arm is None:
-        chosen = differences(without, settings)
-        name = extended(name, {key: value for key, value in ours.items() if key in chosen})
     check(settings)
-    note = _read_schedule(settings.model)
+    check(baseline)
+    asked = {**changed, **({} if declared else given)}
+    refuse_idle(settings, asked, dict(walk(default_settings())))
+    _refuse_disguise(settings.model, asked)
+    if declared is None:
+        without = merge([*below, _special(changed, specials), rest])
+        _check_flags(flags, differences(without, settings), baseline)
+        default = _default_name(flags, without, settings, specials)
+        name = _checked_name(arm, default) if arm is not None else default
+    note = "; ".join(filter(None, (_read_schedule(settings.model), _warmup(settings, given)))) or None
     _read_schedule(baseline.model)
+    _check_vocabulary(settings)
     matched = _match(declared, name, settings, baseline, given)
     return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings), note, matched)
+
+
+def _warmup(settings: CN, given: Mapping[str, Any]) -> str | None:
+    """A note on a warm-up that the run never leaves; BadInput where the command line asks for it by name."""
+    trainer = settings.trainer
+    warmup = warmup_iterations(trainer)
+    if warmup <= trainer.max_iters:
+        return None
+    text = (f"the warm-up takes {warmup:,} iterations and the run has {trainer.max_iters:,}: the full rate is never "
+            "reached")
+    if "trainer.warmup_steps" in given:
+        raise BadInput(f"trainer.warmup_steps={trainer.warmup_steps}: {text}; give less, or a share of the run below 1")
+    return text
+
+
+def _refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
+    """BadInput for an arm that is named after a kind of attention and has as many key heads as mha."""
+    from mingpt.attention import ATTENTIONS
+    from mingpt.model import SIZES
+    kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
+    if "model.attention" not in asked or model.attention == plain or not hasattr(kind, "kv_heads"):
+        return
+    heads = CN(**model.to_dict() | SIZES.get(model.model_type, {}))
+    if kind.kv_heads(heads) == heads.n_head:
+        raise BadInput(f"model.attention={model.attention} with {heads.n_head} heads of keys and values for as many of "
+                       f"queries is {plain}: give fewer with model.n_kv_head, or model.attention={plain}")
+
+
+def _check_vocabulary(settings: CN) -> None:
+    """BadInput for a vocabulary that is not the tokenizer's, which decides it."""
+    if settings.model.vocab_size is None:
+        return
+    from experiments.tokenizers import get_tokenizer
+    tokenizer = get_tokenizer(settings.data.tokenizer)
+    if settings.model.vocab_size != tokenizer.vocab_size:
+        raise BadInput(f"model.vocab_size={settings.model.vocab_size}: the tokenizer decides it, and "
+                       f"data.tokenizer={tokenizer.name} has {tokenizer.vocab_size:,} tokens: leave it out")
+
+
+def _check_flags(flags: list[str], chosen: Mapping[str, list], baseline: CN) -> None:
+    refuse_undone_flags(flags, {key: now for key, (_, now) in chosen.items()}, dict(walk(baseline)))
+
+
+def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping[str, Mapping]) -> str:
+    """The name that the settings make; `without` are those of preset and flags alone."""
+    chosen = {key: now for key, (_, now) in differences(without, settings).items() if makes_an_arm(key)}
+    effective = {name: _special(arm.settings, specials) for name, arm in catalogue().items()}
+    return default_name(flags, chosen, effective, dict(walk(settings)))
+
+
+def _checked_name(arm: str, default: str) -> str:
+    """The name that the user gave; one of the catalogue's is kept for the arm that the catalogue means."""
+    if not NAME.fullmatch(arm) or len(arm) > LONGEST_NAME:
+        raise BadInput(f"--arm {arm!r} cannot name files: letters, digits and _ . + - only, at most {LONGEST_NAME}")
+    if arm in catalogue() and arm != default:
+        raise BadInput(f"--arm {arm}: the catalogue has an arm of that name, and these settings are another arm: its "
+                       f"own name is {default!r}")
+    return arm
 
 
 def _source(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -123,8 +190,7 @@ def _located(schedule: str) -> str:
 def _arm(study: Study | None, arm: str | None, flags: list[str]) -> tuple[str, dict, dict]:
     """(name, what it changes, what its baseline changes)."""
     if study is None:
-        name, changed = combine(flags)
-        return arm or name, changed, {}
+        return (*combine(flags), {})
     if flags:
         raise BadInput(f"--study {study.name} declares its arms: choose one with --arm, without arm flags")
     if arm is None:
@@ -142,14 +208,6 @@ def _special(changed: Mapping[str, Any], specials: Mapping[str, Mapping]) -> dic
         if all(changed.get(key) == value for key, value in own.items()):
             merged |= values
     return merged
-
-
-def _arm_keys() -> set[str]:
-    """Settings that make an arm: the model's and the trainer's slots, their members' options, and the schedule."""
-    from mingpt import model, trainer
-    return {"model.schedule"} | {f"{section}.{key}" for section, slots in (("model", model.SLOTS),
-                                                                           ("trainer", trainer.SLOTS))
-                                 for key in model.slot_defaults(slots)}
 
 
 def presets() -> dict[str, Path]:

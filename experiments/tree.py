@@ -8,13 +8,15 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from experiments.ranges import RANGES, SHARE, check_ranges, shown
+from mingpt.slots import check_slots
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 SHAPE = ("n_layer", "n_head", "n_embd")
-AT_LEAST_ONE = ("model.block_size", "trainer.max_iters", "trainer.batch_size", "trainer.accumulation_steps",
-                "data.val_tokens", "run.log_every", "run.eval_every", "run.checkpoint_every")
-SHARES = ("model.embd_pdrop", "model.resid_pdrop", "model.attn_pdrop")
+# whose defaults do not say their kind
+TEXTS = ("model.model_type", "data.val_pack", "data.cache", "run.init", "run.freeze_except")
+SWITCHES = ("model.qkv_bias", "model.attn_out_bias")
 
 
 def default_settings() -> CN:
@@ -61,16 +63,16 @@ def set_flat(settings: CN, key: str, value: Any) -> None:
 
 def _checked(key: str, value: Any, present: Any) -> Any:
     """The value in the kind of the present one: 1e3 is a number of iterations, 'many' is not."""
-    if value is None or present is None:
-        return copy.deepcopy(value)
+    if isinstance(value, float) and value.is_integer() and key in RANGES and RANGES[key].whole:
+        value = int(value)   # 1e3 is a number of iterations
+    if isinstance(value, Mapping):
+        raise BadInput(f"{key}={shown(value)}: a setting is one value, not a table")
+    if present is None or key in RANGES or value is None and key in TEXTS:
+        return copy.deepcopy(value)   # check has the last word
     if isinstance(present, bool):
         fits, kind = isinstance(value, bool), "true or false"
-    elif isinstance(present, int | float):
-        fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-        if fits and isinstance(value, float) and value == int(value) and isinstance(present, int):
-            value = int(value)
     elif isinstance(present, str):
-        fits, kind = not isinstance(value, list | tuple | dict), "a text"
+        fits, kind = not isinstance(value, list | tuple | dict | None), "a text"
         value = str(value)   # a window alone is read as a number
     elif isinstance(present, list | tuple):
         fits, kind = isinstance(value, list | tuple), "a list"
@@ -84,15 +86,37 @@ def _checked(key: str, value: Any, present: Any) -> Any:
 def check(settings: CN) -> None:
     """BadInput for values that no run could use, before anything is built."""
     flat = dict(walk(settings))
-    for key in AT_LEAST_ONE:
-        if not isinstance(flat[key], int) or flat[key] < 1:
-            raise BadInput(f"{key}={flat[key]!r}: give a whole number from 1")
-    for key in SHARES:
-        if not 0 <= flat[key] < 1:
-            raise BadInput(f"{key}={flat[key]!r}: give a share from 0 to below 1")
-    if not flat["trainer.learning_rate"] > 0:
-        raise BadInput(f"trainer.learning_rate={flat['trainer.learning_rate']!r}: give a number above 0")
-    model = settings.model
+    check_ranges(flat)
+    for key in TEXTS:
+        if flat[key] is not None and not isinstance(flat[key], str):
+            raise BadInput(f"{key}={shown(flat[key])}: give a text, or None")
+    for key in SWITCHES:
+        if flat[key] is not None and not isinstance(flat[key], bool):
+            raise BadInput(f"{key}={shown(flat[key])}: give true, false or None")
+    betas, paths = flat["trainer.betas"], flat["data.paths"]
+    if len(betas) != 2 or not all(SHARE.holds(beta) for beta in betas):
+        raise BadInput(f"trainer.betas={shown(betas)}: give two numbers from 0 to below 1, such as [0.9, 0.95]")
+    if isinstance(paths, list) and not all(isinstance(path, str) for path in paths) or not isinstance(
+            paths, list | str | None):
+        raise BadInput(f"data.paths={shown(paths)}: give a path, or a list of them")
+    if settings.trainer.warmup_steps >= 1 and not float(settings.trainer.warmup_steps).is_integer():
+        raise BadInput(f"trainer.warmup_steps={settings.trainer.warmup_steps}: give a whole number of iterations, or a "
+                       "share of the run below 1")
+    _check_heads(settings.model)
+    _check_members(settings)
+
+
+def _check_members(settings: CN) -> None:
+    from mingpt import model, trainer
+    from mingpt.attend import BACKENDS
+    check_slots(settings.model, {**model.SLOTS, "backend": BACKENDS}, "model")
+    check_slots(settings.trainer, trainer.SLOTS, "trainer")
+
+
+def _check_heads(model: CN) -> None:
+    if model.model_type is None and None in (model.n_embd, model.n_head, model.n_layer):
+        raise BadInput("model.n_layer, model.n_head and model.n_embd belong together: give all three, or a "
+                       "model.model_type")
     if model.model_type is None and model.head_dim is None and model.n_embd % model.n_head:
         near = [h for h in range(1, model.n_embd + 1) if model.n_embd % h == 0]
         near = min(near, key=lambda h: abs(h - model.n_head))

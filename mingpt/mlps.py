@@ -116,6 +116,12 @@ class MixtureOfExperts(nn.Module):
     options = {**SwiGLU.options, "n_experts": 4, "experts_per_token": 2, "expert": "swiglu", "balance_loss": 0.01,
                "capacity_factor": None}
 
+    @staticmethod
+    def active_options(config: CfgNode) -> set[str]:
+        """The options that these settings read: the experts have those of their own kind alone."""
+        of_experts = {option for kind in DENSE.values() for option in kind.options}
+        return (set(MixtureOfExperts.options) - of_experts) | set(DENSE[config.expert].options)
+
     def __init__(self, config: CfgNode):
         super().__init__()
         _check_experts(config)

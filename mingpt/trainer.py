@@ -40,7 +40,7 @@ class Trainer:
         C.learning_rate = 3e-4
         C.betas = (0.9, 0.95)
         C.weight_decay = 0.1   # only applied on matmul weights
-        C.grad_norm_clip = 1.0
+        C.grad_norm_clip = 1.0  # None or 0: no clipping
         C.merge_from_dict(slot_defaults(SLOTS))
         C.warmup_steps = 0         # iterations, or a share of max_iters below 1
         C.accumulation_steps = 1   # batches whose gradients make one step, each by its share of the targets
@@ -53,6 +53,9 @@ class Trainer:
             if not hasattr(config, name):
                 setattr(config, name, value)
         check_slots(config, SLOTS, "trainer")
+        clip = config.grad_norm_clip
+        if clip is not None and not clip >= 0:
+            raise BadInput(f"trainer.grad_norm_clip={clip}: give a number above 0, or 0 or None for no clipping")
         self.config = config
         self.optimizer = None
         self.train_dataset = train_dataset
@@ -125,7 +128,7 @@ class Trainer:
             if share:                            # the mean over no targets is NaN, and its share is none
                 self.before_forward(number)
                 self._accumulate(x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True), share)
-        limit = float("inf") if config.grad_norm_clip is None else config.grad_norm_clip
+        limit = config.grad_norm_clip or float("inf")   # None and 0: no clipping
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
 

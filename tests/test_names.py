@@ -3,8 +3,12 @@
 import pytest
 
 from experiments.arms import NAME
-from experiments.names import LONGEST, extended, schedule_name
+from experiments.names import LONGEST, LONGEST_NAME, makes_an_arm, schedule_name
+from experiments.settings import make_spec
+from experiments.tree import default_settings, walk
+from mingpt import model, trainer
 from mingpt.layer_schedules import NAMED
+from mingpt.utils import BadInput
 
 
 @pytest.mark.parametrize("text, name", [
@@ -30,10 +34,130 @@ def test_long_schedules_have_names_of_bearable_length_and_their_own():
     assert max(map(len, names)) <= LONGEST
 
 
-def test_parts_join_after_the_flags_slot_members_first():
-    assert extended("rope", {"model.schedule": "96/4*"}) == "rope_window96_dilation4"
-    assert extended("baseline", {"model.schedule": "lms_main"}) == "lms_main"
-    assert extended("rope", {"model.schedule": "8*", "model.mlp": "geglu"}) == "rope_geglu_window8"
-    assert extended("rope", {"trainer.optimizer": "muon", "model.block": "post"}) == "rope_muon_post"
-    assert extended("baseline", {}) == "baseline"
-    assert extended("baseline", {"model.qk_norm": True}) == "baseline"   # an option of a member names nothing
+SIZE = ["--model.n_layer=4", "--model.n_head=4", "--model.n_embd=64", "--model.block_size=64"]
+
+
+def spec(*words, flags=(), preset="nano", arm=None, size=SIZE):
+    return make_spec(preset=preset, flags=flags, arm=arm, overrides=[*size, *(f"--{word}" for word in words)])
+
+
+@pytest.mark.parametrize("flags, words, name", [
+    ([], [], "baseline"), ([], ["trainer.learning_rate=0.5", "data.tokenizer=gpt2", "run.log_every=3"], "baseline"),
+    ([], ["model.resid_pdrop=0.1", "trainer.batch_size=2", "trainer.dtype=bfloat16"], "baseline"),
+    (["rope"], [], "rope"), ([], ["model.position=rope"], "rope"), ([], ["trainer.warmup_steps=0.1"], "warmup"),
+    (["warmup"], ["trainer.lr_schedule=cosine"], "cosine"), ([], ["trainer.lr_schedule=cosine"], "lr_schedule-cosine"),
+    (["cosine"], ["trainer.warmup_steps=0.2"], "cosine_warmup_steps0.2"),
+    ([], ["trainer.lr_schedule=wsd"], "wsd"), ([], ["model.qk_norm=true"], "qk_norm"),
+    ([], ["model.tie_weights=true"], "tie_weights"), ([], ["model.n_future=4"], "n_future4"),
+    (["rope"], ["model.rope_fraction=0.25"], "rope_rope_fraction0.25"),
+    ([], ["model.attention=gqa", "model.n_kv_head=2"], "gqa_n_kv_head2"), ([], ["model.attention=gqa"], "gqa"),
+    ([], ["model.bias=false", "model.norm_eps=1e-6"], "no_bias_norm_eps1e-06"),
+    ([], ["model.position=none"], "position-none"), ([], ["model.mlp=gelu", "model.norm=layernorm"], "baseline"),
+    (["rope"], ["model.mlp=geglu", "model.schedule=96/4*"], "rope_geglu_window96_dilation4"),
+    ([], ["model.mlp=moe", "model.expert=gelu", "model.n_experts=8"], "moe_n_experts8_expert-gelu"),
+    (["swiglu", "rope", "rmsnorm", "warmup"], ["trainer.lr_schedule=cosine"], "all_modifications"),
+])
+def test_a_name_is_made_from_the_settings(flags, words, name):
+    made = spec(*words, flags=flags)
+    assert made.arm == name and NAME.fullmatch(name)
+    assert bool(made.changes) == (name != "baseline"), "what is named is what the arm declares, and nothing else"
+    assert all(makes_an_arm(key) for key in made.changes)
+
+
+def test_under_a_preset_whose_flag_means_more_the_member_alone_is_another_arm():
+    ours, theirs = (spec(*words, flags=flags, preset="paper", size=[]) for flags, words in (
+        ([], ["model.mlp=swiglu"]), (["swiglu"], [])))
+    assert (ours.arm, theirs.arm) == ("mlp-swiglu", "swiglu") and ours.settings != theirs.settings
+
+
+VALUES = {"model.head_dim": [16, 32], "model.attn_scale": [1.0, 0.5], "model.n_kv_head": [1, 4],
+          "model.mlp_hidden": [100, "4d", "8/3d"], "model.rope_local_base": [100.0], "model.embd_scale": [2.0, "sqrt"],
+          "model.nope_layers": ["3", "1,2", "every 4"], "model.capacity_factor": [1.25], "model.logit_softcap": [30.0],
+          "model.qkv_bias": [True, False], "model.attn_out_bias": [False], "model.parallel_norms": [2],
+          "model.kv_lora_rank": [16], "model.q_lora_rank": [8], "model.qk_nope_head_dim": [8], "model.v_head_dim": [8],
+          "model.qk_rope_head_dim": [8], "model.expert": ["gelu", "relu2"], "model.document_end": [5],
+          "model.published_padding": [5], "model.rope_fraction": [0.25, 0.5],
+          "model.schedule": ["f 8*", "f 8 8 f", "8*", "8/2*", "sssl:8", "half"], "trainer.warmup_steps": [5, 0.1, 0.2]}
+
+
+def choices():
+    """Every setting that makes an arm, with values that are not its default: all members, all options."""
+    slots = {f"{section}.{slot}": members for section, slots in (("model", model.SLOTS), ("trainer", trainer.SLOTS))
+             for slot, members in slots.items()}
+    for key, default in walk(default_settings()):
+        if not makes_an_arm(key):
+            continue
+        if key in slots:
+            values = list(slots[key])[1:]
+        elif key in VALUES:
+            values = VALUES[key]
+        elif isinstance(default, bool):
+            values = [not default]
+        else:
+            assert isinstance(default, int | float), f"no other value known for {key}"
+            larger = 2 * default + 1 if isinstance(default, int) else 2 * default
+            values = [default / 2 + 0.25 if isinstance(default, float) and default < 1 else larger]
+        yield from ((key, value) for value in values)
+
+
+def test_two_different_arms_never_share_a_default_name():
+    """All settings one by one, on every slot's members, and in pairs: one name, one tree of settings."""
+    singles = [f"{key}={value}" for key, value in choices()]
+    members = [word for word in singles if word.partition("=")[0].partition(".")[2] in {*model.SLOTS, *trainer.SLOTS}]
+    named: dict[str, dict] = {}
+    made = 0
+    for words in [(), *((word,) for word in singles), *((m, word) for m in members for word in singles if m != word)]:
+        try:
+            one = spec(*words)
+        except BadInput:
+            continue
+        made += 1
+        tree = one.settings.to_dict()
+        assert named.setdefault(one.arm.lower(), tree) == tree, f"{words} are called {one.arm}, as is another arm"
+        assert (one.arm == "baseline") == (not one.changes), words
+        assert NAME.fullmatch(one.arm) and len(one.arm) <= LONGEST_NAME
+    assert made > 500 and len(named) > 300
+
+
+def test_schedules_whose_letters_could_be_another_ones_are_told_apart():
+    names = {spec(f"model.schedule={text}").arm for text in ("(8|s4)&16*", "(8|s4&16)*", "8|s4&16*")}
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("words, flags, arm, told", [
+    (["model.position=alibi"], ["rope"], None, "takes back -r"),
+    (["model.position=learned"], ["rope"], None, "takes back -r"),
+    (["trainer.warmup_steps=0"], ["warmup"], None, "takes back -w"),
+    ([], [], "rope", "its own name is 'baseline'"),
+    (["model.qk_norm=true"], [], "baseline", "its own name is 'qk_norm'"),
+    ([], ["rope"], "../x", "cannot name files"),
+    (["model.n_experts=8"], [], None, "belongs to model.mlp=moe"),
+    (["model.rope_fraction=0.5"], [], None, "belongs to model.position=rope"),
+    (["trainer.min_lr_ratio=0.5"], [], None, "belongs to trainer.lr_schedule=cosine or linear or wsd"),
+    (["model.mlp=moe", "model.expert=gelu", "model.mlp_scaled_init=false"], [], None, "belongs to model.mlp=swiglu"),
+    (["model.future_weight=0.5"], [], None, "belongs to model.n_future"),
+    (["data.val_docs=9", "data.val_fraction=0.5"], [], None, "belongs to a corpus without data.val_docs"),
+    (["model.attention=gqa", "model.n_head=1"], [], None, "is mha"),
+    (["model.attention=gqa", "model.n_kv_head=4"], [], None, "is mha"),
+    (["model.vocab_size=320"], [], None, "has 257 tokens"),
+    (["trainer.warmup_steps=5000"], [], None, "the full rate is never reached"),
+])
+def test_a_name_that_would_lie_and_a_setting_that_would_do_nothing_are_refused(words, flags, arm, told):
+    with pytest.raises(BadInput, match=told):
+        spec(*words, flags=flags, arm=arm)
+
+
+def test_a_studys_arm_may_not_set_what_does_nothing(tmp_path):
+    study = tmp_path / "s.toml"
+    study.write_text("[arms.baseline]\n[arms.more]\nmodel.n_experts = 8\n")
+    with pytest.raises(BadInput, match="belongs to model.mlp=moe"):
+        make_spec(preset="nano", study=study, arm="more")
+
+
+def test_a_preset_may_hold_what_only_some_arms_read():
+    assert spec(preset="paper", size=[]).settings.trainer.min_lr_ratio == 1e-4
+
+
+def test_a_warm_up_of_the_preset_that_outlasts_a_short_run_is_said():
+    short = make_spec(preset="lms", overrides=["--trainer.max_iters=20"])
+    assert "the warm-up takes 500 iterations and the run has 20" in short.note

@@ -64,9 +64,11 @@ def go(text, tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATE_CACHE", str(text.parent / "cache"))
 
     def run(*overrides, resume="auto", out="a"):
-        spec = make_spec(preset="nano", data=[str(text)], overrides=[*SIZE, *overrides])
+        curve = ["--trainer.lr_schedule=cosine", "--trainer.warmup_steps=3"]   # going on, the rate must go on as well
+        spec = make_spec(preset="nano", data=[str(text)], overrides=[*SIZE, *curve, *overrides])
         told = Told()
-        code = Run(spec, 0, tmp_path / out, open_corpus(spec.settings.data), observer=told).execute(resume)
+        run = Run(spec, 0, tmp_path / out, open_corpus(spec.settings.data), observer=told, name="baseline")
+        code = run.execute(resume)
         return code, told.lines
     return run
 

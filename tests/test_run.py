@@ -21,7 +21,7 @@ from mingpt.utils import IGNORE_INDEX, CfgNode
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS = ("seconds", "tokens_per_second", "peak_memory_mb")
-SMALL = ["--preset", "nano", "--max-iters", "45", "--trainer.warmup_steps=4", "--run.log_every=3",
+SMALL = ["--preset", "nano", "--max-iters", "45", "--run.log_every=3",
          "--run.eval_every=10", "--run.checkpoint_every=7", "--model.n_layer=2", "--data.val_tokens=2048",
          "--device", "cpu"]
 

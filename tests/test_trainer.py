@@ -195,14 +195,14 @@ def test_accumulation_is_the_big_batch_however_targets_are_masked(data):
 
 def test_gradients_are_clipped_to_the_norm_that_is_reported():
     seen = {}
-    for clip in (None, 1e-3, 1e3):
+    for clip in (None, 0, 1e-3, 1e3):
         trainer = trainer_of(max_iters=1, grad_norm_clip=clip)
         trainer.run()
         norm = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
         seen[clip] = (trainer.grad_norm.item(), norm)
     assert len({round(before, 6) for before, _ in seen.values()}) == 1   # reported before clipping
     assert seen[1e-3][1] == pytest.approx(1e-3, rel=1e-2)
-    assert seen[None][1] == pytest.approx(seen[None][0])
+    assert seen[None][1] == pytest.approx(seen[None][0]) and seen[0] == seen[None]   # neither clips
     assert seen[1e3][1] == pytest.approx(seen[None][0])
 
 

@@ -1,0 +1,72 @@
+"""Every numeric setting has a range; whatever else a setting is given is refused in one line, at once."""
+
+import math
+import time
+
+import pytest
+
+from experiments.ranges import RANGES, listing
+from experiments.settings import make_spec
+from experiments.tree import default_settings, walk
+from mingpt.model import GPT
+from mingpt.trainer import Trainer
+from mingpt.utils import BadInput, CfgNode
+
+SETTINGS = dict(walk(default_settings()))
+NOT_NUMBERS = {"model.model_type", "model.qkv_bias", "model.attn_out_bias", "model.nope_layers", "data.paths",
+               "data.val_pack", "data.cache", "run.init", "run.freeze_except"}     # of those whose default is None
+HOSTILE = ["None", "-1", "0", "nan", "inf", "-inf", "1e9", "1e308", str(10**30), "0.5", "abc", "[]", "{}", "true", "''",
+           "[1, 2, 3]", "[None]", "(1,)", "1e-320"]
+
+
+def test_every_numeric_setting_has_a_range():
+    numeric = {key for key, default in SETTINGS.items()
+               if isinstance(default, int | float) and not isinstance(default, bool)
+               or default is None and key not in NOT_NUMBERS}
+    assert numeric == set(RANGES)
+
+
+def test_the_defaults_lie_in_their_ranges():
+    required = {"model.block_size", "trainer.max_iters"}     # which have none
+    outside = {key for key, allowed in RANGES.items() if not allowed.holds(SETTINGS[key])}
+    assert outside == required
+
+
+def test_help_lists_every_range():
+    assert all(key in listing() for key in RANGES)
+    assert any(line.split(maxsplit=1) == ["trainer.grad_norm_clip", "a number from 0 to 1e+30 or None"]
+               for line in listing().splitlines())
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_hostile_value_gives_a_spec_or_one_line(key):
+    for value in HOSTILE:
+        begun = time.monotonic()
+        try:
+            settings = make_spec(preset="nano", overrides=[f"--{key}={value}"]).settings
+        except BadInput as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+        else:
+            section, _, leaf = key.partition(".")
+            kept = getattr(getattr(settings, section), leaf)
+            assert key not in RANGES or RANGES[key].holds(kept)
+        assert time.monotonic() - begun < 2, (key, value)
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+def test_a_range_holds_in_a_study_and_a_preset_too(tmp_path, value):
+    study, preset = tmp_path / "s.toml", tmp_path / "p.toml"
+    study.write_text(f"[arms.baseline]\n[arms.other]\ntrainer.learning_rate = {value}\n")
+    preset.write_text(f"[model]\nmodel_type = 'gpt-nano'\nblock_size = 8\n[trainer]\nmax_iters = 3\n"
+                      f"learning_rate = {value}\n")
+    for given in ({"study": study, "arm": "other", "preset": "nano"}, {"preset": str(preset)}):
+        with pytest.raises(BadInput, match="trainer.learning_rate=.*give a number above 0"):
+            make_spec(**given)
+
+
+@pytest.mark.parametrize("clip", [-1, math.nan])
+def test_the_trainer_itself_refuses_a_clip_that_would_ascend(clip):
+    config = GPT.get_default_config()
+    config.merge_from_dict({"model_type": "gpt-nano", "vocab_size": 5, "block_size": 4})
+    with pytest.raises(BadInput, match="grad_norm_clip"):
+        Trainer(CfgNode(grad_norm_clip=clip, device="cpu"), GPT(config), None)
