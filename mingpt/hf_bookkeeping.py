@@ -6,7 +6,20 @@ from __future__ import annotations
 
 from mingpt.hf_keys import Only
 
-BOOKKEEPING = frozenset(["model_type", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "transformers.js_config", "tokenizer_class", "_name_or_path", "name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "task_specific_params", "finetuning_task", "problem_type", "id2label", "label2id", "num_labels", "prefix", "unsloth_version", "unsloth_fixed", "use_cache", "return_dict", "return_dict_in_generate", "output_hidden_states", "output_attentions", "output_scores", "torchscript", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "suppress_tokens", "bad_words_ids", "max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "num_return_sequences", "exponential_decay_length_penalty", "remove_invalid_values", "initializer_range", "gradient_checkpointing", "classifier_dropout", "chunk_size_feed_forward", "pretraining_tp", "use_bfloat16", "tf_legacy_loss"])
+_NAMES = """
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation
+    auto_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout
+    cls_token_id decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
+    forced_eos_token_id gradient_checkpointing id2label initializer_range label2id length_penalty mask_token_id
+    max_length max_new_tokens min_length model_type name_or_path no_repeat_ngram_size num_beam_groups num_beams
+    num_labels num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
+    pretraining_tp problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate
+    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p
+    torch_dtype torchscript transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed
+    unsloth_version use_bfloat16 use_cache
+"""
+BOOKKEEPING = frozenset(_NAMES.split())
 # every family computes the same with these values, and none of them here has another
 PLAIN = Only(is_encoder_decoder=False, is_decoder=False, add_cross_attention=False, tie_encoder_decoder=False,
              pruned_heads={}, cross_attention_hidden_size=None)

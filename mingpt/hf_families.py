@@ -202,7 +202,8 @@ STARCODER2 = Family(
 
 STABLELM = Family(
     "stablelm", "StableLmForCausalLM",
-    (*SHAPE, KeyValueHeads(absent=32), Rope(share="partial_rotary_factor", share_absent=0.25), Hidden("intermediate_size"),
+    (*SHAPE, KeyValueHeads(absent=32), Rope(share="partial_rotary_factor", share_absent=0.25),
+     Hidden("intermediate_size"),
      Key("layer_norm_eps", "norm_eps", 1e-5), Choice("hidden_act", "mlp", GATE_ACTIVATIONS, "silu"), UNTIED, NoWindow(),
      Choice("use_parallel_residual", "block", ((False, "pre"), (True, "parallel")), False),
      Ours(norm="layernorm", qk_norm=False, parallel_norms=1), Theirs(qk_layernorm=False),
