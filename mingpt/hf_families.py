@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mingpt.hf_bookkeeping import BOOKKEEPING, PLAIN
 from mingpt.hf_keys import (
     Choice,
     Dense,
@@ -18,12 +19,13 @@ from mingpt.hf_keys import (
     Hidden,
     Key,
     KeyValueHeads,
-    NoRopeLayers,
+    LatentHeads,
     Note,
+    Only,
     Ours,
-    Rope,
     Theirs,
 )
+from mingpt.hf_rope import NoRopeLayers, Rope
 from mingpt.hf_weights import (
     Heads,
     PairedKey,
@@ -38,7 +40,7 @@ from mingpt.hf_weights import (
     unchanged,
     without_qkv_bias,
 )
-from mingpt.hf_windows import AttentionTypes, LayerTypes, NoWindow, OneWindow
+from mingpt.hf_windows import AttentionTypes, LayerTypes, NoWindow, OneWindow, UnturnedWindows
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Family:
     """`name` is config.json's model_type. `outer` and `layer` are the weights outside and inside the layers, whose
     names begin with `layers`; those of all but the head begin with `trunk`. `table` says whether there is a table of
     positions (zeros say that there are none), `grouped` whether heads of keys and values can be fewer than queries'.
-    `prepare` moves what has no place in the family to where it has."""
+    `prepare` moves what has no place in the family to where it has. `biased` is what the family's flags about biases
+    mean where they are absent. `ignored` are keys that transformers does not read for this family."""
     name: str
     architecture: str
     entries: tuple[Entry, ...]
@@ -57,6 +60,13 @@ class Family:
     table: bool = False
     grouped: bool = True
     prepare: Callable[[Tensors, Heads], Tensors] = unchanged
+    biased: bool = False
+    ignored: str = ""
+
+    def keys(self) -> set[str]:
+        """Every key of config.json that is understood, or known to change no logit."""
+        flags = {w.bias for w in self.layer if isinstance(w.bias, str)}
+        return flags.union(BOOKKEEPING, PLAIN.keys(), self.ignored.split(), *(entry.keys() for entry in self.entries))
 
     def weights(self, n_layer: int) -> list[Weight]:
         """All modules with weights."""
@@ -74,7 +84,7 @@ UNTIED = Key("tie_word_embeddings", "tie_weights", absent=False)
 TIED = Key("tie_word_embeddings", "tie_weights", absent=True)
 PRE_NORM = Ours(block="pre", qk_norm=False)
 # Llama's: RMSNorm, rotary positions and a gated MLP. Mistral, Qwen and others changed a thing each
-LLAMA = (*SHAPE, KeyValueHeads(), HeadDim(), Rope(), Hidden("intermediate_size"),
+LLAMA = (*SHAPE, Rope(), Hidden("intermediate_size"),
          Key("rms_norm_eps", "norm_eps", 1e-6), Choice("hidden_act", "mlp", GATE_ACTIVATIONS, "silu"),
          Ours(norm="rmsnorm"), Note(attention_dropout="attn_pdrop"))
 
@@ -109,6 +119,9 @@ def openai_trunk(layer: tuple[Weight, ...]) -> dict:
             "layer": (Weight("ln_1", "ln_1", bias=True), Weight("ln_2", "ln_2", bias=True), *layer)}
 
 
+SUMMARY = ("summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout "
+           "summary_last_dropout")     # of heads that choose among texts
+
 GPT2 = Family(
     "gpt2", "GPT2LMHeadModel",
     (Key("vocab_size", "vocab_size"), Key("n_embd", "n_embd"), Key("n_layer", "n_layer"), Key("n_head", "n_head"),
@@ -120,7 +133,8 @@ GPT2 = Family(
     **openai_trunk((Weight("attn.c_attn", "attn.c_attn", TransposedQKV, True),
                     Weight("attn.c_proj", "attn.c_proj", Transposed, True),
                     Weight("mlp.c_fc", "mlp.c_fc", Transposed, True),
-                    Weight("mlp.c_proj", "mlp.c_proj", Transposed, True))))
+                    Weight("mlp.c_proj", "mlp.c_proj", Transposed, True))),
+    ignored=f"n_ctx reorder_and_upcast_attn {SUMMARY}")
 
 GPT_NEO = Family(
     "gpt_neo", "GPTNeoForCausalLM",
@@ -133,7 +147,7 @@ GPT_NEO = Family(
                            UnscaledQKV),
                     Weight("attn.c_proj", "attn.attention.out_proj", bias=True),
                     Weight("mlp.c_fc", "mlp.c_fc", bias=True), Weight("mlp.c_proj", "mlp.c_proj", bias=True))),
-    prepare=without_qkv_bias)
+    prepare=without_qkv_bias, ignored=SUMMARY)
 
 GPT_NEOX = Family(
     "gpt_neox", "GPTNeoXForCausalLM",
@@ -146,41 +160,50 @@ GPT_NEOX = Family(
     (*norms(True), Weight("attn.c_attn", "attention.query_key_value", QKVByHead, "attention_bias"),
      Weight("attn.c_proj", "attention.dense", bias="attention_bias"),
      Weight("mlp.c_fc", "mlp.dense_h_to_4h", bias=True), Weight("mlp.c_proj", "mlp.dense_4h_to_h", bias=True)),
-    "gpt_neox.", "gpt_neox.layers.{}.", grouped=False)
+    "gpt_neox.", "gpt_neox.layers.{}.", grouped=False, biased=True)
 
 LLAMA_ITSELF = Family(
-    "llama", "LlamaForCausalLM", (*LLAMA, UNTIED, PRE_NORM, NoWindow()), outer(),
-    (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp("mlp_bias")))
+    "llama", "LlamaForCausalLM", (*LLAMA, KeyValueHeads(), HeadDim(), UNTIED, PRE_NORM, NoWindow(),
+                                  Only(rope_interleaved=False)), outer(),
+    (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp("mlp_bias")), ignored="is_llama_config")
 
 MISTRAL = Family(
-    "mistral", "MistralForCausalLM", (*LLAMA, UNTIED, PRE_NORM, OneWindow(absent=4096)), outer(),
+    "mistral", "MistralForCausalLM", (*LLAMA, KeyValueHeads(absent=8), HeadDim(), UNTIED, PRE_NORM,
+                                      OneWindow(absent=4096)), outer(),
     (*norms(), *attention(False, False), *gated_mlp()))
 
 QWEN2 = Family(
-    "qwen2", "Qwen2ForCausalLM", (*LLAMA, UNTIED, PRE_NORM, LayerTypes()), outer(),
+    "qwen2", "Qwen2ForCausalLM", (*LLAMA, KeyValueHeads(absent=32), HeadDim(), UNTIED, PRE_NORM, LayerTypes(),
+                                  Only(use_mrope=False)), outer(),
     (*norms(), *attention(True, False), *gated_mlp()))
 
 QWEN3 = Family(
-    "qwen3", "Qwen3ForCausalLM", (*LLAMA, UNTIED, Ours(block="pre", qk_norm=True), LayerTypes()), outer(),
+    "qwen3", "Qwen3ForCausalLM", (*LLAMA, KeyValueHeads(absent=32), HeadDim(absent=128), UNTIED,
+                                  Ours(block="pre", qk_norm=True), LayerTypes(), Only(use_mrope=False)), outer(),
     (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp(),
      Weight("attn.q_norm", "self_attn.q_norm"), Weight("attn.k_norm", "self_attn.k_norm")))
 
 SMOLLM3 = Family(
-    "smollm3", "SmolLM3ForCausalLM", (*LLAMA, TIED, PRE_NORM, LayerTypes(), NoRopeLayers()), outer(),
-    (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp("mlp_bias")))
+    "smollm3", "SmolLM3ForCausalLM",
+    (*(entry for entry in LLAMA if not isinstance(entry, Rope)), Rope(theta=2_000_000.0), KeyValueHeads(absent=4),
+     HeadDim(), TIED, PRE_NORM, NoRopeLayers(), UnturnedWindows()), outer(),
+    (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp("mlp_bias")), ignored="max_window_layers")
 
 STARCODER2 = Family(
     "starcoder2", "Starcoder2ForCausalLM",
     (*SHAPE, KeyValueHeads(absent=2), Rope(), Hidden("intermediate_size"), Key("norm_epsilon", "norm_eps", 1e-5),
      Choice("hidden_act", "mlp", (MLP_ACTIVATIONS[1], *MLP_ACTIVATIONS), "gelu_pytorch_tanh"), TIED, PRE_NORM,
-     OneWindow(), Ours(norm="layernorm"),
+     OneWindow(), Ours(norm="layernorm"), Only(norm_type="layer_norm", mlp_type="default", scale_attn_weights=True),
      Note(attention_dropout="attn_pdrop", embedding_dropout="embd_pdrop", residual_dropout="resid_pdrop")),
     outer(True), (*norms(True), *attention("use_bias", "use_bias"), Weight("mlp.c_fc", "mlp.c_fc", bias="use_bias"),
-                  Weight("mlp.c_proj", "mlp.c_proj", bias="use_bias")))
+                  Weight("mlp.c_proj", "mlp.c_proj", bias="use_bias")),
+    biased=True, ignored="activation_function layer_norm_epsilon attention_softmax_in_fp32 "
+                         "scale_attention_softmax_in_fp32")
 
 STABLELM = Family(
     "stablelm", "StableLmForCausalLM",
-    (*SHAPE, KeyValueHeads(), Rope(share="partial_rotary_factor", share_absent=0.25), Hidden("intermediate_size"),
+    (*SHAPE, KeyValueHeads(absent=32), Rope(share="partial_rotary_factor", share_absent=0.25),
+     Hidden("intermediate_size"),
      Key("layer_norm_eps", "norm_eps", 1e-5), Choice("hidden_act", "mlp", GATE_ACTIVATIONS, "silu"), UNTIED, NoWindow(),
      Choice("use_parallel_residual", "block", ((False, "pre"), (True, "parallel")), False),
      Ours(norm="layernorm", qk_norm=False, parallel_norms=1), Theirs(qk_layernorm=False),
@@ -190,8 +213,8 @@ STABLELM = Family(
 LATENT = tuple(Key(name, name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
 DEEPSEEK = (*SHAPE, Rope(), Hidden("intermediate_size"), Key("rms_norm_eps", "norm_eps", 1e-6),
             Choice("hidden_act", "mlp", GATE_ACTIVATIONS, "silu"), Ours(norm="rmsnorm", attention="mla", block="pre"),
-            *LATENT, Key("q_lora_rank", "q_lora_rank", None), Dense(), UNTIED, NoWindow(),
-            Note(attention_dropout="attn_pdrop", num_key_value_heads="n_head"))
+            *LATENT, Key("q_lora_rank", "q_lora_rank", 1536), Dense(), UNTIED, NoWindow(),
+            Note(attention_dropout="attn_pdrop"), LatentHeads())
 LATENT_WEIGHTS = (
     Weight("attn.q_proj", "self_attn.q_proj", PairedQueries), Weight("attn.q_a_norm", "self_attn.q_a_layernorm"),
     Weight("attn.q_a_proj", "self_attn.q_a_proj", bias="attention_bias"),

@@ -17,6 +17,10 @@ REQUIRED = object()
 class Entry:
     """Some keys of config.json, and the settings that say the same."""
 
+    def keys(self) -> set[str]:
+        """The keys of config.json that this entry understands. A key that no entry understands is refused."""
+        return set()
+
     def read(self, theirs: Mapping[str, Any], ours: dict[str, Any]) -> None:
         """Set what `theirs` says in `ours`. BadInput where no setting says it."""
 
@@ -30,6 +34,9 @@ class Key(Entry):
     theirs: str
     ours: str
     absent: Any = REQUIRED
+
+    def keys(self):
+        return {self.theirs}
 
     def read(self, theirs, ours):
         value = theirs.get(self.theirs, self.absent)
@@ -48,6 +55,9 @@ class Choice(Entry):
     ours: str
     table: tuple[tuple[Any, Any], ...]
     absent: Any
+
+    def keys(self):
+        return {self.theirs}
 
     def read(self, theirs, ours):
         value = theirs.get(self.theirs, self.absent)
@@ -73,16 +83,23 @@ class Ours(Entry):
         ours.update(self.settings)
 
 
-class Theirs(Entry):
-    """Keys of which we can say one value only: theirs by default."""
+class Only(Entry):
+    """Keys that have one value with a counterpart here. A key that is absent or null has that value."""
 
     def __init__(self, **values: Any):
         self.values = values
+
+    def keys(self):
+        return set(self.values)
 
     def read(self, theirs, ours):
         for key, value in self.values.items():
             if theirs.get(key, value) not in (value, None):
                 raise BadInput(f"config.json: {key}={theirs[key]!r} has no counterpart here; only {value!r} has")
+
+
+class Theirs(Only):
+    """The same for keys that export writes."""
 
     def write(self, ours, theirs):
         theirs.update(self.values)
@@ -94,6 +111,9 @@ class Note(Entry):
     def __init__(self, **names: str):
         self.names = names
 
+    def keys(self):
+        return set(self.names)
+
     def write(self, ours, theirs):
         theirs.update({theirs_name: ours[name] for theirs_name, name in self.names.items()})
 
@@ -103,6 +123,9 @@ class Hidden(Entry):
     """The width inside the MLP; None is `default` times the model's."""
     theirs: str
     default: int | None = None
+
+    def keys(self):
+        return {self.theirs}
 
     def read(self, theirs, ours):
         width = theirs.get(self.theirs)
@@ -116,12 +139,17 @@ class Hidden(Entry):
 
 @dataclass(frozen=True)
 class KeyValueHeads(Entry):
-    """Heads of keys and values. `absent` None: as many as there are queries'."""
+    """Heads of keys and values. `absent` is their number without the key; None means as many as query heads, and so
+    does a key that is null."""
     theirs: str = "num_key_value_heads"
     absent: int | None = None
 
+    def keys(self):
+        return {self.theirs}
+
     def read(self, theirs, ours):
-        heads = theirs.get(self.theirs, self.absent) or ours["n_head"]
+        heads = theirs.get(self.theirs, self.absent)
+        heads = ours["n_head"] if heads is None else heads
         ours |= {"attention": "mha"} if heads == ours["n_head"] else {"attention": "gqa", "n_kv_head": heads}
 
     def write(self, ours, theirs):
@@ -130,13 +158,17 @@ class KeyValueHeads(Entry):
 
 @dataclass(frozen=True)
 class HeadDim(Entry):
-    """Numbers in a head. `absent` None: the width shared out over the heads."""
+    """Numbers in a head. `absent` is their number without the key; None means the width divided by the heads, and so
+    does a key that is null."""
     theirs: str = "head_dim"
     absent: int | None = None
 
+    def keys(self):
+        return {self.theirs}
+
     def read(self, theirs, ours):
-        size = theirs.get(self.theirs) or self.absent
-        if size and size * ours["n_head"] != ours["n_embd"]:
+        size = theirs.get(self.theirs, self.absent)
+        if size is not None and size * ours["n_head"] != ours["n_embd"]:
             ours["head_dim"] = size
 
     def write(self, ours, theirs):
@@ -144,7 +176,13 @@ class HeadDim(Entry):
 
 
 class Dense(Entry):
-    """DeepSeek's: experts from a layer on, which is beyond the last here."""
+    """DeepSeek's: experts from a layer on, which is beyond the last here. No layer reads the experts' keys then."""
+
+    def keys(self):
+        return {"first_k_dense_replace", "aux_loss_alpha", "ep_size", "moe_intermediate_size", "moe_layer_freq",
+                "n_group", "n_routed_experts", "n_shared_experts", "norm_topk_prob", "num_experts_per_tok",
+                "num_mtp_layers", "num_nextn_predict_layers", "output_router_logits", "routed_scaling_factor",
+                "scoring_func", "seq_aux", "topk_group", "topk_method"}
 
     def read(self, theirs, ours):
         first = theirs.get("first_k_dense_replace", 0)
@@ -156,48 +194,16 @@ class Dense(Entry):
         theirs["first_k_dense_replace"] = ours["n_layer"]
 
 
-@dataclass(frozen=True)
-class Rope(Entry):
-    """Rotary positions: transformers 5 gathers in `rope_parameters` what earlier ones have as keys of their own. The
-    latter are written, as both read them. `share` is the key of the part of a head that turns, if there is one."""
-    base: str = "rope_theta"
-    share: str | None = None
-    share_absent: float = 1.0
+class LatentHeads(Entry):
+    """Keys of DeepSeek's that other keys decide: as many key heads as query heads, and two sizes of a head. Versions of
+    transformers read other values differently, so those are refused."""
+
+    def keys(self):
+        return {"num_key_value_heads", "head_dim", "qk_head_dim"}
 
     def read(self, theirs, ours):
-        gathered = theirs.get("rope_parameters") or {}
-        scaling = theirs.get("rope_scaling") or gathered
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if kind not in ("default", None):
-            raise BadInput(f"config.json: rope_type={kind!r} has no counterpart here; only 'default' has")
-        ours["position"] = "rope"
-        ours["rope_base"] = float(gathered.get("rope_theta", theirs.get(self.base, 10_000.0)))
-        share = gathered.get("partial_rotary_factor", theirs.get(self.share, self.share_absent) if self.share else 1.0)
-        if share != 1.0:
-            ours["rope_fraction"] = share
+        Only(num_key_value_heads=ours["n_head"], head_dim=ours["qk_rope_head_dim"],
+             qk_head_dim=(ours["qk_nope_head_dim"] or 0) + (ours["qk_rope_head_dim"] or 0)).read(theirs, ours)
 
     def write(self, ours, theirs):
-        theirs[self.base] = ours.get("rope_base", 10_000.0)
-        if self.share:
-            theirs[self.share] = ours.get("rope_fraction", 1.0)
-
-
-class NoRopeLayers(Entry):
-    """SmolLM3's: 1 where a layer turns queries and keys, 0 where it does not; without the key every fourth does not."""
-
-    def read(self, theirs, ours):
-        every = theirs.get("no_rope_layer_interval", 4)
-        turned = theirs.get("no_rope_layers") or [int((l + 1) % every != 0) for l in range(ours["n_layer"])]
-        without = [l for l in range(ours["n_layer"]) if not turned[l]]
-        if len(without) == ours["n_layer"]:
-            ours["position"] = "none"
-        elif without:
-            ours["nope_layers"] = ",".join(map(str, without))
-
-    def write(self, ours, theirs):
-        without = range(ours["n_layer"]) if ours["position"] == "none" else _numbers(ours.get("nope_layers"))
-        theirs["no_rope_layers"] = [int(l not in without) for l in range(ours["n_layer"])]
-
-
-def _numbers(text: str | None) -> list[int]:
-    return [int(word) for word in text.split(",")] if text else []
+        theirs["num_key_value_heads"] = ours["n_head"]

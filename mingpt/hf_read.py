@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mingpt.hf_bookkeeping import PLAIN
 from mingpt.hf_families import FAMILIES, Family
 from mingpt.hf_files import find_folder, read_config, read_weights, tensor_names
 from mingpt.hf_weights import Heads, Tensors, Weight, read_tensors
@@ -25,8 +26,8 @@ def read(source: str | Path, block_size: int | None = None) -> tuple[Family, dic
     no counterpart here."""
     folder, family, ours = read_settings(source)
     tensors = read_weights(folder, family.trunk)
-    state = read_tensors(_weights(family, ours), {name: t for name, t in tensors.items() if not _tied(name, ours)},
-                         _heads_of(ours))
+    tensors = _one_table(family, tensors) if ours["tie_weights"] else tensors
+    state = read_tensors(_weights(family, ours), tensors, _heads_of(ours))
     if ours["bias"]:    # one setting speaks for several, some of which theirs has not
         for name in [n for n in state if ".mlp.c_" in n and n.endswith(".weight")]:
             state.setdefault(name.replace(".weight", ".bias"), torch.zeros(len(state[name]), dtype=state[name].dtype))
@@ -42,19 +43,60 @@ def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
         raise BadInput(f"{folder}/config.json: no family {kind!r} here{did_you_mean(str(kind), FAMILIES)}")
     family, ours = FAMILIES[kind], {"model_type": None}
     try:
-        for entry in family.entries:
+        for entry in (PLAIN, *family.entries):
             entry.read(theirs, ours)
+    except BadInput as error:
+        raise BadInput(f"{folder}/{error}") from None
     except (TypeError, ValueError, LookupError, AttributeError) as error:   # a number where a list should be, and so on
         raise BadInput(f"{folder}/config.json: not the settings of a {kind}: {type(error).__name__}: {error}") from None
-    for key in COUNTS & set(ours):
-        if not (type(ours[key]) is int and ours[key] > 0):
-            raise BadInput(f"{folder}/config.json: it makes our model.{key} {ours[key]!r}: no whole number above 0")
+    _check_keys(folder, family, theirs)
+    _check_kinds(folder, ours)
     names = tensor_names(folder, family.trunk)
+    _check_biases(folder, family, theirs, [w for w in _weights(family, ours) if isinstance(w.bias, str)], names)
     has = {w.ours.rpartition(".h.")[2].partition(".")[2] or w.ours for w in _weights(family, ours)
            if names.issuperset(w.tensors("bias"))}
     apart = {"qkv_bias": {"attn.c_attn", "attn.q_a_proj", "attn.kv_a_proj"}, "attn_out_bias": {"attn.c_proj"}}
     ours["bias"] = bool(has - set().union(*apart.values()))
     return folder, family, ours | {k: bool(own & has) for k, own in apart.items() if bool(own & has) != ours["bias"]}
+
+
+def _check_keys(folder: Path, family: Family, theirs: dict[str, Any]) -> None:
+    """BadInput for the first key that nothing here understands: it may change what the model computes."""
+    unknown = sorted(set(theirs) - family.keys())
+    if unknown:
+        raise BadInput(f"{folder}/config.json: key {unknown[0]!r} ({theirs[unknown[0]]!r}) is not known for family "
+                       f"{family.name!r} and may change what it computes{did_you_mean(unknown[0], family.keys())}")
+
+
+def _check_kinds(folder: Path, ours: dict[str, Any]) -> None:
+    """BadInput for a setting of another kind than ours is."""
+    def whole(value: Any) -> bool:
+        return type(value) is int and value > 0
+
+    def number(value: Any) -> bool:
+        return type(value) in (int, float) and 0 <= value < float("inf")
+
+    kinds = {**dict.fromkeys(COUNTS, (whole, "a whole number above 0")),
+             **dict.fromkeys(("norm_eps", "rope_base", "rope_fraction"), (number, "a number from 0")),
+             "tie_weights": (lambda value: type(value) is bool, "true or false")}
+    for key in kinds.keys() & set(ours):
+        fits, what = kinds[key]
+        if not fits(ours[key]):
+            raise BadInput(f"{folder}/config.json: it makes our model.{key} {ours[key]!r}: not {what}")
+    if ours.get("head_dim") is None and ours["n_embd"] % ours["n_head"]:
+        raise BadInput(f"{folder}/config.json: a width of {ours['n_embd']} is not divisible by {ours['n_head']} heads")
+
+
+def _check_biases(folder: Path, family: Family, theirs: dict[str, Any], weights: list[Weight], names: set[str]) -> None:
+    """BadInput where a flag about biases says otherwise than the tensors that are there."""
+    for w in weights:
+        flag = theirs.get(w.bias, family.biased)
+        if type(flag) is not bool:
+            raise BadInput(f"{folder}/config.json: {w.bias}={flag!r}: not true or false")
+        for tensor in w.tensors("bias"):
+            if (tensor in names) != flag:
+                raise BadInput(f"{folder}/config.json: {w.bias}={flag}, but tensor {tensor!r} is "
+                               f"{'missing' if flag else 'there'}")
 
 
 def gpt2_settings(name: str) -> dict[str, Any]:
@@ -71,8 +113,17 @@ def _weights(family: Family, ours: dict[str, Any]) -> list[Weight]:
     return [w for w in family.weights(ours["n_layer"]) if _has(ours, w.ours)]
 
 
-def _tied(name: str, ours: dict[str, Any]) -> bool:
-    return ours["tie_weights"] and name in ("lm_head.weight", "embed_out.weight")
+def _one_table(family: Family, tensors: Tensors) -> Tensors:
+    """The tensors of a tied model without the head's, which is the embedding; either of the two may be the one that is
+    stored. BadInput where both are and differ: transformers then leaves them untied."""
+    table, head = (next(w.tensors("weight")[0] for w in family.outer if w.ours == ours)
+                   for ours in ("transformer.wte", "lm_head"))
+    if head not in tensors:
+        return tensors
+    stored = tensors.get(table, tensors[head])
+    if not torch.equal(stored, tensors[head]):
+        raise BadInput(f"config.json: tie_word_embeddings=True, but {table} and {head} differ: set it to false")
+    return {name: t for name, t in tensors.items() if name != head} | {table: stored}
 
 
 def _has(ours: dict[str, Any], module: str) -> bool:

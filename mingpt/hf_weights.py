@@ -221,6 +221,8 @@ def read_tensors(weights: list[Weight], theirs: Mapping[str, Tensor], heads: Hea
     for w in weights:
         for kind in ("weight", "bias"):
             names = w.tensors(kind)
+            if kind == "bias" and not w.bias:
+                continue                       # theirs has none there: a tensor of that name is refused below
             missing = [name for name in names if name not in left]
             if not missing:
                 ours[f"{w.ours}.{kind}"] = w.layout.to_ours(tuple(theirs[name] for name in names), heads)

@@ -113,9 +113,12 @@ class MultiHeadLatentAttention(Mixer):
         return Kept(cache.ledger(self.pattern))
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs a token of a forward's scores and weighted sums over the keys that the pattern has, on average over T,
-        keys and values written out."""
-        return 2 * self.n_head * (self.nope + self.rope + self.v_size) * (pattern or self.pattern).count(T) / T
+        """FLOPs per token of a forward's scores and weighted sums over the keys that the pattern has, on average over
+        T, keys and values written out. Values narrower than queries are padded to their width, and the padding is
+        computed too."""
+        width = self.nope + self.rope
+        keys = (pattern or self.pattern).count(T) / T
+        return 2 * self.n_head * (width + max(width, self.v_size)) * keys
 
 
 class LatentNorm(RMSNorm):

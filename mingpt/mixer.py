@@ -35,6 +35,11 @@ class Mixer(nn.Module):
         """The share of attention weights dropped now: none when evaluating."""
         return getattr(self.attn_dropout, "p", 0.0) if self.training else 0.0
 
+    def constant_flops(self, T: int) -> float:
+        """Of `score_flops`, FLOPs per token of products with a constant factor: the backward computes one product for
+        them, not two."""
+        return 0.0
+
 
 def with_bias(config: CfgNode, option: str) -> bool:
     """Whether a projection has a bias: as its option says, or model.bias where that is None."""

@@ -211,12 +211,13 @@ class GPT(nn.Module):
         return targets.masked_fill(targets == IGNORE_INDEX, self.published_padding)
 
     def flops_per_token(self, T: int | None = None, pattern: Pattern | None = None) -> float:
-        """FLOPs a token of a training step at sequence length T (default: the block): a multiply and an add for
+        """FLOPs per token of a training step at sequence length T (default: the block): a multiply and an add for
         every weight of a matrix product and for every score that a layer's pattern has (`pattern`: as if all layers
-        had that one), in the forward once and in the backward twice."""
+        had that one). The forward counts once and the backward twice, or once where a factor needs no gradient."""
+        T, layers = T or self.block_size, [block.attn for block in self.transformer.h]
         products = product_flops(self) + len(self.future) * product_flops(self.lm_head)
-        scores = sum(block.attn.score_flops(T or self.block_size, pattern) for block in self.transformer.h)
-        return 3 * (products + scores)
+        scores = sum(attn.score_flops(T, pattern) for attn in layers)
+        return 3 * (products + scores) - sum(attn.constant_flops(T) for attn in layers)
 
     def statistics(self) -> dict[str, float]:
         """What parts count while they train, as experts do whom they drop: the mean over those that do, by name."""

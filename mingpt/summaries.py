@@ -103,11 +103,19 @@ class SparseLatentAttention(LatentMixer):
         return States(cache, self.topk)
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs a token: its key and its query against all latents, its value into them and a mean out of them, and
-        those that it meets in its own chunk. A pattern changes nothing."""
-        near = (min(CHUNK, T) + 1) / 2
-        width = self.n_head * self.head_dim
-        return 2 * (4 * self.count * width + near * (self.n_head * self.count + width))
+        """FLOPs per token of a forward: its key and its query against all latents, and `running_means`: the values and
+        their weights into the latents, the weights of its chunk added up, its pairs with its chunk, and means out of
+        the chunk and out of the latents. Chunks are computed whole: all c×c pairs, and the last one padded. A pattern
+        changes nothing."""
+        c, L, hs = min(CHUNK, T), self.count, self.head_dim
+        padded = -(-T // c) * c / T
+        means = L * (hs + 1) + 2 * c * L + c * hs + L * hs
+        return 2 * self.n_head * (2 * L * hs + padded * means)
+
+    def constant_flops(self, T: int) -> float:
+        """See Mixer: adding up a chunk's weights multiplies them by a fixed triangle."""
+        c = min(CHUNK, T)
+        return 2 * self.n_head * c * self.count * (-(-T // c) * c / T)
 
 
 class PublishedSparseLatentAttention(LatentMixer):
@@ -138,8 +146,9 @@ class PublishedSparseLatentAttention(LatentMixer):
         return Nothing()
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs a token: its query against all latents, and the k best of them summed. A pattern changes nothing."""
-        return 2 * (self.count + self.topk) * self.n_head * self.head_dim
+        """FLOPs per token of a forward: its query against all latents, and their weighted sum, which multiplies the
+        zero weights too. A pattern changes nothing."""
+        return 2 * 2 * self.count * self.n_head * self.head_dim
 
 
 class _Published(nn.Module):
@@ -151,6 +160,10 @@ class _Published(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = (Linear(config.n_embd, width, bias=bias) for _ in range(3))
         self.out_proj = Linear(width, config.n_embd, bias=bias)
         self.latents = nn.Embedding(count, width)
+
+    def product_flops(self) -> float:
+        """FLOPs per token of a forward's matrix products: k_proj is never used."""
+        return sum(2 * part.weight.numel() for part in (self.q_proj, self.v_proj, self.out_proj))
 
 
 class Nothing:
