@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 ROWS = (  # label, key, format
-    ("val loss (nats a token)", "val_loss", "{:.4f}"),
+    ("val loss (nats per token)", "val_loss", "{:.4f}"),
     ("perplexity", "perplexity", "{:,.2f}"),
     ("bits per byte", "bits_per_byte", "{:.4f}"),
     ("parameters", "parameters", "{:,}"),
@@ -59,6 +59,11 @@ ROWS = (  # label, key, format
 )
 
 
+BLEU = "BLEU of continuations"
+PER_TOKEN = ("val loss (nats per token)", "perplexity")    # rows that another tokenizer changes
+QUALITY = (*PER_TOKEN, "bits per byte", BLEU)              # rows that another validation set changes
+
+
 def _print(results: list[dict], compare: bool) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -66,17 +71,34 @@ def _print(results: list[dict], compare: bool) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     rows = [(label, [r[key] for r in results], form) for label, key, form in ROWS]
-    rows.append(("BLEU of continuations", [r["bleu"] and r["bleu"]["score"] for r in results], "{:.2f}"))
+    rows.append((BLEU, [r["bleu"] and r["bleu"]["score"] for r in results], "{:.2f}"))
     for T in results[0]["latency_ms"]:
         for statistic in ("mean", "sd", "min", "max", "median", "p95", "p99"):
             values = [r["latency_ms"].get(T, {}).get(statistic) for r in results]
             rows.append((f"latency {T} tokens, {statistic} (ms)", values, "{:.2f}"))
+    barred = [_barred(r, results[0]) for r in results]
     for label, values, form in rows:
         cells = ["-" if v is None else form.format(v) for v in values]
         if compare:
-            cells = [cells[0], *(_against(c, v, values[0]) for c, v in zip(cells[1:], values[1:], strict=True))]
+            cells = [c if label in rows_barred else _against(c, v, values[0])
+                     for c, v, (rows_barred, _) in zip(cells, values, barred, strict=True)]
+            cells[0] = "-" if values[0] is None else form.format(values[0])
         table.add_row(label, *cells)
-    Console(highlight=False, width=max(80, 36 + 26 * len(results))).print(table)
+    console = Console(highlight=False, width=max(80, 36 + 26 * len(results)))
+    console.print(table)
+    for result, (_, why) in zip(results, barred, strict=True):
+        if compare and why:
+            console.print(f"{result['run']}: {why}", soft_wrap=True)
+
+
+def _barred(result: dict, first: dict) -> tuple[tuple[str, ...], str]:
+    """(the rows that do not compare with the first run's, why): those of quality, over another validation set."""
+    from experiments.comparable import same_text, same_validation
+    if same_validation(result, first):
+        return (), ""
+    if same_text(result, first):
+        return PER_TOKEN, "another tokenizer over the same text: bits per byte compare, loss and perplexity do not"
+    return QUALITY, f"not comparable in loss with {first['run']}: another validation set was scored"
 
 
 def _against(cell: str, value: float | None, first: float | None) -> str:

@@ -5,7 +5,7 @@ improved_comparison_results.txt: the comparison in words and numbers, from the t
 from __future__ import annotations
 
 from experiments.trials import MEASURES, Trials, spread
-from experiments.verdict import p_text
+from experiments.verdict import NOT_COMPARABLE, p_text
 
 NAME = "improved_comparison_results.txt"
 TITLES = {"final_loss": "final training loss", "val_loss": "validation loss", "bits_per_byte": "bits per byte",
@@ -34,7 +34,7 @@ def _block(trials: Trials, measure: str) -> str:
         digits = 4 if abs(base[0] if base else mean) < 100 else 1
         line = f"  {arm:{width}s}  {mean:>12,.{digits}f}" + (f" ± {sd:,.{digits}f}" if sd is not None else "")
         line += f"  n = {len(runs)}"
-        if base and arm != trials.baseline:
+        if base and arm != trials.baseline and arm not in trials.bars(measure):
             line += f"  {100 * (mean / base[0] - 1):+.2f} %" if base[0] else ""
         lines.append((line + _tests(verdicts.get(arm))).replace("-", "−"))
     return "\n".join(lines)
@@ -43,6 +43,8 @@ def _block(trials: Trials, measure: str) -> str:
 def _tests(verdict) -> str:
     if verdict is None:
         return ""
+    if verdict.word == NOT_COMPARABLE:
+        return f"; {verdict.word}: {verdict.reason}"
     parts = [p_text("paired Holm p", verdict.p_holm)] if verdict.p_holm is not None else []
     parts += [p_text("Welch p", verdict.p_welch)] if verdict.p_welch is not None else []
     parts += [f"d {verdict.cohens_d:+.2f}"] if verdict.cohens_d is not None else []

@@ -125,9 +125,12 @@ def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
 
 
 def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss", margin: float,
-            alpha: float, unit: str = "nats", resamples: int = RESAMPLES) -> Budgets:
-    """Every arm against the baseline on every axis that both have, at the largest budget that all runs reached."""
+            alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
+            barred: Mapping[str, str] | None = None) -> Budgets:
+    """Every arm against the baseline on every axis that both have, at the largest budget that all runs reached. Arms
+    that are `barred` as not comparable have no budget in which they could be judged."""
     runs = [run for run in runs if run.seed is not None]
+    arms = [arm for arm in arms if arm not in (barred or {})]
     return Budgets(tuple(budget for axis in AXES for budget in _on_axis(
         {arm: _curves([run for run in runs if run.arm == arm], axis, metric) for arm in arms}, axis, baseline,
         margin=margin, alpha=alpha, unit=unit, resamples=resamples)))

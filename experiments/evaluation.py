@@ -52,7 +52,8 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
             "train_peak_memory_mb": trained.get("peak_memory_mb"),
             "generation_seconds": written, "generation_tokens_per_second": TOKENS / written,
             "bleu": bleu(model, tokenizer, validation, bleu_rows) if bleu_rows else None,
-            "data": {"paths": data_config.paths, "hash": corpus.describe()["hash"]}}
+            "data": {"paths": data_config.paths, "hash": corpus.describe()["hash"],
+                     "tokenizer": tokenizer.name, "validation": corpus.identify(validation)}}
 
 
 def latency(model: torch.nn.Module, T: int, repeats: int = REPEATS) -> dict[str, float]:

@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from experiments.designs import Design, Levels
-from experiments.stats import RESAMPLES, Values, Verdict, compare, holm, signed
+from experiments.stats import RESAMPLES, Values, Verdict, compare, holm, not_comparable, signed
+from experiments.verdict import NOT_COMPARABLE
 
 __all__ = ["Design", "FactorialAnalysis", "Levels", "Sum", "Term", "analyse", "sums"]
 
 ADDS_UP, LOWER, HIGHER = "adds up", "lower than the sum", "higher than the sum"
 EFFECTS = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}   # a verdict on an effect
-WORDS = {"equivalent": ADDS_UP, "better": LOWER, "worse": HIGHER, "undecided": "undecided"}   # of observed − expected
+WORDS = {"equivalent": ADDS_UP, "better": LOWER, "worse": HIGHER, "undecided": "undecided",
+         NOT_COMPARABLE: NOT_COMPARABLE}   # of observed − expected
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Sum:
         if v.difference is None:
             return f"{text}: {v.reason}"
         return (f"{text}: {self.observed:+.4f} {v.unit} where its parts alone sum to {self.expected:+.4f}"
-                + (f" (difference {100 * (1 - v.alpha):g} % CI [{v.ci[0]:+.4f}, {v.ci[1]:+.4f}])" if v.ci else "")
+                + (f" (difference {100 * (1 - v.alpha):g} % CI, Holm-adjusted "
+                   f"[{v.ci_holm[0]:+.4f}, {v.ci_holm[1]:+.4f}])" if v.ci_holm else "")
                 ).replace("-", "−") + (f"; {v.reason}" if v.reason else "")
 
 
@@ -108,17 +111,19 @@ class FactorialAnalysis:
 
 
 def analyse(design: Design, values: Mapping[str, Values], *, margin: float, alpha: float, unit: str = "nats",
-            resamples: int = RESAMPLES) -> FactorialAnalysis:
-    """Main effects, interactions and sums of a design, from arm → seed → value."""
+            resamples: int = RESAMPLES, barred: Mapping[str, str] | None = None) -> FactorialAnalysis:
+    """Main effects, interactions and sums of a design, from arm → seed → value. Every effect is a mean over all cells,
+    so a cell that is `barred` as not comparable leaves no effect with a word."""
     seeds, missing = _complete_seeds(design, values)
-    options = {"margin": margin, "alpha": alpha, "unit": unit, "resamples": resamples}
+    options = {"margin": margin, "alpha": alpha, "unit": unit, "resamples": resamples, "barred": barred}
     chosen = [levels for levels in itertools.product(*design.factors) if any(levels)]
     chosen.sort(key=lambda levels: sum(level is not None for level in levels))
     contrasts = {levels: {seed: _effect(design, values, levels, seed) for seed in seeds} for levels in chosen}
     zero = dict.fromkeys(seeds, 0.0)
     why = _withheld(design.cells, values, seeds)
+    bars = dict.fromkeys(map(_name, chosen), _barred(design.cells, barred))
     tested = _family({_name(levels): (contrast, zero) for levels, contrast in contrasts.items()},
-                     dict.fromkeys(map(_name, chosen), why), **options)
+                     dict.fromkeys(map(_name, chosen), why), **options | {"barred": bars})
     terms = tuple(Term(_name(levels), tuple(filter(None, levels)), tested[_name(levels)]) for levels in chosen)
     parts = {arm: tuple(filter(None, cell)) for arm, cell in design.cells.items()}
     alone = {level: design.arm(tuple(level if level in factor else None for factor in design.factors))
@@ -129,7 +134,8 @@ def analyse(design: Design, values: Mapping[str, Values], *, margin: float, alph
 
 
 def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], baseline: str, *, margin: float,
-         alpha: float, unit: str = "nats", resamples: int = RESAMPLES) -> tuple[Sum, ...]:
+         alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
+         barred: Mapping[str, str] | None = None) -> tuple[Sum, ...]:
     """Every arm of two parts or more against the sum of what its parts do alone, seed by seed."""
     rows = {arm: [values.get(name, {}) for name in (arm, baseline, *own)] for arm, own in parts.items() if len(own) > 1}
     pairs, why = {}, {}
@@ -138,18 +144,27 @@ def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], basel
         pairs[arm] = ({s: whole[s] - base[s] for s in seeds},
                       {s: sum(part[s] - base[s] for part in alone) for s in seeds})
         why[arm] = _withheld((arm, baseline, *parts[arm]), values, seeds)
-    tested = _family(pairs, why, margin=margin, alpha=alpha, unit=unit, resamples=resamples)
+    bars = {arm: _barred((arm, *parts[arm]), barred) for arm in rows}
+    tested = _family(pairs, why, margin=margin, alpha=alpha, unit=unit, resamples=resamples, barred=bars)
     return tuple(Sum(arm, tuple(parts[arm]), *(fmean(side.values()) if side else None for side in pairs[arm]),
                      WORDS[v.word], v) for arm, v in tested.items())
 
 
 def _family(pairs: Mapping[str, tuple[Values, Values]], why: Mapping[str, str], *, margin: float, alpha: float,
-            unit: str, resamples: int) -> dict[str, Verdict]:
-    """Verdicts on pairs of values that are tested together; undecided, whatever the numbers, where `why` says why."""
-    tested = holm({name: replace(compare(a, b, margin=margin, alpha=alpha, family=len(pairs), resamples=resamples),
-                                 arm=name, unit=unit) for name, (a, b) in pairs.items()})
-    return {name: replace(v, word="undecided", reason=why[name], seeds_needed=None) if why[name] else v
-            for name, v in tested.items()}
+            unit: str, resamples: int, barred: Mapping[str, str]) -> dict[str, Verdict]:
+    """Verdicts on pairs of values that are tested together; undecided, whatever the numbers, where `why` says why, and
+    not comparable where `barred` does."""
+    tested = {name: pair for name, pair in pairs.items() if not barred[name]}
+    found = holm({name: replace(compare(a, b, margin=margin, alpha=alpha, family=len(tested), resamples=resamples),
+                                arm=name, unit=unit) for name, (a, b) in tested.items()})
+    found = {name: replace(v, word="undecided", reason=why[name], seeds_needed=None) if why[name] else v
+             for name, v in found.items()}
+    return {name: found.get(name) or not_comparable(name, barred[name], margin, alpha, unit) for name in pairs}
+
+
+def _barred(arms: Iterable[str], barred: Mapping[str, str] | None) -> str:
+    """Which of these arms are not comparable, and why; empty where all are."""
+    return "; ".join(f"{arm}: {barred[arm]}" for arm in arms if arm in (barred or {}))
 
 
 def _withheld(arms: Iterable[str], values: Mapping[str, Values], seeds: Sequence[int]) -> str:

@@ -25,7 +25,7 @@ class Findings:
     @property
     def bar(self) -> dict[str, Any]:
         """What every test here is held to."""
-        return {"margin": self.margin, "alpha": self.alpha, "unit": self.unit}
+        return {"margin": self.margin, "alpha": self.alpha, "unit": self.unit, "barred": self.barred}
 
     @cached_property
     def noise_floor(self) -> NoiseFloor | None:
@@ -33,7 +33,8 @@ class Findings:
         is this one, or else by the baseline's seeds; None when it has no run."""
         if self.baseline not in self.arms:
             return None
-        null_arms = {arm: (kind, self.values[arm]) for arm in self.arms if arm != self.baseline
+        null_arms = {arm: (kind, self.values[arm]) for arm in self.arms
+                     if arm != self.baseline and arm not in self.barred
                      and (kind := null_kind(self.changes_of(arm)))}
         if not null_arms and self.null_runs:
             theirs = replace(self, name="aa", runs=self.null_runs, null_runs=(),
@@ -95,7 +96,8 @@ class Findings:
         arms = [arm for arm in self.arms if not self.declared or arm not in self.declared.grid_arms]
         judged = {run.path for run in self.judged_runs}
         runs = [run for run in self.paced if run.path in judged]
-        return budgets(runs, arms, self.baseline, metric=self.metric, **self.bar)
+        units = dict.fromkeys(self.in_bytes, "another tokenizer: its curve is per token of its own")
+        return budgets(runs, arms, self.baseline, metric=self.metric, **self.bar | {"barred": self.barred | units})
 
     @cached_property
     def changed(self) -> tuple[Change, ...]:

@@ -99,7 +99,9 @@ def _untouched_generator():
 def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
     """What `--dry-run` prints: arm, cost against the baseline, audit, predicted time and memory."""
     tokens = RandomTokens(spec.settings)
-    model, baseline = (build_model(settings, tokens, seed, fetch=False) for settings in (spec.settings, spec.baseline))
+    model = build_model(spec.settings, tokens, seed, fetch=False)
+    own_tokens = RandomTokens(spec.baseline)   # the baseline's tokenizer may be another
+    baseline = build_model(spec.baseline, own_tokens, seed, fetch=False)
     ours = describe_model(model, row_length(spec.settings))
     theirs = describe_model(baseline, row_length(spec.baseline))
     taken = spec.settings.run.init is None or model.begun["taken"] is not None

@@ -12,14 +12,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from experiments.arms import catalogue
+from experiments.comparable import TOKEN_METRICS, Comparison, common_iteration, compare_runs
 from experiments.curves import Run, runs_in
 from experiments.findings import Findings
-from experiments.stats import Values, Verdict, verdicts
+from experiments.stats import verdicts
 from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, find_study, load_study, shipped
+from experiments.verdict import NOT_COMPARABLE, Values, Verdict, scaled
 from mingpt.utils import BadInput
 
 ENDED = ("done", "unrecorded", "diverged", "failed")
-UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits a byte", "perplexity": "perplexity"}
+UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits per byte", "perplexity": "perplexity"}
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,60 @@ class Results(Findings):
         """
         table: dict[str, dict[int | None, float]] = {arm: {} for arm in self.arms}
         for run in self.runs:
-            value = run.final(self.metric) if run.complete else None
+            value = self._final(run) if run.complete else None
             if run.status == "diverged":
                 table[run.arm][run.seed] = float("nan")
             elif value is not None or run.seed is None:
                 table[run.arm][run.seed] = float("nan") if value is None else value
         return table
+
+    def _final(self, run: Run) -> float | None:
+        """A run's final value, or its value at the last common iteration where some runs have no record."""
+        if self.common_iteration is None:
+            return run.final(self.metric)
+        rows = run.table.loc[run.table["iteration"] == self.common_iteration, self.metric].dropna()
+        return float(rows.iloc[-1]) if len(rows) else None
+
+    @cached_property
+    def common_iteration(self) -> int | None:
+        """Where runs are compared when one without a record ends at another iteration than the others."""
+        return common_iteration(self.runs, self.metric)
+
+    @cached_property
+    def comparisons(self) -> dict[str, Comparison]:
+        """Arm → whether its runs may be judged against the baseline's, and in which unit."""
+        base = self.runs_of(self.baseline)
+        return {arm: compare_runs(self.runs_of(arm), base) for arm in self.arms if arm != self.baseline}
+
+    @cached_property
+    def barred(self) -> dict[str, str]:
+        """The arms that get no word anywhere, with the reason. Every test reads this, through `bar`."""
+        found = {arm: each.reason for arm, each in self.comparisons.items() if each.reason}
+        if self.metric in TOKEN_METRICS and (self.metric != "val_loss" or not self._nats_per_bit):
+            found |= {arm: f"another tokenizer: {self.metric} is per token; bits per byte would compare"
+                      for arm, each in self.comparisons.items() if each.in_bytes}
+        return found
+
+    @property
+    def in_bytes(self) -> frozenset[str]:
+        """The arms of another tokenizer that are judged in bits per byte instead of nats per token."""
+        return frozenset(arm for arm, each in self.comparisons.items()
+                         if each.in_bytes and self.metric == "val_loss" and arm not in self.barred)
+
+    @cached_property
+    def _nats_per_bit(self) -> float | None:
+        """The baseline's nats per token for one bit per byte: a constant of its validation set."""
+        pairs = [(run.final("val_loss"), run.final("bits_per_byte")) for run in self.runs_of(self.baseline)
+                 if run.complete and run.record]
+        return next((nats / bits for nats, bits in pairs if nats and bits and isfinite(nats / bits)), None)
+
+    def _comparable_values(self, arm: str) -> Values:
+        """An arm's values. In another tokenizer's tokens they are bits per byte, told in nats per baseline's token."""
+        if arm not in self.in_bytes:
+            return self.values[arm]
+        bits = {run.seed: run.final("bits_per_byte") for run in self.runs_of(arm)}
+        return {seed: value if not isfinite(value) else (bits[seed] or float("nan")) * self._nats_per_bit
+                for seed, value in self.values[arm].items()}
 
     @property
     def left_out(self) -> list[str]:
@@ -96,7 +146,7 @@ class Results(Findings):
         if not run.complete:
             message = (run.record or {}).get("message")
             return run.status + (f" ({message})" if message else "")
-        return None if run.final(self.metric) is not None else f"no {self.metric}"
+        return None if self._final(run) is not None else f"no {self.metric}"
 
     @property
     def unit(self) -> str:
@@ -126,10 +176,11 @@ class Results(Findings):
     @cached_property
     def judged(self) -> dict[str, Values]:
         """The values that verdicts rest on: all, or those of the seeds up to the last look."""
+        table = {arm: self._comparable_values(arm) for arm in self.values}
         if self.look is None:
-            return self.values
+            return table
         seeds = self._seeds[:self.look]
-        return {arm: {seed: values[seed] for seed in seeds if seed in values} for arm, values in self.values.items()}
+        return {arm: {seed: values[seed] for seed in seeds if seed in values} for arm, values in table.items()}
 
     @property
     def judged_runs(self) -> tuple[Run, ...]:
@@ -148,8 +199,16 @@ class Results(Findings):
         found = verdicts(values, self.baseline, **self.bar)
         if self.look == 0:
             first = f"before the study's first look, at {self.declared.stop[0]} seeds"
-            found = {arm: replace(verdict, reason=first) for arm, verdict in found.items()}
-        return found
+            found = {arm: verdict if arm in self.barred else replace(verdict, reason=first)
+                     for arm, verdict in found.items()}
+        return {arm: self._told(verdict) for arm, verdict in found.items()}
+
+    def _told(self, v: Verdict) -> Verdict:
+        """The verdict with the budget that its arm declares, in bits per byte where its tokenizer is another."""
+        comparison = self.comparisons[v.arm]
+        if comparison.note and v.word != NOT_COMPARABLE:
+            v = replace(v, reason="; ".join(filter(None, [comparison.note, v.reason])))
+        return scaled(v, 1 / self._nats_per_bit, UNITS["bits_per_byte"]) if v.arm in self.in_bytes else v
 
     def baseline_line(self, width: int = 0) -> str:
         """The baseline's line above the verdicts: its mean and spread over seeds."""

@@ -156,6 +156,7 @@ class Run:
         T = row_length(settings)
         batches = self.corpus.train(T, settings.trainer.batch_size, seed)
         self.validation = self.corpus.validation(T, settings.data.val_tokens)
+        self.record["data"]["validation"] = self.corpus.identify(self.validation)
         self._note_validation()
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
         self.trainer = SeededTrainer(settings.trainer, model, batches, seed)

@@ -56,8 +56,16 @@ def split(seeds: Sequence[int], declared: Sequence[int] | None = None) -> tuple[
 
 def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, Values], baseline: str, *,
                 selection: Sequence[int] | None = None, margin: float, alpha: float, metric: str = "val_loss",
-                unit: str = "nats", resamples: int = RESAMPLES) -> Sensitivity:
-    """From arm → {run's name: rate} and run's name → seed → value. The baseline's grid may be itself at one rate."""
+                unit: str = "nats", resamples: int = RESAMPLES,
+                barred: Mapping[str, str] | None = None) -> Sensitivity:
+    """From arm → {run's name: rate} and run's name → seed → value. The baseline's grid may be itself at one rate.
+
+    A rate whose runs are `barred` as not comparable is never chosen. An arm with such a rate gets no word.
+    """
+    bars = {arm: "; ".join(f"{name}: {barred[name]}" for name in grid if name in (barred or {}))
+            for arm, grid in grids.items()}
+    bars = {arm: why for arm, why in bars.items() if why}
+    bars |= {arm: f"the baseline's grid: {bars[baseline]}" for arm in grids if baseline in bars and arm not in bars}
     names = {name for grid in grids.values() for name in grid}
     seeds = sorted(set().union(*(values.get(name, {}) for name in names)) - {None})
     choosing, judging = split(seeds, selection)
@@ -65,7 +73,7 @@ def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, V
     best = {arm: _best(grids[arm], values, choosing) for arm in order}
     judged = {arm: {s: values[name][s] for s in judging if s in values[name]} for arm, name in best.items() if name}
     found = verdicts(judged, baseline, margin=margin, alpha=alpha, unit=unit,
-                     resamples=resamples) if baseline in judged else {}
+                     resamples=resamples, barred=bars) if baseline in judged else {}
     arms = []
     for arm in order:
         points = tuple(_point(name, rate, values.get(name, {})) for name, rate in

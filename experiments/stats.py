@@ -22,7 +22,7 @@ from statsmodels.stats.multitest import multipletests
 from experiments.pairing import Lost, lost_seeds, paired, too_few
 from experiments.power import MAX_SEEDS, minimal_detectable_effect, seeds_that_decide
 from experiments.study import DEFAULT_ALPHA, DEFAULT_MARGIN
-from experiments.verdict import Values, Verdict, signed
+from experiments.verdict import NOT_COMPARABLE, Values, Verdict, signed
 from mingpt.utils import BadInput, did_you_mean
 
 __all__ = ["RESAMPLES", "Values", "Verdict", "compare", "holm", "signed", "verdicts"]
@@ -52,14 +52,26 @@ def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFA
 
 
 def verdicts(values: Mapping[str, Values], baseline: str, *, margin: float, alpha: float = DEFAULT_ALPHA,
-             unit: str = "nats", resamples: int = RESAMPLES) -> dict[str, Verdict]:
-    """A verdict for every arm but the baseline, with p adjusted by Holm (1979) over the arms that have one."""
+             unit: str = "nats", resamples: int = RESAMPLES, barred: Mapping[str, str] | None = None,
+             ) -> dict[str, Verdict]:
+    """A verdict for every arm but the baseline, with p adjusted by Holm (1979) over the arms that have one.
+
+    `barred` names the arms that are not comparable, with the reason. They get no number and no place in the family.
+    """
+    barred = barred or {}
     if baseline not in values:
         raise BadInput(f"no runs of the baseline {baseline!r}{did_you_mean(baseline, values)}")
-    arms = [name for name in values if name != baseline]
+    names = [name for name in values if name != baseline]
+    arms = [name for name in names if name not in barred]
     raw = {a: replace(compare(values[a], values[baseline], margin=margin, alpha=alpha, family=len(arms),
                               resamples=resamples), arm=a, unit=unit) for a in arms}
-    return holm(raw, {a: lost_seeds(values[a], values[baseline]) for a in arms})
+    judged = holm(raw, {a: lost_seeds(values[a], values[baseline]) for a in arms})
+    return {a: judged[a] if a in judged else not_comparable(a, barred[a], margin, alpha, unit) for a in names}
+
+
+def not_comparable(arm: str, reason: str, margin: float, alpha: float, unit: str) -> Verdict:
+    """The verdict on an arm whose runs differ from the baseline's in more than the arm: no number at all."""
+    return Verdict(NOT_COMPARABLE, reason, 0, margin, alpha, arm=arm, unit=unit, family=0)
 
 
 def holm(raw: Mapping[str, Verdict], lost: Mapping[str, Lost] | None = None) -> dict[str, Verdict]:
@@ -108,15 +120,15 @@ def _interval(v: Verdict, alpha: float) -> tuple[float, float]:
 
 
 def _no_variance(verdict: Verdict, n: int, mean: float, rounding: float) -> Verdict:
-    """The limits of every quantity as sd → 0: either the same numbers twice, or one constant between them. Two alike
-    differences decide nothing: values written with few decimals have them by chance in a tenth of all studies."""
+    """The limits of every quantity as sd → 0: either the same numbers twice, or one constant between them. Differences
+    that are all alike and not 0 decide nothing, however many: values that were written with few decimals have them by
+    chance in a tenth of all studies of three seeds."""
     same = abs(mean) <= rounding
     mean = 0.0 if same else mean
     found = replace(verdict, n=n, difference=mean, sd=0.0, ci=(mean, mean), p_sign_flip=1.0 if same else 2.0 / 2**n)
-    if n == 2 and not same:
+    if not same:
         return found
-    return replace(found, d_z=0.0 if same else math.copysign(math.inf, mean), p=1.0 if same else 0.0,
-                   p_tost=0.0 if abs(mean) < verdict.margin else 1.0, mde=0.0)
+    return replace(found, d_z=0.0, p=1.0, p_tost=0.0, mde=0.0)
 
 
 def _bootstrap(differences: np.ndarray, alpha: float, resamples: int) -> tuple[float, float] | None:
@@ -162,7 +174,7 @@ def _decide(v: Verdict, lost: Lost, p: float | None) -> Verdict:
         word = "equivalent"
     if v.sd == 0:
         notes.append("identical on every seed" if v.difference == 0 else
-                     "the same difference on every seed: no variance to test against")
+                     "the same difference on every seed: no variance to test against, as in coarse values")
     word, notes = lost.temper(word, notes)
     seeds = None
     if word == "undecided" and not lost.decisive and v.sd:

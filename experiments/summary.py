@@ -50,7 +50,8 @@ def _numbers(v: Verdict) -> dict[str, Any]:
 
 def _beside(results: Results, arm: str, v: Verdict) -> dict[str, Any]:
     """The noise floor, and the verdicts at equal budgets."""
-    found = {"floor": results.noise_floor.of_mean(v.n) if results.noise_floor else None}
+    same_unit = results.noise_floor and v.unit == results.unit and v.n   # the floor is in the metric's own unit
+    found = {"unit": v.unit, "margin": v.margin, "floor": results.noise_floor.of_mean(v.n) if same_unit else None}
     for axis in ("flops", "seconds"):
         if budget := results.budgets.of(arm, axis):
             found |= {f"at_equal_{axis}": budget.verdict.word, f"difference_at_equal_{axis}": budget.verdict.difference}
@@ -75,7 +76,7 @@ def to_markdown(results: Results) -> str:
 
 def table(results: Results) -> str:
     """The verdicts as a Markdown table."""
-    percent = f"{100 * (1 - results.alpha):.3g} % CI"
+    percent = f"{100 * (1 - results.alpha):.3g} % CI, Holm-adjusted"
     lines = [f"| arm | verdict | {results.metric} − baseline's, {results.unit} [{percent}] | Holm p | × noise | "
              "parameters | FLOPs | step time |", "|---|---|---|--:|--:|--:|--:|--:|"]
     for arm in results.arms:
@@ -93,11 +94,11 @@ def _cells(results: Results, arm: str) -> list[str]:
         spread = f" (sd {row['sd']:.4f} over {row['n']} seeds)" if row["sd"] is not None else ""
         return [name, "", f"{row['mean']:.4f}{spread}" if row["mean"] is not None else "no value", "", "", *cost]
     word = f"**{v.word}**" if v.word != "undecided" else v.word
-    effect = "" if v.difference is None else signed(v.difference)
-    effect += f" [{signed(v.ci[0])}, {signed(v.ci[1])}]" if v.ci else ""
+    effect = "" if v.difference is None else signed(v.difference, v.unit if v.unit != results.unit else "")
+    effect += f" [{signed(v.ci_holm[0])}, {signed(v.ci_holm[1])}]" if v.ci_holm else ""
     effect += f"; {v.reason}" if v.reason else ""
     floor = results.noise_floor.of_mean(v.n) if results.noise_floor else None
-    noise = f"{abs(v.difference) / floor:.1f}" if floor and v.difference is not None else ""
+    noise = f"{abs(v.difference) / floor:.1f}" if floor and v.difference is not None and v.unit == results.unit else ""
     p = "" if v.p_holm is None else p_text("p", v.p_holm).removeprefix("p = ").removeprefix("p ")
     return [name, word, effect.removeprefix("; "), p, noise, *cost]
 
@@ -110,6 +111,11 @@ def bullets(results: Results) -> str:
 def notes(results: Results) -> list[str]:
     """What the table rests on, a line each: the noise floor, what does not add up, what is not in it."""
     lines = [f"margin ±{results.margin:g} {results.unit}, family-wise error {results.alpha:.3g}"]
+    lines.append(f"intervals: {100 * (1 - results.alpha):.3g} % CI, Holm-adjusted over the arms")
+    if (common := results.common_iteration) is not None:
+        lines.append(f"runs without records end at different iterations: all are compared at iteration {common:,}, "
+                     "the last that all have" if common >= 0 else
+                     "runs without records share no iteration, so none is compared")
     lines += [results.noise_floor.line()] if results.noise_floor else []
     lines += [f"far from the other seeds: {each.line()}" for each in results.outliers]
     for each in results.factorials:

@@ -54,6 +54,8 @@ class Trials:
     alpha: float
     over: str                          # what the curves are over: tokens, or iterations where tokens are not known
     all: tuple[Trial, ...]
+    barred: tuple[tuple[str, str], ...] = ()       # arms that are not comparable with the baseline, and why
+    in_bytes: tuple[str, ...] = ()                 # arms of another tokenizer: no measure per token compares
     diverged: tuple[tuple[str, int], ...] = ()     # arm and seed of runs that have no measurements because they did
 
     @property
@@ -79,7 +81,12 @@ class Trials:
         for arm, seed in self.diverged:
             values.setdefault(arm, {})[seed] = np.nan
         return verdicts(values, self.baseline, margin=self.margin, alpha=self.alpha,
-                        unit=UNITS.get(measure, measure), resamples=0)
+                        unit=UNITS.get(measure, measure), resamples=0, barred=self.bars(measure))
+
+    def bars(self, measure: str) -> dict[str, str]:
+        """The arms that are not comparable in this measure, with the reason."""
+        per_token = () if measure == "bits_per_byte" else self.in_bytes
+        return dict.fromkeys(per_token, "another tokenizer: only bits per byte compare") | dict(self.barred)
 
 
 def gather(results: Results) -> Trials:
@@ -91,7 +98,8 @@ def gather(results: Results) -> Trials:
     trials = [_trial(run, over) for run in runs if run.complete]
     lost = [(run.arm, run.seed) for run in runs if run.status == "diverged" and run.seed is not None]
     return Trials(results.title, results.name or "", results.baseline, results.metric, results.margin, results.alpha,
-                  over, tuple(trials), tuple(lost))
+                  over, tuple(trials), tuple(results.barred.items()),
+                  tuple(arm for arm, each in results.comparisons.items() if each.in_bytes), tuple(lost))
 
 
 def _trial(run: Run, over: str) -> Trial:
@@ -121,7 +129,9 @@ def _arrays(trials: Trials) -> dict[str, np.ndarray]:
     curves = np.concatenate([trial.curve for trial in trials.all]) if len(lengths) else np.empty((0, 2))
     return {"schema": np.array(1), **facts, "arm": np.array([trial.arm for trial in trials.all]),
             "seed": np.array([trial.seed for trial in trials.all]), **columns, "curve_lengths": lengths,
-            "curves": curves, "diverged_arm": np.array([arm for arm, _ in trials.diverged], dtype=str),
+            "curves": curves, "barred": np.array(trials.barred, dtype=str).reshape(-1, 2),
+            "in_bytes": np.array(trials.in_bytes, dtype=str),
+            "diverged_arm": np.array([arm for arm, _ in trials.diverged], dtype=str),
             "diverged_seed": np.array([seed for _, seed in trials.diverged], dtype=int)}
 
 
@@ -138,11 +148,13 @@ def load(path: Path) -> Trials:
             for i, (arm, seed) in enumerate(zip(arrays["arm"], arrays["seed"], strict=True)))
         lost = tuple((str(arm), int(seed)) for arm, seed in zip(arrays["diverged_arm"], arrays["diverged_seed"],
                                                                 strict=True))
+        barred = tuple((str(arm), str(why)) for arm, why in arrays.get("barred", ()))   # older files have none
+        in_bytes = tuple(map(str, arrays.get("in_bytes", ())))
     except FileNotFoundError:
         raise BadInput(f"no file {path}; plotter.py writes {NAME}.npz under visualizations/") from None
     except UNREADABLE as error:
         raise BadInput(f"{path}: not a file of results as plotter.py writes it ({error})") from None
-    return Trials(**facts, **numbers, all=trials, diverged=lost)
+    return Trials(**facts, **numbers, all=trials, barred=barred, in_bytes=in_bytes, diverged=lost)
 
 
 def summary(trials: Trials) -> dict:

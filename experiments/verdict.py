@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+NOT_COMPARABLE = "not comparable"
 Values = Mapping[int | None, float]   # seed → final value; seed None is a file that does not say, NaN a diverged run
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One arm against the baseline. Differences are arm − baseline in `unit`; None is "cannot be computed"."""
-    word: str                                       # better, worse, equivalent, undecided
+    word: str                                       # better, worse, equivalent, undecided, not comparable
     reason: str                                     # why this word, when the numbers alone do not tell
     n: int                                          # seeds that both arms have
     margin: float
@@ -39,12 +40,14 @@ class Verdict:
     cohens_d: float | None = None                   # unpaired difference of means / pooled sd, as study 003 had it
 
     def line(self, width: int = 0) -> str:
-        """One readable line; `width` aligns the arms' names."""
+        """One readable line with the Holm-adjusted interval; `width` aligns the arms' names."""
+        if self.word == NOT_COMPARABLE:
+            return f"{self.arm:{width}s}  {self.word}; {self.reason}".strip()
         parts = [f"{self.arm:{width}s}  {self.word:10s}"]
         if self.difference is not None:
             parts.append(signed(self.difference, self.unit))
-        if self.ci is not None:
-            parts.append(f"[{signed(self.ci[0])}, {signed(self.ci[1])}]")
+        if self.ci_holm is not None:
+            parts.append(f"[{signed(self.ci_holm[0])}, {signed(self.ci_holm[1])}]")
         parts.append(f" n = {self.n} seed{'s' * (self.n != 1)}" + self._p_text())
         return (" ".join(parts) + (f"; {self.reason}" if self.reason else "")).strip()
 
@@ -57,6 +60,14 @@ class Verdict:
     def to_dict(self) -> dict:
         """For JSON, which knows neither infinity nor NaN: both become None."""
         return {k: _plain(v) for k, v in asdict(self).items()}
+
+
+def scaled(v: Verdict, factor: float, unit: str) -> Verdict:
+    """The same verdict in another unit: differences, intervals and margin times `factor`."""
+    def times(value):
+        return tuple(factor * x for x in value) if isinstance(value, tuple) else value and factor * value
+    names = ("margin", "difference", "ci", "ci_bootstrap", "ci_holm", "ci_welch", "sd", "mde")
+    return replace(v, unit=unit, **{name: times(getattr(v, name)) for name in names})
 
 
 def signed(x: float, unit: str = "") -> str:

@@ -49,8 +49,16 @@ def write_run(losses: Path, arm: str, seed: int, effect: float = 0.0, *, study: 
         path.with_suffix(".json").write_text(json.dumps({
             "schema": 1, "study": study, "arm": arm, "seed": seed, "status": status, "message": None, "result": result,
             "changes": {} if arm == "baseline" else {"model.thing": ["a", arm]}} | circumstances(arm, seed, slot, study)
-            | more))
+            | config_of(more) | more))
     return path
+
+
+def config_of(more: dict) -> dict:
+    """A config that agrees with the changes that the record declares."""
+    if "model.thing" in more.get("changes", {"model.thing": None}):
+        return {}
+    return {"config": {"model": {"n_layer": 4, "thing": "a"},
+                       "trainer": {"batch_size": 16, "learning_rate": 0.001}}}
 
 
 def circumstances(arm: str, seed: int, slot: int, study: str | None) -> dict:

@@ -4,6 +4,7 @@ A corpus, opened: batches to train on, a fixed set to evaluate on, and an accoun
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -79,6 +80,21 @@ class Corpus:
                 "split": {"by": self.split.by, "train": _totals(documents, self.split.train),
                           "val": _totals(documents, held), "dropped": self.split.dropped},
                 "pack": self.config.pack, "sets": sets, "bad_lines": self.store.report.describe(self.names)}
+
+    def identify(self, validation: Validation) -> dict:
+        """Which tokens and which text a validation set scores, by hashes that records are compared by.
+
+        `hash` is of the tokens to predict, in order, and the tokenizer's name: the same for rows of any length over one
+        stream. `text_hash` is of the held-out documents and the bytes scored: the same for two tokenizers only where
+        both score the same text, as they do when all held-out text fits into data.val_tokens.
+        """
+        used = validation.y != IGNORE_INDEX
+        scored, bytes_ = hashlib.sha256(self.tokenizer.name.encode()), int(validation.nbytes.sum())
+        scored.update(validation.y[used].astype("<i8").tobytes())
+        text = hashlib.sha256(self.store.documents["hash"][self.split.val].astype("<u8").tobytes())
+        text.update(str(bytes_).encode())
+        return {"hash": scored.hexdigest()[:32], "text_hash": text.hexdigest()[:32], "tokens": validation.tokens,
+                "bytes": bytes_, "held_out_documents": len(self.split.val)}
 
 
 def _totals(documents: np.ndarray, chosen: np.ndarray) -> dict[str, int]:

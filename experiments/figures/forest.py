@@ -38,7 +38,7 @@ def tost_interval(verdict: Verdict) -> tuple[float, float] | None:
 def reach(results: Results) -> tuple[float, float]:
     """A scale for all arms, from below 0 to above it: every effect, the usual interval, margin and noise floor. A very
     wide interval or floor is cut, and a side on which nothing lies is short."""
-    shown = [v for v in results.verdicts.values() if v.difference is not None]
+    shown = [v for v in results.verdicts.values() if v.difference is not None and v.unit == results.unit]
     drawn = [interval(v) or (v.difference, v.difference) for v in shown]
     floors = [results.noise_floor.of_mean(v.n) or 0.0 for v in shown] if results.noise_floor else []
     effect = max([1.25 * abs(v.difference) for v in shown], default=0.0)
@@ -53,10 +53,11 @@ def reach(results: Results) -> tuple[float, float]:
 def effects(panel: Panel) -> Figure:
     """The study's answer as a picture."""
     results = panel.results
-    shown = [v for v in results.verdicts.values() if v.difference is not None]
+    shown = [v for v in results.verdicts.values() if v.difference is not None and v.unit == results.unit]
     if not shown:
         raise Skip("no arm shares a seed with the baseline")
-    level = f"{100 * (1 - results.alpha):g} % intervals, Holm-adjusted over {len(results.verdicts)} arms"
+    tested = sum(v.p is not None for v in results.verdicts.values())
+    level = f"{100 * (1 - results.alpha):g} % CI, Holm-adjusted over {tested} arms"
     caption = f"point: mean over seeds of arm − {panel.baseline}, paired; thin: {level}; "
     caption += f"thick: {100 * (1 - 2 * results.alpha):g} %, not adjusted, which inside the grey margin "
     caption += f"(±{results.margin:g}) means equivalent" + _floor_text(results)

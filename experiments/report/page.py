@@ -24,7 +24,7 @@ from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
 from experiments.report.notices import notices
 from experiments.results import Results
-from experiments.verdict import Verdict
+from experiments.verdict import NOT_COMPARABLE, Verdict
 from mingpt.utils import write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -104,7 +104,7 @@ def _answer(panel: Panel) -> dict[str, Any]:
     caption += " Blue strip: the noise floor, one standard error of no effect." if floor and floor.spread else ""
     return {"verdicts": forest.rows(results, numbers, {arm: dash(panel, arm) for arm in panel.arms}, on), "forest": on,
             "baseline": results.baseline, "alpha": f"{results.alpha:g}", "margin": f"{results.margin:g}",
-            "unit": unit, "level": f"{100 * (1 - results.alpha):g} %, Holm",
+            "unit": unit, "level": f"{100 * (1 - results.alpha):g} % CI, Holm-adjusted",
             "baseline_text": f"{fmean(values):.4f}{spread}" if values else f"no final {results.metric}",
             "verdict_caption": caption, "lead": lead(results),
             "answer_notes": [_sentence(floor.line())] if floor else []}
@@ -122,7 +122,7 @@ def lead(results: Results) -> str:
 
 def _by_word(verdicts: list[Verdict]) -> list[str]:
     """["better: a, b", "undecided: c"]"""
-    words = ("better", "worse", "equivalent", "undecided")
+    words = ("better", "worse", "equivalent", "undecided", NOT_COMPARABLE)
     arms = {word: [v.arm for v in verdicts if v.word == word] for word in words}
     return [f"{word}: {', '.join(names)}" for word, names in arms.items() if names]
 
