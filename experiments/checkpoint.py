@@ -47,10 +47,10 @@ def save(folder: Path, iteration: int, model: torch.nn.Module, optimizer: torch.
         files["best"] = best
     older = _older(folder, iteration, over=optimizer is None)
     if older is not None:
-        write_atomic(folder / PREVIOUS, _signed(older))
+        write_atomic(folder / PREVIOUS, signed(older))
     sha256 = {name: _digest(folder / name) for name in files.values()}
     newest = {"iteration": iteration, "files": files, "sha256": sha256, **state}
-    write_atomic(folder / STATE, _signed(newest))
+    write_atomic(folder / STATE, signed(newest))
     _sweep(folder, {*files.values(), *((older or {}).get("files") or {}).values()})
 
 
@@ -107,7 +107,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _signed(state: dict[str, Any]) -> str:
+def signed(state: dict[str, Any]) -> str:
     """The state as JSON, with a checksum of all the rest in it."""
     rest = {key: value for key, value in state.items() if key != "checksum"}
     return json.dumps({**rest, "checksum": _checksum(rest)}, indent=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lab
+from experiments import checkpoint
 from experiments.corpus import open_corpus
 from experiments.evaluation import evaluate_run
 from experiments.run import Run
@@ -105,7 +106,7 @@ def test_a_draft_in_other_tokens_or_without_heads_is_refused(out):
     state = out / "checkpoints/baseline.s0/state.json"
     before = state.read_text()
     try:
-        state.write_text(before.replace('"tokenizer": "byte"', '"tokenizer": "gpt2"'))
+        state.write_text(checkpoint.signed(json.loads(before) | {"tokenizer": "gpt2"}))
         with pytest.raises(BadInput, match="its tokenizer is 'gpt2', that of rope.s0 'byte'"):
             lab.main([*request, "baseline.s0"])
     finally:

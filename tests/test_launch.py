@@ -132,7 +132,8 @@ def test_a_study_stops_at_the_look_that_decides_every_arm(tmp_path, monkeypatch,
 
     def play(self, jobs):
         for job in jobs:
-            write_run(tmp_path / "losses", job.arm, job.seed, -0.5 * (job.arm == "rope"), study="mine", steps=20)
+            effect = (-0.5 - 0.01 * job.seed) * (job.arm == "rope")
+            write_run(tmp_path / "losses", job.arm, job.seed, effect, study="mine", steps=20)
         return True
     monkeypatch.setattr(launch.Launcher, "run", play)
     monkeypatch.setattr(launch, "tokenize", lambda *_: 0)
