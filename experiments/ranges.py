@@ -108,16 +108,30 @@ RANGES: dict[str, Range] = {
 }
 
 
-def check_ranges(flat: Mapping[str, Any]) -> None:
-    """BadInput for the first setting that is outside its range."""
-    for key, allowed in RANGES.items():
-        if key in flat and not allowed.holds(flat[key]):
-            raise BadInput(f"{key}={shown(flat[key])}: give {allowed}")
+def range_of(key: str, default: Any) -> Range | None:
+    """The setting's range; None for what is no number. An option of a new member needs no row above: without one it
+    takes every finite number."""
+    if key in RANGES or isinstance(default, bool) or not isinstance(default, int | float):
+        return RANGES.get(key)
+    return Range(-1e30, 1e30)
+
+
+def check_ranges(flat: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """BadInput for the first setting that is outside its range, and for any that is nan or infinite."""
+    for key, value in flat.items():
+        allowed = range_of(key, defaults.get(key))
+        if allowed and not allowed.holds(value):
+            raise BadInput(f"{key}={shown(value)}: give {allowed}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"{key}={shown(value)}: give a finite number")
 
 
 def shown(value: Any) -> str:
     """A value in an error line, cut where it would fill the line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:      # a whole number of more digits than Python writes, which 0xfff… can be
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:56]}…"
 
 
