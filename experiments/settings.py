@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.arms import NAME, catalogue, flatten, read_toml
-from experiments.idle import refuse_idle
+from experiments.idle import check_vocabulary, refuse_disguise, refuse_idle, warmup_note
 from experiments.names import LONGEST_NAME, default_name, makes_an_arm, refuse_undone_flags
 from experiments.study import Study, combine, load_study
 from experiments.tree import check, default_settings, differences, merge, walk
-from mingpt.schedules import warmup_iterations
 from mingpt.utils import BadInput, did_you_mean, parse_value
 from mingpt.utils import CfgNode as CN
 
@@ -72,18 +71,17 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
     _read_schedule(baseline.model)
     asked = {**changed, **{key: value for key, value in given.items() if not (declared and makes_an_arm(key))}}
     refuse_idle(settings, asked, _plain(baseline))
-    _refuse_disguise(settings.model, asked)
+    refuse_disguise(settings.model, asked)
     if declared is None:
         without = merge([*below, _special(changed, specials), rest])
         _read_schedule(without.model)
         _check_flags(flags, differences(without, settings), baseline)
         acting, idle = _acting(flags, baseline, specials)
         notes += [f"{catalogue()[flag].flags[0]} changes nothing: preset or --init give that already" for flag in idle]
-        default = _default_name(acting, without, settings, specials, schedule)
-        name = _checked_name(arm, default) if arm is not None else default
-    notes.append(_warmup(settings, {**given, **changed, **declared.base} if declared else given))
+        name = _checked_name(arm, _default_name(acting, without, settings, specials, schedule))
+    notes.append(warmup_note(settings, {**given, **changed, **declared.base} if declared else given))
     note = "; ".join(filter(None, notes)) or None
-    _check_vocabulary(settings)
+    check_vocabulary(settings)
     matched = _match(declared, name, settings, baseline, given)
     return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings), note, matched)
 
@@ -103,47 +101,6 @@ def _acting(flags: list[str], baseline: CN, specials: Mapping[str, Mapping]) -> 
     return [flag for flag in flags if flag not in idle], idle
 
 
-def _warmup(settings: CN, given: Mapping[str, Any]) -> str | None:
-    """A note on a warm-up that the run never leaves; BadInput where the command line or a study asks for it by name."""
-    trainer = settings.trainer
-    warmup = warmup_iterations(trainer)
-    if warmup <= trainer.max_iters:
-        return None
-    text = (f"the warm-up takes {warmup:,} iterations and the run has {trainer.max_iters:,}: the full rate is never "
-            "reached")
-    if "trainer.warmup_steps" in given:
-        raise BadInput(f"trainer.warmup_steps={trainer.warmup_steps}: {text}; give less, or a share of the run below 1")
-    return text
-
-
-def _refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
-    """BadInput for an arm that is named after a kind of attention and has as many key heads as mha."""
-    from mingpt.attention import ATTENTIONS
-    from mingpt.model import SIZES
-    kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
-    if "model.attention" not in asked or model.attention == plain or not hasattr(kind, "kv_heads"):
-        return
-    heads = CN(**model.to_dict() | SIZES.get(model.model_type, {}))
-    if kind.kv_heads(heads) == heads.n_head:
-        raise BadInput(f"model.attention={model.attention} with {heads.n_head} heads of keys and values for as many of "
-                       f"queries is {plain}: give fewer with model.n_kv_head, or model.attention={plain}")
-
-
-def _check_vocabulary(settings: CN) -> None:
-    """BadInput for a vocabulary that is not the tokenizer's, which decides it, and for a token that it lacks."""
-    model, tokens = settings.model, ("document_end", "published_padding")
-    if model.vocab_size is None and all(getattr(model, name) is None for name in tokens):
-        return
-    from experiments.tokenizers import get_tokenizer
-    tokenizer = get_tokenizer(settings.data.tokenizer)
-    has = f"data.tokenizer={tokenizer.name} has {tokenizer.vocab_size:,} tokens"
-    if model.vocab_size not in (None, tokenizer.vocab_size):
-        raise BadInput(f"model.vocab_size={model.vocab_size}: the tokenizer decides it, and {has}: leave it out")
-    for name in tokens:
-        if (getattr(model, name) or 0) >= tokenizer.vocab_size:
-            raise BadInput(f"model.{name}={getattr(model, name)}: {has}: give one from 0 to {tokenizer.vocab_size - 1}")
-
-
 def _check_flags(flags: list[str], chosen: Mapping[str, list], baseline: CN) -> None:
     refuse_undone_flags(flags, {key: now for key, (_, now) in chosen.items()}, dict(walk(baseline)))
 
@@ -158,8 +115,10 @@ def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping
     return default_name(flags, chosen, effective, dict(walk(settings)))
 
 
-def _checked_name(arm: str, default: str) -> str:
-    """The name that the user gave; one of the catalogue's is kept for the arm that the catalogue means."""
+def _checked_name(arm: str | None, default: str) -> str:
+    """The name that the user gave, or the default; one of the catalogue's is kept for the arm that it means."""
+    if arm is None:
+        return default
     if not NAME.fullmatch(arm) or len(arm) > LONGEST_NAME:
         raise BadInput(f"--arm {arm!r} cannot name files: letters, digits and _ . + - only, at most {LONGEST_NAME}")
     if arm.lower() in catalogue() and arm != default:     # some file systems do not tell Rope from rope
