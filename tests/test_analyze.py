@@ -37,12 +37,12 @@ def tiny(**settings):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """OUT of a nano run of a few steps, named rope.s0."""
+    """OUT of a nano run of a few steps, named rope_window16.s0."""
     out = tmp_path_factory.mktemp("trained")
     text = out / "text.txt"
     text.write_text("".join(f"Line {n}: the quick brown fox jumps over dog number {n * n}.\n\n" for n in range(2000)))
     assert lab.main(["train", "--preset", "nano", "--data", str(text), "--max-iters", "20", "--out", str(out),
-                     "--device", "cpu", "-r", "--arm", "rope", "--window", "16", f"--data.cache={out / 'cache'}"]) == 0
+                     "--device", "cpu", "-r", "--window", "16", f"--data.cache={out / 'cache'}"]) == 0
     return out
 
 
@@ -231,24 +231,24 @@ def test_a_large_map_is_averaged_over_cells():
 
 def test_a_trained_run_is_analysed(trained, capsys):
     capsys.readouterr()
-    assert lab.main(["analyze", "rope.s0", "--rows", "3", "--out", str(trained), "--json", "--device", "cpu"]) == 0
+    assert lab.main(["analyze", "rope_window16.s0", "--rows", "3", "--out", str(trained), "--json", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == 3 and found["T"] == 64 and len(found["layers"]) == 3
     for layer in found["layers"]:
         assert layer["pattern"] == "16" and len(layer["entropy"]["by_head"]) == 3
         assert 0 < layer["entropy"]["mean"] <= layer["entropy"]["uniform"] < math.log(16)
         assert 0 <= layer["distance"]["mean"] <= 15 and layer["output_over_residual"] > 0
-    folder = trained / "visualizations" / "analysis" / "rope.s0"
+    folder = trained / "visualizations" / "analysis" / "rope_window16.s0"
     assert {path.name for path in folder.iterdir()} == {"attention.txt", "attention.json", "attention_maps.png",
                                                         "attention_heads.png", "attention_statistics.png"}
-    assert lab.main(["analyze", "rope", "--rows", "1", "--out", str(trained)]) == 0, "an arm with one run is that run"
+    assert lab.main(["analyze", "rope_window16", "--rows", "1", "--out", str(trained)]) == 0, "an arm with one run is that run"
 
 
 def test_a_run_cannot_be_changed(trained):
     with pytest.raises(BadInput, match="is what it is"):
-        lab.main(["analyze", "rope.s0", "--out", str(trained), "--model.n_layer=2"])
+        lab.main(["analyze", "rope_window16.s0", "--out", str(trained), "--model.n_layer=2"])
     with pytest.raises(BadInput, match="the least is 1"):
-        lab.main(["analyze", "rope.s0", "--out", str(trained), "--rows", "0"])
+        lab.main(["analyze", "rope_window16.s0", "--out", str(trained), "--rows", "0"])
 
 
 def test_words_are_read_as_pairs_or_schedules():
