@@ -98,6 +98,10 @@ class Arms:
         return name, settings
 
     def _list(self, name: str, parts: tuple[str, ...]) -> None:
+        alike = [other for other in self.listed if other != name and other.lower() == name.lower()]
+        if alike:
+            raise BadInput(f"{self.where}: arms {alike[0]!r} and {name!r} differ only in case, and some file systems do"
+                           " not: rename one")
         if name not in self.listed:
             self.listed.append(name)
         if len(parts) > 1:

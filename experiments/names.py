@@ -73,13 +73,18 @@ def _slots() -> dict[str, Mapping[str, Any]]:
 
 
 def _parts(rest: Mapping[str, Any]) -> list[str]:
-    """One part for each setting: slot members first, then their options and all else, in the order of the settings."""
+    """One part for each setting: each slot's member with its own options behind it, then all else, in the order of the
+    settings."""
     slots = _slots()
-    members = [_member(key, value, slots) for key, value in rest.items() if key in slots]
-    others = [_part(key.partition(".")[2], value) for key, value in rest.items()
-              if key not in slots and key != "model.schedule"]
+    others = {key: value for key, value in rest.items() if key not in slots and key != "model.schedule"}
+    members = []
+    for key, value in rest.items():
+        if key in slots:
+            members.append(_member(key, value, slots))
+            owned = [f"{key.partition('.')[0]}.{option}" for option in slots[key][value].options]
+            members += [_option(option, others.pop(option)) for option in [*others] if option in owned]
     schedule = [_schedule(rest["model.schedule"])] if "model.schedule" in rest else []
-    return [*members, *others, *schedule]
+    return [*members, *(_option(key, value) for key, value in others.items()), *schedule]
 
 
 def _member(key: str, value: Any, slots: Mapping[str, Mapping[str, Any]]) -> str:
@@ -90,8 +95,9 @@ def _member(key: str, value: Any, slots: Mapping[str, Mapping[str, Any]]) -> str
     return plain if clear else f"{key.partition('.')[2]}-{plain}"
 
 
-def _part(leaf: str, value: Any) -> str:
+def _option(key: str, value: Any) -> str:
     """'qk_norm', 'no_bias', 'n_kv_head2', 'warmup_steps0.2', 'expert-gelu'."""
+    leaf = key.partition(".")[2]
     if value is True:
         return leaf
     if value is False:
@@ -104,10 +110,29 @@ def _part(leaf: str, value: Any) -> str:
 
 def _schedule(text: Any) -> str:
     """A schedule's name, with a few digits of its own where the letters alone could be another schedule's. One from a
-    file is called like the file: a second file of that name is other settings under a name that is taken, which a run
-    refuses."""
+    file is called like the file, marked where that could be the name of another part. A second file of that name is
+    other settings under a name that is taken, which a run refuses."""
     name, text = schedule_name(text), " ".join(str(text).split())
-    return name if TELLING.fullmatch(text) or ".json" in text.lower() else f"{name}-{_digits(text)}"
+    if ".json" in text.lower():
+        name = f"{name.lower()}-{_digits(name)}" if name != name.lower() else name
+        return f"schedule-{name}" if _means_another(name) else name
+    return name if TELLING.fullmatch(text) else f"{name.lower()}-{_digits(text)}"
+
+
+def _means_another(name: str) -> bool:
+    """Whether the name of a schedule's file begins like a part of a name that is none: an arm, a member, a setting,
+    a shipped schedule, or a schedule's own text."""
+    from mingpt.layer_schedules import FORMULAS, NAMED
+    members = (member for each in _slots().values() for member in each)
+    words = ("no_", "window", "schedule-", *catalogue(), *members, *_leaves(), *NAMED, *FORMULAS)
+    return name.startswith(words) or re.match(r"[fbgs]?[0-9]|f($|[-x])", name) is not None
+
+
+def _leaves() -> list[str]:
+    """Every setting's name without its section."""
+    from mingpt.model import GPT
+    from mingpt.trainer import Trainer
+    return [*GPT.get_default_config().to_dict(), *Trainer.get_default_config().to_dict()]
 
 
 def _plain(text: str) -> str:

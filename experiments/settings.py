@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.arms import NAME, catalogue, flatten, read_toml
-from experiments.idle import refuse_idle
+from experiments.idle import check_vocabulary, refuse_disguise, refuse_idle, warmup_note
 from experiments.names import LONGEST_NAME, default_name, makes_an_arm, refuse_undone_flags
 from experiments.study import Study, combine, load_study
 from experiments.tree import check, default_settings, differences, merge, walk
-from mingpt.schedules import warmup_iterations
 from mingpt.utils import BadInput, did_you_mean, parse_value
 from mingpt.utils import CfgNode as CN
 
@@ -68,74 +67,61 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
     baseline = merge([*shared, *_source([*shared, compared, rest]), _special(compared, specials), rest])
     check(settings)
     check(baseline)
-    asked = {**changed, **({} if declared else given)}
-    refuse_idle(settings, asked, dict(walk(default_settings())))
-    _refuse_disguise(settings.model, asked)
+    schedule, notes = settings.model.schedule, [_read_schedule(settings.model)]
+    _read_schedule(baseline.model)
+    asked = {**changed, **{key: value for key, value in given.items() if not (declared and makes_an_arm(key))}}
+    refuse_idle(settings, asked, _plain(baseline))
+    refuse_disguise(settings.model, asked)
     if declared is None:
         without = merge([*below, _special(changed, specials), rest])
+        _read_schedule(without.model)
         _check_flags(flags, differences(without, settings), baseline)
-        default = _default_name(flags, without, settings, specials)
-        name = _checked_name(arm, default) if arm is not None else default
-    note = "; ".join(filter(None, (_read_schedule(settings.model), _warmup(settings, given)))) or None
-    _read_schedule(baseline.model)
-    _check_vocabulary(settings)
+        acting, idle = _acting(flags, baseline, specials)
+        notes += [f"{catalogue()[flag].flags[0]} changes nothing: preset or --init give that already" for flag in idle]
+        name = _checked_name(arm, _default_name(acting, without, settings, specials, schedule))
+    notes.append(warmup_note(settings, {**given, **changed, **declared.base} if declared else given))
+    note = "; ".join(filter(None, notes)) or None
+    check_vocabulary(settings)
     matched = _match(declared, name, settings, baseline, given)
     return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings), note, matched)
 
 
-def _warmup(settings: CN, given: Mapping[str, Any]) -> str | None:
-    """A note on a warm-up that the run never leaves; BadInput where the command line asks for it by name."""
-    trainer = settings.trainer
-    warmup = warmup_iterations(trainer)
-    if warmup <= trainer.max_iters:
-        return None
-    text = (f"the warm-up takes {warmup:,} iterations and the run has {trainer.max_iters:,}: the full rate is never "
-            "reached")
-    if "trainer.warmup_steps" in given:
-        raise BadInput(f"trainer.warmup_steps={trainer.warmup_steps}: {text}; give less, or a share of the run below 1")
-    return text
+def _plain(baseline: CN) -> dict[str, Any]:
+    """What stands without the arm, flat: the baseline's parts of an arm, and the default of all else, in which arm and
+    baseline are alike."""
+    defaults = dict(walk(default_settings()))
+    return {key: value if makes_an_arm(key) else defaults[key] for key, value in walk(baseline)}
 
 
-def _refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
-    """BadInput for an arm that is named after a kind of attention and has as many key heads as mha."""
-    from mingpt.attention import ATTENTIONS
-    from mingpt.model import SIZES
-    kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
-    if "model.attention" not in asked or model.attention == plain or not hasattr(kind, "kv_heads"):
-        return
-    heads = CN(**model.to_dict() | SIZES.get(model.model_type, {}))
-    if kind.kv_heads(heads) == heads.n_head:
-        raise BadInput(f"model.attention={model.attention} with {heads.n_head} heads of keys and values for as many of "
-                       f"queries is {plain}: give fewer with model.n_kv_head, or model.attention={plain}")
-
-
-def _check_vocabulary(settings: CN) -> None:
-    """BadInput for a vocabulary that is not the tokenizer's, which decides it."""
-    if settings.model.vocab_size is None:
-        return
-    from experiments.tokenizers import get_tokenizer
-    tokenizer = get_tokenizer(settings.data.tokenizer)
-    if settings.model.vocab_size != tokenizer.vocab_size:
-        raise BadInput(f"model.vocab_size={settings.model.vocab_size}: the tokenizer decides it, and "
-                       f"data.tokenizer={tokenizer.name} has {tokenizer.vocab_size:,} tokens: leave it out")
+def _acting(flags: list[str], baseline: CN, specials: Mapping[str, Mapping]) -> tuple[list[str], list[str]]:
+    """The flags that change something of the baseline, and those of which all is there already."""
+    flat = dict(walk(baseline))
+    idle = [flag for flag in flags if catalogue()[flag].settings and all(
+        flat[key] == value for key, value in _special(catalogue()[flag].settings, specials).items())]
+    return [flag for flag in flags if flag not in idle], idle
 
 
 def _check_flags(flags: list[str], chosen: Mapping[str, list], baseline: CN) -> None:
     refuse_undone_flags(flags, {key: now for key, (_, now) in chosen.items()}, dict(walk(baseline)))
 
 
-def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping[str, Mapping]) -> str:
-    """The name that the settings make; `without` are those of preset and flags alone."""
+def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping[str, Mapping], schedule: str) -> str:
+    """The name that the settings make; `without` are those of preset and flags alone, `schedule` is the schedule as it
+    was asked for, by which it is called."""
     chosen = {key: now for key, (_, now) in differences(without, settings).items() if makes_an_arm(key)}
+    if "model.schedule" in chosen:
+        chosen["model.schedule"] = schedule
     effective = {name: _special(arm.settings, specials) for name, arm in catalogue().items()}
     return default_name(flags, chosen, effective, dict(walk(settings)))
 
 
-def _checked_name(arm: str, default: str) -> str:
-    """The name that the user gave; one of the catalogue's is kept for the arm that the catalogue means."""
+def _checked_name(arm: str | None, default: str) -> str:
+    """The name that the user gave, or the default; one of the catalogue's is kept for the arm that it means."""
+    if arm is None:
+        return default
     if not NAME.fullmatch(arm) or len(arm) > LONGEST_NAME:
         raise BadInput(f"--arm {arm!r} cannot name files: letters, digits and _ . + - only, at most {LONGEST_NAME}")
-    if arm in catalogue() and arm != default:
+    if arm.lower() in catalogue() and arm != default:     # some file systems do not tell Rope from rope
         raise BadInput(f"--arm {arm}: the catalogue has an arm of that name, and these settings are another arm: its "
                        f"own name is {default!r}")
     return arm
@@ -166,17 +152,18 @@ def _match(study: Study | None, arm: str, settings: CN, baseline: CN, given: Map
 
 def _read_schedule(model: CN) -> str | None:
     """Check the schedule and return its note. One from a file is written out in the settings: a run whose file has
-    changed since then has other settings."""
+    changed since then has other settings. One that hides nothing in any layer is `full`, however it is written."""
     from mingpt.layer_schedules import parse_schedule, without_file
     from mingpt.model import SIZES
     depth = model.n_layer or SIZES.get(model.model_type, {}).get("n_layer")
     if not depth:
         return None   # the model refuses its shape, and says why
     text = _located(model.schedule)
-    model.schedule = without_file(text, depth)
     schedule, T = parse_schedule(text, depth), model.block_size
+    kinds = set(schedule)
+    model.schedule = "full" if set(map(str, kinds)) == {"f"} else without_file(text, depth)   # f* is no other arm
     idle = f"schedule {text!r} hides nothing at model.block_size={T}: no window is shorter: try a longer block"
-    idle = idle if set(map(str, schedule)) != {"f"} and T and not schedule.sparsity(T) else None
+    idle = idle if model.schedule != "full" and T and not any(p.sparsity(T) for p in kinds) else None
     return "; ".join(filter(None, (schedule.note, idle))) or None
 
 

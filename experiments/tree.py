@@ -8,7 +8,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from experiments.ranges import RANGES, SHARE, check_ranges, shown
+from experiments.ranges import RANGES, SHARE, check_ranges, range_of, shown
 from mingpt.slots import check_slots
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
@@ -63,11 +63,13 @@ def set_flat(settings: CN, key: str, value: Any) -> None:
 
 def _checked(key: str, value: Any, present: Any) -> Any:
     """The value in the kind of the present one: 1e3 is a number of iterations, 'many' is not."""
-    if isinstance(value, float) and value.is_integer() and key in RANGES and RANGES[key].whole:
+    allowed = range_of(key, present)
+    whole = allowed.whole if key in RANGES else type(present) is int
+    if isinstance(value, float) and value.is_integer() and whole:
         value = int(value)   # 1e3 is a number of iterations
     if isinstance(value, Mapping):
         raise BadInput(f"{key}={shown(value)}: a setting is one value, not a table")
-    if present is None or key in RANGES or value is None and key in TEXTS:
+    if present is None or allowed or value is None and key in TEXTS:
         return copy.deepcopy(value)   # check has the last word
     if isinstance(present, bool):
         fits, kind = isinstance(value, bool), "true or false"
@@ -86,7 +88,7 @@ def _checked(key: str, value: Any, present: Any) -> Any:
 def check(settings: CN) -> None:
     """BadInput for values that no run could use, before anything is built."""
     flat = dict(walk(settings))
-    check_ranges(flat)
+    check_ranges(flat, dict(walk(default_settings())))
     for key in TEXTS:
         if flat[key] is not None and not isinstance(flat[key], str):
             raise BadInput(f"{key}={shown(flat[key])}: give a text, or None")
@@ -102,6 +104,9 @@ def check(settings: CN) -> None:
     if settings.trainer.warmup_steps >= 1 and not float(settings.trainer.warmup_steps).is_integer():
         raise BadInput(f"trainer.warmup_steps={settings.trainer.warmup_steps}: give a whole number of iterations, or a "
                        "share of the run below 1")
+    length, block = settings.data.length, settings.model.block_size
+    if length is not None and length > block:
+        raise BadInput(f"data.length={length}: a row is longer than model.block_size={block}: give at most {block}")
     _check_heads(settings.model)
     _check_members(settings)
 
@@ -109,7 +114,8 @@ def check(settings: CN) -> None:
 def _check_members(settings: CN) -> None:
     from mingpt import model, trainer
     from mingpt.attend import BACKENDS
-    check_slots(settings.model, {**model.SLOTS, "backend": BACKENDS}, "model")
+    from mingpt.mlps import DENSE
+    check_slots(settings.model, {**model.SLOTS, "backend": BACKENDS, "expert": DENSE}, "model")
     check_slots(settings.trainer, trainer.SLOTS, "trainer")
 
 

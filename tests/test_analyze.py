@@ -42,7 +42,8 @@ def trained(tmp_path_factory):
     text = out / "text.txt"
     text.write_text("".join(f"Line {n}: the quick brown fox jumps over dog number {n * n}.\n\n" for n in range(2000)))
     assert lab.main(["train", "--preset", "nano", "--data", str(text), "--max-iters", "20", "--out", str(out),
-                     "--device", "cpu", "-r", "--arm", "turned", "--window", "16", f"--data.cache={out / 'cache'}"]) == 0
+                     "--device", "cpu", "-r", "--arm", "turned", "--window", "16",
+                     f"--data.cache={out / 'cache'}"]) == 0
     return out
 
 

@@ -52,6 +52,8 @@ def spec(*words, flags=(), preset="nano", arm=None, size=SIZE):
     (["rope"], ["model.rope_fraction=0.25"], "rope_rope_fraction0.25"),
     ([], ["model.attention=gqa", "model.n_kv_head=2"], "gqa_n_kv_head2"), ([], ["model.attention=gqa"], "gqa"),
     ([], ["model.bias=false", "model.norm_eps=1e-6"], "no_bias_norm_eps1e-06"),
+    ([], ["model.attention=gqa", "model.n_kv_head=2", "model.mlp=geglu"], "gqa_n_kv_head2_geglu"),
+    ([], ["model.schedule=f*"], "baseline"), ([], ["model.schedule=f f f f"], "baseline"),
     ([], ["model.position=none"], "position-none"), ([], ["model.mlp=gelu", "model.norm=layernorm"], "baseline"),
     (["rope"], ["model.mlp=geglu", "model.schedule=96/4*"], "rope_geglu_window96_dilation4"),
     ([], ["model.mlp=moe", "model.expert=gelu", "model.n_experts=8"], "moe_n_experts8_expert-gelu"),
@@ -93,8 +95,9 @@ def choices():
             values = VALUES[key]
         elif isinstance(default, bool):
             values = [not default]
+        elif not isinstance(default, int | float):
+            continue                      # an option of a new member, of which no other value is known
         else:
-            assert isinstance(default, int | float), f"no other value known for {key}"
             larger = 2 * default + 1 if isinstance(default, int) else 2 * default
             values = [default / 2 + 0.25 if isinstance(default, float) and default < 1 else larger]
         yield from ((key, value) for value in values)
@@ -124,6 +127,39 @@ def test_schedules_whose_letters_could_be_another_ones_are_told_apart():
     assert len(names) == 3
 
 
+@pytest.mark.parametrize("stem, name", [
+    ("mine", "mine"), ("rope", "schedule-rope"), ("baseline", "schedule-baseline"), ("geglu", "schedule-geglu"),
+    ("tie_weights", "schedule-tie_weights"), ("rope_mine", "schedule-rope_mine"), ("window8", "schedule-window8"),
+    ("half", "schedule-half"), ("f-8x", "schedule-f-8x"), ("Mine", "mine-f57afb7d")])
+def test_a_schedules_file_cannot_take_the_name_of_another_arm(tmp_path, stem, name):
+    path = tmp_path / f"{stem}.json"
+    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": 2, "n_layer": 4}},'
+                    ' "default_schedule": "a"}')
+    assert spec(f"model.schedule={path}").arm == name
+    with pytest.raises(BadInput, match="its own name is"):
+        spec(f"model.schedule={path}", arm="rope")
+
+
+@pytest.mark.parametrize("flags, name, changes", [([], "baseline", set()), (["rope"], "baseline", set()),
+                                                  (["rope", "rmsnorm"], "rmsnorm", {"model.norm"})])
+def test_a_flag_whose_change_the_preset_has_already_names_nothing(tmp_path, flags, name, changes):
+    preset = tmp_path / "p.toml"
+    preset.write_text("[model]\nmodel_type = 'gpt-nano'\nblock_size = 32\nposition = 'rope'\n"
+                      "[trainer]\nmax_iters = 9\n[data]\ntokenizer = 'byte'\n")
+    made = make_spec(preset=str(preset), flags=flags)
+    assert (made.arm, set(made.changes)) == (name, changes)
+    assert ("-r changes nothing" in (made.note or "")) == ("rope" in flags)
+
+
+def test_what_differs_in_case_alone_is_one_name(tmp_path):
+    with pytest.raises(BadInput, match="its own name is 'baseline'"):
+        spec(arm="Rope")
+    study = tmp_path / "s.toml"
+    study.write_text("[arms.baseline]\n[arms.rope]\n[arms.Rope]\nmodel.position = 'alibi'\n")
+    with pytest.raises(BadInput, match="differ only in case"):
+        make_spec(preset="nano", study=study, arm="rope")
+
+
 @pytest.mark.parametrize("words, flags, arm, told", [
     (["model.position=alibi"], ["rope"], None, "takes back -r"),
     (["model.position=learned"], ["rope"], None, "takes back -r"),
@@ -136,6 +172,11 @@ def test_schedules_whose_letters_could_be_another_ones_are_told_apart():
     (["trainer.min_lr_ratio=0.5"], [], None, "belongs to trainer.lr_schedule=cosine or linear or wsd"),
     (["model.mlp=moe", "model.expert=gelu", "model.mlp_scaled_init=false"], [], None, "belongs to model.mlp=swiglu"),
     (["model.future_weight=0.5"], [], None, "belongs to model.n_future"),
+    (["model.rope_local_base=100"], ["rope"], None, "belongs to a model.schedule with windows"),
+    (["model.attention=mla", "model.qk_rope_head_dim=8"], [], None, "belongs to model.position=rope"),
+    (["model.mlp=moe", "model.expert=gule"], [], None, "no expert 'gule'"),
+    (["model.document_end=257"], [], None, "has 257 tokens: give one from 0 to 256"),
+    (["data.length=65"], [], None, "longer than model.block_size=64"),
     (["data.val_docs=9", "data.val_fraction=0.5"], [], None, "belongs to a corpus without data.val_docs"),
     (["model.attention=gqa", "model.n_head=1"], [], None, "is mha"),
     (["model.attention=gqa", "model.n_kv_head=4"], [], None, "is mha"),
@@ -154,8 +195,27 @@ def test_a_studys_arm_may_not_set_what_does_nothing(tmp_path):
         make_spec(preset="nano", study=study, arm="more")
 
 
+def test_what_all_arms_of_a_study_are_given_is_refused_where_it_would_do_nothing(tmp_path):
+    study = tmp_path / "s.toml"
+    study.write_text("[base]\ndata.val_docs = 9\n[arms.baseline]\n[arms.rope]\n")
+    with pytest.raises(BadInput, match="belongs to a corpus without data.val_docs"):
+        make_spec(preset="nano", study=study, arm="rope", overrides=["--data.val_fraction=0.5"])
+
+
 def test_a_preset_may_hold_what_only_some_arms_read():
     assert spec(preset="paper", size=[]).settings.trainer.min_lr_ratio == 1e-4
+    assert spec("trainer.min_lr_ratio=1e-4", preset="paper", size=[]).arm == "baseline"    # written out
+    with pytest.raises(BadInput, match="belongs to trainer.lr_schedule"):
+        spec("trainer.min_lr_ratio=0.1", preset="paper", size=[])     # the code's default is not the preset's
+
+
+@pytest.mark.parametrize("table", ["[base]\ntrainer.warmup_steps = 500\n[arms.baseline]\n[arms.x]\n",
+                                   "[arms.baseline]\n[arms.x]\ntrainer.warmup_steps = 500\n"])
+def test_a_warm_up_of_a_study_that_outlasts_its_run_is_refused(tmp_path, table):
+    study = tmp_path / "s.toml"
+    study.write_text(table.replace("[arms.x]\n", "[arms.x]\nmodel.norm = 'rmsnorm'\n"))
+    with pytest.raises(BadInput, match="takes 500 iterations and the run has 60"):
+        make_spec(preset="nano", study=study, arm="x")
 
 
 def test_a_warm_up_of_the_preset_that_outlasts_a_short_run_is_said():
