@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from planted import EOT, PLANTED, V, sees
-from planted_values import FAULTS
+from planted_training import FAULTS
 
 import lab
 from experiments.arms import catalogue
@@ -24,6 +24,7 @@ from mingpt.losses import IGNORE_INDEX
 from mingpt.model import GPT
 from mingpt.patterns import parse_pattern
 from mingpt.trainer import Trainer
+from mingpt.upcycle import freeze_except
 from mingpt.utils import BadInput
 from tests.sources import small
 
@@ -182,6 +183,36 @@ def test_backends_and_positions_pass_together(backend, position):
     ids=lambda c: "-".join(c))
 def test_settings_that_change_every_model_pass(changes):
     assert_passes(build(**changes))
+
+
+def test_a_part_of_the_users_own_is_said_to_be_unchecked_and_the_others_are_compared(monkeypatch):
+    class DyT(torch.nn.Module):
+        options: dict = {}
+
+        def __init__(self, dim, config):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(dim))
+
+        def reset_parameters(self):
+            torch.nn.init.ones_(self.weight)
+
+        def forward(self, x):
+            return torch.tanh(x) * self.weight
+    monkeypatch.setitem(models.NORMS, "dyt", DyT)
+    model = build(norm="dyt")
+    result = audit(model, settings())
+    assert result["passed"] and result["unchecked"] == ["model.norm=dyt has no reference"], first_failure(result)
+    model.transformer.h[1].mlp.act = torch.nn.SiLU()
+    assert "layer 1's MLP differs from the reference" in first_failure(audit(model, settings()))
+
+
+def test_a_freeze_that_is_declared_passes_and_no_other():
+    model = build()
+    freeze_except(model, "attn")
+    assert audit(model, settings(), freeze_except="attn")["passed"]
+    model.transformer.h[0].mlp.c_fc.weight.requires_grad_(True)
+    assert "transformer.h.0.mlp.c_fc.weight is trained" in first_failure(
+        audit(model, settings(), freeze_except="attn"))
 
 
 def test_windows_are_looked_at_where_they_are_windows():

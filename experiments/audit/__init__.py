@@ -6,9 +6,9 @@ a sentence that names the layer, the query and the key, or the parameter, where 
     first_failure(result)                               # None, or "claim: sentence"
 
 A claim is established by changing what goes in, by gradients, and by comparing values with a plain reference model
-(reference.py), never by reading code. What the reference does not know is listed under "unchecked". Those about the architecture
-are asked of weights drawn anew, at a scale where nothing that is connected vanishes; the others of the weights as they
-are. Weights, modes and random state are afterwards what they were.
+(reference.py), never by reading code. What the reference does not know is listed under "unchecked". Claims about the
+architecture are asked of weights that are drawn anew, at a scale where nothing that is connected vanishes. The others
+are asked of the weights as they are. Weights, modes and random state are afterwards what they were.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+import experiments.audit.descent as descent
 import experiments.audit.learning as learning
 import experiments.audit.loss as loss
 import experiments.audit.modes as modes
@@ -46,7 +47,7 @@ REDRAWN: dict[str, Callable] = {
     "positions act where they are declared": modes.positions,
     "dropout acts in training where declared": modes.training,
     "every part computes what the reference computes": values.parts,
-    "the training loss and its gradients are the reference's": values.gradients,
+    "the training loss and its gradients are the reference's": descent.gradients,
     "a step of the Trainer has the mean gradient and moves weights as declared": steps.stepped,
 }
 AS_THEY_ARE: dict[str, Callable] = {

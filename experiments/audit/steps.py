@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.audit.subject import Subject, kept
-from experiments.audit.values import _gradient_off, batch, trained
+from experiments.audit.values import batch, gradient_off, trained
 from mingpt.trainer import Trainer, loss_of
 from mingpt.upcycle import freeze_except
 
@@ -77,7 +77,7 @@ def stepped(subject: Subject) -> bool | str:
         made = _step(model, config, pairs, named)
         largest = max((float(g.abs().max()) for g in wanted if g is not None), default=0.0)
         for (name, ours), theirs in zip(made.items(), wanted, strict=True):
-            if _gradient_off(ours, theirs, 1e-2 * largest) > CLOSE:
+            if gradient_off(ours, theirs, 1e-2 * largest) > CLOSE:
                 share = 0.0 if ours is None or theirs is None else float(ours.norm() / theirs.norm())
                 return f"the Trainer's gradient of {name} is {share:.2f} times that of the mean loss"
         return _moved(subject, config, named, before, made)

@@ -1,6 +1,6 @@
 """
-What is computed, against the plain reference model: every part on the input that it really gets, then the training loss
-and its gradients. The real model runs, with its weights in float64 for the time of the check.
+What is computed, against the plain reference model: every part on the input that it really gets. The real model runs,
+with its weights in float64 for the time of the check.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def too_large(subject: Subject) -> bool:
     return sum(p.numel() for p in subject.model.parameters()) > LARGEST
 
 
-def _known(subject: Subject, *slots: str) -> bool:
+def known(subject: Subject, *slots: str) -> bool:
     expert = subject.config.expert if subject.config.mlp == "moe" and "mlp" in slots else "gelu"
     return (all(getattr(subject.config, slot) in reference.KNOWN[slot] for slot in slots)
             and expert in {*reference.PLAIN, *reference.GATED})
 
 
-def _comparable(subject: Subject) -> bool:
+def comparable(subject: Subject) -> bool:
     return subject.config.published_padding is None and not too_large(subject)
 
 
@@ -136,7 +136,16 @@ def off(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
     return float((ours - theirs).abs().max().nan_to_num(torch.inf)) / scale
 
 
-def _close(subject: Subject) -> float:
+def gradient_off(ours: Tensor | None, theirs: Tensor | None, least: float = 0.0) -> float:
+    """Like `off`; no gradient is a gradient of zero."""
+    if ours is None and theirs is None:
+        return 0.0
+    ours = torch.zeros_like(theirs) if ours is None else ours
+    theirs = torch.zeros_like(ours) if theirs is None else theirs
+    return off(ours, theirs, least) if theirs.any() or ours.any() else 0.0
+
+
+def closeness(subject: Subject) -> float:
     return CLOSE[subject.model.lm_head.weight.dtype]
 
 
@@ -145,7 +154,7 @@ def _close(subject: Subject) -> float:
 @torch.no_grad()
 def parts(subject: Subject) -> bool | str | None:
     """Every part gives what the reference gives for the same input, in evaluation and in training, batch by batch."""
-    if not _comparable(subject):
+    if not comparable(subject):
         return None
     with exact(subject):
         P, c = declared(subject)
@@ -183,8 +192,8 @@ def _compared(subject: Subject, P: dict, c: SimpleNamespace, idx: Tensor, seen: 
               training: bool) -> str | None:
     """The first part that differs, in the order of the computation."""
     given = reference.embed(P, c, idx)
-    close, keys = _close(subject), reference.seen_keys(subject.patterns, c, idx)
-    if _known(subject, "position") and (d := off(seen[subject.blocks[0]][0], given)) > close:
+    close, keys = closeness(subject), reference.seen_keys(subject.patterns, c, idx)
+    if known(subject, "position") and (d := off(seen[subject.blocks[0]][0], given)) > close:
         return f"the input of layer 0 differs from the reference's embeddings by {d:.1%}"
     for l, block in enumerate(subject.blocks):
         if l and (d := off(seen[block][0], seen[subject.blocks[l - 1]][1])) > close:
@@ -193,7 +202,7 @@ def _compared(subject: Subject, P: dict, c: SimpleNamespace, idx: Tensor, seen: 
             made = _part(subject, P, c, l, name, seen[child][0], keys[l], training)
             if made is not None and (d := off(seen[child][1], made)) > close:
                 return f"layer {l}'s {PARTS.get(name, (name,))[0]} differs from the reference by {d:.1%}"
-        if _known(subject, *reference.KNOWN):
+        if known(subject, *reference.KNOWN):
             made, _ = reference.block(P, l, c, seen[block][0], keys[l], training)
             if (d := off(seen[block][1], made)) > close:
                 return f"layer {l}'s sums and order of parts differ from the reference by {d:.1%}"
@@ -203,23 +212,23 @@ def _compared(subject: Subject, P: dict, c: SimpleNamespace, idx: Tensor, seen: 
 def _part(subject: Subject, P: dict, c: SimpleNamespace, l: int, name: str, x: Tensor, keys: Tensor,
           training: bool) -> Tensor | None:
     """What the reference gives for one part's input; None where it does not know the part."""
-    if name == "attn" and _known(subject, "attention", "position"):
+    if name == "attn" and known(subject, "attention", "position"):
         return attention(P, l, c, x, keys)
-    if name == "mlp" and _known(subject, "mlp"):
+    if name == "mlp" and known(subject, "mlp"):
         return reference.mlp(P, f"transformer.h.{l}.mlp.", c, x, training)[0]
-    if name.startswith("ln_") and _known(subject, "norm"):
+    if name.startswith("ln_") and known(subject, "norm"):
         return reference.norm(P, f"transformer.h.{l}.{name}.", c, x)
     return None
 
 
 def _head(subject: Subject, P: dict, c: SimpleNamespace, seen: Seen, out: Tensor) -> str | None:
     last = seen[subject.blocks[-1]][1]
-    if not _known(subject, "norm", "block") or subject.model.transformer.ln_f not in seen:
+    if not known(subject, "norm", "block") or subject.model.transformer.ln_f not in seen:
         return None
     normed = reference.final_norm(P, c, last)
-    if (d := off(seen[subject.model.transformer.ln_f][1], normed)) > _close(subject):
+    if (d := off(seen[subject.model.transformer.ln_f][1], normed)) > closeness(subject):
         return f"the final norm differs from the reference by {d:.1%}"
-    if (d := off(out, reference.logits(P, c, normed))) > _close(subject):
+    if (d := off(out, reference.logits(P, c, normed))) > closeness(subject):
         return f"the head's logits differ from the reference by {d:.1%}"
     return None
 
@@ -230,78 +239,10 @@ def _small_norms(subject: Subject, P: dict, c: SimpleNamespace) -> str | None:
     for l, block in enumerate(subject.blocks):
         for name, child in block.named_children():
             made = _part(subject, P, c, l, name, x, x, False) if name.startswith("ln_") else None
-            if made is not None and (d := off(child(x), made)) > _close(subject):
+            if made is not None and (d := off(child(x), made)) > closeness(subject):
                 return f"layer {l}'s {name} differs from the reference by {d:.1%} at inputs of size {SMALL}"
-    if not _known(subject, "norm", "block"):
+    if not known(subject, "norm", "block"):
         return None
     d = off(subject.model.transformer.ln_f(x), reference.final_norm(P, c, x))
     return f"the final norm differs from the reference by {d:.1%} at inputs of size {SMALL}" \
-        if d > _close(subject) else None
-
-
-# -- the loss and its gradients ----------------------------------------------------------------------------------------
-
-def gradients(subject: Subject) -> bool | str | None:
-    """The training loss is the reference's, and so are its gradients, for two batches one after the other."""
-    if not _comparable(subject) or not _known(subject, *reference.KNOWN):
-        return None
-    with exact(subject), trained(subject.model), torch.enable_grad():
-        P, c = declared(subject)
-        for t in range(2):
-            if wrong := _descent(subject, P, c, *batch(subject)):
-                return f"{wrong}, batch {t}"
-    return True
-
-
-def _descent(subject: Subject, P: dict, c: SimpleNamespace, x: Tensor, y: Tensor) -> str | None:
-    named = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
-    inputs, close = {}, _close(subject)
-
-    def note(module: nn.Module, args: tuple) -> None:
-        inputs[module] = args[0]
-    watched = [*subject.blocks, subject.model.transformer.ln_f]
-    handles = [module.register_forward_pre_hook(note) for module in watched]
-    try:
-        ours = loss_of(subject.model)(x, y)
-    finally:
-        for handle in handles:
-            handle.remove()
-    theirs, streams = reference.loss(P, c, subject.patterns, x, y)
-    if off(ours.detach(), theirs.detach()) > close:
-        return f"the loss in training is {ours.item():.6f}, the reference's {theirs.item():.6f}"
-    if not ours.requires_grad:
-        return "the loss in training has no gradient"
-    fair = [P[name] for name in named]
-    want = torch.autograd.grad(theirs, [*streams, *fair], allow_unused=True)
-    flowing = [l for l, module in enumerate(watched) if module in inputs and inputs[module].requires_grad]
-    have = torch.autograd.grad(ours, [*[inputs[watched[l]] for l in flowing], *named.values()], allow_unused=True)
-    return (_streams(flowing, have, want, 2 * close, len(subject.blocks))
-            or _parameters(list(named), have[len(flowing):], want[len(streams):], 2 * close))
-
-
-def _streams(flowing: list[int], have: tuple, want: tuple, close: float, depth: int) -> str | None:
-    """The last layer at whose input the gradient is not the reference's; `depth` is what the final norm reads."""
-    for place in reversed(range(len(flowing))):
-        l = flowing[place]
-        if _gradient_off(have[place], want[l]) > close:
-            share = 0.0 if have[place] is None else float(have[place].norm() / want[l].norm())
-            where = "the loss and the head" if l == depth else f"layer {l}"
-            return f"the gradient through {where} is not the reference's: it has {share:.2f} times its size"
-    return None
-
-
-def _parameters(names: list[str], have: tuple, want: tuple, close: float) -> str | None:
-    largest = max((float(g.abs().max()) for g in want if g is not None), default=0.0)
-    for name, ours, theirs in zip(names, have, want, strict=True):
-        if (d := _gradient_off(ours, theirs, 1e-3 * largest)) > close:
-            return f"the gradient of {name} differs from the reference by {d:.1%}"
-    return None
-
-
-def _gradient_off(ours: Tensor | None, theirs: Tensor | None, least: float = 0.0) -> float:
-    """Like `off`; no gradient is a gradient of zero."""
-    if ours is None and theirs is None:
-        return 0.0
-    ours = torch.zeros_like(theirs) if ours is None else ours
-    theirs = torch.zeros_like(ours) if theirs is None else theirs
-    return off(ours, theirs, least) if theirs.any() or ours.any() else 0.0
+        if d > closeness(subject) else None
