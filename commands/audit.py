@@ -32,6 +32,8 @@ def main(args: argparse.Namespace) -> int:
     else:
         for claim, seen in result["checks"].items():
             print(f"{'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True else f": {seen}"))
+        for what in result["unchecked"]:
+            print(f" ?   unchecked: {what}")
         print(f"{name}: {'passed' if result['passed'] else 'failed'}, {result['seconds']:.1f} s")
     return 0 if result["passed"] else 1
 

@@ -158,6 +158,8 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     print(f"audit             {'passed' if plan['audit']['passed'] else 'failed'}")
     for claim, seen in plan["audit"]["checks"].items():
         print(f"  {'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True else f": {seen}"))
+    for what in plan["audit"]["unchecked"]:
+        print(f"   ?   unchecked: {what}")
     print(f"predicted time    {plan['predicted_seconds']:,.0f} s, {plan['max_iters']:,} iterations on {plan['device']}")
     print(f"predicted memory  {plan['predicted_memory_mb']:,.0f} MB")
     print(f"would write       {plan['csv']}")

@@ -111,7 +111,7 @@ def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
             **ours, "note": spec.note, "match": spec.match and spec.match.to_dict(),
             "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
             "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
-            "audit": audit(model, spec.settings.trainer, tokens, **(audit_options(spec.settings) if taken else {})),
+            "audit": audit(model, spec.settings.trainer, tokens, **audit_options(spec.settings, taken)),
             "init": model.begun, "max_iters": spec.settings.trainer.max_iters,
             "predicted_seconds": round(prediction.seconds, 1), "predicted_memory_mb": round(prediction.memory_mb, 1),
             "device": str(next(model.parameters()).device), "csv": str(files.csv), "config": spec.settings.to_dict()}

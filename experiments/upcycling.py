@@ -108,14 +108,14 @@ def _digest(state: Tensors) -> str:
     return digest.hexdigest()[:16]
 
 
-def audit_options(settings: CN) -> dict[str, Any]:
-    """The audit's arguments about where weights come from."""
-    init = settings.run.init
-    if init is None:
-        return {}
+def audit_options(settings: CN, taken: bool = True) -> dict[str, Any]:
+    """The audit's arguments about where weights come from, if any were `taken`, and which are trained."""
+    init, frozen = settings.run.init, {"freeze_except": settings.run.freeze_except}
+    if init is None or not taken:
+        return frozen
     same = all(getattr(settings.model, key) == value for key, value in source_settings(init).items())
     foreign = not is_run(init) and not is_remote(init) and importlib.util.find_spec("transformers")
-    return {"fresh": False, "reference": _reference(init) if same and foreign else None}
+    return {**frozen, "fresh": False, "reference": _reference(init) if same and foreign else None}
 
 
 def _reference(init: str) -> Callable:

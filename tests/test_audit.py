@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from planted import EOT, PLANTED, V, sees
+from planted_training import FAULTS
 
 import lab
 from experiments.arms import catalogue
@@ -23,6 +24,7 @@ from mingpt.losses import IGNORE_INDEX
 from mingpt.model import GPT
 from mingpt.patterns import parse_pattern
 from mingpt.trainer import Trainer
+from mingpt.upcycle import freeze_except
 from mingpt.utils import BadInput
 from tests.sources import small
 
@@ -68,6 +70,20 @@ def test_a_planted_fault_is_caught_and_its_place_named(name):
     assert not result["passed"] and result["checks"][claim] is not True, result["checks"]
     assert words in result["checks"][claim]
     assert "\n" not in first_failure(result)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_in_values_or_in_training_is_caught_and_its_place_named(name):
+    changes, plant, words = FAULTS[name]
+    model = build(**changes)
+    undo = plant(model)
+    try:
+        result = audit(model, settings())
+    finally:
+        if callable(undo):
+            undo()
+    assert not result["passed"]
+    assert any(words in str(seen) for seen in result["checks"].values() if seen is not True), result["checks"]
 
 
 def test_targets_of_unshifted_or_twice_shifted_batches_are_caught():
@@ -156,10 +172,47 @@ def test_backends_and_positions_pass_together(backend, position):
 @pytest.mark.parametrize("changes", [
     {"document_end": EOT}, {"document_end": EOT, "schedule": "8*"}, {"qk_norm": True}, {"tie_weights": True},
     {"bias": False}, {"logit_softcap": 5.0}, {"block_size": 1}, {"block_size": 2}, {"n_layer": 1},
-    {"resid_pdrop": 0.1, "embd_pdrop": 0.2}, {"attn_pdrop": 0.1}, {"mlp": "swiglu", "mlp_scaled_init": False}],
+    {"resid_pdrop": 0.1, "embd_pdrop": 0.2}, {"attn_pdrop": 0.1}, {"mlp": "moe", "resid_pdrop": 0.1},
+    {"mlp": "moe", "n_experts": 32, "block_size": 16}, {"norm": "rmsnorm", "position": "rope", "n_future": 3},
+    {"block": "sandwich", "z_loss": 0.01, "embd_scale": "sqrt"}, {"block": "parallel", "parallel_norms": 2},
+    {"attention": "gqa", "n_head": 4, "head_dim": 12, "attn_scale": 0.5, "qk_norm": True, "tie_weights": True},
+    {"attention": "mla", "q_lora_rank": 12, "position": "rope", "rope_fraction": 0.5},
+    {"mlp": "moe", "experts_per_token": 1, "capacity_factor": 1.0, "expert": "relu2"},
+    {"schedule": "f 8 f", "position": "rope", "rope_local_base": 100.0, "nope_layers": "2", "document_end": EOT},
+    {"mlp": "swiglu", "mlp_scaled_init": False}],
     ids=lambda c: "-".join(c))
 def test_settings_that_change_every_model_pass(changes):
     assert_passes(build(**changes))
+
+
+def test_a_part_of_the_users_own_is_said_to_be_unchecked_and_the_others_are_compared(monkeypatch):
+    class DyT(torch.nn.Module):
+        options: dict = {}
+
+        def __init__(self, dim, config):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(dim))
+
+        def reset_parameters(self):
+            torch.nn.init.ones_(self.weight)
+
+        def forward(self, x):
+            return torch.tanh(x) * self.weight
+    monkeypatch.setitem(models.NORMS, "dyt", DyT)
+    model = build(norm="dyt")
+    result = audit(model, settings())
+    assert result["passed"] and result["unchecked"] == ["model.norm=dyt has no reference"], first_failure(result)
+    model.transformer.h[1].mlp.act = torch.nn.SiLU()
+    assert "layer 1's MLP differs from the reference" in first_failure(audit(model, settings()))
+
+
+def test_a_freeze_that_is_declared_passes_and_no_other():
+    model = build()
+    freeze_except(model, "attn")
+    assert audit(model, settings(), freeze_except="attn")["passed"]
+    model.transformer.h[0].mlp.c_fc.weight.requires_grad_(True)
+    assert "transformer.h.0.mlp.c_fc.weight is trained" in first_failure(
+        audit(model, settings(), freeze_except="attn"))
 
 
 def test_windows_are_looked_at_where_they_are_windows():
@@ -204,7 +257,8 @@ def test_a_model_that_breaks_is_a_finding_and_is_left_as_it_was():
 
 def test_the_same_model_has_the_same_result():
     results = [audit(build(schedule="8 f 8"), settings(), Batches()) for _ in range(2)]
-    assert results[0]["checks"] == results[1]["checks"] and set(results[0]) == {"passed", "seconds", "checks"}
+    assert results[0]["checks"] == results[1]["checks"]
+    assert set(results[0]) == {"passed", "seconds", "checks", "unchecked"}
     assert results[0]["checks"].keys() <= {*AS_THEY_ARE, *REDRAWN}
 
 

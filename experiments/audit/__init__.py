@@ -5,9 +5,10 @@ a sentence that names the layer, the query and the key, or the parameter, where 
     result = audit(model, settings.trainer, batches)    # {"passed": bool, "seconds": float, "checks": {claim: …}}
     first_failure(result)                               # None, or "claim: sentence"
 
-A claim is established by changing what goes in and by gradients, never by reading code. Those about the architecture
-are asked of weights drawn anew, at a scale where nothing that is connected vanishes; the others of the weights as they
-are. Weights, modes and random state are afterwards what they were.
+A claim is established by changing what goes in, by gradients, and by comparing values with a plain reference model
+(reference.py), never by reading code. What the reference does not know is listed under "unchecked". Claims about the
+architecture are asked of weights that are drawn anew, at a scale where nothing that is connected vanishes. The others
+are asked of the weights as they are. Weights, modes and random state are afterwards what they were.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+import experiments.audit.descent as descent
 import experiments.audit.learning as learning
 import experiments.audit.loss as loss
 import experiments.audit.modes as modes
 import experiments.audit.sight as sight
+import experiments.audit.steps as steps
 import experiments.audit.tokens as tokens
+import experiments.audit.values as values
 import experiments.audit.weights as weights
-from experiments.audit.subject import Subject, redrawn, threads_for
+from experiments.audit.subject import Finding, Subject, redrawn, threads_for
 from mingpt.model import GPT
 from mingpt.utils import CfgNode as CN
 
@@ -42,6 +46,9 @@ REDRAWN: dict[str, Callable] = {
     "every parameter is reached by the gradient": learning.alive,
     "positions act where they are declared": modes.positions,
     "dropout acts in training where declared": modes.training,
+    "every part computes what the reference computes": values.parts,
+    "the training loss and its gradients are the reference's": descent.gradients,
+    "a step of the Trainer has the mean gradient and moves weights as declared": steps.stepped,
 }
 AS_THEY_ARE: dict[str, Callable] = {
     "no token sees a later one": tokens.causal,
@@ -55,16 +62,21 @@ AS_THEY_ARE: dict[str, Callable] = {
     "imported weights compute what their source computes": weights.imported,
     "no two parameters share memory, tied ones aside": weights.shared,
     "every trainable parameter is in exactly one optimizer group": learning.grouped,
+    "just what is declared is frozen": steps.frozen,
+    "just the weights of linear layers decay, as declared": steps.decayed,
 }
 
 
 def audit(model: GPT, trainer: CN, batches=None, *, fresh: bool = True,
-          reference: Callable[[torch.Tensor], Iterable[torch.Tensor]] | None = None) -> dict:
-    """Check every claim → {"passed": bool, "seconds": float, "checks": {claim: True or what was seen}}.
+          reference: Callable[[torch.Tensor], Iterable[torch.Tensor]] | None = None,
+          freeze_except: str | None = None) -> dict:
+    """Check every claim → {"passed": bool, "seconds": float, "checks": {claim: True or what was seen}, "unchecked":
+    [one sentence per part that no reference knows]}.
 
     `batches` are the run's own (`batch(t)`, `eot`); without them nothing is claimed of the data. `fresh`: the weights
     are initial ones. `reference`: tokens (B, T) → the input of every layer (B, T, C), then the logits, of the model
     from which the weights were imported: Hugging Face's `[*out.hidden_states[:-1], out.logits]`.
+    `freeze_except`: the run's setting; all other parameters must be frozen, and without it none.
     """
     begun, device = time.perf_counter(), model.lm_head.weight.device
     modes_before = [(module, module.training) for module in model.modules()]
@@ -72,7 +84,7 @@ def audit(model: GPT, trainer: CN, batches=None, *, fresh: bool = True,
         torch.manual_seed(0)
         try:
             model.eval()
-            subject = Subject(model, trainer, batches, fresh, reference)
+            subject = Subject(model, trainer, batches, fresh, reference, freeze_except)
             with redrawn(model):
                 checks = _ask(REDRAWN, subject)
             checks |= _ask(AS_THEY_ARE, subject)
@@ -80,7 +92,8 @@ def audit(model: GPT, trainer: CN, batches=None, *, fresh: bool = True,
             for module, mode in modes_before:
                 module.training = mode
     return {"passed": all(seen is True for seen in checks.values()),
-            "seconds": round(time.perf_counter() - begun, 3), "checks": checks}
+            "seconds": round(time.perf_counter() - begun, 3), "checks": checks,
+            "unchecked": values.unchecked(subject)}
 
 
 def _ask(claims: dict[str, Callable], subject: Subject) -> dict[str, bool | str]:
@@ -89,6 +102,8 @@ def _ask(claims: dict[str, Callable], subject: Subject) -> dict[str, bool | str]
     for claim, check in claims.items():
         try:
             seen[claim] = check(subject)
+        except Finding as finding:
+            seen[claim] = str(finding)
         except Exception as error:   # whatever a broken model raises, at any length of text, is a finding
             seen[claim] = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return {claim: answer for claim, answer in seen.items() if answer is not None}

@@ -14,6 +14,7 @@ from mingpt.trainer import loss_of
 
 BATCHES = 3
 TOKENS = 512    # of a batch
+DRIVEN = 64     # tokens that each expert is given directly
 FLOPS = 2e10    # of a batch's forward and backward; one row in any case
 
 
@@ -29,11 +30,30 @@ def alive(subject: Subject) -> bool | str:
             if gradient is not None:
                 total[name] = gradient.abs() if total[name] is None else total[name] + gradient.abs()
     exempt = _exempt(subject, named, total)
+    _drive_experts(subject, total)
     used = {"transformer.wpe.weight": torch.arange(T), "transformer.wte.weight": torch.cat(batches)[:, :-1].unique()}
     for name in named:
         if name not in exempt and (where := _dead(total[name], used.get(name))) is not None:
             return f"no gradient reaches {name}{where}"
     return True
+
+
+def _drive_experts(subject: Subject, total: dict[str, Tensor | None]) -> None:
+    """Give every expert tokens directly, where others of its layer are reached: at a small batch a router may choose
+    few of many. Adds the gradients to `total`."""
+    for name, module in subject.model.named_modules():
+        for number, expert in enumerate(getattr(module, "experts", ())):
+            prefix = f"{name}.experts.{number}."
+            mine = {n: p for n, p in subject.model.named_parameters() if n.startswith(prefix) and n in total}
+            reached = [n for n, g in total.items() if n.startswith(f"{name}.experts.") and g is not None and g.any()]
+            if not mine or not reached:
+                continue
+            with torch.enable_grad():
+                y = expert(subject.noise(DRIVEN, subject.config.n_embd))
+                made = torch.autograd.grad((y * subject.noise(*y.shape)).sum(), list(mine.values()), allow_unused=True)
+            for n, g in zip(mine, made, strict=True):
+                if g is not None:
+                    total[n] = g.abs() if total[n] is None else total[n] + g.abs()
 
 
 def _gradients(subject: Subject, batch: Tensor, parameters: list[Tensor]) -> tuple[Tensor | None, ...]:

@@ -26,10 +26,27 @@ WIDE = 512              # channels, from which more than one thread is worth it
 Call = tuple[tuple, dict]    # the arguments of a module's call
 
 
+class Finding(Exception):
+    """What was seen instead of what a claim says, found where a check cannot go on."""
+
+
+class Calls(dict):
+    """{module: its call's arguments}; asking for a module that was never called is a finding with its name."""
+
+    def __init__(self, names: dict[nn.Module, str]):
+        super().__init__()
+        self.names = names
+
+    def __missing__(self, module: nn.Module) -> Call:
+        raise Finding(f"{self.names.get(module, type(module).__name__)} is never called")
+
+
 class Subject:
     """A model in eval mode, what it declares, and the means to look at it. See `audit` for the arguments."""
 
-    def __init__(self, model: GPT, trainer: CN, batches: Any, fresh: bool, reference: Callable | None):
+    def __init__(self, model: GPT, trainer: CN, batches: Any, fresh: bool, reference: Callable | None,
+                 freeze_except: str | None = None):
+        self.freeze_except = freeze_except
         self.model, self.trainer, self.batches, self.fresh, self.reference = model, trainer, batches, fresh, reference
         self.config, self.device = model.config, model.lm_head.weight.device
         self.generator = torch.Generator().manual_seed(0)
@@ -102,9 +119,10 @@ class Subject:
         return named
 
     @torch.no_grad()
-    def calls(self, idx: Tensor) -> dict[nn.Module, Call]:
-        """How each part is called in a forward of idx (B, T); parts that are never called are missing."""
-        seen: dict[nn.Module, Call] = {}
+    def calls(self, idx: Tensor) -> Calls:
+        """How each part is called in a forward of idx (B, T). A part that is never called is not in it, and asking for
+        it raises a Finding that names it."""
+        seen = Calls({part: name for name, part in self.parts.items()})
 
         def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
             seen[module] = (args, kwargs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 
 from experiments.audit.subject import Subject
+from experiments.audit.values import trained
 
 MOVED = 1e-5   # of the largest logit: float32 sums in another order differ by less
 LENGTH = 64    # the logits of a large vocabulary at more positions would be the audit's peak memory
@@ -27,11 +28,11 @@ def causal(subject: Subject) -> bool | str:
 
 @torch.no_grad()
 def training(subject: Subject) -> bool | str:
-    """In training too a token changes no logit before it and none of another row, as experts with little room might."""
+    """In training too a token changes no logit before it and none of another row, as experts with little room might.
+    Dropout is off: experts draw it in the order of their tokens, so a later token moves an earlier one's draw."""
     T = min(LENGTH, subject.short)
     whole = subject.tokens(3, T)
-    subject.model.train()
-    try:
+    with trained(subject.model):
         for place in sorted({1, T // 4, T // 2, T - 1} & set(range(1, T))):
             edited = whole.clone()
             edited[1, place:] = subject.tokens(1, T - place)
@@ -42,13 +43,11 @@ def training(subject: Subject) -> bool | str:
                 return f"the model in training, query {query} sees later tokens, from {place} (T = {T})"
             if moved[::2].any():
                 return f"the model in training, row {int(moved[::2].any(1).nonzero()[0]) * 2} sees row 1 (T = {T})"
-    finally:
-        subject.model.eval()
     return True
 
 
 def _drawn_alike(subject: Subject, idx: torch.Tensor) -> torch.Tensor:
-    """The logits in training, dropout as always after this seed."""
+    """The logits in training; whatever is drawn is drawn after the same seed."""
     torch.manual_seed(0)
     return subject.model(idx)[0]
 

@@ -1,0 +1,121 @@
+"""
+What the optimizer makes of gradients: which parameters are trained, which decay, and one step of the real Trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from experiments.audit.subject import Subject, kept
+from experiments.audit.values import batch, gradient_off, trained
+from mingpt.trainer import Trainer, loss_of
+from mingpt.upcycle import freeze_except
+
+CLOSE = 1e-3        # of the largest value: float32, and sums in another order
+RATE = 1e-3         # of the step that is tried
+
+
+def frozen(subject: Subject) -> bool | str:
+    """Just the parameters that run.freeze_except leaves out are frozen; none without it."""
+    named = dict(subject.model.named_parameters())
+    now = {name: p.requires_grad for name, p in named.items()}
+    wanted = dict.fromkeys(named, True)
+    if subject.freeze_except is not None:
+        try:
+            freeze_except(subject.model, subject.freeze_except)
+            wanted = {name: p.requires_grad for name, p in named.items()}
+        finally:
+            for name, p in named.items():
+                p.requires_grad_(now[name])
+    for name in named:
+        if now[name] != wanted[name]:
+            return f"{name} is frozen, and no setting declares it" if wanted[name] else \
+                f"{name} is trained, and run.freeze_except={subject.freeze_except} leaves it out"
+    return True
+
+
+def decayed(subject: Subject) -> bool | str:
+    """The weights of linear layers decay by trainer.weight_decay, and nothing else does."""
+    declared, named = subject.trainer.weight_decay, dict(subject.model.named_parameters())
+    linear = {f"{name}.weight" for name, m in subject.model.named_modules() if isinstance(m, nn.Linear)}
+    names = {id(p): name for name, p in named.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        groups = subject.model.configure_optimizers(subject.trainer).param_groups
+    for group in groups:
+        for p in group["params"]:
+            name = names.get(id(p))
+            wanted = declared if name in linear else 0.0
+            if name is not None and group["weight_decay"] != wanted:
+                return f"{name} decays by {group['weight_decay']}, declared {wanted}"
+    return True
+
+
+class _Watched(Trainer):
+    """A Trainer that is given its batches."""
+
+    def batches(self):
+        return iter(self.train_dataset)
+
+
+def stepped(subject: Subject) -> bool | str:
+    """One step of the Trainer on two micro-batches has their mean gradient, and moves AdamW's weights as it says."""
+    model, config = subject.model, copy.deepcopy(subject.trainer)
+    config.merge_from_dict({"accumulation_steps": 2, "max_iters": 1, "learning_rate": RATE, "grad_norm_clip": None,
+                            "compile": False, "warmup_steps": 0, "lr_schedule": "constant", "dtype": "float32",
+                            "device": str(subject.device)})
+    pairs = [batch(subject), batch(subject)]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with kept(model), trained(model):
+        wanted = _mean_gradient(model, pairs, list(named.values()))
+        before = {name: p.detach().clone() for name, p in named.items()}
+        made = _step(model, config, pairs, named)
+        largest = max((float(g.abs().max()) for g in wanted if g is not None), default=0.0)
+        for (name, ours), theirs in zip(made.items(), wanted, strict=True):
+            if gradient_off(ours, theirs, 1e-2 * largest) > CLOSE:
+                share = 0.0 if ours is None or theirs is None else float(ours.norm() / theirs.norm())
+                return f"the Trainer's gradient of {name} is {share:.2f} times that of the mean loss"
+        return _moved(subject, config, named, before, made)
+
+
+def _mean_gradient(model: nn.Module, pairs: list, parameters: list[Tensor]) -> list[Tensor | None]:
+    """Of the mean over all targets; both micro-batches have as many."""
+    with torch.enable_grad():
+        each = [torch.autograd.grad(loss_of(model)(x, y), parameters, allow_unused=True) for x, y in pairs]
+    return [None if a is None and b is None else ((0 if a is None else a) + (0 if b is None else b)) / 2
+            for a, b in zip(*each, strict=True)]
+
+
+def _step(model: nn.Module, config, pairs: list, named: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """Run one iteration → the gradient of every parameter, just after its step."""
+    held = {p: p.grad for p in named.values()}
+    with contextlib.redirect_stdout(None), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        trainer = _Watched(config, model, pairs)
+        try:
+            trainer.run()
+            return {name: None if p.grad is None else p.grad.detach().clone() for name, p in named.items()}
+        finally:
+            for p in model.parameters():
+                p.grad = held.get(p)
+
+
+def _moved(subject: Subject, config, named: dict, before: dict, made: dict) -> bool | str:
+    """AdamW's first step is p − rate · (g / (|g| + eps) + decay · p). Other optimizers are not checked."""
+    if getattr(config, "optimizer", "adamw") != "adamw":
+        return True
+    linear = {f"{name}.weight" for name, m in subject.model.named_modules() if isinstance(m, nn.Linear)}
+    for name, p in named.items():
+        g, was = made[name], before[name]
+        if g is None:
+            continue
+        decay = config.weight_decay if name in linear else 0.0
+        wanted = -RATE * (g / (g.abs() + getattr(config, "adam_eps", 1e-8)) + decay * was)
+        if float((p.detach() - was - wanted).abs().max()) > 1e-2 * RATE * (1 + decay * float(was.abs().max())):
+            return f"a step moves {name} otherwise than AdamW at the declared rate and decay"
+    return True
