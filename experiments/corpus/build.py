@@ -29,7 +29,7 @@ from experiments.corpus.store import Store, Writer
 from experiments.tokenizers import Tokenizer
 from mingpt.utils import BadInput
 
-FORMAT = 1                # of the store: a change makes old caches unread, not misread
+FORMAT = 2                # of the store: a change makes old caches unread, not misread
 THREADS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 IN_FLIGHT = 64 << 20      # bytes of chunks read and not yet written
 SURE = 1000               # lines before a corpus can be given up early
