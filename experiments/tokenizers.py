@@ -36,6 +36,10 @@ class Tokenizer(ABC):
     def decode(self, ids: Iterable[int]) -> str:
         """Ids → text; what is no UTF-8 becomes U+FFFD."""
 
+    @abstractmethod
+    def decode_bytes(self, ids: np.ndarray) -> bytes:
+        """Ids (n,) of one document → the bytes of its text."""
+
     @property
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
@@ -80,6 +84,9 @@ class ByteTokenizer(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(int(i) for i in ids if i != self.eot).decode("utf-8", errors="replace")
 
+    def decode_bytes(self, ids: np.ndarray) -> bytes:
+        return ids[ids != self.eot].astype(np.uint8).tobytes()
+
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         return np.array([1] * 256 + [0], np.int32)
@@ -114,6 +121,9 @@ class TiktokenTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.encoding.decode([int(i) for i in ids])
+
+    def decode_bytes(self, ids: np.ndarray) -> bytes:
+        return self.encoding.decode_bytes(ids.tolist())
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:

@@ -103,6 +103,36 @@ def test_a_long_run_of_blanks_is_cut_where_the_encoding_cuts_it_anyway(encoder, 
     assert encoder.encode(text) == in_pieces
 
 
+CLASSES = [" ", "\n", " \n\t", "\u00a0 \u3000", "a", "1", "!", "é", "中", "\u00a0"]
+
+
+@pytest.mark.parametrize("blanks", [" ", "\n", " \n\t", "\u00a0 \u3000"])
+def test_a_run_of_blanks_is_read_from_its_first_blank_only(blanks):
+    """Steps, not seconds: a partial match is a start from which the search reads to the end of the text."""
+    text = "word" + (blanks * 2000)[:2000]
+    starts = [at for at in range(len(text)) if bpe.LONG_BLANKS.match(text, at, partial=True)]
+    assert len(starts) <= 2   # the run's first blank, and the end of the text
+
+
+@given(run=st.sampled_from(CLASSES), count=st.integers(0, 40), before=st.sampled_from(["", "x", "1", ".", "'"]),
+       after=st.sampled_from(["", "x", "1", ".", "é", "'s"]), least=st.integers(2, 12))
+@settings(max_examples=200, deadline=None)
+def test_cutting_long_runs_leaves_every_id_as_tiktoken_has_it(run, count, before, after, least):
+    text = before + (run * 40)[:count] + after
+    cuts = bpe.regex.compile(bpe.LONG_BLANKS.pattern.replace("100000", str(least)))
+    pieces = bpe.cut_runs(text, cuts)
+    ids = bpe.gpt2_encoding().encode_ordinary(text)
+    assert "".join(pieces) == text
+    assert [i for piece in pieces for i in bpe.gpt2_encoding().encode_ordinary(piece)] == ids
+
+
+@pytest.mark.parametrize("run", CLASSES)
+def test_a_run_of_140_000_characters_of_one_class_is_encoded_at_once(encoder, run):
+    text = "word" + (run * 140_000)[:140_000]
+    assert encoder.decode(encoder.encode(text)) == text
+    assert encoder.encode(text) == bpe.gpt2_encoding().encode_ordinary(text)
+
+
 def test_encoders_copy_and_pickle(encoder):
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert other.encode("Hello world") == [15496, 995]

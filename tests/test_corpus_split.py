@@ -80,3 +80,37 @@ def test_the_account_adds_up_and_names_the_dropped(tmp_path, data_config):
     config = data_config(val_docs=3)
     config.paths = str(path)   # one path as --data.paths=… gives it
     assert open_corpus(config).describe()["paths"] == account["paths"] == [str(path)]
+
+
+@pytest.mark.parametrize("how", [{"val_fraction": 0.3}, {"val_docs": 10}])
+def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(tmp_path, data_config, capsys, how):
+    texts = [f"document number {n}" for n in range(40)]
+    near = [f"\n document\tnumber\u00a0 {n}\n" for n in range(10, 40)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in [*near, *texts]))
+    corpus = open_corpus(data_config(path, **how))
+    read = [corpus.tokenizer.decode(corpus.store.read(int(s), int(n) - 1))
+            for s, n in zip(corpus.store.starts, corpus.store.documents["tokens"], strict=True)]
+    held = {" ".join(read[n].split()) for n in corpus.split.val}
+    sides = split(corpus.store.documents["hash"], how.get("val_fraction"), how.get("val_docs"))
+    left_out = [n for n in np.flatnonzero(sides.train) if " ".join(read[n].split()) in held]
+    assert left_out and corpus.split.near_copies == len(left_out)
+    assert corpus.describe()["split"]["near_copies"] == len(left_out)
+    assert corpus.split.val.tolist() == sides.val.tolist()   # which documents are held out does not change
+    assert np.flatnonzero(corpus.split.train).tolist() == sorted({*np.flatnonzero(sides.train)} - {*left_out})
+    assert f"{len(left_out)} training documents are left out" in capsys.readouterr().err
+
+
+def test_rows_of_tokens_that_differ_in_white_space_alone_are_near_copies(tmp_path, data_config):
+    rows = [f"row {n:02d} of some" for n in range(20)] + ["row\n19 of\nsome"]
+    invalid = [[0xFF, 0xFE, 65, *range(200, 210), n] for n in (0x80, 0x81)]   # no UTF-8: equal only byte for byte
+    np.save(tmp_path / "a.npy", np.array([*invalid, *(list(row.encode()) for row in rows)]))
+    corpus = open_corpus(data_config(tmp_path / "a.npy", val_docs=1))
+    assert corpus.split.near_copies == 1 and not corpus.split.train[21]
+    assert corpus.store.documents["near"][0] != corpus.store.documents["near"][1]
+
+
+def test_a_corpus_of_near_copies_alone_is_refused():
+    hashes = np.array([hash64(b"%d" % n) for n in range(9)], np.uint64)
+    with pytest.raises(BadInput, match="only in white space"):
+        split(hashes, 0.3, None, np.zeros(9, np.uint64))

@@ -58,7 +58,10 @@ def open_corpus(config: CN) -> Corpus:
     if not paths:
         say(f"No --data: using {sources[0].name} (its docstrings and sources) as the corpus.")
     store = open_store(config, sources, tokenizer)
-    parts = split(store.documents["hash"], config.val_fraction, config.val_docs)
+    parts = split(store.documents["hash"], config.val_fraction, config.val_docs, store.documents["near"])
+    if parts.near_copies:
+        say(f"{parts.near_copies:,} training documents are left out: each differs from a held-out one only in white "
+            "space.")
     return Corpus(config, [source.name for source in sources], store, parts, tokenizer)
 
 

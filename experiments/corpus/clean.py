@@ -16,8 +16,9 @@ from experiments.corpus.chunks import MAX_LINE, UNNAMED, Chunk, LineChunk, TextC
 from experiments.corpus.readers import BYTE_ORDER_MARK
 from experiments.tokenizers import Tokenizer, grouped
 
-# One entry a document. tokens counts the end of the document; hash is of the text alone.
-DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("set", "<u2"), ("hash", "<u8")])
+# One entry per document. tokens counts the end of the document. hash is of the text alone; near is of the text with
+# white space normalised, so that near-copies share it.
+DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("set", "<u2"), ("hash", "<u8"), ("near", "<u8")])
 
 
 class BadLine(Exception):
@@ -34,7 +35,7 @@ class Digest:
     items: int = 0
     at: list[int] = field(default_factory=list)                       # of each document: which item it is
     ids: list[np.ndarray] = field(default_factory=list)               # of each document, with its end
-    rows: list[tuple[int, int, str, int]] = field(default_factory=list)   # tokens, bytes, set, hash
+    rows: list[tuple[int, int, str, int, int]] = field(default_factory=list)   # tokens, bytes, set, hash, near
     bad: list[tuple[int, int, str, str]] = field(default_factory=list)    # item, line in the chunk, kind, hint
 
     def first(self, items: int) -> Digest:
@@ -65,7 +66,7 @@ class Cleaner:
         return digest
 
     def _sort_out(self, digest: Digest, good: list, chunk: Chunk, item: Any) -> None:
-        """Add an item to the good ones, as (content, bytes, set, hash), or to the bad lines."""
+        """Add an item to the good ones, as (content, bytes, set, hash, near), or to the bad lines."""
         try:
             good.append(self._tokens(item) if isinstance(chunk, TokenChunk) else self._text(chunk, item))
         except BadLine as bad:
@@ -73,17 +74,18 @@ class Cleaner:
         else:
             digest.at.append(digest.items)
 
-    def _text(self, chunk: Chunk, item: Any) -> tuple[str, int, str, int]:
+    def _text(self, chunk: Chunk, item: Any) -> tuple[str, int, str, int, int]:
         text, name = parse(item, self.text_key) if isinstance(chunk, LineChunk) else item
         text, raw = checked(text, self.min_chars)
-        return text, len(raw), name, hash64(raw)
+        return text, len(raw), name, hash64(raw), near64(text)
 
-    def _tokens(self, ids: np.ndarray) -> tuple[np.ndarray, int, str, int]:
+    def _tokens(self, ids: np.ndarray) -> tuple[np.ndarray, int, str, int, int]:
         if not len(ids):
             raise BadLine("too short", "")
         size = int(self.tokenizer.token_bytes[ids].sum())
         ids = ids.astype(self.tokenizer.dtype)
-        return ids, size, UNNAMED, hash64(ids.tobytes())
+        text = self.tokenizer.decode_bytes(ids).decode("utf-8", errors="surrogateescape")
+        return ids, size, UNNAMED, hash64(ids.tobytes()), near64(text)
 
     def _encoded(self, texts: list[str]) -> list[np.ndarray]:
         return [ids for group in grouped(texts) for ids in self.tokenizer.encode_documents(group)]
@@ -145,5 +147,13 @@ def checked(text: Any, min_chars: int) -> tuple[str, bytes]:
 def hash64(raw: bytes) -> int:
     """A document's hash: decides its side of the split, and finds its copies."""
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
+
+
+def near64(text: str) -> int:
+    """The hash of a text in which each run of white space is one blank and none stands at either end.
+
+    Letter case and Unicode's normal forms stay as they are. Bytes that are no UTF-8 come in as lone surrogates.
+    """
+    return hash64(" ".join(text.split()).encode("utf-8", errors="surrogateescape"))
 
 

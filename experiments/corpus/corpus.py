@@ -78,7 +78,8 @@ class Corpus:
                 "tokenizer": self.tokenizer.name, "vocab_size": self.vocab_size,
                 **_totals(documents, everything),
                 "split": {"by": self.split.by, "train": _totals(documents, self.split.train),
-                          "val": _totals(documents, held), "dropped": self.split.dropped},
+                          "val": _totals(documents, held), "dropped": self.split.dropped,
+                          "near_copies": self.split.near_copies},
                 "pack": self.config.pack, "sets": sets, "bad_lines": self.store.report.describe(self.names)}
 
     def identify(self, validation: Validation) -> dict:

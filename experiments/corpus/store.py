@@ -73,7 +73,7 @@ class Writer:
         """Append a digest's documents, in order."""
         if not digest.ids:
             return
-        rows = [(tokens, size, self._set(name), code) for tokens, size, name, code in digest.rows]
+        rows = [(tokens, size, self._set(name), *hashes) for tokens, size, name, *hashes in digest.rows]
         entries = np.array(rows, DOCUMENT)
         self.hash.update(np.ascontiguousarray(entries["hash"]).tobytes())
         self._documents.write(entries.tobytes())
