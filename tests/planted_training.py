@@ -125,6 +125,14 @@ def one_batch_twice(step, trainer, batches):
     step(trainer, iter([first, first]))
 
 
+def unweighed(step, trainer, batches):
+    """Each micro-batch weighs the same, however many targets it has."""
+    accumulate = trainer._accumulate
+    trainer._accumulate = lambda x, y, share: accumulate(x, y, 1 / trainer.config.accumulation_steps)
+    step(trainer, batches)
+    trainer._accumulate = accumulate
+
+
 def decayed_twice(step, trainer, batches):
     step(trainer, batches)
     with torch.no_grad():
@@ -178,6 +186,7 @@ TRAINING = {     # the issue's
 OWN_TRAINING = {
     "the gradient doubled in the Trainer": ({}, trainer_with(scaled_again(2.0)), STEP),
     "one micro-batch twice": ({}, trainer_with(one_batch_twice), STEP),
+    "micro-batches that weigh the same": ({}, trainer_with(unweighed), STEP),
     "decay again after the step": ({}, trainer_with(decayed_twice), "otherwise than AdamW"),
     "steps twice as long": ({}, trainer_with(rate_doubled), "otherwise than AdamW"),
     "a detached branch": ({}, in_training(1, detached_norm), "the gradient through layer 1"),

@@ -15,6 +15,7 @@ from experiments.audit.subject import Subject, kept
 from experiments.audit.values import batch, gradient_off, trained
 from mingpt.trainer import Trainer, loss_of
 from mingpt.upcycle import freeze_except
+from mingpt.utils import IGNORE_INDEX
 
 CLOSE = 1e-3        # of the largest value: float32, and sums in another order
 RATE = 1e-3         # of the step that is tried
@@ -70,6 +71,7 @@ def stepped(subject: Subject) -> bool | str:
                             "compile": False, "warmup_steps": 0, "lr_schedule": "constant", "dtype": "float32",
                             "device": str(subject.device)})
     pairs = [batch(subject), batch(subject)]
+    pairs[1][1][0] = IGNORE_INDEX       # fewer targets than in the first: every target is to weigh the same
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with kept(model), trained(model):
         wanted = _mean_gradient(model, pairs, list(named.values()))
@@ -83,12 +85,12 @@ def stepped(subject: Subject) -> bool | str:
         return _moved(subject, config, named, before, made)
 
 
-def _mean_gradient(model: nn.Module, pairs: list, parameters: list[Tensor]) -> list[Tensor | None]:
-    """Of the mean over all targets; both micro-batches have as many."""
+def _mean_gradient(model: nn.Module, pairs: list, parameters: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """Of the mean over all targets of the micro-batches together."""
+    targets = [int((y != IGNORE_INDEX).sum()) for _, y in pairs]
     with torch.enable_grad():
-        each = [torch.autograd.grad(loss_of(model)(x, y), parameters, allow_unused=True) for x, y in pairs]
-    return [None if a is None and b is None else ((0 if a is None else a) + (0 if b is None else b)) / 2
-            for a, b in zip(*each, strict=True)]
+        loss = sum(loss_of(model)(x, y) * (n / sum(targets)) for (x, y), n in zip(pairs, targets, strict=True))
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
 
 
 def _step(model: nn.Module, config, pairs: list, named: dict[str, Tensor]) -> dict[str, Tensor | None]:
