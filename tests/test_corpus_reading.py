@@ -52,12 +52,13 @@ def test_gpt2_is_the_default_and_reads_the_same(tmp_path, data_config):
     assert texts(open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL), tokenizer="gpt2"))) == STORIES
 
 
-BAD = {"not JSON": b'{"text": "half a li', "no text": b'{"body": "the wrong key"}', "too short": b'{"text": "tiny"}',
+BAD = {"not JSON": b'{"text": "half a li', "nested too deep": b'{"text": "words", "a": ' + b"[" * 3000 + b"]" * 3000 + b"}",
+       "no text": b'{"body": "the wrong key"}', "too short": b'{"text": "tiny"}',
        "text not a string": b'{"text": ["a", "list"]}', "invalid UTF-8": b'{"text": "caf\xe9 au lait"}',
        "NUL bytes": b'{"text": "a zero \\u0000 in it"}', "too long": b'{"text": "' + b"x" * MAX_LINE + b'"}'}
 VARIANTS = {"no text": [b"[1, 2]", b"7", b"null"], "text not a string": [b'{"text": null}', b'{"text": 3}'],
             "NUL bytes": [b'{"text": "a raw \0 zero"}'], "invalid UTF-8": [b'{"text": "half \\ud800 a pair"}'],
-            "not JSON": [b"plain words", b"[" * 100_000], "too short": [b'{"text": ""}']}
+            "not JSON": [b"plain words"], "too short": [b'{"text": ""}']}
 
 
 def test_every_kind_of_bad_line_is_tried():
@@ -74,6 +75,22 @@ def test_a_bad_line_is_counted_by_kind_with_file_and_line(tmp_path, data_config,
     assert corpus.describe()["bad_lines"]["kinds"] == {kind: {"count": 2, "file": str(path), "line": 9}}
     with pytest.raises(BadInput, match=rf"2 of 42 lines are bad .*2 {kind} \(first: .*a.jsonl:9.*data\.max_bad=0\.048"):
         open_corpus(data_config(path, max_bad=0.01))
+
+
+def test_an_integer_of_5000_digits_is_valid_json(tmp_path, data_config):
+    line = b'{"id": ' + b"7" * 5000 + b', "text": "a document all the same"}'
+    assert texts(open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL + line)))) == [*STORIES,
+                                                                                         "a document all the same"]
+
+
+def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, data_config, monkeypatch):
+    options = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=options).compressobj()   # no size in the header
+    path = write(tmp_path / "a.jsonl.zst", packer.compress(JSONL) + packer.flush())
+    assert texts(open_corpus(data_config(path))) == STORIES
+    monkeypatch.setattr("experiments.corpus.streams.ZSTD_WINDOW", 1 << 27)
+    with pytest.raises(BadInput, match="unpack it first with zstd -d --long=31"):
+        open_corpus(data_config(path, min_chars=1))
 
 
 def test_a_bad_line_in_the_second_file_names_that_file(tmp_path, data_config):

@@ -25,7 +25,7 @@ class BadLine(Exception):
     """A line that is no document. args: its kind (one of KINDS), and a hint for the reader or ''."""
 
 
-KINDS = ("not JSON", "no text", "text not a string", "invalid UTF-8", "too short", "NUL bytes", "too long")
+KINDS = ("not JSON", "nested too deep", "no text", "text not a string", "invalid UTF-8", "too short", "NUL bytes", "too long")
 
 
 @dataclass
@@ -114,10 +114,12 @@ def parse(line: bytes, text_key: str) -> tuple[Any, str]:
     if b"\0" in line:
         raise BadLine("NUL bytes", "")
     try:
-        record = json.loads(line.removeprefix(BYTE_ORDER_MARK).decode("utf-8"))
+        record = json.loads(line.removeprefix(BYTE_ORDER_MARK).decode("utf-8"), parse_int=_integer)
     except UnicodeDecodeError:
         raise BadLine("invalid UTF-8", "") from None
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise BadLine("nested too deep", "") from None
+    except ValueError:
         raise BadLine("not JSON", "") from None
     if not isinstance(record, dict) or text_key not in record:
         keys = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
@@ -125,6 +127,11 @@ def parse(line: bytes, text_key: str) -> tuple[Any, str]:
     meta = record.get("meta")
     name = meta.get("pile_set_name") if isinstance(meta, dict) else None
     return record[text_key], name if isinstance(name, str) and name else UNNAMED
+
+
+def _integer(digits: str) -> int:
+    """An integer of a record. Python converts no more than 4,300 digits; no longer one is used, so 0 stands for it."""
+    return int(digits) if len(digits) <= 4300 else 0
 
 
 def checked(text: Any, min_chars: int) -> tuple[str, bytes]:

@@ -11,12 +11,14 @@ from pathlib import Path
 import zstandard
 
 from experiments.corpus.chunks import CutShort
+from mingpt.utils import BadInput
 
 Block = tuple[int, bytes]   # (bytes of the file read so far, data)
 
 READ = 1 << 18
 ZSTD_FEED = 1 << 13   # a few KB can stand for 100 MB of one character: feed little, so that little comes out
 ZLIB_OUT = 1 << 20
+ZSTD_WINDOW = 1 << 31   # bytes: the longest window that is read (--long=31). The decoder holds one window in memory.
 
 
 def plain_blocks(path: Path) -> Iterator[Block]:
@@ -65,10 +67,13 @@ def zstd_blocks(path: Path) -> Iterator[Block]:
     for data in _small(path):
         position += len(data)
         while data:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            frame = frame or zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
             try:
                 out = frame.decompress(data)
-            except zstandard.ZstdError as error:
+            except (zstandard.ZstdError, MemoryError) as error:
+                if isinstance(error, MemoryError) or "memory" in str(error):
+                    raise BadInput(f"--data {path} needs a longer zstd window than fits (limit {ZSTD_WINDOW >> 20:,} "
+                                   f"MB): unpack it first with zstd -d --long=31 --memory=4096MB {path.name}") from None
                 raise CutShort(f"is damaged near byte {position:,} ({error})") from None
             for start in range(0, len(out), ZLIB_OUT):
                 yield position, out[start:start + ZLIB_OUT]
