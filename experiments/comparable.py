@@ -21,9 +21,11 @@ HARMLESS = FREE | {"run.log_every", "run.checkpoint_every", "run.eval_batch_size
                    "trainer.compile", "model.backend"}
 # What decides the validation set of a record that was written before records described it.
 DECIDES_VALIDATION = ("data.tokenizer", "data.val_fraction", "data.val_docs", "data.val_tokens", "data.pack",
-                      "data.val_pack", "data.length", "data.text_key", "data.min_chars", "data.max_docs")
+                      "data.val_pack", "data.length", "data.text_key", "data.min_chars", "data.max_docs",
+                      "data.separator", "data.bin_dtype")
 DECIDES_ROWS = ("model.block_size",)          # with pack = "truncate" the row's length cuts documents as well
-DECIDES_TEXT = ("data.paths", "data.tokenizer", "data.text_key", "data.min_chars", "data.max_docs", "data.mixture")
+DECIDES_TEXT = ("data.paths", "data.tokenizer", "data.text_key", "data.min_chars", "data.max_docs", "data.mixture",
+                "data.separator", "data.bin_dtype")
 TOKEN_METRICS = ("val_loss", "loss", "perplexity")   # per token, so a tokenizer's choice of tokens changes them
 
 

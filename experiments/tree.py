@@ -15,7 +15,8 @@ from mingpt.utils import CfgNode as CN
 
 SHAPE = ("n_layer", "n_head", "n_embd")
 # whose defaults do not say their kind
-TEXTS = ("model.model_type", "data.val_pack", "data.cache", "run.init", "run.freeze_except")
+TEXTS = ("model.model_type", "data.val_pack", "data.cache", "data.separator", "data.bin_dtype", "run.init",
+         "run.freeze_except")
 SWITCHES = ("model.qkv_bias", "model.attn_out_bias")
 
 

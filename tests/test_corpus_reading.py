@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from experiments.corpus import open_corpus
 from experiments.corpus.chunks import MAX_LINE
 from experiments.corpus.clean import KINDS
-from experiments.corpus.readers import PIECE, cut_text, line_chunks
+from experiments.corpus.readers import PIECE, cut_text, line_chunks, separated
 from mingpt.utils import BadInput
 
 STORIES = [f"Story number {n} is about the number {n * n}." for n in range(40)]
@@ -52,13 +52,13 @@ def test_gpt2_is_the_default_and_reads_the_same(tmp_path, data_config):
     assert texts(open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL), tokenizer="gpt2"))) == STORIES
 
 
-BAD = {"not JSON": b'{"text": "half a li', "nested too deep": b'{"text": "words", "a": ' + b"[" * 3000 + b"]" * 3000 + b"}",
-       "no text": b'{"body": "the wrong key"}', "too short": b'{"text": "tiny"}',
+BAD = {"not JSON": b'{"text": "half a li', "no text": b'{"body": "the wrong key"}', "too short": b'{"text": "tiny"}',
        "text not a string": b'{"text": ["a", "list"]}', "invalid UTF-8": b'{"text": "caf\xe9 au lait"}',
        "NUL bytes": b'{"text": "a zero \\u0000 in it"}', "too long": b'{"text": "' + b"x" * MAX_LINE + b'"}'}
 VARIANTS = {"no text": [b"[1, 2]", b"7", b"null"], "text not a string": [b'{"text": null}', b'{"text": 3}'],
             "NUL bytes": [b'{"text": "a raw \0 zero"}'], "invalid UTF-8": [b'{"text": "half \\ud800 a pair"}'],
-            "not JSON": [b"plain words"], "too short": [b'{"text": ""}']}
+            "not JSON": [b"plain words", b"[" * 100_000, b'{"a": ' + b"[" * 3000 + b"]" * 2999 + b"}"],
+            "too short": [b'{"text": ""}']}
 
 
 def test_every_kind_of_bad_line_is_tried():
@@ -77,8 +77,10 @@ def test_a_bad_line_is_counted_by_kind_with_file_and_line(tmp_path, data_config,
         open_corpus(data_config(path, max_bad=0.01))
 
 
-def test_an_integer_of_5000_digits_is_valid_json(tmp_path, data_config):
-    line = b'{"id": ' + b"7" * 5000 + b', "text": "a document all the same"}'
+@pytest.mark.parametrize("value", [b"7" * 5000, b"-" + b"7" * 5000, b"[" * 3000 + b"]" * 3000,
+                                   b'{"a": [' * 2000 + b'"]}[{", 1' + b"]}" * 2000])
+def test_long_integers_and_deep_nesting_are_valid_json(tmp_path, data_config, value):
+    line = b'{"id": ' + value + b', "text": "a document all the same"}'
     assert texts(open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL + line)))) == [*STORIES,
                                                                                          "a document all the same"]
 
@@ -234,6 +236,66 @@ def test_token_shards_of_another_kind_or_length_are_refused(tmp_path, data_confi
                                ("c", {"promised": 500}, "holds 100 of the 500 tokens")):
         with pytest.raises(BadInput, match=why):
             open_corpus(data_config(shard(tmp_path / f"{name}.bin", np.arange(100), **changes)))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
+def test_bare_tokens_are_read_with_a_declared_type(tmp_path, data_config, dtype):
+    documents = [np.random.default_rng(n).integers(0, 256, 15 + n) for n in range(30)]
+    bare = write(tmp_path / "train.bin", np.concatenate([np.r_[d, 256] for d in documents]).astype(dtype).tobytes())
+    store = open_corpus(data_config(bare, bin_dtype=dtype)).store
+    assert [list(store.read(int(s), int(n) - 1)) for s, n in zip(store.starts, store.documents["tokens"], strict=True)
+            ] == [list(d) for d in documents]
+    with pytest.raises(BadInput, match="as nanoGPT's train.bin, give its type: --data.bin_dtype=uint16"):
+        open_corpus(data_config(bare))
+
+
+def test_bare_tokens_of_another_type_than_declared_are_refused(tmp_path, data_config):
+    words = write(tmp_path / "train.bin", np.arange(100, dtype=np.uint16).tobytes())
+    for dtype, why in (("uint32", r"holds the token \d+, but byte has .*\(or data.bin_dtype\)"),
+                       ("uint8", "'uint8'")):
+        with pytest.raises(BadInput, match=why):
+            open_corpus(data_config(words, bin_dtype=dtype))
+    with pytest.raises(BadInput, match="201 bytes, which are no whole number of uint16 tokens"):
+        open_corpus(data_config(write(tmp_path / "odd.bin", bytes(201)), bin_dtype="uint16"))
+    with pytest.raises(BadInput, match="has a header that gives its type"):
+        open_corpus(data_config(shard(tmp_path / "a.bin", np.arange(100)), bin_dtype="uint16"))
+    with pytest.raises(BadInput, match="data.bin_dtype belongs to .bin files, and --data names none"):
+        open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL), bin_dtype="uint16"))
+
+
+MARK = "<|endoftext|>"
+
+
+@given(st.lists(st.text("ab<|>\n\r", max_size=12), max_size=12), st.integers(1, 40),
+       st.sampled_from([MARK, "aa", "\n"]))
+def test_documents_between_separators_are_those_of_a_split_of_the_whole(parts, block, mark):
+    text = mark.join(parts).encode()
+    blocks = [(i, text[i:i + block]) for i in range(0, len(text), block)]
+    read = [t for chunk in separated(blocks, mark.encode()) for t in chunk.texts]
+    assert read == [t.strip(b"\n") for t in text.split(mark.encode()) if t.strip(b"\n")]
+
+
+def test_a_document_between_separators_that_is_too_long_is_a_bad_line(monkeypatch):
+    monkeypatch.setattr("experiments.corpus.readers.MAX_LINE", 50)
+    text = b"one" + MARK.encode() + b"x" * 500 + MARK.encode() + b"two"
+    chunks = list(separated([(i, text[i:i + 10]) for i in range(0, len(text), 10)], MARK.encode()))
+    assert [getattr(chunk, "texts", "too long") for chunk in chunks] == [[b"one"], "too long", [b"two"]]
+
+
+def test_end_markers_in_a_text_are_said_and_a_separator_cuts_at_them(tmp_path, data_config, capsys):
+    stories = [story * 20 for story in STORIES]                # more than 16 KB together: without a separator it is cut
+    path = write(tmp_path / "stories.txt", f"\r\n{MARK}\r\n".join(stories))
+    for _ in range(2):                                                     # said of a corpus from the cache as well
+        corpus = open_corpus(data_config(path))
+        assert f"The text holds {MARK!r} {len(STORIES) - 1:,} times" in capsys.readouterr().err
+    assert corpus.describe()["markers"] == {MARK: len(STORIES) - 1}
+    corpus = open_corpus(data_config(path, separator=MARK))
+    assert texts(corpus) == stories and "ordinary text" not in capsys.readouterr().err
+    write(tmp_path / "a.jsonl", JSONL)
+    with pytest.raises(BadInput, match="data.separator belongs to .txt files, and --data names none"):
+        open_corpus(data_config(tmp_path / "a.jsonl", separator=MARK))
+    with pytest.raises(BadInput, match="give a text that is not blank"):
+        open_corpus(data_config(path, separator=""))
 
 
 def test_folders_and_globs_are_read_in_the_order_of_names(tmp_path, data_config):

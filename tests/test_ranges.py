@@ -17,7 +17,8 @@ from mingpt.utils import BadInput, CfgNode
 
 SETTINGS = dict(walk(default_settings()))
 NOT_NUMBERS = {"model.model_type", "model.qkv_bias", "model.attn_out_bias", "model.nope_layers", "data.paths",
-               "data.val_pack", "data.cache", "run.init", "run.freeze_except"}     # of those whose default is None
+               "data.val_pack", "data.cache", "data.separator", "data.bin_dtype", "run.init",
+               "run.freeze_except"}     # of those whose default is None
 HOSTILE = ["None", "-1", "0", "nan", "inf", "-inf", "1e9", "1e308", str(10**30), "0.5", "abc", "[]", "{}", "true", "''",
            "[1, 2, 3]", "[None]", "(1,)", "1e-320"]
 

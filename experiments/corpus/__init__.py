@@ -20,6 +20,7 @@ from experiments.corpus.packing import PACKS
 from experiments.corpus.progress import say
 from experiments.corpus.sources import resolve
 from experiments.corpus.split import split
+from experiments.corpus.tokenfiles import BIN_DTYPES
 from experiments.tokenizers import get_tokenizer
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
@@ -32,6 +33,8 @@ def get_default_config() -> CN:
     C = CN()
     C.paths = None              # files, folders, globs or names; None: Python's own standard library
     C.text_key = "text"         # where a record's text stands
+    C.separator = None          # the text between the documents of a .txt, such as <|endoftext|>; None: cut every 16 KB
+    C.bin_dtype = None          # of a .bin without a header, as nanoGPT writes: uint16, uint32 or int32
     C.tokenizer = "gpt2"        # gpt2, byte, or another tiktoken encoding (fetched once)
     C.pack = "stream"           # stream: documents end to end; truncate: one row a document, as study 002
     C.length = None             # tokens of a row; None: model.block_size
@@ -57,7 +60,9 @@ def open_corpus(config: CN) -> Corpus:
     sources = resolve(paths, config.max_docs)
     if not paths:
         say(f"No --data: using {sources[0].name} (its docstrings and sources) as the corpus.")
+    _check_use(config, sources)
     store = open_store(config, sources, tokenizer)
+    _say_markers(store.report.markers)
     parts = split(store.documents["hash"], config.val_fraction, config.val_docs, store.documents["near"])
     if parts.near_copies:
         say(f"{parts.near_copies:,} training documents are left out: each differs from a held-out one only in white "
@@ -65,10 +70,28 @@ def open_corpus(config: CN) -> Corpus:
     return Corpus(config, [source.name for source in sources], store, parts, tokenizer)
 
 
+def _check_use(config: CN, sources: list) -> None:
+    """BadInput for a setting of one kind of file where no source is of that kind."""
+    for name, suffix in (("separator", ".txt"), ("bin_dtype", ".bin")):
+        if getattr(config, name) is not None and not any(source.name.lower().endswith(suffix) for source in sources):
+            raise BadInput(f"data.{name} belongs to {suffix} files, and --data names none")
+
+
+def _say_markers(markers: dict[str, int]) -> None:
+    """Say that a text holds what other programs take for the end of a document."""
+    for marker, times in markers.items():
+        say(f"The text holds {marker!r} {times:,} times. It is read as ordinary text and ends no document. "
+            f"In .txt files --data.separator='{marker}' cuts there.")
+
+
 def _check(config: CN) -> None:
     for name, value in (("pack", config.pack), ("val_pack", config.val_pack or config.pack)):
         if value not in PACKS:
             raise BadInput(f"data.{name}={value!r}{did_you_mean(str(value), PACKS)}")
+    if config.bin_dtype not in (None, *BIN_DTYPES):
+        raise BadInput(f"data.bin_dtype={config.bin_dtype!r}{did_you_mean(str(config.bin_dtype), BIN_DTYPES)}")
+    if config.separator is not None and (not isinstance(config.separator, str) or not config.separator.strip()):
+        raise BadInput(f"data.separator={config.separator!r}: give a text that is not blank, such as <|endoftext|>")
     if not 0 <= config.max_bad <= 1:
         raise BadInput(f"data.max_bad={config.max_bad}: give a share from 0 to 1")
     for name, least in (("val_docs", 1), ("max_docs", 1), ("min_chars", 0), ("val_tokens", 1)):

@@ -29,7 +29,7 @@ from experiments.corpus.store import Store, Writer
 from experiments.tokenizers import Tokenizer
 from mingpt.utils import BadInput
 
-FORMAT = 2                # of the store: a change makes old caches unread, not misread
+FORMAT = 3                # of the store: a change makes old caches unread, not misread
 THREADS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 IN_FLIGHT = 64 << 20      # bytes of chunks read and not yet written
 SURE = 1000               # lines before a corpus can be given up early
@@ -42,10 +42,15 @@ def cache_root(config) -> Path:
 
 def cache_key(config, sources: list) -> str:
     """Of the content of the sources in their order, and of every setting that changes what is kept of them."""
-    settings = {"format": FORMAT, "tokenizer": config.tokenizer, "text_key": config.text_key,
+    settings = {"format": FORMAT, "tokenizer": config.tokenizer, **_reading(config),
                 "min_chars": config.min_chars, "max_docs": config.max_docs,
                 "sources": [source.fingerprint() for source in sources]}
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
+
+
+def _reading(config) -> dict[str, str | None]:
+    """The settings that a reader needs."""
+    return {"text_key": config.text_key, "separator": config.separator, "bin_dtype": config.bin_dtype}
 
 
 def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
@@ -137,7 +142,7 @@ class Builder:
     def _read(self, number: int, source, pool: ThreadPoolExecutor) -> None:
         pending: deque[tuple[Chunk, Future[Digest]]] = deque()
         self.line, held, before, cut = 0, 0, self.writer.documents, None
-        chunks = source.chunks(text_key=self.config.text_key, tokenizer=self.tokenizer)
+        chunks = source.chunks(**_reading(self.config), tokenizer=self.tokenizer)
         try:
             for chunk in chunks:
                 if self.left <= 0:
@@ -164,6 +169,8 @@ class Builder:
         self.report.lines += digest.items
         for _, line, kind, hint in digest.bad:
             self.report.add(kind, number, self.line + line, hint)
+        for _, marker, times in digest.markers:
+            self.report.markers[marker] = self.report.markers.get(marker, 0) + times
         self.line += digest.lines
         self.writer.add(digest)
         self.bar.update(self.before + chunk.position, sum(row[1] for row in digest.rows))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,11 @@ class BadLine(Exception):
     """A line that is no document. args: its kind (one of KINDS), and a hint for the reader or ''."""
 
 
-KINDS = ("not JSON", "nested too deep", "no text", "text not a string", "invalid UTF-8", "too short", "NUL bytes", "too long")
+KINDS = ("not JSON", "no text", "text not a string", "invalid UTF-8", "too short", "NUL bytes", "too long")
+LEVELS = 100     # of nesting that a line is read to where Python cannot read all of them
+MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>")    # what other programs take for the end of a document
+DIGITS = 4300    # of an integer, which Python converts at most
+_MARK = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{}\]]')    # a string, or a bracket
 
 
 @dataclass
@@ -37,12 +42,13 @@ class Digest:
     ids: list[np.ndarray] = field(default_factory=list)               # of each document, with its end
     rows: list[tuple[int, int, str, int, int]] = field(default_factory=list)   # tokens, bytes, set, hash, near
     bad: list[tuple[int, int, str, str]] = field(default_factory=list)    # item, line in the chunk, kind, hint
+    markers: list[tuple[int, str, int]] = field(default_factory=list)     # item, one of MARKERS, how often it holds it
 
     def first(self, items: int) -> Digest:
         """The same, as if the chunk held only so many items."""
         keep = sum(1 for i in self.at if i < items)
         return Digest(self.lines, min(items, self.items), self.at[:keep], self.ids[:keep], self.rows[:keep],
-                      [bad for bad in self.bad if bad[0] < items])
+                      [bad for bad in self.bad if bad[0] < items], [held for held in self.markers if held[0] < items])
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class Cleaner:
             digest.bad.append((digest.items, digest.lines, *bad.args))
         else:
             digest.at.append(digest.items)
+            if isinstance(text := good[-1][0], str):
+                digest.markers += [(digest.items, mark, times) for mark in MARKERS if (times := text.count(mark))]
 
     def _text(self, chunk: Chunk, item: Any) -> tuple[str, int, str, int, int]:
         text, name = parse(item, self.text_key) if isinstance(chunk, LineChunk) else item
@@ -114,11 +122,9 @@ def parse(line: bytes, text_key: str) -> tuple[Any, str]:
     if b"\0" in line:
         raise BadLine("NUL bytes", "")
     try:
-        record = json.loads(line.removeprefix(BYTE_ORDER_MARK).decode("utf-8"), parse_int=_integer)
+        record = _record(line.removeprefix(BYTE_ORDER_MARK).decode("utf-8"))
     except UnicodeDecodeError:
         raise BadLine("invalid UTF-8", "") from None
-    except RecursionError:
-        raise BadLine("nested too deep", "") from None
     except ValueError:
         raise BadLine("not JSON", "") from None
     if not isinstance(record, dict) or text_key not in record:
@@ -129,9 +135,36 @@ def parse(line: bytes, text_key: str) -> tuple[Any, str]:
     return record[text_key], name if isinstance(name, str) and name else UNNAMED
 
 
+def _record(line: str) -> Any:
+    """The value of a line of JSON, however deep it nests and however long its numbers are. ValueError if it is none."""
+    try:
+        return json.loads(line, parse_int=_integer)
+    except RecursionError:
+        return json.loads(_shallow(line), parse_int=_integer)
+
+
 def _integer(digits: str) -> int:
-    """An integer of a record. Python converts no more than 4,300 digits; no longer one is used, so 0 stands for it."""
-    return int(digits) if len(digits) <= 4300 else 0
+    """An integer of a record. No setting reads one, so 0 stands for those that Python does not convert."""
+    return int(digits) if len(digits) <= DIGITS else 0
+
+
+def _shallow(line: str) -> str:
+    """The same JSON, in which null stands for every value at LEVELS of nesting. Of what it leaves out only the brackets
+    are checked. ValueError where they do not match."""
+    kept, opened, done = [], [], 0
+    for mark in _MARK.finditer(line):
+        if mark[0] in "[{":
+            if len(opened) == LEVELS:
+                kept += [line[done:mark.start()], "null"]
+            opened.append(mark[0])
+        elif mark[0] in "]}":
+            if not opened or opened.pop() + mark[0] not in ("[]", "{}"):
+                raise ValueError("brackets do not match")
+            if len(opened) == LEVELS:
+                done = mark.end()
+    if opened:
+        raise ValueError("a bracket is not closed")
+    return "".join([*kept, line[done:]])
 
 
 def checked(text: Any, min_chars: int) -> tuple[str, bytes]:
@@ -162,5 +195,3 @@ def near64(text: str) -> int:
     Letter case and Unicode's normal forms stay as they are. Bytes that are no UTF-8 come in as lone surrogates.
     """
     return hash64(" ".join(text.split()).encode("utf-8", errors="surrogateescape"))
-
-

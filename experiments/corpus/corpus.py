@@ -80,7 +80,8 @@ class Corpus:
                 "split": {"by": self.split.by, "train": _totals(documents, self.split.train),
                           "val": _totals(documents, held), "dropped": self.split.dropped,
                           "near_copies": self.split.near_copies},
-                "pack": self.config.pack, "sets": sets, "bad_lines": self.store.report.describe(self.names)}
+                "pack": self.config.pack, "sets": sets, "bad_lines": self.store.report.describe(self.names),
+                "markers": self.store.report.markers}
 
     def identify(self, validation: Validation) -> dict:
         """Which tokens and which text a validation set scores, by hashes that records are compared by.

@@ -65,15 +65,43 @@ def line_chunks(blocks: Iterable[Block]) -> Iterator[LineChunk]:
         yield LineChunk(position, size, b"".join(held))
 
 
-def read_text(path: Path, open_blocks, **_) -> Iterator[TextChunk]:
-    """A plain text: one document, or one for each 16 KB of a long one, cut after a blank line or else a line."""
-    rest, position = b"", 0
-    for position, data in _unix_lines(text_blocks(path, open_blocks)):
+def read_text(path: Path, open_blocks, separator: str | None = None, **_) -> Iterator[Chunk]:
+    """A plain text: one document, or one per 16 KB of a long one, cut after a blank line or else a line. With a
+    separator: the documents between two of them."""
+    blocks, rest, position = _unix_lines(text_blocks(path, open_blocks)), b"", 0
+    if separator is not None:
+        yield from separated(blocks, separator.replace("\r\n", "\n").encode())
+        return
+    for position, data in blocks:
         pieces, rest = cut_text(rest + data)
         if pieces:
             yield TextChunk(position, sum(map(len, pieces)), pieces, [UNNAMED] * len(pieces))
     if rest:
         yield TextChunk(position, len(rest), [rest], [UNNAMED])
+
+
+def separated(blocks: Iterable[Block], mark: bytes) -> Iterator[Chunk]:
+    """Documents between marks, without the line ends next to a mark. One beyond MAX_LINE is skipped as it is read."""
+    rest, position, skipping = b"", 0, False
+    for position, data in blocks:
+        *whole, rest = (rest + data).split(mark)
+        if skipping and whole:
+            whole, skipping = whole[1:], False
+        if skipping:
+            rest = rest[-len(mark):]     # a mark may begin in this block and end in the next
+        yield from _documents(position, whole)
+        if len(rest) > MAX_LINE:
+            yield LineChunk(position, 0, b"", too_long=True)
+            rest, skipping = rest[-len(mark):], True
+    if not skipping:
+        yield from _documents(position, [rest])
+
+
+def _documents(position: int, texts: list[bytes]) -> Iterator[TextChunk]:
+    """One chunk of the texts that are not empty, if there is any."""
+    texts = [text for text in (text.strip(b"\n") for text in texts) if text]
+    if texts:
+        yield TextChunk(position, sum(map(len, texts)), texts, [UNNAMED] * len(texts))
 
 
 def _unix_lines(blocks: Iterable[Block]) -> Iterator[Block]:

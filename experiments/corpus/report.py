@@ -19,11 +19,13 @@ class First:
 
 @dataclass
 class Report:
-    """Lines read (blank ones aside), bad ones by kind, and sources that end too early."""
+    """Lines read (blank ones aside), bad ones by kind, sources that end too early, and how often the text holds what
+    other programs take for the end of a document."""
     lines: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     firsts: dict[str, First] = field(default_factory=dict)
     cut_short: list[tuple[int, int, str]] = field(default_factory=list)   # source, documents read before, how
+    markers: dict[str, int] = field(default_factory=dict)
 
     @property
     def bad(self) -> int:
@@ -41,7 +43,7 @@ class Report:
     def from_json(cls, stored: dict) -> Report:
         firsts = {kind: First(**first) for kind, first in stored["firsts"].items()}
         cut = [tuple(entry) for entry in stored["cut_short"]]
-        return cls(stored["lines"], stored["counts"], firsts, cut)
+        return cls(stored["lines"], stored["counts"], firsts, cut, stored["markers"])
 
     def describe(self, names: list[str]) -> dict:
         """For a record: {'lines', 'bad', 'kinds': {kind: {'count', 'file', 'line'}}, 'cut_short': […]}."""

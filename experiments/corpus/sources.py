@@ -48,10 +48,10 @@ class FileSource:
                 digest.update(f.read(SAMPLE))
         return digest.hexdigest()
 
-    def chunks(self, text_key: str, tokenizer) -> Iterator[Chunk]:
-        """The file's content, in order, in pieces of bounded size."""
+    def chunks(self, **reading) -> Iterator[Chunk]:
+        """The file's content, in order, in pieces of bounded size. `reading`: what the readers' signatures name."""
         try:
-            yield from READERS[suffix_of(self.path)](self.path, text_key=text_key, tokenizer=tokenizer)
+            yield from READERS[suffix_of(self.path)](self.path, **reading)
         except OSError as error:
             raise BadInput(f"--data {self.path} cannot be read: {error.strerror or error}") from None
 

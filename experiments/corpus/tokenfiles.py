@@ -1,5 +1,6 @@
 """
-Files that hold tokens already: study 003's .npy rows, and the .bin shards of llm.c and modded-nanogpt.
+Files that hold tokens already: study 003's .npy rows, the .bin shards of llm.c and modded-nanogpt, and nanoGPT's .bin
+without a header.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mingpt.utils import BadInput
 
 HEADER, MAGIC, VERSION = 256, 20240520, 1   # int32 values before the uint16 tokens
 STEP = 1 << 18                              # tokens read at once
+BIN_DTYPES = ("uint16", "uint32", "int32")  # of a .bin without a header; the bytes of each number, lowest first
 LONGEST = 1 << 16                           # tokens: a run without an end of document is cut here
 
 
@@ -35,12 +37,19 @@ def read_npy(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
         yield TokenChunk(done, rows.nbytes, list(rows))
 
 
-def read_bin(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
-    """A token shard: its documents are what lies between the end-of-document tokens."""
+def read_bin(path: Path, tokenizer, bin_dtype: str | None = None, **_) -> Iterator[TokenChunk]:
+    """A token shard, or with `bin_dtype` bare tokens. Documents are what lies between the end-of-document tokens."""
     header = np.fromfile(path, np.int32, HEADER)
-    if len(header) < HEADER or header[0] != MAGIC:
+    shard = len(header) == HEADER and header[0] == MAGIC
+    if bin_dtype is not None:
+        if shard:
+            raise BadInput(f"--data {path} has a header that gives its type: leave out data.bin_dtype")
+        yield from _bare(path, np.dtype(bin_dtype).newbyteorder("<"), tokenizer)
+        return
+    if not shard:
         found = header[0] if len(header) else "nothing"
-        raise BadInput(f"--data {path} is no token shard: it begins with {found}, not {MAGIC}")
+        raise BadInput(f"--data {path} is no token shard: it begins with {found}, not {MAGIC} (for a file without a "
+                       f"header, as nanoGPT's train.bin, give its type: --data.bin_dtype={BIN_DTYPES[0]})")
     if header[1] != VERSION:
         raise BadInput(f"--data {path} is a token shard of version {header[1]}: only {VERSION} (uint16) is known")
     stored = (path.stat().st_size - HEADER * 4) // 2
@@ -49,6 +58,15 @@ def read_bin(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
         yield from _documents(path, tokens, HEADER * 4, tokenizer)
     if stored < header[2]:
         raise CutShort(f"holds {stored:,} of the {header[2]:,} tokens that its header promises")
+
+
+def _bare(path: Path, dtype: np.dtype, tokenizer) -> Iterator[TokenChunk]:
+    size = path.stat().st_size
+    if size % dtype.itemsize:
+        raise BadInput(f"--data {path} holds {size:,} bytes, which are no whole number of {dtype.name} tokens: give "
+                       f"another data.bin_dtype ({', '.join(BIN_DTYPES)})")
+    if size:
+        yield from _documents(path, np.memmap(path, dtype, "r"), 0, tokenizer)
 
 
 def _documents(path: Path, tokens: np.ndarray, offset: int, tokenizer) -> Iterator[TokenChunk]:
@@ -68,5 +86,5 @@ def _checked(path: Path, ids: np.ndarray, tokenizer) -> np.ndarray:
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
         worst = int(ids.min()) if ids.min() < 0 else int(ids.max())
         raise BadInput(f"--data {path} holds the token {worst}, but {tokenizer.name} has 0 to "
-                       f"{tokenizer.vocab_size - 1}: give the right --data.tokenizer=…")
+                       f"{tokenizer.vocab_size - 1}: give the right --data.tokenizer=… (or data.bin_dtype)")
     return np.asarray(ids).astype(np.int64)
