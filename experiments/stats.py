@@ -5,7 +5,8 @@ Seed s gives every arm the same batches and the same shared weights, so the arms
 other and the seeds are the replicates: everything here works on the differences arm − baseline, one a seed.
 Lower is better in every metric a study may have.
 
-    verdicts({"baseline": {0: 3.21, 1: 3.19, 2: 3.22}, "rope": {0: 3.12, 1: 3.11, 2: 3.13}}, "baseline", margin=0.01)
+    verdicts({"baseline": {0: 3.2114, 1: 3.1902, 2: 3.2231}, "rope": {0: 3.1208, 1: 3.1097, 2: 3.1349}}, "baseline",
+             margin=0.01)
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 from scipy import stats as sp
@@ -47,7 +49,7 @@ def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFA
         known = float(differences[0]) if len(differences) else None
         return replace(empty, n=len(differences), difference=known, reason=too_few(arm, baseline))
     scale = float(np.abs(pairs[finite]).max())
-    evidence = _evidence(differences, scale, empty, resamples)
+    evidence = replace(_evidence(differences, scale, empty, resamples), resolution=_resolution(pairs[finite]))
     return _decide(evidence, lost_seeds(arm, baseline), evidence.p)
 
 
@@ -113,6 +115,11 @@ def _evidence(differences: np.ndarray, scale: float, verdict: Verdict, resamples
         p_tost=float(max(above, below)), mde=sd * minimal_detectable_effect(n, alpha / verdict.family))
 
 
+def _resolution(values: np.ndarray) -> float:
+    """The step of the values as they were written: 0.001 where none has more than three decimals."""
+    return 10.0 ** min(Decimal(repr(float(v))).as_tuple().exponent for v in values.flat)
+
+
 def _interval(v: Verdict, alpha: float) -> tuple[float, float]:
     """Of the paired t, at 1 − alpha."""
     half = float(sp.t.ppf(1 - alpha / 2, v.n - 1)) * v.sd / math.sqrt(v.n)
@@ -175,9 +182,13 @@ def _decide(v: Verdict, lost: Lost, p: float | None) -> Verdict:
     if v.sd == 0:
         notes.append("identical on every seed" if v.difference == 0 else
                      "the same difference on every seed: no variance to test against, as in coarse values")
+    coarse = 0 < (v.sd or 0) < v.resolution
+    if coarse:
+        word = "undecided"
+        notes = [f"the values are written in steps of {v.resolution:g}, coarse against their spread of {v.sd:.2g}"]
     word, notes = lost.temper(word, notes)
     seeds = None
-    if word == "undecided" and not lost.decisive and v.sd:
+    if word == "undecided" and not lost.decisive and v.sd and not coarse:
         seeds = seeds_that_decide(v.difference, v.sd, v.margin, v.alpha, v.family)
         notes.append(f"about {seeds} seeds would decide" if seeds else f"not even {MAX_SEEDS:,} seeds would decide")
     return replace(v, word=word, reason="; ".join(notes), seeds_needed=seeds)

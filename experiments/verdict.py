@@ -38,6 +38,7 @@ class Verdict:
     p_welch: float | None = None                    # two samples, unpaired, variances unequal: as if seeds did not pair
     ci_welch: tuple[float, float] | None = None     # of the unpaired difference of means, 1 − alpha
     cohens_d: float | None = None                   # unpaired difference of means / pooled sd, as study 003 had it
+    resolution: float = 0.0                         # the step in which the values are written: 0.001 at 3 decimals
 
     def line(self, width: int = 0) -> str:
         """One readable line with the Holm-adjusted interval; `width` aligns the arms' names."""

@@ -136,9 +136,23 @@ def test_holm_can_take_a_word_back():
 
 
 def test_significant_but_inside_the_margin_is_better_and_says_so():
-    v = compare(shifted(-0.004, (0, 1e-4, -1e-4, 0)), BASE, margin=MARGIN)
+    v = compare(shifted(-0.004, (0, 1.37e-4, -1.37e-4, 0)), BASE, margin=MARGIN)
     assert v.word == "better"
     assert "within the margin" in v.reason
+
+
+def test_values_written_in_steps_as_wide_as_their_spread_get_no_word():
+    rng, judged = np.random.default_rng(0), set()
+    for _ in range(60):
+        values = {arm: {s: float(x) for s, x in enumerate(rng.normal(mean, 3e-4, 4))} for arm, mean in
+                  (("b", 3), ("a", 2.99))}
+        fine = compare(values["a"], values["b"], margin=1e-4)
+        assert fine.word == "better"
+        coarse = compare(*({s: round(x, 3) for s, x in values[arm].items()} for arm in "ab"), margin=1e-4)
+        if 0 < coarse.sd < 1e-3:
+            assert coarse.word == "undecided" and "written in steps of 0.001, coarse against" in coarse.reason
+        judged.add(coarse.word)
+    assert judged == {"undecided"}
 
 
 def test_the_interval_at_holms_level_leaves_zero_out_exactly_when_the_word_is_better_or_worse():
