@@ -69,8 +69,8 @@ def plot(args: argparse.Namespace) -> int:
 
     if args.losses.endswith(".npz"):
         return redraw(Path(args.losses), args.out, formats)
-    from experiments.curves import find_runs
-    from experiments.results import collect
+    from experiments.records.runs import find_runs
+    from experiments.verdicts.results import collect
     losses = Path(args.losses)
     runs = find_runs(losses)
     for run in runs:
@@ -93,8 +93,8 @@ def plot(args: argparse.Namespace) -> int:
 
 def publish(args: argparse.Namespace, runs) -> int:
     """Copy records, or write tables into pages."""
-    from experiments.publish import fill, keep
-    from experiments.results import collect
+    from experiments.report.publish import fill, keep
+    from experiments.verdicts.results import collect
     if args.keep:
         print(f"{keep(runs, args.keep)} runs copied to {args.keep}")
     studies = collect(runs, args.study) if args.tables else []
@@ -131,13 +131,13 @@ def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str,
         from experiments.report.page import write
         print(f"  wrote {write(panel, folder, Path(args.losses))}")
     say_drawn(draw(panel, folder, formats), folder, write_tables(results, folder))
-    from experiments.trials import gather
+    from experiments.verdicts.trials import gather
     compare(gather(results), folder / "comparison", formats)
 
 
 def write_tables(results, folder: Path) -> list[Path]:
     """verdicts.json, and the summary as a table for programs and one for people."""
-    from experiments.summary import to_csv, to_markdown
+    from experiments.verdicts.summary import to_csv, to_markdown
     texts = {"verdicts.json": json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n",
              "summary.csv": to_csv(results), "summary.md": to_markdown(results)}
     for name, text in texts.items():
@@ -147,9 +147,9 @@ def write_tables(results, folder: Path) -> list[Path]:
 
 def compare(trials, folder: Path, formats: tuple[str, ...]) -> None:
     """The ten pictures of a comparison, and the files from which they can be drawn again."""
-    from experiments import compared
     from experiments.figures.comparison import draw_ten
-    from experiments.trials import save
+    from experiments.verdicts import compared
+    from experiments.verdicts.trials import save
     if not trials.all:
         print("  skipped comparison/: no run has finished")
         return
@@ -172,7 +172,7 @@ def say_drawn(outcomes, folder: Path, others: list[Path]) -> None:
 
 def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
     """Draw a comparison again from its own file."""
-    from experiments.trials import load
+    from experiments.verdicts.trials import load
     trials, folder = load(path), Path(out) if out else path.parent
     print(f"\n{trials.title}")
     try:
@@ -184,7 +184,7 @@ def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
 
 def report(results) -> list[str]:
     """The baseline's line, one verdict an arm, and what they rest on."""
-    from experiments.summary import notes
+    from experiments.verdicts.summary import notes
     width = max(len(arm) for arm in results.arms)
     lines = [verdict.line(width) for verdict in results.verdicts.values()]
     if results.baseline in results.arms:

@@ -9,7 +9,7 @@ it alone: `make bench ARGS='step --only gpt-mini litgpt'`.
 import importlib
 import sys
 
-from benchmarks import options
+from benchmarks.kit import options
 
 # modules here that have a `main`
 NAMES = ["step", "generation", "arms", "levers", "attention", "schedules", "tokenizing"]

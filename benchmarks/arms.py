@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import floors, options
-from benchmarks.cases import CASES, Case
-from benchmarks.figure import Panel, ratio_figure
-from benchmarks.machine import describe
-from benchmarks.tables import Table, ratio_cell, save, time_cell
-from benchmarks.turns import Side, ratios, spread, take_turns
+from benchmarks.kit import floors, options
+from benchmarks.kit.cases import CASES, Case
+from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.machine import describe
+from benchmarks.kit.tables import Table, ratio_cell, save, time_cell
+from benchmarks.kit.turns import Side, ratios, spread, take_turns
 
 ARMS = ("swiglu", "rope", "rmsnorm", "cosine", "all_modifications")
 SIZES = {case.name: case for case in (CASES["gpt-mini"], replace(CASES["gpt-mini"], name="bytes", vocab_size=256))}
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def members() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every member of a slot of the model that no arm above has, by itself: name → what our builder is to change."""
-    from experiments.arms import catalogue
+    from experiments.declare.arms import catalogue
     from mingpt.model import SLOTS
     had = {tuple(catalogue()[arm].settings.items()) for arm in ARMS}
     for slot, choices in SLOTS.items():
@@ -64,7 +64,7 @@ def measure(case: Case, arms: dict[str, dict], args: argparse.Namespace) -> dict
     for start in range(0, len(names), TOGETHER):
         group = names[start:start + TOGETHER]
         shared = {"case": case, "device": args.device}
-        sides = [Side(name, "benchmarks.ours:build", shared | arms.get(name, {}), args.threads)
+        sides = [Side(name, "benchmarks.kit.ours:build", shared | arms.get(name, {}), args.threads)
                  for name in (BASELINE, *group)]
         taken = take_turns(sides, args.rounds, lambda text: options.say(f"arms, {case.name}: {text}"))
         rows |= {name: row(taken, name) for name in (BASELINE, *group)}

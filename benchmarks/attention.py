@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from benchmarks.machine import peak_mb
-from benchmarks.options import RESULTS
-from benchmarks.tables import save
-from benchmarks.turns import ratios
-from mingpt.banded import banded_attention
-from mingpt.patterns import parse_pattern
+from benchmarks.kit.machine import peak_mb
+from benchmarks.kit.options import RESULTS
+from benchmarks.kit.tables import save
+from benchmarks.kit.turns import ratios
+from mingpt.patterns.kinds import parse_pattern
+from mingpt.sparse.banded import banded_attention
 
 
 @dataclass(frozen=True)

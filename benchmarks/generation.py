@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import floors, options
-from benchmarks.cases import Case
-from benchmarks.figure import Panel, ratio_figure
-from benchmarks.machine import describe
-from benchmarks.peers import PEERS, absent, autocast, load
-from benchmarks.tables import Table, memory_cell, ratio_cell, save, time_cell
-from benchmarks.turns import Built, Side, ratios, spread, take_turns
+from benchmarks.kit import floors, options
+from benchmarks.kit.cases import Case
+from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.machine import describe
+from benchmarks.kit.peers import PEERS, absent, autocast, load
+from benchmarks.kit.tables import Table, memory_cell, ratio_cell, save, time_cell
+from benchmarks.kit.turns import Built, Side, ratios, spread, take_turns
 
 CASE = Case("gpt2", 12, 12, 768, 1024, 1)
 OURS, WITH = "ours", ("minGPT", "nanoGPT", "transformers")
@@ -103,8 +103,8 @@ def build(name: str, case: Case, device: str, prompt: int, tokens: int, path: st
     """A side whose run continues the prompt by `tokens` + 1, and returns the seconds of one of those `tokens`."""
     import torch
     if name == OURS:
-        from benchmarks.machine import resident_mb
-        from benchmarks.ours import model_of
+        from benchmarks.kit.machine import resident_mb
+        from benchmarks.kit.ours import model_of
         idle, model = resident_mb(), model_of(case, {"model.tie_weights": True}).to(device)
     else:
         model, _, _, idle = load(name, case, device, path)

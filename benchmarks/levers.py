@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import options
 from benchmarks.arms import SIZES
-from benchmarks.cases import Case
-from benchmarks.figure import Panel, ratio_figure
-from benchmarks.machine import describe
-from benchmarks.tables import Table, ratio_cell, save, time_cell
-from benchmarks.turns import Side, ratios, spread, take_turns
+from benchmarks.kit import options
+from benchmarks.kit.cases import Case
+from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.machine import describe
+from benchmarks.kit.tables import Table, ratio_cell, save, time_cell
+from benchmarks.kit.turns import Side, ratios, spread, take_turns
 
 ARM, OURS, COMPILED = "all_modifications", "ours", "with torch.compile"   # the arm that has every part
 ROUNDS, QUICK_ROUNDS = 5, 3
@@ -85,10 +85,10 @@ def dropout_modules() -> None:
     """nn.Dropout at p = 0, which draws and multiplies."""
     import torch.nn as nn
 
-    import mingpt.attention
+    import mingpt.attention.heads
     import mingpt.mlps
     import mingpt.model
-    for module in (mingpt.attention, mingpt.mlps, mingpt.model):
+    for module in (mingpt.attention.heads, mingpt.mlps, mingpt.model):
         module.dropout = nn.Dropout
 
 
@@ -105,7 +105,7 @@ LEVERS: dict[str, tuple[Callable[[], None], str]] = {   # row → how it is undo
 
 def build(case: Case, device: str, lever: str | None = None, arm: str = ARM, compiled: bool = False):
     """Our step with a lever undone, for turns.py."""
-    from benchmarks.ours import build as ours
+    from benchmarks.kit.ours import build as ours
     if lever:
         LEVERS[lever][0]()
     return ours(case, device, arm=arm, compiled=compiled)

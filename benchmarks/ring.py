@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks.options import run
-from mingpt.banded import banded_attention
-from mingpt.patterns import Pattern, full, window
-from mingpt.ring import Route, ring_attention
+from benchmarks.kit.options import run
+from mingpt.parallel.ring import Route, ring_attention
+from mingpt.patterns.kinds import Pattern, full, window
+from mingpt.sparse.banded import banded_attention
 from mingpt.utils import BadInput
 
 

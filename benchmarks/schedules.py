@@ -3,7 +3,7 @@ A whole training step under each shipped schedule, against full attention, a den
 `python -m benchmarks.schedules [--full] [--length 2048] [--out DIR]`.
 
 The model has 12 layers, is 384 wide with 6 heads, and reads bytes, so that its head is no part of the work. Every
-variant is a process of its own; they take turns, and ratios are taken within a round (experiments/bench.py). One
+variant is a process of its own; they take turns, and ratios are taken within a round (experiments/train/bench.py). One
 schedule in three rounds is a minute; `--full` is the table of docs/sparsity.md, all schedules in five, in seven.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.options import RESULTS
-from benchmarks.tables import save
-from experiments.bench import CEILING, FULL, bench
+from benchmarks.kit.options import RESULTS
+from benchmarks.kit.tables import save
+from experiments.declare.spec import make_spec
 from experiments.figures.style import page
-from experiments.settings import make_spec
+from experiments.train.bench import CEILING, FULL, bench
 
 FEW, FEW_ROUNDS, ROUNDS = ("quarter",), 3, 5
 SCHEDULES = ("half", "quarter", "aggressive", "block_sparse", "lms_main")

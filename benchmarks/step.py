@@ -19,13 +19,13 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from benchmarks import floors, options
-from benchmarks.cases import CASES, CUDA_CASES, Case
-from benchmarks.figure import Panel, ratio_figure
-from benchmarks.machine import available_mb, describe
-from benchmarks.peers import PEERS, absent
-from benchmarks.tables import Table, memory_cell, percent_cell, ratio_cell, save, time_cell
-from benchmarks.turns import Side, ratios, spread, take_turns
+from benchmarks.kit import floors, options
+from benchmarks.kit.cases import CASES, CUDA_CASES, Case
+from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.machine import available_mb, describe
+from benchmarks.kit.peers import PEERS, absent
+from benchmarks.kit.tables import Table, memory_cell, percent_cell, ratio_cell, save, time_cell
+from benchmarks.kit.turns import Side, ratios, spread, take_turns
 
 GEMM, OURS, UNTIED = "matrix product", "ours", "ours, untied"
 ROUNDS, QUICK_ROUNDS = 5, 3
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = CUDA_CASES if args.device == "cuda" else CASES
     wanted_cases, wanted_peers = chosen(args.only, cases)
     if args.profile:
-        from benchmarks.profiling import profile
+        from benchmarks.kit.profiling import profile
         return profile([cases[name] for name in wanted_cases], args.device, args.threads)
     results: dict[str, Any] = {"machine": describe(args.device, args.threads), "rounds": args.rounds, "cases": {}}
     for name in wanted_cases:
@@ -68,7 +68,7 @@ def measure(case: Case, wanted: list[str], args: argparse.Namespace) -> dict[str
     rows: dict[str, Any] = {}
     for group in groups([name for name in here if not why[name]], case, available_mb(args.device) * SPARE):
         sides = [side(name, case, args) for name in [*needed_ours(group), *group]]
-        taken = take_turns([Side(GEMM, "benchmarks.machine:gemm", {"device": args.device}, args.threads), *sides],
+        taken = take_turns([Side(GEMM, "benchmarks.kit.machine:gemm", {"device": args.device}, args.threads), *sides],
                            args.rounds, lambda text: options.say(f"{case.name}: {text}"))
         for name in group:
             rows[name] = row(taken, name, case)
@@ -93,9 +93,9 @@ def side(name: str, case: Case, args: argparse.Namespace) -> Side:
     """A process that trains this."""
     if name in (OURS, UNTIED):
         arguments = {"case": case, "device": args.device, "tied": name == OURS}
-        return Side(name, "benchmarks.ours:build", arguments, args.threads)
+        return Side(name, "benchmarks.kit.ours:build", arguments, args.threads)
     arguments = {"peer": name, "case": case, "device": args.device, "path": args.copies.get(PEERS[name].source)}
-    return Side(name, "benchmarks.peers:build", arguments, args.threads)
+    return Side(name, "benchmarks.kit.peers:build", arguments, args.threads)
 
 
 def groups(names: list[str], case: Case, megabytes: float) -> list[list[str]]:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.options import run, say
+from benchmarks.kit.options import run, say
 from mingpt.utils import BadInput, write_atomic
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "techniques.md"
@@ -89,8 +89,8 @@ def built(words: list[str]) -> tuple[Callable[[], float], int, float]:
     """(take a step, parameters, FLOPs a token) of the arm that these arguments of lab.py describe, warm."""
     import lab
     from commands import train
-    from experiments.predict import RandomTokens, stepper
-    from experiments.seeded import build_model, describe_model
+    from experiments.train.predict import RandomTokens, stepper
+    from experiments.train.seeded import build_model, describe_model
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     rest, overrides = lab.split_overrides(words)

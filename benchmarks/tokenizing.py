@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.options import RESULTS
-from benchmarks.tables import save
+from benchmarks.kit.options import RESULTS
+from benchmarks.kit.tables import save
 from experiments.corpus import get_default_config, open_corpus
 from experiments.corpus.stdlib import StdlibSource
-from experiments.tokenizers import get_tokenizer
+from experiments.corpus.tokenizers import get_tokenizer
 from mingpt.bpe import get_encoder
 
 

@@ -3,7 +3,7 @@ Are the verdicts right? Studies whose truth is known because it was drawn, 10,00
 `python -m benchmarks.verdicts [--quick] [--docs docs/statistics.md]`.
 
 The tests are computed for all studies at once here, by scipy; on some studies of every line the words and the numbers
-are compared with those of experiments/stats.py, which must be the same. --docs replaces the tables in that page.
+are compared with those of experiments/verdicts/stats.py, which must be the same. --docs replaces the tables in that page.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pathlib import Path
 import numpy as np
 from scipy import stats as sp
 
-from experiments.power import minimal_detectable_effect, power_of_t, power_of_tost
-from experiments.sensitivity import split
-from experiments.stats import verdicts
-from experiments.summary import between_markers
+from experiments.verdicts.power import minimal_detectable_effect, power_of_t, power_of_tost
+from experiments.verdicts.sensitivity import split
+from experiments.verdicts.stats import verdicts
+from experiments.verdicts.summary import between_markers
 from mingpt.utils import write_atomic
 
 STUDIES, QUICK = 10_000, 1_000
 SEEDS = (3, 4, 5, 10, 20)
 ARMS = 6                  # beside the baseline, as in `seven`
 ALPHA = 0.05
-CHECKED = 20              # studies of a line that experiments/stats.py judges as well
+CHECKED = 20              # studies of a line that experiments/verdicts/stats.py judges as well
 RESAMPLES = 999           # of the bootstrap; 0 leaves it out
 RATES = 5
 LOOKS = (3, 5, 10)
@@ -79,7 +79,7 @@ class Judged:
 
 
 def judge(d: np.ndarray, margin: float, alpha: float = ALPHA) -> Judged:
-    """What experiments/stats.py says, for all studies at once."""
+    """What experiments/verdicts/stats.py says, for all studies at once."""
     n, mean, se = d.shape[-1], d.mean(-1), sp.sem(d, axis=-1)
     p = sp.ttest_1samp(d, 0, axis=-1).pvalue
     p_tost = sp.t.sf(np.minimum(margin - mean, margin + mean) / se, n - 1)
@@ -98,7 +98,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def same_as_the_harness(d: np.ndarray, judged: Judged, margin: float, studies: int = CHECKED) -> None:
-    """AssertionError where experiments/stats.py says anything else of the first studies."""
+    """AssertionError where experiments/verdicts/stats.py says anything else of the first studies."""
     for i, study in enumerate(d[:studies]):
         values = {f"a{k}": dict(enumerate(arm)) for k, arm in enumerate(study)}
         values["baseline"] = dict.fromkeys(range(d.shape[-1]), 0.0)

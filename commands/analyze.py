@@ -73,7 +73,7 @@ def _schedules(args: argparse.Namespace) -> int:
 
 def _names_one_run(word: str, out: Path) -> bool:
     """Whether a word that is no schedule is the arm of a trained run."""
-    from experiments.saved import known_runs
+    from experiments.weights.saved import known_runs
     return any(word in (files.arm, f"{files.study}/{files.arm}") for files in known_runs(out).values())
 
 
@@ -81,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
     from experiments.analysis import files
     from experiments.analysis.report import run_text
     from experiments.analysis.trained import analyze_run
-    from experiments.saved import find_run
+    from experiments.weights.saved import find_run
     from mingpt.utils import BadInput
     run = find_run(args.words[0], args.out)
     if args.overrides:

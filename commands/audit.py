@@ -46,8 +46,8 @@ def _arm(args: argparse.Namespace) -> tuple[str, dict]:
         raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0")
     from experiments.audit import audit
     from experiments.corpus import open_corpus
-    from experiments.seeded import build_model, row_length
-    from experiments.upcycling import audit_options
+    from experiments.train.seeded import build_model, row_length
+    from experiments.weights.begin import audit_options
     from mingpt.trainer import find_device
     settings = spec.settings
     corpus = open_corpus(settings.data)
@@ -63,7 +63,7 @@ def _trained(args: argparse.Namespace) -> tuple[str, dict]:
         from mingpt.utils import BadInput
         raise BadInput(f"audit {args.run}: a trained run is what it is; leave out the arm's flags and settings")
     from experiments.audit import audit
-    from experiments.saved import find_run, load_run
+    from experiments.weights.saved import find_run, load_run
     from mingpt.trainer import Trainer
     files = find_run(args.run, args.out)
     model, _, record = load_run(files, args.device)

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     if args.rounds < 5:
         raise BadInput(f"--rounds {args.rounds}: the least is 5")
     spec = spec_from(args)
-    from experiments.bench import bench
+    from experiments.train.bench import bench
     console = Console(stderr=True, highlight=False)
     with console.status("starting") as status:
         result = bench(spec, args.rounds, args.only, status.update if console.is_terminal else console.print)

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from experiments.evaluation import evaluate_runs, results_path
-    from experiments.saved import find_run
+    from experiments.train.evaluation import evaluate_runs, results_path
+    from experiments.weights.saved import find_run
     from mingpt.utils import write_atomic
     runs = [find_run(text, args.out) for text in args.runs]
     results = evaluate_runs(runs, device=args.device, data=args.data, which="best" if args.best else "model",
@@ -93,7 +93,7 @@ def _print(results: list[dict], compare: bool) -> None:
 
 def _barred(result: dict, first: dict) -> tuple[tuple[str, ...], str]:
     """(the rows that do not compare with the first run's, why): those of quality, over another validation set."""
-    from experiments.comparable import same_text, same_validation
+    from experiments.verdicts.comparable import same_text, same_validation
     if same_validation(result, first):
         return (), ""
     if same_text(result, first):

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from experiments.export import export_run
-    from experiments.saved import find_run
+    from experiments.weights.export import export_run
+    from experiments.weights.saved import find_run
     result = export_run(find_run(args.run, args.out), args.folder, which="best" if args.best else "model",
                         family=args.family)
     if args.json:
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
 
 def print_parity() -> None:
     """Every case of every family, as a Markdown table."""
-    from experiments.parity import tables
+    from experiments.weights.parity import tables
     rows = tables()
     print("| case | imported | exported again | greedy tokens |\n|---|---|---|---|")
     for row in rows:

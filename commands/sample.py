@@ -42,8 +42,8 @@ def main(args: argparse.Namespace) -> int:
         raise BadInput(f"--top-k {args.top_k}: at least 1")
     if args.drafted < 1:
         raise BadInput(f"--drafted {args.drafted}: at least 1")
-    from experiments.sample import continue_by_drafts, continue_text
-    from experiments.saved import find_run, load_run
+    from experiments.train.sample import continue_by_drafts, continue_text
+    from experiments.weights.saved import find_run, load_run
     files = find_run(args.run, args.out)
     model, tokenizer, _ = load_run(files, args.device, "best" if args.best else "model")
     request = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "samples": args.samples,
@@ -69,9 +69,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _draft(args: argparse.Namespace, files, model):
     """Who drafts for the model of a run. BadInput where the two do not write in the same tokens."""
-    from experiments.checkpoint import read_state
-    from experiments.saved import find_run, load_run
-    from mingpt.speculate import HeadDraft, ModelDraft
+    from experiments.weights.checkpoint import read_state
+    from experiments.weights.saved import find_run, load_run
+    from mingpt.sampling.speculate import HeadDraft, ModelDraft
     from mingpt.utils import BadInput
     if args.draft == "heads":
         return HeadDraft(model)

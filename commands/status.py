@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        from experiments.live import summary
+        from experiments.launch.live import summary
         console().print(table(rows))
         print(summary(rows))
     else:
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
 
 def look(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows as they are now, written to the page where one is wanted."""
-    from experiments.live import find
+    from experiments.launch.live import find
     rows = find(args.out, args.study)
     if args.html:
         from experiments.report.live import write
@@ -83,7 +83,7 @@ def watch(args: argparse.Namespace) -> int:
 
 def say_changes(rows: list[dict[str, Any]], seen: dict[str, str]) -> None:
     """A line for every run that is not as it was at the last look."""
-    from experiments.live import cells
+    from experiments.launch.live import cells
     for row in rows:
         shown = cells(row)
         name = "/".join(filter(None, (shown["study"], row["arm"]))) + (f".s{row['seed']}" if shown["seed"] else "")
@@ -100,7 +100,7 @@ def screen(rows: list[dict[str, Any]], height: int):
     from rich.console import Group
     from rich.text import Text
 
-    from experiments.live import summary
+    from experiments.launch.live import summary
     room = max(3, height - 4)
     more = [Text(f"… and {len(rows) - room} more")] if len(rows) > room else []
     return Group(Text(summary(rows), style="bold"), table(rows[:room]), *more)
@@ -117,7 +117,7 @@ def table(rows: list[dict[str, Any]]):
     from rich.table import Table
     from rich.text import Text
 
-    from experiments.live import cells, share
+    from experiments.launch.live import cells, share
     shown = Table(box=None, pad_edge=False)
     for name in COLUMNS:
         shown.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "where")

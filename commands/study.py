@@ -45,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from experiments import slurm
+    from experiments.launch.launch import slurm
     if args.plan:
         return _become(slurm.task_arguments(args.plan, _task(args)))
     request = _request(args)
     if args.task is not None:
         return _become(_nth(request, args.task))
-    from experiments import board
-    from experiments.plan import make_plan
+    from experiments.launch.launch import board
+    from experiments.launch.plan import make_plan
     if args.plot:
         return _finish(args, request)
     jobs = make_plan(request)
@@ -70,8 +70,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _request(args: argparse.Namespace):
     """What was asked for, with the study read and checked."""
-    from experiments.plan import Request
-    from experiments.study import load_study, parse_seeds
+    from experiments.declare.study import load_study, parse_seeds
+    from experiments.launch.plan import Request
     if args.jobs < 1:
         raise BadInput(f"--jobs {args.jobs}: at least 1")
     study = load_study(args.study)
@@ -92,7 +92,7 @@ def _task(args: argparse.Namespace) -> int:
 
 def _nth(request, task: int) -> list[str]:
     """The arguments of the study's n-th run."""
-    from experiments.plan import order
+    from experiments.launch.plan import order
     jobs = order(request.study)
     if not 0 <= task < len(jobs):
         raise BadInput(f"study {request.study.name} has no run {task}: 0 to {len(jobs) - 1}")
@@ -101,15 +101,15 @@ def _nth(request, task: int) -> list[str]:
 
 def _become(arguments: list[str]) -> int:
     """Go on as the process of one run, which then hears the signals itself."""
-    from experiments.launch import LAB
+    from experiments.launch.launch import LAB
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(LAB), *arguments])
 
 
 def _train(args: argparse.Namespace, request, jobs) -> int:
     """Run the plan here, then plot."""
-    from experiments import board, launch
-    from experiments.plan import looks, write_order
+    from experiments.launch.launch import board, launch
+    from experiments.launch.plan import looks, write_order
     stdout = sys.stderr if args.json else None   # the children's words must not get into the JSON
     if any(not job.ended for job in jobs) and (code := launch.tokenize(request, stdout)):
         return code   # it has said why
@@ -130,7 +130,7 @@ def _train(args: argparse.Namespace, request, jobs) -> int:
 
 def _finish(args: argparse.Namespace, request, refused=()) -> int:
     """Plot, and say how all runs went. 0 when every one is done and drawn."""
-    from experiments import board, launch
+    from experiments.launch.launch import board, launch
     code = launch.plot(request, sys.stderr if args.json else None)
     whole = board.outcome(request, refused, as_json=args.json)
     return DONE if whole and code == 0 else FAILED
@@ -138,7 +138,7 @@ def _finish(args: argparse.Namespace, request, refused=()) -> int:
 
 def _submit(args: argparse.Namespace, request, jobs) -> int:
     """Hand what is left to SLURM and print the jobs' ids."""
-    from experiments import launch, slurm
+    from experiments.launch.launch import launch, slurm
     held = slurm.queued(request)
     todo = [job for job in jobs if not job.ended and (job.arm, job.seed) not in held]
     if held:

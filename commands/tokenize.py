@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from experiments.corpus import open_corpus
-    from experiments.settings import build_settings
+    from experiments.declare.spec import build_settings
     settings = build_settings(preset=args.preset, study=args.study, arm=_arm(args), data=args.data,
                               overrides=args.overrides)
     began = time.monotonic()
@@ -41,7 +41,7 @@ def _arm(args: argparse.Namespace) -> str | None:
     """A study's arms share their data: without --arm, its baseline's settings."""
     if args.study is None or args.arm is not None:
         return args.arm
-    from experiments.study import load_study
+    from experiments.declare.study import load_study
     return load_study(args.study).baseline
 
 

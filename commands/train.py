@@ -13,8 +13,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from experiments.arms import catalogue
-from experiments.ranges import listing
+from experiments.declare.arms import catalogue
+from experiments.declare.ranges import listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def attention_overrides(args: argparse.Namespace) -> list[str]:
     from mingpt.utils import BadInput
     schedule = args.schedule
     if args.window is not None:
-        from mingpt.layer_schedules import uniform
+        from mingpt.patterns.schedule import uniform
         if schedule is not None:
             raise BadInput(f"--window {args.window} is a schedule of its own: leave out --schedule {schedule}")
         schedule = uniform(args.window, args.dilation)
@@ -73,7 +73,7 @@ def source_overrides(args: argparse.Namespace) -> list[str]:
     """The options about where weights begin, and which are trained, as settings."""
     given = []
     if args.init is not None:
-        from experiments.upcycling import find_source
+        from experiments.weights.begin import find_source
         given.append(f"--run.init={find_source(args.init, getattr(args, 'out', Path('.')))}")
     if args.freeze_except is not None:
         given.append(f"--run.freeze_except={args.freeze_except}")
@@ -98,7 +98,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 
 def spec_from(args: argparse.Namespace):
     """The Spec that the arguments describe."""
-    from experiments.settings import make_spec
+    from experiments.declare.spec import make_spec
     overrides = [*attention_overrides(args), *source_overrides(args), *args.overrides]
     if getattr(args, "max_iters", None) is not None:
         overrides.append(f"--trainer.max_iters={args.max_iters}")
@@ -114,16 +114,16 @@ def spec_from(args: argparse.Namespace):
 
 def main(args: argparse.Namespace) -> int:
     spec = spec_from(args)
-    from experiments.record import MAX_SEED
+    from experiments.records.record import MAX_SEED
     from mingpt.utils import BadInput
     if not 0 <= args.seed <= MAX_SEED:
         raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 to {MAX_SEED}")
     if args.dry_run:
         return _dry_run(spec, args)
     from experiments.corpus import open_corpus
-    from experiments.loggers import Observers, make_logger
-    from experiments.progress import Reporter
-    from experiments.run import Run
+    from experiments.train.loggers import Observers, make_logger
+    from experiments.train.progress import Reporter
+    from experiments.train.run import Run
     from mingpt.trainer import find_device
     find_device(spec.settings.trainer.device)   # refused before a corpus is tokenised for it
     observer = Observers(Reporter(), make_logger(spec.settings.run.logger, args.out))
@@ -136,8 +136,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _dry_run(spec, args: argparse.Namespace) -> int:
-    from experiments.predict import preview
-    from experiments.record import begun_line, trainable_line
+    from experiments.records.record import begun_line, trainable_line
+    from experiments.train.predict import preview
     plan = preview(spec, args.seed, args.out)
     if args.json:
         print(json.dumps(plan, indent=2))

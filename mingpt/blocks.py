@@ -5,11 +5,11 @@ A layer: attention between tokens and an MLP on each, and where the norms stand:
 import torch
 import torch.nn as nn
 
-from mingpt.attention import ATTENTIONS
+from mingpt.attention.heads import ATTENTIONS
+from mingpt.config import filled
 from mingpt.mlps import MLPS
 from mingpt.norms import NORMS
 from mingpt.positions import POSITIONS
-from mingpt.slots import filled
 from mingpt.utils import BadInput, CfgNode
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-from mingpt.linear import Linear
+from mingpt.layers import Linear
 from mingpt.moe import balance_loss, choose, dispatch, within_capacity
 from mingpt.utils import BadInput, CfgNode, did_you_mean
 

@@ -16,22 +16,22 @@ from collections.abc import Callable
 import torch
 import torch.nn as nn
 
-from mingpt.attend import BACKENDS, flipped_padding, same_document
-from mingpt.attention import ATTENTIONS, CausalSelfAttention
+from mingpt.attention.heads import ATTENTIONS, CausalSelfAttention
 from mingpt.blocks import BLOCKS, Block
-from mingpt.cache import Cache
+from mingpt.config import LAYER, check_slots, slot_defaults
 from mingpt.embeddings import token_embedding
-from mingpt.future import future_heads, future_loss
-from mingpt.generate import generate
-from mingpt.layer_schedules import parse_schedule, without_file
-from mingpt.linear import Linear
+from mingpt.layers import Linear
 from mingpt.losses import cross_entropy, head_loss, soft_cap, token_losses
 from mingpt.mlps import MLPS, NewGELU, dropout
+from mingpt.multi_token import future_heads, future_loss
 from mingpt.norms import NORMS
 from mingpt.optimizers import OPTIMIZERS
-from mingpt.patterns import Pattern
+from mingpt.patterns.kinds import Pattern
+from mingpt.patterns.schedule import parse_schedule, without_file
 from mingpt.positions import POSITIONS
-from mingpt.slots import LAYER, check_slots, slot_defaults
+from mingpt.sampling.cache import Cache
+from mingpt.sampling.generate import generate
+from mingpt.sparse.backends import BACKENDS, flipped_padding, same_document
 from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 
@@ -56,7 +56,7 @@ SIZES = {
 class GPT(nn.Module):
     """GPT language model: tokens in, logits of the next token (and a loss) out."""
 
-    generate = generate   # sampling: mingpt/generate.py
+    generate = generate   # sampling: mingpt/sampling/generate.py
 
     @staticmethod
     def get_default_config() -> CN:
@@ -137,7 +137,7 @@ class GPT(nn.Module):
     @classmethod
     def from_pretrained(cls, model_type: str) -> GPT:
         """GPT-2's published weights, from the Hugging Face hub or a local folder of that name."""
-        from mingpt.hf import load_gpt2
+        from mingpt.pretrained.hf import load_gpt2
         return load_gpt2(cls, model_type)
 
     def configure_optimizers(self, train_config: CN) -> torch.optim.Optimizer:

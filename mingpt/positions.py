@@ -11,8 +11,8 @@ import re
 import torch
 import torch.nn as nn
 
-from mingpt.layer_schedules import pattern_of
-from mingpt.patterns import Full
+from mingpt.patterns.kinds import Full
+from mingpt.patterns.schedule import pattern_of
 from mingpt.utils import BadInput, CfgNode
 
 

@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from mingpt.config import check_slots, slot_defaults
+from mingpt.lr_schedules import SCHEDULES, learning_rate
 from mingpt.optimizers import OPTIMIZERS
-from mingpt.schedules import SCHEDULES, learning_rate
-from mingpt.slots import check_slots, slot_defaults
 from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from mingpt.losses import IGNORE_INDEX
 from mingpt.moe import within_capacity
-from mingpt.patterns import parse_pattern
+from mingpt.patterns.kinds import parse_pattern
 
 V, EOT = 33, 32     # of the models that the faults are planted in
 

@@ -5,8 +5,8 @@ from planted import EOT, V
 from planted_values import MOE, OWN_VALUES, VALUES, at
 from torch.nn import functional as F
 
-from mingpt.attend import same_document
 from mingpt.losses import IGNORE_INDEX
+from mingpt.sparse.backends import same_document
 from mingpt.trainer import Trainer
 
 DOCUMENTS = {"document_end": EOT}

@@ -1,6 +1,6 @@
 """Studies that begin with another model's weights, where there is neither a network nor time for 124 M parameters."""
 
-from experiments.study import load_study
+from experiments.declare.study import load_study
 
 
 def small(study: str) -> list[str]:

@@ -17,7 +17,7 @@ from experiments.analysis.timing import chosen_ways, measure
 from experiments.analysis.trained import attention_of, coarse, entropy, watched
 from experiments.figures.masks import shares
 from mingpt.model import GPT
-from mingpt.patterns import parse_pattern
+from mingpt.patterns.kinds import parse_pattern
 from mingpt.utils import BadInput
 
 SMALL = ["--model.n_head=2", "--model.n_embd=32"]

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
 
-from mingpt.attend import BACKENDS, Case, Dense, fastest, flipped_padding, mask_of
-from mingpt.banded import supports
-from mingpt.flex import BLOCK, block_mask
 from mingpt.model import GPT, Block, CausalSelfAttention
-from mingpt.patterns import full, parse_pattern, window
+from mingpt.patterns.kinds import full, parse_pattern, window
+from mingpt.sparse.backends import BACKENDS, Case, Dense, fastest, flipped_padding, mask_of
+from mingpt.sparse.banded import supports
+from mingpt.sparse.flex import BLOCK, block_mask
 from mingpt.utils import BadInput
 
 PATTERNS = ["f", "1", "7", "7/3", "b8x2", "s5", "6+g9", "r0.3@1", "12>1/2", "9&s2", "4|s6"]

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from experiments.audit import audit
-from mingpt.attention import ATTENTIONS
+from mingpt.attention.heads import ATTENTIONS
 from mingpt.model import GPT
 from mingpt.positions import layers_without
 from mingpt.trainer import Trainer

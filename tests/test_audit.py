@@ -12,19 +12,19 @@ from planted import EOT, PLANTED, V, sees
 from planted_training import FAULTS
 
 import lab
-from experiments.arms import catalogue
 from experiments.audit import AS_THEY_ARE, REDRAWN, audit, first_failure
 from experiments.audit.subject import telling_length
-from experiments.seeded import build_model
-from experiments.settings import make_spec
-from experiments.study import load_study, shipped
+from experiments.declare.arms import catalogue
+from experiments.declare.spec import make_spec
+from experiments.declare.study import load_study, shipped
+from experiments.train.seeded import build_model
 from mingpt import model as models
-from mingpt.layer_schedules import NAMED
 from mingpt.losses import IGNORE_INDEX
 from mingpt.model import GPT
-from mingpt.patterns import parse_pattern
+from mingpt.patterns.kinds import parse_pattern
+from mingpt.patterns.schedule import NAMED
+from mingpt.pretrained.upcycle import freeze_except
 from mingpt.trainer import Trainer
-from mingpt.upcycle import freeze_except
 from mingpt.utils import BadInput
 from tests.sources import small
 

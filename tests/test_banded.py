@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mingpt.banded import banded_attention, parts_of, supports
-from mingpt.bands import HIDDEN
-from mingpt.patterns import (
+from mingpt.patterns.kinds import (
     block,
     dilated,
     full,
@@ -27,6 +25,8 @@ from mingpt.patterns import (
     strided,
     window,
 )
+from mingpt.sparse.band import HIDDEN
+from mingpt.sparse.banded import banded_attention, parts_of, supports
 from mingpt.utils import BadInput
 
 size = st.integers(1, 70)
@@ -109,7 +109,7 @@ def test_gradcheck_in_double(spelling):
 
 
 def test_a_long_text_is_cut_into_several_tiles_a_head(monkeypatch):
-    monkeypatch.setattr("mingpt.tiles.TILE_CPU", 2**12)
+    monkeypatch.setattr("mingpt.sparse.tiles.TILE_CPU", 2**12)
     torch.manual_seed(0)
     qkv = inputs(2, 2, 2, 700, 16)
     for pattern in (window(40), window(200), full(), block(16, 2), dilated(20, 3), strided(5), local_global(30, 7)):
@@ -291,15 +291,15 @@ def test_threads_change_neither_results_nor_torchs_settings(pattern):
 def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
     def fail(*args):
         raise RuntimeError("planted")
-    monkeypatch.setattr("mingpt.banded._forward", fail)
+    monkeypatch.setattr("mingpt.sparse.banded._forward", fail)
     with pytest.raises(RuntimeError, match="planted"):
         banded_attention(*inputs(4, 4, 4, 20, 16), window(3))
 
 
 FORK = """
 import os, torch
-from mingpt.banded import banded_attention
-from mingpt.patterns import window
+from mingpt.sparse.banded import banded_attention
+from mingpt.patterns.kinds import window
 torch.set_num_threads(2)
 x = torch.randn(4, 4, 20, 16)
 expected = banded_attention(x, x, x, window(3))
@@ -317,8 +317,8 @@ def test_a_forked_process_has_threads_of_its_own():
 
 MEMORY = """
 import torch
-from mingpt.banded import banded_attention
-from mingpt.patterns import parse_pattern
+from mingpt.sparse.banded import banded_attention
+from mingpt.patterns.kinds import parse_pattern
 def peak():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 def step(T):

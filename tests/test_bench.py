@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.bench import CEILING, FULL, SDPA_ON_CPU, bench, check_losses, removed, spread, variants
-from experiments.settings import make_spec
-from mingpt.attend import BACKENDS
-from mingpt.patterns import full
+from experiments.declare.spec import make_spec
+from experiments.train.bench import CEILING, FULL, SDPA_ON_CPU, bench, check_losses, removed, spread, variants
+from mingpt.patterns.kinds import full
+from mingpt.sparse.backends import BACKENDS
 from mingpt.utils import BadInput
 
 

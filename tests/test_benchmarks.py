@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as every
-from benchmarks import arms, floors, generation, options, ours, peers, step, tables, turns
-from benchmarks.cases import CASES, CUDA_CASES, Case
-from benchmarks.figure import Panel, ratio_figure
-from benchmarks.floors import AT_MOST, Floor
-from benchmarks.turns import Built, Side, take_turns
+from benchmarks import arms, generation, step
+from benchmarks.kit import floors, options, ours, peers, tables, turns
+from benchmarks.kit.cases import CASES, CUDA_CASES, Case
+from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.floors import AT_MOST, Floor
+from benchmarks.kit.turns import Built, Side, take_turns
 from mingpt.utils import BadInput
 
 NANO = Case("nano", 2, 2, 64, 16, 2, vocab_size=99)

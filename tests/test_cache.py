@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mingpt import model as models
-from mingpt.cache import Cache, advance
 from mingpt.model import GPT
+from mingpt.sampling.cache import Cache, advance
 from mingpt.utils import BadInput
 
 V, BLOCK = 23, 24

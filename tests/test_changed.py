@@ -2,9 +2,9 @@
 
 from synthetic import write_run
 
-from experiments.curves import find_runs
-from experiments.results import collect
-from experiments.study import load_study
+from experiments.declare.study import load_study
+from experiments.records.runs import find_runs
+from experiments.verdicts.results import collect
 
 TEXT = 'question = "Does it?"\nhypothesis = "{hypothesis}"\nmargin = {margin}\n{more}[arms.baseline]\n[arms.rope]\n'
 

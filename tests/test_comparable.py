@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from experiments.comparable import compare_records
-from experiments.costs import AXES
-from experiments.curves import find_runs
-from experiments.results import collect
-from experiments.stats import compare
-from experiments.summary import notes, to_csv, to_markdown
-from experiments.trials import gather, load, save
+from experiments.records.runs import find_runs
+from experiments.verdicts.comparable import compare_records
+from experiments.verdicts.costs import AXES
+from experiments.verdicts.results import collect
+from experiments.verdicts.stats import compare
+from experiments.verdicts.summary import notes, to_csv, to_markdown
+from experiments.verdicts.trials import gather, load, save
 from tests.synthetic import write_run
 
 
@@ -161,7 +161,7 @@ def test_csvs_alone_are_compared_at_their_last_common_iteration(tmp_path):
 
 def test_values_of_three_decimals_do_not_raise_the_rate_of_false_words(monkeypatch):
     """Six arms without effect, sd 0.001, written with three decimals: at most 5 % of studies say a false word."""
-    from experiments.stats import verdicts
+    from experiments.verdicts.stats import verdicts
     monkeypatch.setattr("gc.collect", lambda: 0)      # statsmodels collects in every correction: most of the time here
     rng, false, studies = np.random.default_rng(0), 0, 150
     for _ in range(studies):

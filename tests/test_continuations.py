@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.continuations import bleu, continuations, generation_seconds
-from experiments.tokenizers import get_tokenizer
+from experiments.corpus.tokenizers import get_tokenizer
+from experiments.train.continuations import bleu, continuations, generation_seconds
 from mingpt.model import GPT
 
 sacrebleu = pytest.importorskip("sacrebleu")

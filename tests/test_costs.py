@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from synthetic import HEADER, write_run
 
-from experiments.costs import at_pace, budgets, costs
-from experiments.curves import find_runs
+from experiments.records.runs import find_runs
+from experiments.verdicts.costs import at_pace, budgets, costs
 
 pytestmark = pytest.mark.usefixtures("frozen")
 BAR = {"margin": 0.01, "alpha": 0.05, "resamples": 0}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from synthetic import write_run, write_study, write_two_columns
 
-from experiments.curves import find_runs, read_run
-from experiments.record import COLUMNS, MAX_SEED
+from experiments.records.record import COLUMNS, MAX_SEED
+from experiments.records.runs import find_runs, read_run
 from mingpt.utils import BadInput
 
 HEADER = "iteration,loss\n"

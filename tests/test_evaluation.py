@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import lab
-from experiments import checkpoint
 from experiments.corpus import open_corpus
-from experiments.evaluation import evaluate_run
-from experiments.run import Run
-from experiments.sample import continue_text
-from experiments.saved import find_run, load_run
-from experiments.settings import make_spec
+from experiments.declare.spec import make_spec
+from experiments.train.evaluation import evaluate_run
+from experiments.train.run import Run
+from experiments.train.sample import continue_text
+from experiments.weights import checkpoint
+from experiments.weights.saved import find_run, load_run
 from mingpt.utils import BadInput
 
 LAB = Path(__file__).resolve().parent.parent / "lab.py"

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from experiments.corpus import open_corpus
-from experiments.export import export_run
-from experiments.hf_tokenizer import same_ids, write_tokenizer
-from experiments.run import Run
-from experiments.saved import find_run, load_run
-from experiments.settings import make_spec
-from experiments.tokenizers import get_tokenizer
-from mingpt import hf
+from experiments.corpus.tokenizers import get_tokenizer
+from experiments.declare.spec import make_spec
+from experiments.train.run import Run
+from experiments.weights.export import export_run
+from experiments.weights.hf_tokenizer import same_ids, write_tokenizer
+from experiments.weights.saved import find_run, load_run
+from mingpt.pretrained import hf
 from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")

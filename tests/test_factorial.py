@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments.factorial import analyse, sums
-from experiments.study import load_study
+from experiments.declare.study import load_study
+from experiments.verdicts.factorial import analyse, sums
 
 pytestmark = pytest.mark.usefixtures("frozen")
 BAR = {"margin": 0.01, "alpha": 0.05, "resamples": 0}

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from synthetic import write_run, write_study
 
-from experiments.curves import find_runs
+from experiments.declare.study import load_study
 from experiments.figures import FIGURES, Panel, Skip
 from experiments.figures.forest import interval, reach, tost_interval
+from experiments.records.runs import find_runs
 from experiments.report.page import render
-from experiments.results import collect
-from experiments.study import load_study
+from experiments.verdicts.results import collect
 
 PARTS = {"rope": -0.08, "swiglu": -0.03, "rmsnorm": 0.0}
 

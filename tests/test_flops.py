@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.bench import SDPA_ON_CPU
-from mingpt.attention import ATTENTIONS
+from experiments.train.bench import SDPA_ON_CPU
+from mingpt.attention.heads import ATTENTIONS
 from mingpt.mlps import MLPS
 from mingpt.model import GPT, product_flops
 

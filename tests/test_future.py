@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mingpt.future import later
 from mingpt.model import GPT
+from mingpt.multi_token import later
 from mingpt.utils import IGNORE_INDEX, BadInput
 
 V, T, C = 13, 10, 16

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mingpt.generate import distribution
 from mingpt.model import GPT
-from mingpt.speculate import ModelDraft, speculate
+from mingpt.sampling.generate import distribution
+from mingpt.sampling.speculate import ModelDraft, speculate
 from mingpt.utils import BadInput
 
 

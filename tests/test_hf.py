@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments import parity
-from experiments.parity import CASES, difference, greedy, greedy_theirs, open_theirs, perturbed, random_model
-from mingpt import hf
-from mingpt.hf_files import INDEX, WEIGHTS
-from mingpt.hf_weights import Heads
+from experiments.weights import parity
+from experiments.weights.parity import CASES, difference, greedy, greedy_theirs, open_theirs, perturbed, random_model
 from mingpt.model import GPT
+from mingpt.pretrained import hf
+from mingpt.pretrained.files import INDEX, WEIGHTS
+from mingpt.pretrained.weights import Heads
 from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")
@@ -161,7 +161,7 @@ def test_the_other_rotary_layout_breaks_parity(folder, case):
     ("gpt2", "Transposed"), ("gpt2", "TransposedQKV"), ("gpt_neo local", "UnscaledQKV"),
     ("gpt_neox parallel", "QKVByHead"), ("deepseek_v2", "PairedQueries"), ("deepseek_v3", "PairedKey"))])
 def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, monkeypatch):
-    from mingpt import hf_weights
+    from mingpt.pretrained import weights as hf_weights
     plain = {"UnscaledQKV": hf_weights.SplitQKV}.get(forgotten, hf_weights.Plain)
     monkeypatch.setattr(getattr(hf_weights, forgotten), "to_ours", staticmethod(plain.to_ours))
     theirs, path = folder(case)

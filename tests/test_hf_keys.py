@@ -17,10 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments.parity import CASES, difference, open_theirs, perturbed
-from mingpt import hf
-from mingpt.hf_bookkeeping import BOOKKEEPING
-from mingpt.hf_files import WEIGHTS
+from experiments.weights.parity import CASES, difference, open_theirs, perturbed
+from mingpt.pretrained import hf
+from mingpt.pretrained.bookkeeping import BOOKKEEPING
+from mingpt.pretrained.files import WEIGHTS
 from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")

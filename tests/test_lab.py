@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lab
-from experiments.arms import catalogue
+from experiments.declare.arms import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 

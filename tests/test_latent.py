@@ -6,9 +6,9 @@ import io
 import pytest
 import torch
 
-from mingpt.cache import Cache, advance
-from mingpt.latent import MultiHeadLatentAttention
+from mingpt.attention.mla import MultiHeadLatentAttention
 from mingpt.model import GPT
+from mingpt.sampling.cache import Cache, advance
 from mingpt.utils import BadInput
 
 V, T, C = 23, 16, 32

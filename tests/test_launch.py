@@ -17,9 +17,9 @@ from collections import Counter
 import pytest
 from synthetic import write_run
 
-from experiments import launch
-from experiments.plan import Job, Request, duration, is_alive, looks, make_plan, order, status_of, write_order
-from experiments.study import load_study
+from experiments.declare.study import load_study
+from experiments.launch.launch import launch
+from experiments.launch.plan import Job, Request, duration, is_alive, looks, make_plan, order, status_of, write_order
 from mingpt.utils import BadInput
 
 ROOT = launch.ROOT

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mingpt.layer_schedules import FORMULAS, NAMED, NAMED_LAYERS, parse_layers, parse_schedule, uniform
-from mingpt.patterns import block, dilated, full, local_global, random, shifted, strided, window
+from mingpt.patterns.kinds import block, dilated, full, local_global, random, shifted, strided, window
+from mingpt.patterns.schedule import FORMULAS, NAMED, NAMED_LAYERS, parse_layers, parse_schedule, uniform
 from mingpt.utils import BadInput
 
 SHIPPED = Path(__file__).parent.parent / "experiments" / "schedules"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mingpt.ledger import Ledger, last_queries, plan
-from mingpt.patterns import parse_pattern
+from mingpt.patterns.kinds import parse_pattern
+from mingpt.sampling.cache_plan import Ledger, last_queries, plan
 
 T = 70
 PATTERNS = ["f", "1", "5", "200", "9>1/3", "4/3", "b4x1", "b7x0", "s5", "4+g6", "r0.3@1", "5&s2", "3|s7", "b4x1|2/9"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.linear import FEW, Linear, divisor, few_rows
+from mingpt.layers import FEW, Linear, divisor, few_rows
 
 
 @pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1])

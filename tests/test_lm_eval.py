@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from experiments.corpus import open_corpus
-from experiments.export import export_run
-from experiments.run import Run
-from experiments.saved import find_run, load_run
-from experiments.settings import make_spec
+from experiments.declare.spec import make_spec
+from experiments.train.run import Run
+from experiments.weights.export import export_run
+from experiments.weights.saved import find_run, load_run
 
 pytest.importorskip("transformers")
 needs_lm_eval = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("lm_eval", "accelerate")),

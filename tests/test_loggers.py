@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from experiments.loggers import LOGGERS, Observers, WandB, make_logger
-from experiments.progress import Observer
+from experiments.train.loggers import LOGGERS, Observers, WandB, make_logger
+from experiments.train.progress import Observer
 from mingpt.utils import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent

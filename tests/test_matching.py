@@ -5,9 +5,9 @@ import json
 import pytest
 
 import lab
-from experiments.matching import TOLERANCE, match, measure
-from experiments.settings import make_spec
-from experiments.study import load_study
+from experiments.declare.matching import TOLERANCE, match, measure
+from experiments.declare.spec import make_spec
+from experiments.declare.study import load_study
 from mingpt.utils import BadInput
 
 

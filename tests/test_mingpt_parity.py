@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mingpt.attention import CausalSelfAttention
+from mingpt.attention.heads import CausalSelfAttention
 from mingpt.bpe import get_encoder
 from mingpt.model import GPT, Block, NewGELU
 from mingpt.utils import CfgNode

@@ -2,12 +2,12 @@
 
 import pytest
 
-from experiments.arms import NAME
-from experiments.names import LONGEST, LONGEST_NAME, makes_an_arm, schedule_name
-from experiments.settings import make_spec
-from experiments.tree import default_settings, walk
+from experiments.declare.arms import NAME
+from experiments.declare.names import LONGEST, LONGEST_NAME, makes_an_arm, schedule_name
+from experiments.declare.settings import default_settings, walk
+from experiments.declare.spec import make_spec
 from mingpt import model, trainer
-from mingpt.layer_schedules import NAMED
+from mingpt.patterns.schedule import NAMED
 from mingpt.utils import BadInput
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments.noise import noise_floor, null_kind, same_baseline
+from experiments.verdicts.noise import noise_floor, null_kind, same_baseline
 
 BASE = {0: 3.0, 1: 3.1, 2: 2.9}
 

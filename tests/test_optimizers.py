@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from experiments import checkpoint
+from experiments.weights import checkpoint
 from mingpt.model import GPT
 from mingpt.optimizers import MuonAndAdamW
 from mingpt.trainer import Trainer

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.outliers import outliers
+from experiments.verdicts.outliers import outliers
 
 
 def study(seeds=5, arms=4, seed=0):
@@ -51,7 +51,7 @@ def test_p_is_grubbs_critical_value():
         middle = (low + high) / 2
         seven = np.append(rest, middle)
         low, high = (middle, high) if (middle - seven.mean()) / seven.std(ddof=1) < 2.020 else (low, middle)
-    import experiments.outliers as module
+    import experiments.verdicts.outliers as module
     assert module._farthest("x", np.arange(7), np.append(rest, low)).p == pytest.approx(0.05, rel=0.02)
 
 

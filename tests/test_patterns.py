@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mingpt.patterns import (
+from mingpt.patterns.kinds import (
     PATTERNS,
     Pattern,
     block,
@@ -177,7 +177,7 @@ def test_counting_builds_nothing_of_size_t_squared(pattern):
 
 
 def test_patterns_are_counted_and_drawn_without_torch():
-    code = ("import sys; from mingpt.layer_schedules import parse_schedule as p; "
+    code = ("import sys; from mingpt.patterns.schedule import parse_schedule as p; "
             "s = p('half', 12); s.sparsity(64), s.receptive_field(64), s[6].draw(8); assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -12,12 +12,12 @@ import pytest
 from synthetic import EFFECTS, write_run, write_study, write_two_columns
 
 import plotter
-from experiments.curves import find_runs
 from experiments.figures import FIGURES, Panel, draw, labels, series, style
 from experiments.figures.comparison import TEN
 from experiments.figures.grid import individual_grid
 from experiments.figures.lines import training_comparison
-from experiments.results import collect, known_arms
+from experiments.records.runs import find_runs
+from experiments.verdicts.results import collect, known_arms
 
 ROOT = Path(plotter.__file__).parent
 

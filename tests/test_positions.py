@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mingpt.attend import Dense, same_document
 from mingpt.model import GPT
-from mingpt.patterns import full
+from mingpt.patterns.kinds import full
 from mingpt.positions import POSITIONS, _Turn, alibi_slopes
+from mingpt.sparse.backends import Dense, same_document
 from mingpt.utils import BadInput
 
 

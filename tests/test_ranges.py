@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from experiments.ranges import RANGES, listing
-from experiments.settings import make_spec
-from experiments.tree import default_settings, walk
+from experiments.declare.ranges import RANGES, listing
+from experiments.declare.settings import default_settings, walk
+from experiments.declare.spec import make_spec
 from mingpt import mlps, model, trainer
+from mingpt.config import slot_defaults
 from mingpt.model import GPT
-from mingpt.slots import slot_defaults
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput, CfgNode
 

@@ -11,12 +11,12 @@ from browser import chromium  # noqa: F401 (a fixture)
 from synthetic import EFFECTS, write_run, write_study, write_two_columns
 
 import plotter
-from experiments.curves import find_runs
 from experiments.figures import style
 from experiments.figures.panel import Panel
+from experiments.records.runs import find_runs
 from experiments.report import charts, colors, notices
 from experiments.report.page import lead, render
-from experiments.results import collect
+from experiments.verdicts.results import collect
 
 HOSTILE = ("<script>window.pwned = 1</script></script><img src=x onerror='window.pwned=1'>" + "\"'`{{7*7}}&amp; "
            "\u00ad\u2028 \u202e \u6a21\u578b")

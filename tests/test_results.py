@@ -7,11 +7,11 @@ import json
 import pytest
 from synthetic import EFFECTS, write_run, write_study, write_two_columns
 
-from experiments.curves import find_runs
+from experiments.declare.study import DEFAULT_MARGIN, load_study
+from experiments.records.runs import find_runs
 from experiments.report.notices import notices
-from experiments.results import collect
-from experiments.study import DEFAULT_MARGIN, load_study
-from experiments.trials import gather
+from experiments.verdicts.results import collect
+from experiments.verdicts.trials import gather
 from mingpt.utils import BadInput
 
 

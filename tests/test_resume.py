@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import experiments.run
-from experiments import checkpoint
+import experiments.train.run
 from experiments.corpus import open_corpus
-from experiments.record import RunFiles
-from experiments.run import Run
-from experiments.settings import make_spec
+from experiments.declare.spec import make_spec
+from experiments.records.record import RunFiles
+from experiments.train.run import Run
+from experiments.weights import checkpoint
 from mingpt.optimizers import adamw
 from mingpt.utils import BadInput, CfgNode
 
@@ -111,13 +111,13 @@ def interrupted(go, monkeypatch, *overrides, saves=1, **options):
         count[0] += 1
         return real(*args)
 
-    def write(path, record, real=experiments.run.write_record):
+    def write(path, record, real=experiments.train.run.write_record):
         if count[0] >= saves and record["progress"].get("iteration"):
             raise Killed
         return real(path, record)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(checkpoint, "save", save)
-        patch.setattr(experiments.run, "write_record", write)
+        patch.setattr(experiments.train.run, "write_record", write)
         go(*overrides, **options)
 
 
@@ -223,7 +223,7 @@ def test_a_full_disk_at_the_first_record_leaves_nothing_in_the_way(go, tmp_path,
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr("experiments.run.write_record", full)
+        patch.setattr("experiments.train.run.write_record", full)
         go()
     assert go()[0] == 0
 

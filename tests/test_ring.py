@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from mingpt.model import GPT
-from mingpt.patterns import parse_pattern
-from mingpt.ring import ContextParallel, Route, ring_attention
-from mingpt.stretches import Place, attend, gradients, merge
+from mingpt.parallel.ring import ContextParallel, Route, ring_attention
+from mingpt.parallel.tiles import Place, attend, gradients, merge
+from mingpt.patterns.kinds import parse_pattern
 from mingpt.utils import IGNORE_INDEX, BadInput
 
 T, RANKS = 48, 4

@@ -211,9 +211,9 @@ def test_early_stopping_keeps_the_best_weights(corpus, tmp_path):
 
 def test_the_seconds_recorded_are_those_of_all_steps(corpus, tmp_path, monkeypatch):
     from experiments.corpus import open_corpus
-    from experiments.run import Run
-    from experiments.seeded import SeededTrainer
-    from experiments.settings import make_spec
+    from experiments.declare.spec import make_spec
+    from experiments.train.run import Run
+    from experiments.train.seeded import SeededTrainer
     spec = make_spec(preset="nano", data=[str(corpus)], overrides=[f"--data.cache={corpus.parent / 'cache'}", *(
         ["--trainer.max_iters=20", "--run.log_every=7", "--run.checkpoint_every=9", "--trainer.device=cpu"])])
     step = SeededTrainer.step
@@ -225,8 +225,8 @@ def test_the_seconds_recorded_are_those_of_all_steps(corpus, tmp_path, monkeypat
 
 
 def test_an_arm_and_the_baseline_share_batches_and_common_weights():
-    from experiments.seeded import SeededTrainer, build_model
-    from experiments.settings import make_spec
+    from experiments.declare.spec import make_spec
+    from experiments.train.seeded import SeededTrainer, build_model
 
     class Corpus:
         vocab_size, eot = 257, 256

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mingpt.running import CHUNK, running_means
+from mingpt.attention.running_means import CHUNK, running_means
 
 B, HEADS, L, HS = 2, 3, 5, 4
 SLOPES = (None, (0.5, 0.01, 3.0))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mingpt.schedules import SCHEDULES, learning_rate
+from mingpt.lr_schedules import SCHEDULES, learning_rate
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 

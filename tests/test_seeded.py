@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from experiments.corpus import open_corpus
-from experiments.predict import RandomTokens
-from experiments.seeded import SeededTrainer, build_model
-from experiments.settings import make_spec
+from experiments.declare.spec import make_spec
+from experiments.train.predict import RandomTokens
+from experiments.train.seeded import SeededTrainer, build_model
 
 TINY = ["--model.n_layer=1", "--model.block_size=16", "--trainer.batch_size=2", "--trainer.device=cpu",
         "--model.resid_pdrop=0.2"]

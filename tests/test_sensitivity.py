@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments.sensitivity import sensitivity, split
-from experiments.study import load_study
+from experiments.declare.study import load_study
+from experiments.verdicts.sensitivity import sensitivity, split
 
 pytestmark = pytest.mark.usefixtures("frozen")
 BAR = {"margin": 0.01, "alpha": 0.05, "resamples": 0}

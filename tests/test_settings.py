@@ -2,10 +2,10 @@
 
 import pytest
 
-from experiments.seeded import build_model, describe_model
-from experiments.settings import DEFAULT_PRESET, make_spec, presets
-from experiments.study import load_study, shipped
-from experiments.tree import default_settings, walk
+from experiments.declare.settings import default_settings, walk
+from experiments.declare.spec import DEFAULT_PRESET, make_spec, presets
+from experiments.declare.study import load_study, shipped
+from experiments.train.seeded import build_model, describe_model
 from mingpt.utils import BadInput
 from tests.sources import small
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.study import catalogue
+from experiments.declare.study import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("run_all.sh", "run_single.sh")

@@ -16,9 +16,9 @@ from torch.utils.data import TensorDataset
 from experiments.audit import audit, first_failure
 from mingpt import model as models
 from mingpt import trainer as trainers
-from mingpt.cache import Cache, advance
+from mingpt.config import slot_defaults
 from mingpt.model import GPT
-from mingpt.slots import slot_defaults
+from mingpt.sampling.cache import Cache, advance
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import slurm
-from experiments.plan import Job, Request
-from experiments.study import load_study
+from experiments.declare.study import load_study
+from experiments.launch.launch import slurm
+from experiments.launch.plan import Job, Request
 from mingpt.utils import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mingpt.generate import distribution
 from mingpt.model import GPT
-from mingpt.speculate import Count, HeadDraft, ModelDraft, accepted, leftover, speculate
+from mingpt.sampling.generate import distribution
+from mingpt.sampling.speculate import Count, HeadDraft, ModelDraft, accepted, leftover, speculate
 from mingpt.utils import BadInput
 
 

@@ -11,8 +11,14 @@ import pytest
 from scipy import stats as sp
 
 import benchmarks.verdicts as simulated
-from experiments.power import MAX_SEEDS, minimal_detectable_effect, power_of_t, power_of_tost, seeds_that_decide
-from experiments.stats import compare, verdicts
+from experiments.verdicts.power import (
+    MAX_SEEDS,
+    minimal_detectable_effect,
+    power_of_t,
+    power_of_tost,
+    seeds_that_decide,
+)
+from experiments.verdicts.stats import compare, verdicts
 from mingpt.utils import BadInput
 
 MARGIN = 0.01

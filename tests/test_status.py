@@ -12,9 +12,9 @@ import pytest
 from browser import chromium  # noqa: F401 (a fixture)
 
 from commands import status
-from experiments import live
-from experiments.plan import is_alive
-from experiments.record import SCHEMA, write_record
+from experiments.launch.launch import live
+from experiments.launch.plan import is_alive
+from experiments.records.record import SCHEMA, write_record
 from mingpt.utils import BadInput
 
 PROGRESS = {"iteration": 25, "max_iters": 100, "seconds": 10.0, "val_loss": 2.5, "tokens_per_second": 800.0}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.arms import make_arm
-from experiments.study import catalogue, combine, load_study, parse_seeds, shipped
+from experiments.declare.arms import make_arm
+from experiments.declare.study import catalogue, combine, load_study, parse_seeds, shipped
 from mingpt.utils import BadInput
 from tests.sources import small
 
@@ -93,9 +93,9 @@ def test_every_shipped_study_declares_a_question_and_has_its_baseline(name):
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_baseline(name):
-    from experiments.seeded import build_model
-    from experiments.settings import make_spec
-    from experiments.tree import walk
+    from experiments.declare.settings import walk
+    from experiments.declare.spec import make_spec
+    from experiments.train.seeded import build_model
     study = load_study(name)
     for arm in study.arms:
         spec = make_spec(preset="nano", study=name, arm=arm, overrides=small(name))
@@ -111,9 +111,9 @@ OF_PARTS = ("aa", "seven_matched", "leave_one_out", "factorial_full", "lr_grid",
 def test_every_model_of_the_studies_of_parts_passes_its_audit():
     """factorial_full has all of seven's and factorial_arch's; schedules are audited in test_audit."""
     from experiments.audit import audit, first_failure
-    from experiments.predict import RandomTokens
-    from experiments.seeded import build_model
-    from experiments.settings import make_spec
+    from experiments.declare.spec import make_spec
+    from experiments.train.predict import RandomTokens
+    from experiments.train.seeded import build_model
     seen = set()
     for name in OF_PARTS:
         for arm in load_study(name).arms:
@@ -287,5 +287,5 @@ def test_seeds_are_ranges_and_lists():
 
 
 def test_reading_a_study_needs_no_torch():
-    code = "import sys; from experiments.study import load_study; load_study('seven'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from experiments.declare.study import load_study; load_study('seven'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

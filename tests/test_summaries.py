@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from experiments.audit import audit
-from mingpt.cache import Cache, advance
+from mingpt.attention.msla import FLOOR
+from mingpt.attention.running_means import CHUNK
 from mingpt.model import GPT
-from mingpt.running import CHUNK
-from mingpt.summaries import FLOOR
+from mingpt.sampling.cache import Cache, advance
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 from tests.test_running import slow

@@ -9,11 +9,11 @@ import pytest
 from synthetic import EFFECTS, write_run, write_study, write_two_columns
 
 import plotter
-from experiments.curves import find_runs
-from experiments.publish import MARKER, filled, folderless, keep, public
+from experiments.records.runs import find_runs
 from experiments.report.notices import overlapping
-from experiments.results import collect
-from experiments.summary import between_markers, rows, table, to_csv, to_markdown
+from experiments.report.publish import MARKER, filled, folderless, keep, public
+from experiments.verdicts.results import collect
+from experiments.verdicts.summary import between_markers, rows, table, to_csv, to_markdown
 from mingpt.utils import BadInput
 
 pytestmark = pytest.mark.usefixtures("frozen")

@@ -10,7 +10,7 @@ import pytest
 
 import lab
 from benchmarks import techniques
-from experiments.study import shipped
+from experiments.declare.study import shipped
 from mingpt import model as models
 from mingpt import trainer as trainers
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import tokenizers
-from experiments.tokenizers import get_tokenizer
+from experiments.corpus import tokenizers
+from experiments.corpus.tokenizers import get_tokenizer
 from mingpt.utils import BadInput
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=100)

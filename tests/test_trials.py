@@ -10,13 +10,13 @@ import pytest
 from synthetic import write_run, write_study, write_two_columns
 
 import plotter
-from experiments import compared
-from experiments.curves import find_runs
 from experiments.figures.comparison import TEN
 from experiments.figures.pictures import Pictures
 from experiments.figures.trial_curves import mean_curve, running_mean
-from experiments.results import collect
-from experiments.trials import gather, load, save
+from experiments.records.runs import find_runs
+from experiments.verdicts import compared
+from experiments.verdicts.results import collect
+from experiments.verdicts.trials import gather, load, save
 from mingpt.utils import BadInput
 
 PAIR = {"baseline": 0.0, "window96_dilation4": 0.05}

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from experiments.corpus import open_corpus
-from experiments.record import read_record, trainable_line, write_record
-from experiments.run import Run
-from experiments.saved import find_run, load_run
-from experiments.settings import make_spec
-from experiments.upcycling import OWN, source_settings
+from experiments.declare.spec import make_spec
+from experiments.records.record import read_record, trainable_line, write_record
+from experiments.train.run import Run
+from experiments.weights.begin import OWN, source_settings
+from experiments.weights.saved import find_run, load_run
 from lab import main as lab_main
-from mingpt import hf
-from mingpt.hf_weights import Heads
 from mingpt.model import GPT
-from mingpt.upcycle import freeze_except, upcycle
+from mingpt.pretrained import hf
+from mingpt.pretrained.upcycle import freeze_except, upcycle
+from mingpt.pretrained.weights import Heads
 from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")

@@ -135,5 +135,5 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
 
 
 def test_the_small_things_come_without_torch():
-    code = "import sys, mingpt.utils, mingpt.schedules; sys.exit('torch' in sys.modules)"
+    code = "import sys, mingpt.utils, mingpt.lr_schedules; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

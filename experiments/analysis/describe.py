@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from experiments.analysis.subjects import Subject
-from experiments.seeded import describe_model
-from experiments.tokenizers import get_tokenizer
-from mingpt.layer_schedules import Schedule
+from experiments.corpus.tokenizers import get_tokenizer
+from experiments.train.seeded import describe_model
 from mingpt.model import GPT
-from mingpt.patterns import Pattern
+from mingpt.patterns.kinds import Pattern
+from mingpt.patterns.schedule import Schedule
 from mingpt.utils import CfgNode as CN
 
 

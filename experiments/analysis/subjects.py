@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.names import schedule_name
-from experiments.settings import Spec, make_spec
-from mingpt.layer_schedules import Schedule, parse_schedule, uniform
+from experiments.declare.names import schedule_name
+from experiments.declare.spec import Spec, make_spec
 from mingpt.model import SIZES
+from mingpt.patterns.schedule import Schedule, parse_schedule, uniform
 from mingpt.utils import BadInput
 
 PAIRS = ((128, 4), (128, 2), (96, 4), (96, 6), (80, 4), (80, 6), (64, 4), (64, 8))   # study 003's, (w, d)
@@ -89,7 +89,7 @@ def whole(word: str, name: str) -> int:
 
 def is_run(text: str, out: Path) -> bool:
     """Whether a word means a trained run. A name of both a schedule and an arm means the schedule; NAME.s0 the run."""
-    from experiments.saved import known_runs
+    from experiments.weights.saved import known_runs
     path = Path(text)
     inside = path.exists() and {"losses", "checkpoints"} & {parent.name for parent in path.resolve().parents}
     return bool(inside) or text in known_runs(out) or re.search(r"\.s\d+$", text) is not None

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import torch
 
 from experiments.analysis.subjects import Subject
-from experiments.bench import spread
-from mingpt.attend import BACKENDS, Case, fastest
-from mingpt.banded import supports
-from mingpt.flex import flex_fits
+from experiments.train.bench import spread
 from mingpt.model import SIZES
-from mingpt.patterns import Full, Pattern
+from mingpt.patterns.kinds import Full, Pattern
+from mingpt.sparse.backends import BACKENDS, Case, fastest
+from mingpt.sparse.banded import supports
+from mingpt.sparse.flex import flex_fits
 from mingpt.trainer import find_device
 
 TOKENS = 2048           # in a batch: study 003's 8 rows of 256

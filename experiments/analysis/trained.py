@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.evaluate import evaluating
-from experiments.record import RunFiles
-from experiments.saved import load_run
-from mingpt.attend import Backend, Dense, PublishedPadding
+from experiments.records.record import RunFiles
+from experiments.train.evaluate import evaluating
+from experiments.weights.saved import load_run
 from mingpt.model import GPT, Block
+from mingpt.sparse.backends import Backend, Dense, PublishedPadding
 from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 

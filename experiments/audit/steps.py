@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from experiments.audit.subject import Subject, kept
 from experiments.audit.values import batch, gradient_off, trained
+from mingpt.pretrained.upcycle import freeze_except
 from mingpt.trainer import Trainer, loss_of
-from mingpt.upcycle import freeze_except
 from mingpt.utils import IGNORE_INDEX
 
 CLOSE = 1e-3        # of the largest value: float32, and sums in another order

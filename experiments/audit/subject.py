@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mingpt.model import GPT
-from mingpt.patterns import Full, Pattern
+from mingpt.patterns.kinds import Full, Pattern
 from mingpt.utils import CfgNode as CN
 
 LONG = 128              # positions at which a full layer is looked at

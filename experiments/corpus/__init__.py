@@ -21,7 +21,7 @@ from experiments.corpus.progress import say
 from experiments.corpus.sources import resolve
 from experiments.corpus.split import split
 from experiments.corpus.tokenfiles import BIN_DTYPES
-from experiments.tokenizers import get_tokenizer
+from experiments.corpus.tokenizers import get_tokenizer
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
@@ -40,7 +40,7 @@ def get_default_config() -> CN:
     C.length = None             # tokens of a row; None: model.block_size
     C.val_pack = None           # rows of the validation set, where they are to differ from pack
     C.document_mask = False     # attention does not cross the end of a document
-    C.published_padding = False # study 000's fault with padding, to measure it: see mingpt.attend.PublishedPadding
+    C.published_padding = False # study 000's fault with padding, to measure it: see mingpt.sparse.backends.PublishedPadding
     C.val_fraction = 0.1        # share of documents held out, by hash of their text
     C.val_docs = None           # instead: hold out the last so many documents
     C.val_tokens = 65536        # tokens of the fixed validation set

@@ -26,7 +26,7 @@ from experiments.corpus.clean import Cleaner, Digest
 from experiments.corpus.progress import Bar, say
 from experiments.corpus.report import Report
 from experiments.corpus.store import Store, Writer
-from experiments.tokenizers import Tokenizer
+from experiments.corpus.tokenizers import Tokenizer
 from mingpt.utils import BadInput
 
 FORMAT = 3                # of the store: a change makes old caches unread, not misread

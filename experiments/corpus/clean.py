@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.corpus.chunks import MAX_LINE, UNNAMED, Chunk, LineChunk, TextChunk, TokenChunk
 from experiments.corpus.readers import BYTE_ORDER_MARK
-from experiments.tokenizers import Tokenizer, grouped
+from experiments.corpus.tokenizers import Tokenizer, grouped
 
 # One entry per document. tokens counts the end of the document. hash is of the text alone; near is of the text with
 # white space normalised, so that near-copies share it.

@@ -14,7 +14,7 @@ from experiments.corpus.batches import TrainBatches, split_rows
 from experiments.corpus.packing import IGNORE_INDEX, PACKS
 from experiments.corpus.split import Split
 from experiments.corpus.store import Store
-from experiments.tokenizers import Tokenizer
+from experiments.corpus.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from experiments.figures.trial_values import (
     speedup_quality,
     summary,
 )
-from experiments.trials import Trials
+from experiments.verdicts.trials import Trials
 
 TEN: dict[str, Callable[[Pictures], Figure]] = {
     "1_training_curves": training_curves, "2_final_losses": final_losses, "3_metrics_comparison": metrics_comparison,

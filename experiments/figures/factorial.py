@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.factorial import FactorialAnalysis, Term
 from experiments.figures.forest import directions, interval
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.style import BASELINE, MUTED, PALETTE, page
-from experiments.verdict import p_text, signed
+from experiments.verdicts.factorial import FactorialAnalysis, Term
+from experiments.verdicts.verdict import p_text, signed
 
 ORDERS = (PALETTE[4], PALETTE[5], PALETTE[3], PALETTE[2])   # main effects, interactions of two, of three, of more
 

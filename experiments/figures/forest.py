@@ -16,8 +16,8 @@ from scipy.stats import t
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.style import BASELINE, MUTED, page
-from experiments.results import Results
-from experiments.verdict import Verdict, p_text, signed
+from experiments.verdicts.results import Results
+from experiments.verdicts.verdict import Verdict, p_text, signed
 
 FLOOR = "#0072B2"
 

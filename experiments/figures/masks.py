@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from experiments.figures import save
 from experiments.figures.labels import shortened
 from experiments.figures.style import MUTED, PALETTE, RC, WIDTH, page
-from mingpt.patterns import Pattern, parse_pattern
+from mingpt.patterns.kinds import Pattern, parse_pattern
 
 SEEN, HIDDEN, SECOND = PALETTE[4], "#e4e4e4", PALETTE[5]
 SHARE = LinearSegmentedColormap.from_list("share", [HIDDEN, SEEN])

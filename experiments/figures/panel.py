@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from experiments.curves import Run
 from experiments.figures.series import Series, difference, mean, points, window
 from experiments.figures.style import ArmStyle, arm_styles
-from experiments.results import Results, known_arms
+from experiments.records.runs import Run
+from experiments.verdicts.results import Results, known_arms
 
 
 class Skip(Exception):

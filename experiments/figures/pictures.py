@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 from experiments.figures.panel import Skip
 from experiments.figures.style import ArmStyle, arm_styles
-from experiments.results import known_arms
-from experiments.trials import Trials
+from experiments.verdicts.results import known_arms
+from experiments.verdicts.trials import Trials
 
 MANY = 24             # arms that still have room beside each other
 LOWER = ("final_loss", "val_loss", "seconds", "peak_memory_mb")   # is better

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from experiments.figures.labels import font_size, label_ends, margin
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.style import MUTED, page
-from experiments.sensitivity import ArmSensitivity
+from experiments.verdicts.sensitivity import ArmSensitivity
 
 
 def learning_rates(panel: Panel) -> Figure:

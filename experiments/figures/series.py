@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.curves import Run
+from experiments.records.runs import Run
 
 SMOOTH = 30   # a training curve of more points than this is averaged over 1/SMOOTH of them
 

@@ -12,7 +12,7 @@ from experiments.figures.labels import shortened
 from experiments.figures.panel import Skip
 from experiments.figures.pictures import Pictures, legend
 from experiments.figures.style import LABELS, label_x, page
-from experiments.trials import Trials
+from experiments.verdicts.trials import Trials
 
 LEVEL = 0.95
 POINTS = 200          # of a drawn curve

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.costs import AXES, Budget, Cost
-from experiments.factorial import FactorialAnalysis
 from experiments.figures.forest import interval
 from experiments.figures.style import short, unit_of
 from experiments.report.tables import Section, Table, text
-from experiments.results import Results
-from experiments.verdict import Verdict, p_text, signed
+from experiments.verdicts.costs import AXES, Budget, Cost
+from experiments.verdicts.factorial import FactorialAnalysis
+from experiments.verdicts.results import Results
+from experiments.verdicts.verdict import Verdict, p_text, signed
 
 QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"), "flops_per_token": ("FLOPs a token", "{:.4g}"),
               "step_seconds": ("Seconds a step", "{:.4g}"), "tokens_per_second": ("Tokens/s", "{:,.0f}"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from experiments.figures.forest import interval, reach, tost_interval
 from experiments.figures.style import tick_labels
-from experiments.noise import NoiseFloor
-from experiments.results import Results
-from experiments.verdict import Verdict, p_text, signed
+from experiments.verdicts.noise import NoiseFloor
+from experiments.verdicts.results import Results
+from experiments.verdicts.verdict import Verdict, p_text, signed
 
 ARROW = 2.0     # per cent of the width that the head of a cut interval takes
 

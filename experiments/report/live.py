@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments.live import cells, share, summary
+from experiments.launch.live import cells, share, summary
 from mingpt.utils import BadInput, write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from experiments.curves import Run
-from experiments.record import FREE, at
-from experiments.results import Results
+from experiments.records.record import FREE, at
+from experiments.records.runs import Run
+from experiments.verdicts.results import Results
 
 SPREAD = 1.25       # fastest over slowest seed of an arm, beyond which something else was using the machine
 SHOWN = 8           # names in a list before it is cut

@@ -18,13 +18,13 @@ from markupsafe import Markup
 
 from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
-from experiments.record import at, package_version
+from experiments.records.record import at, package_version
 from experiments.report import findings, forest, tables
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
 from experiments.report.notices import notices
-from experiments.results import Results
-from experiments.verdict import NOT_COMPARABLE, Verdict
+from experiments.verdicts.results import Results
+from experiments.verdicts.verdict import NOT_COMPARABLE, Verdict
 from mingpt.utils import write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.curves import Run
-from experiments.record import at
+from experiments.records.record import at
+from experiments.records.runs import Run
 from experiments.report.notices import moment
-from experiments.results import Results
-from experiments.verdict import signed
+from experiments.verdicts.results import Results
+from experiments.verdicts.verdict import signed
 
 
 @dataclass(frozen=True)

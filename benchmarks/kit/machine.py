@@ -1,0 +1,87 @@
+"""
+The machine that is measured on: what it is, what a process holds, and how fast a plain matrix product is.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+GEMM_SIZE = {"cpu": 2048, "cuda": 8192}   # of a square product that no longer gains from being larger
+PACKAGES = ("torch", "numpy", "transformers", "x-transformers", "litgpt", "tokenizers")
+
+
+def peak_mb() -> float:
+    """The most memory that this process held, in MB of 2²⁰ bytes. getrusage's would begin with its parent's."""
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10)
+
+
+def resident_mb() -> float:
+    """The memory that this process holds now; where only the peak is known, the peak."""
+    return _status("VmRSS") or peak_mb()
+
+
+def _status(key: str) -> float | None:
+    """A line of /proc/self/status in MB; None where there is no such file."""
+    status = Path("/proc/self/status")
+    return int(status.read_text().split(f"{key}:")[1].split()[0]) / 1024 if status.exists() else None
+
+
+def available_mb(device: str = "cpu") -> float:
+    """Memory that new processes can have, on the device."""
+    if device == "cuda":
+        import torch
+        return torch.cuda.mem_get_info()[0] / 2**20
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        return int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) / 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20 / 2
+
+
+def describe(device: str, threads: int) -> dict[str, Any]:
+    """Where it was measured, with which versions, and how it was called."""
+    return {"platform": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count(), "threads": threads,
+            "device": device, "python": platform.python_version(), "versions": versions(),
+            "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]), "date": time.strftime("%Y-%m-%d %H:%M")}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are compared, where they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _module() -> list[str]:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return [spec.name] if spec else [Path(sys.argv[0]).stem]
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
+             if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def gemm(device: str = "cpu"):
+    """A side: one square product, in the type that training multiplies in on this device."""
+    import torch
+
+    from benchmarks.kit.turns import Built
+    size, dtype = GEMM_SIZE[device], torch.float32 if device == "cpu" else torch.bfloat16
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty(size, size, device=device, dtype=dtype)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    return Built(lambda: torch.mm(a, b, out=out), {"flops": 2 * size**3}, wait)

@@ -1,0 +1,70 @@
+"""
+Our side: the very step of `Trainer`, of any arm, on the tokens that the peers get.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.kit.cases import Case
+from benchmarks.kit.machine import resident_mb
+from benchmarks.kit.peers import BETAS, CLIP, DECAY, LEARNING_RATE, batches, built
+from benchmarks.kit.turns import Built
+from experiments.declare.arms import combine
+
+LLAMA = ("all_modifications",)
+
+
+def build(case: Case, device: str = "cpu", tied: bool = False, arm: str | None = None, compiled: bool = False,
+          settings: dict[str, Any] | None = None) -> Built:
+    """Our training step at a size: an arm of the catalogue (default: what the case's family is), and `settings`."""
+    from mingpt.trainer import Trainer
+    idle = resident_mb()
+    trainer = started(Trainer, case, device, _changes(case, tied, arm, compiled) | (settings or {}))
+    data = trainer.batches()
+
+    def run():
+        trainer.step(data)
+        return trainer.loss
+    about = built(run, idle, device)
+    about.about |= {"flops": trainer.model.flops_per_token() * case.tokens,
+                    "parameters": sum(p.numel() for p in trainer.model.parameters())}
+    return about
+
+
+def _changes(case: Case, tied: bool, arm: str | None, compiled: bool) -> dict[str, Any]:
+    """Dotted settings against minGPT's defaults."""
+    arms = [arm] if arm else list(LLAMA) if case.family == "llama" else []
+    return combine(arms)[1] | {"model.tie_weights": tied, "trainer.compile": compiled}
+
+
+def model_of(case: Case, changes: dict[str, Any]):
+    """A GPT of that size, dropout off."""
+    from mingpt.model import GPT
+    config = GPT.get_default_config()
+    config.merge_from_dict(dict(model_type=None, n_layer=case.n_layer, n_head=case.n_head, n_embd=case.n_embd,
+                                vocab_size=case.vocab_size, block_size=case.block_size, embd_pdrop=0.0,
+                                resid_pdrop=0.0, attn_pdrop=0.0, **_section(changes, "model")))
+    return GPT(config)
+
+
+def _section(changes: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key.removeprefix(f"{name}."): value for key, value in changes.items() if key.startswith(f"{name}.")}
+
+
+def started(trainer_class: type, case: Case, device: str, changes: dict[str, Any]):
+    """A trainer as `run` leaves it at the moment of its first step, with the peers' batches and optimizer settings."""
+    class Ready(trainer_class):
+        def batches(self):
+            return batches(case, device)
+
+    def stop(trainer):
+        trainer.stop = True
+    config = trainer_class.get_default_config()
+    config.merge_from_dict(dict(device=device, learning_rate=LEARNING_RATE, betas=BETAS, weight_decay=DECAY,
+                                grad_norm_clip=CLIP, batch_size=case.batch_size, max_iters=10_000)
+                           | _section(changes, "trainer"))
+    trainer = Ready(config, model_of(case, changes), None)
+    trainer.set_callback("on_train_start", stop)
+    trainer.run()
+    return trainer

@@ -1,0 +1,174 @@
+"""
+What an arm is, the catalogue of those with a flag of their own, and how several combine into one.
+
+An arm is a set of changed settings with a name. The catalogue is arms.toml; studies add their own (study.py).
+Nothing here knows which settings exist: that is the settings tree's business.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mingpt.utils import BadInput, did_you_mean
+
+CATALOGUE = Path(__file__).parents[1] / "arms.toml"
+SECTIONS = ("model", "trainer", "data", "run")   # the branches of the settings tree
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")   # arms name files: nothing that a shell would take apart
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm. `settings` is all that it changes, `own` without what its `includes` change."""
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
+    includes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    help: str = ""
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is nothing but a name for other arms together."""
+        return bool(self.includes) and not self.own
+
+
+@cache
+def catalogue() -> Mapping[str, Arm]:
+    """The arms that have a flag, by name, in naming order."""
+    arms: dict[str, Arm] = {}
+    for name, table in read_toml(CATALOGUE).items():
+        arms[name] = make_arm(name, table, arms, f"{CATALOGUE.name}: [{name}]")
+    flags = [flag for arm in arms.values() for flag in arm.flags]
+    twice = sorted({flag for flag in flags if flags.count(flag) > 1})
+    if twice:
+        raise BadInput(f"{CATALOGUE}: {twice[0]} stands for two arms")
+    return MappingProxyType(arms)
+
+
+def make_arm(name: str, table: Mapping[str, Any], earlier: Mapping[str, Arm], where: str) -> Arm:
+    """An arm from its TOML table. `include` merges `earlier` arms, in the order listed; its own settings win."""
+    if not NAME.fullmatch(name):
+        raise BadInput(f"{where}: {name!r} cannot name an arm: letters, digits and _ . + - only")
+    if not isinstance(table, Mapping):
+        raise BadInput(f"{where}: an arm is a table of settings, not {table!r}")
+    includes = names_list(table.get("include", []), f"{where}: include")
+    settings: dict[str, Any] = {}
+    for include in includes:
+        if include not in earlier:
+            raise BadInput(f"{where}: include: no earlier arm {include!r}{did_you_mean(include, earlier)}")
+        settings |= earlier[include].settings
+    own = flatten({k: v for k, v in table.items() if k not in ("include", "flags", "help")}, where)
+    flags, text = names_list(table.get("flags", []), f"{where}: flags"), table.get("help", "")
+    if not isinstance(text, str):
+        raise BadInput(f"{where}: help is a text, not {text!r}")
+    return Arm(name, settings | own, own, tuple(includes), tuple(flags), text)
+
+
+def combine(names: Iterable[str], arms: Mapping[str, Arm] | None = None) -> tuple[str, dict[str, Any]]:
+    """One arm out of several: (name, settings). The name joins them in the order of `arms` (default: the catalogue).
+
+    What another one includes is not named again (warmup and cosine is `cosine`), and a group's name stands for
+    exactly its members (all five are `all_modifications`). None at all is the baseline.
+    """
+    arms = catalogue() if arms is None else arms
+    chosen = _resolve(names, arms)
+    members = set().union(*(closure(name, arms) for name in chosen))
+    for group in arms.values():
+        if group.is_group and closure(group.name, arms) == members:
+            return group.name, dict(group.settings)
+    implied = set().union(*(closure(name, arms) - {name} for name in members))
+    tops = [name for name in arms if name in members - implied]
+    return "_".join(tops) or _unchanged(arms), _merge(tops, arms)
+
+
+def _resolve(names: Iterable[str], arms: Mapping[str, Arm]) -> list[str]:
+    """The names, each known, and none that changes nothing among others."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in arms:
+            raise BadInput(f"no arm {name!r}{did_you_mean(name, arms)}")
+    idle = [name for name in names if not arms[name].settings]
+    if idle and len(names) > 1:
+        others = " ".join(_call(arms[n]) for n in names if n not in idle) or _call(arms[names[1]])
+        raise BadInput(f"{_call(arms[idle[0]])} changes nothing, so it cannot stand with {others}: leave one out")
+    return [name for name in names if name not in idle]
+
+
+def closure(name: str, arms: Mapping[str, Arm]) -> set[str]:
+    """The arms with settings of their own that `name` brings along, itself included."""
+    arm = arms[name]
+    below = set().union(*(closure(include, arms) for include in arm.includes))
+    return below | ({name} if arm.own else set())
+
+
+def _merge(names: list[str], arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """The settings of several arms, which must not contradict each other."""
+    merged: dict[str, Any] = {}
+    owner: dict[str, str] = {}
+    for name in names:
+        for key, value in arms[name].settings.items():
+            if merged.get(key, value) != value:
+                raise BadInput(f"arms {owner[key]!r} and {name!r} both set {key}: to {merged[key]!r} and {value!r}")
+            merged[key], owner[key] = value, name
+    return merged
+
+
+def _unchanged(arms: Mapping[str, Arm]) -> str:
+    """The name of the arm that changes nothing."""
+    return next(name for name, arm in arms.items() if not arm.settings)
+
+
+def _call(arm: Arm) -> str:
+    return arm.flags[0] if arm.flags else arm.name
+
+
+def names_list(value: Any, where: str) -> list[str]:
+    """A TOML list of names, of arms or flags; one name alone is a list too."""
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise BadInput(f"{where} is a list of names, not {value!r}")
+    return value
+
+
+def flatten(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """{"model": {"position": "rope"}} → {"model.position": "rope"}. Only the form of a key is checked here."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{k}": v for k, v in _walk(value)}
+        else:
+            flat[key] = value
+    for key in flat:
+        section, dot, rest = key.partition(".")
+        if section not in SECTIONS:
+            raise BadInput(f"{where}: no section {section!r} in {key!r}{did_you_mean(section, SECTIONS)}")
+        if not dot or not rest:
+            raise BadInput(f"{where}: {key!r} names a section; a setting is {section}.KEY = value")
+    return flat
+
+
+def _walk(table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from ((f"{key}.{k}", v) for k, v in _walk(value))
+        else:
+            yield key, value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict. Raises BadInput, with the line, when there is none or it is none."""
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except (ValueError, RecursionError) as error:   # also a number of 5,000 digits, and brackets 1,000 deep
+        raise BadInput(f"{path}: not TOML: {error}") from None

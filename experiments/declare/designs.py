@@ -1,0 +1,139 @@
+"""
+From the tables of a study's file to the arms that are run: factorials, learning-rate grids, and what is made of what.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.declare.arms import NAME, Arm, catalogue, closure, combine, make_arm, names_list
+from mingpt.utils import BadInput, did_you_mean
+
+Levels = tuple[str | None, ...]   # of a factor, or of all factors: None is without it
+MATCHES = ("none", "params", "flops")
+ARM_KEYS = ("lr", "match")        # of an arm's table, beside its settings: how it is run, not what it changes
+RATE = "trainer.learning_rate"
+
+
+@dataclass(frozen=True)
+class Design:
+    """The cells of a factorial: a factor is its levels, the first of which is None; a cell is one level of each."""
+    factors: tuple[Levels, ...]
+    cells: Mapping[str, Levels]       # arm → its level of every factor
+
+    def arm(self, levels: Levels) -> str:
+        """The arm at these levels."""
+        return next(name for name, cell in self.cells.items() if cell == levels)
+
+
+@dataclass
+class Arms:
+    """What the tables declare, as it is read. `known` has the catalogue's arms too, `listed` those of the study."""
+    where: str
+    known: dict[str, Arm] = field(default_factory=lambda: dict(catalogue()))
+    listed: list[str] = field(default_factory=list)
+    designs: list[Design] = field(default_factory=list)
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rates: dict[str, list[float]] = field(default_factory=dict)       # an arm's own grid
+    matches: dict[str, str] = field(default_factory=dict)             # an arm's own `match`
+    grids: dict[str, dict[str, float]] = field(default_factory=dict)  # arm → its further arms, each at another rate
+
+    def add(self, name: str, table: Any) -> None:
+        """One table under [arms]."""
+        where = f"{self.where}: [arms.{name}]"
+        if isinstance(table, Mapping) and "factorial" in table:
+            if len(table) > 1:
+                raise BadInput(f"{where}: factorial stands alone; what all its arms share belongs in [base]")
+            return self.add_factorial(table["factorial"], where)
+        if not isinstance(table, Mapping):
+            raise BadInput(f"{where}: an arm is a table of settings, not {table!r}")
+        if "lr" in table:
+            self.rates[name] = rates(table["lr"], f"{where}: lr")
+        if "match" in table:
+            self.matches[name] = match_word(table["match"], f"{where}: match")
+        settings = {key: value for key, value in table.items() if key not in ARM_KEYS}
+        if not settings and name not in self.known:
+            raise BadInput(f"{where} changes nothing, and no arm of that name is known"
+                           f"{did_you_mean(name, self.known)}")
+        if settings:
+            self.known[name] = make_arm(name, settings, self.known, where)
+        self._list(name, self._parts(name))
+        return None
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        """The arms that an arm is nothing but the union of, less what another one of them brings along."""
+        arm = self.known[name]
+        if not arm.is_group:
+            return ()
+        return tuple(part for part in arm.includes if self.known[part].settings and not any(
+            part in closure(other, self.known) for other in arm.includes if other != part))
+
+    def add_factorial(self, factors: Any, where: str) -> None:
+        """Every combination of the factors. A factor is an arm (without, with), or a list of arms of which at most
+        one applies (without, first, second, …)."""
+        if not isinstance(factors, list) or not factors:
+            raise BadInput(f"{where}: factorial is a list of arms' names, not {factors!r}")
+        levels = tuple((None, *names_list(factor, f"{where}: factorial")) for factor in factors)
+        cells: dict[str, Levels] = {}
+        for cell in itertools.product(*levels):
+            name, settings = self._cell(cell, where)
+            if name in cells:
+                raise BadInput(f"{where}: factorial: two combinations are the same arm {name!r}, as one factor includes"
+                               " another; list them as the levels of one factor: [[...]]")
+            cells[name] = cell
+            self.known.setdefault(name, Arm(name, settings, settings))
+            self._list(name, tuple(level for level in cell if level))
+        self.designs.append(Design(levels, cells))
+
+    def _cell(self, cell: Levels, where: str) -> tuple[str, dict[str, Any]]:
+        try:
+            name, settings = combine([level for level in cell if level], self.known)
+        except BadInput as error:
+            raise BadInput(f"{where}: factorial: {error}") from None
+        if self.known.get(name, Arm(name, settings)).settings != settings:
+            raise BadInput(f"{where}: factorial: {name!r} is also the name of an arm that changes something else")
+        return name, settings
+
+    def _list(self, name: str, parts: tuple[str, ...]) -> None:
+        alike = [other for other in self.listed if other != name and other.lower() == name.lower()]
+        if alike:
+            raise BadInput(f"{self.where}: arms {alike[0]!r} and {name!r} differ only in case, and some file systems do"
+                           " not: rename one")
+        if name not in self.listed:
+            self.listed.append(name)
+        if len(parts) > 1:
+            self.parts.setdefault(name, parts)
+
+    def add_grids(self, shared: list[float], base: Mapping[str, Any]) -> None:
+        """Arms beside those listed, at every learning rate of their grids but the one that they have anyway."""
+        for arm in list(self.listed):
+            own = self.known[arm].settings.get(RATE, base.get(RATE))
+            points = {f"{arm}_lr{rate:g}": rate for rate in self.rates.get(arm, shared) if rate != own}
+            for name, rate in points.items():
+                if name in self.known or not NAME.fullmatch(name):
+                    raise BadInput(f"{self.where}: lr: the name {name!r} is taken: rename that arm")
+                settings = self.known[arm].settings | {RATE: rate}
+                self.known[name] = Arm(name, settings, settings)
+                self.listed.append(name)
+            if points:
+                self.grids[arm] = points
+
+
+def rates(value: Any, where: str) -> list[float]:
+    """A grid of learning rates, least first."""
+    numbers = isinstance(value, list) and value and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < 1e3 for v in value)
+    if not numbers:
+        raise BadInput(f"{where} is a list of learning rates, such as [1e-3, 2e-3], not {value!r}")
+    if len({f"{rate:g}" for rate in value}) < len(value):   # as the arms' names have them
+        raise BadInput(f"{where}: {value} names a rate twice, as the arms of a grid are told apart by 6 digits")
+    return sorted(map(float, value))
+
+
+def match_word(value: Any, where: str) -> str:
+    if value not in MATCHES:
+        raise BadInput(f"{where}: no {value!r}{did_you_mean(str(value), MATCHES)}")
+    return value

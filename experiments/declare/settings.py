@@ -1,0 +1,153 @@
+"""
+Settings as values: the tree of all defaults, layers merged into it, and what differs between two of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from experiments.declare.ranges import RANGES, SHARE, check_ranges, range_of, shown
+from mingpt.config import check_slots
+from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import CfgNode as CN
+
+SHAPE = ("n_layer", "n_head", "n_embd")
+# whose defaults do not say their kind
+TEXTS = ("model.model_type", "data.val_pack", "data.cache", "data.separator", "data.bin_dtype", "run.init",
+         "run.freeze_except")
+SWITCHES = ("model.qkv_bias", "model.attn_out_bias")
+
+
+def default_settings() -> CN:
+    """Every setting there is, at its default; each section is owned by what it configures."""
+    from experiments import corpus
+    from experiments.train import run
+    from mingpt.model import GPT
+    from mingpt.trainer import Trainer
+    return CN(model=GPT.get_default_config(), trainer=Trainer.get_default_config(),
+              data=corpus.get_default_config(), run=run.get_default_config())
+
+
+def merge(layers: Iterable[Mapping[str, Any]]) -> CN:
+    """The defaults under every layer's settings, the last layer on top."""
+    settings = default_settings()
+    for layer in layers:
+        for key, value in layer.items():
+            set_flat(settings, key, value)
+        _one_shape(settings.model, layer)
+    return settings
+
+
+def _one_shape(model: CN, layer: Mapping[str, Any]) -> None:
+    """A size is a name or three numbers: the layer that speaks last decides which."""
+    if layer.get("model.model_type") is not None:
+        model.merge_from_dict(dict.fromkeys(SHAPE))
+    elif any(f"model.{key}" in layer for key in SHAPE):
+        from mingpt.model import SIZES
+        named = SIZES.get(model.model_type, {})
+        model.merge_from_dict({key: getattr(model, key) or named.get(key) for key in SHAPE} | {"model_type": None})
+
+
+def set_flat(settings: CN, key: str, value: Any) -> None:
+    """Set 'section.key', refusing unknown names and values of another kind."""
+    section, _, leaf = key.partition(".")
+    sections = settings.to_dict()
+    if section not in sections:
+        raise BadInput(f"no section {section!r} in setting {key!r}{did_you_mean(section, sections)}")
+    if leaf not in sections[section]:
+        known = [f"{section}.{name}" for name in sections[section]]
+        raise BadInput(f"no setting {key!r}{did_you_mean(key, known)}")
+    node = getattr(settings, section)
+    setattr(node, leaf, _checked(key, value, getattr(node, leaf)))
+
+
+def _checked(key: str, value: Any, present: Any) -> Any:
+    """The value in the kind of the present one: 1e3 is a number of iterations, 'many' is not."""
+    allowed = range_of(key, present)
+    whole = allowed.whole if key in RANGES else type(present) is int
+    if isinstance(value, float) and value.is_integer() and whole:
+        value = int(value)   # 1e3 is a number of iterations
+    if isinstance(value, Mapping):
+        raise BadInput(f"{key}={shown(value)}: a setting is one value, not a table")
+    if present is None or allowed or value is None and key in TEXTS:
+        return copy.deepcopy(value)   # check has the last word
+    if isinstance(present, bool):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif isinstance(present, str):
+        fits, kind = not isinstance(value, list | tuple | dict | None), "a text"
+        value = str(value)   # a window alone is read as a number
+    elif isinstance(present, list | tuple):
+        fits, kind = isinstance(value, list | tuple), "a list"
+    else:
+        fits, kind = True, ""
+    if not fits:
+        raise BadInput(f"{key}={value!r}: this setting takes {kind} (default {present!r})")
+    return copy.deepcopy(value)
+
+
+def check(settings: CN) -> None:
+    """BadInput for values that no run could use, before anything is built."""
+    flat = dict(walk(settings))
+    check_ranges(flat, dict(walk(default_settings())))
+    for key in TEXTS:
+        if flat[key] is not None and not isinstance(flat[key], str):
+            raise BadInput(f"{key}={shown(flat[key])}: give a text, or None")
+    for key in SWITCHES:
+        if flat[key] is not None and not isinstance(flat[key], bool):
+            raise BadInput(f"{key}={shown(flat[key])}: give true, false or None")
+    betas, paths = flat["trainer.betas"], flat["data.paths"]
+    if len(betas) != 2 or not all(SHARE.holds(beta) for beta in betas):
+        raise BadInput(f"trainer.betas={shown(betas)}: give two numbers from 0 to below 1, such as [0.9, 0.95]")
+    if isinstance(paths, list) and not all(isinstance(path, str) for path in paths) or not isinstance(
+            paths, list | str | None):
+        raise BadInput(f"data.paths={shown(paths)}: give a path, or a list of them")
+    if settings.trainer.warmup_steps >= 1 and not float(settings.trainer.warmup_steps).is_integer():
+        raise BadInput(f"trainer.warmup_steps={settings.trainer.warmup_steps}: give a whole number of iterations, or a "
+                       "share of the run below 1")
+    length, block = settings.data.length, settings.model.block_size
+    if length is not None and length > block:
+        raise BadInput(f"data.length={length}: a row is longer than model.block_size={block}: give at most {block}")
+    _check_heads(settings.model)
+    _check_members(settings)
+
+
+def _check_members(settings: CN) -> None:
+    from mingpt import model, trainer
+    from mingpt.mlps import DENSE
+    from mingpt.sparse.backends import BACKENDS
+    check_slots(settings.model, {**model.SLOTS, "backend": BACKENDS, "expert": DENSE}, "model")
+    check_slots(settings.trainer, trainer.SLOTS, "trainer")
+
+
+def _check_heads(model: CN) -> None:
+    if model.model_type is None and None in (model.n_embd, model.n_head, model.n_layer):
+        raise BadInput("model.n_layer, model.n_head and model.n_embd belong together: give all three, or a "
+                       "model.model_type")
+    if model.model_type is None and model.head_dim is None and model.n_embd % model.n_head:
+        near = [h for h in range(1, model.n_embd + 1) if model.n_embd % h == 0]
+        near = min(near, key=lambda h: abs(h - model.n_head))
+        raise BadInput(f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}: try {near}")
+
+
+def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('section.key', value) of every leaf."""
+    for key, value in (tree.to_dict() if isinstance(tree, CN) else tree).items():
+        if isinstance(value, Mapping):
+            yield from walk(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def completed(config: Mapping) -> dict[str, Any]:
+    """A record's settings, with the defaults of those that did not exist when it was written."""
+    return {section: {**defaults, **config.get(section, {})}
+            for section, defaults in default_settings().to_dict().items()}
+
+
+def differences(a: CN | Mapping, b: CN | Mapping) -> dict[str, list]:
+    """Setting → [a's value, b's] where they differ."""
+    left, right = dict(walk(a)), dict(walk(b))
+    return {key: [left.get(key), right.get(key)] for key in dict.fromkeys([*left, *right])
+            if left.get(key) != right.get(key)}

@@ -1,0 +1,165 @@
+"""
+What a study's launcher tells the reader: the plan, how far it is, how the runs went.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.launch.launch import Child, gpus
+from experiments.launch.plan import Job, Request, duration, order, record_of, seconds_left, status_of
+
+WORDS = {"start": "begins", "again": "crashed; it gets one more try at the end", "refused": "was refused: bad input",
+         "interrupted": "was interrupted, checkpoint saved"}
+
+
+def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -> None:
+    """Print the arms, the runs that are left and the time they are expected to take."""
+    if as_json:
+        print(json.dumps(_plan_dict(request, jobs, slots), indent=2))
+        return
+    study, console = request.study, Console(stderr=False, highlight=False)
+    console.print(f"study {study.name}", style="bold", markup=False)
+    for title, text in (("question", study.question), ("hypothesis", study.hypothesis)):
+        if text:
+            console.print(f"{title + ':':<12}{text}", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("arm", "changes"):
+        table.add_column(name)
+    for name in ("to do", "ended", "a run", "memory"):
+        table.add_column(name, justify="right")
+    for arm, changes in study.arms.items():
+        mine = [job for job in jobs if job.arm == arm]
+        ended = sum(job.ended for job in mine)
+        what = ", ".join(f"{key}={value}" for key, value in changes.items()) or "–"
+        what += f"; {mine[0].match}" if mine[0].match else ""
+        table.add_row(Text(arm + (" (baseline)" if arm == study.baseline else "")), Text(what), str(len(mine) - ended),
+                      str(ended), duration(mine[0].seconds), f"{mine[0].memory_mb:.0f} MB")
+    console.print(table)
+    left = sum(not job.ended for job in jobs)
+    console.print(f"{len(jobs)} runs, {len(jobs) - left} ended, {left} to do: about "
+                  f"{duration(seconds_left(jobs) / _speed_up(slots))} of training here, results under {request.out}",
+                  markup=False, soft_wrap=True)
+
+
+def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:
+    study = request.study
+    return {"study": study.name, "file": str(study.path), "hash": study.hash, "question": study.question,
+            "hypothesis": study.hypothesis, "baseline": study.baseline, "metric": study.metric, "margin": study.margin,
+            "alpha": study.alpha, "stop": list(study.stop), "match": study.match, "arms": study.arms,
+            "seeds": study.seeds, "out": str(request.out),
+            "runs": [{"arm": job.arm, "seed": job.seed, "state": job.state, "seconds": job.seconds,
+                      "memory_mb": job.memory_mb, "match": job.match} for job in jobs],
+            "seconds_left": seconds_left(jobs) / _speed_up(slots)}
+
+
+def _speed_up(slots: int) -> int:
+    """How much faster several runs at once get a study done: runs that share a processor gain nothing for sure."""
+    return min(slots, max(1, len(gpus()))) if slots > 1 else 1
+
+
+class Progress:
+    """Over all runs: a line when one begins or ends, and with several at once on a terminal a bar below the lines."""
+
+    def __init__(self, todo: list[Job], request: Request, slots: int):
+        self.todo, self.request, self.slots = todo, request, slots
+        self.console = Console(stderr=True, highlight=False)
+        self.began: dict[Job, float] = {}
+        self.ended: dict[Job, float] = {}     # job → seconds that it took
+        self.bar = Bar(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                       TextColumn("{task.fields[left]}"), console=self.console, transient=True,
+                       disable=slots == 1 or not self.console.is_terminal)
+        self.task = self.bar.add_task("", total=len(todo), left="")
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def report(self, event: str, job: Job) -> None:
+        """A run began, ended, or will be tried again."""
+        if event == "start":
+            self.began[job] = time.monotonic()
+        elif event != "again":
+            self.ended[job] = time.monotonic() - self.began[job]
+        count = f"[{len(self.ended)}/{len(self.todo)}]"
+        self.console.print(f"{count} {job.name} {WORDS.get(event, event)}; about {duration(self.left())} left",
+                           markup=False, soft_wrap=True)
+
+    def tick(self, running: list[Child]) -> None:
+        names = " ".join(child.job.name for child in running)
+        self.bar.update(self.task, description=names, completed=len(self.ended), left=f"{duration(self.left())} left")
+
+    def left(self) -> float:
+        """Expected seconds until all have ended, by how those that have ended did against their prediction."""
+        predicted = sum(job.seconds for job in self.ended)
+        factor = sum(self.ended.values()) / predicted if predicted else self.slots / _speed_up(self.slots)
+        now, rest = time.monotonic(), 0.0
+        for job in self.todo:
+            if job not in self.ended:
+                passed = now - self.began[job] if job in self.began else 0.0
+                rest += max(0.0, job.seconds * factor - passed)
+        return rest / self.slots
+
+
+def decided(request: Request) -> bool:
+    """At a look that the study declares: whether every arm has its word, which ends the study."""
+    from experiments.records.runs import runs_in
+    from experiments.verdicts.results import Results
+    runs = runs_in(request.out / "losses" / request.study.name, request.study.name)
+    verdicts = Results(request.study.name, tuple(runs), request.study).verdicts
+    unsettled = [arm for arm, verdict in verdicts.items() if verdict.word == "undecided"]
+    told = f"undecided: {', '.join(unsettled)}; going on" if unsettled else (
+        "every arm is decided; no more seeds" if verdicts else "no verdicts; going on")
+    print(f"a look after {len(request.study.seeds)} seeds: {told}", file=sys.stderr)
+    return bool(verdicts) and not unsettled
+
+
+def outcome(request: Request, refused: Iterable[Job] = (), as_json: bool = False) -> bool:
+    """Say how every run of the study went, those that failed by name. Whether all are done."""
+    turned_away = {(job.arm, job.seed) for job in refused}
+    runs = []
+    for job in order(request.study):
+        record = record_of(request, job) or {}
+        status = "refused" if (job.arm, job.seed) in turned_away else status_of(record)
+        runs.append({"arm": job.arm, "seed": job.seed, "status": status, "message": record.get("message"),
+                     "val_loss": (record.get("result") or {}).get("val_loss"),
+                     "record": str(request.files(job).json), "log": str(request.logs / f"{job.name}.log")})
+    counts = Counter(run["status"] for run in runs)
+    if as_json:
+        print(json.dumps({"study": request.study.name, "counts": counts, "runs": runs}, indent=2))
+    else:
+        _say_outcome(runs, counts)
+    return counts["done"] == len(runs)
+
+
+def _say_outcome(runs: list[dict], counts: Counter) -> None:
+    console = Console(highlight=False)
+    parts = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+    console.print(f"{len(runs)} runs: {parts}", style="bold")
+    for run in runs:
+        if run["status"] != "done":
+            why = f": {run['message']}" if run["message"] else ""
+            console.print(f"  {run['arm']}.s{run['seed']} {run['status']}{why}", markup=False, soft_wrap=True)
+    if counts["diverged"]:
+        console.print("  a diverged run would diverge again; delete its .json and .csv to train it anew", markup=False)
+
+
+def stopped(request: Request) -> None:
+    """The last words after Ctrl-C."""
+    statuses = [status_of(record_of(request, job) or {}) for job in order(request.study)]
+    print(f"stopped: {statuses.count('done')} of {len(statuses)} runs are done; the same command goes on from here",
+          file=sys.stderr)

@@ -1,0 +1,178 @@
+"""
+Handing a study's plan to SLURM: a job that tokenises, one array over the runs, and a job that plots when they end.
+
+What each array task is to run stands in a plan file written at submission, so that a resubmission, which leaves out
+what is done or queued already, numbers its tasks anew without disturbing those that wait.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.launch.launch import ROOT, tokenize_arguments
+from experiments.launch.plan import Job, Request
+from mingpt.utils import BadInput, write_atomic
+
+SCRIPT = ROOT / "run_single.sh"
+LONGEST = 12 * 60      # minutes asked for at most: what needs longer goes on by being queued again
+SIGNAL_LEAD = 120      # seconds before the time limit at which a run is told to save
+WALLTIME = re.compile(r"(?:(?P<d>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """sbatch's options, passed through; None leaves SLURM's own or run_single.sh's."""
+    partition: str | None = None
+    qos: str | None = None
+    account: str | None = None
+    gres: str | None = None
+    time: str | None = None
+    array_max: int | None = None
+    more: tuple[str, ...] = ()     # any other, as sbatch takes it
+
+    def common(self) -> list[str]:
+        """What the tokenising and the plotting job need too: they ask for no GPU."""
+        named = {"partition": self.partition, "qos": self.qos, "account": self.account}
+        return [*(f"--{key}={value}" for key, value in named.items() if value), *self.more]
+
+    def run(self, seconds: float) -> list[str]:
+        """The options of a run that is expected to take so long."""
+        gres = self.gres or ("gpu:1" if cluster_has_gpus(self.partition) else "none")
+        limit = self.time or str(walltime(seconds))
+        lead = min(SIGNAL_LEAD, parse_walltime(limit) // 3)
+        return [*self.common(), f"--time={limit}", f"--signal=B:USR1@{lead}", "--requeue", "--open-mode=append",
+                *([f"--gres={gres}"] if gres != "none" else [])]
+
+
+def available() -> bool:
+    """Whether this machine submits to SLURM: sbatch is on the PATH, and knows of a cluster.
+
+    SLURM's packages without any configuration (a machine that tests were run on) are no cluster. A cluster that does
+    not answer is one all the same, and submitting then fails with SLURM's own words.
+    """
+    if not shutil.which("sbatch"):
+        return False
+    probe = subprocess.run(["sbatch", "--version"], capture_output=True, text=True)
+    return "configuration source" not in probe.stderr
+
+
+def walltime(seconds: float) -> int:
+    """Minutes to ask for: twice what is expected and time to start, since a killed job costs more than an early end."""
+    return min(LONGEST, math.ceil(2 * seconds / 60) + 15)
+
+
+def parse_walltime(text: str) -> int:
+    """Seconds of a SLURM time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
+    match = WALLTIME.fullmatch(text)
+    if not match:
+        raise BadInput(f"--time {text}: not a SLURM time; write minutes, H:MM:SS or D-HH:MM:SS")
+    a, b, c = (int(match[key] or 0) for key in "abc")
+    if match["d"] is not None:
+        return ((int(match["d"]) * 24 + a) * 60 + b) * 60 + c
+    return (a * 60 + b) * 60 + c if match["c"] is not None else a * 60 + b
+
+
+def cluster_has_gpus(partition: str | None) -> bool:
+    """Whether nodes of the partition (or any) have GPUs."""
+    if not shutil.which("sinfo"):
+        return False
+    chosen = ["-p", partition] if partition else []
+    return "gpu" in _slurm("sinfo", "-h", "-o", "%G", *chosen)
+
+
+def submit(request: Request, jobs: list[Job], resources: Resources, tokenize_here: bool = False) -> dict[str, str]:
+    """Submit the runs; the ids of the jobs `tokenize` (unless that is done here), `runs` and `plot`.
+
+    Raises BadInput with SLURM's own words when it refuses.
+    """
+    ids, after = {}, []
+    request.logs.mkdir(parents=True, exist_ok=True)
+    if not tokenize_here:
+        ids["tokenize"] = ":".join(_sbatch(request, "tokenize", resources.common(), arguments)
+                                   for arguments in tokenize_arguments(request))
+        # Without a corpus no run can begin: let SLURM drop them all rather than hold them for ever.
+        after = [f"--dependency=afterok:{ids['tokenize']}", "--kill-on-invalid-dep=yes"]
+    plan = _write_plan(request, jobs)
+    most = f"%{resources.array_max}" if resources.array_max else ""
+    try:
+        ids["runs"] = _sbatch(request, "runs", [*resources.run(max(job.seconds for job in jobs)), *after,
+                                                f"--array=0-{len(jobs) - 1}{most}"], ["study", "--plan", str(plan)])
+    except BadInput:
+        if "tokenize" in ids:
+            _slurm("scancel", *ids["tokenize"].split(":"))
+        raise
+    _note_job(plan, ids["runs"])
+    seeds = ",".join(map(str, request.study.seeds))
+    ids["plot"] = _sbatch(request, "plot", [*resources.common(), f"--dependency=afterany:{ids['runs']}"],
+                          ["study", str(request.study.path), "--seeds", seeds, "--out", str(request.out),
+                           *request.shared(), "--plot"])
+    return ids
+
+
+def _sbatch(request: Request, what: str, options: list[str], arguments: list[str]) -> str:
+    """Submit run_single.sh with lab.py's arguments; the job's id."""
+    pattern = "%A_%a.out" if what == "runs" else f"{what}_%j.out"
+    output = str(request.logs / "_").replace("%", "%%")[:-1] + pattern
+    name = f"{request.study.name}:{what}"
+    return _slurm("sbatch", "--parsable", f"--job-name={name}", f"--output={output}", *options,
+                  str(SCRIPT), *arguments).strip().partition(";")[0]
+
+
+def _slurm(*command: str) -> str:
+    """What one of SLURM's commands prints."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise BadInput(f"SLURM refuses `{command[0]}`: {words} (--local trains here, without SLURM)")
+    return done.stdout
+
+
+def _write_plan(request: Request, jobs: list[Job]) -> Path:
+    """The plan file: task number → the arguments of its run."""
+    path = request.logs / f"plan-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
+    runs = [{"arm": job.arm, "seed": job.seed, "arguments": request.arguments(job)} for job in jobs]
+    write_atomic(path, json.dumps({"study": str(request.study.path), "job": None, "runs": runs}, indent=1) + "\n")
+    return path
+
+
+def _note_job(path: Path, job_id: str) -> None:
+    write_atomic(path, json.dumps(_read_plan(path) | {"job": job_id}, indent=1) + "\n")
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: no readable plan ({error})") from None
+
+
+def task_arguments(plan: Path, task: int) -> list[str]:
+    """lab.py's arguments of an array's task."""
+    runs = _read_plan(plan)["runs"]
+    if not 0 <= task < len(runs):
+        raise BadInput(f"{plan}: no task {task}; it has 0 to {len(runs) - 1}")
+    return runs[task]["arguments"]
+
+
+def queued(request: Request) -> dict[tuple[str, int], str]:
+    """(arm, seed) → job id of the runs that earlier submissions still hold, waiting or running."""
+    held = {}
+    for path in sorted(request.logs.glob("plan-*.json")):
+        plan = _read_plan(path)
+        if plan["job"] is None:
+            continue
+        listed = subprocess.run(["squeue", "-h", "-r", "-j", plan["job"], "-o", "%K"], capture_output=True, text=True)
+        for task in listed.stdout.split():   # a job that SLURM has forgotten is an error to squeue: nothing is held
+            if task.isdecimal():
+                run = plan["runs"][int(task)]
+                held[run["arm"], run["seed"]] = plan["job"]
+    return held

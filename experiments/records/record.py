@@ -1,0 +1,191 @@
+"""
+What a run leaves behind: a CSV row a log point, and one JSON record. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mingpt.utils import BadInput, write_atomic
+
+SCHEMA = 1
+COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "flops", "seconds",
+           "tokens_per_second", "peak_memory_mb")
+# settings that may differ between a run and its continuation: they change no number that the run computes
+FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths", "run.allow_audit_fail",
+                  "run.logger"})
+MAX_SEED = 2**63 - 1     # arrays of seeds hold no greater one
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where one run's files are: OUT/losses/[STUDY/]ARM.s<SEED>.csv and .json, OUT/checkpoints/[STUDY/]ARM.s<SEED>/."""
+    out: Path
+    study: str | None
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return "/".join(filter(None, [self.study, f"{self.arm}.s{self.seed}"]))
+
+    @property
+    def csv(self) -> Path:
+        return Path(self.out) / "losses" / f"{self.name}.csv"
+
+    @property
+    def json(self) -> Path:
+        return Path(self.out) / "losses" / f"{self.name}.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return Path(self.out) / "checkpoints" / self.name
+
+
+def begun_line(init: Mapping[str, Any]) -> str:
+    """Where a run's weights begin, and how far: of a record's `init`."""
+    taken = init["taken"]
+    if taken is None:
+        return f"init {init['source']}: not fetched for this"
+    parts = [f"{taken['parameters']:,} parameters from {init['source']}"]
+    parts += [f"{name}: {how}" for name, how in taken["made"].items()]
+    parts += [f"{what}: {', '.join(taken[what])}" for what in ("new", "dropped") if taken[what]]
+    return "init " + "; ".join(parts)
+
+
+def trainable_line(model: Mapping[str, Any]) -> str | None:
+    """'trainable 30,707,712 of 133,886,208 (22.94 %)', of a record's `model`; None where all is trained."""
+    trained, total = model["trainable"], model["parameters"]
+    return None if trained == total else f"trainable {trained:,} of {total:,} ({100 * trained / total:.2f} %)"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's JSON; BadInput when it is none."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: no readable record ({error})") from None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise BadInput(f"{path}: not a record of schema {SCHEMA}")
+    return record
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace a run's JSON, atomically."""
+    write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """12 hex digits of a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def new_id() -> str:
+    """12 hex digits that tell one start of a run from every other."""
+    return secrets.token_hex(6)
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def process() -> dict[str, Any]:
+    """Who is writing this record: a process, and the SLURM job that it belongs to, if any."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm_job()}
+
+
+def slurm_job() -> str | None:
+    """'123', or '123_4' for an element of an array: the same again when SLURM requeues the job. None outside SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+@cache
+def code_version() -> dict[str, Any]:
+    """The version, and the commit where the code runs from a clone."""
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"version": package_version(),
+            "commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+
+
+def package_version() -> str | None:
+    """Of this project; None where it runs from a folder that was never installed."""
+    try:
+        return metadata.version("ablate")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the run ran on."""
+    import torch
+    cuda = str(device).startswith("cuda")
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": metadata.version("numpy"),
+            "platform": platform.platform(), "cpu": _cpu(), "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if cuda else str(device)}
+
+
+def _cpu() -> str:
+    """The processor's own name where the system tells it."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+class Log:
+    """The CSV of a run, one row per log point, flushed. `before` is what a checkpoint knows of it."""
+
+    def __init__(self, path: Path, before: bytes | None = None):
+        self.path = path
+        write_atomic(path, ",".join(COLUMNS) + "\n" if before is None else before)
+        self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 (open as long as the run)
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        """Append one row; a column without a value stays empty."""
+        self.file.write(",".join(_cell(values.get(column)) for column in COLUMNS) + "\n")
+        self.file.flush()
+
+    def content(self) -> bytes:
+        """The whole file, as it is on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.path.read_bytes()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.9g}" if isinstance(value, float) else str(value)   # 9 digits tell any two float32 apart
+
+
+def at(record: Any, *keys: str) -> Any:
+    """record[k1][k2]… where the file has it, else None: a record may be from anywhere."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record

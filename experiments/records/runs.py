@@ -1,0 +1,142 @@
+"""
+Finding runs and reading what they wrote: a CSV of log points and a JSON record beside it.
+
+A results folder is read while runs still write to it and after machines died, so a fault in a file is a line in
+`Run.problems`, never an exception. Two-column `iteration,loss` files without seed or record are runs too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.records.record import MAX_SEED, at
+from experiments.records.table import GREATEST, empty, read_table
+from mingpt.utils import BadInput
+
+STEM = re.compile(r"(?P<arm>.+?)(?:\.s(?P<seed>\d+))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run on disk. `table` has every column of record.COLUMNS (NaN: not measured), rows in order of iteration."""
+    path: Path                # of the CSV, also when only its record exists
+    study: str | None
+    arm: str
+    seed: int | None          # None: the file does not say
+    table: pd.DataFrame
+    record: dict | None
+    problems: list[str] = field(default_factory=list)
+    blown_up: bool = False    # a NaN or infinite loss was logged
+
+    @property
+    def name(self) -> str:
+        return f"{self.study}/{self.path.stem}" if self.study else self.path.stem
+
+    @property
+    def status(self) -> str:
+        """done, running, diverged, failed, interrupted; `unrecorded` is a CSV without a record."""
+        status = (self.record or {}).get("status")
+        if self.blown_up and status in (None, "done"):
+            return "diverged"
+        return status if isinstance(status, str) else "unrecorded"
+
+    @property
+    def complete(self) -> bool:
+        """Whether its last value counts: done as far as anyone knows."""
+        return self.status in ("done", "unrecorded")
+
+    def final(self, metric: str = "val_loss") -> float | None:
+        """The record's result, or else the last value in the CSV. None: there is neither."""
+        value = at(self.record, "result", metric)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if abs(value) > GREATEST:
+                return math.inf if value > 0 else -math.inf
+            return float(value)
+        column = self.table[metric].dropna() if metric in self.table else ()
+        return float(column.iloc[-1]) if len(column) else None
+
+
+def find_runs(losses_dir: str | Path) -> list[Run]:
+    """Every run under a folder: at its top (no study) and one level down (the study is the folder's name).
+
+    The folder may also be one study's: `losses/NAME`, or NAME where the records name that study. Runs come in order of
+    study, arm and seed; which arm comes first is the study's matter (results.py). Raises BadInput when there is no such
+    folder.
+    """
+    root = Path(losses_dir)
+    if not root.is_dir():
+        raise BadInput(_no_folder(root))
+    below = [d for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
+    folders = [(root, _own_study(root.resolve())), *((d, d.name) for d in below)]
+    return [run for folder, study in folders for run in runs_in(folder, study)]
+
+
+def _own_study(root: Path) -> str | None:
+    """The study that the runs at the top of a folder are of."""
+    first = next(iter(sorted(root.glob("*.s*.json"))), None)
+    record = _read_record(first, []) if first else None
+    return root.name if root.parent.name == "losses" or (record or {}).get("study") == root.name else None
+
+
+def runs_in(folder: Path, study: str | None) -> list[Run]:
+    """The runs of one folder, which are a study's, or of none; a seed of an arm counts once, however it is written."""
+    same: dict[tuple[str, int], list[Path]] = {}
+    for path in _csv_paths(folder):
+        same.setdefault(_order(path), []).append(path)
+    runs = []
+    for plain, *others in same.values():
+        runs.append(read_run(plain, study))
+        runs[-1].problems.extend(f"{other.name}: left out, the same seed as {plain.name}" for other in others)
+    return runs
+
+
+def read_run(path: Path, study: str | None = None) -> Run:
+    """One run from its CSV (or its record alone, when it ended before the first log point)."""
+    arm, seed = STEM.fullmatch(path.stem).group("arm", "seed")
+    problems: list[str] = []
+    if seed is not None and int(seed) > MAX_SEED:
+        problems.append(f"{path.name}: left out, no run has a seed above {MAX_SEED}")
+        return Run(path, study, arm, None, empty(), None, problems)
+    record = _read_record(path.with_suffix(".json"), problems)
+    table, blown_up = read_table(path, problems)
+    return Run(path, study, arm, int(seed) if seed is not None else None, table, record, problems, blown_up)
+
+
+def _no_folder(root: Path) -> str:
+    if root.is_file():
+        return f"{root} is a file; give the folder that holds it: {root.parent}"
+    near = next((p for p in (root.parent / "losses", Path("losses")) if p.is_dir()), None)
+    return f"no folder {root}" + (f"; did you mean {near}?" if near else "; runs write to ./losses")
+
+
+def _csv_paths(folder: Path) -> list[Path]:
+    """The CSVs of a folder, and the place of one where only ARM.s<SEED>.json is. Hidden files are being written."""
+    paths = {p for p in folder.glob("*.csv") if p.name[0] != "."}
+    paths |= {p.with_suffix(".csv") for p in folder.glob("*.s*.json")
+              if p.name[0] != "." and STEM.fullmatch(p.stem)["seed"]}
+    return sorted(paths, key=lambda path: (_order(path), len(path.name), path.name))   # s0 before s00
+
+
+def _order(path: Path) -> tuple[str, int]:
+    stem = STEM.fullmatch(path.stem)
+    return stem["arm"], int(stem["seed"] or -1)
+
+
+def _read_record(path: Path, problems: list[str]) -> dict | None:
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:   # ValueError: not JSON, or not UTF-8
+        problems.append(f"{path.name}: not a readable record ({error})")
+        return None
+    if not isinstance(record, dict):
+        problems.append(f"{path.name}: not a record: {type(record).__name__} instead of an object")
+        return None
+    return record

@@ -1,0 +1,141 @@
+"""
+Reading the CSV of a run: a row a log point, as far as it goes; what is wrong with it is a line each.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiments.records.record import COLUMNS
+
+LOSSES = ("loss", "val_loss")
+GREATEST = float(np.finfo(np.float32).max)   # a run computes in float32: its losses end here, and axes not far beyond
+MAX_ITERATION = 2**53                        # from here on a float skips whole numbers
+
+
+def read_table(path: Path, problems: list[str]) -> tuple[pd.DataFrame, bool]:
+    """The CSV as numbers, and whether a loss in it blew up."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")
+    except FileNotFoundError:
+        problems.append(f"{path.name}: not there; its record is: the run logged nothing")
+        return empty(), False
+    except OSError as error:
+        problems.append(f"{path.name}: {error.strerror}")
+        return empty(), False
+    lines = text.splitlines()
+    header = [cell.strip().lower() for cell in _cells(lines[0])] if lines else []
+    fault = _header_fault(header)
+    if fault:
+        problems.append(f"{path.name}: {fault}")
+        return empty(), False
+    rows, numbers = _rows(text, len(header), path.name, problems)
+    table = _numbers(rows, numbers, header, path.name, problems)
+    table = _in_order(table, path.name, problems)
+    if table.empty and not problems:
+        problems.append(f"{path.name}: no rows yet, only the header")
+    return _without_infinities(table, path.name, problems)
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of one line; the line itself where a cell is longer than csv reads."""
+    try:
+        return next(csv.reader(io.StringIO(line)), [])
+    except csv.Error:
+        return [line]
+
+
+def empty() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS})
+
+
+def _header_fault(header: list[str]) -> str | None:
+    if not any(header):
+        return "empty file"
+    if "iteration" not in header or not set(LOSSES) & set(header):
+        shown = ",".join(header)
+        return f"the header must name iteration and loss, not {shown[:60]!r}"
+    if len(set(header)) < len(header):
+        return f"a column stands twice in the header {','.join(header)!r}"
+    return None
+
+
+def _rows(text: str, width: int, name: str, problems: list[str]) -> tuple[list[list[str]], list[int]]:
+    """The rows of the right width, and their line numbers. A short last line was being written, or cut by a kill."""
+    rows, numbers, misfits = [], [], []
+    lines = text.splitlines()
+    for number, line in enumerate(lines[1:], 2):
+        cells = _cells(line)
+        if len(cells) == width:
+            rows.append(cells)
+            numbers.append(number)
+        elif any(cell.strip() for cell in cells):
+            misfits.append(number)
+    whole = text.endswith(("\n", "\r"))
+    if misfits and misfits[-1] == len(lines) and not whole:
+        problems.append(f"{name}: line {misfits.pop()} is half written, left out")
+    elif not whole and numbers and numbers[-1] == len(lines):
+        problems.append(f"{name}: line {len(lines)} has no newline: its last cell may be cut")
+    if misfits:
+        problems.append(f"{name}: {_lines(misfits)} not of {width} columns, left out")
+    return rows, numbers
+
+
+def _numbers(rows: list, numbers: list[int], header: list[str], name: str, problems: list[str]) -> pd.DataFrame:
+    """Cells to floats. An empty cell was not measured; other text that is no number is reported and dropped, and what
+    no float32 holds is infinite."""
+    text = pd.DataFrame(rows, columns=header, index=numbers, dtype=str)
+    table = empty().reindex(text.index)
+    for column in (c for c in COLUMNS if c in header):
+        cells = text[column].str.strip()
+        table[column] = pd.to_numeric(cells.where(cells != "", "nan"), errors="coerce").astype(float)
+        garbage = table[column].isna() & ~cells.str.lower().isin(["", "nan", "+nan", "-nan"])
+        if garbage.any():
+            problems.append(f"{name}: {column} is no number in {_lines(text.index[garbage])}"
+                            f" ({cells[garbage].iloc[0][:20]!r})")
+        # Kept apart from "not measured": _without_infinities turns both into gaps, and says so.
+        table.loc[cells.str.lower().isin(["nan", "+nan", "-nan"]), column] = np.inf
+        table.loc[table[column].abs() > (MAX_ITERATION if column == "iteration" else GREATEST), column] = np.inf
+    placed = np.isfinite(table["iteration"])
+    if not placed.all() and not any("iteration is no number" in p for p in problems):
+        problems.append(f"{name}: no iteration in {_lines(table.index[~placed])}, left out")
+    return table[placed]
+
+
+def _in_order(table: pd.DataFrame, name: str, problems: list[str]) -> pd.DataFrame:
+    """Rows of the last run in the file, each iteration once.
+
+    Where the iteration falls, a run was appended to an older one. If it started over, the older rows go; if it went on
+    from a checkpoint, only those that it wrote again.
+    """
+    while (falls := np.flatnonzero(np.diff(steps := table["iteration"].to_numpy()) < 0)).size:
+        cut = falls[-1] + 1
+        start = steps[cut]
+        spacing = steps[cut + 1] - start if cut + 1 < len(steps) else 0
+        again = start <= max(steps[0], spacing)
+        keep = (np.arange(len(steps)) >= cut) | ((steps < start) & (not again))
+        problems.append(f"{name}: the run {'started over' if again else 'was continued'} at line {table.index[cut]}"
+                        f" (iteration {start:g}); {int((~keep).sum())} older rows left out")
+        table = table[keep]
+    table = table.sort_values("iteration", kind="stable")
+    twice = table["iteration"].duplicated(keep="last")
+    if twice.any():
+        problems.append(f"{name}: an iteration stands twice, {_lines(table.index[twice])}; the last of each counts")
+    return table[~twice]
+
+
+def _without_infinities(table: pd.DataFrame, name: str, problems: list[str]) -> tuple[pd.DataFrame, bool]:
+    bad = np.isinf(table[[c for c in LOSSES if c in table]]).any(axis=1)
+    if bad.any():
+        problems.append(f"{name}: the loss is NaN or infinite in {_lines(table.index[bad])}")
+    return table.replace([np.inf, -np.inf], np.nan).reset_index(drop=True), bool(bad.any())
+
+
+def _lines(numbers) -> str:
+    numbers = list(numbers)
+    return f"line {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} lines, first {numbers[0]}"

@@ -1,0 +1,144 @@
+"""
+Results for a page: copies of the records without what is only this machine's, and the tables that a page shows.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments.records.record import at, write_record
+from experiments.records.runs import Run
+from experiments.verdicts.results import ENDED, Results
+from experiments.verdicts.summary import between_markers, bullets, table
+from mingpt.utils import BadInput, did_you_mean, write_atomic
+
+MARKER = re.compile(r"<!-- (table|notes): (.+?) -->")
+# The folders of absolute paths. A schedule (`128/32`, `f 256/4 f`), a study's name (`a/b`) and an URL have no ROOT.
+ROOT = r"(?:(?:file://)?/|~(?:[A-Za-z_][\w.-]*)?/|[A-Za-z]:[/\\]|\\\\)(?=[^\s/\\])"
+PIECE = r"[^\s/\\\"':](?:[^\n/\\\"':]*[^\s/\\\"':])?"                # of a path in a sentence; it may hold spaces
+WHOLE = re.compile(rf"\A\s*{ROOT}(?:[^\n/\\]*[/\\])*")               # of a text that begins with a path
+WITHIN = re.compile("|".join((rf'(?<="){ROOT}(?:[^\n"/\\]+[/\\])*', rf"(?<='){ROOT}(?:[^\n'/\\]+[/\\])*",
+                              rf"(?<![^\s=([{{,;:|<>]){ROOT}(?:{PIECE}[/\\])*")))
+PARTS = {"table": table, "notes": bullets}
+
+
+def keep(runs: Iterable[Run], folder: Path) -> int:
+    """Copy the record of every run that is over, and its CSV where it has one, to FOLDER/STUDY, small and without hosts
+    and paths; how many."""
+    count, hosts = 0, {}
+    for run in runs:
+        if run.record is None or run.status not in ENDED:
+            continue
+        place = folder / run.study if run.study else folder
+        if place.resolve() == run.path.parent.resolve():
+            raise BadInput(f"--keep {folder}: {run.path.parent} is where the runs are; give another folder")
+        try:
+            rows = run.path.read_bytes() if run.path.exists() else None
+            if rows is not None:
+                write_atomic(place / run.path.name, rows)
+            write_record(place / f"{run.path.stem}.json", public(run.record, hosts))
+        except OSError as error:
+            raise BadInput(f"--keep: cannot copy {run.path} to {place}: {error.strerror or error}") from None
+        count += 1
+    return count
+
+
+def public(record: dict[str, Any], hosts: dict[str, str] | None = None) -> dict[str, Any]:
+    """A record as it may be shown: a path is its last part, and a machine has a number. `hosts` has those known so
+    far: runs that shared one must still be seen to (their timings are not to be trusted)."""
+    shown = folderless(record)
+    host = at(record, "process", "host")
+    shown["process"] = {"host": _alias(host, {} if hosts is None else hosts), "pid": None}
+    for section in (shown.get("data"), at(shown, "config", "data")):
+        if isinstance(section, dict):
+            _bare(section)
+    if isinstance(first := at(shown, "data", "sources", "first"), str):
+        shown["data"]["sources"]["first"] = Path(first).name
+    shown["command"] = _command(record)
+    return shown
+
+
+def _alias(host: Any, hosts: dict[str, str]) -> str | None:
+    """'machine 1' for the first host that is met, and so on."""
+    return hosts.setdefault(host, f"machine {len(hosts) + 1}") if isinstance(host, str) else None
+
+
+def _bare(section: dict[str, Any]) -> None:
+    """A data section without folders, relative ones too."""
+    if isinstance(paths := section.get("paths"), list):
+        section["paths"] = [Path(path).name if isinstance(path, str) else path for path in paths]
+    if section.get("cache"):
+        section["cache"] = None
+
+
+def folderless(value: Any) -> Any:
+    """The same, with the last part of every absolute path in its texts and names in place of the whole."""
+    if isinstance(value, dict):
+        return {folderless(key): folderless(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [folderless(each) for each in value]
+    return WITHIN.sub(_last, WHOLE.sub(_last, value)) if isinstance(value, str) else value
+
+
+def _last(folders: re.Match[str]) -> str:
+    """What stays of a path's folders: nothing, or the last one where the path ends with it."""
+    after = folders.string[folders.end():folders.end() + 1]
+    return "" if after.strip(" \n\"'") else re.split(r"[/\\]", folders[0][:-1])[-1]
+
+
+def _command(record: dict[str, Any]) -> str:
+    """What trains this run again, in any clone: the recorded one without its folders; '' where that cannot be read."""
+    kept, option, words = [], "", iter(_words(record.get("command")))
+    for word in words:
+        if not word.startswith("-"):
+            kept.append(_place(option, word))
+            continue
+        option, equals, value = word.partition("=")
+        if option not in ("--out", "--study"):
+            kept.append(option + equals + _place(option, value))
+            continue
+        if not equals:
+            next(words, None)
+        if option == "--study" and isinstance(record.get("study"), str):
+            kept += [option, record["study"]]
+    return shlex.join(kept)
+
+
+def _place(option: str, text: str) -> str:
+    """A word of a command without folders; relative ones are known as such before the options and after --data."""
+    return Path(text).name if option in ("", "--data") and "/" in text else folderless(text)
+
+
+def _words(command: Any) -> list[str]:
+    try:
+        return shlex.split(command) if isinstance(command, str) else []
+    except ValueError:     # a quote without its end
+        return []
+
+
+def fill(page: Path, studies: Iterable[Results]) -> list[str]:
+    """Write the tables and notes that a page has markers for, `<!-- table: STUDY -->`; their names."""
+    try:
+        text = page.read_text(encoding="utf-8")
+        new = filled(text, studies, str(page))
+        if new != text:
+            write_atomic(page, new)
+    except OSError as error:
+        raise BadInput(f"--tables: {page}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"--tables: {page}: not UTF-8 text (byte {error.start})") from None
+    return [" ".join(found) for found in MARKER.findall(text)]
+
+
+def filled(text: str, studies: Iterable[Results], where: str) -> str:
+    """The page's text with every table as the records have it now."""
+    known = {results.name: results for results in studies}
+    for part, name in MARKER.findall(text):
+        if name not in known:
+            raise BadInput(f"{where}: no runs of the study {name!r}{did_you_mean(name, filter(None, known))}")
+        text = between_markers(text, f"{part}: {name}", PARTS[part](known[name]), where)
+    return text

@@ -1,0 +1,238 @@
+"""
+One arm's attention under every backend, side by side: equal losses, then the time and memory of a training step.
+
+Every variant is built once, in a process of its own, so that its peak memory is its own. In a round each takes a
+sample, one after the other and in another order every time: what disturbs the machine then disturbs all alike, and
+ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.declare.spec import Spec
+from experiments.train.evaluate import evaluating
+from experiments.train.memory import peak_memory_mb
+from experiments.train.predict import RandomTokens, stepper
+from experiments.train.seeded import build_model, describe_model
+from mingpt.sparse.backends import BACKENDS
+from mingpt.trainer import find_device
+from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import CfgNode as CN
+
+TOLERANCE = 1e-4          # nats: the same loss, but for rounding
+SAMPLE_SECONDS = 0.2      # a sample is at least about so long
+FULL, CEILING = "full", "attention removed"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table: the arm's settings, changed. `removed`: with v in the place of attention."""
+    name: str
+    settings: CN
+    removed: bool = False
+    same_loss: bool = True
+
+
+def variants(settings: CN) -> list[Variant]:
+    """The arm under every backend, with `full` as its schedule, and with attention removed: no schedule is faster."""
+    rows = [Variant(name, _changed(settings, backend=name)) for name in BACKENDS]
+    full = _changed(settings, backend="auto", schedule="full")
+    return [*rows, Variant(FULL, full, same_loss=False), Variant(CEILING, full, removed=True, same_loss=False)]
+
+
+def _changed(settings: CN, **model: str) -> CN:
+    changed = CN(**{name: CN(**section) for name, section in settings.to_dict().items()})
+    changed.model.merge_from_dict(model)
+    return changed
+
+
+def removed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **rest: Any) -> torch.Tensor:
+    """In the place of a backend: v as it is. The projections remain, every score is skipped."""
+    return v.repeat_interleave(q.size(1) // v.size(1), dim=1) if q.size(1) != v.size(1) else v
+
+
+# -- in a variant's own process ---------------------------------------------------------------------------------------
+
+def serve(connection: Connection, variant: Variant) -> None:
+    """Build the variant and say what it is; then take as many steps as asked for, until asked for none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the parent's affair
+    try:
+        step, about = _build(variant)
+    except BadInput as refusal:
+        connection.send({"refused": str(refusal)})
+        return
+    connection.send(about)
+    while steps := connection.recv():
+        connection.send(sum(step() for _ in range(steps)) / steps)
+    connection.send(peak_memory_mb(_device(variant.settings)))
+
+
+def _device(settings: CN) -> str:
+    return find_device(settings.trainer.device)
+
+
+def _build(variant: Variant) -> tuple[Callable[[], float], dict[str, Any]]:
+    """(take a step, what is known before the first one is measured)."""
+    settings = variant.settings
+    tokens = RandomTokens(settings)
+    model = build_model(settings, tokens, seed=0).to(_device(settings))
+    if variant.removed:
+        for block in model.transformer.h:
+            block.attn.attend = removed
+    loss = _loss(model, tokens)
+    step = stepper(model, tokens, settings)
+    with FlopCounterMode(display=False, custom_mapping=SDPA_ON_CPU) as counter:
+        step()
+    return step, {"loss": loss, "seconds": step(), "flops_counted": counter.get_total_flops(),
+                  "device": _device(settings), **describe_model(model)}
+
+
+def _loss(model: torch.nn.Module, tokens: RandomTokens) -> float:
+    """Of batch 0, without dropout."""
+    with evaluating(model):
+        x, y = (torch.from_numpy(part).to(model.lm_head.weight.device) for part in tokens.batch(0))
+        return float(model(x, y)[1])
+
+
+def _attention_flops(products: int, shape: list[int], causal: bool) -> int:
+    """Of `products` matrix products of (B, nh, T, hs) with T keys, or the (T + 1)/2 that are not later."""
+    B, nh, T, hs = shape
+    return products * 2 * B * nh * hs * (T * (T + 1) // 2 if causal else T * T)
+
+
+def _forward_flops(q, k, v, dropout_p=0.0, is_causal=False, *rest, out_shape=None, **more) -> int:
+    return _attention_flops(2, q, is_causal)
+
+
+def _backward_flops(grad, q, k, v, out, lse, dropout_p=0.0, is_causal=False, *rest, out_shape=None, **more) -> int:
+    return _attention_flops(5, q, is_causal)
+
+
+# torch's counter knows the CUDA kernels only, and counts them as if nothing were causal
+SDPA_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward_flops,
+               torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops}
+
+
+# -- side by side -----------------------------------------------------------------------------------------------------
+
+class Worker:
+    """A variant's process, as its parent sees it."""
+
+    def __init__(self, variant: Variant):
+        context = get_context("spawn")
+        self.variant, (self.connection, theirs) = variant, context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, variant), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.about = self.answer()
+
+    @property
+    def refusal(self) -> str | None:
+        return self.about.get("refused")
+
+    def answer(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(f"bench: the process of {self.variant.name!r} ended with exit code "
+                               f"{self.process.exitcode}") from None
+
+    def ask(self, steps: int) -> Any:
+        """Mean seconds of a step of so many; for none, the peak memory in MB, and the process ends."""
+        self.connection.send(steps)
+        return self.answer()
+
+
+@contextmanager
+def _workers(rows: list[Variant], say: Callable[[str], None]) -> Iterator[list[Worker]]:
+    started = []
+    try:
+        for variant in rows:
+            say(f"building {variant.name}")
+            started.append(Worker(variant))
+        yield started
+    finally:
+        for worker in started:
+            worker.process.terminate()
+
+
+def bench(spec: Spec, rounds: int = 7, only: Collection[str] | None = None,
+          say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Everything `lab.py bench` reports, of all variants or of those named. RuntimeError where two backends' losses
+    differ, BadInput where none can be measured."""
+    with _workers(_chosen(variants(spec.settings), only), say) as workers:
+        running = [w for w in workers if not w.refusal]
+        if not running:
+            raise BadInput(workers[0].refusal)
+        check_losses({w.variant.name: w.about["loss"] for w in running if w.variant.same_loss})
+        steps = {w.variant.name: max(1, math.ceil(SAMPLE_SECONDS / w.about["seconds"])) for w in running}
+        samples: dict[str, list[float]] = {name: [] for name in steps}
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            for worker in random.Random(number).sample(running, len(running)):
+                samples[worker.variant.name].append(worker.ask(steps[worker.variant.name]))
+        memory = {w.variant.name: w.ask(0) for w in running}
+        return {**_head(spec, running), "rounds": rounds,
+                "rows": [_row(w, samples, memory, spec.settings) for w in workers]}
+
+
+def _chosen(rows: list[Variant], only: Collection[str] | None) -> list[Variant]:
+    names = [row.name for row in rows]
+    for name in only or ():
+        if name not in names:
+            raise BadInput(f"nothing to measure is called {name!r}{did_you_mean(name, names)}")
+    return [row for row in rows if not only or row.name in only]
+
+
+def check_losses(losses: dict[str, float]) -> None:
+    """RuntimeError unless all are dense's, or the first's where there is no dense."""
+    if not losses:
+        return
+    reference = losses.get("dense", next(iter(losses.values())))
+    wrong = {name: loss for name, loss in losses.items() if not abs(loss - reference) <= TOLERANCE}
+    if wrong:
+        raise RuntimeError(f"bench: backends disagree: {wrong}, not {reference}")
+
+
+def _head(spec: Spec, running: list[Worker]) -> dict[str, Any]:
+    about, trainer = running[0].about, spec.settings.trainer
+    return {"arm": spec.arm, "preset": spec.preset, "device": about["device"], "note": spec.note,
+            "T": spec.settings.model.block_size, "batch_size": trainer.batch_size,
+            **{key: about[key] for key in ("schedule", "sparsity", "compute_sparsity", "parameters")}}
+
+
+def _row(worker: Worker, samples: dict[str, list[float]], memory: dict[str, float], settings: CN) -> dict[str, Any]:
+    """A variant's numbers, or why there are none."""
+    name = worker.variant.name
+    if worker.refusal:
+        return {"name": name, "refused": worker.refusal}
+    trainer, seconds = settings.trainer, samples[name]
+    tokens = trainer.batch_size * trainer.accumulation_steps * settings.model.block_size
+    needed = 0 if worker.variant.removed else worker.about["flops_per_token"] * tokens
+    return {"name": name, "refused": None, "loss": worker.about["loss"] if worker.variant.same_loss else None,
+            "step_ms": spread([1e3 * s for s in seconds]), "tokens_per_second": tokens / median(seconds),
+            **{f"against_{other}": spread([b / a for a, b in zip(seconds, samples[other], strict=True)])
+               for other in (FULL, "dense") if other in samples},
+            "peak_memory_mb": memory[name], "flops_needed": needed or None,
+            "flops_counted": worker.about["flops_counted"]}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The median, and the quartiles around it."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return {"median": float(middle), "low": float(low), "high": float(high)}

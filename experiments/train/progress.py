@@ -1,0 +1,117 @@
+"""
+What a run tells its reader: a moving line in a terminal, plain lines elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.records.record import begun_line, trainable_line
+
+if TYPE_CHECKING:
+    from experiments.train.run import Run
+
+
+class Observer:
+    """Told what happens in a run; shows nothing."""
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+
+    def start(self, run: Run, resumed_at: int | None) -> None:
+        """Training begins, or goes on from an iteration."""
+
+    def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
+        """A log point."""
+
+    def end(self, run: Run, status: str, message: str | None) -> None:
+        """Training is over."""
+
+
+class Reporter(Observer):
+    """Shows a run on stderr: loss, val, rate, memory and time left."""
+
+    PLAIN_SECONDS = 5   # between lines where there is no terminal
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.bar: Progress | None = None
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def start(self, run: Run, resumed_at: int | None) -> None:
+        record, self.max_iters = run.record, run.settings.trainer.max_iters
+        self.statistics = run.trainer.model.statistics
+        model, data = record["model"], record["data"]
+        self.say(f"{run.files.name}: {model['parameters']:,} parameters, {model['flops_per_token'] / 1e6:.1f} MFLOP "
+                 f"a token, {data['tokens']:,} tokens of data, on {record['environment']['device']}")
+        if record["init"]:
+            self.say(f"  {begun_line(record['init'])}")
+        if line := trainable_line(model):
+            self.say(line)
+        for note in record["notes"]:
+            self.say(f"  {note}")
+        if not record["audit"]["passed"]:
+            for claim, seen in record["audit"]["checks"].items():
+                if seen is not True:
+                    self.say(f"  audit: not so: {claim}: {seen}")
+        if resumed_at is not None:
+            self.say(f"  going on from the checkpoint at iteration {resumed_at:,}")
+        self.began, self.first, self.shown = time.monotonic(), resumed_at or 0, 0.0
+        if self.console.is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task("", total=self.max_iters, completed=self.first)
+            self.bar.start()
+
+    def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
+        text = self._line(row, evaluation)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=row["iteration"], description=text)
+        elif row["val_loss"] is not None or time.monotonic() - self.shown > self.PLAIN_SECONDS:
+            self.shown = time.monotonic()
+            self.say(f"  iter {row['iteration']:>6,}/{self.max_iters:,}  {text}{self._left(row['iteration'])}")
+
+    def _line(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
+        parts = [f"loss {row['loss']:.4f}" if row["loss"] is not None else "loss      -",
+                 f"val {evaluation['val_loss']:.4f}" if evaluation else ""]
+        if row["learning_rate"] is not None:
+            parts.append(f"lr {row['learning_rate']:.2e}")
+        if row["tokens_per_second"]:
+            parts.append(f"{row['tokens_per_second']:,.0f} tok/s")
+        counted = (f"{name} {value:.3g}" for name, value in self.statistics().items())
+        return "  ".join([*parts, f"{row['peak_memory_mb']:,.0f} MB", *counted])
+
+    def _left(self, iteration: int) -> str:
+        done = iteration - self.first
+        if not done:
+            return ""
+        seconds = (time.monotonic() - self.began) / done * (self.max_iters - iteration)
+        return f"  {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+    def end(self, run: Run, status: str, message: str | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if status == "done":
+            result = run.record["result"]
+            self.say(f"  val loss {result['val_loss']:.4f} nats a token, perplexity {result['perplexity']:.2f}"
+                     + (f", {result['bits_per_byte']:.4f} bits a byte" if result["bits_per_byte"] else "")
+                     + f", {result['seconds']:.1f} s of training" + (f" ({message})" if message else ""))
+            self.say(f"  sample: {sample_text(run)!r}")
+            self.say(f"  {run.files.csv}, {run.files.json}, {run.files.checkpoint}/")
+        else:
+            how = "; start it again to go on" if status == "interrupted" else ""
+            self.say(f"  {status} at iteration {run.trainer.iter_num:,}: {message}{how}")
+
+
+def sample_text(run: Run) -> str:
+    """A short continuation by the trained model."""
+    from experiments.train.sample import continue_text
+    limits = run.limits
+    return continue_text(run.trainer.model, run.corpus.tokenizer, limits.sample_prompt, limits.sample_tokens,
+                         temperature=0.8, top_k=50, seed=run.seed)[0]

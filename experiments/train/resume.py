@@ -1,0 +1,137 @@
+"""
+Going on with a run: what it must remember to continue exactly, and which checkpoint is its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from experiments.declare.settings import completed, differences
+from experiments.records.record import FREE, RunFiles, at, read_record, slurm_job
+from experiments.weights import checkpoint
+from mingpt.utils import BadInput
+from mingpt.utils import CfgNode as CN
+
+RESTART = "--resume restart begins again"
+
+
+@dataclass
+class Counters:
+    """What a run has counted so far. `loss_sum` and `loss_count` are of the iterations since the last row."""
+    loss_sum: Any = 0.0                          # a tensor while training, so that no iteration waits for the device
+    loss_count: int = 0
+    seconds: float = 0.0                         # of training alone
+    tokens: int | None = 0                       # predicted; None: the checkpoint is older than this count
+    row_iteration: int = 0                       # these three: at the last row
+    row_seconds: float = 0.0
+    row_tokens: int | None = 0
+    best: dict[str, Any] | None = None           # evaluation: its val_loss, iteration and, if kept, file
+    bad_evaluations: int = 0                     # since the best one
+    evaluation: dict[str, Any] | None = None     # the last one
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a checkpoint, ready for JSON."""
+        return {**asdict(self), "loss_sum": float(self.loss_sum)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Counters:
+        """Those of a checkpoint."""
+        absent = {"tokens": None, "row_tokens": None}
+        return cls(**{f.name: {**absent, **state}[f.name] for f in fields(cls)})
+
+
+def identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What ties a checkpoint to the run that wrote it: its start, its settings, its data and its seed."""
+    return {"id": record["id"], "config": record["config"], "data": at(record, "data", "hash"), "seed": record["seed"]}
+
+
+def changed_settings(was: Mapping[str, Any], now: CN | Mapping) -> dict[str, list]:
+    """Setting → [value then, value now], of those that decide a run's numbers."""
+    return {k: v for k, v in differences(completed(was), now).items() if k not in FREE}
+
+
+def listed(changed: Mapping[str, list]) -> str:
+    """'trainer.learning_rate 0.5 → 0.003, …'"""
+    return ", ".join(f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
+
+
+def own_checkpoint(files: RunFiles, record: Mapping[str, Any],
+                   settings: CN) -> tuple[dict[str, Any] | None, str | None]:
+    """(the state to go on from, a sentence for the reader), each None where there is none.
+
+    A checkpoint is this run's if settings, data and seed are the same and, where there is a record, the start as well.
+    BadInput for any other: it is never loaded, and never overwritten unless the user says `restart`.
+    """
+    state, told = checkpoint.find(files.checkpoint)
+    if state is None:
+        return None, None
+    earlier = read_record(files.json) if files.json.exists() else None
+    if why := _not_own(state, earlier, record, settings):
+        raise BadInput(f"{files.checkpoint} holds the checkpoint of another run ({why}): give another --out or --arm; "
+                       f"{RESTART}")
+    if not state.get("result") and "optimizer" not in state["files"]:
+        raise BadInput(f"{files.checkpoint} holds the weights of a finished run, without the optimizer that going "
+                       f"on needs: give another --out or --arm; {RESTART}")
+    return state, told
+
+
+def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record: Mapping[str, Any],
+             settings: CN) -> str | None:
+    """How a checkpoint shows that another run wrote it; None where it does not."""
+    run = state.get("run")
+    if run is None:                              # written before checkpoints named their run
+        same = earlier is not None and earlier.get("start") == state.get("start")
+        return None if same else "its record is not here"
+    changed = changed_settings(run["config"], settings)
+    mine = identity(record)
+    changed |= {key: [run[key], mine[key]] for key in ("data", "seed") if run[key] != mine[key]}
+    if changed:
+        return listed(changed)
+    return "another start of it" if earlier is not None and earlier.get("id") != run["id"] else None
+
+
+def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], None]) -> bytes:
+    """The CSV up to a checkpoint, as the checkpoint knows it; says so where the file on disk is another one."""
+    kept = checkpoint.load_log(files.checkpoint, state)
+    there = files.csv.read_bytes() if files.csv.exists() else None
+    if kept is None:                             # written before checkpoints kept a copy
+        size = state["csv_bytes"]
+        if there is None or len(there) < size or b"\0" in there[:size] or not there[:size].endswith(b"\n"):
+            raise BadInput(f"{files.csv} is missing, cut or changed, and its checkpoint has no copy of it: {RESTART}")
+        return there[:size]
+    if there is None or not there.startswith(kept):
+        say(f"{files.csv} {'is missing' if there is None else 'was changed'}: it is written again from the checkpoint")
+    return kept
+
+
+def holds_rows(csv: Path) -> bool:
+    """Whether a CSV has more than its header; a run that was killed before its first row leaves no more."""
+    return csv.exists() and csv.read_bytes().count(b"\n") > 1
+
+
+def requeued(resume: str, files: RunFiles) -> str:
+    """`restart` means once per job: where SLURM starts the same job again, the run that the job began goes on."""
+    again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    if resume != "restart" or not again or not files.json.exists():
+        return resume
+    return "auto" if at(read_record(files.json), "process", "slurm") == slurm_job() else resume
+
+
+def clear_leftovers(files: RunFiles) -> None:
+    """Remove the temporary files that a killed process of this run left behind (the caller holds the run's lock)."""
+    for path in (files.csv, files.json, files.checkpoint / checkpoint.STATE, files.checkpoint / checkpoint.PREVIOUS):
+        _clear(path.parent, re.escape(path.name))
+    _clear(files.checkpoint, r"log-\d+\.csv")
+
+
+def _clear(folder: Path, name: str) -> None:
+    ours = re.compile(rf"\.{name}\.[a-z0-9_]{{8}}")   # as write_atomic names them
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if ours.fullmatch(path.name):
+                path.unlink(missing_ok=True)

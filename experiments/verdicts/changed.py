@@ -1,0 +1,57 @@
+"""
+What a study's file says now and did not say when its runs began: a hypothesis that follows the data is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.declare.study import Study
+from experiments.records.runs import Run
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that was declared otherwise when `runs` began. `key` is the study file's, or `arm NAME`."""
+    key: str
+    was: Any
+    now: Any
+    runs: tuple[str, ...]
+    first: str | None            # when the first of them began
+
+    def line(self) -> str:
+        """One readable line."""
+        count = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
+        since = f", the first on {self.first[:16].replace('T', ' at ')}" if self.first else ""
+        return f"{self.key} changed after {count} ({self.runs[0]}{since}): {_text(self.was)} → {_text(self.now)}"
+
+
+def changes(study: Study, runs: Iterable[Run]) -> tuple[Change, ...]:
+    """Every difference between the study and what its runs' records say was declared, in the order of the file."""
+    found: dict[tuple[str, str], tuple[Any, Any, list[Run]]] = {}
+    for run in runs:
+        for key, was, now in _differences(study, run):
+            found.setdefault((key, repr(was)), (was, now, []))[2].append(run)
+    return tuple(Change(key, was, now, tuple(run.path.stem for run in those), min(
+        (start for run in those if isinstance(start := run.record.get("start"), str)), default=None))
+        for (key, _), (was, now, those) in found.items())
+
+
+def _differences(study: Study, run: Run) -> list[tuple[str, Any, Any]]:
+    record = run.record or {}
+    if record.get("study_hash") in (None, study.hash):
+        return []
+    declared = record.get("declaration")
+    if not isinstance(declared, dict):
+        return [("study file", record["study_hash"], study.hash)]   # an older record, which tells no more
+    if run.arm not in study.arms:
+        return [(f"arm {run.arm}", declared.get("arm"), None)]
+    now = study.declaration(run.arm)
+    return [(f"arm {run.arm}" if key == "arm" else key, declared[key], value) for key, value in now.items()
+            if key in declared and declared[key] != value]
+
+
+def _text(value: Any) -> str:
+    return "not there" if value is None else repr(value) if isinstance(value, str) else str(value)

@@ -1,0 +1,223 @@
+"""
+What an arm costs beside what it brings: parameters, FLOPs, step time, memory, and the verdict at equal budgets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from experiments.records.runs import Run
+from experiments.verdicts.pairing import lost_seeds
+from experiments.verdicts.stats import RESAMPLES, Verdict, compare, holm
+
+QUARTILE = 0.25
+FEWEST = 4                              # evaluations of a curve that is read between them
+SPARSE = "evaluations are too far apart to say"
+AXES = ("tokens", "flops", "seconds")   # of the CSV: what a budget can be of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One arm's over its finished runs. None: the records do not say."""
+    arm: str
+    parameters: int | None
+    flops_per_token: float | None        # of a training step
+    step_seconds: float | None           # lower quartile over the log points of all runs
+    tokens_per_second: float | None      # at that
+    peak_memory_mb: float | None
+    n: int                               # runs
+
+    def ratio(self, baseline: Cost, quantity: str) -> float | None:
+        """This arm's quantity over the baseline's: 1.05 is 5 % more."""
+        mine, theirs = getattr(self, quantity), getattr(baseline, quantity)
+        return mine / theirs if mine is not None and theirs else None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Every arm's cost, the baseline's first when it has one."""
+    baseline: str
+    arms: tuple[Cost, ...]
+
+    def of(self, arm: str) -> Cost | None:
+        return next((cost for cost in self.arms if cost.arm == arm), None)
+
+    def ratio(self, arm: str, quantity: str) -> float | None:
+        """An arm's quantity over the baseline's; None when either is unknown."""
+        mine, theirs = self.of(arm), self.of(self.baseline)
+        return mine.ratio(theirs, quantity) if mine and theirs else None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An arm against the baseline when both have spent the same."""
+    arm: str
+    axis: str                            # tokens, flops or seconds
+    at: float                            # the largest that all runs of both reached
+    crossing: float | None               # where the mean curves last change places; None: they do not
+    verdict: Verdict                     # on val_loss there, interpolated between evaluations; Holm over the arms
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The verdicts at equal tokens, equal FLOPs and equal seconds."""
+    table: tuple[Budget, ...]
+
+    def on(self, axis: str) -> tuple[Budget, ...]:
+        return tuple(budget for budget in self.table if budget.axis == axis)
+
+    def of(self, arm: str, axis: str) -> Budget | None:
+        return next((b for b in self.table if (b.arm, b.axis) == (arm, axis)), None)
+
+
+def costs(runs: Iterable[Run], arms: Sequence[str], baseline: str) -> Costs:
+    """What the records of finished runs say, the baseline first."""
+    finished = [run for run in runs if run.complete]
+    order = sorted(arms, key=lambda arm: arm != baseline)
+    return Costs(baseline, tuple(_cost(arm, [run for run in finished if run.arm == arm]) for arm in order))
+
+
+def _cost(arm: str, runs: list[Run]) -> Cost:
+    models = [_section(run, "model") for run in runs]
+    results = [_section(run, "result") for run in runs]
+    parameters = _mean(models, "parameters")
+    steps = [pace for run in runs if len(pace := _paces(run))]
+    seconds, tokens = np.quantile(np.concatenate(steps), QUARTILE, axis=0) if steps else (None, None)
+    return Cost(arm, None if parameters is None else round(parameters), _mean(models, "flops_per_token"),
+                None if seconds is None else float(seconds), None if tokens is None else float(1 / tokens),
+                _mean(results, "peak_memory_mb"), len(runs))
+
+
+def _paces(run: Run) -> np.ndarray:
+    """(log points, 2): seconds an iteration and seconds a token, since the log point before. A mean over the run would
+    be of the machine's other work as well, which only ever slows: on a busy machine means of one arm differ by a
+    quarter, lower quartiles by a hundredth."""
+    table = run.table[["iteration", "tokens", "seconds"]].dropna().to_numpy()
+    steps = np.diff(table, axis=0)
+    steps = steps[(steps > 0).all(axis=1)]
+    return steps[:, 2:] / steps[:, :2]
+
+
+def at_pace(run: Run, cost: Cost | None) -> Run:
+    """The run with seconds as they would be at its arm's undisturbed pace: whatever else used the machine, or another
+    machine, is then in no comparison at equal seconds."""
+    if cost is None or cost.step_seconds is None:
+        return run
+    seconds = (run.table["iteration"] * cost.step_seconds).where(run.table["seconds"].notna())
+    return replace(run, table=run.table.assign(seconds=seconds))
+
+
+def _section(run: Run, name: str) -> dict[str, Any]:
+    section = (run.record or {}).get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    numbers = [t[key] for t in tables if isinstance(t.get(key), int | float) and math.isfinite(t[key])]
+    return fmean(numbers) if numbers else None
+
+
+def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss", margin: float,
+            alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
+            barred: Mapping[str, str] | None = None) -> Budgets:
+    """Every arm against the baseline on every axis that both have, at the largest budget that all runs reached. Arms
+    that are `barred` as not comparable have no budget in which they could be judged."""
+    runs = [run for run in runs if run.seed is not None]
+    arms = [arm for arm in arms if arm not in (barred or {})]
+    return Budgets(tuple(budget for axis in AXES for budget in _on_axis(
+        {arm: _curves([run for run in runs if run.arm == arm], axis, metric) for arm in arms}, axis, baseline,
+        margin=margin, alpha=alpha, unit=unit, resamples=resamples)))
+
+
+Curves = Mapping[int, np.ndarray]   # seed → (points, 2): spent so far, and the metric there; none for a diverged run
+
+
+def _on_axis(curves: Mapping[str, Curves], axis: str, baseline: str, *, margin: float, alpha: float, unit: str,
+             resamples: int) -> list[Budget]:
+    base = curves.get(baseline, {})
+    ends = {arm: _common_end([*mine.values(), *base.values()]) for arm, mine in curves.items()
+            if arm != baseline and _finished(mine) and _finished(base)}
+    known = {arm: all(_readable(curve, end, margin) for curve in _finished(curves[arm]) + _finished(base))
+             for arm, end in ends.items()}
+    values = {arm: (_at(curves[arm], end), _at(base, end)) if known[arm] else ({}, {}) for arm, end in ends.items()}
+    raw = {arm: replace(compare(*pair, margin=margin, alpha=alpha, family=len(ends), resamples=resamples), arm=arm,
+                        unit=unit) for arm, pair in values.items()}
+    judged = holm(raw, {arm: lost_seeds(*pair) for arm, pair in values.items()})
+    return [Budget(arm, axis, ends[arm], _crossing(curves[arm], base, ends[arm]) if known[arm] else None,
+                   verdict if known[arm] else replace(verdict, reason=SPARSE)) for arm, verdict in judged.items()]
+
+
+def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
+    """The curve of every finished run that has one; an empty one for every run that diverged."""
+    curves = {run.seed: _curve(run, axis, metric) for run in runs if run.complete}
+    return ({seed: curve for seed, curve in curves.items() if len(curve)}
+            | {run.seed: np.empty((0, 2)) for run in runs if run.status == "diverged"})
+
+
+def _curve(run: Run, axis: str, metric: str) -> np.ndarray:
+    """(points, 2): what was spent at each evaluation, and the metric, which the validation loss determines."""
+    table = run.table[[axis, "val_loss"]].dropna().to_numpy(copy=True)
+    result = _section(run, "result")
+    if metric == "perplexity":
+        table[:, 1] = np.exp(table[:, 1])
+    elif metric == "bits_per_byte":
+        known = result.get("bits_per_byte") and result.get("val_loss")
+        table = table * [1, result["bits_per_byte"] / result["val_loss"]] if known else table[:0]
+    return table
+
+
+def _finished(curves: Curves) -> list[np.ndarray]:
+    return [curve for curve in curves.values() if len(curve)]
+
+
+def _common_end(curves: Iterable[np.ndarray]) -> float:
+    return float(min(curve[-1, 0] for curve in curves if len(curve)))
+
+
+def _at(curves: Curves, x: float) -> dict[int, float]:
+    """Seed → the metric where x was spent; NaN for a run that diverged."""
+    return {seed: float(_interpolated(curve, np.array([x]))[0]) if len(curve) else math.nan
+            for seed, curve in curves.items()}
+
+
+def _readable(curve: np.ndarray, x: float, margin: float) -> bool:
+    """Whether the curve is known at x: measured there, or between evaluations so near to each other that a chord and a
+    cubic say the same, to half the margin. Three points bend nowhere else than at their middle."""
+    spent, first = np.unique(curve[:, 0], return_index=True)
+    if np.isclose(spent, x, rtol=1e-9, atol=0).any():
+        return True
+    if len(spent) < FEWEST or not spent[0] <= x <= spent[-1]:
+        return False
+    return abs(float(_interpolated(curve, np.array([x]))[0]) - np.interp(x, spent, curve[first, 1])) <= margin / 2
+
+
+def _interpolated(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The curve at x, by monotone cubics (PCHIP): a chord of a falling curve would lie above it and flatter whoever was
+    measured right there."""
+    spent, first = np.unique(curve[:, 0], return_index=True)
+    if len(spent) < 2:
+        return np.full_like(x, curve[-1, 1])
+    return PchipInterpolator(spent, curve[first, 1], extrapolate=False)(np.clip(x, spent[0], spent[-1]))
+
+
+def _crossing(arm: Curves, baseline: Curves, end: float) -> float | None:
+    """Where the difference of the mean curves last changes its sign before `end`."""
+    seeds = [seed for seed in arm if len(arm[seed]) and len(baseline.get(seed, ()))]
+    if not seeds:
+        return None
+    spent = np.unique(np.concatenate([curves[seed][:, 0] for seed in seeds for curves in (arm, baseline)]))
+    start = max(curves[seed][0, 0] for seed in seeds for curves in (arm, baseline))
+    spent = spent[(spent >= start) & (spent <= end)]
+    gap = np.mean([_interpolated(arm[s], spent) - _interpolated(baseline[s], spent) for s in seeds], axis=0)
+    changes = np.flatnonzero(gap[:-1] * gap[1:] < 0)
+    if not len(changes):
+        return None
+    i = changes[-1]
+    return float(spent[i] + (spent[i + 1] - spent[i]) * gap[i] / (gap[i] - gap[i + 1]))

@@ -1,0 +1,113 @@
+"""
+What a study's runs show beyond one verdict an arm: noise, factorial effects, learning rates, cost, equal budgets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from experiments.declare.study import load_study
+from experiments.records.record import at
+from experiments.records.runs import Run
+from experiments.verdicts.changed import Change, changes
+from experiments.verdicts.costs import Budgets, Costs, at_pace, budgets, costs
+from experiments.verdicts.factorial import FactorialAnalysis, Sum, analyse, sums
+from experiments.verdicts.noise import NoiseFloor, noise_floor, null_kind, same_baseline
+from experiments.verdicts.outliers import Outlier, outliers
+from experiments.verdicts.sensitivity import Sensitivity, sensitivity
+
+
+class Findings:
+    """The part of `Results` that asks further questions of the runs; each answer is computed when first looked at."""
+
+    @property
+    def bar(self) -> dict[str, Any]:
+        """What every test here is held to."""
+        return {"margin": self.margin, "alpha": self.alpha, "unit": self.unit, "barred": self.barred}
+
+    @cached_property
+    def noise_floor(self) -> NoiseFloor | None:
+        """How far runs of the baseline come apart, by the A/A arms here, or those of the study `aa` where its baseline
+        is this one, or else by the baseline's seeds; None when it has no run."""
+        if self.baseline not in self.arms:
+            return None
+        null_arms = {arm: (kind, self.values[arm]) for arm in self.arms
+                     if arm != self.baseline and arm not in self.barred
+                     and (kind := null_kind(self.changes_of(arm)))}
+        if not null_arms and self.null_runs:
+            theirs = replace(self, name="aa", runs=self.null_runs, null_runs=(),
+                             declared=replace(load_study("aa"), metric=self.metric))
+            mine, other = (next(iter(r.runs_of(r.baseline)), None) for r in (self, theirs))
+            if mine and other and same_baseline(mine.record, other.record):
+                return theirs.noise_floor
+        return noise_floor(self.values[self.baseline], null_arms, self.unit)
+
+    @cached_property
+    def outliers(self) -> list[Outlier]:
+        """Seeds that ended far from the others of their arm."""
+        return outliers(self.judged, self.baseline, self.margin)
+
+    @cached_property
+    def factorials(self) -> tuple[FactorialAnalysis, ...]:
+        """Main effects and interactions of every factorial that the study declares."""
+        designs = self.declared.designs if self.declared else ()
+        return tuple(analyse(design, self.judged, **self.bar) for design in designs
+                     if sum(arm in self.arms for arm in design.cells) > 1)
+
+    @cached_property
+    def sums(self) -> tuple[Sum, ...]:
+        """Arms made of others against the sum of those: of factorials and of `include` alike."""
+        if not self.declared or self.declared.arms[self.declared.baseline] or self.baseline not in self.arms:
+            return ()   # parts are measured from an arm that has none of them
+        parts = {arm: parts for arm, parts in self.declared.parts.items() if {arm, *parts} <= set(self.arms)}
+        return sums(parts, self.judged, self.baseline, **self.bar)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity | None:
+        """Learning-rate sensitivity, and the verdicts at each arm's own best rate; None without a grid."""
+        if not self.declared or not self.declared.grids:
+            return None
+        rates = {arm: self._rate_of(arm) for arm in (self.baseline, *self.declared.grids)}
+        grids = {arm: ({arm: rate} if rate else {}) | dict(self.declared.grids.get(arm, {}))
+                 for arm, rate in rates.items()}
+        return sensitivity(grids, self.judged, self.baseline, selection=self.declared.selection_seeds,
+                           metric=self.metric, **self.bar)
+
+    def _rate_of(self, arm: str) -> float | None:
+        """An arm's own learning rate, by its records."""
+        rates = [at(run.record, "config", "trainer", "learning_rate") for run in self.runs_of(arm)]
+        return next((float(rate) for rate in rates if type(rate) in (int, float) and 0 < rate < 1e3), None)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Parameters, FLOPs, step time and memory of every arm."""
+        return costs(self.runs, self.arms, self.baseline)
+
+    @cached_property
+    def paced(self) -> tuple[Run, ...]:
+        """The runs, with seconds at their arms' undisturbed paces."""
+        return tuple(at_pace(run, self.costs.of(run.arm)) for run in self.runs)
+
+    @cached_property
+    def budgets(self) -> Budgets:
+        """The verdicts at equal tokens, FLOPs and seconds."""
+        arms = [arm for arm in self.arms if not self.declared or arm not in self.declared.grid_arms]
+        judged = {run.path for run in self.judged_runs}
+        runs = [run for run in self.paced if run.path in judged]
+        units = dict.fromkeys(self.in_bytes, "another tokenizer: its curve is per token of its own")
+        return budgets(runs, arms, self.baseline, metric=self.metric, **self.bar | {"barred": self.barred | units})
+
+    @cached_property
+    def changed(self) -> tuple[Change, ...]:
+        """What the study's file says now and did not when its runs began."""
+        return changes(self.declared, self.runs) if self.declared else ()
+
+    def changes_of(self, arm: str) -> dict:
+        """What an arm changes, by its records; an arm without records changes something nobody knows."""
+        for run in self.runs_of(arm):
+            changes = (run.record or {}).get("changes")
+            if isinstance(changes, dict):
+                return changes
+        return {"?": None}

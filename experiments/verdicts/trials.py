@@ -1,0 +1,175 @@
+"""
+Every finished run's measurements and curve in one file, from which the comparison is drawn again without the runs.
+
+`experiment_results.npz` holds plain arrays and no objects, so that loading it runs nothing; the .json beside it has the
+same but the curves.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+
+from experiments.records.runs import Run
+from experiments.verdicts.results import UNITS, Results
+from experiments.verdicts.stats import Values, Verdict, verdicts
+from mingpt.utils import BadInput, write_atomic
+
+NAME = "experiment_results"
+MEASURES = ("final_loss", "val_loss", "bits_per_byte", "perplexity", "tokens_per_second", "seconds", "peak_memory_mb")
+LAST = 0.1            # of a run's rows are its final training loss
+FACTS = ("title", "study", "baseline", "metric", "margin", "alpha")
+
+# all that numpy and zipfile raise on bytes that are no such file; RuntimeError: said to be encrypted, or of a later zip
+UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile,
+              zlib.error)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished run. `seed` is −1 where its file names none; curve: (points, 2), tokens (or iterations) and loss."""
+    arm: str
+    seed: int
+    measures: Mapping[str, float]      # NaN: not measured
+    curve: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trials:
+    """All of a study's, with what the comparison needs to know of the study."""
+    title: str
+    study: str
+    baseline: str
+    metric: str
+    margin: float
+    alpha: float
+    over: str                          # what the curves are over: tokens, or iterations where tokens are not known
+    all: tuple[Trial, ...]
+    barred: tuple[tuple[str, str], ...] = ()       # arms that are not comparable with the baseline, and why
+    in_bytes: tuple[str, ...] = ()                 # arms of another tokenizer: no measure per token compares
+    diverged: tuple[tuple[str, int], ...] = ()     # arm and seed of runs that have no measurements because they did
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(trial.arm for trial in self.all))
+
+    def of(self, arm: str) -> list[Trial]:
+        return [trial for trial in self.all if trial.arm == arm]
+
+    def values(self, measure: str) -> dict[str, Values]:
+        """Arm → seed → value, of runs that have one."""
+        table: dict[str, dict[int | None, float]] = {arm: {} for arm in self.arms}
+        for trial in self.all:
+            if isfinite(value := trial.measures.get(measure, np.nan)):
+                table[trial.arm][trial.seed if trial.seed >= 0 else None] = value
+        return {arm: values for arm, values in table.items() if values}
+
+    def verdicts(self, measure: str) -> dict[str, Verdict]:
+        """Paired verdicts on one measure, which runs that diverged have not; none without a baseline that has it."""
+        values = self.values(measure)
+        if self.baseline not in values:
+            return {}
+        for arm, seed in self.diverged:
+            values.setdefault(arm, {})[seed] = np.nan
+        return verdicts(values, self.baseline, margin=self.margin, alpha=self.alpha,
+                        unit=UNITS.get(measure, measure), resamples=0, barred=self.bars(measure))
+
+    def bars(self, measure: str) -> dict[str, str]:
+        """The arms that are not comparable in this measure, with the reason."""
+        per_token = () if measure == "bits_per_byte" else self.in_bytes
+        return dict.fromkeys(per_token, "another tokenizer: only bits per byte compare") | dict(self.barred)
+
+
+def gather(results: Results) -> Trials:
+    """From the runs that a study's verdicts rest on, those of the baseline first. The points of learning-rate grids are
+    not arms of a comparison."""
+    grid = results.declared.grid_arms if results.declared else ()
+    runs = [run for arm in results.arms if arm not in grid for run in results.judged_runs if run.arm == arm]
+    over = "tokens" if any(run.table["tokens"].gt(0).any() for run in runs) else "iteration"
+    trials = [_trial(run, over) for run in runs if run.complete]
+    lost = [(run.arm, run.seed) for run in runs if run.status == "diverged" and run.seed is not None]
+    return Trials(results.title, results.name or "", results.baseline, results.metric, results.margin, results.alpha,
+                  over, tuple(trials), tuple(results.barred.items()),
+                  tuple(arm for arm, each in results.comparisons.items() if each.in_bytes), tuple(lost))
+
+
+def _trial(run: Run, over: str) -> Trial:
+    curve = run.table[[over, "loss"]].dropna().to_numpy()
+    measures = {name: np.nan if (value := run.final(name)) is None else value for name in MEASURES[1:]}
+    last = curve[-max(1, int(LAST * len(curve))):, 1]
+    return Trial(run.arm, -1 if run.seed is None else run.seed,
+                 {"final_loss": float(last.mean()) if len(last) else np.nan} | measures, curve)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+def save(trials: Trials, folder: Path) -> list[Path]:
+    """experiment_results.npz and .json."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **_arrays(trials))
+    paths = [folder / f"{NAME}.npz", folder / f"{NAME}.json"]
+    write_atomic(paths[0], buffer.getvalue())
+    write_atomic(paths[1], json.dumps(summary(trials), indent=1, ensure_ascii=False) + "\n")
+    return paths
+
+
+def _arrays(trials: Trials) -> dict[str, np.ndarray]:
+    facts = {name: np.array(getattr(trials, name)) for name in (*FACTS, "over")}
+    columns = {f"measure_{name}": np.array([trial.measures[name] for trial in trials.all]) for name in MEASURES}
+    lengths = np.array([len(trial.curve) for trial in trials.all])
+    curves = np.concatenate([trial.curve for trial in trials.all]) if len(lengths) else np.empty((0, 2))
+    return {"schema": np.array(1), **facts, "arm": np.array([trial.arm for trial in trials.all]),
+            "seed": np.array([trial.seed for trial in trials.all]), **columns, "curve_lengths": lengths,
+            "curves": curves, "barred": np.array(trials.barred, dtype=str).reshape(-1, 2),
+            "in_bytes": np.array(trials.in_bytes, dtype=str),
+            "diverged_arm": np.array([arm for arm, _ in trials.diverged], dtype=str),
+            "diverged_seed": np.array([seed for _, seed in trials.diverged], dtype=int)}
+
+
+def load(path: Path) -> Trials:
+    """Trials from an .npz; BadInput where it is no such file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        facts = {name: str(arrays[name]) for name in ("title", "study", "baseline", "metric", "over")}
+        numbers = {name: float(arrays[name]) for name in ("margin", "alpha")}
+        curves = np.split(arrays["curves"], np.cumsum(arrays["curve_lengths"])[:-1])
+        trials = tuple(
+            Trial(str(arm), int(seed), {name: float(arrays[f"measure_{name}"][i]) for name in MEASURES}, curves[i])
+            for i, (arm, seed) in enumerate(zip(arrays["arm"], arrays["seed"], strict=True)))
+        lost = tuple((str(arm), int(seed)) for arm, seed in zip(arrays["diverged_arm"], arrays["diverged_seed"],
+                                                                strict=True))
+        barred = tuple((str(arm), str(why)) for arm, why in arrays.get("barred", ()))   # older files have none
+        in_bytes = tuple(map(str, arrays.get("in_bytes", ())))
+    except FileNotFoundError:
+        raise BadInput(f"no file {path}; plotter.py writes {NAME}.npz under visualizations/") from None
+    except UNREADABLE as error:
+        raise BadInput(f"{path}: not a file of results as plotter.py writes it ({error})") from None
+    return Trials(**facts, **numbers, all=trials, barred=barred, in_bytes=in_bytes, diverged=lost)
+
+
+def summary(trials: Trials) -> dict:
+    """For people: each arm's runs, means and standard deviations, without the curves."""
+    def plain(value: float) -> float | None:
+        return value if isfinite(value) else None
+    arms = {}
+    for arm in trials.arms:
+        runs = [{"seed": t.seed if t.seed >= 0 else None, **{m: plain(t.measures[m]) for m in MEASURES}}
+                for t in trials.of(arm)]
+        arms[arm] = {"runs": runs, "mean_sd": {m: spread(list(trials.values(m).get(arm, {}).values()))
+                                               for m in MEASURES}}
+    return {"schema": 1, **{name: getattr(trials, name) for name in FACTS}, "arms": arms}
+
+
+def spread(values: list[float]) -> list[float | None] | None:
+    """[mean, sd]; None without a value, no sd of one."""
+    return [fmean(values), stdev(values) if len(values) > 1 else None] if values else None

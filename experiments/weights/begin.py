@@ -1,0 +1,137 @@
+"""
+Where a run's weights begin: a Hugging Face model or an earlier run (`--init`), and which of them it trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.weights import checkpoint
+from mingpt.attention.heads import ATTENTIONS
+from mingpt.mlps import MLPS, SwiGLU, hidden_size
+from mingpt.model import GPT
+from mingpt.positions import head_size
+from mingpt.pretrained import hf
+from mingpt.pretrained.upcycle import freeze_except, upcycle
+from mingpt.pretrained.weights import Heads, Tensors
+from mingpt.utils import CfgNode as CN
+
+# settings of a source that a run has its own of
+OWN = {"vocab_size", "block_size", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "z_loss", "document_end",
+       "published_padding", "model_type"}
+
+
+def is_run(init: str) -> bool:
+    """Whether a source is the checkpoint of a run of ours."""
+    return any((Path(init) / name).is_file() for name in (checkpoint.STATE, checkpoint.PREVIOUS))
+
+
+def is_remote(init: str) -> bool:
+    """Whether a source must be asked of the hub."""
+    return not Path(init).is_dir()
+
+
+def source_settings(init: str) -> dict[str, Any]:
+    """Section `model` of a source, as far as it decides what the model computes. The sizes of GPT-2 are known without
+    asking the hub."""
+    if is_run(init):
+        settings = checkpoint.read_state(Path(init))["model"]
+    elif is_remote(init) and init in hf.GPT2_SIZES:
+        settings = hf.gpt2_settings(init)
+    else:
+        settings = hf.read_settings(init)[2]
+    settings = {**GPT.get_default_config().to_dict(), **settings}
+    return _plain({key: value for key, value in settings.items() if key not in OWN})
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same with defaults for what they would be anyway, so that an arm with another MLP gets that one's."""
+    filled = CN(**{**GPT.get_default_config().to_dict(), **settings, "mlp_hidden": None})
+    default = "8/3d" if issubclass(MLPS[filled.mlp], SwiGLU) else "4d"
+    if settings.get("mlp_hidden") == hidden_size(filled, default):
+        settings["mlp_hidden"] = None
+    if set(settings["schedule"].split()) == {"f"}:
+        settings["schedule"] = "full"
+    return settings
+
+
+def source_layer(init: str) -> dict[str, Any]:
+    """The same as a layer of settings: below what an arm or the command line changes."""
+    return {f"model.{key}": value for key, value in source_settings(init).items()}
+
+
+def source_tensors(init: str) -> Tensors:
+    """A source's weights, by our names."""
+    if is_run(init):
+        return checkpoint.load_tensors(Path(init))
+    return hf.read(init)[2]
+
+
+def begin(model: GPT, settings: CN, fetch: bool = True) -> dict[str, Any] | None:
+    """Give a fresh model its source's weights and freeze what is not trained; returns what a record says of that.
+    Without `fetch` the hub is not asked."""
+    run, found = settings.run, None
+    if run.init is not None:
+        found = {"source": run.init, "taken": None}
+        if fetch or not is_remote(run.init):
+            state = source_tensors(run.init)
+            taken = asdict(upcycle(model, state, _heads(run.init), run.init_heads))
+            found |= {"taken": {k: sorted(v) if isinstance(v, set) else v for k, v in taken.items()},
+                      "sha256": _digest(state)}
+    if run.freeze_except is not None:
+        freeze_except(model, run.freeze_except)
+    return found
+
+
+def _heads(init: str) -> Heads:
+    """The source's heads."""
+    filled = GPT.get_default_config()
+    filled.merge_from_dict(source_settings(init))
+    kind = ATTENTIONS[filled.attention]
+    n_kv_head = kind.kv_heads(filled) if hasattr(kind, "kv_heads") else filled.n_head
+    return Heads(filled.n_head, n_kv_head, head_size(filled))
+
+
+def _digest(state: Tensors) -> str:
+    """Of the weights, whatever files they came in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def audit_options(settings: CN, taken: bool = True) -> dict[str, Any]:
+    """The audit's arguments about where weights come from, if any were `taken`, and which are trained."""
+    init, frozen = settings.run.init, {"freeze_except": settings.run.freeze_except}
+    if init is None or not taken:
+        return frozen
+    same = all(getattr(settings.model, key) == value for key, value in source_settings(init).items())
+    foreign = not is_run(init) and not is_remote(init) and importlib.util.find_spec("transformers")
+    return {**frozen, "fresh": False, "reference": _reference(init) if same and foreign else None}
+
+
+def _reference(init: str) -> Callable:
+    """transformers' own model: tokens → the input of every layer, then the logits."""
+    def outputs(idx: torch.Tensor) -> list[torch.Tensor]:
+        from experiments.weights.parity import open_theirs
+        out = open_theirs(Path(init))(idx.cpu(), output_hidden_states=True)
+        return [t.to(idx.device) for t in (*out.hidden_states[:-1], out.logits)]
+    return outputs
+
+
+def find_source(text: str, out: Path) -> str:
+    """`--init`: a folder, a run under OUT by name or file, or else a name for the hub."""
+    if is_run(text) or (Path(text) / "config.json").is_file():
+        return text
+    from experiments.weights.saved import find_run, known_runs
+    if Path(text).exists() or any(text in (name, files.arm) for name, files in known_runs(out).items()):
+        return str(find_run(text, out).checkpoint)
+    return text

@@ -1,0 +1,75 @@
+"""
+Finding a finished run again, and loading its model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.corpus.progress import say
+from experiments.corpus.tokenizers import get_tokenizer
+from experiments.records.record import RunFiles, read_record
+from experiments.weights import checkpoint
+from mingpt.model import GPT
+from mingpt.trainer import find_device
+from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import CfgNode as CN
+
+
+def known_runs(out: Path) -> dict[str, RunFiles]:
+    """Every run with a checkpoint under OUT, by name: 'rope.s0', 'seven/rope.s0'."""
+    root = Path(out) / "checkpoints"
+    found = {}
+    for state in sorted({path.parent for name in (checkpoint.STATE, checkpoint.PREVIOUS) for path in root.rglob(name)}):
+        name = state.relative_to(root).as_posix()
+        study, _, run = name.rpartition("/")
+        arm, dot, seed = run.rpartition(".s")
+        if dot and seed.isdigit():
+            found[name] = RunFiles(Path(out), study or None, arm, int(seed))
+    return found
+
+
+def find_run(text: str, out: Path) -> RunFiles:
+    """A run by its name, by a file or folder of it, or by its arm alone when that has one run only."""
+    runs = known_runs(out)
+    if text in runs:
+        return runs[text]
+    path = Path(text)
+    if path.exists():
+        path = path.resolve()
+        for files in known_runs(_out_of(path)).values():
+            if path in (files.csv.resolve(), files.json.resolve(), files.checkpoint.resolve()):
+                return files
+    same_arm = [name for name, files in runs.items() if text in (files.arm, f"{files.study}/{files.arm}")]
+    if len(same_arm) == 1:
+        return runs[same_arm[0]]
+    if same_arm:
+        raise BadInput(f"run {text!r} could be any of {', '.join(same_arm)}")
+    hint = did_you_mean(text, runs) if runs else f"; there are none under {out}/checkpoints"
+    raise BadInput(f"no run {text!r}{hint}")
+
+
+def _out_of(path: Path) -> Path:
+    """The OUT of …/OUT/losses/… or …/OUT/checkpoints/…."""
+    for parent in path.parents:
+        if parent.name in ("losses", "checkpoints"):
+            return parent.parent
+    return path.parent
+
+
+def load_run(files: RunFiles, device: str = "auto", which: str = "model") -> tuple[GPT, Any, dict[str, Any]]:
+    """(model in eval mode, tokenizer, record) of a run."""
+    state = checkpoint.read_state(files.checkpoint)
+    if state is None:
+        raise BadInput(f"{files.checkpoint}: no checkpoint there")
+    with contextlib.redirect_stdout(None):
+        model = GPT(CN(**state["model"] | {"model_type": None}))
+    if told := checkpoint.load_model(files.checkpoint, model, which):
+        say(told)
+    device = find_device(device)
+    record = read_record(files.json) if files.json.exists() else {}
+    return model.to(torch.device(device)).eval(), get_tokenizer(state["tokenizer"]), record

@@ -1,0 +1,113 @@
+"""
+Who makes the queries, keys and values: slot `attention`. (B, T, C) → (B, T, C).
+"""
+
+import math
+
+import torch
+import torch.nn as nn
+
+from mingpt.attention.base import Mixer, with_bias
+from mingpt.attention.mla import MultiHeadLatentAttention
+from mingpt.attention.msla import PublishedSparseLatentAttention, SparseLatentAttention
+from mingpt.config import filled
+from mingpt.layers import Linear
+from mingpt.mlps import residual_output
+from mingpt.norms import NORMS, RMSNorm
+from mingpt.patterns.kinds import Pattern
+from mingpt.positions import POSITIONS
+from mingpt.sampling.cache import Cache, KeyValues
+from mingpt.sparse.backends import make_backend
+from mingpt.utils import BadInput, CfgNode
+
+
+class CausalSelfAttention(Mixer):
+    """GPT-2's multi-head attention: every head has queries, keys and values of its own, made in one projection.
+
+    `qk_norm` norms each head's queries and keys by an RMSNorm of their own, so scores stay bounded: Qwen3's form of
+    Henry et al. 2020 (arXiv 2010.04245), who divide by the length and learn one factor. `pattern` is the schedule's for
+    this layer: which keys a query may see. `qkv_bias` and `attn_out_bias` are model.bias where they are None (Qwen2 has
+    the first alone, GPT-Neo the second); `attn_scale` is what scores are multiplied by, 1/√hs where it is None
+    (GPT-Neo: 1); `head_dim` is hs, C/nh where it is None.
+    """
+    options = {**Mixer.options, "qk_norm": False}
+
+    def __init__(self, config: CfgNode, layer: int = 0):
+        config = filled(config, {"attention": ATTENTIONS, "position": POSITIONS, "norm": NORMS})
+        super().__init__(config, layer)
+        self.n_kv_head = self.kv_heads(config)
+        self.sizes = [n * self.head_dim for n in (self.n_head, self.n_kv_head, self.n_kv_head)]   # of q, k and v
+        self.c_attn = Linear(config.n_embd, sum(self.sizes), bias=with_bias(config, "qkv_bias"))
+        self.c_proj = residual_output(self.sizes[0], config.n_embd, with_bias(config, "attn_out_bias"))
+        self.attend = make_backend(self.pattern, config, biased=self.position.slopes is not None)
+        head_norm = RMSNorm if config.qk_norm else _no_norm
+        self.q_norm = head_norm(self.head_dim, config)
+        self.k_norm = head_norm(self.head_dim, config)
+        scale = config.attn_scale
+        self.stretch = 1.0 if scale is None else scale * math.sqrt(self.head_dim)   # backends divide by √hs
+
+    @staticmethod
+    def kv_heads(config: CfgNode) -> int:
+        """How many heads of keys and values there are."""
+        return config.n_head
+
+    def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None,
+                cache: KeyValues | None = None) -> torch.Tensor:
+        """See Mixer."""
+        B, T, _ = x.size()
+        q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(x).split(self.sizes, 2))
+        start, attend = (0, self.attend) if cache is None else (cache.start, cache)
+        q, k = self.position.rotate(self.q_norm(q), self.k_norm(k), start)      # (B, nh, T, hs), (B, nkv, T, hs)
+        if self.stretch != 1.0:
+            q = q * self.stretch
+        y = attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
+        y = y.transpose(1, 2).reshape(B, T, self.sizes[0])               # the heads side by side again
+        return self.resid_dropout(self.c_proj(y))
+
+    def new_cache(self, cache: Cache) -> KeyValues:
+        """This layer's part of a cache."""
+        return KeyValues(cache.ledger(self.pattern), self.attend)
+
+    def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
+        """FLOPs a token of a forward's scores and weighted sums: two products with every key that the pattern (another
+        one, if given) has for a query, on average over T."""
+        return 2 * 2 * self.sizes[0] * (pattern or self.pattern).count(T) / T
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        state_dict.pop(prefix + "bias", None)          # minGPT saved its causal mask under this name
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class GroupedQueryAttention(CausalSelfAttention):
+    """Each of `n_kv_head` heads of keys and values serves a group of n_head/n_kv_head query heads: a smaller projection
+    and a smaller cache. With as many as query heads it is multi-head attention, in the same weights. Ainslie et al.
+    2023, arXiv 2305.13245."""
+    options = {**CausalSelfAttention.options, "n_kv_head": None}
+
+    @staticmethod
+    def kv_heads(config: CfgNode) -> int:
+        heads, wanted = config.n_head, config.n_kv_head
+        if wanted is None:      # the most heads that share: two queries' heads each, where their number is even
+            return max((n for n in range(1, heads) if heads % n == 0), default=1)
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1 or heads % wanted:
+            known = [n for n in range(1, heads + 1) if heads % n == 0]
+            raise BadInput(f"model.n_kv_head={wanted!r} does not divide model.n_head={heads}: "
+                           f"{', '.join(map(str, known))} do")
+        return wanted
+
+
+class MultiQueryAttention(CausalSelfAttention):
+    """One head of keys and values for all queries: the smallest cache. Shazeer 2019, arXiv 1911.02150."""
+
+    @staticmethod
+    def kv_heads(config: CfgNode) -> int:
+        return 1
+
+
+def _no_norm(dim: int, config: CfgNode) -> nn.Module:
+    return nn.Identity()
+
+
+ATTENTIONS = {"mha": CausalSelfAttention, "gqa": GroupedQueryAttention, "mqa": MultiQueryAttention,
+              "mla": MultiHeadLatentAttention, "msla": SparseLatentAttention,
+              "msla_published": PublishedSparseLatentAttention}

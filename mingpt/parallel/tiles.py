@@ -1,0 +1,94 @@
+"""
+A stretch of queries meets a stretch of keys that begin at other places of the same text: attention over these keys
+alone with its log Σ exp(score), the merging of two such results, and the gradients. Half precision is computed in
+float32. A tile of queries at a time, and of the keys only those that the pattern can reach.
+
+q (B, nh, n, hs), k and v (B, nkv, m, hs), where nkv divides nh; slopes (nh,) or None; lse (B, nh, n, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mingpt.patterns.kinds import Pattern
+
+TILE = 256      # queries whose scores exist at once
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the two stretches begin in the whole text of T tokens, and what its queries see."""
+    query: int
+    key: int
+    T: int
+    pattern: Pattern
+    slopes: Tensor | None = None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+    """→ what these keys contribute, (B, nh, n, hs), and its lse; where a query sees none of them 0 and −∞."""
+    q, k, v = _wide(q), *_for_heads(q, k, v)
+    out, lse = torch.zeros_like(q), q.new_full((*q.shape[:3], 1), -math.inf)
+    for rows, columns in _tiles(q.size(2), k.size(2), place):
+        scores = _scores(q, k, rows, columns, place)
+        largest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)     # of a row that sees none
+        weights = scores.sub_(largest).exp_()
+        total = weights.sum(-1, keepdim=True)
+        out[:, :, rows] = weights @ v[:, :, columns] / total.clamp(min=1e-30)
+        lse[:, :, rows] = largest + total.log()
+    return out, lse
+
+
+def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Two results over different keys → the result over all of them. A query must see some key of `a`."""
+    lse = torch.logaddexp(a[1], b[1])
+    return a[0] * (a[1] - lse).exp() + b[0] * (b[1] - lse).exp(), lse
+
+
+def gradients(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, lse: Tensor, delta: Tensor,
+              place: Place) -> tuple[Tensor, Tensor, Tensor]:
+    """dQ, dK, dV of these pairs alone, from dO, from the lse over all keys, and from δ = Σ dO·O, (B, nh, n, 1)."""
+    kv_shape, scale = k.shape, 1 / math.sqrt(q.size(-1))
+    q, dout, k, v = _wide(q), _wide(dout), *_for_heads(q, k, v)
+    dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for rows, columns in _tiles(q.size(2), k.size(2), place):
+        weights = _scores(q, k, rows, columns, place).sub_(lse[:, :, rows]).exp_()
+        dv[:, :, columns] += weights.mT @ dout[:, :, rows]
+        dscores = weights.mul_(dout[:, :, rows] @ v[:, :, columns].mT - delta[:, :, rows]).mul_(scale)
+        dq[:, :, rows] = dscores @ k[:, :, columns]
+        dk[:, :, columns] += dscores.mT @ q[:, :, rows]
+    B, kv_heads, m, hs = kv_shape
+    return dq, *(x.view(B, kv_heads, -1, m, hs).sum(2) for x in (dk, dv))
+
+
+def _scores(q: Tensor, k: Tensor, rows: slice, columns: slice, place: Place) -> Tensor:
+    i = torch.arange(rows.start, rows.stop, device=q.device)[:, None] + place.query
+    j = torch.arange(columns.start, columns.stop, device=q.device) + place.key
+    scores = (q[:, :, rows] @ k[:, :, columns].mT).div_(math.sqrt(q.size(-1)))
+    if place.slopes is not None:
+        scores -= place.slopes[:, None, None].to(scores) * (i - j)
+    return scores.masked_fill_(~place.pattern(i, j), -math.inf)
+
+
+def _tiles(n: int, m: int, place: Place) -> Iterator[tuple[slice, slice]]:
+    """Slices of the queries, each with the slice of the keys that it can see; none where it can see none."""
+    reach, ahead = place.pattern.reach(place.T), place.query - place.key
+    for start in range(0, n, TILE):
+        stop = min(start + TILE, n)
+        first, last = max(0, start + ahead - reach), min(m, stop + ahead)
+        if first < last:
+            yield slice(start, stop), slice(first, last)
+
+
+def _for_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values for every query head, in what is computed in."""
+    return tuple(_wide(x).repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

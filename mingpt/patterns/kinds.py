@@ -1,0 +1,256 @@
+"""
+Which keys a query may see: a pattern is a predicate on (i, j), query and key. Every one is causal and lets a query see
+itself, so no softmax is ever empty. Patterns compose, count and draw themselves (predicate.py), and are spelled in few
+letters, which parse back:
+
+    f          full: every key up to the query                                   full() at T = 4: x... xx.. xxx. xxxx
+    256        window: i − j < 256, the query's own key included              window(2) at T = 4: x... xx.. .xx. ..xx
+    256>1/2    shifted: moved by 1/2 of itself towards the future, which is cut off: the same keys as 128
+    96/4       dilated: a window of 96, then keys i−96−4, i−96−8, …; key i−96 is in a gap
+    b128x4     block: the query's own block of 128, up to the query, and the 4 before it
+    s8         strided: keys 0, 8, 16, … and the query's own
+    64+g64     local_global: a window of 64, and keys 0, 64, 128, …
+    r0.1@7     random: each earlier key dropped with probability 0.1, by seed 7
+    64&s8      in both          64|s8      in either          (64|s8)&b128x4      & binds more closely than |
+"""
+
+import re
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mingpt.patterns.pattern import And, Or, Pattern, draw
+from mingpt.utils import BadInput
+
+__all__ = ["And", "Or", "Pattern", "PATTERNS", "draw", "parse_pattern", "full", "window", "shifted", "dilated", "block",
+           "strided", "local_global", "random"]
+
+
+LARGEST = 2**31 - 1   # of a pattern's numbers, so that no index overflows
+
+
+@dataclass(frozen=True)
+class Full(Pattern):
+    """GPT-2's: every key up to the query."""
+    spelling, relative = "f", True
+
+    def allows(self, i, j):
+        return j <= i
+
+    def keys_per_query(self, T):
+        return np.arange(T) + 1
+
+    def reach(self, T):
+        return T - 1
+
+
+@dataclass(frozen=True)
+class _Sized(Pattern):
+    """A pattern made of whole numbers; `least` names those that may be other than 1 or more."""
+    least: ClassVar[dict[str, int]] = {}
+
+    def __post_init__(self):
+        for f in fields(self):
+            object.__setattr__(self, f.name, _whole(self, f.name, self.least.get(f.name, 1)))
+
+
+def _whole(pattern: Pattern, name: str, least: int) -> int:
+    """The pattern's field as an int, or BadInput where it is none or too small."""
+    value = getattr(pattern, name)
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise BadInput(f"pattern {str(pattern)!r}: {name} = {value!r} is no whole number")
+    if not least <= value <= LARGEST:
+        nearest = f"the least is {least}" if value < least else f"the largest is {LARGEST}"
+        raise BadInput(f"pattern {str(pattern)!r}: {name} = {value}, {nearest}")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Window(_Sized):
+    """The last w keys, the query's own included."""
+    w: int
+    spelling, relative = "{w}", True
+
+    @property
+    def width(self) -> int:
+        """The number of keys that a late query sees."""
+        return self.w
+
+    def allows(self, i, j):
+        return i - j < self.width
+
+    def keys_per_query(self, T):
+        return np.minimum(np.arange(T) + 1, self.width)
+
+    def reach(self, T):
+        return min(T, self.width) - 1
+
+
+@dataclass(frozen=True)
+class ShiftedWindow(Window):
+    """Study 000's group shift: a window moved index/groups of itself towards the future. Causality cuts that part off,
+    so w − ⌊w·index/groups⌋ keys are left. This reading gives the study's sparsities: lms_main 50.5 % at T = 1024 and
+    37.5 % at 512."""
+    index: int
+    groups: int
+    spelling, relative = "{w}>{index}/{groups}", True
+    least = {"index": 0}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.index >= self.groups:
+            raise BadInput(f"pattern {str(self)!r}: index = {self.index}, the largest is {self.groups - 1}")
+
+    @property
+    def width(self) -> int:
+        return self.w - self.w * self.index // self.groups
+
+
+@dataclass(frozen=True)
+class Dilated(_Sized):
+    """Study 003's: a window of w, then every d-th key: i−w−d, i−w−2d, … Key i−w itself is in a gap."""
+    w: int
+    d: int
+    spelling, relative = "{w}/{d}", True
+
+    def allows(self, i, j):
+        beyond = i - j - self.w
+        return (beyond < 0) | (beyond > 0) & (beyond % self.d == 0)
+
+    def keys_per_query(self, T):
+        i = np.arange(T)
+        return np.minimum(i + 1, self.w) + np.maximum(i - self.w, 0) // self.d
+
+    def reach(self, T):
+        links = max(T - 1 - self.w, 0) // self.d
+        return self.w + links * self.d if links else min(T, self.w) - 1
+
+
+@dataclass(frozen=True)
+class Block(_Sized):
+    """The query's own block of `size` positions, up to the query, and the `previous` blocks before it."""
+    size: int
+    previous: int
+    spelling = "b{size}x{previous}"
+    least = {"previous": 0}
+
+    def allows(self, i, j):
+        return i // self.size - j // self.size <= self.previous
+
+    def keys_per_query(self, T):
+        i = np.arange(T)
+        return i + 1 - np.maximum(i // self.size - self.previous, 0) * self.size
+
+    def reach(self, T):
+        return min(T, (self.previous + 1) * self.size) - 1
+
+
+@dataclass(frozen=True)
+class Strided(_Sized):
+    """Every s-th key of the text, from the first, and the query's own."""
+    s: int
+    spelling = "s{s}"
+
+    def allows(self, i, j):
+        return (j % self.s == 0) | (i == j)
+
+    def keys_per_query(self, T):
+        i = np.arange(T)
+        return i // self.s + 1 + (i % self.s > 0)
+
+    def reach(self, T):
+        return T - 1
+
+
+@dataclass(frozen=True)
+class LocalGlobal(_Sized):
+    """A window of w, and every `every`-th key of the text, from the first (study 000's local_global: every 64th)."""
+    w: int
+    every: int
+    spelling = "{w}+g{every}"
+
+    def allows(self, i, j):
+        return (i - j < self.w) | (j % self.every == 0)
+
+    def keys_per_query(self, T):
+        i = np.arange(T)
+        return np.minimum(i + 1, self.w) + np.where(i >= self.w, (i - self.w) // self.every + 1, 0)
+
+    def reach(self, T):
+        return T - 1
+
+
+@dataclass(frozen=True)
+class Random(Pattern):
+    """Each earlier key is dropped with probability `drop`, by a hash of (seed, i, j): the same pairs at every T and
+    on every device, with nothing stored."""
+    drop: float
+    seed: int
+    spelling = "r{drop}@{seed}"
+
+    def __post_init__(self):
+        object.__setattr__(self, "seed", _whole(self, "seed", 0))
+        if not isinstance(self.drop, (int, float)) or not 0 <= self.drop < 1:
+            raise BadInput(f"pattern {str(self)!r}: drop = {self.drop!r} is no number from 0 to less than 1")
+        object.__setattr__(self, "drop", float(self.drop))
+
+    def allows(self, i, j):
+        return (_mix(_mix(_mix(self.seed) ^ _int64(i)) ^ _int64(j)) >= self.drop * 2**32) | (i == j)
+
+
+def _int64(x: Any) -> Any:
+    return x.long() if hasattr(x, "long") else np.int64(x)   # flex gives int32, too short for _mix
+
+
+def _mix(x: Any) -> Any:
+    """Thomas Mueller's 32-bit integer hash. The factor is below 2^27, so that nothing overflows an int64."""
+    x = x & 0xFFFFFFFF
+    for _ in range(2):
+        x = (x ^ x >> 16) * 0x45D9F3B & 0xFFFFFFFF
+    return x ^ x >> 16
+
+
+# a pattern is a class above and a line here; the line makes it a word of the schedules' grammar
+PATTERNS = {"full": Full, "window": Window, "shifted": ShiftedWindow, "dilated": Dilated, "block": Block,
+            "strided": Strided, "local_global": LocalGlobal, "random": Random}
+full, window, shifted, dilated = Full, Window, ShiftedWindow, Dilated   # as code reads best: window(64) | strided(8)
+block, strided, local_global, random = Block, Strided, LocalGlobal, Random
+
+
+def parse_pattern(text: str) -> Pattern:
+    """The pattern that a spelling means, the reverse of str(pattern). Raises BadInput."""
+    for symbol, kind in (("|", Or), ("&", And)):   # the one that binds less is split at first
+        parts = _split(text, symbol)
+        if len(parts) > 1:
+            return kind(tuple(parse_pattern(part) for part in parts))
+    if text.startswith("(") and text.endswith(")"):
+        return parse_pattern(text[1:-1])
+    for kind in PATTERNS.values():
+        if match := _form(kind).fullmatch(text):
+            return kind(*(f.type(value) for f, value in zip(fields(kind), match.groups(), strict=True)))
+    raise BadInput(f"no pattern is spelled {text!r}: write f, 256, 256>1/2, 96/4, b128x4, s8, 64+g64 or r0.1@7, "
+                   "joined by & and |")
+
+
+def _split(text: str, symbol: str) -> list[str]:
+    """Split at a symbol, where it stands in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == symbol and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+@cache
+def _form(kind: type[Pattern]) -> re.Pattern:
+    """A class's spelling as a regular expression, a group for each field."""
+    numbers = {int: r"(-?\d+)", float: r"(-?\d+(?:\.\d*)?(?:e-?\d+)?)"}
+    form = re.escape(kind.spelling)
+    for f in fields(kind):
+        form = form.replace(re.escape(f"{{{f.name}}}"), numbers[f.type])
+    return re.compile(form)

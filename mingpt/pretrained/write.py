@@ -1,0 +1,153 @@
+"""
+A model of ours in the words of one of Hugging Face's families: the settings that it cannot say are lost, and found out
+by reading back what was said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+import torch
+
+from mingpt.config import slot_defaults
+from mingpt.model import GPT, SLOTS
+from mingpt.positions import layers_without
+from mingpt.pretrained.families import FAMILIES, Family
+from mingpt.pretrained.weights import Heads, Tensors, write_tensors
+from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import CfgNode as CN
+
+# settings that change nothing of what a finished model computes, and those that are told by its tensors
+FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init", "z_loss", "n_future",
+        "future_weight"}
+IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
+CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
+
+
+def convert(model: GPT, family: str | None = None,
+            avoid: Container[str] = ()) -> tuple[Family, dict[str, Any], Tensors]:
+    """(family, config.json, tensors) of the model's counterpart."""
+    if family is not None and family not in FAMILIES:
+        raise BadInput(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
+    refusals = {}
+    for candidate in [FAMILIES[family]] if family else [f for name, f in FAMILIES.items() if name not in avoid]:
+        theirs, tensors, lost = _converted(model, candidate)
+        if not lost:
+            return candidate, theirs, tensors
+        refusals[candidate.name] = lost
+    fewest = min(map(len, refusals.values()))
+    nearest = [f"{name} lacks {', '.join(lost)}" for name, lost in refusals.items() if len(lost) == fewest]
+    raise BadInput(f"no exact counterpart among Hugging Face's models: {'; '.join(nearest)}")
+
+
+@torch.no_grad()
+def _converted(model: GPT, family: Family) -> tuple[dict[str, Any], Tensors, list[str]]:
+    """(config.json, tensors, the settings that get lost)."""
+    ours = settled(model, family)
+    theirs: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.name,
+                              "torch_dtype": str(model.lm_head.weight.dtype).removeprefix("torch.")}
+    for entry in family.entries:
+        entry.write(ours, theirs)
+    lost = _lost(ours, theirs, model, family)
+    if lost:
+        return theirs, {}, lost
+    attn = model.transformer.h[0].attn
+    heads = (Heads(attn.n_head, attn.n_head, attn.nope + attn.rope, attn.rope) if ours["attention"] == "mla"
+             else Heads(attn.n_head, attn.n_kv_head, attn.head_dim))
+    state = family.prepare(_state(model, family), heads)
+    tensors, left = write_tensors(family.weights(ours["n_layer"]), state, heads, theirs)
+    return theirs, tensors, _homeless(left)
+
+
+def _homeless(names: list[str]) -> list[str]:
+    """Tensors that have no place, by the setting that they come from where that is known."""
+    kinds = sorted({name.split(".", 3)[-1] if name.startswith("transformer.h.") else name for name in names})
+    biases = [kind.removesuffix(".bias") for kind in kinds if kind.endswith(".bias")]
+    others = [f"the weights {kind}" for kind in kinds if not kind.endswith(".bias")]
+    return ([f"model.bias=True (of {', '.join(biases)})"] if biases else []) + others
+
+
+def settled(model: GPT, family: Family) -> dict[str, Any]:
+    """What the model's settings say of what it computes, in the words that families' entries use: numbers instead of
+    defaults, one word a layer in the schedule, only the options of the members that are there."""
+    config, attn, mlp = model.config.to_dict(), model.transformer.h[0].attn, model.transformer.h[0].mlp
+    options = [option for slot, members in SLOTS.items() for option in members[config[slot]].options]
+    ours = {k: v for k, v in config.items() if k not in set(slot_defaults(SLOTS)) - set(SLOTS) or k in options}
+    ours["schedule"] = " ".join(_word(pattern, model.block_size) for pattern in model.schedule)
+    if "n_kv_head" in ours or config["attention"] in ("mha", "mqa"):
+        ours |= {"attention": "mha", "n_kv_head": attn.n_kv_head if family.grouped else attn.n_head,
+                 "head_dim": attn.head_dim}
+    if config["attention"] == "mla":
+        ours |= {"kv_lora_rank": attn.rank, "qk_nope_head_dim": attn.nope, "qk_rope_head_dim": attn.rope,
+                 "v_head_dim": attn.v_size, "head_dim": attn.head_dim}
+    if "mlp_hidden" in ours and hasattr(mlp, "c_fc"):
+        ours["mlp_hidden"] = mlp.c_fc.out_features
+    if not config["tie_weights"]:
+        ours["embd_scale"] = None      # in the table, as no head reads it
+    return _positions(ours, model.config, family)
+
+
+def _word(pattern, T: int) -> str:
+    """'f', a window's number of keys, or another pattern's spelling, in brackets so that it is no number."""
+    if pattern.is_full(T):
+        return "f"
+    return str(pattern.width) if hasattr(pattern, "width") else f"({pattern})".replace(" ", "")
+
+
+def _positions(ours: dict[str, Any], config: CN, family: Family) -> dict[str, Any]:
+    """A table of zeros says that there are no positions; so does leaving them out in every layer."""
+    without = layers_without(config)
+    if len(without) == config.n_layer:
+        ours["position"] = "none"
+    elif "nope_layers" in ours:
+        ours["nope_layers"] = ",".join(map(str, sorted(without))) or None
+    if ours["position"] == "none" and family.table:
+        ours["position"] = "learned"
+    if ours.get("rope_local_base") == ours.get("rope_base") or set(ours["schedule"].split()) == {"f"}:
+        ours["rope_local_base"] = None
+    return ours
+
+
+def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: GPT, family: Family) -> list[str]:
+    """The settings that config.json does not say: those that reading it gives another value."""
+    back = type(model).get_default_config().to_dict()
+    read_back: dict[str, Any] = {}
+    try:
+        for entry in family.entries:
+            entry.read(theirs, read_back)
+    except BadInput as refusal:
+        return [str(refusal)]
+    back |= {"n_kv_head": ours["n_head"], "head_dim": ours["n_embd"] // ours["n_head"], **read_back}
+    back["attention"] = "mha" if back["attention"] == "gqa" else back["attention"]
+    if back["position"] == "none" == ours["position"]:
+        back |= {"nope_layers": ours.get("nope_layers")}
+    different = [k for k in ours if k not in FREE | IN_TENSORS and ours[k] != back.get(k)]
+    implied = {option for slot in SLOTS if slot in different for option in SLOTS[slot][ours[slot]].options}
+    different = [k for k in different if k not in implied]      # a member's options go with it
+    return [f"{CALLED.get(k, f'model.{k}')}={model.config.to_dict()[k]!r}" for k in different]
+
+
+def _state(model: GPT, family: Family) -> Tensors:
+    """The model's tensors, with what the settings do to scores and positions in the weights."""
+    state = {name: t.detach().cpu() for name, t in model.named_parameters()   # a tied head is the embedding
+             if not name.startswith("future.")}                                # heads of later tokens are for training
+    if model.config.embd_scale is not None and not model.config.tie_weights:
+        state["transformer.wte.weight"] = state["transformer.wte.weight"] * model.transformer.wte.scale
+    for l, block in enumerate(model.transformer.h):
+        stretch, at = getattr(block.attn, "stretch", 1.0), f"transformer.h.{l}.attn."
+        if stretch == 1.0:
+            continue
+        if f"{at}q_norm.weight" in state:
+            state[f"{at}q_norm.weight"] = state[f"{at}q_norm.weight"] * stretch
+            continue
+        rows = block.attn.n_head * block.attn.head_dim
+        for name in (f"{at}c_attn.weight", f"{at}c_attn.bias"):
+            if name in state:
+                state[name] = torch.cat((state[name][:rows] * stretch, state[name][rows:]))
+        for name in (f"{at}q_proj.weight", f"{at}q_b_proj.weight"):      # latent attention's
+            if name in state:
+                state[name] = state[name] * stretch
+    if family.table and "transformer.wpe.weight" not in state:
+        state["transformer.wpe.weight"] = torch.zeros(model.block_size, model.config.n_embd)
+    return state

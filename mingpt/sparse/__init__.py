@@ -1,0 +1,1 @@
+"""Attention over a pattern. `backends` chooses how it is computed; the others skip what the pattern leaves out."""
