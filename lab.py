@@ -16,6 +16,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from commands._arguments import Parser
 from mingpt.utils import BadInput, did_you_mean
 
 # Threads that spin while they wait take the cores from whoever has work: beside one busy process on two cores, 60 steps
@@ -23,16 +24,6 @@ from mingpt.utils import BadInput, did_you_mean
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 COMMANDS = Path(__file__).resolve().parent / "commands"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with its errors as the one line that every other bad input gets."""
-
-    def error(self, message: str) -> None:
-        known = [option for action in self._actions for option in action.option_strings]
-        word = message.rpartition("unrecognized arguments: ")[2].split(" ")[0]
-        hint = did_you_mean(word.partition("=")[0], known) if word.startswith("--") else ""
-        raise BadInput(f"{self.prog}: {message}{hint if 'did you mean' in hint else f' (see {self.prog} --help)'}")
 
 
 def verbs() -> list[str]:

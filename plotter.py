@@ -7,24 +7,14 @@ Draw every study under a results folder and print a verdict for each arm.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from mingpt.utils import BadInput, did_you_mean, write_atomic
+from commands._arguments import Parser
+from mingpt.utils import BadInput, did_you_mean
 
 X = ("iteration", "tokens", "seconds", "flops")
 METRICS = ("loss", "val_loss")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with an error of one line."""
-
-    def error(self, message: str) -> None:
-        raise BadInput(message)
-
-    def names(self) -> list[str]:
-        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
 
 
 def parser() -> Parser:
@@ -50,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, unknown = options.parse_known_args(argv)
         if unknown:
-            raise BadInput(f"no option {unknown[0]!r}{did_you_mean(unknown[0], options.names())}")
+            raise BadInput(f"no option {unknown[0]!r}{did_you_mean(unknown[0], options.known())}")
         return plot(args)
     except BadInput as error:
-        print(f"plotter.py: {error}", file=sys.stderr)
+        print(f"plotter.py: {str(error).removeprefix('plotter.py: ')}", file=sys.stderr)
         return 2
 
 
@@ -68,6 +58,7 @@ def plot(args: argparse.Namespace) -> int:
                 raise BadInput(f"{option}: no {word!r}{did_you_mean(word, known)}")
 
     if args.losses.endswith(".npz"):
+        from experiments.report.draw import redraw
         return redraw(Path(args.losses), args.out, formats)
     from experiments.records.runs import find_runs
     from experiments.verdicts.results import collect
@@ -86,8 +77,9 @@ def plot(args: argparse.Namespace) -> int:
     if args.keep or args.tables:
         return publish(args, runs)
     out = Path(args.out) if args.out else beside(losses)
+    from experiments.report.draw import draw_study
     for results in collect(runs, args.study):
-        draw_study(results, out, args, formats)
+        draw_study(results, out, formats, args.x, args.metric, losses if args.html else None)
     return 0
 
 
@@ -113,85 +105,6 @@ def beside(losses: Path) -> Path:
         return (root.parent / "visualizations").relative_to(Path.cwd())
     except ValueError:
         return root.parent / "visualizations"
-
-
-def draw_study(results, out: Path, args: argparse.Namespace, formats: tuple[str, ...]) -> None:
-    """Print one study's verdicts, draw its figures, and say what was written."""
-    from experiments.figures import Panel, draw
-    folder = out / results.name if results.name else out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out: cannot write to {folder}: {error.strerror}") from None
-    print(f"\n{results.title}")
-    for line in report(results):
-        print(f"  {line}")
-    panel = Panel(results, args.x, args.metric)
-    if args.html:
-        from experiments.report.page import write
-        print(f"  wrote {write(panel, folder, Path(args.losses))}")
-    say_drawn(draw(panel, folder, formats), folder, write_tables(results, folder))
-    from experiments.verdicts.trials import gather
-    compare(gather(results), folder / "comparison", formats)
-
-
-def write_tables(results, folder: Path) -> list[Path]:
-    """verdicts.json, and the summary as a table for programs and one for people."""
-    from experiments.verdicts.summary import to_csv, to_markdown
-    texts = {"verdicts.json": json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n",
-             "summary.csv": to_csv(results), "summary.md": to_markdown(results)}
-    for name, text in texts.items():
-        write_atomic(folder / name, text)
-    return [folder / name for name in texts]
-
-
-def compare(trials, folder: Path, formats: tuple[str, ...]) -> None:
-    """The ten pictures of a comparison, and the files from which they can be drawn again."""
-    from experiments.figures.comparison import draw_ten
-    from experiments.verdicts import compared
-    from experiments.verdicts.trials import save
-    if not trials.all:
-        print("  skipped comparison/: no run has finished")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    text = folder / compared.NAME
-    write_atomic(text, compared.text(trials))
-    say_drawn(draw_ten(trials, folder, formats), folder, [*save(trials, folder), text])
-
-
-def say_drawn(outcomes, folder: Path, others: list[Path]) -> None:
-    """What was written, and what was left out and why."""
-    written, skipped = [], []
-    for name, outcome in outcomes:
-        if isinstance(outcome, str):
-            skipped.append(f"  skipped {name}: {outcome}")
-        else:
-            written += outcome
-    print("\n".join([f"  wrote {folder}/: " + ", ".join(path.name for path in [*written, *others]), *skipped]))
-
-
-def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
-    """Draw a comparison again from its own file."""
-    from experiments.verdicts.trials import load
-    trials, folder = load(path), Path(out) if out else path.parent
-    print(f"\n{trials.title}")
-    try:
-        compare(trials, folder, formats)
-    except OSError as error:
-        raise BadInput(f"--out: cannot write to {folder}: {error.strerror}") from None
-    return 0
-
-
-def report(results) -> list[str]:
-    """The baseline's line, one verdict an arm, and what they rest on."""
-    from experiments.verdicts.summary import notes
-    width = max(len(arm) for arm in results.arms)
-    lines = [verdict.line(width) for verdict in results.verdicts.values()]
-    if results.baseline in results.arms:
-        lines.insert(0, results.baseline_line(width))
-    else:
-        lines.insert(0, f"no verdicts: no run of the baseline {results.baseline!r} among {', '.join(results.arms)}")
-    return lines + notes(results)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def measure(case: Case, wanted: list[str], args: argparse.Namespace) -> dict[str
     rows: dict[str, Any] = {}
     for group in groups([name for name in here if not why[name]], case, available_mb(args.device) * SPARE):
         sides = [side(name, case, args) for name in [*needed_ours(group), *group]]
-        taken = take_turns([Side(GEMM, "benchmarks.kit.machine:gemm", {"device": args.device}, args.threads), *sides],
+        taken = take_turns([Side(GEMM, "benchmarks.kit.ours:gemm", {"device": args.device}, args.threads), *sides],
                            args.rounds, lambda text: options.say(f"{case.name}: {text}"))
         for name in group:
             rows[name] = row(taken, name, case)

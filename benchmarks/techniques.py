@@ -89,6 +89,7 @@ def built(words: list[str]) -> tuple[Callable[[], float], int, float]:
     """(take a step, parameters, FLOPs a token) of the arm that these arguments of lab.py describe, warm."""
     import lab
     from commands import train
+    from commands._arguments import spec_from
     from experiments.train.predict import RandomTokens, stepper
     from experiments.train.seeded import build_model, describe_model
     parser = argparse.ArgumentParser()
@@ -96,7 +97,7 @@ def built(words: list[str]) -> tuple[Callable[[], float], int, float]:
     rest, overrides = lab.split_overrides(words)
     args = parser.parse_args(rest)
     args.overrides = overrides
-    settings = train.spec_from(args).settings
+    settings = spec_from(args).settings
     tokens = RandomTokens(settings)
     model = build_model(settings, tokens, seed=0)
     about = describe_model(model)

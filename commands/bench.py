@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from commands.train import add_arm_arguments, add_size_arguments, spec_from
+from commands._arguments import add_arm_arguments, add_size_arguments, spec_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,19 @@ import copy
 
 from mingpt.utils import BadInput, CfgNode, did_you_mean
 
+SIZES = {
+    # names follow the huggingface naming conventions; parameters without the head's
+    "openai-gpt":  dict(n_layer=12, n_head=12, n_embd=768),   # 117M, GPT-1
+    "gpt2":        dict(n_layer=12, n_head=12, n_embd=768),   # 124M
+    "gpt2-medium": dict(n_layer=24, n_head=16, n_embd=1024),  # 350M
+    "gpt2-large":  dict(n_layer=36, n_head=20, n_embd=1280),  # 774M
+    "gpt2-xl":     dict(n_layer=48, n_head=25, n_embd=1600),  # 1558M
+    "gopher-44m":  dict(n_layer=8, n_head=16, n_embd=512),
+    "gpt-mini":    dict(n_layer=6, n_head=6, n_embd=192),
+    "gpt-micro":   dict(n_layer=4, n_head=4, n_embd=128),
+    "gpt-nano":    dict(n_layer=3, n_head=3, n_embd=48),
+}
+
 # what a layer reads and no slot's member declares
 LAYER = {
     "n_layer": None,

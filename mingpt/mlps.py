@@ -2,11 +2,13 @@
 What happens to a token by itself, between attentions: slot `mlp`. (B, T, C) → (B, T, C).
 """
 
+import math
+
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-from mingpt.layers import Linear
+from mingpt.layers import Linear, dropout, residual_output
 from mingpt.moe import balance_loss, choose, dispatch, within_capacity
 from mingpt.utils import BadInput, CfgNode, did_you_mean
 
@@ -18,23 +20,19 @@ class NewGELU(nn.Module):
         return F.gelu(x, approximate="tanh")
 
 
+class UnfusedGELU(nn.Module):
+    """NewGELU in separate operations, as Hugging Face's GPT-2 computes it. The fused kernel differs in the last bit,
+    and that is more than 1e-5 of a logit that is nearly zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x.pow(3.0))))
+
+
 class SquaredReLU(nn.Module):
     """relu(x)². So et al. 2021 (Primer), arXiv 2109.08668."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(x).square()
-
-
-def dropout(p: float) -> nn.Module:
-    """nn.Dropout, or nothing at all at p = 0 (nn.Dropout(0) still draws and multiplies in training)."""
-    return nn.Dropout(p) if p > 0 else nn.Identity()
-
-
-def residual_output(features_in: int, features_out: int, bias: bool, scaled: bool = True) -> nn.Linear:
-    """A projection that writes into the residual stream: GPT draws its weight 1/√(2·layers) smaller."""
-    linear = Linear(features_in, features_out, bias=bias)
-    linear.scaled_init = scaled
-    return linear
 
 
 def hidden_size(config: CfgNode, default: str) -> int:

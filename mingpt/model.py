@@ -8,54 +8,45 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
 
 from mingpt.attention.heads import ATTENTIONS, CausalSelfAttention
 from mingpt.blocks import BLOCKS, Block
-from mingpt.config import LAYER, check_slots, slot_defaults
-from mingpt.embeddings import token_embedding
-from mingpt.layers import Linear
+from mingpt.config import LAYER, SIZES, check_slots, slot_defaults
+from mingpt.layers import Linear, dropout, token_embedding
 from mingpt.losses import cross_entropy, head_loss, soft_cap, token_losses
-from mingpt.mlps import MLPS, NewGELU, dropout
+from mingpt.mlps import MLPS, NewGELU, UnfusedGELU
 from mingpt.multi_token import future_heads, future_loss
 from mingpt.norms import NORMS
 from mingpt.optimizers import OPTIMIZERS
 from mingpt.patterns.kinds import Pattern
 from mingpt.patterns.schedule import parse_schedule, without_file
 from mingpt.positions import POSITIONS
+from mingpt.pretrained.read import GPT2_SIZES, read
 from mingpt.sampling.cache import Cache
 from mingpt.sampling.generate import generate
 from mingpt.sparse.backends import BACKENDS, flipped_padding, same_document
 from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 
-__all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU"]
+__all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU", "load"]
 
 SLOTS = {"block": BLOCKS, "attention": ATTENTIONS, "norm": NORMS, "mlp": MLPS, "position": POSITIONS}
-
-SIZES = {
-    # names follow the huggingface naming conventions; parameters without the head's
-    "openai-gpt":  dict(n_layer=12, n_head=12, n_embd=768),   # 117M, GPT-1
-    "gpt2":        dict(n_layer=12, n_head=12, n_embd=768),   # 124M
-    "gpt2-medium": dict(n_layer=24, n_head=16, n_embd=1024),  # 350M
-    "gpt2-large":  dict(n_layer=36, n_head=20, n_embd=1280),  # 774M
-    "gpt2-xl":     dict(n_layer=48, n_head=25, n_embd=1600),  # 1558M
-    "gopher-44m":  dict(n_layer=8, n_head=16, n_embd=512),
-    "gpt-mini":    dict(n_layer=6, n_head=6, n_embd=192),
-    "gpt-micro":   dict(n_layer=4, n_head=4, n_embd=128),
-    "gpt-nano":    dict(n_layer=3, n_head=3, n_embd=48),
-}
 
 
 class GPT(nn.Module):
     """GPT language model: tokens in, logits of the next token (and a loss) out."""
 
+    slots = SLOTS
     generate = generate   # sampling: mingpt/sampling/generate.py
 
     @staticmethod
@@ -137,7 +128,6 @@ class GPT(nn.Module):
     @classmethod
     def from_pretrained(cls, model_type: str) -> GPT:
         """GPT-2's published weights, from the Hugging Face hub or a local folder of that name."""
-        from mingpt.pretrained.hf import load_gpt2
         return load_gpt2(cls, model_type)
 
     def configure_optimizers(self, train_config: CN) -> torch.optim.Optimizer:
@@ -252,3 +242,30 @@ def _resolved(config: CN) -> CN:
         filled.merge_from_dict(SIZES[filled.model_type])
     check_slots(filled, {**SLOTS, "backend": BACKENDS}, "model")
     return filled
+
+
+def load(source: str | Path, block_size: int | None = None, cls: type[GPT] = GPT, **settings: Any) -> GPT:
+    """The model in a folder or of that name on the hub, in eval mode; its logits are the same. `block_size` cuts it to
+    so many positions; other settings (dropout, backend, tie_weights) stand instead of the model's."""
+    family, config, state = read(source, block_size)
+    with contextlib.redirect_stdout(None):
+        model = cls(CN(**{**cls.get_default_config().to_dict(), **config, **settings}))
+    if "lm_head.weight" not in state:
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = next(line.strip() for line in str(error).splitlines()[1:])
+        raise BadInput(f"{source}: its weights are not of the sizes that its config.json says: {first}") from None
+    return model.eval()
+
+
+def load_gpt2(cls: type[GPT], model_type: str) -> GPT:
+    """minGPT's `from_pretrained`, for any model that `load` reads; its logits are the same to the last bit but one.
+    Head and embedding are two matrices, as in minGPT."""
+    assert model_type in GPT2_SIZES or "/" in model_type or Path(model_type).is_dir()
+    model = load(model_type, cls=cls, tie_weights=False)
+    if model.config.mlp == "gelu":
+        for block in model.transformer.h:
+            block.mlp.act = UnfusedGELU()
+    return model

@@ -16,7 +16,7 @@ from experiments.train.run import Run
 from experiments.weights.export import export_run
 from experiments.weights.hf_tokenizer import same_ids, write_tokenizer
 from experiments.weights.saved import find_run, load_run
-from mingpt.pretrained import hf
+from mingpt.pretrained import write
 from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")
@@ -78,12 +78,12 @@ def test_what_is_there_already_is_not_written_over(out, tmp_path):
 
 
 def test_an_export_that_opens_as_another_model_is_an_error(out, tmp_path, monkeypatch):
-    convert = hf.convert
+    convert = write.convert
 
     def wrong(*args):
         family, config, tensors = convert(*args)
         return family, config, {name: t * 1.01 for name, t in tensors.items()}
-    monkeypatch.setattr(hf, "convert", wrong)
+    monkeypatch.setattr(write, "convert", wrong)
     with pytest.raises(RuntimeError, match="differs by"):
         export_run(find_run("baseline", out), tmp_path / "run")
     assert not list(tmp_path.iterdir())

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from experiments.weights import parity
 from experiments.weights.parity import CASES, difference, greedy, greedy_theirs, open_theirs, perturbed, random_model
-from mingpt.model import GPT
-from mingpt.pretrained import hf
+from mingpt.model import GPT, load
+from mingpt.pretrained.families import FAMILIES
 from mingpt.pretrained.files import INDEX, WEIGHTS
 from mingpt.pretrained.weights import Heads
+from mingpt.pretrained.write import convert, save
 from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")
@@ -57,7 +58,7 @@ def test_every_family_gives_the_same_logits_and_greedy_tokens_in_and_out(case):
 
 
 def test_every_family_has_a_case():
-    assert {kind for kind, _ in CASES.values()} == set(hf.FAMILIES)
+    assert {kind for kind, _ in CASES.values()} == set(FAMILIES)
 
 
 # arm → the family that it goes out as
@@ -88,9 +89,9 @@ ARMS = {
                          ids=str)
 def test_an_arm_goes_out_as_the_family_that_computes_the_same(family, changes, tmp_path):
     ours = ours_with(**changes)
-    assert hf.save(ours, tmp_path).name == family
+    assert save(ours, tmp_path).name == family
     theirs = open_theirs(tmp_path)
-    assert type(theirs).__name__ == hf.FAMILIES[family].architecture
+    assert type(theirs).__name__ == FAMILIES[family].architecture
     assert difference(ours, theirs) <= CLOSE
     assert torch.equal(greedy(ours), greedy_theirs(theirs))
 
@@ -101,13 +102,13 @@ def test_a_trained_biased_model_goes_out_as_gpt_neo_by_moving_what_has_no_place(
     with torch.no_grad():
         for block in ours.transformer.h:
             block.attn.c_attn.bias.mul_(0.1)
-    assert hf.save(ours, tmp_path).name == "gpt_neo"
+    assert save(ours, tmp_path).name == "gpt_neo"
     assert difference(ours, open_theirs(tmp_path)) <= CLOSE
     with torch.no_grad():
         w_q = ours.transformer.h[1].attn.c_attn.weight[:24]
         w_q[0].copy_(w_q[1])    # singular, while the biases of the two rows differ: nothing in front can do both
     with pytest.raises(BadInput, match=r"model\.bias=True \(of attn\.c_attn\)"):
-        hf.convert(ours, "gpt_neo")
+        convert(ours, "gpt_neo")
 
 
 # -- the comparison notices what it should ----------------------------------------------------------------------------
@@ -117,24 +118,24 @@ def test_a_trained_biased_model_goes_out_as_gpt_neo_by_moving_what_has_no_place(
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_window_off_by_one_breaks_parity(folder, case, change):
     theirs, path = folder(case)
-    schedule = hf.load(path).config.schedule
-    assert difference(hf.load(path, schedule=schedule.replace("5", str(5 + change))), theirs) > FAR
+    schedule = load(path).config.schedule
+    assert difference(load(path, schedule=schedule.replace("5", str(5 + change))), theirs) > FAR
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_ten_times_the_eps_breaks_parity(folder, case):
     theirs, path = folder(case)
-    assert difference(hf.load(path, norm_eps=10 * hf.load(path).config.norm_eps), theirs) > 3 * CLOSE
+    assert difference(load(path, norm_eps=10 * load(path).config.norm_eps), theirs) > 3 * CLOSE
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_norm_or_bias_left_behind_breaks_parity(folder, case):
     theirs, path = folder(case)
-    begun = hf.load(path)
+    begun = load(path)
     kinds = {name.rpartition(".h.")[2][2:] for name, p in begun.named_parameters() if p.dim() == 1 and p.any()}
     assert len(kinds) >= 2
     for kind in kinds:
-        ours = hf.load(path)
+        ours = load(path)
         with torch.no_grad():
             for name, p in ours.named_parameters():
                 if name.endswith(kind) and p.dim() == 1:
@@ -147,7 +148,7 @@ def test_a_norm_or_bias_left_behind_breaks_parity(folder, case):
 def test_the_other_rotary_layout_breaks_parity(folder, case):
     """GPT-J's and the first Llama's neighbours turn together; here and in all of these, halves."""
     theirs, path = folder(case)
-    ours = hf.load(path)
+    ours = load(path)
     with torch.no_grad():
         for block in ours.transformer.h:
             attn = block.attn
@@ -166,7 +167,7 @@ def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, mo
     monkeypatch.setattr(getattr(hf_weights, forgotten), "to_ours", staticmethod(plain.to_ours))
     theirs, path = folder(case)
     try:
-        wrong = difference(hf.load(path), theirs)
+        wrong = difference(load(path), theirs)
     except BadInput as error:     # of c_attn and c_fc the shapes tell
         assert "size mismatch" in str(error)
     else:
@@ -189,16 +190,16 @@ def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, mo
 ], ids=str)
 def test_a_setting_without_a_counterpart_is_named(changes, named):
     with pytest.raises(BadInput, match="no exact counterpart") as refusal:
-        hf.convert(ours_with(**changes))
+        convert(ours_with(**changes))
     assert named in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_family_that_was_asked_for_is_not_replaced_by_another():
     with pytest.raises(BadInput, match=r"gpt2 lacks model\.position='rope'$"):
-        hf.convert(ours_with(position="rope"), "gpt2")
+        convert(ours_with(position="rope"), "gpt2")
     with pytest.raises(BadInput, match="did you mean 'mistral'"):
-        hf.convert(ours_with(), "mistrall")
+        convert(ours_with(), "mistrall")
 
 
 def edited(path, tmp_path, change):
@@ -222,7 +223,7 @@ def test_a_configuration_without_a_counterpart_is_refused(folder, tmp_path, case
         config.pop("rope_parameters", None)
         config[key] = value
     with pytest.raises(BadInput) as refusal:
-        hf.load(edited(folder(case)[1], tmp_path, change))
+        load(edited(folder(case)[1], tmp_path, change))
     assert named in str(refusal.value)
 
 
@@ -234,7 +235,7 @@ def test_a_key_of_a_wrong_kind_is_one_line_or_harmless(folder, tmp_path, case):
         for value in ("x", [1], -1, 0, None, {}, 2.5, True):
             copy = edited(path, tmp_path, lambda config, tensors, new={key: value}: config.update(new))
             try:
-                hf.load(copy)
+                load(copy)
             except BadInput as refusal:
                 assert "\n" not in str(refusal)
                 refused.add(key)
@@ -244,17 +245,17 @@ def test_a_key_of_a_wrong_kind_is_one_line_or_harmless(folder, tmp_path, case):
 def test_weights_of_another_size_than_the_configuration_says_are_named(folder, tmp_path):
     copy = edited(folder("gpt2")[1], tmp_path, lambda config, tensors: config.update(vocab_size=62))
     with pytest.raises(BadInput, match="size mismatch for transformer.wte.weight"):
-        hf.load(copy)
+        load(copy)
 
 
 def test_a_tensor_too_few_or_too_many_is_named(folder, tmp_path):
     _, path = folder("gpt2")
     missing = "transformer.h.1.mlp.c_fc.bias"
     with pytest.raises(BadInput, match=missing):
-        hf.load(edited(path, tmp_path, lambda config, tensors: tensors.pop(missing)))
+        load(edited(path, tmp_path, lambda config, tensors: tensors.pop(missing)))
     with pytest.raises(BadInput, match="transformer.h.0.extra.weight"):
         extra = {"transformer.h.0.extra.weight": torch.ones(2)}
-        hf.load(edited(path, tmp_path, lambda config, tensors: tensors.update(extra)))
+        load(edited(path, tmp_path, lambda config, tensors: tensors.update(extra)))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def test_a_tensor_too_few_or_too_many_is_named(folder, tmp_path):
 def test_masks_of_older_checkpoints_are_no_weights(folder, tmp_path):
     theirs, path = folder("gpt2")
     masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 16, 16), "transformer.h.1.attn.masked_bias": torch.ones(1)}
-    assert difference(hf.load(edited(path, tmp_path, lambda c, tensors: tensors.update(masks))), theirs) <= CLOSE
+    assert difference(load(edited(path, tmp_path, lambda c, tensors: tensors.update(masks))), theirs) <= CLOSE
 
 
 def test_weights_in_several_files_and_without_the_trunks_name_are_read(folder, tmp_path):
@@ -274,7 +275,7 @@ def test_weights_in_several_files_and_without_the_trunks_name_are_read(folder, t
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {k: f"part-{n}.safetensors" for n, part in enumerate(parts)
                                                              for k in part}}))
     (tmp_path / "config.json").write_text((path / "config.json").read_text())
-    assert difference(hf.load(tmp_path), theirs) <= CLOSE
+    assert difference(load(tmp_path), theirs) <= CLOSE
 
 
 def test_keys_of_earlier_transformers_mean_the_same(folder, tmp_path):
@@ -282,23 +283,23 @@ def test_keys_of_earlier_transformers_mean_the_same(folder, tmp_path):
         parameters = config.pop("rope_parameters")
         config.update(rope_theta=parameters["rope_theta"], partial_rotary_factor=parameters["partial_rotary_factor"])
     theirs, path = folder("stablelm")
-    assert difference(hf.load(edited(path, tmp_path, change)), theirs) <= CLOSE
+    assert difference(load(edited(path, tmp_path, change)), theirs) <= CLOSE
 
 
 def test_pickles_are_not_read_and_nothing_is_refused_without_a_reason(folder, tmp_path):
     _, path = folder("gpt2")
     (tmp_path / "config.json").write_text((path / "config.json").read_text())
     with pytest.raises(BadInput, match="no model.safetensors$"):
-        hf.load(tmp_path)
+        load(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80")
     with pytest.raises(BadInput, match="pickles"):
-        hf.load(tmp_path)
+        load(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"cut")
     with pytest.raises(BadInput, match=WEIGHTS):
-        hf.load(tmp_path)
+        load(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(BadInput, match="config.json"):
-        hf.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_name_that_is_no_folder_is_sought_on_the_hub(monkeypatch):
@@ -310,7 +311,7 @@ def test_a_name_that_is_no_folder_is_sought_on_the_hub(monkeypatch):
         raise ConnectionError("no network\nat all")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(BadInput, match="'a/b' is no folder.*ConnectionError: no network") as refusal:
-        hf.load("a/b")
+        load("a/b")
     assert "\n" not in str(refusal.value)
     assert asked == [("a/b", ["config.json", "*.safetensors", INDEX])]
 
@@ -318,11 +319,11 @@ def test_a_name_that_is_no_folder_is_sought_on_the_hub(monkeypatch):
 def test_a_model_is_cut_to_fewer_positions(folder):
     for case in ("gpt2", "mistral window"):
         theirs, path = folder(case)
-        ours = hf.load(path, block_size=12)
+        ours = load(path, block_size=12)
         assert ours.block_size == 12
         assert difference(ours, theirs) <= CLOSE
         with pytest.raises(BadInput, match="32 positions"):
-            hf.load(path, block_size=33)
+            load(path, block_size=33)
 
 
 # -- minGPT's door ----------------------------------------------------------------------------------------------------

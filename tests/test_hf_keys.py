@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.weights.parity import CASES, difference, open_theirs, perturbed
-from mingpt.pretrained import hf
+from mingpt.model import load
 from mingpt.pretrained.bookkeeping import BOOKKEEPING
+from mingpt.pretrained.families import FAMILIES
 from mingpt.pretrained.files import WEIGHTS
 from mingpt.utils import BadInput
 
@@ -116,7 +117,7 @@ def outcome(family, key, value, folder):
     """'agree', 'refused' (by us), 'nothing to compare', or the difference of the logits."""
     folder_of(family, key, value, folder)
     try:
-        ours = hf.load(folder)
+        ours = load(folder)
     except BadInput as refusal:
         assert "\n" not in str(refusal)
         return "refused"
@@ -127,10 +128,10 @@ def outcome(family, key, value, folder):
     return "agree" if apart <= AGREE else apart
 
 
-@pytest.mark.parametrize("family", hf.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_key_is_read_as_transformers_reads_it_or_refused(family, tmp_path):
     step = 1 if os.environ.get("EVERY_KEY") else 3
-    chosen = trials(family)[list(hf.FAMILIES).index(family) % step::step]
+    chosen = trials(family)[list(FAMILIES).index(family) % step::step]
     seen = {f"{key}={value!r}": outcome(family, key, value, tmp_path / str(n))
             for n, (key, value) in zip(count(), chosen, strict=False)}
     assert {trial: o for trial, o in seen.items() if not isinstance(o, str)} == {}
@@ -146,7 +147,7 @@ def test_every_key_is_read_as_transformers_reads_it_or_refused(family, tmp_path)
 def test_a_key_that_the_family_does_not_have_is_refused_by_name(family, key, value, tmp_path):
     folder_of(family, key, value, tmp_path)
     with pytest.raises(BadInput) as refusal:
-        hf.load(tmp_path)
+        load(tmp_path)
     named = "partial_rotary_factor=0.5" if key == "rope_parameters" else key
     assert named in str(refusal.value)
     assert str(tmp_path / "config.json") in str(refusal.value)
@@ -158,7 +159,7 @@ def test_listed_windows_without_a_window_in_use_are_refused(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"use_sliding_window": False, "sliding_window": 5}))
     with pytest.raises(BadInput, match="layer_types has sliding_attention, but use_sliding_window"):
-        hf.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_tied_pair_is_read_from_whichever_is_stored_and_refused_where_the_two_differ(tmp_path):
@@ -166,10 +167,10 @@ def test_a_tied_pair_is_read_from_whichever_is_stored_and_refused_where_the_two_
     tensors = load_file(tmp_path / WEIGHTS)
     table = tensors.pop("model.embed_tokens.weight")
     save_file({**tensors, "lm_head.weight": table}, tmp_path / WEIGHTS, metadata={"format": "pt"})
-    assert difference(hf.load(tmp_path), open_theirs(tmp_path)) <= AGREE
+    assert difference(load(tmp_path), open_theirs(tmp_path)) <= AGREE
     save_file({**tensors, "lm_head.weight": table, "model.embed_tokens.weight": 2 * table}, tmp_path / WEIGHTS)
     with pytest.raises(BadInput, match=r"embed_tokens\.weight and lm_head\.weight differ"):
-        hf.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_flag_about_biases_must_say_what_the_tensors_say(tmp_path):
@@ -177,9 +178,9 @@ def test_a_flag_about_biases_must_say_what_the_tensors_say(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"attention_bias": False}))
     with pytest.raises(BadInput, match=r"attention_bias=False, but tensor .*q_proj\.bias' is there"):
-        hf.load(tmp_path)
+        load(tmp_path)
     folder_of("mistral", "sliding_window", 3, tmp_path)
     bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(24)}
     save_file(load_file(tmp_path / WEIGHTS) | bias, tmp_path / WEIGHTS)
     with pytest.raises(BadInput, match=r"q_proj\.bias' has no counterpart"):
-        hf.load(tmp_path)
+        load(tmp_path)

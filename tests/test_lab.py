@@ -70,11 +70,12 @@ def test_the_options_about_attention_are_settings():
     import argparse
 
     from commands import train
+    from commands._arguments import attention_overrides
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
 
     def settings(*words):
-        return train.attention_overrides(parser.parse_args(words))
+        return attention_overrides(parser.parse_args(words))
     assert settings("--window", "96", "--dilation", "4") == ["--model.schedule=96/4*"]
     assert settings("--window", "96", "--backend", "dense") == ["--model.schedule=96*", "--model.backend=dense"]
     assert settings("--schedule", "f 8*", "--attention", "mha") == ["--model.schedule=f 8*", "--model.attention=mha"]

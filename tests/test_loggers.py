@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from experiments.train.loggers import LOGGERS, Observers, WandB, make_logger
-from experiments.train.progress import Observer
+from experiments.train.observer import Observer
 from mingpt.utils import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent

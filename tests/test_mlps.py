@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mingpt.mlps import MLPS, dropout, hidden_size
+from mingpt.layers import dropout
+from mingpt.mlps import MLPS, hidden_size
 from mingpt.model import GPT, Block
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput

@@ -14,9 +14,8 @@ from experiments.figures.comparison import TEN
 from experiments.figures.pictures import Pictures
 from experiments.figures.trial_curves import mean_curve, running_mean
 from experiments.records.runs import find_runs
-from experiments.verdicts import compared
 from experiments.verdicts.results import collect
-from experiments.verdicts.trials import gather, load, save
+from experiments.verdicts.trials import comparison_text, gather, load, save
 from mingpt.utils import BadInput
 
 PAIR = {"baseline": 0.0, "window96_dilation4": 0.05}
@@ -41,7 +40,7 @@ def test_the_pictures_are_drawn_again_from_the_file_alone_to_the_byte(drawn, tmp
     alone = tmp_path / "experiment_results.npz"
     alone.write_bytes((first / "experiment_results.npz").read_bytes())
     assert plotter.main([str(alone)]) == 0
-    for name in (*(f"{name}.png" for name in TEN), "experiment_results.json", compared.NAME):
+    for name in (*(f"{name}.png" for name in TEN), "experiment_results.json", TEXT):
         assert (tmp_path / name).read_bytes() == (first / name).read_bytes(), name
 
 
@@ -57,7 +56,7 @@ def test_the_files_hold_the_finished_runs_and_nothing_else(drawn):
 
 
 def test_the_text_tells_the_paired_and_the_unpaired_test(drawn):
-    text = (drawn / "visualizations" / "sliding" / "comparison" / compared.NAME).read_text()
+    text = (drawn / "visualizations" / "sliding" / "comparison" / TEXT).read_text()
     for title in ("final training loss", "validation loss", "tokens per second", "peak memory (MB)"):
         assert f"\n{title}\n" in text
     line = next(line for line in text.splitlines() if "window96" in line)
@@ -137,8 +136,8 @@ def test_a_run_that_diverged_takes_better_back_in_the_text_as_in_the_verdicts(tm
     trials = trials_of(tmp_path)
     assert trials.diverged == (("rope", 4),)
     assert trials.verdicts("val_loss")["rope"].word == "undecided"
-    assert "diverged on seed 4" in compared.text(trials)
-    assert "9 finished runs, 1 that diverged" in compared.text(trials)
+    assert "diverged on seed 4" in comparison_text(trials)
+    assert "9 finished runs, 1 that diverged" in comparison_text(trials)
     save(trials, tmp_path)
     assert load(tmp_path / "experiment_results.npz").diverged == trials.diverged
 

@@ -18,10 +18,12 @@ from experiments.train.run import Run
 from experiments.weights.begin import OWN, source_settings
 from experiments.weights.saved import find_run, load_run
 from lab import main as lab_main
-from mingpt.model import GPT
-from mingpt.pretrained import hf
+from mingpt.model import GPT, load
+from mingpt.pretrained.families import FAMILIES
+from mingpt.pretrained.read import read, read_settings
 from mingpt.pretrained.upcycle import freeze_except, upcycle
 from mingpt.pretrained.weights import Heads
+from mingpt.pretrained.write import save
 from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")
@@ -68,7 +70,7 @@ def trained(out, data, *overrides, **options):
 
 def ours_like(folder, **changes):
     """A fresh model with a source's shape."""
-    settings = {**GPT.get_default_config().to_dict(), **hf.read_settings(folder)[2], "block_size": 64, **changes}
+    settings = {**GPT.get_default_config().to_dict(), **read_settings(folder)[2], "block_size": 64, **changes}
     with contextlib.redirect_stdout(io.StringIO()):
         config = GPT.get_default_config()
         config.merge_from_dict(settings)
@@ -94,7 +96,7 @@ def test_a_run_begins_with_the_sources_shape_and_loss(gpt2, data, tmp_path):
 
 
 def test_heads_of_keys_and_values_are_pooled_by_their_mean_or_the_first(gpt2):
-    state = hf.read(gpt2)[2]
+    state = read(gpt2)[2]
     for attention, kv in (("gqa", 2), ("mqa", 1)):
         for pooling, pool in (("mean", lambda heads: sum(heads) / len(heads)), ("first", lambda heads: heads[0])):
             model = ours_like(gpt2, attention=attention, n_kv_head=kv if attention == "gqa" else None)
@@ -112,7 +114,7 @@ def test_heads_of_keys_and_values_are_pooled_by_their_mean_or_the_first(gpt2):
 
 
 def test_pooling_heads_that_are_equal_changes_nothing(gpt2):
-    state = dict(hf.read(gpt2)[2])
+    state = dict(read(gpt2)[2])
     for name in [n for n in state if "c_attn" in n]:
         q, k, v = HEADS.split(state[name])
         k, v = (torch.cat([head for pair in t.split(12) for head in (pair[:6], pair[:6])]) for t in (k, v))
@@ -128,7 +130,7 @@ def test_pooling_heads_that_are_equal_changes_nothing(gpt2):
 
 
 def test_mla_of_full_rank_computes_the_same_and_of_a_lower_one_nearly(gpt2):
-    state, idx = hf.read(gpt2)[2], torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(2))
+    state, idx = read(gpt2)[2], torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(2))
     state = {name: t * 0.1 if name.endswith("c_attn.bias") else t for name, t in state.items()}
     whole, off = ours_like(gpt2), {}
     upcycle(whole, state, HEADS)
@@ -153,7 +155,7 @@ def test_mla_from_a_model_that_turns_keeps_its_own_turning_part(tmp_path, data):
 
 
 def test_the_published_msla_has_the_sources_projections_under_its_own_names(gpt2):
-    state, model = hf.read(gpt2)[2], ours_like(gpt2, attention="msla_published")
+    state, model = read(gpt2)[2], ours_like(gpt2, attention="msla_published")
     taken = upcycle(model, state, HEADS)
     q, k, v = HEADS.split(state["transformer.h.1.attn.c_attn.weight"])
     msla = model.transformer.h[1].attn.msla
@@ -167,7 +169,7 @@ def test_the_published_msla_has_the_sources_projections_under_its_own_names(gpt2
 
 def test_msla_takes_queries_keys_and_values_as_they_are(gpt2):
     model = ours_like(gpt2, attention="msla")
-    taken = upcycle(model, hf.read(gpt2)[2], HEADS)
+    taken = upcycle(model, read(gpt2)[2], HEADS)
     assert taken.new == {"transformer.h.*.attn.latents.weight"} and taken.dropped == set()
 
 
@@ -211,7 +213,7 @@ def test_only_what_is_named_is_trained_held_and_changed(gpt2, data, tmp_path):
     record = trained(tmp_path, data, f"--run.init={gpt2}", "--run.freeze_except=attn, ln_f", arm="frozen")
     assert record["audit"]["passed"]
     model, _, _ = load_run(find_run("frozen.s0", tmp_path), "cpu")
-    before = hf.load(gpt2, block_size=64)
+    before = load(gpt2, block_size=64)
     changed = {name for (name, p), q in zip(model.named_parameters(), before.parameters(), strict=True)
                if not torch.equal(p, q)}
     assert changed == {name for name, _ in model.named_parameters() if ".attn." in name or ".ln_f." in name}
@@ -272,7 +274,7 @@ def test_gpt2s_sizes_are_known_without_the_hub(monkeypatch):
     settings = source_settings("gpt2-xl")
     theirs = {**transformers.GPT2Config().to_dict(), "n_layer": 48, "n_head": 25, "n_embd": 1600}
     ours = GPT.get_default_config().to_dict()
-    for entry in hf.FAMILIES["gpt2"].entries:
+    for entry in FAMILIES["gpt2"].entries:
         entry.read(theirs, ours)
     ours |= {"mlp_hidden": None, "schedule": "full", "bias": True}
     assert settings == {key: value for key, value in ours.items() if key not in OWN}
@@ -293,7 +295,7 @@ def test_the_study_runs_from_a_folder_at_nano_size(data, tmp_path):
     config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 12, "n_embd": 48, "vocab_size": 257,
                             "block_size": 64, "tie_weights": True})
     with contextlib.redirect_stdout(io.StringIO()):
-        hf.save(GPT(config), tmp_path / "source")
+        save(GPT(config), tmp_path / "source")
     for arm in ("gqa4", "mla", "msla64", "msla_published"):
         words = ["--study", "upcycle", "--arm", arm, "--preset", "nano", "--init", str(tmp_path / "source"), "--data",
                  str(data), "--max-iters", "2", "--data.length=32", "--device", "cpu", "--out", str(tmp_path)]

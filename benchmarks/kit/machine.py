@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-GEMM_SIZE = {"cpu": 2048, "cuda": 8192}   # of a square product that no longer gains from being larger
 PACKAGES = ("torch", "numpy", "transformers", "x-transformers", "litgpt", "tokenizers")
 
 
@@ -73,15 +72,3 @@ def _cpu() -> str:
     names = [line.split(":")[1].strip() for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
              if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def gemm(device: str = "cpu"):
-    """A side: one square product, in the type that training multiplies in on this device."""
-    import torch
-
-    from benchmarks.kit.turns import Built
-    size, dtype = GEMM_SIZE[device], torch.float32 if device == "cpu" else torch.bfloat16
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty(size, size, device=device, dtype=dtype)
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    return Built(lambda: torch.mm(a, b, out=out), {"flops": 2 * size**3}, wait)

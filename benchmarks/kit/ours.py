@@ -14,6 +14,8 @@ from experiments.declare.arms import combine
 
 LLAMA = ("all_modifications",)
 
+GEMM_SIZE = {"cpu": 2048, "cuda": 8192}   # of a square product that no longer gains from being larger
+
 
 def build(case: Case, device: str = "cpu", tied: bool = False, arm: str | None = None, compiled: bool = False,
           settings: dict[str, Any] | None = None) -> Built:
@@ -68,3 +70,14 @@ def started(trainer_class: type, case: Case, device: str, changes: dict[str, Any
     trainer.set_callback("on_train_start", stop)
     trainer.run()
     return trainer
+
+
+def gemm(device: str = "cpu"):
+    """A side: one square product, in the type that training multiplies in on this device."""
+    import torch
+
+    size, dtype = GEMM_SIZE[device], torch.float32 if device == "cpu" else torch.bfloat16
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty(size, size, device=device, dtype=dtype)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    return Built(lambda: torch.mm(a, b, out=out), {"flops": 2 * size**3}, wait)

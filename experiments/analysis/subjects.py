@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.declare.names import schedule_name
 from experiments.declare.spec import Spec, make_spec
-from mingpt.model import SIZES
+from mingpt.config import SIZES
 from mingpt.patterns.schedule import Schedule, parse_schedule, uniform
 from mingpt.utils import BadInput
 

@@ -20,7 +20,7 @@ import torch
 
 from experiments.analysis.subjects import Subject
 from experiments.train.bench import spread
-from mingpt.model import SIZES
+from mingpt.config import SIZES
 from mingpt.patterns.kinds import Full, Pattern
 from mingpt.sparse.backends import BACKENDS, Case, fastest
 from mingpt.sparse.banded import supports

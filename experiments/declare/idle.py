@@ -73,7 +73,7 @@ def warmup_note(settings: CN, given: Mapping[str, Any]) -> str | None:
 def refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
     """BadInput for an arm that is named after a kind of attention and has as many key heads as mha."""
     from mingpt.attention.heads import ATTENTIONS
-    from mingpt.model import SIZES
+    from mingpt.config import SIZES
     kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
     if "model.attention" not in asked or model.attention == plain or not hasattr(kind, "kv_heads"):
         return

@@ -23,11 +23,32 @@ SWITCHES = ("model.qkv_bias", "model.attn_out_bias")
 def default_settings() -> CN:
     """Every setting there is, at its default; each section is owned by what it configures."""
     from experiments import corpus
-    from experiments.train import run
     from mingpt.model import GPT
     from mingpt.trainer import Trainer
     return CN(model=GPT.get_default_config(), trainer=Trainer.get_default_config(),
-              data=corpus.get_default_config(), run=run.get_default_config())
+              data=corpus.get_default_config(), run=run_defaults())
+
+
+def run_defaults() -> CN:
+    """How a run measures itself and what it keeps."""
+    C = CN()
+    C.log_every = 10            # iterations between rows of the CSV
+    C.eval_every = 100          # iterations between evaluations on the fixed validation tokens
+    C.checkpoint_every = 100    # iterations between checkpoints
+    C.eval_batch_size = None    # sequences at once in an evaluation; None: trainer.batch_size
+    C.keep_best = False         # keep the weights of the best evaluation as well
+    C.patience = None           # stop after so many evaluations without a better one
+    C.allow_audit_fail = False  # train an arm of which the audit finds that it is not what it declares
+    C.rehearsals = 3            # forwards and backwards before the clock starts, as first ones are slow
+    C.seed_offset = 0           # added to the seed of weights and batches: a baseline with another shows the noise
+    C.init = None               # where weights begin: gpt2, a folder, a name on the hub, or a run's checkpoint folder
+    C.init_heads = "mean"       # of the source's heads of keys and values, where the model has fewer: mean or first
+    C.freeze_except = None      # train only what these patterns name, parted by commas: "attn", "mlp.c_fc,ln_*"
+    C.threads = None            # of the CPU; None: as many as torch takes
+    C.logger = "none"           # besides the CSV: tensorboard, wandb (experiments/train/loggers.py)
+    C.sample_prompt = "\n"      # the text sampled at the end continues this
+    C.sample_tokens = 100
+    return C
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> CN:
@@ -45,7 +66,7 @@ def _one_shape(model: CN, layer: Mapping[str, Any]) -> None:
     if layer.get("model.model_type") is not None:
         model.merge_from_dict(dict.fromkeys(SHAPE))
     elif any(f"model.{key}" in layer for key in SHAPE):
-        from mingpt.model import SIZES
+        from mingpt.config import SIZES
         named = SIZES.get(model.model_type, {})
         model.merge_from_dict({key: getattr(model, key) or named.get(key) for key in SHAPE} | {"model_type": None})
 

@@ -153,7 +153,7 @@ def _match(study: Study | None, arm: str, settings: CN, baseline: CN, given: Map
 def _read_schedule(model: CN) -> str | None:
     """Check the schedule and return its note. One from a file is written out in the settings: a run whose file has
     changed since then has other settings. One that hides nothing in any layer is `full`, however it is written."""
-    from mingpt.model import SIZES
+    from mingpt.config import SIZES
     from mingpt.patterns.schedule import parse_schedule, without_file
     depth = model.n_layer or SIZES.get(model.model_type, {}).get("n_layer")
     if not depth:

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import IO
 
 from experiments.launch.plan import Job, Request, record_of
-from experiments.train.signals import relayed
+from experiments.train.process import relayed
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB, PLOTTER = ROOT / "lab.py", ROOT / "plotter.py"

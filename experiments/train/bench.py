@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.declare.spec import Spec
 from experiments.train.evaluate import evaluating
-from experiments.train.memory import peak_memory_mb
 from experiments.train.predict import RandomTokens, stepper
+from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import build_model, describe_model
 from mingpt.sparse.backends import BACKENDS
 from mingpt.trainer import find_device

@@ -17,7 +17,7 @@ from experiments.declare.settings import completed
 from experiments.records.record import RunFiles
 from experiments.train.continuations import ROWS, TOKENS, bleu, generation_seconds
 from experiments.train.evaluate import evaluate, evaluating
-from experiments.train.memory import peak_memory_mb
+from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import describe_model
 from experiments.weights.saved import load_run
 from mingpt.utils import CfgNode as CN

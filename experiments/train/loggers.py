@@ -9,13 +9,10 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.train.progress import Observer
+from experiments.train.observer import Observer
 from mingpt.utils import BadInput, did_you_mean
-
-if TYPE_CHECKING:
-    from experiments.train.run import Run
 
 
 class Observers(Observer):
@@ -28,7 +25,7 @@ class Observers(Observer):
         for member in self.members:
             member.say(text)
 
-    def start(self, run: Run, resumed_at: int | None) -> None:
+    def start(self, run: Any, resumed_at: int | None) -> None:
         for member in self.members:
             member.start(run, resumed_at)
 
@@ -36,7 +33,7 @@ class Observers(Observer):
         for member in self.members:
             member.row(row, evaluation)
 
-    def end(self, run: Run, status: str, message: str | None) -> None:
+    def end(self, run: Any, status: str, message: str | None) -> None:
         for member in self.members:
             member.end(run, status, message)
 
@@ -49,7 +46,7 @@ class TensorBoard(Observer):
     def __init__(self, out: Path):
         self.out, self.writer = Path(out), None
 
-    def start(self, run: Run, resumed_at: int | None) -> None:
+    def start(self, run: Any, resumed_at: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
         # what an earlier attempt wrote from here on was computed again, and is not shown twice
         self.writer = SummaryWriter(str(self.out / "tensorboard" / run.files.name), purge_step=resumed_at or 0)
@@ -61,7 +58,7 @@ class TensorBoard(Observer):
             self.writer.add_scalar(name, value, row["iteration"])
         self.writer.flush()
 
-    def end(self, run: Run, status: str, message: str | None) -> None:
+    def end(self, run: Any, status: str, message: str | None) -> None:
         self.writer.close()
 
 
@@ -73,7 +70,7 @@ class WandB(Observer):
     def __init__(self, out: Path):
         self.out, self.session = Path(out), None
 
-    def start(self, run: Run, resumed_at: int | None) -> None:
+    def start(self, run: Any, resumed_at: int | None) -> None:
         import wandb
         record = run.record
         self.out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +83,7 @@ class WandB(Observer):
     def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         self.session.log(measured(row), step=row["iteration"])
 
-    def end(self, run: Run, status: str, message: str | None) -> None:
+    def end(self, run: Any, status: str, message: str | None) -> None:
         for name, value in (run.record["result"] or {}).items():
             if isinstance(value, int | float):
                 self.session.summary[f"final/{name}"] = value

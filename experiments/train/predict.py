@@ -19,7 +19,7 @@ from experiments.audit import audit
 from experiments.corpus.tokenizers import get_tokenizer
 from experiments.declare.spec import Spec
 from experiments.records.record import RunFiles
-from experiments.train.memory import peak_memory_mb
+from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import SeededTrainer, build_model, describe_model, row_length
 from experiments.weights.begin import audit_options
 from mingpt.trainer import loss_of

@@ -5,31 +5,13 @@ What a run tells its reader: a moving line in a terminal, plain lines elsewhere.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.records.record import begun_line, trainable_line
-
-if TYPE_CHECKING:
-    from experiments.train.run import Run
-
-
-class Observer:
-    """Told what happens in a run; shows nothing."""
-
-    def say(self, text: str) -> None:
-        """A line for the reader."""
-
-    def start(self, run: Run, resumed_at: int | None) -> None:
-        """Training begins, or goes on from an iteration."""
-
-    def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
-        """A log point."""
-
-    def end(self, run: Run, status: str, message: str | None) -> None:
-        """Training is over."""
+from experiments.train.observer import Observer
 
 
 class Reporter(Observer):
@@ -44,7 +26,7 @@ class Reporter(Observer):
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def start(self, run: Run, resumed_at: int | None) -> None:
+    def start(self, run: Any, resumed_at: int | None) -> None:
         record, self.max_iters = run.record, run.settings.trainer.max_iters
         self.statistics = run.trainer.model.statistics
         model, data = record["model"], record["data"]
@@ -94,7 +76,7 @@ class Reporter(Observer):
         seconds = (time.monotonic() - self.began) / done * (self.max_iters - iteration)
         return f"  {int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
-    def end(self, run: Run, status: str, message: str | None) -> None:
+    def end(self, run: Any, status: str, message: str | None) -> None:
         if self.bar is not None:
             self.bar.stop()
         if status == "done":
@@ -109,7 +91,7 @@ class Reporter(Observer):
             self.say(f"  {status} at iteration {run.trainer.iter_num:,}: {message}{how}")
 
 
-def sample_text(run: Run) -> str:
+def sample_text(run: Any) -> str:
     """A short continuation by the trained model."""
     from experiments.train.sample import continue_text
     limits = run.limits

@@ -30,8 +30,8 @@ from experiments.records.record import (
     write_record,
 )
 from experiments.train.evaluate import evaluate
-from experiments.train.memory import peak_memory_mb
-from experiments.train.progress import Observer
+from experiments.train.observer import Observer
+from experiments.train.process import peak_memory_mb, relayed
 from experiments.train.resume import (
     Counters,
     changed_settings,
@@ -44,36 +44,12 @@ from experiments.train.resume import (
     requeued,
 )
 from experiments.train.seeded import SeededTrainer, build_model, describe_model, row_length
-from experiments.train.signals import relayed
 from experiments.weights import checkpoint
 from experiments.weights.begin import audit_options
 from mingpt.trainer import Trainer
 from mingpt.utils import IGNORE_INDEX, BadInput
-from mingpt.utils import CfgNode as CN
 
 DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
-
-
-def get_default_config() -> CN:
-    """How a run measures itself and what it keeps."""
-    C = CN()
-    C.log_every = 10            # iterations between rows of the CSV
-    C.eval_every = 100          # iterations between evaluations on the fixed validation tokens
-    C.checkpoint_every = 100    # iterations between checkpoints
-    C.eval_batch_size = None    # sequences at once in an evaluation; None: trainer.batch_size
-    C.keep_best = False         # keep the weights of the best evaluation as well
-    C.patience = None           # stop after so many evaluations without a better one
-    C.allow_audit_fail = False  # train an arm of which the audit finds that it is not what it declares
-    C.rehearsals = 3            # forwards and backwards before the clock starts, as first ones are slow
-    C.seed_offset = 0           # added to the seed of weights and batches: a baseline with another shows the noise
-    C.init = None               # where weights begin: gpt2, a folder, a name on the hub, or a run's checkpoint folder
-    C.init_heads = "mean"       # of the source's heads of keys and values, where the model has fewer: mean or first
-    C.freeze_except = None      # train only what these patterns name, parted by commas: "attn", "mlp.c_fc,ln_*"
-    C.threads = None            # of the CPU; None: as many as torch takes
-    C.logger = "none"           # besides the CSV: tensorboard, wandb (experiments/train/loggers.py)
-    C.sample_prompt = "\n"      # the text sampled at the end continues this
-    C.sample_tokens = 100
-    return C
 
 
 class Run:

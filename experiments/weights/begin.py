@@ -18,7 +18,7 @@ from mingpt.attention.heads import ATTENTIONS
 from mingpt.mlps import MLPS, SwiGLU, hidden_size
 from mingpt.model import GPT
 from mingpt.positions import head_size
-from mingpt.pretrained import hf
+from mingpt.pretrained.read import GPT2_SIZES, gpt2_settings, read, read_settings
 from mingpt.pretrained.upcycle import freeze_except, upcycle
 from mingpt.pretrained.weights import Heads, Tensors
 from mingpt.utils import CfgNode as CN
@@ -43,10 +43,10 @@ def source_settings(init: str) -> dict[str, Any]:
     asking the hub."""
     if is_run(init):
         settings = checkpoint.read_state(Path(init))["model"]
-    elif is_remote(init) and init in hf.GPT2_SIZES:
-        settings = hf.gpt2_settings(init)
+    elif is_remote(init) and init in GPT2_SIZES:
+        settings = gpt2_settings(init)
     else:
-        settings = hf.read_settings(init)[2]
+        settings = read_settings(init)[2]
     settings = {**GPT.get_default_config().to_dict(), **settings}
     return _plain({key: value for key, value in settings.items() if key not in OWN})
 
@@ -71,7 +71,7 @@ def source_tensors(init: str) -> Tensors:
     """A source's weights, by our names."""
     if is_run(init):
         return checkpoint.load_tensors(Path(init))
-    return hf.read(init)[2]
+    return read(init)[2]
 
 
 def begin(model: GPT, settings: CN, fetch: bool = True) -> dict[str, Any] | None:

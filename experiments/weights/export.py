@@ -15,7 +15,7 @@ from experiments.records.record import RunFiles
 from experiments.weights.hf_tokenizer import OWN_SPLITTING, same_ids, write_tokenizer
 from experiments.weights.saved import load_run
 from mingpt.model import GPT
-from mingpt.pretrained import hf
+from mingpt.pretrained.write import save
 from mingpt.utils import BadInput
 
 TOLERANCE = 1e-3    # of a logit, which is about 10 when trained: their rotary angles are float32, coarser than ours
@@ -35,7 +35,7 @@ def export_run(files: RunFiles, folder: Path, *, which: str = "model", family: s
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written: {error.strerror or error}") from None
     try:
-        chosen = hf.save(model, work, family, OWN_SPLITTING, bos_token_id=tokenizer.eot, eos_token_id=tokenizer.eot)
+        chosen = save(model, work, family, OWN_SPLITTING, bos_token_id=tokenizer.eot, eos_token_id=tokenizer.eot)
         write_tokenizer(tokenizer, work, model.block_size)
         checked = check(model, tokenizer, work) if importlib.util.find_spec("transformers") else {}
         work.chmod(0o755)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from mingpt.model import GPT
-from mingpt.pretrained import hf
+from mingpt.model import GPT, load
+from mingpt.pretrained.write import save
 from mingpt.utils import BadInput
 
 VOCAB, LENGTH, PROMPT = 61, 32, 8
@@ -82,8 +82,8 @@ def parity(case: str) -> Parity:
     with tempfile.TemporaryDirectory() as work:
         theirs = random_model(case)
         theirs.save_pretrained(Path(work) / "theirs")
-        ours = hf.load(Path(work) / "theirs")
-        hf.save(ours, Path(work) / "again", CASES[case][0])
+        ours = load(Path(work) / "theirs")
+        save(ours, Path(work) / "again", CASES[case][0])
         again = open_theirs(Path(work) / "again")
         same = torch.equal(greedy(ours), greedy_theirs(theirs)) and torch.equal(greedy(ours), greedy_theirs(again))
         return Parity(case, CASES[case][0], difference(ours, theirs), difference(ours, again), same)

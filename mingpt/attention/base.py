@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch.nn as nn
 
-from mingpt.mlps import dropout
+from mingpt.layers import dropout
 from mingpt.patterns.schedule import pattern_of
 from mingpt.positions import head_size, position_of
 from mingpt.utils import CfgNode

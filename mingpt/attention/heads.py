@@ -11,8 +11,7 @@ from mingpt.attention.base import Mixer, with_bias
 from mingpt.attention.mla import MultiHeadLatentAttention
 from mingpt.attention.msla import PublishedSparseLatentAttention, SparseLatentAttention
 from mingpt.config import filled
-from mingpt.layers import Linear
-from mingpt.mlps import residual_output
+from mingpt.layers import Linear, residual_output
 from mingpt.norms import NORMS, RMSNorm
 from mingpt.patterns.kinds import Pattern
 from mingpt.positions import POSITIONS

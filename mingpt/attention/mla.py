@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mingpt.attention.base import Mixer, with_bias
-from mingpt.layers import Linear
-from mingpt.mlps import residual_output
+from mingpt.layers import Linear, residual_output
 from mingpt.norms import RMSNorm
 from mingpt.patterns.kinds import Pattern
 from mingpt.positions import RoPE

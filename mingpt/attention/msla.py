@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from mingpt.attention.base import Mixer, with_bias
 from mingpt.attention.running_means import CHUNK, States, running_means
-from mingpt.layers import Linear
-from mingpt.mlps import residual_output
+from mingpt.layers import Linear, residual_output
 from mingpt.norms import RMSNorm
 from mingpt.patterns.kinds import Full, Pattern
 from mingpt.positions import RoPE

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mingpt.model import SIZES
+from mingpt.config import SIZES
 from mingpt.pretrained.bookkeeping import PLAIN
 from mingpt.pretrained.families import FAMILIES, Family
 from mingpt.pretrained.files import find_folder, read_config, read_weights, tensor_names

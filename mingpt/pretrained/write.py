@@ -6,14 +6,16 @@ by reading back what was said.
 from __future__ import annotations
 
 from collections.abc import Container
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mingpt.config import slot_defaults
-from mingpt.model import GPT, SLOTS
 from mingpt.positions import layers_without
 from mingpt.pretrained.families import FAMILIES, Family
+from mingpt.pretrained.files import write_model
 from mingpt.pretrained.weights import Heads, Tensors, write_tensors
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
@@ -25,7 +27,20 @@ IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
 CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
 
 
-def convert(model: GPT, family: str | None = None,
+NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))   # the families' own may be beyond ours
+
+
+def save(model: nn.Module, folder: str | Path, family: str | None = None, avoid: Container[str] = (),
+         **config: Any) -> Family:
+    """Write the model as one of the families that compute the same: the one that is asked for, or the plainest that is
+    not to be avoided. BadInput naming the settings without a counterpart where there is none. `config` is added to
+    config.json."""
+    chosen, theirs, tensors = convert(model, family, avoid)
+    write_model(Path(folder), {**theirs, **NO_TOKENS, **config}, tensors)
+    return chosen
+
+
+def convert(model: nn.Module, family: str | None = None,
             avoid: Container[str] = ()) -> tuple[Family, dict[str, Any], Tensors]:
     """(family, config.json, tensors) of the model's counterpart."""
     if family is not None and family not in FAMILIES:
@@ -42,7 +57,7 @@ def convert(model: GPT, family: str | None = None,
 
 
 @torch.no_grad()
-def _converted(model: GPT, family: Family) -> tuple[dict[str, Any], Tensors, list[str]]:
+def _converted(model: nn.Module, family: Family) -> tuple[dict[str, Any], Tensors, list[str]]:
     """(config.json, tensors, the settings that get lost)."""
     ours = settled(model, family)
     theirs: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.name,
@@ -68,12 +83,12 @@ def _homeless(names: list[str]) -> list[str]:
     return ([f"model.bias=True (of {', '.join(biases)})"] if biases else []) + others
 
 
-def settled(model: GPT, family: Family) -> dict[str, Any]:
+def settled(model: nn.Module, family: Family) -> dict[str, Any]:
     """What the model's settings say of what it computes, in the words that families' entries use: numbers instead of
     defaults, one word a layer in the schedule, only the options of the members that are there."""
     config, attn, mlp = model.config.to_dict(), model.transformer.h[0].attn, model.transformer.h[0].mlp
-    options = [option for slot, members in SLOTS.items() for option in members[config[slot]].options]
-    ours = {k: v for k, v in config.items() if k not in set(slot_defaults(SLOTS)) - set(SLOTS) or k in options}
+    options = [option for slot, members in model.slots.items() for option in members[config[slot]].options]
+    ours = {k: v for k, v in config.items() if k not in set(slot_defaults(model.slots)) - set(model.slots) or k in options}
     ours["schedule"] = " ".join(_word(pattern, model.block_size) for pattern in model.schedule)
     if "n_kv_head" in ours or config["attention"] in ("mha", "mqa"):
         ours |= {"attention": "mha", "n_kv_head": attn.n_kv_head if family.grouped else attn.n_head,
@@ -109,7 +124,7 @@ def _positions(ours: dict[str, Any], config: CN, family: Family) -> dict[str, An
     return ours
 
 
-def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: GPT, family: Family) -> list[str]:
+def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: nn.Module, family: Family) -> list[str]:
     """The settings that config.json does not say: those that reading it gives another value."""
     back = type(model).get_default_config().to_dict()
     read_back: dict[str, Any] = {}
@@ -123,12 +138,12 @@ def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: GPT, family: Fami
     if back["position"] == "none" == ours["position"]:
         back |= {"nope_layers": ours.get("nope_layers")}
     different = [k for k in ours if k not in FREE | IN_TENSORS and ours[k] != back.get(k)]
-    implied = {option for slot in SLOTS if slot in different for option in SLOTS[slot][ours[slot]].options}
+    implied = {option for slot in model.slots if slot in different for option in model.slots[slot][ours[slot]].options}
     different = [k for k in different if k not in implied]      # a member's options go with it
     return [f"{CALLED.get(k, f'model.{k}')}={model.config.to_dict()[k]!r}" for k in different]
 
 
-def _state(model: GPT, family: Family) -> Tensors:
+def _state(model: nn.Module, family: Family) -> Tensors:
     """The model's tensors, with what the settings do to scores and positions in the weights."""
     state = {name: t.detach().cpu() for name, t in model.named_parameters()   # a tied head is the embedding
              if not name.startswith("future.")}                                # heads of later tokens are for training

@@ -1,11 +1,13 @@
 """
-Signals that ask a program to end.
+This process: its peak memory, and the signals that ask it to end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
@@ -19,3 +21,12 @@ def relayed(handler: Callable[[int, FrameType | None], None], numbers: Iterable[
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def peak_memory_mb(device: str) -> float:
+    """MB (10⁶ bytes): what torch allocated at most on a CUDA device, elsewhere the process's peak resident size."""
+    if str(device).startswith("cuda"):
+        import torch
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6   # macOS counts bytes, Linux kB

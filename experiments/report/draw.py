@@ -1,0 +1,88 @@
+"""
+Draw what a study found: its figures, its tables, its page, and the comparison of its trials. Prints what was written.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from experiments.figures import Panel, draw
+from experiments.figures.comparison import draw_ten
+from experiments.report.page import write
+from experiments.verdicts.results import Results
+from experiments.verdicts.summary import notes, to_csv, to_markdown
+from experiments.verdicts.trials import TEXT, Trials, comparison_text, gather, load, save
+from mingpt.utils import BadInput, write_atomic
+
+
+def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, metric: str,
+               losses: Path | None = None) -> None:
+    """Print one study's verdicts, draw its figures, and say what was written. With `losses`, the folder of its runs,
+    write report.html as well."""
+    folder = out / results.name if results.name else out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out: cannot write to {folder}: {error.strerror}") from None
+    print(f"\n{results.title}")
+    for line in report(results):
+        print(f"  {line}")
+    panel = Panel(results, x, metric)
+    if losses is not None:
+        print(f"  wrote {write(panel, folder, losses)}")
+    say_drawn(draw(panel, folder, formats), folder, write_tables(results, folder))
+    compare(gather(results), folder / "comparison", formats)
+
+
+def write_tables(results: Results, folder: Path) -> list[Path]:
+    """verdicts.json, and the summary as a table for programs and one for people."""
+    texts = {"verdicts.json": json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n",
+             "summary.csv": to_csv(results), "summary.md": to_markdown(results)}
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def compare(trials: Trials, folder: Path, formats: tuple[str, ...]) -> None:
+    """The ten pictures of a comparison, and the files from which they can be drawn again."""
+    if not trials.all:
+        print("  skipped comparison/: no run has finished")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    text = folder / TEXT
+    write_atomic(text, comparison_text(trials))
+    say_drawn(draw_ten(trials, folder, formats), folder, [*save(trials, folder), text])
+
+
+def say_drawn(outcomes, folder: Path, others: list[Path]) -> None:
+    """What was written, and what was left out and why."""
+    written, skipped = [], []
+    for name, outcome in outcomes:
+        if isinstance(outcome, str):
+            skipped.append(f"  skipped {name}: {outcome}")
+        else:
+            written += outcome
+    print("\n".join([f"  wrote {folder}/: " + ", ".join(path.name for path in [*written, *others]), *skipped]))
+
+
+def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
+    """Draw a comparison again from its own file."""
+    trials, folder = load(path), Path(out) if out else path.parent
+    print(f"\n{trials.title}")
+    try:
+        compare(trials, folder, formats)
+    except OSError as error:
+        raise BadInput(f"--out: cannot write to {folder}: {error.strerror}") from None
+    return 0
+
+
+def report(results: Results) -> list[str]:
+    """The baseline's line, one verdict an arm, and what they rest on."""
+    width = max(len(arm) for arm in results.arms)
+    lines = [verdict.line(width) for verdict in results.verdicts.values()]
+    if results.baseline in results.arms:
+        lines.insert(0, results.baseline_line(width))
+    else:
+        lines.insert(0, f"no verdicts: no run of the baseline {results.baseline!r} among {', '.join(results.arms)}")
+    return lines + notes(results)
