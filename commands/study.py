@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from experiments.launch.launch import slurm
+    from experiments.launch import slurm
     if args.plan:
         return _become(slurm.task_arguments(args.plan, _task(args)))
     request = _request(args)
     if args.task is not None:
         return _become(_nth(request, args.task))
-    from experiments.launch.launch import board
+    from experiments.launch import board
     from experiments.launch.plan import make_plan
     if args.plot:
         return _finish(args, request)
@@ -108,7 +108,7 @@ def _become(arguments: list[str]) -> int:
 
 def _train(args: argparse.Namespace, request, jobs) -> int:
     """Run the plan here, then plot."""
-    from experiments.launch.launch import board, launch
+    from experiments.launch import board, launch
     from experiments.launch.plan import looks, write_order
     stdout = sys.stderr if args.json else None   # the children's words must not get into the JSON
     if any(not job.ended for job in jobs) and (code := launch.tokenize(request, stdout)):
@@ -130,7 +130,7 @@ def _train(args: argparse.Namespace, request, jobs) -> int:
 
 def _finish(args: argparse.Namespace, request, refused=()) -> int:
     """Plot, and say how all runs went. 0 when every one is done and drawn."""
-    from experiments.launch.launch import board, launch
+    from experiments.launch import board, launch
     code = launch.plot(request, sys.stderr if args.json else None)
     whole = board.outcome(request, refused, as_json=args.json)
     return DONE if whole and code == 0 else FAILED
@@ -138,7 +138,7 @@ def _finish(args: argparse.Namespace, request, refused=()) -> int:
 
 def _submit(args: argparse.Namespace, request, jobs) -> int:
     """Hand what is left to SLURM and print the jobs' ids."""
-    from experiments.launch.launch import launch, slurm
+    from experiments.launch import launch, slurm
     held = slurm.queued(request)
     todo = [job for job in jobs if not job.ended and (job.arm, job.seed) not in held]
     if held:

@@ -7,15 +7,24 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).parents[1]
-LIBRARY = sorted((REPO / "mingpt").glob("*.py"))
+LIBRARY = sorted((REPO / "mingpt").rglob("*.py"))
 HARNESS = sorted((REPO / "experiments").rglob("*.py"))
 COMMANDS = sorted((REPO / "commands").glob("*.py"))
-VERBS = [path for path in COMMANDS if path.stem != "__init__"]
+VERBS = [path for path in COMMANDS if not path.stem.startswith("_")]
+DOORS = [REPO / "lab.py", REPO / "plotter.py"]
+BENCHMARKS = sorted((REPO / "benchmarks").rglob("*.py"))
+FLOORS = {       # of the rooms of a part, the lowest first; rooms of one floor do not import each other
+    "mingpt": ["utils moe", "config layers norms losses patterns optimizers lr_schedules bpe",
+               "mlps positions sparse sampling trainer", "attention multi_token pretrained", "blocks parallel", "model"],
+    "experiments": ["records corpus audit", "weights", "declare", "train verdicts", "launch figures",
+                    "report analysis"],
+}
 HEAVY = {"scipy", "pandas", "matplotlib", "statsmodels"}
 
 
@@ -57,13 +66,35 @@ def test_commands_know_nothing_of_the_doors(path):
     assert not under(imports(path), "lab", "plotter")
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=label)
-def test_slot_members_are_below_attention_below_the_model_below_the_trainer(path):
-    above = {"trainer": set(), "model": {"trainer"}, "blocks": {"trainer", "model"}, "ring": {"trainer", "model"}}
-    above |= dict.fromkeys(("hf", "hf_read", "hf_write"), {"trainer"})
-    above |= dict.fromkeys(("attention", "latent"), {"trainer", "model", "blocks"})
-    forbidden = above.get(path.stem, {"trainer", "model", "blocks", "attention", "latent"})
-    assert not {f"mingpt.{name}" for name in forbidden} & imports(path)
+def room(path):
+    """A file's folder, or the file itself where it stands at the front of its part: 'mingpt/attention', 'mingpt/model'.
+    """
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return "/".join(parts[:2] if len(parts) > 1 else parts)
+
+
+def arrows():
+    """{room: the rooms that its files import, late imports as well}"""
+    found = {}
+    for path in [*LIBRARY, *HARNESS, *COMMANDS, *DOORS, *BENCHMARKS]:
+        targets = {room(file) for name in imports(path) if (file := file_of(name)) is not None}
+        found.setdefault(room(path), set()).update(targets - {room(path)})
+    return found
+
+
+def test_a_room_imports_only_from_rooms_below_it():
+    levels = {name: level for part, floors in FLOORS.items() for level, names in enumerate(floors)
+              for name in (f"{part}/{n}" for n in names.split())}
+    for name, targets in arrows().items():
+        part = name.partition("/")[0]
+        if part in FLOORS and not name.endswith("__init__"):
+            assert name in levels, f"give {name} a floor"
+            own = {target for target in targets if target.startswith(f"{part}/") and not target.endswith("__init__")}
+            assert not {target for target in own if levels[target] >= levels[name]}, name
+
+
+def test_no_circle_leads_through_rooms():
+    list(TopologicalSorter(arrows()).static_order())     # CycleError names the circle
 
 
 @pytest.mark.parametrize("path", [*LIBRARY, *HARNESS, *COMMANDS], ids=label)

@@ -3,7 +3,7 @@ Figures of whatever library named `mingpt` is on the path, through the interface
 
     PYTHONPATH=path/to/minGPT python tests/golden/figures.py > tests/golden/mingpt.json
 
-made mingpt.json with Karpathy's minGPT (commit 37baab7, torch 2.13). tests/test_mingpt_parity.py computes the same
+made mingpt.json with Karpathy's minGPT (commit 37baab7, torch 2.13). tests/mingpt/test_parity.py computes the same
 with this project's library and compares.
 """
 

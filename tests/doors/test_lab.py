@@ -1,0 +1,98 @@
+"""lab.py is one door: bad input is one line and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lab
+from experiments.declare.arms import catalogue
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*args, cwd=ROOT):
+    return subprocess.run([sys.executable, str(ROOT / "lab.py"), *args], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize("args, words", [
+    (["trian"], "did you mean 'train'"),
+    (["--rop"], "did you mean '--rope'"),
+    (["-r", "--model.postion=rope"], "did you mean 'model.position'"),
+    (["-b", "-r"], "changes nothing"),
+    (["--preset", "latpop"], "did you mean 'laptop'"),
+    (["--study", "sevn", "--arm", "rope"], "did you mean 'seven'"),
+    (["--study", "seven", "--arm", "rpoe"], "did you mean 'rope'"),
+    (["--study", "seven"], "needs --arm"),
+    (["--model.mlp"], "give it a value"),
+    (["--model.mlp=swigloo", "--preset", "nano", "--dry-run"], "did you mean 'swiglu'"),
+    (["--schedule", "f 8", "--dry-run"], "'f 8' is for 2 of the model's 4 layers"),
+    (["--schedule", "hafl", "--dry-run"], "did you mean 'half'"),
+    (["--schedule", "half", "--window", "8"], "leave out --schedule half"),
+    (["--window", "0", "--dry-run"], "the least is 1"),
+    (["--dilation", "4"], "give --window W as well"),
+    (["--backend", "flsh", "--preset", "nano", "--dry-run"], "did you mean 'flash'"),
+    (["--backend", "flash", "--window", "8", "--preset", "nano", "--dry-run"], "use auto or dense"),
+    (["--attention", "mhaa", "--preset", "nano", "--dry-run"], "did you mean 'mha'"),
+    (["bench", "--rounds", "3"], "the least is 5"),
+    (["bench", "--window", "0"], "the least is 1"),
+    (["--seed", "x"], "invalid int"),
+    (["--seed", "99999999999999999999", "--preset", "nano", "--dry-run"], "a whole number from 0 to"),
+    (["--data", "/nowhere/at/all.jsonl", "--preset", "nano"], "nowhere"),
+    (["-b", "--preset", "nano", "--device", "abacus"], "here there is"),
+    (["sample", "nobody"], "no run 'nobody'"),
+])
+def test_bad_input_is_one_line_and_exit_2(args, words, tmp_path):
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "nothing is half written"
+
+
+@pytest.mark.parametrize("verb", lab.verbs())
+def test_every_verb_explains_itself(verb):
+    done = run(verb, "--help")
+    assert done.returncode == 0 and "usage" in done.stdout
+
+
+def test_help_lists_the_verbs_and_needs_no_torch():
+    code = "import sys, lab; lab.main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and all(verb in done.stdout for verb in lab.verbs())
+
+
+def test_a_first_word_that_is_no_verb_means_train(tmp_path):
+    assert run("-r", "--preset", "nano", "--dry-run", "--device", "cpu", cwd=tmp_path).stdout.startswith("arm ")
+
+
+def test_the_options_about_attention_are_settings():
+    import argparse
+
+    from commands import train
+    from commands._arguments import attention_overrides
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+
+    def settings(*words):
+        return attention_overrides(parser.parse_args(words))
+    assert settings("--window", "96", "--dilation", "4") == ["--model.schedule=96/4*"]
+    assert settings("--window", "96", "--backend", "dense") == ["--model.schedule=96*", "--model.backend=dense"]
+    assert settings("--schedule", "f 8*", "--attention", "mha") == ["--model.schedule=f 8*", "--model.attention=mha"]
+    assert settings() == []
+
+
+def test_both_forms_of_every_arm_flag_are_known():
+    import argparse
+
+    from commands import train
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    for arm in catalogue().values():
+        for flag in arm.flags:
+            assert parser.parse_args([flag]).flags == [arm.name]
+
+
+def test_settings_are_read_with_and_without_the_equals_sign():
+    assert lab.split_overrides(["-r", "--data.tokenizer", "byte", "--model.n_layer=2", "--data", "a=b.txt"]) \
+        == (["-r", "--data", "a=b.txt"], ["--data.tokenizer=byte", "--model.n_layer=2"])

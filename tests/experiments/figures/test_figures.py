@@ -1,0 +1,122 @@
+"""Figures of findings: they show what is declared, nothing leaves the page, and what cannot be drawn says why."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments.declare.study import load_study
+from experiments.figures import FIGURES, Panel, Skip
+from experiments.figures.forest import interval, reach, tost_interval
+from experiments.records.runs import find_runs
+from experiments.report.page import render
+from experiments.verdicts.results import collect
+from tests.helpers.synthetic import write_run, write_study
+
+PARTS = {"rope": -0.08, "swiglu": -0.03, "rmsnorm": 0.0}
+
+
+def panel(losses: Path) -> Panel:
+    (results,) = collect(find_runs(losses))
+    return Panel(results)
+
+
+@pytest.fixture(scope="module")
+def factorial(tmp_path_factory) -> Panel:
+    """2³ arms whose parts add up, but for RoPE and SwiGLU."""
+    losses = tmp_path_factory.mktemp("factorial") / "losses"
+    effects = {arm: sum(effect for part, effect in PARTS.items() if part in arm) + 0.05 * ("swiglu_rope" in arm)
+               for arm in load_study("factorial_arch").arms}
+    return panel(write_study(losses, effects, study="factorial_arch", seeds=range(4), steps=60, noise=0.002))
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> Panel:
+    """Arms over five learning rates; the greatest diverges on one seed."""
+    losses = tmp_path_factory.mktemp("grid") / "losses"
+    study = load_study("lr_grid")
+    rates = dict.fromkeys(study.arms, 2e-3)
+    rates |= {name: rate for each in study.grids.values() for name, rate in each.items()}
+    for slot, (arm, rate) in enumerate(rates.items()):
+        effect = 0.06 * math.log(rate / 2e-3) ** 2 - 0.08 * arm.startswith("rope")
+        for seed in range(4):
+            write_run(losses, arm, seed, effect, study="lr_grid", steps=60, slot=slot, noise=0.002,
+                      status="diverged" if rate > 7e-3 and seed == 1 else "done",
+                      config={"trainer": {"learning_rate": rate}})
+    return panel(losses)
+
+
+def on_page(figure) -> None:
+    """No text leaves the page."""
+    figure.canvas.draw()
+    texts = [*figure.texts, *(text for axes in figure.axes for text in (
+        *axes.texts, *axes.get_yticklabels(), axes.title, axes.xaxis.label, axes.yaxis.label))]
+    boxes = {text.get_text(): text.get_window_extent() for text in texts if text.get_text() and text.get_visible()}
+    assert len(boxes) > 5
+    for words, box in boxes.items():
+        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, words
+
+
+def test_effects_stay_on_the_page_and_name_every_arm(factorial):
+    figure = FIGURES["effects"](factorial)
+    on_page(figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(factorial.results.verdicts)
+
+
+def test_a_factorial_shows_main_effects_first_and_the_planted_interaction_apart(factorial):
+    figure = FIGURES["factorial_effects"](factorial)
+    on_page(figure)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(names) == 7 and set(names[:3]) == set(PARTS)
+    term = next(t for t in factorial.results.factorials[0].terms if set(t.factors) == {"rope", "swiglu"})
+    assert term.verdict.word == "worse" and "raises it" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_learning_rates_show_the_best_and_where_seeds_diverged(grid):
+    figure = FIGURES["learning_rates"](grid)
+    on_page(figure)
+    marks = [line.get_marker() for line in figure.axes[0].lines]
+    assert marks.count("*") == 4 and marks.count("x") == 4
+    assert "seeds 0, 1 alone and judged on seeds 2, 3" in figure.texts[-1].get_text().replace("\n", " ")
+
+
+def test_places_are_changed_where_the_budgets_say(factorial):
+    assert factorial.crossings("tokens", "loss") == {}   # the verdicts' own metric only
+    for axis in ("tokens", "flops", "seconds"):
+        told = {b.arm: b.crossing for b in factorial.results.budgets.on(axis) if b.crossing is not None}
+        assert {arm: x for arm, (x, _) in factorial.crossings(axis, "val_loss").items()} == told
+
+
+def test_the_thick_bar_lies_inside_the_margin_exactly_where_an_arm_is_equivalent(tmp_path):
+    effects = {"baseline": 0, "a": 0.0, "b": 0.001, "c": 0.02, "d": 0.2}
+    results = panel(write_study(tmp_path, effects, seeds=range(5), steps=60)).results
+    words = set()
+    for verdict in results.verdicts.values():
+        low, high = tost_interval(verdict)
+        inside = -results.margin < low and high < results.margin
+        assert inside == (verdict.p_tost < verdict.alpha)
+        excluded = not interval(verdict)[0] <= 0 <= interval(verdict)[1]
+        assert excluded == (verdict.word in ("better", "worse"))
+        low, high = reach(results)
+        assert low < min(0, verdict.difference) <= max(0, verdict.difference) < high
+        words.add(verdict.word)
+    assert {"equivalent", "worse"} <= words
+
+
+@pytest.mark.parametrize(("name", "why"), [("factorial_effects", "declares no factorial"),
+                                           ("learning_rates", "declares no learning-rate grid"),
+                                           ("effects", "no arm shares a seed")])
+def test_what_the_study_does_not_declare_is_left_out_with_the_reason(tmp_path, name, why):
+    write_run(tmp_path, "baseline", 0, steps=50)
+    with pytest.raises(Skip, match=why):
+        FIGURES[name](panel(tmp_path))
+
+
+def test_the_page_tells_factorials_rates_cost_and_equal_budgets(factorial, grid):
+    text = render(factorial)
+    for words in ("What adds up", "rope × swiglu", "raises it", "At equal FLOPs", "changes places at", "Peak memory"):
+        assert words in text
+    text = render(grid)
+    assert "Every arm at its own best learning rate" in text and "0.008: " in text and "(1 diverged)" in text

@@ -1,0 +1,239 @@
+"""Studies on a real SLURM: two nodes on this machine, from the distribution's packages (tests/slurm-sandbox)."""
+
+import argparse
+import csv
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.declare.study import load_study
+from experiments.launch import slurm
+from experiments.launch.plan import Job, Request
+from mingpt.utils import BadInput
+
+ROOT = Path(__file__).resolve().parents[3]
+SANDBOX = ROOT / "tests" / "slurm-sandbox"
+TIMINGS = ("seconds", "tokens_per_second", "peak_memory_mb")
+SMALL = ("--sbatch=--cpus-per-task=1", "--sbatch=--mem=2G")
+STUDY = """
+    seeds = [0]
+    preset = "nano"
+    [base]
+    trainer.max_iters = 50
+    run.log_every = 10
+    run.eval_every = 500
+    run.checkpoint_every = 400
+    [arms.baseline]
+    [arms.long]              # enough seconds for a signal to meet it half-way
+    include = ["rope"]
+    trainer.max_iters = 700
+    [arms.explodes]
+    trainer.learning_rate = 1e30
+"""
+
+
+# -- without a cluster ------------------------------------------------------------------------------------------------
+
+def test_a_time_limit_is_read_as_slurm_reads_it():
+    seconds = {"90": 5400, "1:30": 90, "2:00:00": 7200, "1-0": 86400, "1-2:30": 95400, "0-0:0:5": 5}
+    assert {text: slurm.parse_walltime(text) for text in seconds} == seconds
+    with pytest.raises(BadInput, match="H:MM:SS"):
+        slurm.parse_walltime("12h")
+
+
+def test_the_walltime_leaves_room_and_the_warning_comes_before_a_short_one_is_over(monkeypatch):
+    monkeypatch.setattr(slurm, "cluster_has_gpus", lambda partition: False)
+    assert slurm.walltime(60) >= 10 and slurm.walltime(1e9) == slurm.LONGEST
+    assert "--signal=B:USR1@120" in slurm.Resources().run(60)
+    assert "--signal=B:USR1@20" in slurm.Resources(time="1").run(60)
+    assert not any(option.startswith("--gres") for option in slurm.Resources().run(60))
+    monkeypatch.setattr(slurm, "cluster_has_gpus", lambda partition: True)
+    assert "--gres=gpu:1" in slurm.Resources().run(60)
+    assert not any(option.startswith("--gres") for option in slurm.Resources(gres="none").run(60))
+
+
+def test_a_task_is_the_run_that_the_plan_of_its_submission_says(tmp_path):
+    request = Request(load_study("seven"), tmp_path, "nano", ("my data.jsonl",), ("--model.n_layer=2",))
+    plan = slurm._write_plan(request, [Job("rope", 1), Job("swiglu", 0)])
+    arguments = slurm.task_arguments(plan, 0)
+    assert arguments[:7] == ["train", "--study", str(request.study.path), "--arm", "rope", "--seed", "1"]
+    assert arguments[7:] == ["--out", str(tmp_path), "--preset", "nano", "--data", "my data.jsonl", "--model.n_layer=2"]
+    with pytest.raises(BadInput, match="no task 2; it has 0 to 1"):
+        slurm.task_arguments(plan, 2)
+
+
+@pytest.mark.parametrize("words, cluster", [("slurm 22.05.8", True),
+                                            ("sbatch: fatal: Could not establish a configuration source", False),
+                                            ("sbatch: error: Unable to contact slurm controller", True)])
+def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(tmp_path, monkeypatch, words, cluster):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{words}' >&2\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    assert slurm.available() == cluster
+
+
+# -- with one ---------------------------------------------------------------------------------------------------------
+
+class Cluster:
+    """SLURM's commands in the environment of the sandbox."""
+
+    def __init__(self, folder: str):
+        self.env = {**os.environ, "SLURM_SANDBOX_DIR": folder, "OMP_NUM_THREADS": "1",
+                    "PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"}
+        for name in ("FLAG", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+            self.env.pop(name, None)
+
+    def __call__(self, *command, **kwargs):
+        done = subprocess.run(command, env={**self.env, **kwargs.pop("env", {})}, text=True, capture_output=True,
+                              timeout=120, **kwargs)
+        assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start(self) -> str | None:
+        """Why it does not start; None when it does."""
+        done = subprocess.run([sys.executable, str(SANDBOX), "start", "2", "--gpus", "0"],
+                              env=self.env, text=True, capture_output=True)
+        if done.returncode:
+            return done.stderr
+        self.env["SLURM_CONF"] = done.stdout.strip().partition("=")[2]
+        return None
+
+    def wait(self, seconds=150):
+        """Until no job is left."""
+        until(lambda: not self("squeue", "-h"), seconds, lambda: self("squeue"))
+
+    def study(self, *args):
+        """run_all.sh, submitting; the JSON it prints."""
+        return json.loads(self("bash", str(ROOT / "run_all.sh"), *map(str, args), "--json", *SMALL,
+                               cwd=tempfile.gettempdir()))
+
+
+def until(condition, seconds, state):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, state()
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    folder = tempfile.mkdtemp(prefix="ablate-slurm-")
+    cluster = Cluster(folder)
+    why = cluster.start()
+    if why and "CI" in os.environ:
+        pytest.fail(f"SLURM does not start: {why}")
+    if why:
+        pytest.skip(f"SLURM does not start: {why}")
+    try:
+        yield cluster
+    finally:
+        subprocess.run([sys.executable, str(SANDBOX), "stop"], env=cluster.env, capture_output=True)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder, its name with a space, with a study and a corpus."""
+    folder = tmp_path_factory.mktemp("slurm") / "some where"
+    folder.mkdir()
+    (folder / "tiny.toml").write_text(textwrap.dedent(STUDY))
+    parts = inspect.getsource(argparse).split("\n\n")
+    texts = ["\n\n".join(parts[i:i + 8]) for i in range(0, len(parts), 8)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder
+
+
+def record(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def numbers(path):
+    """A CSV without what a clock or a memory meter says."""
+    with open(path) as f:
+        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(f)]
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster, place):
+    """The study, trained by SLURM, one of its runs told in the middle that its time is nearly up."""
+    out = place / "out"
+    args = [place / "tiny.toml", "--data", place / "corpus.jsonl", "--out", out]
+    ids = cluster.study(*args, "--array-max", 2)["jobs"]
+    long = out / "losses" / "tiny" / "long.s0.json"
+    until(lambda: record(long).get("progress", {}).get("iteration", 0) >= 5, 90,
+          lambda: cluster("squeue") + "".join(p.read_text() for p in out.glob("logs/tiny/*.out")))
+    plan = json.loads(next((out / "logs" / "tiny").glob("plan-*.json")).read_text())
+    task = next(i for i, run in enumerate(plan["runs"]) if run["arm"] == "long")
+    cluster("scancel", "--batch", "--signal=USR1", f"{ids['runs']}_{task}")
+    again = cluster.study(*args)   # while the first submission is still at work
+    cluster.wait()
+    return argparse.Namespace(out=out, args=args, ids=ids, task=task, again=again)
+
+
+@pytest.mark.slurm
+def test_one_array_trains_every_run_and_the_last_job_plots_though_an_arm_failed(submitted):
+    losses = submitted.out / "losses" / "tiny"
+    statuses = {path.stem: record(path)["status"] for path in losses.glob("*.json")}
+    assert statuses == {"baseline.s0": "done", "long.s0": "done", "explodes.s0": "diverged"}
+    last = (submitted.out / "logs" / "tiny" / f"plot_{submitted.ids['plot']}.out").read_text()
+    assert "explodes.s0 diverged" in last
+    assert (submitted.out / "visualizations" / "tiny" / "training_comparison.png").stat().st_size > 1000
+
+
+@pytest.mark.slurm
+def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_had_been(submitted, place, cluster):
+    log = (submitted.out / "logs" / "tiny" / f"{submitted.ids['runs']}_{submitted.task}.out").read_text()
+    assert log.count("queueing job") == 1   # and what came before and after it is in one log
+    restarts = [cluster("scontrol", "show", "job", f"{submitted.ids['runs']}_{task}").split("Restarts=")[1].split()[0]
+                for task in range(3)]
+    assert restarts == ["1" if task == submitted.task else "0" for task in range(3)]   # it alone, not the whole array
+    undisturbed = place / "undisturbed"
+    cluster(sys.executable, str(ROOT / "lab.py"), "train", "--study", str(place / "tiny.toml"), "--arm", "long",
+            "--out", str(undisturbed), "--data", str(place / "corpus.jsonl"))
+    name = Path("losses") / "tiny" / "long.s0"
+    assert numbers(submitted.out / f"{name}.csv") == numbers(undisturbed / f"{name}.csv")
+    ours, theirs = (record(folder / f"{name}.json")["result"] for folder in (submitted.out, undisturbed))
+    assert {k: v for k, v in ours.items() if k not in TIMINGS} == {k: v for k, v in theirs.items() if k not in TIMINGS}
+
+
+@pytest.mark.slurm
+def test_submitting_again_leaves_out_what_is_queued_and_what_is_done(submitted, cluster):
+    assert submitted.again == {"jobs": {}, "runs": 0}     # all three were queued or running
+    losses = submitted.out / "losses" / "tiny"
+    before = {path: path.stat().st_mtime_ns for path in losses.iterdir()}
+    for path in (losses / "baseline.s0.csv", losses / "baseline.s0.json"):
+        path.unlink()
+    assert cluster.study(*submitted.args)["runs"] == 1
+    cluster.wait()
+    after = {path: path.stat().st_mtime_ns for path in losses.iterdir()}
+    assert set(after) == set(before)
+    assert {path.stem for path in after if after[path] != before[path]} == {"baseline.s0"}
+
+
+@pytest.mark.slurm
+def test_flag_and_sbatch_run_one_arm_as_in_study_002(cluster, place):
+    flag = "-r --preset nano --max-iters 10 --seed 3 --data corpus.jsonl"
+    cluster("sbatch", str(ROOT / "run_single.sh"), cwd=place, env={"FLAG": flag})   # its header as it is
+    cluster.wait()
+    assert record(place / "losses" / "rope.s3.json")["status"] == "done", \
+        "".join(path.read_text() for path in place.glob("ablate_*.out"))
+
+
+@pytest.mark.slurm
+def test_what_slurm_refuses_is_one_line_in_its_own_words(cluster, place, monkeypatch):
+    for key in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(key, cluster.env[key])
+    request = Request(load_study(place / "tiny.toml"), place / "refused")
+    with pytest.raises(BadInput, match="sbatch.*partition") as error:
+        slurm.submit(request, [Job("rope", 0)], slurm.Resources(partition="nowhere", gres="none"))
+    assert "\n" not in str(error.value) and "--local" in str(error.value)
+    assert not cluster("squeue", "-h")

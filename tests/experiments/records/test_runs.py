@@ -1,0 +1,168 @@
+"""Claims about finding runs and reading what they wrote, whatever happened to the files."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.records.record import COLUMNS, MAX_SEED
+from experiments.records.runs import find_runs, read_run
+from mingpt.utils import BadInput
+from tests.helpers.synthetic import write_run, write_study, write_two_columns
+
+HEADER = "iteration,loss\n"
+
+
+def read(tmp_path, text, name="arm.csv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_run(path)
+
+
+def test_runs_are_found_at_the_top_and_one_level_down(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, seeds=(0, 10, 2), study="seven", steps=20)
+    write_run(tmp_path, "swiglu", 4, steps=20)
+    runs = find_runs(tmp_path)
+    assert [run.name for run in runs] == ["swiglu.s4", "seven/baseline.s0", "seven/baseline.s2", "seven/baseline.s10",
+                                          "seven/rope.s0", "seven/rope.s2", "seven/rope.s10"]
+    assert [(run.arm, run.seed, run.study, run.status) for run in runs[:2]] == [
+        ("swiglu", 4, None, "done"), ("baseline", 0, "seven", "done")]
+    assert all(not run.problems and list(run.table) == list(COLUMNS) for run in runs)
+
+
+def test_the_folder_of_one_study_can_be_given_alone(tmp_path):
+    write_study(tmp_path / "losses", {"baseline": 0}, seeds=(0,), study="seven", steps=20)
+    (run,) = find_runs(tmp_path / "losses" / "seven")
+    assert run.study == "seven"
+    (tmp_path / "losses").rename(tmp_path / "kept")     # what the records name is a study's folder wherever it lies
+    (run,) = find_runs(tmp_path / "kept" / "seven")
+    assert run.study == "seven"
+    (tmp_path / "kept" / "seven").rename(tmp_path / "kept" / "renamed")
+    (run,) = find_runs(tmp_path / "kept" / "renamed")
+    assert run.study is None
+
+
+def test_two_column_files_are_runs_of_an_unknown_seed(tmp_path):
+    write_two_columns(tmp_path, {"baseline": 0.0})
+    (run,) = find_runs(tmp_path)
+    assert (run.arm, run.seed, run.record, run.status, len(run.table)) == ("baseline", None, None, "unrecorded", 88)
+    assert run.table["val_loss"].isna().all()
+    assert run.final() is None
+
+
+def test_an_empty_cell_was_not_measured_and_is_no_problem(tmp_path):
+    run = read_run(write_run(tmp_path, "rope", 0, steps=100, every=5))
+    assert run.table["val_loss"].notna().sum() == 10
+    assert run.problems == []
+    assert run.final() == pytest.approx(run.table["val_loss"].dropna().iloc[-1], abs=1e-6)
+
+
+def test_a_record_without_a_csv_is_still_a_run(tmp_path):
+    (tmp_path / "rope.s1.json").write_text('{"status": "failed", "message": "out of memory"}')
+    (run,) = find_runs(tmp_path)
+    assert (run.arm, run.seed, run.status, len(run.table)) == ("rope", 1, "failed", 0)
+
+
+@pytest.mark.parametrize(("text", "iterations", "told"), [
+    (HEADER + "1,5\n2,4\n3", [1, 2], "line 4 is half written"),
+    (HEADER + "1,5\n2,4", [1, 2], "line 3 has no newline"),
+    (HEADER + "1,5\n2,4\n2,3\n", [1, 2], "an iteration stands twice, line 3"),
+    (HEADER + "1,5\n2,4\n3,3\n1,6\n2,5\n", [1, 2], "started over at line 5 (iteration 1); 3 older rows left out"),
+    (HEADER + "1,5\n2,4\n3,3\n4,2\n3,3\n4,2\n5,1\n", [1, 2, 3, 4, 5], "was continued at line 6 (iteration 3); 2 older"),
+    (HEADER + "1,5\nx,4\n3,3\n", [1, 3], "iteration is no number in line 3 ('x')"),
+    (HEADER + "1,5\n2,wat\n3,3\n", [1, 2, 3], "loss is no number in line 3 ('wat')"),
+    (HEADER + "1,5\n2,4,7\n3,3\n", [1, 3], "line 3 not of 2 columns"),
+    (HEADER + "1,5\n2,nan\n3,inf\n", [1, 2, 3], "the loss is NaN or infinite in 2 lines, first 3"),
+    (HEADER + ",5\n2,4\n", [2], "no iteration in line 2"),
+    (HEADER + "1,5\n\n2,4\n", [1, 2], None),
+    ('"iteration","loss"\n1,5\n"2","4"\n', [1, 2], None),
+    (HEADER + "1,5\n2,1e308\n3,-4e38\n", [1, 2, 3], "the loss is NaN or infinite in 2 lines, first 3"),
+    (HEADER + "1,5\n1e300,4\n", [1], "no iteration in line 3"),
+    (HEADER + "1,5\n2," + "4" * 200_000 + "\n", [1], "line 3 not of 2 columns"),
+    ("\ufeffIteration, Loss\r\n1,5\r\n2,4\r\n", [1, 2], None),
+    (HEADER, [], "no rows yet"),
+    ("", [], "empty file"),
+    ("step,value\n1,2\n", [], "must name iteration and loss, not 'step,value'"),
+    ("iteration,loss,loss\n1,2,3\n", [], "stands twice in the header"),
+    (bytes(range(256)) * 9, [], "must name iteration"),
+])
+def test_faulty_files_are_read_as_far_as_they_go_and_told_of(tmp_path, text, iterations, told):
+    run = read(tmp_path, text)
+    assert run.table["iteration"].tolist() == iterations
+    assert [told in problem for problem in run.problems] == ([True] if told else [])
+    assert all(problem.startswith("arm.csv: ") and "\n" not in problem for problem in run.problems)
+
+
+def test_a_rerun_keeps_only_the_last_runs_rows(tmp_path):
+    run = read(tmp_path, HEADER + "1,5\n2,4\n3,3\n1,6\n2,5.5\n1,7\n2,6.5\n")
+    assert run.table["loss"].tolist() == [7, 6.5]
+
+
+def test_a_continued_run_keeps_what_came_before_its_checkpoint(tmp_path):
+    run = read(tmp_path, HEADER + "1,5\n2,4\n3,3\n4,2\n3,3.1\n4,2.1\n")
+    assert run.table["loss"].tolist() == [5, 4, 3.1, 2.1]
+
+
+def test_a_loss_that_blew_up_makes_an_unrecorded_run_diverged_and_leaves_a_gap(tmp_path):
+    run = read(tmp_path, HEADER + "1,5\n2,nan\n3,inf\n")
+    assert run.status == "diverged"
+    assert not run.complete
+    assert np.isnan(run.table["loss"].tolist()[1:]).all()
+
+
+@pytest.mark.parametrize(("record", "told"), [
+    ("{broken", "not a readable record"), ("[1]", "list instead of an object"),
+    ("[" * 100_000, "not a readable record")])
+def test_a_broken_record_costs_the_record_and_not_the_curve(tmp_path, record, told):
+    path = write_run(tmp_path, "rope", 0, steps=20)
+    path.with_suffix(".json").write_text(record)
+    run = read_run(path)
+    assert run.record is None
+    assert len(run.table) == 4
+    assert told in run.problems[0]
+
+
+def test_a_name_may_hold_dots(tmp_path):
+    (tmp_path / "lr1.5e-4.s2.csv").write_text(HEADER + "1,5\n")
+    (run,) = find_runs(tmp_path)
+    assert (run.arm, run.seed) == ("lr1.5e-4", 2)
+
+
+def test_a_seed_counts_once_however_it_is_written(tmp_path):
+    write_run(tmp_path, "rope", 0, steps=20)
+    for stem, loss in (("rope.s00", 7), ("rope.s000", 8), ("baseline.s01", 6)):
+        (tmp_path / f"{stem}.csv").write_text(f"{HEADER}1,{loss}\n")
+    baseline, rope = find_runs(tmp_path)
+    assert (baseline.path.name, baseline.seed, baseline.problems) == ("baseline.s01.csv", 1, [])
+    assert (rope.path.name, rope.seed, len(rope.table)) == ("rope.s0.csv", 0, 4)
+    assert rope.problems == [f"rope.s{zeros}.csv: left out, the same seed as rope.s0.csv" for zeros in ("00", "000")]
+
+
+def test_a_seed_that_no_run_can_have_is_left_out_and_named(tmp_path):
+    (tmp_path / "rope.s99999999999999999999.csv").write_text(HEADER + "1,5\n")
+    (run,) = find_runs(tmp_path)
+    assert run.table.empty and run.seed is None
+    assert run.problems == [f"rope.s99999999999999999999.csv: left out, no run has a seed above {MAX_SEED}"]
+
+
+@pytest.mark.parametrize(("value", "final"), [(2.5, 2.5), (10**400, math.inf), (-10**400, -math.inf), (1e308, math.inf),
+                                              (math.nan, math.nan), ("2.5", None), (True, None)],
+                         ids=["loss", "400 digits", "less", "float64", "nan", "text", "truth"])
+def test_a_recorded_number_that_no_run_computes_is_infinite_and_what_is_none_does_not_count(tmp_path, value, final):
+    path = write_run(tmp_path, "rope", 0, steps=20, result={"val_loss": value})
+    path.write_text(HEADER + "1,5\n")
+    assert read_run(path).final() == (pytest.approx(final, nan_ok=True) if final is not None else None)
+
+
+def test_files_being_written_are_not_runs(tmp_path):
+    (tmp_path / ".rope.s0.csv.x1").write_text(HEADER)
+    (tmp_path / ".rope.s0.csv").write_text(HEADER)
+    assert find_runs(tmp_path) == []
+
+
+def test_no_folder_names_the_nearest(tmp_path):
+    (tmp_path / "losses").mkdir()
+    with pytest.raises(BadInput, match="did you mean .*losses"):
+        find_runs(tmp_path / "lossse")

@@ -1,0 +1,365 @@
+"""report.html: what it says, and that it works in a real browser, on a phone, without scripts, with hostile names."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import plotter
+from experiments.figures import style
+from experiments.figures.panel import Panel
+from experiments.records.runs import find_runs
+from experiments.report import charts, colors, notices
+from experiments.report.page import lead, render
+from experiments.verdicts.results import collect
+from tests.helpers.browser import chromium  # noqa: F401 (a fixture)
+from tests.helpers.synthetic import EFFECTS, write_run, write_study, write_two_columns
+
+HOSTILE = ("<script>window.pwned = 1</script></script><img src=x onerror='window.pwned=1'>" + "\"'`{{7*7}}&amp; "
+           "\u00ad\u2028 \u202e \u6a21\u578b")
+FILE_NAME = """x'"><b onmouseover=alert(1)>é 模型"""
+
+
+def results_of(losses: Path, study_file=None):
+    (results,) = collect(find_runs(losses), study_file)
+    return results
+
+
+def page_of(losses: Path, study_file=None) -> str:
+    return render(Panel(results_of(losses, study_file)), losses)
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory) -> Path:
+    """report.html of a whole study, by the command."""
+    root = tmp_path_factory.mktemp("report")
+    write_study(root / "losses", seeds=(0, 1, 2, 3))
+    path = root / "report.html"
+    path.write_text(page_of(root / "losses"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(chromium, seven):  # noqa: F811
+    """opened(path, **context): the page in a browser that notes errors and requests; closed at the end."""
+    contexts = []
+
+    def open_(path=seven, **options):
+        context = chromium.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.noted = []
+        page.on("console", lambda message: page.noted.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: page.noted.append(f"error: {error}"))
+        page.on("request", lambda request: page.noted.append(f"request: {request.url}")
+                if request.url != path.as_uri() else None)
+        page.goto(path.as_uri())
+        return page
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+# --- what it says ---
+
+def test_the_command_writes_one_file_that_holds_everything(tmp_path, capsys):
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, steps=100)
+    assert plotter.main([str(tmp_path / "losses"), "--html"]) == 0
+    assert "report.html" in capsys.readouterr().out
+    text = (tmp_path / "visualizations" / "seven" / "report.html").read_text(encoding="utf-8")
+    assert len(text) < 3e6
+    assert not re.findall(r"""(?:src|href)="(?!#)|@import|url\(""", text)   # nothing but its own anchors
+    for what in ("Hypothesis", "better", "What each arm changes", "no layer sees a later position", "796,621",
+                 "2.13.0+cpu", "python lab.py train --study seven --arm rope --seed 2"):
+        assert what in text
+
+
+def test_a_study_of_fifty_arms_stays_below_three_megabytes(tmp_path):
+    effects = {"baseline": 0.0} | {f"arm{i}": 0.001 * i for i in range(49)}
+    assert len(page_of(write_study(tmp_path, effects, seeds=(0, 1), steps=300)).encode()) < 3e6
+
+
+def test_two_column_files_give_a_page_that_says_undecided_and_why(tmp_path):
+    text = page_of(write_two_columns(tmp_path / "losses", EFFECTS))
+    assert text.count("one unpaired run an arm") == 6
+    assert "Files that name no seed cannot be paired" in text and "Curves without a record" in text
+
+
+def test_the_same_runs_give_the_same_page(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, seeds=(0, 1), steps=50)
+    assert page_of(tmp_path) == page_of(tmp_path)
+
+
+# --- warnings ---
+
+def told(losses: Path, study_file=None) -> dict[str, str]:
+    return {notice.title: " | ".join(notice.details) for notice in notices.notices(results_of(losses, study_file))}
+
+
+def test_a_clean_study_has_no_warnings(tmp_path):
+    study = tmp_path / "mine.toml"
+    study.write_text("seeds = [0, 1, 2]\n[arms.baseline]\n[arms.rope]\n")
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, study="mine", steps=50)
+    assert told(tmp_path / "losses", study) == {}
+
+
+@pytest.mark.parametrize(("part", "said"), [
+    ({"status": "diverged", "message": "loss nan"}, "1 run is diverged, not done"),
+    ({"code": {"commit": "f" * 40, "dirty": True}}, "The code had changes that no commit holds"),
+    ({"code": {"commit": "f" * 40, "dirty": False}}, "Runs used different versions of the code"),
+    ({"environment": {"torch": "2.11.0"}}, "Runs were made in different environments"),
+    ({"data": {"hash": "other"}}, "Runs used different data"),
+    ({"config": {"model": {"n_layer": 5}}}, "Runs of one arm had different settings"),
+    ({"study_hash": "0" * 12}, "The study's declaration is not at hand"),
+    ({"audit": {"passed": False, "checks": {"a target is the next token": "no"}}}, "The audit failed"),
+    ({"start": "2026-03-01T00:05:00+00:00"}, "Timings are not to be trusted"),
+    ({"audit": None}, "Runs without an audit"),
+    ({"result": {"val_loss": 5.0, "tokens_per_second": 9.0}}, "Timings are not to be trusted"),
+    ({"data": [], "audit": 3, "code": "x", "environment": None, "config": [], "process": 0, "start": 5, "changes": 1,
+      "model": [], "command": {}, "result": "?", "message": [1], "end": {}}, "Runs without an audit"),
+])
+def test_what_is_wrong_with_one_run_is_said(tmp_path, part, said):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", steps=50)
+    path = tmp_path / "mine" / "rope.s1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    assert any(said in title for title in told(tmp_path))
+    page_of(tmp_path)   # a record may hold anything: the page is made all the same
+
+
+def test_a_seed_far_from_the_others_is_named(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", seeds=range(5), steps=50)
+    path = tmp_path / "mine" / "rope.s3.json"
+    record = json.loads(path.read_text())
+    record["result"]["val_loss"] += 2.0
+    path.write_text(json.dumps(record))
+    assert "rope.s3: +" in told(tmp_path)["A seed ended far from the others"]
+
+
+def test_a_hypothesis_changed_after_the_first_run_is_flagged(tmp_path):
+    study = tmp_path / "mine.toml"
+    study.write_text("seeds = [0, 1]\n[arms.baseline]\n[arms.rope]\n")
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, study="mine", seeds=(0, 1), steps=50)
+    for path in (tmp_path / "losses" / "mine").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"study_hash": results_of(
+            tmp_path / "losses", study).declared.hash}))
+    assert told(tmp_path / "losses", study) == {}
+    study.write_text(study.read_text().replace("seeds", 'hypothesis = "rope wins, as seen"\nseeds'))
+    assert "The study's file was changed after its first run" in told(tmp_path / "losses", study)
+
+
+def test_missing_runs_single_runs_and_an_absent_baseline_are_named(tmp_path):
+    write_study(tmp_path, {"rope": -0.1}, study="seven", seeds=(0,), steps=50)
+    found = told(tmp_path)
+    assert "No run of the baseline baseline" in found
+    assert "rope: seeds 1, 2" in found["Runs that the study declares are missing"]
+    assert "rope" in found["One run an arm tells nothing of the spread over seeds"]
+    assert "no run of the baseline is here" in page_of(tmp_path)
+
+
+# --- in a browser ---
+
+def test_nothing_is_requested_and_nothing_goes_wrong(opened):
+    page = opened()
+    assert page.title() == page.inner_text("h1") + " · seven"
+    assert page.noted == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_its_window_in_light_and_dark(opened, width, scheme):
+    page = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    least = page.evaluate("""() => Math.min(...[...document.querySelectorAll('body *')]
+        .filter(each => each.childElementCount === 0 && each.textContent.trim() && each.offsetParent)
+        .map(each => parseFloat(getComputedStyle(each).fontSize)))""")
+    assert least >= 12
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_scale_below_the_intervals_is_theirs(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    spans = page.evaluate("""() => ['.forest', '.axis'].map(each => {
+        const box = document.querySelector(each).getBoundingClientRect();
+        return [Math.round(box.left), Math.round(box.width)];
+    })""")
+    assert spans[0] == spans[1]
+
+
+def contrasts(page, selector: str) -> list[float]:
+    """WCAG contrast of every such element's text with what is painted behind it."""
+    pairs = page.evaluate("""(selector) => [...document.querySelectorAll(selector)].map(each => {
+        let behind = each;
+        while (behind && getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
+        return [getComputedStyle(each).color, getComputedStyle(behind || document.body).backgroundColor];
+    })""", selector)
+    to_hex = lambda text: "#" + "".join(f"{int(float(v)):02x}" for v in re.findall(r"[\d.]+", text)[:3])  # noqa: E731
+    return [colors.contrast(to_hex(text), to_hex(behind)) for text, behind in pairs]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_enough_contrast(opened, scheme):
+    found = contrasts(opened(color_scheme=scheme),
+                      "p, a, th, td, dt, dd, label, legend, .word, .tag, caption, summary, li")
+    assert len(found) > 100 and min(found) >= 4.5
+
+
+def test_lines_have_enough_contrast_on_either_page():
+    arms = style.arm_styles(EFFECTS, "baseline", list(EFFECTS))
+    for each in arms.values():
+        light, dark = colors.on_page(each)
+        assert colors.contrast(light, colors.LIGHT) >= 3 and colors.contrast(dark, colors.DARK) >= 3
+
+
+def shown_values(page) -> dict[str, str]:
+    names = page.locator(".key .name").all_inner_texts()
+    return dict(zip(names, page.locator(".key .value").all_inner_texts(), strict=True))
+
+
+def test_pointing_at_the_curves_reads_their_values(opened):
+    page = opened(viewport={"width": 1280, "height": 900})
+    at_end = shown_values(page)
+    assert at_end.keys() == EFFECTS.keys()
+    plot = page.locator(".view:visible .plot")
+    plot.hover(position={"x": 5, "y": 50})
+    assert page.locator(".keys .where").inner_text() == "at 60 iterations"
+    assert float(shown_values(page)["baseline"]) > float(at_end["baseline"]) + 0.5
+    assert page.locator(".view:visible .cross").is_visible()
+    page.mouse.move(5, 5)
+    assert shown_values(page) == at_end
+
+
+def test_arrow_keys_read_the_values_aloud(opened):
+    page = opened()
+    page.locator(".view:visible .plot").focus()
+    for key, place in (("End", "600 iterations"), ("ArrowLeft", "540 iterations"), ("Home", "60 iterations")):
+        page.keyboard.press(key)
+        assert page.locator("#spoken").inner_text().startswith(f"{place}: all_modifications ")
+    page.keyboard.press("Escape")
+    assert not page.locator(".view:visible .cross").is_visible()
+
+
+def test_an_arm_is_switched_off_and_on_from_the_keyboard(opened):
+    page = opened()
+    line = page.locator(".view:visible .series.a1")
+    page.locator("#k1").focus()
+    page.keyboard.press("Space")
+    assert not line.is_visible() and shown_values(page)["rope"] == ""
+    page.keyboard.press("Space")
+    assert line.is_visible()
+    page.get_by_role("button", name="No arm").click()
+    assert page.locator(".view:visible .series:visible").count() == 0
+
+
+def test_every_view_can_be_chosen_and_shows_alone(opened):
+    page = opened()
+    for metric in ("val_loss", "loss", "difference"):
+        for over in ("iteration", "seconds", "flops"):
+            page.locator(f"#m-{metric}").check()
+            page.locator(f"#o-{over}").check()
+            assert page.locator(".view:visible").get_attribute("id") == f"v-{metric}-{over}"
+            assert page.locator(".view:visible .series").count() == (6 if metric == "difference" else 7)
+    assert page.noted == []
+
+
+def test_without_scripts_the_page_shows_and_switches_the_same(opened):
+    page = opened(java_script_enabled=False)
+    assert page.locator(".verdicts tbody th").count() == 6
+    assert page.locator(".view:visible").get_attribute("id") == "v-val_loss-iteration"
+    page.locator("#m-difference").check()
+    assert page.locator(".view:visible").get_attribute("id") == "v-difference-iteration"
+    page.locator("#k2").uncheck()
+    assert not page.locator(".view:visible .series.a2").is_visible()
+    page.locator("summary", has_text="runs and their commands").click()
+    assert page.get_by_text("python lab.py train --study seven --arm rope --seed 2").is_visible()
+
+
+def test_focus_is_seen_and_the_first_tab_skips_to_the_answer(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the answer"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_it_prints(opened):
+    page = opened()
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible() and page.locator(".view:visible").count() == 1
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_tables_headings_and_landmarks_say_what_they_are(opened):
+    page = opened()
+    assert page.locator("h1").count() == 1 and page.locator("main").count() == 1
+    assert page.locator("table").count() == page.locator("table > caption").count() > 5
+    assert page.locator("th:not([scope])").count() == 0
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(each => each.id)")
+    assert len(ids) == len(set(ids))
+    for anchor in page.locator("nav a").all():
+        assert anchor.get_attribute("href").removeprefix("#") in ids
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Path:
+    """A study in which every text that a page can show is an attack."""
+    root = tmp_path_factory.mktemp("hostile")
+    study = root / "evil.toml"
+    study.write_text(f"question = {json.dumps(HOSTILE)}\nhypothesis = {json.dumps(HOSTILE)}\nseeds = [0, 1, 2]\n"
+                     f"[arms.baseline]\n[arms.rope]\n")
+    more = {"message": HOSTILE, "command": HOSTILE, "changes": {HOSTILE: [HOSTILE, {HOSTILE: HOSTILE}]},
+            "environment": {HOSTILE: HOSTILE, "python": HOSTILE}, "code": {"commit": HOSTILE, "version": HOSTILE},
+            "data": {"hash": HOSTILE, HOSTILE: [HOSTILE]}, "audit": {"passed": False, "checks": {HOSTILE: HOSTILE}},
+            "process": {"host": HOSTILE}, "study_hash": HOSTILE, "start": HOSTILE, "end": HOSTILE,
+            "model": {"parameters": HOSTILE, "flops_per_token": HOSTILE}}
+    for seed in range(3):
+        write_run(root / "losses", "baseline", seed, 0, study="evil", steps=50)
+        write_run(root / "losses", FILE_NAME, seed, -0.1, study="evil", steps=50, slot=1, **more)
+    write_run(root / "losses", FILE_NAME, 3, -0.1, study="evil", steps=50, slot=1, **more, status="failed")
+    path = root / "report.html"
+    path.write_text(page_of(root / "losses", study), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_hostile_names_stay_text(opened, hostile, scripts):
+    page = opened(hostile, java_script_enabled=scripts, viewport={"width": 390, "height": 800})
+    assert page.noted == []
+    assert page.locator("h1").text_content() == HOSTILE
+    assert FILE_NAME in page.locator(".verdicts tbody th").all_inner_texts()
+    assert page.locator("img, b, script:not([id])").count() == 1   # the page's own script
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    if scripts:
+        assert page.evaluate("window.pwned") is None
+        assert FILE_NAME in shown_values(page)
+        page.locator(".view:visible .plot").focus()
+        page.keyboard.press("End")
+        assert FILE_NAME in page.locator("#spoken").text_content()
+
+
+# --- geometry ---
+
+def test_thinning_keeps_the_ends_and_never_invents_points():
+    assert charts.thinned(5, 10).tolist() == [0, 1, 2, 3, 4]
+    kept = charts.thinned(1000, 50)
+    assert len(kept) == 50 and kept[0] == 0 and kept[-1] == 999
+    assert charts.thinned(0, 50).tolist() == []
+
+
+def test_a_study_of_one_log_point_has_a_page(tmp_path):
+    (tmp_path / "rope.csv").write_text("iteration,loss\n10,5.5\n")
+    assert "5.5" in page_of(tmp_path)
+
+
+def test_the_answer_says_which_words_stand_at_every_arms_own_best_rate(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('seeds = "0-4"\nlr = [4e-3]\n[arms.baseline]\n[arms.rope]\n[arms.swiglu]\n')
+    arms = {"baseline": 0.0, "baseline_lr0.004": -0.2, "rope": -0.2, "rope_lr0.004": -0.4, "swiglu": -0.2,
+            "swiglu_lr0.004": 0.0}
+    write_study(tmp_path / "losses", arms, study="mine", seeds=range(5), steps=50)
+    text = lead(results_of(tmp_path / "losses", file))
+    assert text.startswith("Better: rope, swiglu. At every arm's own best learning rate, better: rope; ")

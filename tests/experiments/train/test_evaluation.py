@@ -1,0 +1,117 @@
+"""A finished run is found again, loaded, measured and sampled from."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lab
+from experiments.corpus import open_corpus
+from experiments.declare.spec import make_spec
+from experiments.train.evaluation import evaluate_run
+from experiments.train.run import Run
+from experiments.train.sample import continue_text
+from experiments.weights import checkpoint
+from experiments.weights.saved import find_run, load_run
+from mingpt.utils import BadInput
+
+LAB = Path(__file__).resolve().parents[3] / "lab.py"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """A folder with two short runs, baseline and rope."""
+    folder, rng = tmp_path_factory.mktemp("runs"), random.Random(0)
+    data = folder / "words.jsonl"
+    texts = (f"{n}: " + " ".join(rng.choices(["red", "green", "blue"], k=40)) for n in range(200))
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for flags in ((), ("rope",)):
+        spec = make_spec(preset="nano", flags=flags, data=[str(data)], overrides=[
+            "--trainer.max_iters=30", "--trainer.device=cpu", "--run.keep_best=true", "--run.eval_every=15",
+            "--data.val_tokens=1024", f"--data.cache={folder / 'cache'}"])
+        assert Run(spec, 0, folder, open_corpus(spec.settings.data)).execute() == 0
+    return folder
+
+
+def test_the_evaluation_of_a_saved_run_is_what_its_record_says(out):
+    files = find_run("rope.s0", out)
+    result, record = evaluate_run(files, device="cpu"), json.loads(files.json.read_text())
+    assert result["val_loss"] == pytest.approx(record["result"]["val_loss"], abs=1e-6)
+    assert result["bits_per_byte"] == pytest.approx(record["result"]["bits_per_byte"], abs=1e-6)
+    assert result["parameters"] == record["model"]["parameters"]
+    ms = result["latency_ms"]["64"]   # the block: no length of the usual four fits
+    assert 0 < ms["min"] <= ms["median"] <= ms["p95"] <= ms["p99"] <= ms["max"]
+
+
+def test_the_best_weights_are_those_of_the_best_evaluation(out):
+    files = find_run("rope.s0", out)
+    best = json.loads(files.json.read_text())["result"]["best"]["val_loss"]
+    assert evaluate_run(files, device="cpu", which="best")["val_loss"] == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["rope.s0", "rope", "losses/rope.s0.csv", "losses/rope.s0.json",
+                                  "checkpoints/rope.s0"])
+def test_a_run_is_found_by_its_name_its_arm_or_a_file_of_it(out, text):
+    assert find_run(str(out / text) if "/" in text else text, out).name == "rope.s0"
+
+
+def test_an_unknown_run_names_the_nearest(out):
+    with pytest.raises(BadInput, match="did you mean 'rope.s0'"):
+        find_run("rpoe.s0", out)
+
+
+def test_a_seed_gives_the_same_samples_and_several_differ(out):
+    model, tokenizer, _ = load_run(find_run("baseline.s0", out), "cpu")
+    first = continue_text(model, tokenizer, "red ", 40, samples=3, seed=1)
+    assert first == continue_text(model, tokenizer, "red ", 40, samples=3, seed=1)
+    assert len(set(first)) == 3 and all(text.startswith("red ") for text in first)
+
+
+def test_temperature_0_is_greedy(out):
+    model, tokenizer, _ = load_run(find_run("baseline.s0", out), "cpu")
+    texts = continue_text(model, tokenizer, "red ", 20, temperature=0, samples=2, seed=5)
+    assert texts[0] == texts[1] == continue_text(model, tokenizer, "red ", 20, temperature=0, seed=6)[0]
+
+
+def test_the_command_compares_runs_and_writes_what_it_found(out):
+    done = subprocess.run([sys.executable, str(LAB), "eval", "baseline.s0", "rope.s0", "--compare", "--device", "cpu",
+                           "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rope.s0" in done.stdout and "%)" in done.stdout
+    written = json.loads((out / "evaluation_results.json").read_text())
+    assert [r["run"] for r in written] == ["baseline.s0", "rope.s0"]
+
+
+def test_a_draft_changes_no_greedy_text_and_says_what_it_brought(out, capsys):
+    request = ["sample", "rope.s0", "--prompt", "red ", "--tokens", "30", "--temperature", "0", "--out", str(out),
+               "--device", "cpu", "--json"]
+    told = []
+    for more in ([], ["--draft", "baseline.s0", "--drafted", "3"]):
+        assert lab.main([*request, *more]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["samples"] == told[1]["samples"] and "draft" not in told[0]
+    brought = told[1]["draft"]
+    assert 0 <= brought["acceptance"] <= 1 <= brought["tokens_a_pass"] <= 4 and brought["drafted"] > 0
+    assert brought["speed_up"] == pytest.approx(brought["seconds_without"] / brought["seconds"])
+    assert lab.main([*request[:-1], "--draft", "rope.s0", "--samples", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "rope.s0 drafted 46 tokens, 100.0% were kept: 4.83 tokens a pass" in text and "times as fast" in text
+
+
+def test_a_draft_in_other_tokens_or_without_heads_is_refused(out):
+    request = ["sample", "rope.s0", "--tokens", "3", "--out", str(out), "--device", "cpu", "--draft"]
+    state = out / "checkpoints/baseline.s0/state.json"
+    before = state.read_text()
+    try:
+        state.write_text(checkpoint.signed(json.loads(before) | {"tokenizer": "gpt2"}))
+        with pytest.raises(BadInput, match="its tokenizer is 'gpt2', that of rope.s0 'byte'"):
+            lab.main([*request, "baseline.s0"])
+    finally:
+        state.write_text(before)
+    with pytest.raises(BadInput, match="train with --model.n_future=4"):
+        lab.main([*request, "heads"])
+    with pytest.raises(BadInput, match="--drafted 0: at least 1"):
+        lab.main([*request, "baseline.s0", "--drafted", "0"])
