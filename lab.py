@@ -4,7 +4,8 @@ ablate: change one thing in a GPT, train the arms, get an answer that can be tru
     python lab.py -r -s -w                train one arm: rotary positions, SwiGLU, warm-up
     python lab.py VERB --help             what each verb takes
 
-A first argument that is no verb means `train`. Any setting: --model.n_layer=2 --trainer.learning_rate=1e-3
+A first argument that is no verb means `train`. Any setting: --model.n_layer=2
+--trainer.learning_rate=1e-3
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pathlib import Path
 from commands._arguments import Parser
 from mingpt.utils import BadInput, did_you_mean
 
-# Threads that spin while they wait take the cores from whoever has work: beside one busy process on two cores, 60 steps
-# of a small model took 28 s spinning as libgomp does, 4.4 s with this, and alone 1.9 s either way. Read with torch.
+# Threads that spin while they wait take the cores from whoever has work: beside one busy process on
+# two cores, 60 steps of a small model took 28 s spinning as libgomp does, 4.4 s with this, and
+# alone 1.9 s either way. Read with torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 COMMANDS = Path(__file__).resolve().parent / "commands"

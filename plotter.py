@@ -20,15 +20,24 @@ METRICS = ("loss", "val_loss")
 def parser() -> Parser:
     p = Parser(prog="plotter.py", description=__doc__.strip().splitlines()[0], allow_abbrev=False)
     p.add_argument("losses", nargs="?", default="losses", metavar="LOSSES_DIR",
-                   help="where runs wrote (./losses); or experiment_results.npz, to draw a comparison again")
-    p.add_argument("--out", metavar="DIR", help="where figures go (visualizations, beside LOSSES_DIR)")
-    p.add_argument("--x", default=X[0], metavar="|".join(X), help="what the curves are drawn over (iteration)")
-    p.add_argument("--metric", default=METRICS[0], metavar="|".join(METRICS), help="what is drawn (loss)")
-    p.add_argument("--format", default="png", metavar="png,svg,pdf", help="one or several, with commas (png)")
-    p.add_argument("--html", action="store_true", help="write report.html as well: all of it in one page")
-    p.add_argument("--tables", nargs="+", default=[], metavar="PAGE", type=Path, help="draw nothing; write the tables "
-                   "that these pages have markers for, <!-- table: STUDY --> to <!-- /table: STUDY -->")
-    p.add_argument("--keep", metavar="DIR", type=Path, help="draw nothing; copy runs that are over to DIR/STUDY, "
+                   help="where runs wrote (./losses); or experiment_results.npz, to draw a "
+                        "comparison again")
+    p.add_argument("--out", metavar="DIR",
+                   help="where figures go (visualizations, beside LOSSES_DIR)")
+    p.add_argument("--x", default=X[0], metavar="|".join(X),
+                   help="what the curves are drawn over (iteration)")
+    p.add_argument("--metric", default=METRICS[0], metavar="|".join(METRICS),
+                   help="what is drawn (loss)")
+    p.add_argument("--format", default="png", metavar="png,svg,pdf",
+                   help="one or several, with commas (png)")
+    p.add_argument("--html", action="store_true",
+                   help="write report.html as well: all of it in one page")
+    p.add_argument("--tables", nargs="+", default=[], metavar="PAGE", type=Path,
+                   help="draw nothing; write the tables "
+                   "that these pages have markers for, <!-- table: STUDY --> to <!-- /table: STUDY "
+                   "-->")
+    p.add_argument("--keep", metavar="DIR", type=Path,
+                   help="draw nothing; copy runs that are over to DIR/STUDY, "
                    "without this machine's name and paths, to be published")
     p.add_argument("--study", metavar="FILE", help="the declaration of a study that is not shipped")
     return p
@@ -68,12 +77,14 @@ def plot(args: argparse.Namespace) -> int:
         for problem in run.problems:
             print(f"{run.study + '/' if run.study else ''}{problem}", file=sys.stderr)
     if all(run.table.empty for run in runs):
-        raise BadInput(f"nothing to plot in {losses}: " + (f"none of its {len(runs)} files holds a row" if runs else
+        raise BadInput(f"nothing to plot in {losses}: "
+                       + (f"none of its {len(runs)} files holds a row" if runs else
                        "no .csv there or one folder down; runs write ARM.s<SEED>.csv"))
     for option, column in (("--x", args.x), ("--metric", args.metric)):
         if not any(run.table[column].notna().any() for run in runs):
             has = [c for c in X + METRICS if any(run.table[c].notna().any() for run in runs)]
-            raise BadInput(f"{option}: nothing to plot in {losses}: no run has {column}; they have {', '.join(has)}")
+            raise BadInput(f"{option}: nothing to plot in {losses}: no run has {column}; they have "
+                           f"{', '.join(has)}")
     if args.keep or args.tables:
         return publish(args, runs)
     out = Path(args.out) if args.out else beside(losses)

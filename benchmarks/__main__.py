@@ -1,9 +1,9 @@
 """
-All benchmarks, one after the other: `make bench`, or `python -m benchmarks [NAME…] [--quick]`. With --quick that is
-eleven minutes on two idle cores, without copies of minGPT and nanoGPT.
+All benchmarks, one after the other: `make bench`, or `python -m benchmarks [NAME…] [--quick]`. With
+--quick that is eleven minutes on two idle cores, without copies of minGPT and nanoGPT.
 
-`make bench MINGPT=path NANOGPT=path` compares with copies of these two as well. Options that one benchmark has go to
-it alone: `make bench ARGS='step --only gpt-mini litgpt'`.
+`make bench MINGPT=path NANOGPT=path` compares with copies of these two as well. Options that one
+benchmark has go to it alone: `make bench ARGS='step --only gpt-mini litgpt'`.
 """
 
 import importlib
@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> int:
             print(f"error: no benchmark {name!r}; known: {', '.join(NAMES)}", file=sys.stderr)
             return 2
     if set(given) - {"--quick"} and len(wanted) != 1:
-        print(f"error: {' '.join(given)}: name the one benchmark that this is for; --quick is for all", file=sys.stderr)
+        print(f"error: {' '.join(given)}: name the one benchmark that this is for; --quick is for "
+              f"all", file=sys.stderr)
         return 2
     return max([run(name, given) for name in wanted or NAMES])
 
@@ -35,8 +36,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def run(name: str, given: list[str]) -> int:
-    """One of them, as `python -m benchmarks.NAME` does → its exit code. It is imported, not run as `__main__`: what it
-    sends to processes of its own must be found there by name."""
+    """One of them, as `python -m benchmarks.NAME` does → its exit code. It is imported, not run as
+    `__main__`: what it sends to processes of its own must be found there by name."""
     print(f"== benchmarks/{name}.py", flush=True)
     sys.argv = [name, *given]
     module = importlib.import_module(f"benchmarks.{name}")

@@ -2,9 +2,10 @@
 Does an arm pay for a slow implementation? The step of each, per FLOP, over the baseline's:
 `python -m benchmarks.arms [--members] [--only NAME…] [--quick]`.
 
-An ablation compares what arms learn in equal time only if a FLOP costs each the same. Two sizes: gpt-mini with GPT-2's
-vocabulary, as in step.py, and the same model reading bytes, where no large head hides what the layers cost. `cosine`
-trains the baseline's model: its row shows the noise. `--members` adds every member of every slot that no arm has.
+An ablation compares what arms learn in equal time only if a FLOP costs each the same. Two sizes:
+gpt-mini with GPT-2's vocabulary, as in step.py, and the same model reading bytes, where no large
+head hides what the layers cost. `cosine` trains the baseline's model: its row shows the noise.
+`--members` adds every member of every slot that no arm has.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from benchmarks.kit.tables import Table, ratio_cell, save, time_cell
 from benchmarks.kit.turns import Side, ratios, spread, take_turns
 
 ARMS = ("swiglu", "rope", "rmsnorm", "cosine", "all_modifications")
-SIZES = {case.name: case for case in (CASES["gpt-mini"], replace(CASES["gpt-mini"], name="bytes", vocab_size=256))}
+SIZES = {case.name: case for case in (CASES["gpt-mini"],
+                                      replace(CASES["gpt-mini"], name="bytes", vocab_size=256))}
 BASELINE, TOGETHER = "baseline", 6      # arms that take turns with one baseline
 ROUNDS, QUICK_ROUNDS = 5, 3
 COLUMNS = ("", "ms a step", "× the time", "× the FLOPs", "per FLOP", "floor")
@@ -32,14 +34,16 @@ COLUMNS = ("", "ms a step", "× the time", "× the FLOPs", "per FLOP", "floor")
 def main(argv: list[str] | None = None) -> int:
     """Print a table for every size; write JSON and the figure."""
     parser = options.parser("arms", __doc__, ROUNDS, QUICK_ROUNDS)
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of these sizes, and these arms")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
+                        help="of these sizes, and these arms")
     parser.add_argument("--members", action="store_true", help="and every member of every slot")
     args = options.parse(parser, argv)
     arms = {name: {"arm": name} for name in ARMS} | (dict(members()) if args.members else {})
     for name in args.only:
         options.known(name, [*SIZES, *arms])
     wanted = [name for name in arms if name in args.only] or list(arms)
-    results: dict[str, Any] = {"machine": describe(args.device, args.threads), "rounds": args.rounds, "sizes": {}}
+    results: dict[str, Any] = {"machine": describe(args.device, args.threads),
+                               "rounds": args.rounds, "sizes": {}}
     for name in [name for name in SIZES if name in args.only] or list(SIZES):
         results["sizes"][name] = measure(SIZES[name], {arm: arms[arm] for arm in wanted}, args)
         table(name, results["sizes"][name]).print()
@@ -48,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def members() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every member of a slot of the model that no arm above has, by itself: name → what our builder is to change."""
+    """Every member of a slot of the model that no arm above has, by itself: name → what our builder
+    is to change."""
     from experiments.declare.arms import catalogue
     from mingpt.model import SLOTS
     had = {tuple(catalogue()[arm].settings.items()) for arm in ARMS}
@@ -66,7 +71,8 @@ def measure(case: Case, arms: dict[str, dict], args: argparse.Namespace) -> dict
         shared = {"case": case, "device": args.device}
         sides = [Side(name, "benchmarks.kit.ours:build", shared | arms.get(name, {}), args.threads)
                  for name in (BASELINE, *group)]
-        taken = take_turns(sides, args.rounds, lambda text: options.say(f"arms, {case.name}: {text}"))
+        taken = take_turns(sides, args.rounds,
+                           lambda text: options.say(f"arms, {case.name}: {text}"))
         rows |= {name: row(taken, name) for name in (BASELINE, *group)}
     return rows
 
@@ -78,7 +84,8 @@ def row(taken: dict[str, dict], name: str) -> dict[str, Any]:
         return {"failed": arm["failed"]}
     flops = arm["flops"] / baseline["flops"]
     slower = [a / b for a, b in zip(arm["seconds"], baseline["seconds"], strict=True)]
-    return {"ms": spread([1e3 * s for s in arm["seconds"]]), "time": ratios(arm["seconds"], baseline["seconds"]),
+    return {"ms": spread([1e3 * s for s in arm["seconds"]]),
+            "time": ratios(arm["seconds"], baseline["seconds"]),
             "flops": flops, "per_flop": spread([s / flops for s in slower])}
 
 
@@ -91,16 +98,19 @@ def table(name: str, rows: dict[str, dict]) -> Table:
         elif arm == BASELINE:
             made.row(arm, time_cell(found["ms"]), "", "", "", "")
         else:
-            made.row(arm, time_cell(found["ms"]), f"{found['time']['median']:.2f}", f"{found['flops']:.3f}",
-                     *ratio_cell(found["per_flop"], floors.ARM_PER_FLOP))
+            made.row(arm, time_cell(found["ms"]), f"{found['time']['median']:.2f}",
+                     f"{found['flops']:.3f}", *ratio_cell(found["per_flop"], floors.ARM_PER_FLOP))
     return made
 
 
 def figure(results: dict[str, Any]):
     """A panel a size."""
-    panels = [Panel(size, [(arm, found["per_flop"], floors.ARM_PER_FLOP) for arm, found in rows.items()
-                           if arm != BASELINE and "per_flop" in found]) for size, rows in results["sizes"].items()]
-    return ratio_figure("What does a FLOP cost an arm, against the baseline?", "the baseline's time", panels, results)
+    panels = [Panel(size, [(arm, found["per_flop"], floors.ARM_PER_FLOP) for arm,
+                           found in rows.items()
+                           if arm != BASELINE and "per_flop" in found]) for size,
+                           rows in results["sizes"].items()]
+    return ratio_figure("What does a FLOP cost an arm, against the baseline?",
+                        "the baseline's time", panels, results)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """
-Banded attention against torch's fused kernels, forward and backward: `python -m benchmarks.attention [--out DIR]`.
+Banded attention against torch's fused kernels, forward and backward: `python -m
+benchmarks.attention [--out DIR]`.
 
-Every row times three kernels in one process, taking turns, so that what disturbs one disturbs all: SDPA's causal flash
-kernel, which computes full attention; SDPA with the pattern as a dense mask; and ours. Speed-ups are medians of the
-rounds' own ratios. `ideal` is the ratio of the pairs (query, key) that causal and sparse attention see, `share` how
-much of it is reached over flash.
+Every row times three kernels in one process, taking turns, so that what disturbs one disturbs all:
+SDPA's causal flash kernel, which computes full attention; SDPA with the pattern as a dense mask;
+and ours. Speed-ups are medians of the rounds' own ratios. `ideal` is the ratio of the pairs (query,
+key) that causal and sparse attention see, `share` how much of it is reached over flash.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from mingpt.sparse.banded import banded_attention
 
 @dataclass(frozen=True)
 class Case:
-    """A row: the shape (B, heads, T, head size), the pattern's spelling, and the least speed-ups to reach."""
+    """A row: the shape (B, heads, T, head size), the pattern's spelling, and the least speed-ups to
+    reach."""
     shape: tuple[int, int, int, int]
     pattern: str
     over_flash: float | None = None
@@ -41,28 +43,32 @@ class Case:
 
 LONG = (1, 6, 2048, 64)
 CASES = [
-    Case(LONG, "64", 6.5, 11), Case(LONG, "128", 5, 8), Case(LONG, "256", 3, 5), Case(LONG, "512", 1.6, 2.8),
-    Case((1, 6, 4096, 64), "256", 5.5, 10), Case((1, 6, 8192, 64), "256", 10),
-    Case((4, 6, 1024, 32), "64", 3, 4.4), Case((4, 6, 1024, 32), "256", 1.7, 2.4),
-    Case(LONG, "128/32", 2.1, 3.8), Case(LONG, "b128x4"), Case(LONG, "s64"), Case(LONG, "128+g64"),
+    Case(LONG, "64", 6.5, 11), Case(LONG, "128", 5, 8), Case(LONG, "256", 3, 5),
+    Case(LONG, "512", 1.6, 2.8), Case((1, 6, 4096, 64), "256", 5.5, 10),
+    Case((1, 6, 8192, 64), "256", 10), Case((4, 6, 1024, 32), "64", 3, 4.4),
+    Case((4, 6, 1024, 32), "256", 1.7, 2.4), Case(LONG, "128/32", 2.1, 3.8), Case(LONG, "b128x4"),
+    Case(LONG, "s64"), Case(LONG, "128+g64"),
 ]
 LONGEST_DENSE = 4096    # a dense mask at 8192 needs gigabytes
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, and write it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.strip().splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention",
+                                     description=__doc__.strip().splitlines()[0])
     parser.add_argument("--rounds", type=int, help="timings of each, taking turns (default 7)")
     parser.add_argument("--quick", action="store_true", help="a first look: 3 rounds")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
     parser.add_argument("--cpu-time", action="store_true",
-                        help="time the CPU seconds of one thread: for a machine that others use at the same time")
+                        help="time the CPU seconds of one thread: for a machine that others use at "
+                             "the same time")
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="for JSON")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (3 if args.quick else 7)
     torch.set_num_threads(1 if args.cpu_time else args.threads)
     clock = time.process_time if args.cpu_time else time.perf_counter
-    print(f"{'B, H, T, D':>16} {'pattern':>8} {'flash ms':>9} {'dense ms':>9} {'ours ms':>8} {'ideal':>6} {'share':>6}"
+    print(f"{'B, H, T, D':>16} {'pattern':>8} {'flash ms':>9} {'dense ms':>9} {'ours ms':>8} "
+          f"{'ideal':>6} {'share':>6}"
           f"   {'over flash (quartiles; goal)':30} over dense (quartiles; goal)")
     rows = []
     for case in CASES:
@@ -71,12 +77,14 @@ def main(argv: list[str] | None = None) -> int:
     memory = {kind: peak_memory(kind) for kind in ("inputs", "flash", "banded")}
     print("peak memory at T = 8192, w = 256, MB over an idle process: " +
           ", ".join(f"{kind} {megabytes:.0f}" for kind, megabytes in memory.items()))
-    save(args.out, "attention", {"environment": environment(args), "rows": rows, "peak_memory_mb": memory})
+    save(args.out, "attention", {"environment": environment(args), "rows": rows,
+                                 "peak_memory_mb": memory})
     return 0
 
 
 def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
-    """Time the case's ways in turns → a row: medians in ms, speed-ups as (median, quartile, quartile)."""
+    """Time the case's ways in turns → a row: medians in ms, speed-ups as (median, quartile,
+    quartile)."""
     T, pattern = case.shape[2], parse_pattern(case.pattern)
     ways = {"flash": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)}
     if T <= LONGEST_DENSE:
@@ -85,7 +93,8 @@ def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
     ways["ours"] = lambda q, k, v: banded_attention(q, k, v, pattern)
     qkv = [torch.randn(case.shape, requires_grad=True) for _ in range(3)]
     seconds = taking_turns(ways, qkv, torch.randn(case.shape), rounds, clock)
-    row = {"shape": case.shape, "pattern": case.pattern, "ideal": T * (T + 1) / 2 / pattern.count(T)}
+    row = {"shape": case.shape, "pattern": case.pattern,
+           "ideal": T * (T + 1) / 2 / pattern.count(T)}
     row |= {f"{way}_ms": 1e3 * statistics.median(times) for way, times in seconds.items()}
     for way, goal in (("flash", case.over_flash), ("dense", case.over_dense)):
         if way in seconds:
@@ -94,8 +103,8 @@ def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
     return row | {"share_of_ideal": row["over_flash"][0] / row["ideal"]}
 
 
-def taking_turns(ways: dict[str, Callable], qkv: list[torch.Tensor], upstream: torch.Tensor, rounds: int,
-                 clock: Callable[[], float]) -> dict[str, list[float]]:
+def taking_turns(ways: dict[str, Callable], qkv: list[torch.Tensor], upstream: torch.Tensor,
+                 rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of a forward and backward, a list a way; the first round is not counted."""
     seconds = {way: [] for way in ways}
     for _ in range(rounds + 1):
@@ -116,13 +125,14 @@ def line(row: dict) -> str:
         return f"{median:5.2f} ({low:.2f} {high:.2f}{goal})"
     shape = ", ".join(map(str, row["shape"]))
     dense = f"{row['dense_ms']:9.1f}" if "dense_ms" in row else f"{'–':>9}"
-    return (f"{shape:>16} {row['pattern']:>8} {row['flash_ms']:9.1f} {dense} {row['ours_ms']:8.1f} {row['ideal']:6.2f} "
+    return (f"{shape:>16} {row['pattern']:>8} {row['flash_ms']:9.1f} {dense} {row['ours_ms']:8.1f} "
+            f"{row['ideal']:6.2f} "
             f"{row['share_of_ideal']:6.0%}   {cell('flash'):30} {cell('dense')}")
 
 
 def peak_memory(kind: str) -> float:
-    """MB that a forward and backward at T = 8192 adds to the peak of a process of its own, with `flash` or `banded`;
-    `inputs` is the part that every way has, four inputs and four results."""
+    """MB that a forward and backward at T = 8192 adds to the peak of a process of its own, with
+    `flash` or `banded`; `inputs` is the part that every way has, four inputs and four results."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_added_by_a_step, (kind,))
 
@@ -147,9 +157,11 @@ def _step(kind: str, T: int) -> None:
 
 def environment(args: argparse.Namespace) -> dict:
     """Where it was measured, and how."""
-    return {"torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform(),
+    return {"torch": torch.__version__, "python": platform.python_version(),
+            "platform": platform.platform(),
             "threads": torch.get_num_threads(), "rounds": args.rounds,
-            "clock": "CPU seconds" if args.cpu_time else "wall seconds", "date": time.strftime("%Y-%m-%d")}
+            "clock": "CPU seconds" if args.cpu_time else "wall seconds",
+            "date": time.strftime("%Y-%m-%d")}
 
 
 if __name__ == "__main__":

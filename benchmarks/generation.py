@@ -1,10 +1,12 @@
 """
-Our generation against others': `python -m benchmarks.generation [--tokens 8] [--prompt 512] [--quick]`.
+Our generation against others': `python -m benchmarks.generation [--tokens 8] [--prompt 512]
+[--quick]`.
 
-GPT-2's 124M shape with random weights, one prompt, greedy, as many new tokens for all; everyone's own `generate`, in a
-process of its own, taking turns (turns.py). What is compared is the time of a further token, from the logits of the
-first new one to those of the last: reading the prompt is a column of its own. minGPT and nanoGPT read everything again
-for every token. nanoGPT always samples: here from the one most likely token.
+GPT-2's 124M shape with random weights, one prompt, greedy, as many new tokens for all; everyone's
+own `generate`, in a process of its own, taking turns (turns.py). What is compared is the time of a
+further token, from the logits of the first new one to those of the last: reading the prompt is a
+column of its own. minGPT and nanoGPT read everything again for every token. nanoGPT always samples:
+here from the one most likely token.
 """
 
 from __future__ import annotations
@@ -33,14 +35,19 @@ COLUMNS = ("", "ms a token", "× ours", "floor", "ms to the first", "peak MB (ow
 def main(argv: list[str] | None = None) -> int:
     """Print the table; write JSON."""
     parser = options.parser("generation", __doc__, ROUNDS, QUICK_ROUNDS)
-    parser.add_argument("--prompt", type=int, default=512, help="tokens that are there (default 512)")
-    parser.add_argument("--tokens", type=int, default=8, help="that follow the first new one (default 8)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(WITH)}")
+    parser.add_argument("--prompt", type=int, default=512,
+                        help="tokens that are there (default 512)")
+    parser.add_argument("--tokens", type=int, default=8,
+                        help="that follow the first new one (default 8)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
+                        help=f"of {', '.join(WITH)}")
     args = options.parse(parser, argv)
     for name in args.only:
         options.known(name, list(WITH))
-    result = {"machine": describe(args.device, args.threads), "rounds": args.rounds, "prompt": args.prompt,
-              "tokens": args.tokens, **measure([name for name in WITH if not args.only or name in args.only], args)}
+    result = {"machine": describe(args.device, args.threads), "rounds": args.rounds,
+              "prompt": args.prompt,
+              "tokens": args.tokens, **measure([name for name in WITH if not args.only
+                                                or name in args.only], args)}
     table(result, args.device).print()
     save(args.out, "generation", result, figure(result, args.device))
     return 0
@@ -50,8 +57,9 @@ def measure(wanted: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """{"absent": peer → why, "rows": name → figures}."""
     why = {name: absent(PEERS[name], args.copies) for name in wanted}
     shared = {"case": CASE, "device": args.device, "prompt": args.prompt, "tokens": args.tokens}
-    sides = [Side(name, "benchmarks.generation:build", shared | {"name": name, "path": _path(name, args)}, args.threads,
-                  SAMPLE_SECONDS) for name in [OURS, *(name for name in wanted if not why[name])]]
+    sides = [Side(name, "benchmarks.generation:build", shared
+                  | {"name": name, "path": _path(name, args)}, args.threads, SAMPLE_SECONDS)
+                  for name in [OURS, *(name for name in wanted if not why[name])]]
     taken = take_turns(sides, args.rounds, lambda text: options.say(f"generation: {text}"))
     return {"absent": {name: reason for name, reason in why.items() if reason},
             "rows": {side.name: row(taken, side.name) for side in sides}}
@@ -66,15 +74,18 @@ def row(taken: dict[str, dict], name: str) -> dict[str, Any]:
     mine = taken[name]
     if "failed" in mine:
         return {"failed": mine["failed"]}
-    found = {"ms": spread([1e3 * s for s in mine["seconds"]]), "first_ms": 1e3 * mine["to_the_first"],
+    found = {"ms": spread([1e3 * s for s in mine["seconds"]]),
+             "first_ms": 1e3 * mine["to_the_first"],
              "peak_mb": mine["peak_mb"], "own_mb": mine["peak_mb"] - mine["idle_mb"]}
-    return found if name == OURS else found | {"speed": ratios(mine["seconds"], taken[OURS]["seconds"])}
+    return found if name == OURS else found | {"speed": ratios(mine["seconds"],
+                                                               taken[OURS]["seconds"])}
 
 
 def table(result: dict[str, Any], device: str) -> Table:
     """The rows, with floors."""
     floor = floors.SPEED[("generation", CASE.name)] if device == "cpu" else {}
-    made = Table(f"generation: GPT-2 124M, {result['tokens'] + 1} tokens after a prompt of {result['prompt']}, greedy",
+    made = Table(f"generation: GPT-2 124M, {result['tokens'] + 1} tokens after a prompt of "
+                 f"{result['prompt']}, greedy",
                  COLUMNS)
     for name in (OURS, *WITH):
         found = result["rows"].get(name)
@@ -92,15 +103,19 @@ def table(result: dict[str, Any], device: str) -> Table:
 def figure(result: dict[str, Any], device: str):
     """One panel, logarithmic: they are two orders of magnitude apart."""
     floor = floors.SPEED[("generation", CASE.name)] if device == "cpu" else {}
-    rows = [(name, found["speed"], floor.get(name)) for name, found in result["rows"].items() if "speed" in found]
+    rows = [(name, found["speed"], floor.get(name)) for name,
+            found in result["rows"].items() if "speed" in found]
     panel = Panel(f"GPT-2 124M, after {result['prompt']} tokens", rows)
-    return ratio_figure("How long do others take for a further token?", "the time of ours", [panel], result, log=True)
+    return ratio_figure("How long do others take for a further token?", "the time of ours",
+                        [panel], result, log=True)
 
 
-# -- in a side's own process ------------------------------------------------------------------------------------------
+# -- in a side's own process -----------------------------------------------------------------------
 
-def build(name: str, case: Case, device: str, prompt: int, tokens: int, path: str | None = None) -> Built:
-    """A side whose run continues the prompt by `tokens` + 1, and returns the seconds of one of those `tokens`."""
+def build(name: str, case: Case, device: str, prompt: int, tokens: int,
+          path: str | None = None) -> Built:
+    """A side whose run continues the prompt by `tokens` + 1, and returns the seconds of one of
+    those `tokens`."""
     import torch
     if name == OURS:
         from benchmarks.kit.machine import resident_mb
@@ -109,26 +124,31 @@ def build(name: str, case: Case, device: str, prompt: int, tokens: int, path: st
     else:
         model, _, _, idle = load(name, case, device, path)
     model.eval()
-    idx = torch.randint(case.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(0)).to(device)
+    idx = torch.randint(case.vocab_size, (1, prompt),
+                        generator=torch.Generator().manual_seed(0)).to(device)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     about = {"idle_mb": idle if device == "cpu" else 0.0}
     run = timed(model, lambda: CONTINUE[name](model, idx, tokens + 1), tokens, device, wait, about)
     return Built(run, about, wait, timed=True,
-                 peak_mb=(lambda: torch.cuda.max_memory_allocated() / 2**20) if device == "cuda" else None)
+                 peak_mb=(lambda: torch.cuda.max_memory_allocated() / 2**20) if device == "cuda"
+                 else None)
 
 
 CONTINUE: dict[str, Callable] = {
     OURS: lambda model, idx, n: model.generate(idx, n),
     "minGPT": lambda model, idx, n: model.generate(idx, n),
     "nanoGPT": lambda model, idx, n: model.generate(idx, n, top_k=1),
-    "transformers": lambda model, idx, n: model.generate(idx, attention_mask=idx.new_ones(idx.shape), max_new_tokens=n,
-                                                         min_new_tokens=n, do_sample=False, use_cache=True),
+    "transformers": lambda model, idx, n: model.generate(idx,
+                                                         attention_mask=idx.new_ones(idx.shape),
+                                                         max_new_tokens=n, min_new_tokens=n,
+                                                         do_sample=False, use_cache=True),
 }
 
 
-def timed(model, go: Callable, tokens: int, device: str, wait: Callable, about: dict[str, Any]) -> Callable[[], float]:
-    """Seconds a token between the first and the last time that the head has logits; RuntimeError unless it had them
-    once a token. Leaves the seconds to the first in `about`."""
+def timed(model, go: Callable, tokens: int, device: str, wait: Callable,
+          about: dict[str, Any]) -> Callable[[], float]:
+    """Seconds a token between the first and the last time that the head has logits; RuntimeError
+    unless it had them once a token. Leaves the seconds to the first in `about`."""
     moments: list[float] = []
 
     def note(*_):
@@ -143,7 +163,8 @@ def timed(model, go: Callable, tokens: int, device: str, wait: Callable, about: 
         with autocast(device):
             out = go()
         if len(moments) != tokens + 1:
-            raise RuntimeError(f"{len(moments)} times logits for {tokens + 1} tokens, {tuple(out.shape)} in the end")
+            raise RuntimeError(f"{len(moments)} times logits for {tokens + 1} tokens, "
+                               f"{tuple(out.shape)} in the end")
         about["to_the_first"] = moments[0] - begun
         return (moments[-1] - moments[0]) / tokens
     return run

@@ -1,9 +1,11 @@
 """
-What made the step fast: each lever undone by itself, over the step as it is: `python -m benchmarks.levers [--only …]`.
+What made the step fast: each lever undone by itself, over the step as it is: `python -m
+benchmarks.levers [--only …]`.
 
-The first row of a size is ours. Every other row is ours with one thing as it was, or as one writes it first; how many
-times as long it takes is what that lever is worth. torch.compile is added instead: what it saves a step, and after how
-many steps its compilation is paid back. Two sizes, as in arms.py.
+The first row of a size is ours. Every other row is ours with one thing as it was, or as one writes
+it first; how many times as long it takes is what that lever is worth. torch.compile is added
+instead: what it saves a step, and after how many steps its compilation is paid back. Two sizes, as
+in arms.py.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from benchmarks.kit.machine import describe
 from benchmarks.kit.tables import Table, ratio_cell, save, time_cell
 from benchmarks.kit.turns import Side, ratios, spread, take_turns
 
-ARM, OURS, COMPILED = "all_modifications", "ours", "with torch.compile"   # the arm that has every part
+# the arm that has every part
+ARM, OURS, COMPILED = "all_modifications", "ours", "with torch.compile"
 ROUNDS, QUICK_ROUNDS = 5, 3
 
 
-# -- in a side's own process: the names that they replace end with it -------------------------------------------------
+# -- in a side's own process: the names that they replace end with it ------------------------------
 
 def all_logits() -> None:
     """The loss from logits that all exist at once."""
@@ -38,7 +41,8 @@ def looped_adamw() -> None:
     """AdamW one parameter and one operation after the other."""
     import torch
     fused = torch.optim.AdamW
-    torch.optim.AdamW = lambda groups, **given: fused(groups, **{**given, "fused": False, "foreach": False})
+    torch.optim.AdamW = lambda groups, **given: fused(groups,
+                                                      **{**given, "fused": False, "foreach": False})
 
 
 def rms_formula() -> None:
@@ -78,7 +82,8 @@ def gelu_formula() -> None:
     import torch
 
     from mingpt.mlps import NewGELU
-    NewGELU.forward = lambda self, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    NewGELU.forward = lambda self, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi)
+                                                                * (x + 0.044715 * x**3)))
 
 
 def dropout_modules() -> None:
@@ -103,7 +108,8 @@ LEVERS: dict[str, tuple[Callable[[], None], str]] = {   # row → how it is undo
 }
 
 
-def build(case: Case, device: str, lever: str | None = None, arm: str = ARM, compiled: bool = False):
+def build(case: Case, device: str, lever: str | None = None, arm: str = ARM,
+          compiled: bool = False):
     """Our step with a lever undone, for turns.py."""
     from benchmarks.kit.ours import build as ours
     if lever:
@@ -111,17 +117,19 @@ def build(case: Case, device: str, lever: str | None = None, arm: str = ARM, com
     return ours(case, device, arm=arm, compiled=compiled)
 
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 def main(argv: list[str] | None = None) -> int:
     """Print a table for every size; write JSON and the figure."""
     parser = options.parser("levers", __doc__, ROUNDS, QUICK_ROUNDS)
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of these sizes, and these levers")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
+                        help="of these sizes, and these levers")
     args = options.parse(parser, argv)
     for name in args.only:
         options.known(name, [*SIZES, *LEVERS, COMPILED])
     wanted = [name for name in (*LEVERS, COMPILED) if name in args.only] or [*LEVERS, COMPILED]
-    results: dict[str, Any] = {"machine": describe(args.device, args.threads), "rounds": args.rounds, "sizes": {}}
+    results: dict[str, Any] = {"machine": describe(args.device, args.threads),
+                               "rounds": args.rounds, "sizes": {}}
     for name in [name for name in SIZES if name in args.only] or list(SIZES):
         results["sizes"][name] = measure(SIZES[name], wanted, args)
         table(name, results["sizes"][name]).print()
@@ -133,7 +141,8 @@ def measure(case: Case, levers: list[str], args: argparse.Namespace) -> dict[str
     """Row → figures: each lever against the untouched step of its arm."""
     arms = sorted({arm_of(name) for name in levers})
     sides = {ours_of(arm): {"arm": arm} for arm in arms}
-    sides |= {name: {"lever": None if name == COMPILED else name, "arm": arm_of(name), "compiled": name == COMPILED}
+    sides |= {name: {"lever": None if name == COMPILED else name, "arm": arm_of(name),
+                     "compiled": name == COMPILED}
               for name in levers}
     shared = {"case": case, "device": args.device}
     taken = take_turns([Side(name, "benchmarks.levers:build", shared | given, args.threads)
@@ -153,11 +162,14 @@ def ours_of(arm: str) -> str:
 
 
 def row(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds, times ours, and after how many steps a longer first one is paid back (infinity: never)."""
+    """Milliseconds, times ours, and after how many steps a longer first one is paid back (infinity:
+    never)."""
     if "failed" in found:
         return {"failed": found["failed"]}
-    made = {"ms": spread([1e3 * s for s in found["seconds"]]), "times": ratios(found["seconds"], ours["seconds"]),
-            "memory_mb": found["peak_mb"] - ours["peak_mb"], "first_seconds": found["first_seconds"]}
+    made = {"ms": spread([1e3 * s for s in found["seconds"]]),
+            "times": ratios(found["seconds"], ours["seconds"]),
+            "memory_mb": found["peak_mb"] - ours["peak_mb"],
+            "first_seconds": found["first_seconds"]}
     saved = spread(ours["seconds"])["median"] - spread(found["seconds"])["median"]
     waited = found["first_seconds"] - ours["first_seconds"]
     return made | {"break_even": math.ceil(waited / saved) if saved > 0 and waited > 0 else None}
@@ -166,15 +178,16 @@ def row(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
 def table(name: str, rows: dict[str, dict]) -> Table:
     """A size's rows."""
     case = SIZES[name]
-    made = Table(f"{name}: {case.n_embd} wide, vocabulary {case.vocab_size:,}; one lever undone at a time",
+    made = Table(f"{name}: {case.n_embd} wide, vocabulary {case.vocab_size:,}; one lever undone at "
+                 f"a time",
                  ("", "ms a step", "× ours", "peak MB over ours", "pays after"))
     for lever, found in rows.items():
         if "failed" in found:
             made.note(lever, f"failed: {found['failed'].strip().splitlines()[-1]}")
             continue
         pays = f"{found['break_even']:,} steps" if found["break_even"] else "never"
-        made.row(lever, time_cell(found["ms"]), ratio_cell(found["times"], None)[0], f"{found['memory_mb']:+.0f}",
-                 pays if lever == COMPILED else "")
+        made.row(lever, time_cell(found["ms"]), ratio_cell(found["times"], None)[0],
+                 f"{found['memory_mb']:+.0f}", pays if lever == COMPILED else "")
     return made
 
 
@@ -183,7 +196,8 @@ def figure(results: dict[str, Any]):
     panels = [Panel(name, [(lever, found["times"], None) for lever, found in rows.items()
                            if "times" in found and not lever.startswith(OURS)])
               for name, rows in results["sizes"].items()]
-    return ratio_figure("What is each lever worth? Our step with one undone", "our step", panels, results)
+    return ratio_figure("What is each lever worth? Our step with one undone", "our step", panels,
+                        results)
 
 
 if __name__ == "__main__":

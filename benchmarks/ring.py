@@ -1,9 +1,10 @@
 """
-Ring attention beside one process, in value and gradient, and what a window saves:
-`torchrun --nproc-per-node 4 -m benchmarks.ring [--length T] [--window W]`, on one machine or several; without torchrun
-`python -m benchmarks.ring --ranks 4` starts the processes itself.
+Ring attention beside one process, in value and gradient, and what a window saves: `torchrun
+--nproc-per-node 4 -m benchmarks.ring [--length T] [--window W]`, on one machine or several; without
+torchrun `python -m benchmarks.ring --ranks 4` starts the processes itself.
 
-On one machine the ranks share its cores: what counts there are the pairs of stretches computed and the numbers sent.
+On one machine the ranks share its cores: what counts there are the pairs of stretches computed and
+the numbers sent.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     """Start the ranks, or be one of torchrun's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ring", description=__doc__.strip(),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=4, help="processes, where torchrun has not started them (4)")
-    parser.add_argument("--length", type=int, default=4096, metavar="T", help="tokens of the whole text (4096)")
-    parser.add_argument("--window", type=int, metavar="W", help="keys that a query sees (default: all before it)")
+    parser.add_argument("--ranks", type=int, default=4,
+                        help="processes, where torchrun has not started them (4)")
+    parser.add_argument("--length", type=int, default=4096, metavar="T",
+                        help="tokens of the whole text (4096)")
+    parser.add_argument("--window", type=int, metavar="W",
+                        help="keys that a query sees (default: all before it)")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=64)
     args = parser.parse_args(argv)
@@ -48,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _start(rank: int, ranks: int, folder: str, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank,
+                            world_size=ranks)
     work(args)
 
 
@@ -74,7 +79,8 @@ def work(args: argparse.Namespace) -> int:
 def texts(args: argparse.Namespace) -> list[Tensor]:
     """q, k, v and an upstream gradient, (1, heads, T, hs), the same in every rank."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(1, args.heads, args.length, args.head_dim, generator=generator) for _ in range(4)]
+    return [torch.randn(1, args.heads, args.length, args.head_dim, generator=generator)
+            for _ in range(4)]
 
 
 def timed(attention, parts: list[Tensor]) -> tuple[list[Tensor], float]:
@@ -96,16 +102,19 @@ def gathered(part: Tensor) -> Tensor:
     return torch.cat(parts, dim=2)
 
 
-def report(args: argparse.Namespace, pattern: Pattern, ranks: int, off: float, seconds: float, plain: float) -> None:
+def report(args: argparse.Namespace, pattern: Pattern, ranks: int, off: float, seconds: float,
+           plain: float) -> None:
     """What rank 0 found."""
     route = Route(ranks, args.length // ranks, pattern.reach(args.length))
-    stretch = 2 * args.heads * route.length * args.head_dim * 4 / 2**20       # keys and values, float32
+    stretch = 2 * args.heads * route.length * args.head_dim * 4 / 2**20  # keys and values, float32
     moves = sum(min(route.hops, ranks - 1 - rank) for rank in range(ranks))
     print(f"{args.length} tokens over {ranks} ranks, {route.length} each; pattern {pattern}")
     print(f"largest difference to one process, outputs and gradients: {off:.1e}")
-    print(f"pairs of stretches computed: {route.computed} of {ranks ** 2}, skipped: {route.skipped}, "
+    print(f"pairs of stretches computed: {route.computed} of {ranks ** 2}, skipped: "
+          f"{route.skipped}, "
           f"{ranks * (ranks - 1) // 2} of them as they are later ones")
-    print(f"keys and values sent in a forward: {moves} · {stretch:.1f} MB; a stretch goes {route.hops} ranks on")
+    print(f"keys and values sent in a forward: {moves} · {stretch:.1f} MB; a stretch goes "
+          f"{route.hops} ranks on")
     print(f"forward and backward: {seconds:.2f} s; in rank 0 alone, with all tokens: {plain:.2f} s")
 
 

@@ -1,10 +1,11 @@
 """
-A whole training step under each shipped schedule, against full attention, a dense mask, and attention removed:
-`python -m benchmarks.schedules [--full] [--length 2048] [--out DIR]`.
+A whole training step under each shipped schedule, against full attention, a dense mask, and
+attention removed: `python -m benchmarks.schedules [--full] [--length 2048] [--out DIR]`.
 
-The model has 12 layers, is 384 wide with 6 heads, and reads bytes, so that its head is no part of the work. Every
-variant is a process of its own; they take turns, and ratios are taken within a round (experiments/train/bench.py). One
-schedule in three rounds is a minute; `--full` is the table of docs/sparsity.md, all schedules in five, in seven.
+The model has 12 layers, is 384 wide with 6 heads, and reads bytes, so that its head is no part of
+the work. Every variant is a process of its own; they take turns, and ratios are taken within a
+round (experiments/train/bench.py). One schedule in three rounds is a minute; `--full` is the table
+of docs/sparsity.md, all schedules in five, in seven.
 """
 
 from __future__ import annotations
@@ -30,17 +31,22 @@ MEASURED = ("auto", "dense", FULL, CEILING)
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, and write it as JSON and as a figure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules", description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--length", type=int, default=2048, help="of the sequence, batch 1 (default 2048)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules",
+                                     description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--length", type=int, default=2048,
+                        help="of the sequence, batch 1 (default 2048)")
     parser.add_argument("--full", action="store_true", help="all shipped schedules, not one")
     parser.add_argument("--quick", action="store_true", help="a first look: one round")
     parser.add_argument("--rounds", type=int,
-                        help=f"timings of each, taking turns (default {FEW_ROUNDS}; {ROUNDS} with --full)")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="for JSON and figure")
+                        help=f"timings of each, taking turns (default {FEW_ROUNDS}; {ROUNDS} with "
+                             f"--full)")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS,
+                        help="for JSON and figure")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (ROUNDS if args.full else 1 if args.quick else FEW_ROUNDS)
     results = {}
-    print(f"{'schedule':<14}{'sparsity':>9}{'of FLOPs':>9}   {'of full (quartiles)':<26}{'of dense':<22}{'ceiling':>8}")
+    print(f"{'schedule':<14}{'sparsity':>9}{'of FLOPs':>9}   "
+          f"{'of full (quartiles)':<26}{'of dense':<22}{'ceiling':>8}")
     for name in SCHEDULES if args.full else FEW:
         overrides = [f"--model.schedule={name}", f"--model.block_size={args.length}", *MODEL]
         result = bench(make_spec(overrides=overrides), args.rounds, MEASURED, _say)
@@ -58,7 +64,8 @@ def _line(name: str, result: dict[str, Any]) -> str:
     auto = result["rows"]["auto"]
     ratios = [_ratio(auto[f"against_{other}"]) for other in (FULL, "dense")]
     ceiling = result["rows"][CEILING][f"against_{FULL}"]["median"]
-    return (f"{name:<14}{result['sparsity']:>8.1%} {result['compute_sparsity']:>8.1%}   {ratios[0]:<26}{ratios[1]:<22}"
+    return (f"{name:<14}{result['sparsity']:>8.1%} {result['compute_sparsity']:>8.1%}   "
+            f"{ratios[0]:<26}{ratios[1]:<22}"
             f"{ceiling:>7.2f}×")
 
 
@@ -68,7 +75,8 @@ def _ratio(spread: dict[str, float]) -> str:
 
 def draw(results: dict[str, Any], T: int, rounds: int):
     """Speed of a whole step over that of full attention, against sparsity, with the ceiling."""
-    caption = (f"a whole training step, 12 layers, 384 wide, T = {T}, batch 1, on a CPU; mark: median of {rounds} "
+    caption = (f"a whole training step, 12 layers, 384 wide, T = {T}, batch 1, on a CPU; mark: "
+               f"median of {rounds} "
                "interleaved rounds, bar: quartiles; ceiling: every score skipped, all else as it is")
     figure, (axes,) = page(5.0, "What can skipping attention save, and what does it?", caption)
     ceilings = [result["rows"][CEILING][f"against_{FULL}"]["median"] for result in results.values()]
@@ -76,9 +84,10 @@ def draw(results: dict[str, Any], T: int, rounds: int):
     axes.text(1, max(ceilings) + 0.02, "ceiling: attention removed", color="#007a5a", va="bottom")
     axes.axhline(1, color="black", lw=1.2)
     axes.text(1, 0.985, "full attention, torch's fused causal kernel", va="top")
-    left, ceiling = np.linspace(1, 0, 100), float(np.median(ceilings))     # the share of attention that is left
-    axes.plot(100 * (1 - left), 1 / (1 / ceiling + left * (1 - 1 / ceiling)), color="#6b6b6b", ls="--", lw=1.3,
-              label="if attention cost what its pairs do")
+    # the share of attention that is left
+    left, ceiling = np.linspace(1, 0, 100), float(np.median(ceilings))
+    axes.plot(100 * (1 - left), 1 / (1 / ceiling + left * (1 - 1 / ceiling)), color="#6b6b6b",
+              ls="--", lw=1.3, label="if attention cost what its pairs do")
     for kind, color, marker in (("auto", "#0072B2", "o"), ("dense", "#D55E00", "s")):
         _points(axes, results, kind, color, marker)
     axes.set_xlim(0, 100)
@@ -97,8 +106,8 @@ def _points(axes, results: dict[str, Any], kind: str, color: str, marker: str) -
         axes.errorbar([x], [row["median"]], yerr=bars, color=color, marker=marker, ms=7, capsize=3,
                       label=label if number == 0 else None)
         if kind == "auto":
-            axes.annotate(name, (x, row["median"]), xytext=(0, -36 if number % 2 else -20), ha="center", color=color,
-                          textcoords="offset points")
+            axes.annotate(name, (x, row["median"]), xytext=(0, -36 if number % 2 else -20),
+                          ha="center", color=color, textcoords="offset points")
     axes.legend(loc="lower left", frameon=False)
 
 

@@ -1,14 +1,17 @@
 """
-Our training step against others', a whole step as a user trains: `python -m benchmarks.step [--only NAME…] [--quick]`.
+Our training step against others', a whole step as a user trains: `python -m benchmarks.step [--only
+NAME…] [--quick]`.
 
-Forward, loss, backward, clipping, optimizer; dropout off, vocabulary 50,257, the same tokens. Everyone is in a process
-of its own and takes turns (turns.py); a ratio is the median of the rounds' own ratios, with quartiles. A peer whose
-head is its token embedding is compared with ours tied likewise, one with two matrices with ours untied. The share of
-peak is of a plain matrix product, measured in the same rounds, and counts the FLOPs that the size needs (cases.py), the
-same for all. Memory is the process's peak; in brackets, over what it held before the model was built.
+Forward, loss, backward, clipping, optimizer; dropout off, vocabulary 50,257, the same tokens.
+Everyone is in a process of its own and takes turns (turns.py); a ratio is the median of the rounds'
+own ratios, with quartiles. A peer whose head is its token embedding is compared with ours tied
+likewise, one with two matrices with ours untied. The share of peak is of a plain matrix product,
+measured in the same rounds, and counts the FLOPs that the size needs (cases.py), the same for all.
+Memory is the process's peak; in brackets, over what it held before the model was built.
 
-On a GPU: bfloat16 autocast for all, GPT-2 124M at block 1024, the peak that of a bfloat16 product, the clock stopped
-when the device is done, memory as torch allocated it. This path has not been measured yet.
+On a GPU: bfloat16 autocast for all, GPT-2 124M at block 1024, the peak that of a bfloat16 product,
+the clock stopped when the device is done, memory as torch allocated it. This path has not been
+measured yet.
 """
 
 from __future__ import annotations
@@ -30,21 +33,25 @@ from benchmarks.kit.turns import Side, ratios, spread, take_turns
 GEMM, OURS, UNTIED = "matrix product", "ours", "ours, untied"
 ROUNDS, QUICK_ROUNDS = 5, 3
 SPARE = 0.8      # of the memory that is available
-COLUMNS = ("", "ms a step", "tokens/s", "× ours", "floor", "of peak", "peak MB (own)", "ours / theirs", "floor")
+COLUMNS = ("", "ms a step", "tokens/s", "× ours", "floor", "of peak", "peak MB (own)",
+           "ours / theirs", "floor")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print a table for every size; write JSON."""
     parser = options.parser("step", __doc__, ROUNDS, QUICK_ROUNDS)
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of these sizes, and these peers")
-    parser.add_argument("--profile", action="store_true", help="instead of it all, where our step's time goes")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
+                        help="of these sizes, and these peers")
+    parser.add_argument("--profile", action="store_true",
+                        help="instead of it all, where our step's time goes")
     args = options.parse(parser, argv)
     cases = CUDA_CASES if args.device == "cuda" else CASES
     wanted_cases, wanted_peers = chosen(args.only, cases)
     if args.profile:
         from benchmarks.kit.profiling import profile
         return profile([cases[name] for name in wanted_cases], args.device, args.threads)
-    results: dict[str, Any] = {"machine": describe(args.device, args.threads), "rounds": args.rounds, "cases": {}}
+    results: dict[str, Any] = {"machine": describe(args.device, args.threads),
+                               "rounds": args.rounds, "cases": {}}
     for name in wanted_cases:
         result = measure(cases[name], wanted_peers, args)
         results["cases"][name] = result
@@ -54,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def chosen(names: Iterable[str], cases: dict[str, Case]) -> tuple[list[str], list[str]]:
-    """(sizes, peers) by the names given; all of a kind of which none is named. BadInput for an unknown name."""
+    """(sizes, peers) by the names given; all of a kind of which none is named. BadInput for an
+    unknown name."""
     for name in names:
         options.known(name, [*cases, *PEERS])
     sizes = [name for name in cases if name in names] or list(cases)
@@ -62,13 +70,16 @@ def chosen(names: Iterable[str], cases: dict[str, Case]) -> tuple[list[str], lis
 
 
 def measure(case: Case, wanted: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """{"absent": peer → why, "rows": name → figures, …}: peers in groups that fit into memory, each with ours."""
+    """{"absent": peer → why, "rows": name → figures, …}: peers in groups that fit into memory, each
+    with ours."""
     here = [name for name in wanted if case.family in PEERS[name].families]
     why = {name: absent(PEERS[name], args.copies) for name in here}
     rows: dict[str, Any] = {}
-    for group in groups([name for name in here if not why[name]], case, available_mb(args.device) * SPARE):
+    for group in groups([name for name in here if not why[name]], case,
+                        available_mb(args.device) * SPARE):
         sides = [side(name, case, args) for name in [*needed_ours(group), *group]]
-        taken = take_turns([Side(GEMM, "benchmarks.kit.ours:gemm", {"device": args.device}, args.threads), *sides],
+        taken = take_turns([Side(GEMM, "benchmarks.kit.ours:gemm", {"device": args.device},
+                                 args.threads), *sides],
                            args.rounds, lambda text: options.say(f"{case.name}: {text}"))
         for name in group:
             rows[name] = row(taken, name, case)
@@ -94,16 +105,19 @@ def side(name: str, case: Case, args: argparse.Namespace) -> Side:
     if name in (OURS, UNTIED):
         arguments = {"case": case, "device": args.device, "tied": name == OURS}
         return Side(name, "benchmarks.kit.ours:build", arguments, args.threads)
-    arguments = {"peer": name, "case": case, "device": args.device, "path": args.copies.get(PEERS[name].source)}
+    arguments = {"peer": name, "case": case, "device": args.device,
+                 "path": args.copies.get(PEERS[name].source)}
     return Side(name, "benchmarks.kit.peers:build", arguments, args.threads)
 
 
 def groups(names: list[str], case: Case, megabytes: float) -> list[list[str]]:
-    """Peers that can be held in memory together with ours, in order; each group has one at least."""
+    """Peers that can be held in memory together with ours, in order; each group has one at
+    least."""
     made: list[list[str]] = []
     for name in names:
         together = [*made[-1], name] if made else [name]
-        tied = [PEERS[peer].tied for peer in together] + [ours == OURS for ours in needed_ours(together)]
+        tied = [PEERS[peer].tied for peer in together] + [ours == OURS
+                                                          for ours in needed_ours(together)]
         if made and sum(map(case.megabytes, tied)) <= megabytes:
             made[-1].append(name)
         else:
@@ -120,14 +134,17 @@ def row(taken: dict[str, dict], name: str, case: Case) -> dict[str, Any]:
     rate = [taken[GEMM]["flops"] / seconds for seconds in taken[GEMM]["seconds"]]
     found = {"ms": spread([1e3 * s for s in mine["seconds"]]), "loss": mine["loss"],
              "tokens_per_second": case.tokens / median(mine["seconds"]),
-             "share_of_peak": spread([flops / s / r for s, r in zip(mine["seconds"], rate, strict=True)]),
-             "peak_gflops": max(rate) / 1e9, "peak_mb": mine["peak_mb"], "own_mb": mine["peak_mb"] - mine["idle_mb"],
+             "share_of_peak": spread([flops / s / r for s,
+                                      r in zip(mine["seconds"], rate, strict=True)]),
+             "peak_gflops": max(rate) / 1e9, "peak_mb": mine["peak_mb"],
+             "own_mb": mine["peak_mb"] - mine["idle_mb"],
              "first_seconds": mine["first_seconds"]}
     if name in PEERS:
         ours = taken[counterpart(name)]
         found |= {"against": counterpart(name), "speed": ratios(mine["seconds"], ours["seconds"]),
                   "memory": ours["peak_mb"] / mine["peak_mb"],
-                  "own_memory": (ours["peak_mb"] - ours["idle_mb"]) / found["own_mb"], "trains": PEERS[name].trains}
+                  "own_memory": (ours["peak_mb"] - ours["idle_mb"]) / found["own_mb"],
+                  "trains": PEERS[name].trains}
     return found
 
 
@@ -137,8 +154,10 @@ def table(case: Case, result: dict[str, Any], device: str) -> Table:
     speed = (floors.SPEED if device == "cpu" else floors.CUDA_SPEED).get(key, {})
     memory = floors.MEMORY.get(key, {}) if device == "cpu" else {}
     share = floors.SHARE_OF_PEAK.get(key) if device == "cpu" else None
-    made = Table(f"{case.name}: {case.n_layer} layers, {case.n_head} heads, {case.n_embd} wide, block "
-                 f"{case.block_size}, batch {case.batch_size}; a step needs {case.flops / 1e9:.0f} GFLOP", COLUMNS)
+    made = Table(f"{case.name}: {case.n_layer} layers, {case.n_head} heads, {case.n_embd} wide, "
+                 f"block "
+                 f"{case.block_size}, batch {case.batch_size}; a step needs {case.flops / 1e9:.0f} "
+                 f"GFLOP", COLUMNS)
     for name in [OURS, UNTIED, *PEERS]:
         found = result["rows"].get(name)
         if name in result["absent"]:
@@ -149,8 +168,9 @@ def table(case: Case, result: dict[str, Any], device: str) -> Table:
             peer = name in PEERS
             made.row(name, time_cell(found["ms"]), f"{found['tokens_per_second']:,.0f}",
                      *(ratio_cell(found["speed"], speed.get(name)) if peer else ("", "")),
-                     percent_cell(found["share_of_peak"], share if name == OURS else None), memory_cell(found),
-                     *(ratio_cell(found["memory"], memory.get(name)) if peer else ("", "")))
+                     percent_cell(found["share_of_peak"], share if name == OURS else None),
+                     memory_cell(found), *(ratio_cell(found["memory"], memory.get(name)) if peer
+                                           else ("", "")))
     return made
 
 
@@ -160,7 +180,8 @@ def figure(results: dict[str, Any], device: str):
     panels = [Panel(name, [(peer, found["speed"], speed.get(("step", name), {}).get(peer))
                            for peer, found in result["rows"].items() if "speed" in found])
               for name, result in results["cases"].items()]
-    return ratio_figure("How long do others take for the same training step?", "the time of ours", panels, results)
+    return ratio_figure("How long do others take for the same training step?", "the time of ours",
+                        panels, results)
 
 
 if __name__ == "__main__":

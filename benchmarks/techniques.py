@@ -1,10 +1,10 @@
 """
-What every technique of docs/techniques.md costs at laptop size: parameters, FLOPs, and the time of a step, taking turns
-with the baseline: `python -m benchmarks.techniques [--write] [--rounds N] [--only WORD…]`. --write puts the table into
-the page.
+What every technique of docs/techniques.md costs at laptop size: parameters, FLOPs, and the time of
+a step, taking turns with the baseline: `python -m benchmarks.techniques [--write] [--rounds N]
+[--only WORD…]`. --write puts the table into the page.
 
-All models stand in one process, as their steps are short and make no large tensor. A step of the arm and one of the
-baseline follow each other, and a row is the median of their ratios.
+All models stand in one process, as their steps are short and make no large tensor. A step of the
+arm and one of the baseline follow each other, and a row is the median of their ratios.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ BEGIN, END = "<!-- costs -->\n", "<!-- /costs -->"
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.techniques", description=__doc__.strip(),
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.techniques",
+                                     description=__doc__.strip(),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/techniques.md")
+    parser.add_argument("--write", action="store_true",
+                        help="put the table into docs/techniques.md")
     parser.add_argument("--rounds", type=int, default=15, help="steps of each (15)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="commands in which one of these stands")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD",
+                        help="commands in which one of these stands")
     args = parser.parse_args(argv)
     arms = {text: words for text, words in commands(PAGE.read_text(encoding="utf-8")).items()
             if not args.only or any(word in text for word in args.only)}
@@ -44,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def written(page: str, table: list[str]) -> str:
-    """The page with these lines in its table, below the lines that it had of the baseline and of other commands."""
+    """The page with these lines in its table, below the lines that it had of the baseline and of
+    other commands."""
     before, _, rest = page.partition(BEGIN)
     had, _, after = rest.partition(END)
     lines = {switch(line): line for line in [*had.splitlines(), *table] if switch(line)}
@@ -61,7 +65,8 @@ def switch(line: str) -> str | None:
 
 
 def commands(page: str) -> dict[str, list[str]]:
-    """The arguments of each training command of the page, by what follows `lab.py`, without names of arms."""
+    """The arguments of each training command of the page, by what follows `lab.py`, without names
+    of arms."""
     found = {}
     for line in re.findall(r"^    python lab\.py (-.*)$", page, re.MULTILINE):
         text = re.sub(r" ?--arm \w+", "", line).strip()
@@ -79,14 +84,16 @@ def rows(arms: dict[str, list[str]], rounds: int) -> list[str]:
         arm = built(words)
         ratios = [arm[0]() / baseline[0]() for _ in range(rounds)]
         low, middle, high = (ratios[0],) * 3 if rounds < 2 else statistics.quantiles(ratios, n=4)
-        more = (f"{count / of - 1:+.1%}".replace("-", "−") for count, of in ((arm[1], params), (arm[2], flops)))
+        more = (f"{count / of - 1:+.1%}".replace("-", "−") for count,
+                of in ((arm[1], params), (arm[2], flops)))
         lines.append(f"| `{text}` | {' | '.join(more)} | {middle:.2f}× ({low:.2f} to {high:.2f}) |")
     lines.insert(2, f"| baseline | {params:,} | {flops:,.0f} | 1× |")
     return lines
 
 
 def built(words: list[str]) -> tuple[Callable[[], float], int, float]:
-    """(take a step, parameters, FLOPs a token) of the arm that these arguments of lab.py describe, warm."""
+    """(take a step, parameters, FLOPs a token) of the arm that these arguments of lab.py describe,
+    warm."""
     import lab
     from commands import train
     from commands._arguments import spec_from

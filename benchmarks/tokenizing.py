@@ -3,9 +3,9 @@ How fast text becomes tokens, against Hugging Face's `tokenizers` with the same 
 
     python -m benchmarks.tokenizing [FILE.jsonl] [--rounds 5]
 
-The sides take turns, on the same texts; medians. `corpus` is everything that `lab.py tokenize` does: reading,
-parsing, checking, hashing, encoding, writing. The other two are encoding alone, from memory;
-`tokenizers` is asked for ids without offsets, its fastest way.
+The sides take turns, on the same texts; medians. `corpus` is everything that `lab.py tokenize`
+does: reading, parsing, checking, hashing, encoding, writing. The other two are encoding alone, from
+memory; `tokenizers` is asked for ids without offsets, its fastest way.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def hugging_face():
 def read_texts(path: Path | None) -> list[str]:
     """A .jsonl's texts; without one, the embedded corpus's."""
     if path is not None:
-        return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()
+                if line.strip()]
     return [text for chunk in StdlibSource().chunks() for text in chunk.texts]
 
 
@@ -71,7 +72,8 @@ def measure(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a first look: one round")
@@ -84,14 +86,16 @@ def main() -> None:
     print(f"same ids in {same} of {len(texts[:200])} texts; {os.cpu_count()} cores")
     size = sum(len(text.encode("utf-8", "ignore")) for text in texts)
     with tempfile.TemporaryDirectory() as folder:
-        sides = {"tokenizers": lambda: theirs.encode_batch_fast(texts), "encode": lambda: ours.encode_batch(texts),
+        sides = {"tokenizers": lambda: theirs.encode_batch_fast(texts),
+                 "encode": lambda: ours.encode_batch(texts),
                  "corpus": whole_path(texts, Path(folder))}
         seconds = measure(sides, args.rounds)
     rows = {name: {"mb_per_second": size / 1e6 / value, "times": seconds["tokenizers"] / value}
             for name, value in seconds.items()}
     for name, row in rows.items():
         print(f"{name:<12}{row['mb_per_second']:8.2f} MB/s{row['times']:8.2f}×")
-    save(args.out, "tokenizing", {"rounds": args.rounds, "cores": os.cpu_count(), "same_ids": same, "rows": rows})
+    save(args.out, "tokenizing", {"rounds": args.rounds, "cores": os.cpu_count(), "same_ids": same,
+                                  "rows": rows})
 
 
 if __name__ == "__main__":

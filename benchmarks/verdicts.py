@@ -1,9 +1,10 @@
 """
-Are the verdicts right? Studies whose truth is known because it was drawn, 10,000 for every line of the tables:
-`python -m benchmarks.verdicts [--quick] [--docs docs/statistics.md]`.
+Are the verdicts right? Studies whose truth is known because it was drawn, 10,000 for every line of
+the tables: `python -m benchmarks.verdicts [--quick] [--docs docs/statistics.md]`.
 
-The tests are computed for all studies at once here, by scipy; on some studies of every line the words and the numbers
-are compared with those of experiments/verdicts/stats.py, which must be the same. --docs replaces the tables in that page.
+The tests are computed for all studies at once here, by scipy; on some studies of every line the
+words and the numbers are compared with those of experiments/verdicts/stats.py, which must be the
+same. --docs replaces the tables in that page.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ WORDS = np.array(["undecided", "equivalent", "better", "worse"])
 
 @dataclass(frozen=True)
 class Noise:
-    """How runs scatter. `arm` and `baseline` draw with mean 0 such that a difference has standard deviation 1."""
+    """How runs scatter. `arm` and `baseline` draw with mean 0 such that a difference has standard
+    deviation 1."""
     name: str
     arm: Callable[[np.random.Generator, tuple], np.ndarray]
     baseline: Callable[[np.random.Generator, tuple], np.ndarray]
@@ -50,7 +52,8 @@ def _normal(rng: np.random.Generator, shape: tuple) -> np.ndarray:
 
 
 def _exponential(rng: np.random.Generator, shape: tuple) -> np.ndarray:
-    return (rng.exponential(size=shape) - 1) / np.sqrt(2)   # skewness 2: now and then a run ends badly
+    # skewness 2: now and then a run ends badly
+    return (rng.exponential(size=shape) - 1) / np.sqrt(2)
 
 
 def _lopsided(rng: np.random.Generator, shape: tuple) -> np.ndarray:
@@ -61,8 +64,10 @@ NOISES = (Noise("normal", _normal, _normal), Noise("skewed", _exponential, _expo
           Noise("skewed, arm only", _lopsided, lambda rng, shape: np.zeros(shape)))
 
 
-def differences(rng: np.random.Generator, noise: Noise, n: int, effects: np.ndarray, studies: int) -> np.ndarray:
-    """(studies, arms, seeds): arm − baseline. All arms share the baseline's runs, as they do in a study."""
+def differences(rng: np.random.Generator, noise: Noise, n: int, effects: np.ndarray,
+                studies: int) -> np.ndarray:
+    """(studies, arms, seeds): arm − baseline. All arms share the baseline's runs, as they do in a
+    study."""
     arms = noise.arm(rng, (studies, len(effects), n)) + effects[:, None]
     return arms - noise.baseline(rng, (studies, 1, n))
 
@@ -97,8 +102,10 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def same_as_the_harness(d: np.ndarray, judged: Judged, margin: float, studies: int = CHECKED) -> None:
-    """AssertionError where experiments/verdicts/stats.py says anything else of the first studies."""
+def same_as_the_harness(d: np.ndarray, judged: Judged, margin: float,
+                        studies: int = CHECKED) -> None:
+    """AssertionError where experiments/verdicts/stats.py says anything else of the first
+    studies."""
     for i, study in enumerate(d[:studies]):
         values = {f"a{k}": dict(enumerate(arm)) for k, arm in enumerate(study)}
         values["baseline"] = dict.fromkeys(range(d.shape[-1]), 0.0)
@@ -106,12 +113,15 @@ def same_as_the_harness(d: np.ndarray, judged: Judged, margin: float, studies: i
         for k, v in enumerate(found.values()):
             assert v.word == judged.words[i, k], (i, k, v, judged.words[i, k])
             ours = (v.p, v.p_holm, v.p_tost, *v.ci)
-            theirs = (getattr(judged, name)[i, k] for name in ("p", "p_holm", "p_tost", "low", "high"))
+            theirs = (getattr(judged, name)[i, k] for name in ("p", "p_holm", "p_tost", "low",
+                                                               "high"))
             np.testing.assert_allclose(ours, list(theirs), rtol=1e-6, atol=1e-12)
 
 
-def errors(noise: Noise, n: int, studies: int, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, float]:
-    """One line of the first table: how often the words are wrong, and how often the intervals hold the truth."""
+def errors(noise: Noise, n: int, studies: int, seed: int = 0,
+           resamples: int = RESAMPLES) -> dict[str, float]:
+    """One line of the first table: how often the words are wrong, and how often the intervals hold
+    the truth."""
     rng = np.random.default_rng([seed, n, len(noise.name)])
     d = differences(rng, noise, n, np.zeros(ARMS), studies)
     none = judge(d, margin=1.0)
@@ -122,14 +132,18 @@ def errors(noise: Noise, n: int, studies: int, seed: int = 0, resamples: int = R
     small = judge(differences(rng, noise, n, np.full(ARMS, 0.5), studies), margin=1e-9)
     wrong = {"better": truth >= 0, "worse": truth <= 0}
     return {"null": _any(none.words, better=True, worse=True),
-            "mixed": float(np.mean(sum((some.words == word) & those for word, those in wrong.items()).any(-1))),
+            "mixed": float(np.mean(sum((some.words == word) & those for word,
+                                       those in wrong.items()).any(-1))),
             "sign": _any(small.words, better=True),
-            "equivalent": max(falsely_equivalent(rng, noise, n, margin, studies) for margin in (1.0, 3.0)),
+            "equivalent": max(falsely_equivalent(rng, noise, n, margin, studies)
+                              for margin in (1.0, 3.0)),
             "coverage": float(((none.low <= 0) & (none.high >= 0)).mean()),
-            "bca": bootstrap_coverage(rng, noise, n, studies // 10, resamples) if resamples else math.nan}
+            "bca": bootstrap_coverage(rng, noise, n, studies // 10, resamples) if resamples
+            else math.nan}
 
 
-def falsely_equivalent(rng: np.random.Generator, noise: Noise, n: int, margin: float, studies: int) -> float:
+def falsely_equivalent(rng: np.random.Generator, noise: Noise, n: int, margin: float,
+                       studies: int) -> float:
     """How often an arm that is a whole margin away, on either side, is found inside it."""
     d = differences(rng, noise, n, np.array([margin, -margin]), studies)
     return float((judge(d, margin).p_tost < ALPHA).mean())
@@ -140,7 +154,8 @@ def _any(words: np.ndarray, **which: bool) -> float:
     return float(np.isin(words, list(which)).any(-1).mean())
 
 
-def bootstrap_coverage(rng: np.random.Generator, noise: Noise, n: int, studies: int, resamples: int) -> float:
+def bootstrap_coverage(rng: np.random.Generator, noise: Noise, n: int, studies: int,
+                       resamples: int) -> float:
     """Of the BCa interval, which a verdict shows beside the t interval and never uses."""
     d = differences(rng, noise, n, np.zeros(1), studies)[:, 0]
     with np.errstate(all="ignore"):
@@ -150,7 +165,8 @@ def bootstrap_coverage(rng: np.random.Generator, noise: Noise, n: int, studies: 
 
 
 def power(noise: Noise, n: int, studies: int, seed: int = 1) -> dict[str, float]:
-    """One line of the second table: how often effects are found, and how often power.py said they would be."""
+    """One line of the second table: how often effects are found, and how often power.py said they
+    would be."""
     rng = np.random.default_rng([seed, n, len(noise.name)])
     line = {}
     for name, share in (("small", 0.5), ("large", 1.0)):
@@ -165,70 +181,90 @@ def power(noise: Noise, n: int, studies: int, seed: int = 1) -> dict[str, float]
 
 
 def tuned(n: int, studies: int, seed: int = 2) -> dict[str, float]:
-    """False words about an arm with five rates that all do the same, against a baseline with one, by who chooses."""
+    """False words about an arm with five rates that all do the same, against a baseline with one,
+    by who chooses."""
     rng = np.random.default_rng([seed, n])
     runs, base = _normal(rng, (studies, RATES, n)), _normal(rng, (studies, n))
     every = np.arange(n)
     best = runs.mean(-1).argmin(-1)
     naive = np.take_along_axis(runs, best[:, None, None], 1)[:, 0]
-    others = (runs.sum(-1, keepdims=True) - runs).argmin(1)                 # (studies, seeds): by all seeds but one
+    # (studies, seeds): by all seeds but one
+    others = (runs.sum(-1, keepdims=True) - runs).argmin(1)
     left_out = np.take_along_axis(runs, others[:, None, :], 1)[:, 0]
     choosing, judging = map(list, split(every))
     chosen = runs[..., choosing].mean(-1).argmin(-1)
     apart = np.take_along_axis(runs, chosen[:, None, None], 1)[:, 0][:, judging]
     pairs = {"same": naive - base, "one_out": left_out - base, "split": apart - base[:, judging]}
-    return {name: float((sp.ttest_1samp(d, 0, axis=-1).pvalue < ALPHA).mean()) for name, d in pairs.items()}
+    return {name: float((sp.ttest_1samp(d, 0, axis=-1).pvalue < ALPHA).mean()) for name,
+            d in pairs.items()}
 
 
 def looking(studies: int, seed: int = 3) -> dict[str, float]:
-    """False words when a null study of one arm looks at 3, 5 and 10 seeds and stops once it has something to say."""
+    """False words when a null study of one arm looks at 3, 5 and 10 seeds and stops once it has
+    something to say."""
     d = differences(np.random.default_rng(seed), NOISES[0], LOOKS[-1], np.zeros(1), studies)[:, 0]
     p = np.stack([sp.ttest_1samp(d[:, :n], 0, axis=-1).pvalue for n in LOOKS])
-    return {"each": float((p < ALPHA).any(0).mean()), "shared": float((p < ALPHA / len(LOOKS)).any(0).mean())}
+    return {"each": float((p < ALPHA).any(0).mean()), "shared": float((p
+                                                                       < ALPHA / len(LOOKS)).any(0).mean())}
 
 
 def tables(studies: int, say: Callable[[str], None] = lambda text: None) -> str:
     """All tables, in Markdown."""
     lines = [f"{studies:,} studies a line, {ARMS} arms each beside the baseline; in percent.", "",
-             "| noise | seeds | any false better or worse: no effects | three real effects of six | wrong sign, small "
-             "effects | false equivalent | t interval covers | BCa covers |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+             "| noise | seeds | any false better or worse: no effects | three real effects of six "
+             "| wrong sign, small "
+             "effects | false equivalent | t interval covers | BCa covers |",
+             "|---|--:|--:|--:|--:|--:|--:|--:|"]
     cells = [(noise, n) for noise in NOISES for n in SEEDS]
     for noise, n in cells:
         say(f"errors: {noise.name}, {n} seeds")
         e = errors(noise, n, studies)
         lines.append(_row(noise.name, n, *e.values()))
-    lines += ["", "| noise | seeds | small effect (sd) | found | predicted | large effect (sd) | found | predicted | "
+    lines += ["",
+              "| noise | seeds | small effect (sd) | found | predicted | large effect (sd) | found "
+              "| predicted | "
               "equivalent found | predicted |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for noise, n in cells:
         w = power(noise, n, studies)
-        lines.append(_row(noise.name, n, f"{w['small']:.2f}", w["small_found"], w["small_said"], f"{w['large']:.2f}",
-                          w["large_found"], w["large_said"], w["tost_found"], w["tost_said"]))
-    lines += ["", f"| seeds | best of {RATES} rates chosen by the judged runs | by all seeds but the judged one "
+        lines.append(_row(noise.name, n, f"{w['small']:.2f}", w["small_found"], w["small_said"],
+                          f"{w['large']:.2f}", w["large_found"], w["large_said"], w["tost_found"],
+                          w["tost_said"]))
+    lines += ["",
+              f"| seeds | best of {RATES} rates chosen by the judged runs | by all seeds but the "
+              f"judged one "
               "| by seeds of its own |", "|--:|--:|--:|--:|"]
-    lines += [_row(n, t["same"], t["one_out"], t["split"]) for n in SEEDS for t in [tuned(n, studies)]]
+    lines += [_row(n, t["same"], t["one_out"], t["split"]) for n in SEEDS
+              for t in [tuned(n, studies)]]
     look = looking(studies)
-    lines += ["", f"| looks at {', '.join(map(str, LOOKS))} seeds | any false better or worse |", "|---|--:|",
-              _row("each at 5 %", look["each"]), _row(f"each at 5 % / {len(LOOKS)}, as `stop` has it", look["shared"])]
+    lines += ["", f"| looks at {', '.join(map(str, LOOKS))} seeds | any false better or worse |",
+              "|---|--:|", _row("each at 5 %", look["each"]),
+              _row(f"each at 5 % / {len(LOOKS)}, as `stop` has it", look["shared"])]
     return "\n".join(lines) + "\n"
 
 
 def _row(*cells: str | int | float) -> str:
-    return "| " + " | ".join(f"{100 * c:.1f}" if isinstance(c, float) else str(c) for c in cells) + " |"
+    return "| " + " | ".join(f"{100 * c:.1f}" if isinstance(c, float) else str(c)
+                             for c in cells) + " |"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables; with --docs, put them into that page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts", description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK:,} studies a line, not {STUDIES:,}")
-    parser.add_argument("--docs", type=Path, metavar="PAGE", help="a page with the markers of these tables")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts",
+                                     description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--quick", action="store_true",
+                        help=f"{QUICK:,} studies a line, not {STUDIES:,}")
+    parser.add_argument("--docs", type=Path, metavar="PAGE",
+                        help="a page with the markers of these tables")
     args = parser.parse_args(argv)
-    gc.freeze()   # statsmodels' multipletests collects garbage at every call; what is frozen it leaves alone
+    # statsmodels' multipletests collects garbage at every call; what is frozen it leaves alone
+    gc.freeze()
     begun = time.perf_counter()
-    text = tables(QUICK if args.quick else STUDIES, lambda line: print(line, file=sys.stderr, flush=True))
+    text = tables(QUICK if args.quick else STUDIES, lambda line: print(line, file=sys.stderr,
+                                                                       flush=True))
     print(text + f"\n{time.perf_counter() - begun:.0f} s")
     if args.docs:
-        write_atomic(args.docs, between_markers(args.docs.read_text(encoding="utf-8"), "simulations", text,
-                                                str(args.docs)))
+        write_atomic(args.docs, between_markers(args.docs.read_text(encoding="utf-8"),
+                                                "simulations", text, str(args.docs)))
     return 0
 
 

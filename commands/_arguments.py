@@ -28,21 +28,29 @@ def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
     """What every verb that builds one arm takes."""
     arms = parser.add_argument_group("arms (they combine)")
     for arm in catalogue().values():
-        arms.add_argument(*arm.flags, dest="flags", action="append_const", const=arm.name, help=arm.help)
+        arms.add_argument(*arm.flags, dest="flags", action="append_const", const=arm.name,
+                          help=arm.help)
     arms.add_argument("--study", metavar="FILE", help="a study's TOML file or name; with --arm")
-    arms.add_argument("--arm", metavar="NAME", help="an arm of the study; without one, a name for this combination")
+    arms.add_argument("--arm", metavar="NAME",
+                      help="an arm of the study; without one, a name for this combination")
     attention = parser.add_argument_group("attention")
-    attention.add_argument("--schedule", metavar="S", help="which keys each layer sees: lms_main, half, sssl …, one "
+    attention.add_argument("--schedule", metavar="S",
+                           help="which keys each layer sees: lms_main, half, sssl …, one "
                            "pattern a layer as in 'f 256 128*4 f', or FILE.json[:NAME]")
-    attention.add_argument("--window", type=int, metavar="W", help="in every layer the last W keys only")
-    attention.add_argument("--dilation", type=int, metavar="D", help="and beyond the window every D-th")
+    attention.add_argument("--window", type=int, metavar="W",
+                           help="in every layer the last W keys only")
+    attention.add_argument("--dilation", type=int, metavar="D",
+                           help="and beyond the window every D-th")
     attention.add_argument("--attention", metavar="NAME", help="who makes queries, keys and values")
-    attention.add_argument("--backend", metavar="NAME", help="how attention is computed (auto, dense, flash, banded, "
+    attention.add_argument("--backend", metavar="NAME",
+                           help="how attention is computed (auto, dense, flash, banded, "
                            "flex): the same numbers in other time and memory")
     source = parser.add_argument_group("weights of another model")
-    source.add_argument("--init", metavar="SOURCE", help="begin with those of gpt2, of another Hugging Face model (a "
+    source.add_argument("--init", metavar="SOURCE",
+                        help="begin with those of gpt2, of another Hugging Face model (a "
                         "folder or a name on the hub), or of a run, as far as they fit")
-    source.add_argument("--freeze-except", metavar="WORDS", help="train only the parameters that these words name: "
+    source.add_argument("--freeze-except", metavar="WORDS",
+                        help="train only the parameters that these words name: "
                         "attn, or several parted by commas (mlp.c_fc,ln_*)")
 
 
@@ -52,7 +60,8 @@ def attention_overrides(args: argparse.Namespace) -> list[str]:
     if args.window is not None:
         from mingpt.patterns.schedule import uniform
         if schedule is not None:
-            raise BadInput(f"--window {args.window} is a schedule of its own: leave out --schedule {schedule}")
+            raise BadInput(f"--window {args.window} is a schedule of its own: leave out --schedule "
+                           f"{schedule}")
         schedule = uniform(args.window, args.dilation)
     elif args.dilation is not None:
         raise BadInput(f"--dilation {args.dilation} is beyond a window: give --window W as well")
@@ -74,17 +83,21 @@ def source_overrides(args: argparse.Namespace) -> list[str]:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What every verb that builds a model and a corpus takes."""
     add_size_arguments(parser)
-    parser.add_argument("--data", nargs="+", metavar="PATH", help="files, folders, globs, or a data set's name "
+    parser.add_argument("--data", nargs="+", metavar="PATH",
+                        help="files, folders, globs, or a data set's name "
                         "(default: a corpus made from Python's own standard library)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
-                        help="where losses/, checkpoints/ and visualizations/ are written (default .)")
+                        help="where losses/, checkpoints/ and visualizations/ are written (default "
+                             ".)")
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
     """What every verb that builds a model takes."""
-    parser.add_argument("--preset", metavar="NAME", help="laptop (default), nano, paper, gpt2, lms, sliding or a TOML "
+    parser.add_argument("--preset", metavar="NAME",
+                        help="laptop (default), nano, paper, gpt2, lms, sliding or a TOML "
                         "file")
-    parser.add_argument("--device", metavar="D", help="cuda, mps, cpu (default: the fastest there is)")
+    parser.add_argument("--device", metavar="D",
+                        help="cuda, mps, cpu (default: the fastest there is)")
 
 
 def spec_from(args: argparse.Namespace):
@@ -99,5 +112,5 @@ def spec_from(args: argparse.Namespace):
         overrides.append(f"--run.logger={args.logger}")
     if getattr(args, "allow_audit_fail", False):
         overrides.append("--run.allow_audit_fail=true")
-    return make_spec(args.preset, args.study, args.arm, args.flags or (), getattr(args, "data", None),
-                     overrides)
+    return make_spec(args.preset, args.study, args.arm, args.flags or (),
+                     getattr(args, "data", None), overrides)

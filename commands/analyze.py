@@ -1,5 +1,6 @@
 """
-Analyse attention: what a window, a schedule or a trained run sees, and what that saves, counted and measured.
+Analyse attention: what a window, a schedule or a trained run sees, and what that saves, counted and
+measured.
 
     python lab.py analyze                      study 003's eight pairs of window and dilation at S = 256
                                                (--model.block_size=512: at another)
@@ -7,9 +8,9 @@ Analyse attention: what a window, a schedule or a trained run sees, and what tha
     python lab.py analyze lms_main 512         a schedule (a name, 'f 256*2 f*', FILE.json[:NAME]) and S, default 1024
     python lab.py analyze rope.s0              where a trained run's attention goes, on its validation text
 
-Sparsity, keys, reach and receptive field are exact counts; speed-ups are measured, forward and backward, or left out
-with --no-timing. The model's shape is --preset's, its batch 2,048 tokens. Pictures, text and JSON are written under
-OUT/visualizations/analysis/.
+Sparsity, keys, reach and receptive field are exact counts; speed-ups are measured, forward and
+backward, or left out with --no-timing. The model's shape is --preset's, its batch 2,048 tokens.
+Pictures, text and JSON are written under OUT/visualizations/analysis/.
 """
 
 from __future__ import annotations
@@ -21,16 +22,24 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="WHAT", help="W D [S], SCHEDULE [S] or RUN; nothing: eight pairs")
-    parser.add_argument("--layers", type=int, default=12, metavar="N", help="of a schedule's model (default 12)")
-    parser.add_argument("--preset", default="sliding", metavar="NAME", help="the model's heads and width, and a pair's "
+    parser.add_argument("words", nargs="*", metavar="WHAT",
+                        help="W D [S], SCHEDULE [S] or RUN; nothing: eight pairs")
+    parser.add_argument("--layers", type=int, default=12, metavar="N",
+                        help="of a schedule's model (default 12)")
+    parser.add_argument("--preset", default="sliding", metavar="NAME",
+                        help="the model's heads and width, and a pair's "
                         "layers (default sliding, study 003's: 16 heads of 32)")
     parser.add_argument("--no-timing", action="store_true", help="count only, measure no speed-up")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timings of each, at least 5 (default 7)")
-    parser.add_argument("--rows", type=int, default=16, metavar="N", help="of validation text, for a run (default 16)")
-    parser.add_argument("--best", action="store_true", help="a run's weights of the best evaluation")
-    parser.add_argument("--device", default="auto", metavar="D", help="cuda, mps, cpu (default: the fastest there is)")
-    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where runs are and where to write "
+    parser.add_argument("--rounds", type=int, default=7, metavar="N",
+                        help="timings of each, at least 5 (default 7)")
+    parser.add_argument("--rows", type=int, default=16, metavar="N",
+                        help="of validation text, for a run (default 16)")
+    parser.add_argument("--best", action="store_true",
+                        help="a run's weights of the best evaluation")
+    parser.add_argument("--device", default="auto", metavar="D",
+                        help="cuda, mps, cpu (default: the fastest there is)")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
+                        help="where runs are and where to write "
                         "(default .)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -74,7 +83,8 @@ def _schedules(args: argparse.Namespace) -> int:
 def _names_one_run(word: str, out: Path) -> bool:
     """Whether a word that is no schedule is the arm of a trained run."""
     from experiments.weights.saved import known_runs
-    return any(word in (files.arm, f"{files.study}/{files.arm}") for files in known_runs(out).values())
+    return any(word in (files.arm, f"{files.study}/{files.arm}")
+               for files in known_runs(out).values())
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -85,7 +95,8 @@ def _run(args: argparse.Namespace) -> int:
     from mingpt.utils import BadInput
     run = find_run(args.words[0], args.out)
     if args.overrides:
-        raise BadInput(f"analyze {args.words[0]}: a trained run is what it is; leave out {args.overrides[0]}")
+        raise BadInput(f"analyze {args.words[0]}: a trained run is what it is; leave out "
+                       f"{args.overrides[0]}")
     result, maps = analyze_run(run, args.rows, args.device, "best" if args.best else "model")
     written = files.write_run(result, maps, files.folder_of(args.out))
     return _print(run_text(result) + "\n", result, written, args.json)

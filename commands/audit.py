@@ -1,5 +1,6 @@
 """
-Audit an arm: establish on the model itself what it really sees, and compare that with what it declares.
+Audit an arm: establish on the model itself what it really sees, and compare that with what it
+declares.
 
     python lab.py audit -r --schedule lms_main     an arm, as `train` would build it
     python lab.py audit rope.s0                    the model of a trained run, as it was saved
@@ -17,11 +18,13 @@ from commands._arguments import add_arm_arguments, add_run_arguments, spec_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", nargs="?", metavar="RUN", help="a trained run's name (rope.s0, seven/rope.s0) or a file "
+    parser.add_argument("run", nargs="?", metavar="RUN",
+                        help="a trained run's name (rope.s0, seven/rope.s0) or a file "
                         "of it, instead of an arm")
     add_arm_arguments(parser)
     add_run_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the initial weights (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N",
+                        help="of the initial weights (default 0)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -31,7 +34,8 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps({"arm": name, **result}, indent=2, ensure_ascii=False))
     else:
         for claim, seen in result["checks"].items():
-            print(f"{'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True else f": {seen}"))
+            print(f"{'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True
+                                                                    else f": {seen}"))
         for what in result["unchecked"]:
             print(f" ?   unchecked: {what}")
         print(f"{name}: {'passed' if result['passed'] else 'failed'}, {result['seconds']:.1f} s")
@@ -61,7 +65,8 @@ def _trained(args: argparse.Namespace) -> tuple[str, dict]:
     """A trained run's model; its initial weights and its batches are gone."""
     if args.flags or args.overrides or args.study:
         from mingpt.utils import BadInput
-        raise BadInput(f"audit {args.run}: a trained run is what it is; leave out the arm's flags and settings")
+        raise BadInput(f"audit {args.run}: a trained run is what it is; leave out the arm's flags "
+                       f"and settings")
     from experiments.audit import audit
     from experiments.weights.saved import find_run, load_run
     from mingpt.trainer import Trainer

@@ -1,10 +1,12 @@
 """
-Measure one arm's attention under every backend: equal losses, then time, memory and FLOPs of a training step.
+Measure one arm's attention under every backend: equal losses, then time, memory and FLOPs of a
+training step.
 
     python lab.py bench --schedule lms_main --model.block_size=1024
 
-Beside the backends stand `full` (the same model that sees everything) and `attention removed` (every score skipped):
-the ceiling, which no schedule can pass. All take turns; a time is the median over the rounds, with its quartiles.
+Beside the backends stand `full` (the same model that sees everything) and `attention removed`
+(every score skipped): the ceiling, which no schedule can pass. All take turns; a time is the median
+over the rounds, with its quartiles.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from commands._arguments import add_arm_arguments, add_size_arguments, spec_from
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arm_arguments(parser)
     add_size_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="samples a backend, at least 5 (default 7)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="some rows of the table, such as dense banded full")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N",
+                        help="samples a backend, at least 5 (default 7)")
+    parser.add_argument("--only", nargs="+", metavar="NAME",
+                        help="some rows of the table, such as dense banded full")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -33,7 +37,8 @@ def main(args: argparse.Namespace) -> int:
     from experiments.train.bench import bench
     console = Console(stderr=True, highlight=False)
     with console.status("starting") as status:
-        result = bench(spec, args.rounds, args.only, status.update if console.is_terminal else console.print)
+        result = bench(spec, args.rounds, args.only, status.update if console.is_terminal
+                       else console.print)
     if args.json:
         print(json.dumps(result, indent=2))
     else:
@@ -41,14 +46,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-COLUMNS = ("", "step (ms)", "tokens/s", "speed of full's", "of dense's", "peak MB", "GFLOP needed", "counted")
+COLUMNS = ("", "step (ms)", "tokens/s", "speed of full's", "of dense's", "peak MB", "GFLOP needed",
+           "counted")
 
 
 def _print(result: dict) -> None:
     from rich.console import Console
     from rich.table import Table
-    print(f"{result['arm']}: {result['schedule']}, T = {result['T']}, batch {result['batch_size']}, on "
-          f"{result['device']}; sparsity {result['sparsity']:.1%}, of the FLOPs {result['compute_sparsity']:.1%}")
+    print(f"{result['arm']}: {result['schedule']}, T = {result['T']}, batch "
+          f"{result['batch_size']}, on "
+          f"{result['device']}; sparsity {result['sparsity']:.1%}, of the FLOPs "
+          f"{result['compute_sparsity']:.1%}")
     if result["note"]:
         print(result["note"])
     table = Table(box=None, header_style="bold")
@@ -65,8 +73,10 @@ def _print(result: dict) -> None:
 
 def _cells(row: dict) -> list[str]:
     ratios = [_spread(row.get(key), "{:.2f}×") for key in ("against_full", "against_dense")]
-    flops = ["-" if n is None else f"{n / 1e9:,.2f}" for n in (row["flops_needed"], row["flops_counted"])]
-    return [row["name"], _spread(row["step_ms"], "{:.1f}"), f"{row['tokens_per_second']:,.0f}", *ratios,
+    flops = ["-" if n is None else f"{n / 1e9:,.2f}" for n in (row["flops_needed"],
+                                                               row["flops_counted"])]
+    return [row["name"], _spread(row["step_ms"], "{:.1f}"),
+            f"{row['tokens_per_second']:,.0f}", *ratios,
             f"{row['peak_memory_mb']:,.0f}", *flops]
 
 

@@ -1,5 +1,6 @@
 """
-Evaluate trained runs: loss, perplexity, bits per byte, BLEU, throughput, latency, memory, parameters.
+Evaluate trained runs: loss, perplexity, bits per byte, BLEU, throughput, latency, memory,
+parameters.
 
     python lab.py eval baseline.s0 rope.s0 --compare
 
@@ -14,14 +15,18 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="names of runs (rope.s0, seven/rope.s0), or their files")
+    parser.add_argument("runs", nargs="+", metavar="RUN",
+                        help="names of runs (rope.s0, seven/rope.s0), or their files")
     parser.add_argument("--compare", action="store_true", help="show each run against the first")
     parser.add_argument("--data", nargs="+", metavar="PATH", help="other data than the run's own")
-    parser.add_argument("--best", action="store_true", help="the weights of the best evaluation (--run.keep_best=true)")
-    parser.add_argument("--bleu", type=int, default=16, metavar="ROWS", help="held-out rows whose second halves are "
+    parser.add_argument("--best", action="store_true",
+                        help="the weights of the best evaluation (--run.keep_best=true)")
+    parser.add_argument("--bleu", type=int, default=16, metavar="ROWS",
+                        help="held-out rows whose second halves are "
                         "written anew and compared with what stands there (default 16; 0: none)")
     parser.add_argument("--device", default="auto", metavar="D")
-    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where the runs are (default .)")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
+                        help="where the runs are (default .)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -30,8 +35,8 @@ def main(args: argparse.Namespace) -> int:
     from experiments.weights.saved import find_run
     from mingpt.utils import write_atomic
     runs = [find_run(text, args.out) for text in args.runs]
-    results = evaluate_runs(runs, device=args.device, data=args.data, which="best" if args.best else "model",
-                            bleu_rows=args.bleu)
+    results = evaluate_runs(runs, device=args.device, data=args.data,
+                            which="best" if args.best else "model", bleu_rows=args.bleu)
     text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
     write_atomic(results_path(args.out), text)
     if args.json:
@@ -61,7 +66,7 @@ ROWS = (  # label, key, format
 
 BLEU = "BLEU of continuations"
 PER_TOKEN = ("val loss (nats per token)", "perplexity")    # rows that another tokenizer changes
-QUALITY = (*PER_TOKEN, "bits per byte", BLEU)              # rows that another validation set changes
+QUALITY = (*PER_TOKEN, "bits per byte", BLEU)  # rows that another validation set changes
 
 
 def _print(results: list[dict], compare: bool) -> None:
@@ -92,7 +97,8 @@ def _print(results: list[dict], compare: bool) -> None:
 
 
 def _barred(result: dict, first: dict) -> tuple[tuple[str, ...], str]:
-    """(the rows that do not compare with the first run's, why): those of quality, over another validation set."""
+    """(the rows that do not compare with the first run's, why): those of quality, over another
+    validation set."""
     from experiments.verdicts.comparable import same_text, same_validation
     if same_validation(result, first):
         return (), ""

@@ -4,8 +4,9 @@ Sample text from a trained run.
     python lab.py sample rope.s0 --prompt "Once upon a time" --samples 3 --temperature 0.8 --top-k 50 --top-p 0.95
     python lab.py sample large.s0 --draft small.s0       # the same distribution, faster where the draft is often right
 
-With --draft another run with the same tokenizer drafts tokens, which the run reads all at once and keeps or replaces
-(speculative decoding); `--draft heads` lets the run's own future heads draft (trained with --model.n_future=4).
+With --draft another run with the same tokenizer drafts tokens, which the run reads all at once and
+keeps or replaces (speculative decoding); `--draft heads` lets the run's own future heads draft
+(trained with --model.n_future=4).
 """
 
 from __future__ import annotations
@@ -16,19 +17,29 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's name (rope.s0, seven/rope.s0), or a file or folder of it")
-    parser.add_argument("--prompt", default="", help="the text to continue (default: the beginning of a document)")
-    parser.add_argument("--tokens", type=int, default=120, metavar="N", help="new tokens (default 120)")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="how many continuations (default 1)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="below 1 safer, above 1 wilder, 0 greedy (0.8)")
+    parser.add_argument("run", metavar="RUN",
+                        help="a run's name (rope.s0, seven/rope.s0), or a file or folder of it")
+    parser.add_argument("--prompt", default="",
+                        help="the text to continue (default: the beginning of a document)")
+    parser.add_argument("--tokens", type=int, default=120, metavar="N",
+                        help="new tokens (default 120)")
+    parser.add_argument("--samples", type=int, default=1, metavar="N",
+                        help="how many continuations (default 1)")
+    parser.add_argument("--temperature", type=float, default=0.8,
+                        help="below 1 safer, above 1 wilder, 0 greedy (0.8)")
     parser.add_argument("--top-k", type=int, metavar="K", help="only from the K likeliest tokens")
-    parser.add_argument("--top-p", type=float, metavar="P", help="only from the likeliest tokens that hold P together")
-    parser.add_argument("--draft", metavar="RUN", help="the run that drafts, or `heads`; reports what that brings")
-    parser.add_argument("--drafted", type=int, default=4, metavar="N", help="tokens that a run drafts at once (4)")
+    parser.add_argument("--top-p", type=float, metavar="P",
+                        help="only from the likeliest tokens that hold P together")
+    parser.add_argument("--draft", metavar="RUN",
+                        help="the run that drafts, or `heads`; reports what that brings")
+    parser.add_argument("--drafted", type=int, default=4, metavar="N",
+                        help="tokens that a run drafts at once (4)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--best", action="store_true", help="the weights of the best evaluation (--run.keep_best=true)")
+    parser.add_argument("--best", action="store_true",
+                        help="the weights of the best evaluation (--run.keep_best=true)")
     parser.add_argument("--device", default="auto", metavar="D")
-    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where the runs are (default .)")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
+                        help="where the runs are (default .)")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON")
 
 
@@ -37,7 +48,8 @@ def main(args: argparse.Namespace) -> int:
     if args.tokens < 1 or args.samples < 1:
         raise BadInput(f"--tokens {args.tokens} --samples {args.samples}: at least 1 of each")
     if args.temperature < 0 or (args.top_p is not None and not 0 < args.top_p <= 1):
-        raise BadInput(f"--temperature {args.temperature} --top-p {args.top_p}: from 0, and above 0 to 1")
+        raise BadInput(f"--temperature {args.temperature} --top-p {args.top_p}: from 0, and above "
+                       f"0 to 1")
     if args.top_k is not None and args.top_k < 1:
         raise BadInput(f"--top-k {args.top_k}: at least 1")
     if args.drafted < 1:
@@ -46,22 +58,26 @@ def main(args: argparse.Namespace) -> int:
     from experiments.weights.saved import find_run, load_run
     files = find_run(args.run, args.out)
     model, tokenizer, _ = load_run(files, args.device, "best" if args.best else "model")
-    request = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "samples": args.samples,
+    request = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p,
+               "samples": args.samples,
                "seed": args.seed}
     if args.draft is None:
         texts, brought = continue_text(model, tokenizer, args.prompt, args.tokens, **request), None
     else:
         draft = _draft(args, files, model)
-        texts, brought = continue_by_drafts(model, tokenizer, args.prompt, args.tokens, draft, **request)
+        texts, brought = continue_by_drafts(model, tokenizer, args.prompt, args.tokens, draft,
+                                            **request)
     if args.json:
-        found = {"run": files.name, "prompt": args.prompt, "samples": texts, **({"draft": brought} if brought else {})}
+        found = {"run": files.name, "prompt": args.prompt, "samples": texts,
+                 **({"draft": brought} if brought else {})}
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return 0
     for number, text in enumerate(texts, 1):
         print(f"--- {files.name}, sample {number}" if args.samples > 1 else f"--- {files.name}")
         print(text)
     if brought:
-        print(f"--- {args.draft} drafted {brought['drafted']:,} tokens, {brought['acceptance']:.1%} were kept: "
+        print(f"--- {args.draft} drafted {brought['drafted']:,} tokens, "
+              f"{brought['acceptance']:.1%} were kept: "
               f"{brought['tokens_a_pass']:.2f} tokens a pass; {brought['seconds']:.2f} s, "
               f"{brought['seconds_without']:.2f} s without: {brought['speed_up']:.2f} times as fast")
     return 0
@@ -78,6 +94,7 @@ def _draft(args: argparse.Namespace, files, model):
     others = find_run(args.draft, args.out)
     ours, theirs = (read_state(each.checkpoint)["tokenizer"] for each in (files, others))
     if ours != theirs:
-        raise BadInput(f"--draft {args.draft}: its tokenizer is {theirs!r}, that of {files.name} {ours!r}: give a run "
+        raise BadInput(f"--draft {args.draft}: its tokenizer is {theirs!r}, that of {files.name} "
+                       f"{ours!r}: give a run "
                        "with the same")
     return ModelDraft(load_run(others, args.device)[0], args.drafted)

@@ -1,7 +1,7 @@
 """show all runs under a results folder: how far they are, how fast, how long they still take
 
-Failures come first. --watch keeps looking: a table in a terminal, a line a change elsewhere. --html writes a page,
-which with --watch is written anew at every look and refreshes itself in the browser.
+Failures come first. --watch keeps looking: a table in a terminal, a line a change elsewhere. --html
+writes a page, which with --watch is written anew at every look and refreshes itself in the browser.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ from typing import Any
 
 from mingpt.utils import BadInput
 
-COLUMNS = ("study", "arm", "seed", "status", "iteration", "loss", "curve", "val_loss", "tokens/s", "left", "where")
+COLUMNS = ("study", "arm", "seed", "status", "iteration", "loss", "curve", "val_loss", "tokens/s",
+           "left", "where")
 NUMBERS = ("seed", "iteration", "loss", "val_loss", "tokens/s", "left")
-STYLES = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red", "unreadable": "red",
+STYLES = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red",
+          "unreadable": "red",
           "killed": "yellow", "interrupted": "yellow"}
 BAR = 10         # characters of a run's progress in a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", nargs="?", metavar="STUDY", help="only this study's runs")
-    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="the folder that holds losses/ (.)")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
+                        help="the folder that holds losses/ (.)")
     parser.add_argument("--watch", action="store_true", help="keep showing it until Ctrl-C")
-    parser.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks (2)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page; with --watch, again and again")
+    parser.add_argument("--every", type=float, default=2.0, metavar="S",
+                        help="seconds between two looks (2)")
+    parser.add_argument("--html", type=Path, metavar="FILE",
+                        help="write it as a page; with --watch, again and again")
     parser.add_argument("--json", action="store_true", help="print the same as JSON")
 
 
@@ -36,7 +41,8 @@ def main(args: argparse.Namespace) -> int:
     if args.overrides:
         raise BadInput(f"status takes no settings: {args.overrides[0]}")
     if args.json and (args.watch or args.html):
-        raise BadInput("--json prints the runs once: leave out --watch and --html, or call it again and again")
+        raise BadInput("--json prints the runs once: leave out --watch and --html, or call it "
+                       "again and again")
     if not 0.1 <= args.every <= 3600:
         raise BadInput(f"--every {args.every:g}: give seconds from 0.1 to 3600")
     if args.watch:
@@ -86,7 +92,8 @@ def say_changes(rows: list[dict[str, Any]], seen: dict[str, str]) -> None:
     from experiments.launch.live import cells
     for row in rows:
         shown = cells(row)
-        name = "/".join(filter(None, (shown["study"], row["arm"]))) + (f".s{row['seed']}" if shown["seed"] else "")
+        name = "/".join(filter(None, (shown["study"], row["arm"]))) + (f".s{row['seed']}"
+                                                                       if shown["seed"] else "")
         parts = [name, *(shown[key] for key in ("status", "iteration", "curve", "where"))]
         parts += [f"{key} {shown[key]}" for key in ("val_loss", "tokens/s", "left") if shown[key]]
         line = "  ".join(part for part in parts if part)
@@ -96,7 +103,8 @@ def say_changes(rows: list[dict[str, Any]], seen: dict[str, str]) -> None:
 
 
 def screen(rows: list[dict[str, Any]], height: int):
-    """What fits a terminal: the summary, and as many rows as there is room for, the urgent ones first."""
+    """What fits a terminal: the summary, and as many rows as there is room for, the urgent ones
+    first."""
     from rich.console import Group
     from rich.text import Text
 
@@ -120,10 +128,14 @@ def table(rows: list[dict[str, Any]]):
     from experiments.launch.live import cells, share
     shown = Table(box=None, pad_edge=False)
     for name in COLUMNS:
-        shown.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "where")
+        shown.add_column(name, justify="right" if name in NUMBERS else "left",
+                         no_wrap=name != "where")
     for each in rows:
         style, texts, done = STYLES.get(each["status"], ""), cells(each), share(each)
         if each["status"] == "running" and done is not None:
-            texts["iteration"] = "━" * round(BAR * done) + "╌" * (BAR - round(BAR * done)) + " " + texts["iteration"]
-        shown.add_row(*(Text(texts[name], style=style if name in ("status", "curve") else "") for name in COLUMNS))
+            texts["iteration"] = "━" * round(BAR * done) + "╌" * (BAR
+                                                                  - round(BAR
+                                                                          * done)) + " " + texts["iteration"]
+        shown.add_row(*(Text(texts[name], style=style if name in ("status", "curve") else "")
+                        for name in COLUMNS))
     return shown

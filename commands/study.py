@@ -1,6 +1,7 @@
 """train every arm of a study with every seed, here or on SLURM, then plot: what run_all.sh runs
 
-Finished runs are not repeated and interrupted ones go on, so the same command may be given again at any time.
+Finished runs are not repeated and interrupted ones go on, so the same command may be given again at
+any time.
 """
 
 from __future__ import annotations
@@ -20,28 +21,38 @@ DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("study", nargs="?", default="seven", metavar="STUDY", help="a shipped study, or a path to a TOML file (seven)")
+    add("study", nargs="?", default="seven", metavar="STUDY",
+        help="a shipped study, or a path to a TOML file (seven)")
     add("--seeds", metavar="0-4", help="instead of the study's own; 0-4 or 0,2,5")
     add("--preset", metavar="NAME", help="size and training settings of all arms")
-    add("--data", nargs="+", default=[], metavar="PATH", help="files, folders, globs or a data set's name")
-    add("--out", default=".", metavar="DIR", help="where losses/, checkpoints/, visualizations/, logs/ go (.)")
-    add("--jobs", type=int, default=1, metavar="N", help="runs at once; threads and GPUs are divided among them (1)")
+    add("--data", nargs="+", default=[], metavar="PATH",
+        help="files, folders, globs or a data set's name")
+    add("--out", default=".", metavar="DIR",
+        help="where losses/, checkpoints/, visualizations/, logs/ go (.)")
+    add("--jobs", type=int, default=1, metavar="N",
+        help="runs at once; threads and GPUs are divided among them (1)")
     add("--max-iters", type=int, metavar="N", help="iterations of each run")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
     add("--local", action="store_true", help="train here, even where there is SLURM")
-    add("--dry-run", action="store_true", help="print the plan and the expected time, train nothing")
+    add("--dry-run", action="store_true",
+        help="print the plan and the expected time, train nothing")
     add("--plot", action="store_true", help="train nothing, say how the runs went and plot them")
     add("--json", action="store_true", help="print the plan or the outcome as JSON")
     slurm = parser.add_argument_group("SLURM (used where sbatch is on the PATH)").add_argument
     for name in ("partition", "qos", "account", "gres", "time"):
         slurm(f"--{name}", metavar=name.upper(), help={
-            "gres": "gpu:1 where the cluster has GPUs, else none", "time": "a run's limit; predicted if not given",
+            "gres": "gpu:1 where the cluster has GPUs, else none",
+            "time": "a run's limit; predicted if not given",
         }.get(name, f"sbatch's --{name}"))
     slurm("--array-max", type=int, metavar="N", help="runs at once")
-    slurm("--sbatch", action="append", default=[], metavar="OPTION", help="any other: --sbatch=--constraint=a100")
-    slurm("--tokenize-here", action="store_true", help="tokenise before submitting: when nodes reach no network")
-    slurm("--plan", type=Path, help=argparse.SUPPRESS)          # run_single.sh: this task of a submitted plan
-    slurm("--task", type=int, metavar="N", help="run only the N-th run of the study, counted from 0")
+    slurm("--sbatch", action="append", default=[], metavar="OPTION",
+          help="any other: --sbatch=--constraint=a100")
+    slurm("--tokenize-here", action="store_true",
+          help="tokenise before submitting: when nodes reach no network")
+    # run_single.sh: this task of a submitted plan
+    slurm("--plan", type=Path, help=argparse.SUPPRESS)
+    slurm("--task", type=int, metavar="N",
+          help="run only the N-th run of the study, counted from 0")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -64,7 +75,8 @@ def main(args: argparse.Namespace) -> int:
     if submits:
         return _submit(args, request, jobs)
     if not args.local and shutil.which("sbatch"):
-        print("sbatch is installed, but no cluster is configured: training on this machine", file=sys.stderr)
+        print("sbatch is installed, but no cluster is configured: training on this machine",
+              file=sys.stderr)
     return _train(args, request, jobs)
 
 
@@ -118,7 +130,8 @@ def _train(args: argparse.Namespace, request, jobs) -> int:
         if todo := [job for job in between if not job.ended]:
             write_order(until, todo, args.jobs)
             with board.Progress(todo, request, args.jobs) as progress:
-                launcher = launch.Launcher(request, args.jobs, progress.report, progress.tick, stdout)
+                launcher = launch.Launcher(request, args.jobs, progress.report, progress.tick,
+                                           stdout)
                 if not launcher.run(todo):
                     board.stopped(request)
                     return INTERRUPTED
@@ -149,13 +162,15 @@ def _submit(args: argparse.Namespace, request, jobs) -> int:
         return DONE
     if args.tokenize_here and (code := launch.tokenize(request)):
         return code
-    resources = slurm.Resources(args.partition, args.qos, args.account, args.gres, args.time, args.array_max,
-                                tuple(args.sbatch))
+    resources = slurm.Resources(args.partition, args.qos, args.account, args.gres, args.time,
+                                args.array_max, tuple(args.sbatch))
     ids = slurm.submit(request, todo, resources, args.tokenize_here)
     if args.json:
         print(json.dumps({"jobs": ids, "runs": len(todo), "logs": str(request.logs)}))
     else:
         for what, job_id in ids.items():
-            print(f"submitted {what:<8} job {job_id}" + (f"   {len(todo)} runs" if what == "runs" else ""))
-        print(f"logs in {request.logs}; watch with: squeue --me, or python lab.py status --watch --out {args.out}")
+            print(f"submitted {what:<8} job {job_id}" + (f"   {len(todo)} runs" if what == "runs"
+                                                         else ""))
+        print(f"logs in {request.logs}; watch with: squeue --me, or python lab.py status --watch "
+              f"--out {args.out}")
     return DONE

@@ -14,11 +14,15 @@ import time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", nargs="+", metavar="PATH", help="files, folders, globs, or a data set's name "
+    parser.add_argument("--data", nargs="+", metavar="PATH",
+                        help="files, folders, globs, or a data set's name "
                         "(default: a corpus made from Python's own standard library)")
-    parser.add_argument("--preset", metavar="NAME", help="whose data settings to begin with (default laptop)")
-    parser.add_argument("--study", metavar="FILE", help="a study's TOML file or name, for its data settings")
-    parser.add_argument("--arm", metavar="NAME", help="the study's arm whose data settings to take (its baseline)")
+    parser.add_argument("--preset", metavar="NAME",
+                        help="whose data settings to begin with (default laptop)")
+    parser.add_argument("--study", metavar="FILE",
+                        help="a study's TOML file or name, for its data settings")
+    parser.add_argument("--arm", metavar="NAME",
+                        help="the study's arm whose data settings to take (its baseline)")
     parser.add_argument("--json", action="store_true", help="print the account as JSON")
 
 
@@ -29,7 +33,8 @@ def main(args: argparse.Namespace) -> int:
                               overrides=args.overrides)
     began = time.monotonic()
     corpus = open_corpus(settings.data)
-    account = {**corpus.describe(), "cache": str(corpus.store.folder), "seconds": time.monotonic() - began}
+    account = {**corpus.describe(), "cache": str(corpus.store.folder),
+               "seconds": time.monotonic() - began}
     if args.json:
         print(json.dumps(account, indent=2, ensure_ascii=False))
     else:
@@ -73,7 +78,8 @@ def _bad(report: dict) -> list[str]:
     lines = [f"bad lines  {report['bad']:,} of {report['lines']:,}{share}"]
     lines += [f"  {kind:<18} {found['count']:>9,}  first: {found['file']}:{found['line']}"
               for kind, found in report["kinds"].items()]
-    return lines + [f"  {cut['file']} {cut['how']}: {cut['documents']:,} documents read" for cut in report["cut_short"]]
+    return lines + [f"  {cut['file']} {cut['how']}: {cut['documents']:,} documents read"
+                    for cut in report["cut_short"]]
 
 
 def _notes(account: dict) -> list[str]:
@@ -81,4 +87,5 @@ def _notes(account: dict) -> list[str]:
     copies = f"; {dropped:,} training documents dropped, copies of held-out ones" if dropped else ""
     return [f"held out   {account['split']['by']}{copies}",
             f"tokenizer  {account['tokenizer']} ({account['vocab_size']:,} tokens)",
-            f"hash       {account['hash']}", f"cache      {account['cache']}, {account['seconds']:.1f} s"]
+            f"hash       {account['hash']}",
+            f"cache      {account['cache']}, {account['seconds']:.1f} s"]

@@ -1,5 +1,6 @@
 """
-Train one arm: flags turn changes on, alone or together; the result is a CSV, a record and a checkpoint.
+Train one arm: flags turn changes on, alone or together; the result is a CSV, a record and a
+checkpoint.
 
 A run that was interrupted goes on exactly where it stopped; a finished one is not repeated.
 Exit codes: 0 done, 1 failed or diverged, 2 bad input, 3 interrupted with a checkpoint saved.
@@ -20,15 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"Numbers that --section.key=value takes:\n{listing()}"
     add_arm_arguments(parser)
     add_run_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and data order (default 0)")
-    parser.add_argument("--max-iters", type=int, metavar="N", help="iterations, instead of the preset's")
+    parser.add_argument("--seed", type=int, default=0, metavar="N",
+                        help="of weights and data order (default 0)")
+    parser.add_argument("--max-iters", type=int, metavar="N",
+                        help="iterations, instead of the preset's")
     parser.add_argument("--resume", choices=["auto", "restart"], default="auto",
-                        help="auto: go on from a checkpoint (default); restart: throw the earlier run away")
+                        help="auto: go on from a checkpoint (default); restart: throw the earlier "
+                             "run away")
     parser.add_argument("--allow-audit-fail", action="store_true",
                         help="train although the audit finds that the arm is not what it declares")
-    parser.add_argument("--logger", metavar="NAME", help="besides the CSV: tensorboard, wandb or none (default)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be trained and what it costs")
-    parser.add_argument("--json", action="store_true", help="print the result (or the dry run) as JSON")
+    parser.add_argument("--logger", metavar="NAME",
+                        help="besides the CSV: tensorboard, wandb or none (default)")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="print what would be trained and what it costs")
+    parser.add_argument("--json", action="store_true",
+                        help="print the result (or the dry run) as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -47,7 +54,8 @@ def main(args: argparse.Namespace) -> int:
     find_device(spec.settings.trainer.device)   # refused before a corpus is tokenised for it
     observer = Observers(Reporter(), make_logger(spec.settings.run.logger, args.out))
     corpus = open_corpus(spec.settings.data)
-    run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]), observer=observer)
+    run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]),
+              observer=observer)
     code = run.execute(args.resume)
     if args.json:
         print(run.files.json.read_text(encoding="utf-8"), end="")
@@ -66,7 +74,8 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
         print(f"  changes         {key}: {was!r} → {is_!r}")
     print(f"attention         {plan['schedule']}: sparsity {plan['sparsity']:.1%}, of the FLOPs "
           f"{plan['compute_sparsity']:.1%}" + (f"; {plan['note']}" if plan['note'] else ""))
-    print(f"parameters        {plan['parameters']:,} ({plan['parameters_vs_baseline']:+.2%} against the baseline)")
+    print(f"parameters        {plan['parameters']:,} ({plan['parameters_vs_baseline']:+.2%} "
+          f"against the baseline)")
     if plan["match"]:
         print(f"hidden size       {spec.match.line()}")
     if line := trainable_line(plan):
@@ -76,10 +85,12 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     print(f"FLOPs a token     {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
     print(f"audit             {'passed' if plan['audit']['passed'] else 'failed'}")
     for claim, seen in plan["audit"]["checks"].items():
-        print(f"  {'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True else f": {seen}"))
+        print(f"  {'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True
+                                                                  else f": {seen}"))
     for what in plan["audit"]["unchecked"]:
         print(f"   ?   unchecked: {what}")
-    print(f"predicted time    {plan['predicted_seconds']:,.0f} s, {plan['max_iters']:,} iterations on {plan['device']}")
+    print(f"predicted time    {plan['predicted_seconds']:,.0f} s, {plan['max_iters']:,} iterations "
+          f"on {plan['device']}")
     print(f"predicted memory  {plan['predicted_memory_mb']:,.0f} MB")
     print(f"would write       {plan['csv']}")
     return 0

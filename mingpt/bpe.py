@@ -1,9 +1,10 @@
 r"""
 Byte pair encoding, GPT-2's: text ↔ integers below 50,257.
 
-The same names as minGPT's `bpe`, and the same integers. What differs: the vocabulary ships with the package
-(`gpt2.tiktoken`, checked by its hash, never fetched), and `encode` runs in tiktoken's compiled code; the slow
-readable path is still here, in `bpe` and `encode_and_show_work`, and gives the same result.
+The same names as minGPT's `bpe`, and the same integers. What differs: the vocabulary ships with the
+package (`gpt2.tiktoken`, checked by its hash, never fetched), and `encode` runs in tiktoken's
+compiled code; the slow readable path is still here, in `bpe` and `encode_and_show_work`, and gives
+the same result.
 
 An encoding goes through four steps:
     text    'Hello 🤗'
@@ -30,20 +31,24 @@ END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = Path(__file__).with_name("gpt2.tiktoken")
 VOCABULARY_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
-# Contractions, letters, digits, the rest, white space. A run of blanks keeps its last one for the word that follows.
+# Contractions, letters, digits, the rest, white space. A run of blanks keeps its last one for the
+# word that follows.
 SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-# The same words, grouped so that the compiled engine needs to look back and ahead for white space only: 1.5 times as
-# fast. Half a million blanks before a letter would still overflow its stack, so `safe_pieces` cuts LONG_BLANKS first.
+# The same words, grouped so that the compiled engine needs to look back and ahead for white space
+# only: 1.5 times as fast. Half a million blanks before a letter would still overflow its stack, so
+# `safe_pieces` cuts LONG_BLANKS first.
 FAST_SPLIT = r"""(?:'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)|\s++$|\s+(?!\S)|\s"""
-# The look-behind lets a match begin only where a run begins. Without it, every blank of a run is tried as a start.
+# The look-behind lets a match begin only where a run begins. Without it, every blank of a run is
+# tried as a start.
 LONG_BLANKS = regex.compile(r"(?<!\s)\s{100000,}+")
 
 
 def bytes_to_unicode() -> dict[int, str]:
     """One printable character for each of the 256 bytes.
 
-    The 188 bytes that Latin-1 prints as a visible character stand for themselves; the other 68 (controls, blanks,
-    the soft hyphen) take the characters from U+0100 on, in order, so that the blank becomes 'Ġ'.
+    The 188 bytes that Latin-1 prints as a visible character stand for themselves; the other 68
+    (controls, blanks, the soft hyphen) take the characters from U+0100 on, in order, so that the
+    blank becomes 'Ġ'.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in set(visible)]
@@ -58,7 +63,8 @@ def get_pairs(word: tuple[str, ...] | str) -> set[tuple[str, str]]:
 
 
 class Encoder:
-    """GPT-2's encoder. `encoder`: token string → id; `bpe_merges`: pairs of token strings, the first learned first."""
+    """GPT-2's encoder. `encoder`: token string → id; `bpe_merges`: pairs of token strings, the
+    first learned first."""
 
     def __init__(self, encoder: dict[str, int], bpe_merges: list[tuple[str, str]]):
         self.byte_encoder = bytes_to_unicode()
@@ -71,7 +77,8 @@ class Encoder:
         self._compiled = self._compile(bpe_merges)
 
     def _compile(self, bpe_merges: list[tuple[str, str]]) -> tiktoken.Encoding | None:
-        """The same vocabulary in tiktoken, which takes a token's id for its rank: None where ids are not so ordered."""
+        """The same vocabulary in tiktoken, which takes a token's id for its rank: None where ids
+        are not so ordered."""
         merged = [self.encoder.get(a + b) for a, b in bpe_merges]
         if None in merged or merged != sorted(set(merged)):
             return None
@@ -79,13 +86,15 @@ class Encoder:
             return None
         ranks = {self._to_bytes(a + b): self.encoder[a + b] for a, b in bpe_merges}
         ranks.update({bytes([b]): self.encoder[c] for b, c in self.byte_encoder.items()})
-        return tiktoken.Encoding("mingpt", pat_str=FAST_SPLIT, mergeable_ranks=ranks, special_tokens={})
+        return tiktoken.Encoding("mingpt", pat_str=FAST_SPLIT, mergeable_ranks=ranks,
+                                 special_tokens={})
 
     def _to_bytes(self, token: str) -> bytes:
         return bytes(self.byte_decoder[c] for c in token)
 
     def bpe(self, token: str) -> str:
-        """Merge one word of printable characters as far as the merges go: 'ĠKarpathy' → 'ĠK arp athy'."""
+        """Merge one word of printable characters as far as the merges go: 'ĠKarpathy' → 'ĠK arp
+        athy'."""
         if token in self.cache:
             return self.cache[token]
         parts = tuple(token)
@@ -104,16 +113,19 @@ class Encoder:
         return self.encode_and_show_work(text)["bpe_idx"]
 
     def encode_and_show_work(self, text: str) -> dict[str, Any]:
-        """As `encode`, with every step: {'bpe_idx': ids, 'tokens': words, 'parts': one dict a word}."""
+        """As `encode`, with every step: {'bpe_idx': ids, 'tokens': words, 'parts': one dict a
+        word}."""
         words = self.pat.findall(text)
         parts = [self._show_word(word) for word in words]
-        return {"bpe_idx": [i for part in parts for i in part["token_ix"]], "tokens": words, "parts": parts}
+        return {"bpe_idx": [i for part in parts for i in part["token_ix"]], "tokens": words,
+                "parts": parts}
 
     def _show_word(self, word: str) -> dict[str, Any]:
         raw = word.encode("utf-8")
         translated = "".join(self.byte_encoder[b] for b in raw)
         merged = self.bpe(translated).split(" ")
-        return {"token": word, "token_bytes": raw, "token_translated": translated, "token_merged": merged,
+        return {"token": word, "token_bytes": raw, "token_translated": translated,
+                "token_merged": merged,
                 "token_ix": [self.encoder[t] for t in merged]}
 
     def decode(self, bpe_idx: list[int]) -> str:
@@ -133,17 +145,19 @@ def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def safe_pieces(text: str) -> list[str]:
-    """Cut a text before the last blank of each very long run that a word follows. Most texts are one piece.
+    """Cut a text before the last blank of each very long run that a word follows. Most texts are
+    one piece.
 
-    SPLIT cuts there too, so GPT-2's ids stay the same. A run at the end of the text is one word and needs no cut.
-    Other encodings may join that blank with the run: their ids can differ by one token per run of 100,000 blanks.
-    Time is linear in the length of the text.
+    SPLIT cuts there too, so GPT-2's ids stay the same. A run at the end of the text is one word and
+    needs no cut. Other encodings may join that blank with the run: their ids can differ by one
+    token per run of 100,000 blanks. Time is linear in the length of the text.
     """
     return [text] if len(text) < 100_000 else cut_runs(text, LONG_BLANKS)
 
 
 def cut_runs(text: str, runs: regex.Pattern) -> list[str]:
-    """Cut before the last blank of each run that the pattern finds, unless the run ends the text."""
+    """Cut before the last blank of each run that the pattern finds, unless the run ends the
+    text."""
     ends = (run.end() for run in runs.finditer(text))
     cuts = [0, *(end - 1 for end in ends if end < len(text)), len(text)]
     return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
@@ -151,10 +165,12 @@ def cut_runs(text: str, runs: regex.Pattern) -> list[str]:
 
 @functools.cache
 def gpt2_ranks() -> dict[bytes, int]:
-    """The shipped vocabulary without its special token: 50,256 byte strings → id, in the order they were learned."""
+    """The shipped vocabulary without its special token: 50,256 byte strings → id, in the order they
+    were learned."""
     content = VOCABULARY.read_bytes()
     if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256:
-        raise BadInput(f"{VOCABULARY} is not GPT-2's vocabulary (its SHA-256 differs): install the package again")
+        raise BadInput(f"{VOCABULARY} is not GPT-2's vocabulary (its SHA-256 differs): install the "
+                       f"package again")
     pairs = (line.split() for line in content.splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
 
@@ -168,7 +184,8 @@ def gpt2_encoding() -> tiktoken.Encoding:
 
 
 def _recover_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens whose merge made this one: merge its bytes with only what was learned before it."""
+    """The two tokens whose merge made this one: merge its bytes with only what was learned before
+    it."""
     parts, limit = [token[i:i + 1] for i in range(len(token))], ranks[token]
     while len(parts) > 2:
         candidates = [ranks.get(a + b, limit) for a, b in zip(parts, parts[1:], strict=False)]
@@ -179,10 +196,12 @@ def _recover_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 
 @functools.cache
 def gpt2_merges() -> list[tuple[str, str]]:
-    """The 50,000 merges behind the vocabulary, as pairs of printable strings: [('Ġ', 't'), ('Ġ', 'a'), …]."""
+    """The 50,000 merges behind the vocabulary, as pairs of printable strings: [('Ġ', 't'), ('Ġ',
+    'a'), …]."""
     ranks, draw = gpt2_ranks(), bytes_to_unicode()
     pairs = (_recover_pair(token, ranks) for token in ranks if len(token) > 1)
-    return [("".join(draw[b] for b in left), "".join(draw[b] for b in right)) for left, right in pairs]
+    return [("".join(draw[b] for b in left), "".join(draw[b] for b in right)) for left,
+            right in pairs]
 
 
 def get_encoder() -> Encoder:
@@ -200,7 +219,8 @@ class BPETokenizer:
         self.encoder = get_encoder()
 
     def __call__(self, text: str, return_tensors: str = "pt"):
-        assert return_tensors == "pt"   # the shape of Hugging Face's interface; PyTorch is all there is
+        # the shape of Hugging Face's interface; PyTorch is all there is
+        assert return_tensors == "pt"
         assert isinstance(text, str)
         import torch  # imported late: corpora are tokenised without it
         return torch.tensor([self.encoder.encode(text)], dtype=torch.long)

@@ -26,9 +26,9 @@ LAYER = {
     "n_layer": None,
     "bias": True,                # of the linear layers and norms
     "schedule": "full",          # which keys each layer sees: see layer_schedules.py
-    "backend": "auto",           # how attention is computed: the same numbers, in other time and memory
-    "document_end": None,        # a token id: attention then stays inside documents, which end with it
-    "published_padding": None,   # a token id: study 000's fault with padding, to measure what it did
+    "backend": "auto",  # how attention is computed: the same numbers, in other time and memory
+    "document_end": None,  # a token id: attention then stays inside documents, which end with it
+    "published_padding": None,  # a token id: study 000's fault with padding, to measure what it did
 }
 
 
@@ -38,7 +38,8 @@ def slot_defaults(slots: dict[str, dict]) -> dict:
     for members in slots.values():
         for member in members.values():
             for option, value in member.options.items():
-                assert defaults.setdefault(option, value) == value, f"two members disagree about {option}'s default"
+                assert defaults.setdefault(option,
+                                           value) == value, f"two members disagree about {option}'s default"
     return defaults
 
 
@@ -47,12 +48,15 @@ def check_slots(config: CfgNode, slots: dict[str, dict], section: str) -> None:
     for slot, members in slots.items():
         chosen = getattr(config, slot)
         if chosen not in members:
-            raise BadInput(f"no {slot} {chosen!r} (--{section}.{slot}){did_you_mean(chosen, members)}")
+            raise BadInput(f"no {slot} {chosen!r} "
+                           f"(--{section}.{slot}){did_you_mean(chosen, members)}")
 
 
 def filled(config: CfgNode, slots: dict[str, dict]) -> CfgNode:
-    """The config with what a layer of these slots reads: minGPT's own has none of it, and serves to build its parts."""
-    absent = {name: value for name, value in {**LAYER, **slot_defaults(slots)}.items() if not hasattr(config, name)}
+    """The config with what a layer of these slots reads: minGPT's own has none of it, and serves to
+    build its parts."""
+    absent = {name: value for name, value in {**LAYER, **slot_defaults(slots)}.items()
+              if not hasattr(config, name)}
     if not absent:
         return config
     config = copy.deepcopy(config)

@@ -1,5 +1,6 @@
 """
-Layers that every part uses: Linear, dropout, the projection into the residual stream, and the token embedding.
+Layers that every part uses: Linear, dropout, the projection into the residual stream, and the token
+embedding.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ PARTS = 16      # of the outputs, at the least
 
 
 class Linear(nn.Linear):
-    """nn.Linear. MKL multiplies one row by a matrix on one thread, and a few not much faster than that; as a batch of
-    products, each with a part of the matrix, they run on all threads: on two cores 1.9 times the rate for one row
-    (31 against 16 GB/s of weights), 2.2 for eight, 1.3 for 32. The numbers are the same but for rounding."""
+    """nn.Linear. MKL multiplies one row by a matrix on one thread, and a few not much faster than
+    that; as a batch of products, each with a part of the matrix, they run on all threads: on two
+    cores 1.9 times the rate for one row (31 against 16 GB/s of weights), 2.2 for eight, 1.3 for 32.
+    The numbers are the same but for rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.is_cpu or torch.is_grad_enabled() or x.numel() > FEW * x.size(-1):
@@ -36,7 +38,8 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
     rows = x.reshape(1, -1, K).expand(parts, -1, K)
     columns = weight.view(parts, N // parts, K).mT
-    y = torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias.view(parts, 1, -1), rows, columns)
+    y = torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias.view(parts, 1, -1), rows,
+                                                                    columns)
     return y.transpose(0, 1).reshape(*x.shape[:-1], N)               # from (parts, rows, N/parts)
 
 
@@ -47,20 +50,23 @@ def divisor(n: int, least: int) -> int:
 
 
 def dropout(p: float) -> nn.Module:
-    """nn.Dropout, or nothing at all at p = 0 (nn.Dropout(0) still draws and multiplies in training)."""
+    """nn.Dropout, or nothing at all at p = 0 (nn.Dropout(0) still draws and multiplies in
+    training)."""
     return nn.Dropout(p) if p > 0 else nn.Identity()
 
 
-def residual_output(features_in: int, features_out: int, bias: bool, scaled: bool = True) -> nn.Linear:
-    """A projection that writes into the residual stream: GPT draws its weight 1/√(2·layers) smaller."""
+def residual_output(features_in: int, features_out: int, bias: bool,
+                    scaled: bool = True) -> nn.Linear:
+    """A projection that writes into the residual stream: GPT draws its weight 1/√(2·layers)
+    smaller."""
     linear = Linear(features_in, features_out, bias=bias)
     linear.scaled_init = scaled
     return linear
 
 
 class ScaledEmbedding(nn.Embedding):
-    """The table's rows times a constant. A tied head reads the table as it is, and the stream begins larger than it:
-    √C as in the first Transformer (arXiv 1706.03762) and Gemma."""
+    """The table's rows times a constant. A tied head reads the table as it is, and the stream
+    begins larger than it: √C as in the first Transformer (arXiv 1706.03762) and Gemma."""
 
     def __init__(self, words: int, dim: int, scale: float):
         super().__init__(words, dim)
@@ -77,4 +83,5 @@ def token_embedding(config: CfgNode) -> nn.Embedding:
         return nn.Embedding(config.vocab_size, config.n_embd)
     if scale != "sqrt" and (isinstance(scale, str | bool) or not scale > 0):
         raise BadInput(f"model.embd_scale={scale!r}: give a number above 0, or sqrt")
-    return ScaledEmbedding(config.vocab_size, config.n_embd, math.sqrt(config.n_embd) if scale == "sqrt" else scale)
+    return ScaledEmbedding(config.vocab_size, config.n_embd,
+                           math.sqrt(config.n_embd) if scale == "sqrt" else scale)

@@ -1,8 +1,8 @@
 """
 The learning rate over a run, as a share of its peak: slot `lr_schedule`.
 
-A curve is a pure function of progress in [0, 1] (0 when the warm-up ends, 1 at the last iteration), so that
-warm-up and curve ablate apart.
+A curve is a pure function of progress in [0, 1] (0 when the warm-up ends, 1 at the last iteration),
+so that warm-up and curve ablate apart.
 """
 
 import math
@@ -16,8 +16,10 @@ def constant(progress: float, config: CfgNode) -> float:
 
 
 def cosine(progress: float, config: CfgNode) -> float:
-    """Half a cosine from the peak to `min_lr_ratio` of it. Loshchilov & Hutter 2016, arXiv 1608.03983."""
-    return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    """Half a cosine from the peak to `min_lr_ratio` of it. Loshchilov & Hutter 2016, arXiv
+    1608.03983."""
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1
+                                                                    + math.cos(math.pi * progress))
 
 
 def linear(progress: float, config: CfgNode) -> float:
@@ -26,8 +28,8 @@ def linear(progress: float, config: CfgNode) -> float:
 
 
 def wsd(progress: float, config: CfgNode) -> float:
-    """Warm-up, stable, decay: the peak, then a straight line down over the last `decay_share` of the run.
-    Hu et al. 2024 (MiniCPM), arXiv 2404.06395."""
+    """Warm-up, stable, decay: the peak, then a straight line down over the last `decay_share` of
+    the run. Hu et al. 2024 (MiniCPM), arXiv 2404.06395."""
     start = 1 - config.decay_share
     return 1.0 if progress <= start else linear((progress - start) / config.decay_share, config)
 
@@ -45,20 +47,24 @@ def warmup_iterations(config: CfgNode) -> int:
     whole = isinstance(steps, int) or (isinstance(steps, float) and steps.is_integer())
     if isinstance(steps, float) and 0 < steps < 1:
         if config.max_iters is None:
-            raise BadInput(f"trainer.warmup_steps={steps} is a share of trainer.max_iters, which is not set")
+            raise BadInput(f"trainer.warmup_steps={steps} is a share of trainer.max_iters, which "
+                           f"is not set")
         return round(steps * config.max_iters)
     if not whole or steps < 0:
-        raise BadInput(f"trainer.warmup_steps={steps}: give a number of iterations, or a share of the run below 1")
+        raise BadInput(f"trainer.warmup_steps={steps}: give a number of iterations, or a share of "
+                       f"the run below 1")
     return int(steps)
 
 
 def learning_rate(iteration: int, config: CfgNode) -> float:
     """The rate of one iteration (from 0): a straight line up over the warm-up, then the curve."""
     curve, warmup = SCHEDULES[config.lr_schedule], warmup_iterations(config)
-    if config.max_iters is None and curve is not constant:       # said at once, not after the warm-up
-        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: it ends there")
+    if config.max_iters is None and curve is not constant:  # said at once, not after the warm-up
+        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: it ends "
+                       f"there")
     if iteration < warmup:
-        return config.learning_rate * (iteration + 1) / warmup   # + 1: no iteration is spent at a rate of 0
+        # + 1: no iteration is spent at a rate of 0
+        return config.learning_rate * (iteration + 1) / warmup
     if curve is constant:
         return config.learning_rate                              # needs no end
     span = max(1, config.max_iters - 1 - warmup)

@@ -10,7 +10,8 @@ from mingpt.utils import CfgNode
 
 
 class LayerNorm(nn.LayerNorm):
-    """GPT-2's: subtract the mean, divide by the deviation, scale and shift. Ba et al. 2016, arXiv 1607.06450."""
+    """GPT-2's: subtract the mean, divide by the deviation, scale and shift. Ba et al. 2016, arXiv
+    1607.06450."""
     options = {"norm_eps": 1e-5}
 
     def __init__(self, dim: int, config: CfgNode):
@@ -18,7 +19,8 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.Module):
-    """LayerNorm without the mean and the shift: x / rms(x) · weight. Zhang & Sennrich 2019, arXiv 1910.07467.
+    """LayerNorm without the mean and the shift: x / rms(x) · weight. Zhang & Sennrich 2019, arXiv
+    1910.07467.
 
     Its eps is LayerNorm's, so that the two arms differ in one thing only.
     """
@@ -33,14 +35,16 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # in float32 also under autocast: the square of a bf16 activation loses its small terms in the mean
+        # in float32 also under autocast: the square of a bf16 activation loses its small terms in
+        # the mean
         if x.is_cuda:   # where torch's own is one kernel; unmeasured
             return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
         return _RMS.apply(x.float(), self.weight, self.eps).to(x.dtype)
 
 
 class _RMS(torch.autograd.Function):
-    """x / √(mean x² + eps) · weight. On a CPU torch's own has a backward five times as slow as LayerNorm's."""
+    """x / √(mean x² + eps) · weight. On a CPU torch's own has a backward five times as slow as
+    LayerNorm's."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -55,7 +59,7 @@ class _RMS(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         unit, wide = x * scale, weight.to(x.dtype)
         aligned = grad * unit
-        along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))                 # what scaling x cannot change
+        along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))  # what scaling x cannot change
         dweight = aligned.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)
         return (grad * wide).addcmul_(unit, along, value=-1).mul_(scale), dweight, None
 

@@ -1,8 +1,9 @@
 """
-One training loop for everything: minGPT's, with a schedule, accumulation, autocast and compile. What a run records,
-evaluates or saves is a callback's business.
+One training loop for everything: minGPT's, with a schedule, accumulation, autocast and compile.
+What a run records, evaluates or saves is a callback's business.
 
-Events: `on_train_start` (the optimizer exists), `on_batch_end` (before `iter_num` grows), `on_iteration_end` (after).
+Events: `on_train_start` (the optimizer exists), `on_batch_end` (before `iter_num` grows),
+`on_iteration_end` (after).
 """
 
 import contextlib
@@ -43,7 +44,8 @@ class Trainer:
         C.grad_norm_clip = 1.0  # None or 0: no clipping
         C.merge_from_dict(slot_defaults(SLOTS))
         C.warmup_steps = 0         # iterations, or a share of max_iters below 1
-        C.accumulation_steps = 1   # batches whose gradients make one step, each by its share of the targets
+        # batches whose gradients make one step, each by its share of the targets
+        C.accumulation_steps = 1
         C.dtype = "auto"           # of the matrix products: bfloat16 on CUDA, float32 elsewhere
         C.compile = False          # torch.compile
         return C
@@ -55,7 +57,8 @@ class Trainer:
         check_slots(config, SLOTS, "trainer")
         clip = config.grad_norm_clip
         if clip is not None and not clip >= 0:
-            raise BadInput(f"trainer.grad_norm_clip={clip}: give a number above 0, or 0 or None for no clipping")
+            raise BadInput(f"trainer.grad_norm_clip={clip}: give a number above 0, or 0 or None "
+                           f"for no clipping")
         self.config = config
         self.optimizer = None
         self.train_dataset = train_dataset
@@ -79,7 +82,8 @@ class Trainer:
             callback(self)
 
     def batches(self) -> Iterator:
-        """Endless batches (x, y), drawn with replacement; a subclass may have an order of its own."""
+        """Endless batches (x, y), drawn with replacement; a subclass may have an order of its
+        own."""
         loader = DataLoader(
             self.train_dataset,
             sampler=RandomSampler(self.train_dataset, replacement=True, num_samples=int(1e10)),
@@ -109,31 +113,34 @@ class Trainer:
             self.trigger_callbacks("on_iteration_end")
 
     def step(self, batches: Iterator) -> None:
-        """Take one optimizer step on the next `accumulation_steps` batches; leave `loss`, `lr`, `grad_norm` and
-        `targets`, the number of tokens predicted.
+        """Take one optimizer step on the next `accumulation_steps` batches; leave `loss`, `lr`,
+        `grad_norm` and `targets`, the number of tokens predicted.
 
-        Each batch's mean loss counts by its share of the step's targets, so the gradient is that of one batch as large
-        as all of them, however the targets are spread. (What a model adds to its loss, future heads' nats and experts'
-        balance, is weighed by the same share.)
+        Each batch's mean loss counts by its share of the step's targets, so the gradient is that of
+        one batch as large as all of them, however the targets are spread. (What a model adds to its
+        loss, future heads' nats and experts' balance, is weighed by the same share.)
         """
         config = self.config
         self.lr = learning_rate(self.iter_num, config)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.loss = 0.0
-        self.model.zero_grad(set_to_none=True)   # before the forward: its activations take the old gradients' memory
+        # before the forward: its activations take the old gradients' memory
+        self.model.zero_grad(set_to_none=True)
         taken = [next(batches) for _ in range(config.accumulation_steps)]
         self.targets, shares = target_shares([y for _, y in taken])
         for number, ((x, y), share) in enumerate(zip(taken, shares, strict=True)):
-            if share:                            # the mean over no targets is NaN, and its share is none
+            if share:  # the mean over no targets is NaN, and its share is none
                 self.before_forward(number)
-                self._accumulate(x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True), share)
+                self._accumulate(x.to(self.device, non_blocking=True),
+                                 y.to(self.device, non_blocking=True), share)
         limit = config.grad_norm_clip or float("inf")   # None and 0: no clipping
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
 
     def before_forward(self, number: int) -> None:
-        """Called before the forward of the step's batch `number` (from 0); a subclass may seed the dropout here."""
+        """Called before the forward of the step's batch `number` (from 0); a subclass may seed the
+        dropout here."""
 
     def _accumulate(self, x: torch.Tensor, y: torch.Tensor, share: float) -> None:
         """Add one batch's loss and gradient, weighed by its share of the step."""
@@ -154,8 +161,9 @@ class Trainer:
 
 
 def target_shares(targets: list[torch.Tensor]) -> tuple[int, list[float]]:
-    """Targets of several batches, (B, T) each → (how many count, each batch's share of them). A single batch has all,
-    also where none of its targets counts: its loss is then NaN, as F.cross_entropy has it."""
+    """Targets of several batches, (B, T) each → (how many count, each batch's share of them). A
+    single batch has all, also where none of its targets counts: its loss is then NaN, as
+    F.cross_entropy has it."""
     counts = [int((y != IGNORE_INDEX).sum()) for y in targets]
     total = sum(counts)
     if not total:
@@ -164,14 +172,16 @@ def target_shares(targets: list[torch.Tensor]) -> tuple[int, list[float]]:
 
 
 def loss_of(model: torch.nn.Module) -> Callable:
-    """(x, y) → the loss: the model's `loss`, or, as minGPT's models have it, the second result of its forward. A
-    subclass that overrides one of them means that one."""
-    owner = next(cls for cls in type(model).__mro__ if "loss" in vars(cls) or "forward" in vars(cls))
+    """(x, y) → the loss: the model's `loss`, or, as minGPT's models have it, the second result of
+    its forward. A subclass that overrides one of them means that one."""
+    owner = next(cls for cls in type(model).__mro__ if "loss" in vars(cls)
+                 or "forward" in vars(cls))
     return model.loss if "loss" in vars(owner) else lambda x, y: model(x, y)[1]
 
 
 def compiled_loss(model: torch.nn.Module) -> Callable:
-    """loss_of by torch.compile. A GPT's head stays eager: traced, its chunks of logits would all exist at once."""
+    """loss_of by torch.compile. A GPT's head stays eager: traced, its chunks of logits would all
+    exist at once."""
     loss = loss_of(model)
     if loss != getattr(model, "loss", None):
         return torch.compile(loss)
@@ -179,13 +189,16 @@ def compiled_loss(model: torch.nn.Module) -> Callable:
 
 
 def find_device(name: str | None = "auto") -> str:
-    """The device's name; for auto the fastest there is. BadInput for one that this machine does not have."""
+    """The device's name; for auto the fastest there is. BadInput for one that this machine does not
+    have."""
     if name in (None, "auto"):
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:   # torch has no one kind for it
-        raise BadInput(f"device {name!r}: {str(error).splitlines()[0]}; here there is {find_device()!r}") from None
+    # torch has no one kind for it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadInput(f"device {name!r}: {str(error).splitlines()[0]}; here there is "
+                       f"{find_device()!r}") from None
     return name

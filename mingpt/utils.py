@@ -1,8 +1,8 @@
 """
 Configuration, seeding and the few small things that every part needs.
 
-`CfgNode`, `set_seed` and `setup_logging` keep minGPT's interface; torch is imported only where it is used, so that
-`lab.py --help` and the plotter start fast.
+`CfgNode`, `set_seed` and `setup_logging` keep minGPT's interface; torch is imported only where it
+is used, so that `lab.py --help` and the plotter start fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ IGNORE_INDEX = -1   # a target that does not count in the loss; minGPT's
 
 
 class BadInput(Exception):
-    """Something the user gave is wrong. The message is one line: what, where, the nearest valid value (exit code 2)."""
+    """Something the user gave is wrong. The message is one line: what, where, the nearest valid
+    value (exit code 2)."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -75,17 +76,20 @@ def setup_logging(config: CfgNode) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """'3' → 3, 'None' → None, '[1, 2]' → [1, 2]; what is no Python literal (a name, a path) stays a string."""
+    """'3' → 3, 'None' → None, '[1, 2]' → [1, 2]; what is no Python literal (a name, a path) stays a
+    string."""
     if text in ("true", "false"):   # as TOML and the shell write them
         return text == "true"
     try:
         return literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):   # all that literal_eval can raise
+    # all that literal_eval can raise
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
 class CfgNode:
-    """A small tree of settings: attributes, printed as an indented list, overridden from `--a.b=value` arguments."""
+    """A small tree of settings: attributes, printed as an indented list, overridden from
+    `--a.b=value` arguments."""
 
     def __init__(self, **kwargs: Any):
         self.__dict__.update(kwargs)
@@ -116,7 +120,8 @@ class CfgNode:
         self.__dict__.update(d)
 
     def merge_from_args(self, args: list[str]) -> None:
-        """Override settings from `--section.key=value` arguments; the value may itself hold `=` or be a path."""
+        """Override settings from `--section.key=value` arguments; the value may itself hold `=` or
+        be a path."""
         for arg in args:
             key, equals, text = arg.partition("=")
             assert equals, f"expecting each override arg to be of form --arg=value, got {arg}"

@@ -2,15 +2,17 @@
 
 import os
 
-# The models here are tiny: one thread is the fastest, and on busy cores by far (threads that spin wait for each other).
-# Set before torch is imported, and inherited by the programs that tests start.
+# The models here are tiny: one thread is the fastest, and on busy cores by far (threads that spin
+# wait for each other). Set before torch is imported, and inherited by the programs that tests
+# start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
-REAL_TEXT = Path(__file__).resolve().parents[2] / "shared" / "data"   # laid beside the checkout where there is one
+# laid beside the checkout where there is one
+REAL_TEXT = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture
@@ -40,7 +42,8 @@ def data_config(tmp_path):
 
     def make(*paths, **settings):
         config = get_default_config()
-        config.merge_from_dict({"paths": [str(p) for p in paths], "tokenizer": "byte", "max_bad": 0.0,
+        config.merge_from_dict({"paths": [str(p) for p in paths], "tokenizer": "byte",
+                                "max_bad": 0.0,
                                 "cache": str(tmp_path / "cache"), **settings})
         return config
     return make

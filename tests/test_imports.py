@@ -1,4 +1,5 @@
-"""The house's rules that a reader of one file cannot see: imports point one way, config is read once, arms are data."""
+"""The house's rules that a reader of one file cannot see: imports point one way, config is read
+once, arms are data."""
 
 import ast
 import importlib
@@ -19,17 +20,20 @@ COMMANDS = sorted((REPO / "commands").glob("*.py"))
 VERBS = [path for path in COMMANDS if not path.stem.startswith("_")]
 DOORS = [REPO / "lab.py", REPO / "plotter.py"]
 BENCHMARKS = sorted((REPO / "benchmarks").rglob("*.py"))
-FLOORS = {       # of the rooms of a part, the lowest first; rooms of one floor do not import each other
+FLOORS = {  # of the rooms of a part, the lowest first; rooms of one floor do not import each other
     "mingpt": ["utils moe", "config layers norms losses patterns optimizers lr_schedules bpe",
-               "mlps positions sparse sampling trainer", "attention multi_token pretrained", "blocks parallel", "model"],
-    "experiments": ["records corpus audit", "weights", "declare", "train verdicts", "launch figures",
+               "mlps positions sparse sampling trainer", "attention multi_token pretrained",
+               "blocks parallel", "model"],
+    "experiments": ["records corpus audit", "weights", "declare", "train verdicts",
+                    "launch figures",
                     "report analysis"],
 }
 HEAVY = {"scipy", "pandas", "matplotlib", "statsmodels"}
 
 
 def imports(path, lazy=True):
-    """Every module that a file imports, by its full name; without lazy only those of its own level."""
+    """Every module that a file imports, by its full name; without lazy only those of its own
+    level."""
     package = ".".join(path.relative_to(REPO).parts[:-1])
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = set()
@@ -37,7 +41,8 @@ def imports(path, lazy=True):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
+            above = package.split(".")[:len(package.split(".")) - node.level
+                                       + 1] if node.level else []
             source = ".".join([*above, *([node.module] if node.module else [])])
             found |= {source} | {f"{source}.{alias.name}" for alias in node.names}
     return found
@@ -67,7 +72,8 @@ def test_commands_know_nothing_of_the_doors(path):
 
 
 def room(path):
-    """A file's folder, or the file itself where it stands at the front of its part: 'mingpt/attention', 'mingpt/model'.
+    """A file's folder, or the file itself where it stands at the front of its part:
+    'mingpt/attention', 'mingpt/model'.
     """
     parts = path.relative_to(REPO).with_suffix("").parts
     return "/".join(parts[:2] if len(parts) > 1 else parts)
@@ -89,7 +95,8 @@ def test_a_room_imports_only_from_rooms_below_it():
         part = name.partition("/")[0]
         if part in FLOORS and not name.endswith("__init__"):
             assert name in levels, f"give {name} a floor"
-            own = {target for target in targets if target.startswith(f"{part}/") and not target.endswith("__init__")}
+            own = {target for target in targets if target.startswith(f"{part}/")
+                   and not target.endswith("__init__")}
             assert not {target for target in own if levels[target] >= levels[name]}, name
 
 
@@ -122,7 +129,8 @@ def test_config_is_read_when_a_part_is_built_and_never_in_its_forward(path):
         if isinstance(function, ast.FunctionDef) and function.name == "forward":
             names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
             names |= {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)}
-            assert not {n for n in names if re.search(r"config|cfg", n, re.I)}, f"{path.name}:{function.lineno}"
+            assert not {n for n in names if re.search(r"config|cfg", n,
+                                                      re.I)}, f"{path.name}:{function.lineno}"
 
 
 def test_every_module_can_be_imported_alone():
@@ -131,10 +139,12 @@ def test_every_module_can_be_imported_alone():
             importlib.import_module(module.name)
 
 
-@pytest.mark.parametrize("words", ["plotter.py", "lab.py", *(f"lab.py {path.stem}" for path in VERBS)])
+@pytest.mark.parametrize("words", ["plotter.py", "lab.py", *(f"lab.py {path.stem}"
+                                                             for path in VERBS)])
 def test_help_needs_neither_torch_nor_pandas(words, tmp_path):
     door, *verb = words.split()
-    assert not loaded_by(REPO / door, [*verb, "--help"], tmp_path, code=0) & {"torch", *HEAVY, "tiktoken",
+    assert not loaded_by(REPO / door, [*verb, "--help"], tmp_path, code=0) & {"torch", *HEAVY,
+                                                                              "tiktoken",
                                                                               "transformers"}
 
 
@@ -151,8 +161,8 @@ def test_the_plotter_draws_without_torch(tmp_path):
 
 def loaded_by(program, arguments, folder, code):
     """The top-level packages that a program loads on its way."""
-    done = subprocess.run([sys.executable, "-X", "importtime", str(program), *arguments], cwd=folder, text=True,
-                          capture_output=True)
+    done = subprocess.run([sys.executable, "-X", "importtime", str(program), *arguments],
+                          cwd=folder, text=True, capture_output=True)
     assert done.returncode == code, done.stderr[-3000:]
     return {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()
             if line.startswith("import time:")}
@@ -164,5 +174,6 @@ def test_no_arms_name_stands_in_a_door_or_a_script(name):
     assert len(arms) >= 7
     text = (REPO / name).read_text(encoding="utf-8")
     words = set(re.findall(r"\w+", text))
-    assert not words & (arms - {"baseline"})   # a study's baseline is a word of the field, whatever arm it is
+    # a study's baseline is a word of the field, whatever arm it is
+    assert not words & (arms - {"baseline"})
     assert not re.search(r"""["']baseline["']|--baseline""", text)

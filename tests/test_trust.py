@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS = [line for line in (ROOT / "docs" / "trust.md").read_text().splitlines() if line.startswith("| ")]
+ROWS = [line for line in (ROOT / "docs" / "trust.md").read_text().splitlines()
+        if line.startswith("| ")]
 
 
 def test_every_claim_of_the_page_names_a_test_that_exists():

@@ -11,7 +11,8 @@ VOCABULARY = 50257    # GPT-2's
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a batch. `family`: "gpt2", or "llama" for rotary positions, SwiGLU and RMSNorm."""
+    """A model and a batch. `family`: "gpt2", or "llama" for rotary positions, SwiGLU and
+    RMSNorm."""
     name: str
     n_layer: int
     n_head: int
@@ -28,7 +29,8 @@ class Case:
 
     @property
     def hidden(self) -> int:
-        """Width of the MLP: 4 times the model's, or 8/3 to a multiple of 8: three matrices then weigh what two do."""
+        """Width of the MLP: 4 times the model's, or 8/3 to a multiple of 8: three matrices then
+        weigh what two do."""
         return 4 * self.n_embd if self.family == "gpt2" else 8 * round(self.n_embd / 3)
 
     @property
@@ -39,13 +41,15 @@ class Case:
 
     @property
     def flops(self) -> float:
-        """Of a training step: a multiply and an add for every weight of a matrix product and every causal score and
-        its value, in the forward once and in the backward twice. One count for all who train this size."""
+        """Of a training step: a multiply and an add for every weight of a matrix product and every
+        causal score and its value, in the forward once and in the backward twice. One count for all
+        who train this size."""
         scores = self.n_layer * 2 * self.n_embd * (self.block_size + 1) / 2
         return 3 * 2 * (self.matrices + scores) * self.tokens
 
     def megabytes(self, tied: bool) -> float:
-        """About what a process that trains it holds: weight, gradient and two moments; logits three times over."""
+        """About what a process that trains it holds: weight, gradient and two moments; logits three
+        times over."""
         weights = self.matrices + (0 if tied else self.vocab_size * self.n_embd)
         return 500 + 4 * (4 * weights + 3 * self.tokens * self.vocab_size) / 2**20
 

@@ -17,14 +17,17 @@ class Panel(NamedTuple):
     rows: list[tuple[str, dict[str, float], Floor | None]]
 
 
-def ratio_figure(title: str, one: str, panels: list[Panel], results: dict[str, Any], log: bool = False):
-    """A figure with a panel below the other; None if there is nothing to draw. `one` is what 1 stands for."""
+def ratio_figure(title: str, one: str, panels: list[Panel], results: dict[str, Any],
+                 log: bool = False):
+    """A figure with a panel below the other; None if there is nothing to draw. `one` is what 1
+    stands for."""
     from experiments.figures.style import page
     panels = [panel for panel in panels if panel.rows]
     if not panels:
         return None
     machine, rounds = results["machine"], results["rounds"]
-    caption = (f"mark: median of {rounds} interleaved rounds; bar: quartiles; tick: the floor (orange: missed); "
+    caption = (f"mark: median of {rounds} interleaved rounds; bar: quartiles; tick: the floor "
+               f"(orange: missed); "
                f"{machine['device'].upper()}, {machine['cpu']}, {machine['threads']} threads, "
                f"torch {machine['versions']['torch']}, {machine['date']}")
     lines = sum(len(panel.rows) for panel in panels)
@@ -41,9 +44,10 @@ def draw(axis, panel: Panel, log: bool) -> None:
     for y, (_, ratio, floor) in enumerate(panel.rows):
         met = floor is None or floor.met(ratio["median"])
         bars = [[ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]]
-        axis.errorbar([ratio["median"]], [y], xerr=bars, fmt="o", ms=6, capsize=3, color=OURS if met else THEIRS)
-        axis.annotate(f"{ratio['median']:.2f}", (ratio["median"], y), xytext=(0, 5), textcoords="offset points",
-                      ha="center", va="bottom", fontsize=8)
+        axis.errorbar([ratio["median"]], [y], xerr=bars, fmt="o", ms=6, capsize=3,
+                      color=OURS if met else THEIRS)
+        axis.annotate(f"{ratio['median']:.2f}", (ratio["median"], y), xytext=(0, 5),
+                      textcoords="offset points", ha="center", va="bottom", fontsize=8)
         if floor is not None:
             axis.plot([floor.value], [y], marker="|", ms=16, mew=2, color=FLOOR)
     axis.axvline(1, color=FLOOR, lw=1)

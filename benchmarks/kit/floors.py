@@ -1,7 +1,9 @@
 """
-What is to be reached, in one place: every benchmark prints its floor beside each ratio, and whether it is met.
+What is to be reached, in one place: every benchmark prints its floor beside each ratio, and whether
+it is met.
 
-Ratios are peer over ours where more is better (`speed`: seconds; `per_token`), ours over peer where less is (`memory`).
+Ratios are peer over ours where more is better (`speed`: seconds; `per_token`), ours over peer where
+less is (`memory`).
 """
 
 from __future__ import annotations
@@ -32,9 +34,12 @@ def _floors(sense: str, **values: float) -> dict[str, Floor]:
 
 # (benchmark, case) → whose ratio → its floor. On a CPU, fp32, two cores.
 SPEED: dict[tuple[str, str], dict[str, Floor]] = {
-    ("step", "gpt-mini"): _floors(AT_LEAST, minGPT=2.0, nanoGPT=1.4, nanoGPT_compiled=1.35, transformers=1.6),
-    ("step", "gpt-micro"): _floors(AT_LEAST, minGPT=1.7, nanoGPT=1.6, nanoGPT_compiled=1.5, transformers=1.5),
-    ("step", "gpt2"): _floors(AT_LEAST, minGPT=1.6, nanoGPT=1.0, nanoGPT_compiled=1.0, transformers=1.25),
+    ("step", "gpt-mini"): _floors(AT_LEAST, minGPT=2.0, nanoGPT=1.4, nanoGPT_compiled=1.35,
+                                  transformers=1.6),
+    ("step", "gpt-micro"): _floors(AT_LEAST, minGPT=1.7, nanoGPT=1.6, nanoGPT_compiled=1.5,
+                                   transformers=1.5),
+    ("step", "gpt2"): _floors(AT_LEAST, minGPT=1.6, nanoGPT=1.0, nanoGPT_compiled=1.0,
+                              transformers=1.25),
     ("step", "llama-mini"): _floors(AT_LEAST, litgpt=1.5, transformers_Llama=1.5),
     ("generation", "gpt2"): _floors(AT_LEAST, minGPT=35, nanoGPT=18, transformers=1.1),
 }

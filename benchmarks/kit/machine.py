@@ -1,5 +1,6 @@
 """
-The machine that is measured on: what it is, what a process holds, and how fast a plain matrix product is.
+The machine that is measured on: what it is, what a process holds, and how fast a plain matrix
+product is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ PACKAGES = ("torch", "numpy", "transformers", "x-transformers", "litgpt", "token
 
 
 def peak_mb() -> float:
-    """The most memory that this process held, in MB of 2²⁰ bytes. getrusage's would begin with its parent's."""
+    """The most memory that this process held, in MB of 2²⁰ bytes. getrusage's would begin with its
+    parent's."""
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         2**20 if sys.platform == "darwin" else 2**10)
 
@@ -30,7 +32,8 @@ def resident_mb() -> float:
 def _status(key: str) -> float | None:
     """A line of /proc/self/status in MB; None where there is no such file."""
     status = Path("/proc/self/status")
-    return int(status.read_text().split(f"{key}:")[1].split()[0]) / 1024 if status.exists() else None
+    return (int(status.read_text().split(f"{key}:")[1].split()[0]) / 1024 if status.exists()
+            else None)
 
 
 def available_mb(device: str = "cpu") -> float:
@@ -46,9 +49,11 @@ def available_mb(device: str = "cpu") -> float:
 
 def describe(device: str, threads: int) -> dict[str, Any]:
     """Where it was measured, with which versions, and how it was called."""
-    return {"platform": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count(), "threads": threads,
+    return {"platform": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count(),
+            "threads": threads,
             "device": device, "python": platform.python_version(), "versions": versions(),
-            "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]), "date": time.strftime("%Y-%m-%d %H:%M")}
+            "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]),
+            "date": time.strftime("%Y-%m-%d %H:%M")}
 
 
 def versions() -> dict[str, str]:
@@ -69,6 +74,7 @@ def _module() -> list[str]:
 
 def _cpu() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
+    names = [line.split(":")[1].strip() for line in (cpuinfo.read_text().splitlines()
+                                                     if cpuinfo.exists() else ())
              if line.startswith("model name")]
     return names[0] if names else platform.processor()

@@ -19,15 +19,18 @@ def parser(name: str, doc: str, rounds: int, quick: int) -> argparse.ArgumentPar
     """Rounds, threads, device, copies of minGPT and nanoGPT, and where to write."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.strip(),
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rounds", type=int, default=None, help=f"samples of each, taking turns (default {rounds})")
+    made.add_argument("--rounds", type=int, default=None,
+                      help=f"samples of each, taking turns (default {rounds})")
     made.add_argument("--quick", action="store_true", help=f"a first look: {quick} rounds")
     made.add_argument("--threads", type=int, default=2, help="torch's threads on a CPU (default 2)")
-    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: the GPU if there is one")
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                      help="auto: the GPU if there is one")
     made.add_argument("--mingpt", metavar="PATH", default=os.environ.get("MINGPT"),
                       help="a checkout of karpathy/minGPT (default: the environment's MINGPT)")
     made.add_argument("--nanogpt", metavar="PATH", default=os.environ.get("NANOGPT"),
                       help="a checkout of karpathy/nanoGPT (default: the environment's NANOGPT)")
-    made.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="for JSON and figure")
+    made.add_argument("--out", metavar="DIR", type=Path, default=RESULTS,
+                      help="for JSON and figure")
     made.set_defaults(standard=(rounds, quick))
     return made
 
@@ -49,7 +52,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 def known(name: str, names: list[str]) -> None:
     """BadInput unless it is one of them."""
     if name not in names:
-        raise BadInput(f"--only {name!r}: nothing to measure is called that{did_you_mean(name, names)}")
+        raise BadInput(f"--only {name!r}: nothing to measure is called "
+                       f"that{did_you_mean(name, names)}")
 
 
 def say(text: str) -> None:

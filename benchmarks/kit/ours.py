@@ -14,12 +14,14 @@ from experiments.declare.arms import combine
 
 LLAMA = ("all_modifications",)
 
-GEMM_SIZE = {"cpu": 2048, "cuda": 8192}   # of a square product that no longer gains from being larger
+# of a square product that no longer gains from being larger
+GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
-def build(case: Case, device: str = "cpu", tied: bool = False, arm: str | None = None, compiled: bool = False,
-          settings: dict[str, Any] | None = None) -> Built:
-    """Our training step at a size: an arm of the catalogue (default: what the case's family is), and `settings`."""
+def build(case: Case, device: str = "cpu", tied: bool = False, arm: str | None = None,
+          compiled: bool = False, settings: dict[str, Any] | None = None) -> Built:
+    """Our training step at a size: an arm of the catalogue (default: what the case's family is),
+    and `settings`."""
     from mingpt.trainer import Trainer
     idle = resident_mb()
     trainer = started(Trainer, case, device, _changes(case, tied, arm, compiled) | (settings or {}))
@@ -44,18 +46,21 @@ def model_of(case: Case, changes: dict[str, Any]):
     """A GPT of that size, dropout off."""
     from mingpt.model import GPT
     config = GPT.get_default_config()
-    config.merge_from_dict(dict(model_type=None, n_layer=case.n_layer, n_head=case.n_head, n_embd=case.n_embd,
-                                vocab_size=case.vocab_size, block_size=case.block_size, embd_pdrop=0.0,
-                                resid_pdrop=0.0, attn_pdrop=0.0, **_section(changes, "model")))
+    config.merge_from_dict(dict(model_type=None, n_layer=case.n_layer, n_head=case.n_head,
+                                n_embd=case.n_embd, vocab_size=case.vocab_size,
+                                block_size=case.block_size, embd_pdrop=0.0, resid_pdrop=0.0,
+                                attn_pdrop=0.0, **_section(changes, "model")))
     return GPT(config)
 
 
 def _section(changes: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key.removeprefix(f"{name}."): value for key, value in changes.items() if key.startswith(f"{name}.")}
+    return {key.removeprefix(f"{name}."): value for key,
+            value in changes.items() if key.startswith(f"{name}.")}
 
 
 def started(trainer_class: type, case: Case, device: str, changes: dict[str, Any]):
-    """A trainer as `run` leaves it at the moment of its first step, with the peers' batches and optimizer settings."""
+    """A trainer as `run` leaves it at the moment of its first step, with the peers' batches and
+    optimizer settings."""
     class Ready(trainer_class):
         def batches(self):
             return batches(case, device)
@@ -63,8 +68,9 @@ def started(trainer_class: type, case: Case, device: str, changes: dict[str, Any
     def stop(trainer):
         trainer.stop = True
     config = trainer_class.get_default_config()
-    config.merge_from_dict(dict(device=device, learning_rate=LEARNING_RATE, betas=BETAS, weight_decay=DECAY,
-                                grad_norm_clip=CLIP, batch_size=case.batch_size, max_iters=10_000)
+    config.merge_from_dict(dict(device=device, learning_rate=LEARNING_RATE, betas=BETAS,
+                                weight_decay=DECAY, grad_norm_clip=CLIP,
+                                batch_size=case.batch_size, max_iters=10_000)
                            | _section(changes, "trainer"))
     trainer = Ready(config, model_of(case, changes), None)
     trainer.set_callback("on_train_start", stop)

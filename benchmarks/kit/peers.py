@@ -1,8 +1,9 @@
 """
 Those that a step is compared with. Each runs its own model code, and trains as its own users do.
 
-Every builder runs in a process of its own, imports its library there, and returns one training step: forward, loss,
-backward, clipping, optimizer, with dropout off. minGPT and nanoGPT are no packages: they come from a path to a copy.
+Every builder runs in a process of its own, imports its library there, and returns one training
+step: forward, loss, backward, clipping, optimizer, with dropout off. minGPT and nanoGPT are no
+packages: they come from a path to a copy.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ BATCHES = 4     # different ones, taken round and round
 
 @dataclass(frozen=True)
 class Peer:
-    """`source`: a package, or the option that names a copy. `tied`: whether its head is its token embedding, as ours is
-    then. `trains`: how its users do."""
+    """`source`: a package, or the option that names a copy. `tied`: whether its head is its token
+    embedding, as ours is then. `trains`: how its users do."""
     builder: str
     source: str
     families: tuple[str, ...]
@@ -40,10 +41,14 @@ class Peer:
 
 
 PEERS = {
-    "minGPT": Peer("mingpt", "--mingpt", ("gpt2",), False, "its configure_optimizers: AdamW, a loop over tensors"),
-    "nanoGPT": Peer("nanogpt", "--nanogpt", ("gpt2",), True, "its configure_optimizers: AdamW, fused on CUDA only"),
-    "nanoGPT compiled": Peer("nanogpt", "--nanogpt", ("gpt2",), True, "the same, torch.compile as train.py does", True),
-    "transformers": Peer("transformers", "transformers", ("gpt2",), True, "sdpa; Trainer's default: fused AdamW"),
+    "minGPT": Peer("mingpt", "--mingpt", ("gpt2",), False,
+                   "its configure_optimizers: AdamW, a loop over tensors"),
+    "nanoGPT": Peer("nanogpt", "--nanogpt", ("gpt2",), True,
+                    "its configure_optimizers: AdamW, fused on CUDA only"),
+    "nanoGPT compiled": Peer("nanogpt", "--nanogpt", ("gpt2",), True,
+                             "the same, torch.compile as train.py does", True),
+    "transformers": Peer("transformers", "transformers", ("gpt2",), True,
+                         "sdpa; Trainer's default: fused AdamW"),
     "x-transformers": Peer("x_transformers", "x_transformers", ("gpt2",), False,
                            "attn_flash; its train_enwik8.py's Adam"),
     "litgpt": Peer("litgpt", "litgpt", ("gpt2", "llama"), False,
@@ -54,13 +59,16 @@ PEERS = {
 
 
 def absent(peer: Peer, copies: dict[str, str | None]) -> str | None:
-    """Why a peer cannot be measured here; None if it can. BadInput for a path without the file that is expected."""
+    """Why a peer cannot be measured here; None if it can. BadInput for a path without the file that
+    is expected."""
     if peer.source.startswith("--"):
-        path, needed = copies.get(peer.source), {"--mingpt": "mingpt/model.py", "--nanogpt": "model.py"}[peer.source]
+        path, needed = copies.get(peer.source), {"--mingpt": "mingpt/model.py",
+                                                 "--nanogpt": "model.py"}[peer.source]
         if not path:
             return f"no copy given: {peer.source} PATH"
         if not (Path(path) / needed).is_file():
-            raise BadInput(f"{peer.source} {path}: no {needed} there; give the folder of a checkout that has it")
+            raise BadInput(f"{peer.source} {path}: no {needed} there; give the folder of a "
+                           f"checkout that has it")
     elif importlib.util.find_spec(peer.source) is None:
         return f"{peer.source} is not installed: make bench installs it"
     if peer.compiled and not any(map(shutil.which, ("g++", "clang++", "c++"))):
@@ -78,7 +86,8 @@ def build(peer: str, case: Case, device: str = "cpu", path: str | None = None) -
 
 
 def load(peer: str, case: Case, device: str, path: str | None) -> tuple:
-    """(model, optimizer, (x, y) → (what its loop keeps, loss), MB that the process held with all imported)."""
+    """(model, optimizer, (x, y) → (what its loop keeps, loss), MB that the process held with all
+    imported)."""
     import torch  # noqa: F401  what is imported is no part of what a model needs
     make, source = globals()[f"_{PEERS[peer].builder}"], PEERS[peer].source
     if source.startswith("--"):
@@ -93,8 +102,10 @@ def batches(case: Case, device: str) -> Iterator[tuple]:
     """Endless (x, y), the same for all: random tokens, y one later."""
     import torch
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(case.vocab_size, (BATCHES, case.batch_size, case.block_size + 1), generator=generator)
-    return itertools.cycle([(t[:, :-1].contiguous().to(device), t[:, 1:].contiguous().to(device)) for t in tokens])
+    tokens = torch.randint(case.vocab_size, (BATCHES, case.batch_size, case.block_size + 1),
+                           generator=generator)
+    return itertools.cycle([(t[:, :-1].contiguous().to(device), t[:, 1:].contiguous().to(device))
+                            for t in tokens])
 
 
 def step(model, optimizer, loss_of: Callable, data: Iterator, device: str) -> Callable[[], Any]:
@@ -104,7 +115,7 @@ def step(model, optimizer, loss_of: Callable, data: Iterator, device: str) -> Ca
     kept = None
 
     def run():
-        nonlocal kept   # a loop's variable holds the logits of a step until the next one's are there
+        nonlocal kept  # a loop's variable holds the logits of a step until the next one's are there
         x, y = next(data)
         with autocast(device):
             kept, loss = loss_of(x, y)
@@ -123,8 +134,8 @@ def autocast(device: str) -> contextlib.AbstractContextManager:
 
 
 def built(run: Callable, idle: float, device: str) -> Built:
-    """With the loss of the first step, its seconds (something may be compiled in them), what an idle process holds, and
-    on a GPU its clock and its memory."""
+    """With the loss of the first step, its seconds (something may be compiled in them), what an
+    idle process holds, and on a GPU its clock and its memory."""
     import torch
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -137,13 +148,15 @@ def built(run: Callable, idle: float, device: str) -> Built:
 
 
 def _from_copy(option: str, path: str):
-    """A copy's model.py as a module. minGPT's package is called as ours is: ours steps aside while it is imported."""
+    """A copy's model.py as a module. minGPT's package is called as ours is: ours steps aside while
+    it is imported."""
     if option == "--nanogpt":
         spec = importlib.util.spec_from_file_location("nanogpt_model", Path(path) / "model.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
-    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "mingpt"}
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules)
+            if name.split(".")[0] == "mingpt"}
     sys.path.insert(0, str(Path(path).resolve()))
     try:
         return importlib.import_module("mingpt.model")
@@ -154,7 +167,7 @@ def _from_copy(option: str, path: str):
         sys.modules.update(ours)
 
 
-# -- builders: (case, device, a copy's module) → (model, optimizer, (x, y) → (what their loop keeps, loss)) -----------
+# -- builders: (case, device, a copy's module) → (model, optimizer, (x, y) → (what their loop keeps, loss)) --
 
 def _mingpt(case: Case, device: str, module):
     config = module.GPT.get_default_config()
@@ -168,8 +181,9 @@ def _mingpt(case: Case, device: str, module):
 
 
 def _nanogpt(case: Case, device: str, module):
-    config = module.GPTConfig(block_size=case.block_size, vocab_size=case.vocab_size, n_layer=case.n_layer,
-                              n_head=case.n_head, n_embd=case.n_embd, dropout=0.0, bias=True)
+    config = module.GPTConfig(block_size=case.block_size, vocab_size=case.vocab_size,
+                              n_layer=case.n_layer, n_head=case.n_head, n_embd=case.n_embd,
+                              dropout=0.0, bias=True)
     model = module.GPT(config).to(device)
     return model, model.configure_optimizers(DECAY, LEARNING_RATE, BETAS, device), model
 
@@ -178,30 +192,35 @@ def _transformers(case: Case, device: str):
     import torch
     import transformers
     transformers.logging.set_verbosity_error()
-    shape = dict(vocab_size=case.vocab_size, use_cache=False, attn_implementation="sdpa", bos_token_id=None,
-                 eos_token_id=None)
+    shape = dict(vocab_size=case.vocab_size, use_cache=False, attn_implementation="sdpa",
+                 bos_token_id=None, eos_token_id=None)
     if case.family == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-            n_layer=case.n_layer, n_head=case.n_head, n_embd=case.n_embd, n_positions=case.block_size,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **shape))
+            n_layer=case.n_layer, n_head=case.n_head, n_embd=case.n_embd,
+            n_positions=case.block_size, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **shape))
     else:
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-            num_hidden_layers=case.n_layer, num_attention_heads=case.n_head, hidden_size=case.n_embd,
-            intermediate_size=case.hidden, max_position_embeddings=case.block_size, **shape))
+            num_hidden_layers=case.n_layer, num_attention_heads=case.n_head,
+            hidden_size=case.n_embd, intermediate_size=case.hidden,
+            max_position_embeddings=case.block_size, **shape))
     model.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, BETAS, weight_decay=DECAY, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, BETAS, weight_decay=DECAY,
+                                  fused=True)
     return model, optimizer, lambda x, y: (None, model(x, labels=y, shift_labels=y).loss)
 
 
 def _x_transformers(case: Case, device: str):
     import torch
     from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
-    layers = Decoder(dim=case.n_embd, depth=case.n_layer, heads=case.n_head, attn_dim_head=case.n_embd // case.n_head,
-                     attn_flash=True)
-    # its wrapper computes logits for the last token too, and drops them: x alone is what the others compute
-    model = AutoregressiveWrapper(TransformerWrapper(num_tokens=case.vocab_size, max_seq_len=case.block_size,
+    layers = Decoder(dim=case.n_embd, depth=case.n_layer, heads=case.n_head,
+                     attn_dim_head=case.n_embd // case.n_head, attn_flash=True)
+    # its wrapper computes logits for the last token too, and drops them: x alone is what the others
+    # compute
+    model = AutoregressiveWrapper(TransformerWrapper(num_tokens=case.vocab_size,
+                                                     max_seq_len=case.block_size,
                                                      attn_layers=layers)).to(device)
-    return model, torch.optim.Adam(model.parameters(), LEARNING_RATE, BETAS), lambda x, y: (None, model(x))
+    return model, torch.optim.Adam(model.parameters(), LEARNING_RATE,
+                                   BETAS), lambda x, y: (None, model(x))
 
 
 def _litgpt(case: Case, device: str):
@@ -209,14 +228,16 @@ def _litgpt(case: Case, device: str):
     from litgpt.config import Config
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
-    shape = dict(n_layer=case.n_layer, n_head=case.n_head, n_embd=case.n_embd, block_size=case.block_size,
-                 vocab_size=case.vocab_size, padded_vocab_size=case.vocab_size, parallel_residual=False)
+    shape = dict(n_layer=case.n_layer, n_head=case.n_head, n_embd=case.n_embd,
+                 block_size=case.block_size, vocab_size=case.vocab_size,
+                 padded_vocab_size=case.vocab_size, parallel_residual=False)
     if case.family == "llama":
-        shape |= dict(norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP", intermediate_size=case.hidden, bias=False,
-                      rotary_percentage=1.0)
+        shape |= dict(norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP",
+                      intermediate_size=case.hidden, bias=False, rotary_percentage=1.0)
     model = GPT(Config(**shape)).to(device)
     model.apply(model._init_weights)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, BETAS, weight_decay=DECAY, fused=device == "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, BETAS, weight_decay=DECAY,
+                                  fused=device == "cuda")
 
     def loss_of(x, y):
         logits = model(x)

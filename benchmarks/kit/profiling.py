@@ -1,5 +1,6 @@
 """
-Where the time of our step goes: torch's profiler over a few steps, its operators by the time they take themselves.
+Where the time of our step goes: torch's profiler over a few steps, its operators by the time they
+take themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def profile(cases: list[Case], device: str, threads: int) -> int:
 
 
 def operators(case: Case, device: str, steps: int = STEPS) -> Table:
-    """The top operators of our step: milliseconds of a step in their own code, share, calls a step."""
+    """The top operators of our step: milliseconds of a step in their own code, share, calls a
+    step."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
@@ -34,9 +36,11 @@ def operators(case: Case, device: str, steps: int = STEPS) -> Table:
         side.wait()
     timed = sorted(found.key_averages(), key=lambda event: -_own(event, device))
     whole = sum(_own(event, device) for event in timed)
-    table = Table(f"{case.name}: operators of our step, by the time in their own code", ("", "ms", "share", "calls"))
+    table = Table(f"{case.name}: operators of our step, by the time in their own code",
+                  ("", "ms", "share", "calls"))
     for event in timed[:ROWS]:
-        table.row(event.key, f"{_own(event, device) / steps / 1e3:.1f}", f"{_own(event, device) / whole:.1%}",
+        table.row(event.key, f"{_own(event, device) / steps / 1e3:.1f}",
+                  f"{_own(event, device) / whole:.1%}",
                   f"{event.count / steps:.0f}")
     return table
 

@@ -36,9 +36,11 @@ class Table:
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(width=PLAIN_WIDTH, highlight=False)
-        drawn = Drawn(box=box.SIMPLE, title=self.title, title_justify="left", title_style="bold", pad_edge=False)
+        drawn = Drawn(box=box.SIMPLE, title=self.title, title_justify="left", title_style="bold",
+                      pad_edge=False)
         for column in self.columns:
-            drawn.add_column(column, justify="left" if column in ("", "floor") else "right", no_wrap=True)
+            drawn.add_column(column, justify="left" if column in ("", "floor") else "right",
+                             no_wrap=True)
         notes = []
         for cells in self.rows:
             if len(cells) == len(self.columns):
@@ -92,4 +94,5 @@ def save(folder: Path, name: str, results: dict[str, Any], figure=None) -> None:
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
         write_atomic(path.with_suffix(".png"), picture.getvalue())
-    print(f"written: {path}" + (f" and {path.with_suffix('.png').name}" if figure is not None else "") + "\n")
+    print(f"written: {path}" + (f" and {path.with_suffix('.png').name}" if figure is not None
+                                else "") + "\n")

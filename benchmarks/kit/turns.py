@@ -1,8 +1,10 @@
 """
-Sides of a comparison, each in a process of its own, that take turns: what disturbs the machine disturbs all alike.
+Sides of a comparison, each in a process of its own, that take turns: what disturbs the machine
+disturbs all alike.
 
-A side is named by "module:function" and its arguments; the function builds it there and returns what is timed. In a
-round every side takes one sample, in another order every time, and ratios are taken within a round.
+A side is named by "module:function" and its arguments; the function builds it there and returns
+what is timed. In a round every side takes one sample, in another order every time, and ratios are
+taken within a round.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ SLOW = 5.0              # seconds of a run that is not repeated before it counts
 
 @dataclass(frozen=True)
 class Side:
-    """One of those that take turns: `builder` is "module:function", called with `arguments` in the side's process."""
+    """One of those that take turns: `builder` is "module:function", called with `arguments` in the
+    side's process."""
     name: str
     builder: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -39,8 +42,8 @@ class Side:
 
 @dataclass
 class Built:
-    """What a builder returns: `run` is timed, or returns the seconds itself where only a part of it counts (`timed`);
-    `wait` returns when the device is done; `about` goes to the parent."""
+    """What a builder returns: `run` is timed, or returns the seconds itself where only a part of it
+    counts (`timed`); `wait` returns when the device is done; `about` goes to the parent."""
     run: Callable[[], Any]
     about: dict[str, Any] = field(default_factory=dict)
     wait: Callable[[], None] = lambda: None
@@ -48,10 +51,11 @@ class Built:
     timed: bool = False
 
 
-# -- in a side's own process ------------------------------------------------------------------------------------------
+# -- in a side's own process -----------------------------------------------------------------------
 
 def serve(connection: Connection, side: Side) -> None:
-    """Build the side and say what it is; then take as many steps as asked for, until asked for none."""
+    """Build the side and say what it is; then take as many steps as asked for, until asked for
+    none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the parent's affair
     try:
         with contextlib.redirect_stdout(None):     # models announce their sizes
@@ -73,7 +77,8 @@ def _build(side: Side) -> tuple[Built, dict[str, Any]]:
     built = getattr(importlib.import_module(module), function)(**side.arguments)
     first = _wall(built, 1)    # allocates, and compiles where something does
     enough = built.timed and first > SLOW    # nothing is compiled there
-    return built, {"first_seconds": first, "run_seconds": first if enough else _wall(built, 1), **built.about}
+    return built, {"first_seconds": first, "run_seconds": first if enough else _wall(built, 1),
+                   **built.about}
 
 
 def _seconds(built: Built, steps: int) -> float:
@@ -90,7 +95,7 @@ def _wall(built: Built, steps: int) -> float:
     return (time.perf_counter() - begun) / steps
 
 
-# -- side by side -----------------------------------------------------------------------------------------------------
+# -- side by side ----------------------------------------------------------------------------------
 
 class Worker:
     """A side's process, as its parent sees it."""
@@ -114,7 +119,8 @@ class Worker:
                                f"{': killed, most likely out of memory' if code == -9 else ''}") from None
 
     def ask(self, steps: int) -> Any:
-        """Mean seconds of a run of so many; for none, the peak memory in MB, and the process ends."""
+        """Mean seconds of a run of so many; for none, the peak memory in MB, and the process
+        ends."""
         self.connection.send(steps)
         return self.answer()
 
@@ -134,13 +140,17 @@ def workers(sides: list[Side], say: Callable[[str], None]) -> Iterator[list[Work
             worker.process.join()
 
 
-def take_turns(sides: list[Side], rounds: int, say: Callable[[str], None] = lambda text: None) -> dict[str, dict]:
-    """Name → {"seconds": [one a round], "peak_mb", and what its builder says}; or {"failed": why} for one whose code
-    raised when it was built. Seconds at the same place in two lists are of the same round."""
+def take_turns(sides: list[Side], rounds: int, say: Callable[[str],
+                                                             None] = lambda text: None) -> dict[str, dict]:
+    """Name → {"seconds": [one a round], "peak_mb", and what its builder says}; or {"failed": why}
+    for one whose code raised when it was built. Seconds at the same place in two lists are of the
+    same round."""
     with workers(sides, say) as started:
-        results = {w.side.name: w.about | {"seconds": []} for w in started if "failed" not in w.about}
+        results = {w.side.name: w.about | {"seconds": []}
+                   for w in started if "failed" not in w.about}
         running = [w for w in started if w.side.name in results]
-        steps = {w.side.name: max(1, math.ceil(w.side.sample_seconds / w.about["run_seconds"])) for w in running}
+        steps = {w.side.name: max(1, math.ceil(w.side.sample_seconds / w.about["run_seconds"]))
+                 for w in running}
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             for worker in order(running, number):

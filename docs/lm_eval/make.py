@@ -1,7 +1,8 @@
 """
 Make the task's items from this repository's own pages: python docs/lm_eval/make.py
 
-An item is a sentence cut in the middle, its own end, and the ends of three other sentences of like length.
+An item is a sentence cut in the middle, its own end, and the ends of three other sentences of like
+length.
 """
 
 import json
@@ -10,7 +11,8 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PAGES = ("README.md", "docs/data.md", "docs/seven.md", "docs/sparsity.md", "experiments/README.md", "tests/README.md")
+PAGES = ("README.md", "docs/data.md", "docs/seven.md", "docs/sparsity.md", "experiments/README.md",
+         "tests/README.md")
 ITEMS, CHOICES = 64, 4
 
 
@@ -28,13 +30,16 @@ def items() -> list[dict]:
         halves.append((sentence[:cut], sentence[cut:]))
     made = []
     for begin, end in halves[:ITEMS]:
-        others = sorted((other for _, other in halves if other != end), key=lambda other: abs(len(other) - len(end)))
+        others = sorted((other for _, other in halves if other != end),
+                        key=lambda other: abs(len(other) - len(end)))
         choices = rng.sample([end, *others[:CHOICES - 1]], CHOICES)
-        made.append({"text": begin + end, "begin": begin, "choices": choices, "answer": choices.index(end)})
+        made.append({"text": begin + end, "begin": begin, "choices": choices,
+                     "answer": choices.index(end)})
     return made
 
 
 if __name__ == "__main__":
     made = items()
-    (HERE / "pages.jsonl").write_text("".join(json.dumps(item) + "\n" for item in made), encoding="utf-8")
+    (HERE / "pages.jsonl").write_text("".join(json.dumps(item) + "\n" for item in made),
+                                      encoding="utf-8")
     print(f"{len(made)} items")

@@ -1,5 +1,6 @@
 """
-What a schedule leaves out, what that saves, and what a trained model's attention does with the rest.
+What a schedule leaves out, what that saves, and what a trained model's attention does with the
+rest.
 
     subjects.py     what is looked at: a window and dilation, a schedule, a trained run
     describe.py     exact counts: sparsity, keys per query, reach, receptive field

@@ -21,18 +21,21 @@ from mingpt.utils import CfgNode as CN
 
 
 def describe(subject: Subject) -> dict[str, Any]:
-    """Sparsity and density (of the causal triangle), compute sparsity (of a training step's FLOPs), keys per query,
-    each layer's reach and the receptive field after it, and the ratio of pairs that no kernel can pass."""
+    """Sparsity and density (of the causal triangle), compute sparsity (of a training step's FLOPs),
+    keys per query, each layer's reach and the receptive field after it, and the ratio of pairs that
+    no kernel can pass."""
     T, schedule = subject.T, subject.schedule
     sparsity = schedule.sparsity(T)
     counts = np.stack([pattern.keys_per_query(T) for pattern in schedule])     # (layers, T)
     fields = [receptive_field(schedule, layer, T) for layer in range(len(schedule))]
-    return {"name": subject.name, "title": subject.title, "schedule": str(schedule), "T": T, "pair": subject.pair,
+    return {"name": subject.name, "title": subject.title, "schedule": str(schedule), "T": T,
+            "pair": subject.pair,
             "model": {"preset": subject.spec.preset, "n_layer": len(schedule)},
             "note": subject.spec.note, "sparsity": sparsity, "density": 1 - sparsity,
             "compute_sparsity": compute_sparsity(subject), "keys_per_query": summary(counts),
             "receptive_field": fields[-1], "ideal_speedup": 1 / (1 - sparsity),
-            "layers": [_layer(pattern, T, field) for pattern, field in zip(schedule, fields, strict=True)]}
+            "layers": [_layer(pattern, T, field) for pattern,
+                       field in zip(schedule, fields, strict=True)]}
 
 
 def _layer(pattern: Pattern, T: int, field: dict[str, float]) -> dict[str, Any]:
@@ -46,10 +49,11 @@ def summary(counts: np.ndarray) -> dict[str, float]:
 
 
 def receptive_field(schedule: Schedule, layer: int, T: int) -> dict[str, float]:
-    """What the last query's output of a layer depends on, through all layers up to it: how many positions, their share
-    of the text, and how far back the first of them is."""
+    """What the last query's output of a layer depends on, through all layers up to it: how many
+    positions, their share of the text, and how far back the first of them is."""
     seen = Schedule(schedule.layers[:layer + 1], schedule.name).receptive_field(T)
-    return {"positions": int(seen.sum()), "share": float(seen.mean()), "farthest": int(T - 1 - seen.argmax())}
+    return {"positions": int(seen.sum()), "share": float(seen.mean()),
+            "farthest": int(T - 1 - seen.argmax())}
 
 
 def compute_sparsity(subject: Subject) -> float:
@@ -57,7 +61,7 @@ def compute_sparsity(subject: Subject) -> float:
     config = CN(**subject.spec.settings.model.to_dict())
     config.vocab_size = _vocab_size(subject.spec.settings.data.tokenizer)
     config.schedule = str(subject.schedule)
-    with contextlib.redirect_stdout(None), torch.device("meta"):   # shapes alone: no weight is drawn
+    with contextlib.redirect_stdout(None), torch.device("meta"):  # shapes alone: no weight is drawn
         return describe_model(GPT(config))["compute_sparsity"]
 
 

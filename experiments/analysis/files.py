@@ -35,14 +35,16 @@ def text_of(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None) -> str:
     return "\n\n".join([*parts, speedups_text(rows, how)]) + "\n"
 
 
-def write_rows(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None, folder: Path) -> list[Path]:
+def write_rows(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None,
+               folder: Path) -> list[Path]:
     """Text, JSON and pictures of several pairs, or of one pair or schedule under its own name."""
     stem = PAIRS_NAME if len(rows) > 1 else rows[0]["name"]
     return [*_documents(folder / stem, text_of(rows, how), {"measured": how, "rows": list(rows)}),
             *_pictures(rows, how, folder)]
 
 
-def _pictures(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None, folder: Path) -> Iterator[Path]:
+def _pictures(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None,
+              folder: Path) -> Iterator[Path]:
     from experiments.figures import masks
     from experiments.figures.speedups import tradeoff
     if rows[0]["pair"] is None:

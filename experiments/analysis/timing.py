@@ -1,9 +1,10 @@
 """
-The speed-up of attention, measured: forward and backward, this project's banded kernel and what `auto` takes, against
-torch's causal flash kernel and against a dense mask.
+The speed-up of attention, measured: forward and backward, this project's banded kernel and what
+`auto` takes, against torch's causal flash kernel and against a dense mask.
 
-In a round every kernel takes a sample, one after the other and in another order every time, so that what disturbs the
-machine disturbs all alike; speed-ups are ratios within a round. A schedule's time is the sum of its layers'.
+In a round every kernel takes a sample, one after the other and in another order every time, so that
+what disturbs the machine disturbs all alike; speed-ups are ratios within a round. A schedule's time
+is the sum of its layers'.
 """
 
 from __future__ import annotations
@@ -43,13 +44,18 @@ FLASH = Way("flash", Full())
 
 
 def measure(subjects: Sequence[Subject], rounds: int = 7, device: str = "auto",
-            say: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(how it was measured, the speed-ups of each subject). All subjects are in one model and at one T."""
+            say: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any],
+                                                                     list[dict[str, Any]]]:
+    """(how it was measured, the speed-ups of each subject). All subjects are in one model and at
+    one T."""
     device = find_device(device)
     qkv, upstream = _tensors(subjects[0], device)
-    chosen = [[chosen_ways(pattern, qkv[0]) for pattern in subject.schedule] for subject in subjects]
-    ways = list(dict.fromkeys([FLASH, *(way for layers in chosen for layer in layers for way in layer.values())]))
-    how = {"rounds": rounds, "shape": list(qkv[0].shape), "device": device, "threads": torch.get_num_threads(),
+    chosen = [[chosen_ways(pattern, qkv[0]) for pattern in subject.schedule]
+              for subject in subjects]
+    ways = list(dict.fromkeys([FLASH, *(way for layers in chosen for layer in layers
+                                        for way in layer.values())]))
+    how = {"rounds": rounds, "shape": list(qkv[0].shape), "device": device,
+           "threads": torch.get_num_threads(),
            "cpus": os.cpu_count(), "load_before": os.getloadavg()[0], "torch": torch.__version__,
            "machine": platform.machine()}
     samples = sample(ways, qkv, upstream, rounds, say)
@@ -57,17 +63,20 @@ def measure(subjects: Sequence[Subject], rounds: int = 7, device: str = "auto",
 
 
 def _tensors(subject: Subject, device: str) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """([q, k, v], the output's gradient), each (B, nh, T, hs): B·T is TOKENS, nh and hs are the model's."""
+    """([q, k, v], the output's gradient), each (B, nh, T, hs): B·T is TOKENS, nh and hs are the
+    model's."""
     model = subject.spec.settings.model
     size = SIZES[model.model_type] if model.model_type else model.to_dict()
-    shape = (max(1, TOKENS // subject.T), size["n_head"], subject.T, size["n_embd"] // size["n_head"])
+    shape = (max(1, TOKENS // subject.T), size["n_head"], subject.T,
+             size["n_embd"] // size["n_head"])
     generator = torch.Generator().manual_seed(0)
     q, k, v, upstream = (torch.randn(shape, generator=generator).to(device) for _ in range(4))
     return [x.requires_grad_() for x in (q, k, v)], upstream
 
 
 def chosen_ways(pattern: Pattern, q: torch.Tensor) -> dict[str, Way]:
-    """What is measured of a pattern: banded, a dense mask, and what `auto` takes. Absent: what there is no form for."""
+    """What is measured of a pattern: banded, a dense mask, and what `auto` takes. Absent: what
+    there is no form for."""
     T, case = q.size(-2), Case(cuda=q.is_cuda, flex=flex_fits(q))
     taken = fastest(pattern, T, case)
     ways = {"auto": FLASH if taken == "flash" else Way(taken, pattern)}
@@ -110,11 +119,13 @@ def _nothing() -> None:
 
 
 def speedups(layers: list[dict[str, Way]], samples: dict[Way, list[float]]) -> dict[str, Any]:
-    """A schedule's milliseconds a round and speed-ups, each with its quartiles; None where a layer has no such form."""
+    """A schedule's milliseconds a round and speed-ups, each with its quartiles; None where a layer
+    has no such form."""
     totals = {"flash": [len(layers) * s for s in samples[FLASH]]}
     for kind in ("dense", "banded", "auto"):
         if all(kind in ways for ways in layers):
-            totals[kind] = [sum(parts) for parts in zip(*(samples[ways[kind]] for ways in layers), strict=True)]
+            totals[kind] = [sum(parts) for parts in zip(*(samples[ways[kind]] for ways in layers),
+                                                        strict=True)]
     ratios = {f"{kind}_over_{other}": _ratio(totals, kind, other)
               for kind in ("banded", "auto") for other in ("flash", "dense")}
     taken = dict.fromkeys(ways["auto"].backend for ways in layers)

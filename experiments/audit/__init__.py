@@ -1,14 +1,16 @@
 """
-What an arm really does, established on the model itself before it is trained: a table of named claims, each true or
-a sentence that names the layer, the query and the key, or the parameter, where it is not so.
+What an arm really does, established on the model itself before it is trained: a table of named
+claims, each true or a sentence that names the layer, the query and the key, or the parameter, where
+it is not so.
 
     result = audit(model, settings.trainer, batches)    # {"passed": bool, "seconds": float, "checks": {claim: …}}
     first_failure(result)                               # None, or "claim: sentence"
 
-A claim is established by changing what goes in, by gradients, and by comparing values with a plain reference model
-(reference.py), never by reading code. What the reference does not know is listed under "unchecked". Claims about the
-architecture are asked of weights that are drawn anew, at a scale where nothing that is connected vanishes. The others
-are asked of the weights as they are. Weights, modes and random state are afterwards what they were.
+A claim is established by changing what goes in, by gradients, and by comparing values with a plain
+reference model (reference.py), never by reading code. What the reference does not know is listed
+under "unchecked". Claims about the architecture are asked of weights that are drawn anew, at a
+scale where nothing that is connected vanishes. The others are asked of the weights as they are.
+Weights, modes and random state are afterwards what they were.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from mingpt.utils import CfgNode as CN
 
 __all__ = ["AS_THEY_ARE", "REDRAWN", "audit", "first_failure"]
 
-# claim → check: Subject → True, or what was seen instead; None where the claim is not made of this model.
-# Layers come first: a fault there breaks claims about the whole model too, which can name no layer.
+# claim → check: Subject → True, or what was seen instead; None where the claim is not made of this
+# model. Layers come first: a fault there breaks claims about the whole model too, which can name no
+# layer.
 REDRAWN: dict[str, Callable] = {
     "no layer sees a later position": sight.later,
     "every layer sees exactly the keys of its pattern": sight.exact,
@@ -70,17 +73,19 @@ AS_THEY_ARE: dict[str, Callable] = {
 def audit(model: GPT, trainer: CN, batches=None, *, fresh: bool = True,
           reference: Callable[[torch.Tensor], Iterable[torch.Tensor]] | None = None,
           freeze_except: str | None = None) -> dict:
-    """Check every claim → {"passed": bool, "seconds": float, "checks": {claim: True or what was seen}, "unchecked":
-    [one sentence per part that no reference knows]}.
+    """Check every claim → {"passed": bool, "seconds": float, "checks": {claim: True or what was
+    seen}, "unchecked": [one sentence per part that no reference knows]}.
 
-    `batches` are the run's own (`batch(t)`, `eot`); without them nothing is claimed of the data. `fresh`: the weights
-    are initial ones. `reference`: tokens (B, T) → the input of every layer (B, T, C), then the logits, of the model
-    from which the weights were imported: Hugging Face's `[*out.hidden_states[:-1], out.logits]`.
-    `freeze_except`: the run's setting; all other parameters must be frozen, and without it none.
+    `batches` are the run's own (`batch(t)`, `eot`); without them nothing is claimed of the data.
+    `fresh`: the weights are initial ones. `reference`: tokens (B, T) → the input of every layer (B,
+    T, C), then the logits, of the model from which the weights were imported: Hugging Face's
+    `[*out.hidden_states[:-1], out.logits]`. `freeze_except`: the run's setting; all other
+    parameters must be frozen, and without it none.
     """
     begun, device = time.perf_counter(), model.lm_head.weight.device
     modes_before = [(module, module.training) for module in model.modules()]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), threads_for(model):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda"
+                               else []), threads_for(model):
         torch.manual_seed(0)
         try:
             model.eval()
@@ -104,11 +109,13 @@ def _ask(claims: dict[str, Callable], subject: Subject) -> dict[str, bool | str]
             seen[claim] = check(subject)
         except Finding as finding:
             seen[claim] = str(finding)
-        except Exception as error:   # whatever a broken model raises, at any length of text, is a finding
+        # whatever a broken model raises, at any length of text, is a finding
+        except Exception as error:
             seen[claim] = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return {claim: answer for claim, answer in seen.items() if answer is not None}
 
 
 def first_failure(result: dict) -> str | None:
     """'claim: what was seen' of the first claim that does not hold."""
-    return next((f"{claim}: {seen}" for claim, seen in result["checks"].items() if seen is not True), None)
+    return next((f"{claim}: {seen}" for claim, seen in result["checks"].items()
+                 if seen is not True), None)

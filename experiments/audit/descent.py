@@ -11,12 +11,23 @@ from torch import Tensor, nn
 
 import experiments.audit.reference as reference
 from experiments.audit.subject import Subject
-from experiments.audit.values import batch, closeness, comparable, declared, exact, gradient_off, known, off, trained
+from experiments.audit.values import (
+    batch,
+    closeness,
+    comparable,
+    declared,
+    exact,
+    gradient_off,
+    known,
+    off,
+    trained,
+)
 from mingpt.trainer import loss_of
 
 
 def gradients(subject: Subject) -> bool | str | None:
-    """The training loss is the reference's, and so are its gradients, for two batches one after the other."""
+    """The training loss is the reference's, and so are its gradients, for two batches one after the
+    other."""
     if not comparable(subject) or not known(subject, *reference.KNOWN):
         return None
     with exact(subject), trained(subject.model), torch.enable_grad():
@@ -47,20 +58,24 @@ def _descent(subject: Subject, P: dict, c: SimpleNamespace, x: Tensor, y: Tensor
         return "the loss in training has no gradient"
     fair = [P[name] for name in named]
     want = torch.autograd.grad(theirs, [*streams, *fair], allow_unused=True)
-    flowing = [l for l, module in enumerate(watched) if module in inputs and inputs[module].requires_grad]
-    have = torch.autograd.grad(ours, [*[inputs[watched[l]] for l in flowing], *named.values()], allow_unused=True)
+    flowing = [l for l, module in enumerate(watched) if module in inputs
+               and inputs[module].requires_grad]
+    have = torch.autograd.grad(ours, [*[inputs[watched[l]] for l in flowing], *named.values()],
+                               allow_unused=True)
     return (_streams(flowing, have, want, 2 * close, len(subject.blocks))
             or _parameters(list(named), have[len(flowing):], want[len(streams):], 2 * close))
 
 
 def _streams(flowing: list[int], have: tuple, want: tuple, close: float, depth: int) -> str | None:
-    """The last layer at whose input the gradient is not the reference's; `depth` is what the final norm reads."""
+    """The last layer at whose input the gradient is not the reference's; `depth` is what the final
+    norm reads."""
     for place in reversed(range(len(flowing))):
         l = flowing[place]
         if gradient_off(have[place], want[l]) > close:
             share = 0.0 if have[place] is None else float(have[place].norm() / want[l].norm())
             where = "the loss and the head" if l == depth else f"layer {l}"
-            return f"the gradient through {where} is not the reference's: it has {share:.2f} times its size"
+            return (f"the gradient through {where} is not the reference's: it has {share:.2f} "
+                    f"times its size")
     return None
 
 

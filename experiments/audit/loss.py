@@ -19,7 +19,8 @@ LENGTH = 16
 
 @torch.no_grad()
 def counted(subject: Subject) -> bool | str:
-    """Just the targets other than IGNORE_INDEX count, each once and at its own place, an end of document like any."""
+    """Just the targets other than IGNORE_INDEX count, each once and at its own place, an end of
+    document like any."""
     T = min(LENGTH, subject.model.block_size)
     idx, targets = subject.tokens(2, T), subject.tokens(2, T)
     logits = subject.model(idx)[0].double()
@@ -30,7 +31,8 @@ def counted(subject: Subject) -> bool | str:
             one[1, place] = targets[1, place] if token is None else token
             expected = float(nats[1, place, one[1, place]])
             if wrong := _differs(subject, idx, one, expected):
-                kind = "an end of document" if token == subject.eot else f"the token {int(one[1, place])}"
+                kind = ("an end of document" if token == subject.eot
+                        else f"the token {int(one[1, place])}")
                 return f"with one target, {kind} at {place} of row 1, {wrong}"
     for real in {T, max(1, T // 2)}:
         some = targets.clone()
@@ -42,8 +44,10 @@ def counted(subject: Subject) -> bool | str:
 
 
 def _differs(subject: Subject, idx: Tensor, targets: Tensor, expected: float) -> str | None:
-    """A sentence where the model's loss, or the one that it is trained on, is another than what its logits say."""
-    losses = {"loss": subject.model(idx, targets)[1], "loss trained on": loss_of(subject.model)(idx, targets)}
+    """A sentence where the model's loss, or the one that it is trained on, is another than what its
+    logits say."""
+    losses = {"loss": subject.model(idx, targets)[1],
+              "loss trained on": loss_of(subject.model)(idx, targets)}
     for name, loss in losses.items():
         if not math.isclose(loss, expected, rel_tol=CLOSE, abs_tol=CLOSE):
             return f"the {name} is {loss:.4f}, where the logits say {expected:.4f}"

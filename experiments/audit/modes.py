@@ -39,11 +39,14 @@ def training(subject: Subject) -> bool | str:
             for name, shares in SHARES.items():
                 child, share = getattr(block, name), max(getattr(declared, s, 0.0) for s in shares)
                 if child in calls and _varies(child, calls[child], share) != (share > 0):
-                    return (f"layer {l}'s {name} {'does not vary' if share else 'varies'} in training: "
+                    return (f"layer {l}'s {name} {'does not vary' if share else 'varies'} in "
+                            f"training: "
                             f"its dropout is declared {share}")
         x = torch.ones(1, 64, declared.n_embd, device=subject.device)
-        if _varies(subject.model.transformer.drop, ((x,), {}), declared.embd_pdrop) != (declared.embd_pdrop > 0):
-            return f"the embeddings' dropout is declared {declared.embd_pdrop}, and is not so in training"
+        if _varies(subject.model.transformer.drop, ((x,), {}),
+                   declared.embd_pdrop) != (declared.embd_pdrop > 0):
+            return (f"the embeddings' dropout is declared {declared.embd_pdrop}, and is not so in "
+                    f"training")
     finally:
         subject.model.eval()
     return True
@@ -65,7 +68,8 @@ def _varies(part: torch.nn.Module, call: Call, share: float = 0.0) -> bool:
 
 @torch.no_grad()
 def positions(subject: Subject) -> bool | str | None:
-    """Where positions are declared to act in attention, changing places among a query's keys changes its output."""
+    """Where positions are declared to act in attention, changing places among a query's keys
+    changes its output."""
     member = POSITIONS[subject.config.position]
     has_table = member.table is not NoPosition.table      # whose rows the gradient must reach
     if member is NoPosition or has_table and member.rotate is NoPosition.rotate:

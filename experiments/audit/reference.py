@@ -1,9 +1,10 @@
 """
-A GPT written once more, to be read: from tokens to logits and to the training loss, with one loop per layer and head.
+A GPT written once more, to be read: from tokens to logits and to the training loss, with one loop
+per layer and head.
 
-It shares no code with `mingpt`. Weights come as a dict P from the state dict's names to tensors, usually in float64.
-Speed does not matter here. The audit compares an arm's parts with these functions. See reference_attention.py for
-attention and positions.
+It shares no code with `mingpt`. Weights come as a dict P from the state dict's names to tensors,
+usually in float64. Speed does not matter here. The audit compares an arm's parts with these
+functions. See reference_attention.py for attention and positions.
 
     B rows, T tokens per row, C channels, V words; c is the resolved model config; name is a prefix such as
     'transformer.h.2.mlp.'
@@ -22,12 +23,13 @@ IGNORED = -1    # a target that does not count
 
 KNOWN = {       # the members of each slot that this reference computes
     "block": {"pre", "post", "parallel", "sandwich"}, "norm": {"layernorm", "rmsnorm"},
-    "mlp": {"gelu", "gelu_erf", "swiglu", "geglu", "relu2", "moe"}, "position": {"learned", "rope", "alibi", "none"},
+    "mlp": {"gelu", "gelu_erf", "swiglu", "geglu", "relu2", "moe"},
+    "position": {"learned", "rope", "alibi", "none"},
     "attention": {"mha", "gqa", "mqa", "mla", "msla", "msla_published"},
 }
 
 
-# -- parts -----------------------------------------------------------------------------------------------------------
+# -- parts -----------------------------------------------------------------------------------------
 
 def norm(P: dict, name: str, c, x: Tensor) -> Tensor:
     """LayerNorm or RMSNorm over the last dimension."""
@@ -73,10 +75,11 @@ def dense_mlp(P: dict, name: str, kind: str, x: Tensor) -> Tensor:
     return linear(P, name + "c_proj.", hidden)
 
 
-def mixture_of_experts(P: dict, name: str, c, x: Tensor, training: bool) -> tuple[Tensor, Tensor | float]:
-    """Each token goes to its k likeliest experts. Their weights sum to 1 where k > 1 (Mixtral); for k = 1 the weight is
-    the probability (Switch). In training an expert has room for factor · T·k/n choices per row, taken in the text's
-    order, and a token's likelier choice comes first."""
+def mixture_of_experts(P: dict, name: str, c, x: Tensor, training: bool) -> tuple[Tensor,
+                                                                                  Tensor | float]:
+    """Each token goes to its k likeliest experts. Their weights sum to 1 where k > 1 (Mixtral); for
+    k = 1 the weight is the probability (Switch). In training an expert has room for factor · T·k/n
+    choices per row, taken in the text's order, and a token's likelier choice comes first."""
     B, T, _ = x.shape
     n, k = c.n_experts, c.experts_per_token
     probability = torch.softmax(linear(P, name + "router.", x), -1)              # (B, T, n)
@@ -84,8 +87,10 @@ def mixture_of_experts(P: dict, name: str, c, x: Tensor, training: bool) -> tupl
     weight, chosen = weight[..., :k], chosen[..., :k]                            # (B, T, k)
     if k > 1:
         weight = weight / weight.sum(-1, keepdim=True)
-    made = torch.stack([dense_mlp(P, f"{name}experts.{e}.", c.expert, x) for e in range(n)], 2)   # (B, T, n, C)
-    room = math.ceil(c.capacity_factor * T * k / n) if training and c.capacity_factor is not None else T * k
+    # (B, T, n, C)
+    made = torch.stack([dense_mlp(P, f"{name}experts.{e}.", c.expert, x) for e in range(n)], 2)
+    room = math.ceil(c.capacity_factor * T
+                     * k / n) if training and c.capacity_factor is not None else T * k
     share = torch.zeros(B, T, n, dtype=x.dtype, device=x.device)
     for b in range(B):
         taken = [0] * n
@@ -100,17 +105,19 @@ def mixture_of_experts(P: dict, name: str, c, x: Tensor, training: bool) -> tupl
     return (share.unsqueeze(-1) * made).sum(2), added
 
 
-# -- the model -------------------------------------------------------------------------------------------------------
+# -- the model -------------------------------------------------------------------------------------
 
 def embed(P: dict, c, idx: Tensor) -> Tensor:
-    """idx (B, T) → (B, T, C): the token's vector, scaled where asked, plus the position's where there is a table."""
+    """idx (B, T) → (B, T, C): the token's vector, scaled where asked, plus the position's where
+    there is a table."""
     x = P["transformer.wte.weight"][idx]
     if c.embd_scale is not None:
         x = x * (math.sqrt(c.n_embd) if c.embd_scale == "sqrt" else c.embd_scale)
     return x + P["transformer.wpe.weight"][:idx.size(1)] if c.position == "learned" else x
 
 
-def block(P: dict, layer: int, c, x: Tensor, seen: Tensor, training: bool = False) -> tuple[Tensor, Tensor | float]:
+def block(P: dict, layer: int, c, x: Tensor, seen: Tensor,
+          training: bool = False) -> tuple[Tensor, Tensor | float]:
     """x (B, T, C), seen (B, T, T) bool → what the layer returns, and what it adds to the loss."""
     name = f"transformer.h.{layer}."
 
@@ -136,21 +143,25 @@ def block(P: dict, layer: int, c, x: Tensor, seen: Tensor, training: bool = Fals
 
 
 def seen_keys(patterns: list, c, idx: Tensor) -> list[Tensor]:
-    """For each layer (B, T, T) bool: the keys of its pattern, within one document where documents are kept apart."""
+    """For each layer (B, T, T) bool: the keys of its pattern, within one document where documents
+    are kept apart."""
     B, T = idx.shape
     together = torch.ones(B, T, T, dtype=torch.bool)
     for b in range(B if c.document_end is not None else 0):
         document = [0]
         for token in idx[b, :-1].tolist():
-            document.append(document[-1] + (token == c.document_end))     # an end belongs to the document that it ends
+            # an end belongs to the document that it ends
+            document.append(document[-1] + (token == c.document_end))
         number = torch.tensor(document)
         together[b] = number[:, None] == number[None, :]
     return [(pattern.mask(T) & together).to(idx.device) for pattern in patterns]
 
 
-def hidden(P: dict, c, patterns: list, idx: Tensor, training: bool = False) -> tuple[list[Tensor], Tensor, Tensor]:
-    """idx (B, T) → the inputs of every layer and of the final norm, what the head reads (B, T, C), and what layers add
-    to the loss."""
+def hidden(P: dict, c, patterns: list, idx: Tensor, training: bool = False) -> tuple[list[Tensor],
+                                                                                     Tensor,
+                                                                                     Tensor]:
+    """idx (B, T) → the inputs of every layer and of the final norm, what the head reads (B, T, C),
+    and what layers add to the loss."""
     x, inputs, added = embed(P, c, idx), [], 0.0
     for layer, seen in enumerate(seen_keys(patterns, c, idx)):
         inputs.append(x)
@@ -170,17 +181,19 @@ def logits(P: dict, c, x: Tensor) -> Tensor:
     return y if c.logit_softcap is None else c.logit_softcap * torch.tanh(y / c.logit_softcap)
 
 
-# -- the loss --------------------------------------------------------------------------------------------------------
+# -- the loss --------------------------------------------------------------------------------------
 
 def mean_nats(y: Tensor, targets: Tensor, z_loss: float) -> Tensor:
-    """Mean of −log p(target) + z_loss · log²Z over the targets that count. y (B, T, V), targets (B, T)."""
+    """Mean of −log p(target) + z_loss · log²Z over the targets that count. y (B, T, V), targets (B,
+    T)."""
     log_z = y.logsumexp(-1)
     nats = log_z - y.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return (nats + z_loss * log_z ** 2)[targets != IGNORED].mean()
 
 
 def later_targets(targets: Tensor, steps: int, document_end: int | None) -> Tensor:
-    """The target `steps` further on; ignored beyond the row and, where documents are kept apart, beyond the document.
+    """The target `steps` further on; ignored beyond the row and, where documents are kept apart,
+    beyond the document.
     """
     B, T = targets.shape
     moved = torch.full_like(targets, IGNORED)

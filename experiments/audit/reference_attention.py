@@ -20,7 +20,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
 
 
-# -- positions -------------------------------------------------------------------------------------------------------
+# -- positions -------------------------------------------------------------------------------------
 
 def acts(c, layer: int) -> bool:
     """Whether positions act in this layer's attention."""
@@ -35,7 +35,8 @@ def acts(c, layer: int) -> bool:
 
 
 def rope(c, layer: int, x: Tensor) -> Tensor:
-    """x (B, T, hs): of its first r numbers the pair (i, i + r/2) turns by t · base^(−2i/r). arXiv 2104.09864."""
+    """x (B, T, hs): of its first r numbers the pair (i, i + r/2) turns by t · base^(−2i/r). arXiv
+    2104.09864."""
     T, hs = x.size(1), x.size(2)
     r = int(hs * c.rope_fraction)
     local = c.rope_local_base is not None and str(c.layer_patterns[layer]) != "f"
@@ -50,8 +51,9 @@ def rope(c, layer: int, x: Tensor) -> Tensor:
 
 
 def slope(n: int, head: int) -> float:
-    """ALiBi's slope of one of n heads: 2^(−8(h+1)/n) for a power of two. Otherwise the power of two below fills the
-    first heads, and every other slope of the next power the rest. arXiv 2108.12409."""
+    """ALiBi's slope of one of n heads: 2^(−8(h+1)/n) for a power of two. Otherwise the power of two
+    below fills the first heads, and every other slope of the next power the rest. arXiv
+    2108.12409."""
     power = 1
     while power * 2 <= n:
         power *= 2
@@ -60,10 +62,11 @@ def slope(n: int, head: int) -> float:
     return 2.0 ** (-8 * (2 * (head - power) + 1) / (2 * power))
 
 
-# -- one head --------------------------------------------------------------------------------------------------------
+# -- one head --------------------------------------------------------------------------------------
 
 def one_head(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float, falling: float) -> Tensor:
-    """softmax(scale · q·k − falling · distance) v over the keys seen. q, k (B, T, ·), v (B, T, ·), seen (B, T, T)."""
+    """softmax(scale · q·k − falling · distance) v over the keys seen. q, k (B, T, ·), v (B, T, ·),
+    seen (B, T, T)."""
     place = torch.arange(q.size(1), dtype=q.dtype, device=q.device)
     scores = scale * (q @ k.transpose(1, 2)) - falling * (place[:, None] - place[None, :])
     return torch.softmax(scores.masked_fill(~seen, -math.inf), -1) @ v
@@ -76,7 +79,8 @@ def cut(x: Tensor, sizes: list[int]) -> list[Tensor]:
 
 def attention(P: dict, layer: int, c, x: Tensor, seen: Tensor) -> Tensor:
     """x (B, T, C), seen (B, T, T) → (B, T, C)."""
-    kind = {"mla": latent_attention, "msla": sparse_latent_attention, "msla_published": published_latents}
+    kind = {"mla": latent_attention, "msla": sparse_latent_attention,
+            "msla_published": published_latents}
     name = f"transformer.h.{layer}.attn."
     heads = kind.get(c.attention, heads_attention)(P, name, layer, c, x, seen)
     return linear(P, name + "c_proj.", torch.cat(heads, -1))
@@ -89,7 +93,8 @@ def sizes(c) -> tuple[int, float]:
 
 
 def heads_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor) -> list[Tensor]:
-    """mha, gqa, mqa: query head h reads key and value head h // (n_head / n_kv_head). arXiv 1706.03762, 2305.13245."""
+    """mha, gqa, mqa: query head h reads key and value head h // (n_head / n_kv_head). arXiv
+    1706.03762, 2305.13245."""
     n, (hs, scale) = c.n_head, sizes(c)
     n_kv = {"mha": n, "mqa": 1}.get(c.attention, c.n_kv_head)
     if n_kv is None:
@@ -103,13 +108,14 @@ def heads_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor) 
         queries, keys = [rope(c, layer, q) for q in queries], [rope(c, layer, k) for k in keys]
     falls = c.position == "alibi" and acts(c, layer)
     group = n // n_kv
-    return [one_head(queries[h], keys[h // group], values[h // group], seen, scale, slope(n, h) if falls else 0.0)
+    return [one_head(queries[h], keys[h // group], values[h // group], seen, scale,
+                     slope(n, h) if falls else 0.0)
             for h in range(n)]
 
 
 def latent_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor) -> list[Tensor]:
-    """mla: keys and values come from one normed latent. With rope, each query has more numbers that turn, and all heads
-    share one key that turns. arXiv 2405.04434."""
+    """mla: keys and values come from one normed latent. With rope, each query has more numbers that
+    turn, and all heads share one key that turns. arXiv 2405.04434."""
     n, (hs, _) = c.n_head, sizes(c)
     turns = c.position == "rope" and acts(c, layer)
     rank = c.kv_lora_rank or 4 * hs
@@ -118,14 +124,16 @@ def latent_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor)
     if c.q_lora_rank is None:
         q = linear(P, name + "q_proj.", x)
     else:
-        q = linear(P, name + "q_b_proj.", rms_norm(linear(P, name + "q_a_proj.", x), P[name + "q_a_norm.weight"], 1e-6))
+        q = linear(P, name + "q_b_proj.", rms_norm(linear(P, name + "q_a_proj.", x),
+                                                   P[name + "q_a_norm.weight"], 1e-6))
     latent, shared = cut(linear(P, name + "kv_a_proj.", x), [rank, turning])
     expanded = linear(P, name + "kv_b_proj.", rms_norm(latent, P[name + "kv_a_norm.weight"], 1e-6))
     queries, pairs = cut(q, [plain + turning] * n), cut(expanded, [plain + v_size] * n)
     scale = 1 / math.sqrt(plain + turning) if c.attn_scale is None else c.attn_scale
     heads = []
     for h in range(n):
-        (q_plain, q_turning), (k, v) = cut(queries[h], [plain, turning]), cut(pairs[h], [plain, v_size])
+        (q_plain, q_turning), (k, v) = cut(queries[h], [plain, turning]), cut(pairs[h],
+                                                                              [plain, v_size])
         if turns:
             q_plain = torch.cat((q_plain, rope(c, layer, q_turning)), -1)
             k = torch.cat((k, rope(c, layer, shared)), -1)
@@ -140,29 +148,37 @@ def best(scores: Tensor, k: int) -> Tensor:
     return torch.softmax(scores.masked_fill(scores < least, -math.inf), -1)
 
 
-def sparse_latent_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor) -> list[Tensor]:
-    """msla: A_ij = Σ_l read_il · write_jl f^(i−j) / Σ_{j' ≤ i} write_j'l f^(i−j'), with f = e^(−slope)."""
+def sparse_latent_attention(P: dict, name: str, layer: int, c, x: Tensor,
+                            seen: Tensor) -> list[Tensor]:
+    """msla: A_ij = Σ_l read_il · write_jl f^(i−j) / Σ_{j' ≤ i} write_j'l f^(i−j'), with f =
+    e^(−slope)."""
     n, (hs, scale) = c.n_head, sizes(c)
-    parts, latents = cut(linear(P, name + "c_attn.", x), [hs] * 3 * n), cut(P[name + "latents.weight"], [hs] * n)
+    parts, latents = cut(linear(P, name + "c_attn.", x),
+                         [hs] * 3 * n), cut(P[name + "latents.weight"], [hs] * n)
     heads, falls = [], c.position == "alibi" and acts(c, layer)
     place = torch.arange(x.size(1), dtype=x.dtype, device=x.device)
     age = place[:, None] - place[None, :]
     for h in range(n):
         q, k, v = parts[h], parts[n + h], parts[2 * n + h]
         if c.qk_norm:
-            q, k = (rms_norm(z, P[name + w], c.norm_eps) for z, w in ((q, "q_norm.weight"), (k, "k_norm.weight")))
+            q, k = (rms_norm(z, P[name + w], c.norm_eps) for z,
+                    w in ((q, "q_norm.weight"), (k, "k_norm.weight")))
         read = best(scale * (q @ latents[h].T), c.msla_topk)                     # (B, T, L)
         write = torch.softmax(scale * (k @ latents[h].T), -1) + 1e-6             # (B, T, L)
-        kept = torch.exp(-(slope(n, h) if falls else 0.0) * age.clamp(min=0)) * (age >= 0)       # (T, T): of j, at i
+        # (T, T): of j, at i
+        kept = torch.exp(-(slope(n, h) if falls else 0.0) * age.clamp(min=0)) * (age >= 0)
         total = kept @ write                                                     # (B, T, L)
         heads.append(((read / total) @ write.transpose(1, 2) * kept) @ v)
     return heads
 
 
 def published_latents(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor) -> list[Tensor]:
-    """msla_published: a query's best latents, added to its own token's value. No token sees another."""
+    """msla_published: a query's best latents, added to its own token's value. No token sees
+    another."""
     n, (hs, scale) = c.n_head, sizes(c)
     queries, values, latents = (cut(z, [hs] * n) for z in (linear(P, name + "msla.q_proj.", x),
-                                linear(P, name + "msla.v_proj.", x), P[name + "msla.latents.weight"]))
-    heads = [best(scale * (queries[h] @ latents[h].T), c.msla_topk) @ latents[h] + values[h] for h in range(n)]
+                                linear(P, name + "msla.v_proj.", x),
+                                P[name + "msla.latents.weight"]))
+    heads = [best(scale * (queries[h] @ latents[h].T), c.msla_topk) @ latents[h] + values[h]
+             for h in range(n)]
     return [linear(P, name + "msla.out_proj.", torch.cat(heads, -1))]

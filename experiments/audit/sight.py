@@ -1,10 +1,11 @@
 """
-Which keys a query really sees, by gradients, layer by layer and through all layers, against what is declared.
+Which keys a query really sees, by gradients, layer by layer and through all layers, against what is
+declared.
 
-A row of a batch asks for one query: the gradient of its output with respect to every position of the row's input is
-exactly zero where nothing leads. Changing single positions finds what gradients do not show, such as a hard choice.
-A query's own key hides behind the query itself; it shows where all positions hold the same, as all values are then
-equal and the scores have no say.
+A row of a batch asks for one query: the gradient of its output with respect to every position of
+the row's input is exactly zero where nothing leads. Changing single positions finds what gradients
+do not show, such as a hard choice. A query's own key hides behind the query itself; it shows where
+all positions hold the same, as all values are then equal and the scores have no say.
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ from torch import Tensor, nn
 
 from experiments.audit.subject import CHUNK_TOKENS, QUERIES, Call, Subject, head_at
 
-LEAK = 1e-6     # of the row's largest gradient: a float32 sum in another order is below, a masked score of −10 above
+# of the row's largest gradient: a float32 sum in another order is below, a masked score of −10
+# above
+LEAK = 1e-6
 MOVED = 1e-5    # of the output's largest value
-FAINT = 1e-5    # of the row's largest gradient: scores that have no say leave rounding, a thousandth of a key's part
-LOUD = 1e8      # gradients are taken of the output times this: a path through many layers stays in float32's range
+# of the row's largest gradient: scores that have no say leave rounding, a thousandth of a key's
+# part
+FAINT = 1e-5
+# gradients are taken of the output times this: a path through many layers stays in float32's range
+LOUD = 1e8
 TRIES = 3       # random inputs before a key counts as unseen: a hard choice may leave out some
 
 
 @dataclass
 class Sight:
-    """What the queries of one part were found to see. All (Q, T) bool but `queries`, (Q,), all on the CPU."""
+    """What the queries of one part were found to see. All (Q, T) bool but `queries`, (Q,), all on
+    the CPU."""
     where: str
     queries: Tensor
     declared: Tensor
@@ -46,7 +53,7 @@ class Sight:
         return torch.arange(self.sees.size(1)) > self.queries[:, None]
 
 
-# -- the claims -------------------------------------------------------------------------------------------------------
+# -- the claims ------------------------------------------------------------------------------------
 
 def later(subject: Subject) -> bool | str:
     """No layer's query sees a later key, at a length, at a longer one, and at the first again."""
@@ -54,16 +61,18 @@ def later(subject: Subject) -> bool | str:
 
 
 def exact(subject: Subject) -> bool | str:
-    """Each layer's query sees all keys of the pattern and no other: one too many or too few is found at both ends."""
+    """Each layer's query sees all keys of the pattern and no other: one too many or too few is
+    found at both ends."""
     return _first(s.finding(s.sees & ~s.declared & ~s.future, "sees, against its pattern,")
                   or s.finding(s.declared & s.blind, "does not see, as its pattern declares,")
                   for s in layers(subject))
 
 
 def padded(subject: Subject) -> bool | str:
-    """In a row that ends with padding: real queries see just what they declare, padding nothing after itself."""
+    """In a row that ends with padding: real queries see just what they declare, padding nothing
+    after itself."""
     idx, real = subject.padded(subject.long)
-    asked = torch.linspace(0, real, 8).long().clamp(max=subject.long - 1)      # the last one is padding
+    asked = torch.linspace(0, real, 8).long().clamp(max=subject.long - 1)  # the last one is padding
     return _first(_padded(s, real) for s in _looks(subject, idx, asked))
 
 
@@ -71,24 +80,29 @@ def _padded(sight: Sight, real: int) -> str | None:
     is_real = (sight.queries < real)[:, None]
     padding = torch.arange(sight.sees.size(1)) >= real
     return (sight.finding(sight.sees & padding & (is_real | sight.future), "sees the padding at")
-            or sight.finding(sight.sees & ~sight.declared & is_real, "of another document or pattern sees")
-            or sight.finding(sight.blind & sight.declared & is_real, "of a padded row does not see"))
+            or sight.finding(sight.sees & ~sight.declared & is_real,
+                             "of another document or pattern sees")
+            or sight.finding(sight.blind & sight.declared & is_real,
+                             "of a padded row does not see"))
 
 
 def blocks(subject: Subject) -> bool | str:
-    """A block as a whole lets a query see what its attention does: norms, MLP and residual mix no positions."""
+    """A block as a whole lets a query see what its attention does: norms, MLP and residual mix no
+    positions."""
     return _first(s.finding(s.sees & ~s.declared, "sees, by way of something other than attention,")
                   or s.finding(s.declared & s.blind, "loses what its attention sees:")
                   for s in _looks(subject, subject.tokens(1, subject.long), part="", most=8))
 
 
 def composed(subject: Subject) -> bool | str:
-    """Through all layers a prediction depends on just the tokens that the layers' patterns lead to, one by one."""
+    """Through all layers a prediction depends on just the tokens that the layers' patterns lead to,
+    one by one."""
     idx = subject.tokens(1, subject.long)
     queries = torch.tensor(subject.queries(len(subject.blocks) - 1, subject.long, 12))
     reached = torch.eye(subject.long)
     for layer in range(len(subject.blocks)):
-        reached = ((subject.declared(layer, idx).float() + torch.eye(subject.long)) @ reached > 0).float()
+        reached = ((subject.declared(layer, idx).float() + torch.eye(subject.long)) @ reached
+                   > 0).float()
 
     def run(x: Tensor, asked: Tensor) -> Tensor:
         with head_at(subject.model, asked), _embedded(subject, x):
@@ -97,31 +111,37 @@ def composed(subject: Subject) -> bool | str:
     rows = _gradients(subject, run, queries, subject.long, size)
     sight = _sight("the model", queries, reached[queries].bool(), rows)
     return _first([sight.finding(sight.sees & sight.future, "sees the later"),
-                   sight.finding(sight.sees & ~sight.declared, "sees, though no layers lead there,"),
-                   sight.finding(sight.declared & sight.blind, "does not see, though its layers lead there,")])
+                   sight.finding(sight.sees & ~sight.declared,
+                                 "sees, though no layers lead there,"),
+                   sight.finding(sight.declared & sight.blind,
+                                 "does not see, though its layers lead there,")])
 
 
 def _first(findings: Iterable[str | None]) -> bool | str:
     return next((finding for finding in findings if finding), True)
 
 
-# -- looking ----------------------------------------------------------------------------------------------------------
+# -- looking ---------------------------------------------------------------------------------------
 
 def layers(subject: Subject) -> list[Sight]:
-    """Every layer's attention at three lengths, one after the other, so that what is kept of one length shows."""
+    """Every layer's attention at three lengths, one after the other, so that what is kept of one
+    length shows."""
     if not hasattr(subject, "sights"):
         lengths = [(subject.short, 8), (subject.long, QUERIES), (subject.short, 8)]
-        subject.sights = [s for T, most in lengths for s in _looks(subject, subject.tokens(1, T), most=most)]
+        subject.sights = [s for T, most in lengths for s in _looks(subject, subject.tokens(1, T),
+                                                                   most=most)]
     return subject.sights
 
 
 def _looks(subject: Subject, idx: Tensor, asked: Tensor | None = None, *, part: str = "'s attn",
            most: int = QUERIES) -> Iterator[Sight]:
-    """Each layer's attention (or block, part '') on a row of tokens: by gradients, by changes, and the own key."""
+    """Each layer's attention (or block, part '') on a row of tokens: by gradients, by changes, and
+    the own key."""
     T = idx.size(1)
     keys = torch.tensor(sorted({T - 1, T // 2, T // 3}))
     size = max(1, min(subject.affordable(T, most), CHUNK_TOKENS // T))
-    for_gradients, for_changes = (subject.calls(idx.expand(rows, -1)) for rows in (size, len(keys) + 1))
+    for_gradients, for_changes = (subject.calls(idx.expand(rows, -1))
+                                  for rows in (size, len(keys) + 1))
     for layer in range(len(subject.blocks)):
         where, declared = f"layer {layer}{part}", subject.declared(layer, idx)
         if not part:
@@ -131,16 +151,19 @@ def _looks(subject: Subject, idx: Tensor, asked: Tensor | None = None, *, part: 
         yield _by_gradient(subject, where, _bound(module, for_gradients), queries, declared, size)
         yield _by_change(subject, where, _bound(module, for_changes), keys, declared)
         if part:
-            yield _own_key(subject, where, _bound(module, for_gradients), queries[-size:], declared, size)
+            yield _own_key(subject, where, _bound(module, for_gradients), queries[-size:],
+                           declared, size)
 
 
 def _bound(module: nn.Module, calls: dict[nn.Module, Call]) -> Callable[..., Tensor]:
-    """The part as a function of its input alone; whatever else it is given, such as a mask, it is given."""
+    """The part as a function of its input alone; whatever else it is given, such as a mask, it is
+    given."""
     (_, *args), kwargs = calls[module]
     return lambda x, asked=None: module(x, *args, **kwargs)
 
 
-def _by_gradient(subject: Subject, where: str, run: Callable, queries: Tensor, declared: Tensor, size: int) -> Sight:
+def _by_gradient(subject: Subject, where: str, run: Callable, queries: Tensor, declared: Tensor,
+                 size: int) -> Sight:
     most = torch.zeros(len(queries), declared.size(1))
     for _ in range(TRIES):
         most = most.maximum(_gradients(subject, run, queries, declared.size(1), size))
@@ -155,7 +178,8 @@ def _sight(where: str, queries: Tensor, declared: Tensor, gradients: Tensor) -> 
     return Sight(where, queries, declared, gradients > LEAK * largest, gradients == 0)
 
 
-def _own_key(subject: Subject, where: str, run: Callable, queries: Tensor, declared: Tensor, size: int) -> Sight:
+def _own_key(subject: Subject, where: str, run: Callable, queries: Tensor, declared: Tensor,
+             size: int) -> Sight:
     """Whether each query sees its own key; nothing else is told."""
     gradients = _gradients(subject, run, queries, declared.size(1), size, alike=True)
     faint = gradients <= FAINT * gradients.amax(1, keepdim=True)
@@ -163,9 +187,11 @@ def _own_key(subject: Subject, where: str, run: Callable, queries: Tensor, decla
     return Sight(where, queries, declared[queries], torch.zeros_like(own), own & faint)
 
 
-def _gradients(subject: Subject, run: Callable, queries: Tensor, T: int, size: int, alike: bool = False) -> Tensor:
-    """(Q, T) on the CPU: the largest gradient of each query's output with respect to each position of its input,
-    `size` queries at once; infinite where it is no number. `alike`: all positions of an input hold the same."""
+def _gradients(subject: Subject, run: Callable, queries: Tensor, T: int, size: int,
+               alike: bool = False) -> Tensor:
+    """(Q, T) on the CPU: the largest gradient of each query's output with respect to each position
+    of its input, `size` queries at once; infinite where it is no number. `alike`: all positions of
+    an input hold the same."""
     found = []
     for asked in queries.split(size):
         filled = torch.cat([asked, asked[-1:].expand(size - len(asked))])
@@ -173,16 +199,18 @@ def _gradients(subject: Subject, run: Callable, queries: Tensor, T: int, size: i
         x = x.repeat(1, T // x.size(1), 1).requires_grad_()
         with torch.enable_grad():
             y = run(x, filled)
-            y = y[:, 0] if y.size(1) == 1 else y[torch.arange(size), filled]     # (size, C or vocab)
-            gradient, = torch.autograd.grad((y * subject.noise(*y.shape)).sum() * LOUD, x, allow_unused=True,
-                                            materialize_grads=True)
+            y = y[:, 0] if y.size(1) == 1 else y[torch.arange(size), filled]  # (size, C or vocab)
+            gradient, = torch.autograd.grad((y * subject.noise(*y.shape)).sum() * LOUD, x,
+                                            allow_unused=True, materialize_grads=True)
         found.append(gradient.abs().amax(-1)[:len(asked)].nan_to_num(torch.inf).cpu())
     return torch.cat(found)
 
 
 @torch.no_grad()
-def _by_change(subject: Subject, where: str, run: Callable, keys: Tensor, declared: Tensor) -> Sight:
-    """Change one position at a time and see which queries' outputs change; only what is too much is told."""
+def _by_change(subject: Subject, where: str, run: Callable, keys: Tensor,
+               declared: Tensor) -> Sight:
+    """Change one position at a time and see which queries' outputs change; only what is too much is
+    told."""
     T = declared.size(1)
     x = subject.noise(1, T, subject.config.n_embd).repeat(len(keys) + 1, 1, 1)
     x[torch.arange(len(keys)), keys] = subject.noise(len(keys), subject.config.n_embd)

@@ -1,5 +1,6 @@
 """
-What the optimizer makes of gradients: which parameters are trained, which decay, and one step of the real Trainer.
+What the optimizer makes of gradients: which parameters are trained, which decay, and one step of
+the real Trainer.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def frozen(subject: Subject) -> bool | str:
 def decayed(subject: Subject) -> bool | str:
     """The weights of linear layers decay by trainer.weight_decay, and nothing else does."""
     declared, named = subject.trainer.weight_decay, dict(subject.model.named_parameters())
-    linear = {f"{name}.weight" for name, m in subject.model.named_modules() if isinstance(m, nn.Linear)}
+    linear = {f"{name}.weight" for name, m in subject.model.named_modules()
+              if isinstance(m, nn.Linear)}
     names = {id(p): name for name, p in named.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -65,13 +67,17 @@ class _Watched(Trainer):
 
 
 def stepped(subject: Subject) -> bool | str:
-    """One step of the Trainer on two micro-batches has their mean gradient, and moves AdamW's weights as it says."""
+    """One step of the Trainer on two micro-batches has their mean gradient, and moves AdamW's
+    weights as it says."""
     model, config = subject.model, copy.deepcopy(subject.trainer)
-    config.merge_from_dict({"accumulation_steps": 2, "max_iters": 1, "learning_rate": RATE, "grad_norm_clip": None,
-                            "compile": False, "warmup_steps": 0, "lr_schedule": "constant", "dtype": "float32",
+    config.merge_from_dict({"accumulation_steps": 2, "max_iters": 1, "learning_rate": RATE,
+                            "grad_norm_clip": None,
+                            "compile": False, "warmup_steps": 0, "lr_schedule": "constant",
+                            "dtype": "float32",
                             "device": str(subject.device)})
     pairs = [batch(subject), batch(subject)]
-    pairs[1][1][0] = IGNORE_INDEX       # fewer targets than in the first: every target is to weigh the same
+    # fewer targets than in the first: every target is to weigh the same
+    pairs[1][1][0] = IGNORE_INDEX
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with kept(model), trained(model):
         wanted = _mean_gradient(model, pairs, list(named.values()))
@@ -80,20 +86,25 @@ def stepped(subject: Subject) -> bool | str:
         largest = max((float(g.abs().max()) for g in wanted if g is not None), default=0.0)
         for (name, ours), theirs in zip(made.items(), wanted, strict=True):
             if gradient_off(ours, theirs, 1e-2 * largest) > CLOSE:
-                share = 0.0 if ours is None or theirs is None else float(ours.norm() / theirs.norm())
-                return f"the Trainer's gradient of {name} is {share:.2f} times that of the mean loss"
+                share = (0.0 if ours is None or theirs is None
+                         else float(ours.norm() / theirs.norm()))
+                return (f"the Trainer's gradient of {name} is {share:.2f} times that of the mean "
+                        f"loss")
         return _moved(subject, config, named, before, made)
 
 
-def _mean_gradient(model: nn.Module, pairs: list, parameters: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _mean_gradient(model: nn.Module, pairs: list, parameters: list[Tensor]) -> tuple[Tensor | None,
+                                                                                     ...]:
     """Of the mean over all targets of the micro-batches together."""
     targets = [int((y != IGNORE_INDEX).sum()) for _, y in pairs]
     with torch.enable_grad():
-        loss = sum(loss_of(model)(x, y) * (n / sum(targets)) for (x, y), n in zip(pairs, targets, strict=True))
+        loss = sum(loss_of(model)(x, y) * (n / sum(targets)) for (x, y),
+                   n in zip(pairs, targets, strict=True))
         return torch.autograd.grad(loss, parameters, allow_unused=True)
 
 
-def _step(model: nn.Module, config, pairs: list, named: dict[str, Tensor]) -> dict[str, Tensor | None]:
+def _step(model: nn.Module, config, pairs: list, named: dict[str, Tensor]) -> dict[str,
+                                                                                   Tensor | None]:
     """Run one iteration → the gradient of every parameter, just after its step."""
     held = {p: p.grad for p in named.values()}
     with contextlib.redirect_stdout(None), warnings.catch_warnings(), torch.enable_grad():
@@ -101,23 +112,27 @@ def _step(model: nn.Module, config, pairs: list, named: dict[str, Tensor]) -> di
         trainer = _Watched(config, model, pairs)
         try:
             trainer.run()
-            return {name: None if p.grad is None else p.grad.detach().clone() for name, p in named.items()}
+            return {name: None if p.grad is None else p.grad.detach().clone() for name,
+                    p in named.items()}
         finally:
             for p in model.parameters():
                 p.grad = held.get(p)
 
 
 def _moved(subject: Subject, config, named: dict, before: dict, made: dict) -> bool | str:
-    """AdamW's first step is p − rate · (g / (|g| + eps) + decay · p). Other optimizers are not checked."""
+    """AdamW's first step is p − rate · (g / (|g| + eps) + decay · p). Other optimizers are not
+    checked."""
     if getattr(config, "optimizer", "adamw") != "adamw":
         return True
-    linear = {f"{name}.weight" for name, m in subject.model.named_modules() if isinstance(m, nn.Linear)}
+    linear = {f"{name}.weight" for name, m in subject.model.named_modules()
+              if isinstance(m, nn.Linear)}
     for name, p in named.items():
         g, was = made[name], before[name]
         if g is None:
             continue
         decay = config.weight_decay if name in linear else 0.0
         wanted = -RATE * (g / (g.abs() + getattr(config, "adam_eps", 1e-8)) + decay * was)
-        if float((p.detach() - was - wanted).abs().max()) > 1e-2 * RATE * (1 + decay * float(was.abs().max())):
+        if float((p.detach() - was - wanted).abs().max()) > 1e-2 * RATE * (1 + decay
+                                                                           * float(was.abs().max())):
             return f"a step moves {name} otherwise than AdamW at the declared rate and decay"
     return True

@@ -1,6 +1,6 @@
 """
-The model under audit and what every check needs of it: what it declares, at which lengths of text it is looked at, its
-parts' inputs, and weights at which nothing that is connected vanishes.
+The model under audit and what every check needs of it: what it declares, at which lengths of text
+it is looked at, its parts' inputs, and weights at which nothing that is connected vanishes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Finding(Exception):
 
 
 class Calls(dict):
-    """{module: its call's arguments}; asking for a module that was never called is a finding with its name."""
+    """{module: its call's arguments}; asking for a module that was never called is a finding with
+    its name."""
 
     def __init__(self, names: dict[nn.Module, str]):
         super().__init__()
@@ -42,10 +43,11 @@ class Calls(dict):
 
 
 class Subject:
-    """A model in eval mode, what it declares, and the means to look at it. See `audit` for the arguments."""
+    """A model in eval mode, what it declares, and the means to look at it. See `audit` for the
+    arguments."""
 
-    def __init__(self, model: GPT, trainer: CN, batches: Any, fresh: bool, reference: Callable | None,
-                 freeze_except: str | None = None):
+    def __init__(self, model: GPT, trainer: CN, batches: Any, fresh: bool,
+                 reference: Callable | None, freeze_except: str | None = None):
         self.freeze_except = freeze_except
         self.model, self.trainer, self.batches, self.fresh, self.reference = model, trainer, batches, fresh, reference
         self.config, self.device = model.config, model.lm_head.weight.device
@@ -54,13 +56,14 @@ class Subject:
         self.patterns = declared_patterns(model)
         self.document_end = getattr(model, "document_end", None)
         self.vocab_size, block_size = self.config.vocab_size, model.block_size
-        known = [getattr(batches, "eot", None), self.document_end, getattr(self.config, "published_padding", None),
-                 self.vocab_size - 1]
+        known = [getattr(batches, "eot", None), self.document_end,
+                 getattr(self.config, "published_padding", None), self.vocab_size - 1]
         self.eot = next(token for token in known if token is not None)
         self.long = telling_length(self.patterns, block_size)
-        self.short = max(1, self.long * 5 // 8 | 1) if self.long > 2 else self.long   # odd: a multiple of nothing
+        # odd: a multiple of nothing
+        self.short = max(1, self.long * 5 // 8 | 1) if self.long > 2 else self.long
 
-    # -- what is drawn --------------------------------------------------------------------------------------------
+    # -- what is drawn -----------------------------------------------------------------------------
 
     def noise(self, *shape: int) -> Tensor:
         """Standard normal numbers, the same on every device."""
@@ -72,35 +75,39 @@ class Subject:
         return (idx + (idx >= self.eot)).clamp(max=self.vocab_size - 1).to(self.device)
 
     def padded(self, T: int) -> tuple[Tensor, int]:
-        """(1, T) tokens: a document, its end, another, then padding, which reads as ends; and where that begins."""
+        """(1, T) tokens: a document, its end, another, then padding, which reads as ends; and where
+        that begins."""
         idx, real = self.tokens(1, T), max(1, T * 5 // 8)
         idx[:, T // 4] = self.eot
         idx[:, real:] = self.eot
         return idx, real
 
-    # -- what is declared -----------------------------------------------------------------------------------------
+    # -- what is declared --------------------------------------------------------------------------
 
     def declared(self, layer: int, idx: Tensor) -> Tensor:
-        """(T, T) bool on the CPU: the keys that each query of a layer is to see in one row of tokens (1, T)."""
+        """(T, T) bool on the CPU: the keys that each query of a layer is to see in one row of
+        tokens (1, T)."""
         T = idx.size(1)
         seen = self.patterns[layer].mask(T)
         if self.document_end is not None:
             row, document, documents = idx[0].tolist(), 0, []
             for token in row:
                 documents.append(document)
-                document += token == self.document_end      # an end belongs to the document that it ends
+                # an end belongs to the document that it ends
+                document += token == self.document_end
             documents = torch.tensor(documents)
             seen = seen & (documents[:, None] == documents)
         return seen
 
     def queries(self, layer: int, T: int, most: int = QUERIES) -> list[int]:
-        """The queries to look at: the first and last, those about which the pattern stops growing, and some at random;
-        all of a short text."""
+        """The queries to look at: the first and last, those about which the pattern stops growing,
+        and some at random; all of a short text."""
         keys = self.patterns[layer].keys_per_query(T)
         stop = next((i for i in range(1, T) if keys[i] <= keys[i - 1]), 0)
         wanted = [T - 1, stop, stop - 1, stop + 1, 1, 0, T // 2]
         wanted += torch.randperm(T, generator=self.generator).tolist()
-        return sorted(list(dict.fromkeys(i for i in wanted if 0 <= i < T))[:self.affordable(T, most)])
+        return sorted(list(dict.fromkeys(i for i in wanted if 0 <= i < T))[:self.affordable(T,
+                                                                                            most)])
 
     def affordable(self, T: int, most: int) -> int:
         """How many queries to look at in each layer, at most."""
@@ -108,11 +115,12 @@ class Subject:
         flops = len(self.blocks) * T * (24 * width**2 + 12 * T * width)      # of one query, about
         return min(T, most, max(FEWEST_QUERIES, int(FLOPS / flops)))
 
-    # -- what is seen of the parts ----------------------------------------------------------------------------------
+    # -- what is seen of the parts -----------------------------------------------------------------
 
     @cached_property
     def parts(self) -> dict[str, nn.Module]:
-        """Blocks and what they are made of, by the names that a reader knows: 'layer 2', "layer 2's attn", …"""
+        """Blocks and what they are made of, by the names that a reader knows: 'layer 2', "layer 2's
+        attn", …"""
         named = {f"layer {l}": block for l, block in enumerate(self.blocks)}
         for l, block in enumerate(self.blocks):
             named |= {f"layer {l}'s {name}": child for name, child in block.named_children()}
@@ -120,13 +128,14 @@ class Subject:
 
     @torch.no_grad()
     def calls(self, idx: Tensor) -> Calls:
-        """How each part is called in a forward of idx (B, T). A part that is never called is not in it, and asking for
-        it raises a Finding that names it."""
+        """How each part is called in a forward of idx (B, T). A part that is never called is not in
+        it, and asking for it raises a Finding that names it."""
         seen = Calls({part: name for name, part in self.parts.items()})
 
         def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
             seen[module] = (args, kwargs)
-        handles = [part.register_forward_pre_hook(note, with_kwargs=True) for part in self.parts.values()]
+        handles = [part.register_forward_pre_hook(note, with_kwargs=True)
+                   for part in self.parts.values()]
         try:
             with head_at(self.model, torch.zeros(len(idx), dtype=torch.long)):
                 self.model(idx)
@@ -137,7 +146,8 @@ class Subject:
 
 
 def declared_patterns(model: GPT) -> list[Pattern]:
-    """Each layer's pattern: the model's schedule, else what its attention carries; full where nothing is declared."""
+    """Each layer's pattern: the model's schedule, else what its attention carries; full where
+    nothing is declared."""
     schedule = getattr(model, "schedule", None)
     if schedule is not None:
         return list(schedule)
@@ -145,7 +155,8 @@ def declared_patterns(model: GPT) -> list[Pattern]:
 
 
 def telling_length(patterns: list[Pattern], block_size: int) -> int:
-    """The shortest of 128, 256, … at which every pattern leaves out half the share that it does at block_size."""
+    """The shortest of 128, 256, … at which every pattern leaves out half the share that it does at
+    block_size."""
     T = LONG
     while block_size > T and any(p.sparsity(T) < p.sparsity(block_size) / 2 for p in set(patterns)):
         T *= 2
@@ -154,7 +165,8 @@ def telling_length(patterns: list[Pattern], block_size: int) -> int:
 
 @contextlib.contextmanager
 def head_at(model: GPT, positions: Tensor) -> Iterator[None]:
-    """The logits at one position of each row alone, (B, 1, vocab): a large vocabulary's are most of a forward."""
+    """The logits at one position of each row alone, (B, 1, vocab): a large vocabulary's are most of
+    a forward."""
     def pick(head: nn.Module, args: tuple) -> tuple:
         return (args[0][torch.arange(len(positions)), positions].unsqueeze(1),)
     handle = model.lm_head.register_forward_pre_hook(pick)
@@ -178,8 +190,8 @@ def kept(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads_for(model: GPT) -> Iterator[None]:
-    """One thread for a narrow model: at this much work, threads wait for each other longer than they work, and on busy
-    cores many times as long."""
+    """One thread for a narrow model: at this much work, threads wait for each other longer than
+    they work, and on busy cores many times as long."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if model.config.n_embd < WIDE else threads)
     try:
@@ -190,11 +202,13 @@ def threads_for(model: GPT) -> Iterator[None]:
 
 @contextlib.contextmanager
 def redrawn(model: GPT) -> Iterator[None]:
-    """Weights at which what is connected shows: tables and products of unit scale, so that scores vary by about 1 and
-    branches are as large as the stream they join. At initialisation a path through twelve layers can be below what
-    float32 holds, and what begins at zero hides all that is behind it."""
+    """Weights at which what is connected shows: tables and products of unit scale, so that scores
+    vary by about 1 and branches are as large as the stream they join. At initialisation a path
+    through twelve layers can be below what float32 holds, and what begins at zero hides all that is
+    behind it."""
     generator = torch.Generator().manual_seed(1)
-    tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)} - {model.lm_head.weight}
+    tables = {m.weight for m in model.modules() if isinstance(m,
+                                                              nn.Embedding)} - {model.lm_head.weight}
     with kept(model):
         with torch.no_grad():
             for p in model.parameters():

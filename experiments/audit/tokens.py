@@ -22,14 +22,16 @@ def causal(subject: Subject) -> bool | str:
         moved = _moved(subject, T, places, token)
         for row, place in zip(moved, places, strict=True):
             if row[:place].any():
-                return f"the model, query {int(row.nonzero()[0])} sees the later token at {place} (T = {T})"
+                return (f"the model, query {int(row.nonzero()[0])} sees the later token at {place} "
+                        f"(T = {T})")
     return True
 
 
 @torch.no_grad()
 def training(subject: Subject) -> bool | str:
-    """In training too a token changes no logit before it and none of another row, as experts with little room might.
-    Dropout is off: experts draw it in the order of their tokens, so a later token moves an earlier one's draw."""
+    """In training too a token changes no logit before it and none of another row, as experts with
+    little room might. Dropout is off: experts draw it in the order of their tokens, so a later
+    token moves an earlier one's draw."""
     T = min(LENGTH, subject.short)
     whole = subject.tokens(3, T)
     with trained(subject.model):
@@ -40,9 +42,11 @@ def training(subject: Subject) -> bool | str:
             moved = (logits - others).abs().amax(-1) > MOVED * float(logits.abs().amax())
             if moved[1, :place].any():
                 query = int(moved[1].nonzero()[0])
-                return f"the model in training, query {query} sees later tokens, from {place} (T = {T})"
+                return (f"the model in training, query {query} sees later tokens, from {place} (T "
+                        f"= {T})")
             if moved[::2].any():
-                return f"the model in training, row {int(moved[::2].any(1).nonzero()[0]) * 2} sees row 1 (T = {T})"
+                return (f"the model in training, row {int(moved[::2].any(1).nonzero()[0]) * 2} "
+                        f"sees row 1 (T = {T})")
     return True
 
 
@@ -63,12 +67,15 @@ def context(subject: Subject) -> bool | str:
         if not row[place]:
             return f"the model, query {place} does not see its own token"
         if masks[:, place + 1:, place].any() and not row[place + 1:].any():
-            return f"the model, no query after {place} sees the token at {place}: no token's context is used"
+            return (f"the model, no query after {place} sees the token at {place}: no token's "
+                    f"context is used")
     return True
 
 
-def _moved(subject: Subject, T: int, places: list[int], token: int | None, least: float = MOVED) -> torch.Tensor:
-    """(places, T) bool: at which positions the logits move when the token at a place becomes another (or `token`)."""
+def _moved(subject: Subject, T: int, places: list[int], token: int | None,
+           least: float = MOVED) -> torch.Tensor:
+    """(places, T) bool: at which positions the logits move when the token at a place becomes
+    another (or `token`)."""
     idx = subject.tokens(1, T).repeat(len(places) + 1, 1)
     for row, place in enumerate(places):
         idx[row, place] = (idx[row, place] + 1) % subject.vocab_size if token is None else token

@@ -1,6 +1,6 @@
 """
-What is computed, against the plain reference model: every part on the input that it really gets. The real model runs,
-with its weights in float64 for the time of the check.
+What is computed, against the plain reference model: every part on the input that it really gets.
+The real model runs, with its weights in float64 for the time of the check.
 """
 
 from __future__ import annotations
@@ -19,26 +19,29 @@ from mingpt.trainer import loss_of
 from mingpt.utils import IGNORE_INDEX
 
 LENGTH, ROWS = 24, 3
-CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3}    # of the largest value; some parts compute in float32 always
+# of the largest value; some parts compute in float32 always
+CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3}
 SMALL = 1e-2                    # of an input at which a norm's eps shows
-LARGEST = 200_000_000           # parameters: a larger model's copy in float64 would be the run's peak memory
+LARGEST = 200_000_000  # parameters: a larger model's copy in float64 would be the run's peak memory
 PARTS = {"attn": ("attention", ("attention", "position")), "mlp": ("MLP", ("mlp",))}
 Seen = dict[nn.Module, tuple[Tensor, Tensor]]    # input and output of each module's last call
 
 
-# -- what the reference does not know ----------------------------------------------------------------------------------
+# -- what the reference does not know --------------------------------------------------------------
 
 def unchecked(subject: Subject) -> list[str]:
     """One sentence per thing that is compared with nothing."""
     config = subject.config
-    found = [f"model.{slot}={getattr(config, slot)} has no reference" for slot, known in reference.KNOWN.items()
+    found = [f"model.{slot}={getattr(config, slot)} has no reference" for slot,
+             known in reference.KNOWN.items()
              if getattr(config, slot) not in known]
     if config.mlp == "moe" and config.expert not in {*reference.PLAIN, *reference.GATED}:
         found.append(f"model.expert={config.expert} has no reference")
     if config.published_padding is not None:
         found.append("model.published_padding has no reference")
     if too_large(subject):
-        found.append(f"values: a model of more than {LARGEST:,} parameters is not compared with the reference")
+        found.append(f"values: a model of more than {LARGEST:,} parameters is not compared with "
+                     f"the reference")
     return found
 
 
@@ -56,12 +59,12 @@ def comparable(subject: Subject) -> bool:
     return subject.config.published_padding is None and not too_large(subject)
 
 
-# -- the model, exact and without dropout ------------------------------------------------------------------------------
+# -- the model, exact and without dropout ----------------------------------------------------------
 
 @contextlib.contextmanager
 def exact(subject: Subject) -> Iterator[None]:
-    """Weights and buffers in float64, in place; the tensors themselves come back afterwards. Float32 off the CPU, where
-    not every kernel has the other."""
+    """Weights and buffers in float64, in place; the tensors themselves come back afterwards.
+    Float32 off the CPU, where not every kernel has the other."""
     model = subject.model
     held = [(tensor, tensor.data) for tensor in [*model.parameters(), *model.buffers()]]
     try:
@@ -107,7 +110,8 @@ class Weights(dict):
 
 def declared(subject: Subject) -> tuple[dict[str, Tensor], SimpleNamespace]:
     """The reference's weights, whose gradients can be asked for, and its settings."""
-    state = Weights((name, p.detach().clone().requires_grad_()) for name, p in subject.model.named_parameters())
+    state = Weights((name, p.detach().clone().requires_grad_()) for name,
+                    p in subject.model.named_parameters())
     if subject.model.lm_head.weight is subject.model.transformer.wte.weight:
         state["lm_head.weight"] = state["transformer.wte.weight"]
     config = SimpleNamespace(**{**subject.config.to_dict(), "document_end": subject.document_end})
@@ -116,8 +120,8 @@ def declared(subject: Subject) -> tuple[dict[str, Tensor], SimpleNamespace]:
 
 
 def batch(subject: Subject) -> tuple[Tensor, Tensor]:
-    """Rows of several documents that end at different places, and their targets, some of which do not count. Every
-    batch has as many targets as another."""
+    """Rows of several documents that end at different places, and their targets, some of which do
+    not count. Every batch has as many targets as another."""
     T = min(LENGTH, subject.model.block_size)
     tokens = subject.tokens(ROWS, T + 1)
     for row in range(ROWS if T > 4 else 0):
@@ -129,7 +133,8 @@ def batch(subject: Subject) -> tuple[Tensor, Tensor]:
 
 
 def off(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
-    """The largest difference over the reference's largest value; infinite where ours is no number."""
+    """The largest difference over the reference's largest value; infinite where ours is no
+    number."""
     if ours.shape != theirs.shape:
         return float("inf")
     scale = max(float(theirs.abs().max()), least, 1e-30)
@@ -149,11 +154,12 @@ def closeness(subject: Subject) -> float:
     return CLOSE[subject.model.lm_head.weight.dtype]
 
 
-# -- part by part ------------------------------------------------------------------------------------------------------
+# -- part by part ----------------------------------------------------------------------------------
 
 @torch.no_grad()
 def parts(subject: Subject) -> bool | str | None:
-    """Every part gives what the reference gives for the same input, in evaluation and in training, batch by batch."""
+    """Every part gives what the reference gives for the same input, in evaluation and in training,
+    batch by batch."""
     if not comparable(subject):
         return None
     with exact(subject):
@@ -170,7 +176,8 @@ def parts(subject: Subject) -> bool | str | None:
 
 
 def _watched(subject: Subject, x: Tensor, y: Tensor | None) -> Seen:
-    """The input and output of each part's last call: in the loss that training takes, without targets in a forward."""
+    """The input and output of each part's last call: in the loss that training takes, without
+    targets in a forward."""
     seen: Seen = {}
 
     def note(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -201,7 +208,8 @@ def _compared(subject: Subject, P: dict, c: SimpleNamespace, idx: Tensor, seen: 
         for name, child in block.named_children():
             made = _part(subject, P, c, l, name, seen[child][0], keys[l], training)
             if made is not None and (d := off(seen[child][1], made)) > close:
-                return f"layer {l}'s {PARTS.get(name, (name,))[0]} differs from the reference by {d:.1%}"
+                return (f"layer {l}'s {PARTS.get(name, (name,))[0]} differs from the reference by "
+                        f"{d:.1%}")
         if known(subject, *reference.KNOWN):
             made, _ = reference.block(P, l, c, seen[block][0], keys[l], training)
             if (d := off(seen[block][1], made)) > close:
@@ -240,7 +248,8 @@ def _small_norms(subject: Subject, P: dict, c: SimpleNamespace) -> str | None:
         for name, child in block.named_children():
             made = _part(subject, P, c, l, name, x, x, False) if name.startswith("ln_") else None
             if made is not None and (d := off(child(x), made)) > closeness(subject):
-                return f"layer {l}'s {name} differs from the reference by {d:.1%} at inputs of size {SMALL}"
+                return (f"layer {l}'s {name} differs from the reference by {d:.1%} at inputs of "
+                        f"size {SMALL}")
     if not known(subject, "norm", "block"):
         return None
     d = off(subject.model.transformer.ln_f(x), reference.final_norm(P, c, x))

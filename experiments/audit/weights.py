@@ -1,5 +1,6 @@
 """
-The weights themselves: whose they are, how they begin, and whether imported ones compute what they did.
+The weights themselves: whose they are, how they begin, and whether imported ones compute what they
+did.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ LENGTH = 16
 
 @torch.no_grad()
 def own(subject: Subject) -> bool | str:
-    """Shaking one layer's weights changes that layer's output and no other's, and so does each part with weights."""
+    """Shaking one layer's weights changes that layer's output and no other's, and so does each part
+    with weights."""
     calls = subject.calls(subject.tokens(1, min(LENGTH, subject.model.block_size)))
     for name, part in subject.parts.items():
         if part not in calls:
@@ -30,7 +32,8 @@ def own(subject: Subject) -> bool | str:
     before = outputs()
     for l, block in enumerate(subject.blocks):
         with shaken(block, subject):
-            changed = [m for m, (a, b) in enumerate(zip(before, outputs(), strict=True)) if _moved(a, b)]
+            changed = [m for m, (a, b) in enumerate(zip(before, outputs(), strict=True))
+                       if _moved(a, b)]
         if changed != [l]:
             whose = f"also layer {next(m for m in changed if m != l)}'s" if l in changed else (
                 f"not its own but layer {changed[0]}'s" if changed else "no layer's")
@@ -50,19 +53,22 @@ def _moved(a: Tensor, b: Tensor) -> bool:
 def shared(subject: Subject) -> bool | str:
     """Every parameter has memory of its own, but for a head declared to be the embedding."""
     owners: dict[int, str] = {}
-    tied = {"transformer.wte.weight", "lm_head.weight"} if getattr(subject.config, "tie_weights", False) else set()
+    tied = {"transformer.wte.weight", "lm_head.weight"} if getattr(subject.config, "tie_weights",
+                                                                   False) else set()
     found = set()
     for name, p in subject.model.named_parameters(remove_duplicate=False):
         other = owners.setdefault(p.data_ptr(), name)
         if other != name and {other, name} != tied:
             return f"{other} and {name} are one tensor"
         found |= {other, name} if other != name else set()
-    return True if tied == found else "tie_weights is declared, and lm_head.weight has values of its own"
+    return (True if tied == found
+            else "tie_weights is declared, and lm_head.weight has values of its own")
 
 
 @torch.no_grad()
 def initial(subject: Subject) -> bool | str | None:
-    """Matrices have std 0.02, 1/√(2·layers) of it where they write into the residual stream; no two are equal."""
+    """Matrices have std 0.02, 1/√(2·layers) of it where they write into the residual stream; no two
+    are equal."""
     if not subject.fresh:
         return None
     writers, seen = set(_residual_writers(subject)), {}
@@ -84,8 +90,9 @@ def initial(subject: Subject) -> bool | str | None:
 
 
 def _residual_writers(subject: Subject) -> Iterator[nn.Module]:
-    """The linear layers whose output is what attention, MLP or one of its experts returns, whatever their names, in a
-    layer or in a future head; those that declare not to scale their own are left out."""
+    """The linear layers whose output is what attention, MLP or one of its experts returns, whatever
+    their names, in a layer or in a future head; those that declare not to scale their own are left
+    out."""
     calls = subject.calls(subject.tokens(1, min(LENGTH, subject.model.block_size)))
     calls |= {head.mlp: ((subject.noise(1, LENGTH, subject.config.n_embd),), {})
               for head in getattr(subject.model, "future", ())}
@@ -110,7 +117,8 @@ def _last_linears(part: nn.Module, call: Call) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def imported(subject: Subject) -> bool | str | None:
-    """Layer by layer the input is the source's, and the logits at the end: a matrix loaded untransposed is not."""
+    """Layer by layer the input is the source's, and the logits at the end: a matrix loaded
+    untransposed is not."""
     if subject.reference is None:
         return None
     idx = subject.tokens(2, min(LENGTH, subject.model.block_size))

@@ -25,22 +25,25 @@ from experiments.corpus.tokenizers import get_tokenizer
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
-__all__ = ["Corpus", "TrainBatches", "Validation", "cache_root", "get_default_config", "open_corpus"]
+__all__ = ["Corpus", "TrainBatches", "Validation", "cache_root", "get_default_config",
+           "open_corpus"]
 
 
 def get_default_config() -> CN:
     """The `data` section."""
     C = CN()
-    C.paths = None              # files, folders, globs or names; None: Python's own standard library
+    C.paths = None  # files, folders, globs or names; None: Python's own standard library
     C.text_key = "text"         # where a record's text stands
-    C.separator = None          # the text between the documents of a .txt, such as <|endoftext|>; None: cut every 16 KB
-    C.bin_dtype = None          # of a .bin without a header, as nanoGPT writes: uint16, uint32 or int32
+    # the text between the documents of a .txt, such as <|endoftext|>; None: cut every 16 KB
+    C.separator = None
+    C.bin_dtype = None  # of a .bin without a header, as nanoGPT writes: uint16, uint32 or int32
     C.tokenizer = "gpt2"        # gpt2, byte, or another tiktoken encoding (fetched once)
-    C.pack = "stream"           # stream: documents end to end; truncate: one row a document, as study 002
+    C.pack = "stream"  # stream: documents end to end; truncate: one row a document, as study 002
     C.length = None             # tokens of a row; None: model.block_size
     C.val_pack = None           # rows of the validation set, where they are to differ from pack
     C.document_mask = False     # attention does not cross the end of a document
-    C.published_padding = False # study 000's fault with padding, to measure it: see mingpt.sparse.backends.PublishedPadding
+    # study 000's fault with padding, to measure it: see mingpt.sparse.backends.PublishedPadding
+    C.published_padding = False
     C.val_fraction = 0.1        # share of documents held out, by hash of their text
     C.val_docs = None           # instead: hold out the last so many documents
     C.val_tokens = 65536        # tokens of the fixed validation set
@@ -48,12 +51,13 @@ def get_default_config() -> CN:
     C.min_chars = 10            # a shorter document is a bad line
     C.max_docs = None           # read only so many lines (blank ones aside) or documents
     C.allow_truncated = False   # use the readable part of a file that ends too early
-    C.cache = None              # folder of tokenised corpora; None: $ABLATE_CACHE or ~/.cache/ablate
+    C.cache = None  # folder of tokenised corpora; None: $ABLATE_CACHE or ~/.cache/ablate
     return C
 
 
 def open_corpus(config: CN) -> Corpus:
-    """Open a corpus, tokenising it first if it is not in the cache. BadInput, in one line, where it is not fit."""
+    """Open a corpus, tokenising it first if it is not in the cache. BadInput, in one line, where it
+    is not fit."""
     _check(config)
     tokenizer = get_tokenizer(config.tokenizer)
     paths = [config.paths] if isinstance(config.paths, str) else config.paths
@@ -63,9 +67,11 @@ def open_corpus(config: CN) -> Corpus:
     _check_use(config, sources)
     store = open_store(config, sources, tokenizer)
     _say_markers(store.report.markers)
-    parts = split(store.documents["hash"], config.val_fraction, config.val_docs, store.documents["near"])
+    parts = split(store.documents["hash"], config.val_fraction, config.val_docs,
+                  store.documents["near"])
     if parts.near_copies:
-        say(f"{parts.near_copies:,} training documents are left out: each differs from a held-out one only in white "
+        say(f"{parts.near_copies:,} training documents are left out: each differs from a held-out "
+            f"one only in white "
             "space.")
     return Corpus(config, [source.name for source in sources], store, parts, tokenizer)
 
@@ -73,14 +79,16 @@ def open_corpus(config: CN) -> Corpus:
 def _check_use(config: CN, sources: list) -> None:
     """BadInput for a setting of one kind of file where no source is of that kind."""
     for name, suffix in (("separator", ".txt"), ("bin_dtype", ".bin")):
-        if getattr(config, name) is not None and not any(source.name.lower().endswith(suffix) for source in sources):
+        if getattr(config, name) is not None and not any(source.name.lower().endswith(suffix)
+                                                         for source in sources):
             raise BadInput(f"data.{name} belongs to {suffix} files, and --data names none")
 
 
 def _say_markers(markers: dict[str, int]) -> None:
     """Say that a text holds what other programs take for the end of a document."""
     for marker, times in markers.items():
-        say(f"The text holds {marker!r} {times:,} times. It is read as ordinary text and ends no document. "
+        say(f"The text holds {marker!r} {times:,} times. It is read as ordinary text and ends no "
+            f"document. "
             f"In .txt files --data.separator='{marker}' cuts there.")
 
 
@@ -90,8 +98,10 @@ def _check(config: CN) -> None:
             raise BadInput(f"data.{name}={value!r}{did_you_mean(str(value), PACKS)}")
     if config.bin_dtype not in (None, *BIN_DTYPES):
         raise BadInput(f"data.bin_dtype={config.bin_dtype!r}{did_you_mean(str(config.bin_dtype), BIN_DTYPES)}")
-    if config.separator is not None and (not isinstance(config.separator, str) or not config.separator.strip()):
-        raise BadInput(f"data.separator={config.separator!r}: give a text that is not blank, such as <|endoftext|>")
+    if config.separator is not None and (not isinstance(config.separator, str)
+                                         or not config.separator.strip()):
+        raise BadInput(f"data.separator={config.separator!r}: give a text that is not blank, such "
+                       f"as <|endoftext|>")
     if not 0 <= config.max_bad <= 1:
         raise BadInput(f"data.max_bad={config.max_bad}: give a share from 0 to 1")
     for name, least in (("val_docs", 1), ("max_docs", 1), ("min_chars", 0), ("val_tokens", 1)):

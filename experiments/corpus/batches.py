@@ -12,13 +12,15 @@ ROUNDS = 6   # of the Feistel network: four would pass for random already
 
 
 def split_rows(rows: np.ndarray, eot: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [B, T + 1], padded with IGNORE_INDEX → inputs x and targets y, int64 [B, T]. Padding in x reads as eot."""
+    """Rows [B, T + 1], padded with IGNORE_INDEX → inputs x and targets y, int64 [B, T]. Padding in
+    x reads as eot."""
     x, y = rows[:, :-1], rows[:, 1:]
     return np.where(x == IGNORE_INDEX, eot, x), y.copy()
 
 
 class TrainBatches:
-    """Shuffled batches without end: every epoch uses each block once, in an order and from an offset of its own."""
+    """Shuffled batches without end: every epoch uses each block once, in an order and from an
+    offset of its own."""
 
     def __init__(self, pack: Pack, batch_size: int, seed: int, eot: int):
         self.pack, self.batch_size, self.seed, self.eot = pack, batch_size, seed, eot
@@ -26,21 +28,25 @@ class TrainBatches:
         self.positions_per_batch = batch_size * pack.block_size   # padding included
 
     def batch(self, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of step t (from 0): int64 [batch_size, block_size] each. Costs the same for every t."""
+        """Inputs and targets of step t (from 0): int64 [batch_size, block_size] each. Costs the
+        same for every t."""
         sample = np.arange(t * self.batch_size, (t + 1) * self.batch_size)
         epochs, places = np.divmod(sample, self.blocks_per_epoch)
         rows = [self._rows(int(epoch), places[epochs == epoch]) for epoch in np.unique(epochs)]
         return split_rows(np.concatenate(rows), self.eot)
 
     def _rows(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        offset, *keys = np.random.SeedSequence([self.seed, epoch]).generate_state(1 + ROUNDS, np.uint64)
-        return self.pack.rows(shuffled(places, self.blocks_per_epoch, keys), int(offset % np.uint64(2 ** 62)))
+        offset, *keys = np.random.SeedSequence([self.seed, epoch]).generate_state(1 + ROUNDS,
+                                                                                  np.uint64)
+        return self.pack.rows(shuffled(places, self.blocks_per_epoch, keys),
+                              int(offset % np.uint64(2 ** 62)))
 
 
 def shuffled(i: np.ndarray, n: int, keys: list[np.uint64]) -> np.ndarray:
     """Where a pseudo-random permutation of 0 … n − 1 sends i, without making the permutation.
 
-    A Feistel network permutes the next power of four; walking on from what falls outside stays a permutation.
+    A Feistel network permutes the next power of four; walking on from what falls outside stays a
+    permutation.
     """
     half = np.uint64(max(1, -(-(n - 1).bit_length() // 2)))
     out = _feistel(i.astype(np.uint64), half, keys)
@@ -58,7 +64,8 @@ def _feistel(i: np.ndarray, half: np.uint64, keys: list[np.uint64]) -> np.ndarra
 
 
 def _mixed(z: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele, Lea and Flood 2014): every input bit reaches every output bit."""
+    """splitmix64's finaliser (Steele, Lea and Flood 2014): every input bit reaches every output
+    bit."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

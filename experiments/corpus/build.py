@@ -1,10 +1,11 @@
 """
-Tokenise once: read, clean and encode the sources into a store, in a cache keyed by content and settings.
+Tokenise once: read, clean and encode the sources into a store, in a cache keyed by content and
+settings.
 
-One thread reads and writes, all others parse and encode. What is in flight is bounded, so memory does not grow with
-the corpus. The store is built in a folder of its own and renamed when whole: a kill leaves no half store behind, and
-the next build begins by clearing what the killed one left. Two processes that want the same corpus take turns at a
-lock; the second finds the work done.
+One thread reads and writes, all others parse and encode. What is in flight is bounded, so memory
+does not grow with the corpus. The store is built in a folder of its own and renamed when whole: a
+kill leaves no half store behind, and the next build begins by clearing what the killed one left.
+Two processes that want the same corpus take turns at a lock; the second finds the work done.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from experiments.corpus.tokenizers import Tokenizer
 from mingpt.utils import BadInput
 
 FORMAT = 3                # of the store: a change makes old caches unread, not misread
-THREADS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+THREADS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+              else os.cpu_count() or 1)
 IN_FLIGHT = 64 << 20      # bytes of chunks read and not yet written
 SURE = 1000               # lines before a corpus can be given up early
 
@@ -41,7 +43,8 @@ def cache_root(config) -> Path:
 
 
 def cache_key(config, sources: list) -> str:
-    """Of the content of the sources in their order, and of every setting that changes what is kept of them."""
+    """Of the content of the sources in their order, and of every setting that changes what is kept
+    of them."""
     settings = {"format": FORMAT, "tokenizer": config.tokenizer, **_reading(config),
                 "min_chars": config.min_chars, "max_docs": config.max_docs,
                 "sources": [source.fingerprint() for source in sources]}
@@ -50,11 +53,13 @@ def cache_key(config, sources: list) -> str:
 
 def _reading(config) -> dict[str, str | None]:
     """The settings that a reader needs."""
-    return {"text_key": config.text_key, "separator": config.separator, "bin_dtype": config.bin_dtype}
+    return {"text_key": config.text_key, "separator": config.separator,
+            "bin_dtype": config.bin_dtype}
 
 
 def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
-    """The store of these sources: from the cache, or built now. BadInput where the corpus is not fit for use."""
+    """The store of these sources: from the cache, or built now. BadInput where the corpus is not
+    fit for use."""
     root, key = cache_root(config), cache_key(config, sources)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -65,7 +70,8 @@ def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
                 _build(config, sources, tokenizer, root / key)
                 store = Store(root / key)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST):
+        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+                               errno.ENOTDIR, errno.EEXIST):
             raise
         raise BadInput(f"the token cache {root} cannot be written ({error.strerror}): "
                        "choose another folder with --data.cache=DIR or $ABLATE_CACHE") from None
@@ -94,7 +100,8 @@ def _clear(root: Path) -> None:
 
 
 def _finished(folder: Path) -> Store | None:
-    """The store in a folder; None where there is none, or one that is not whole, which is then said."""
+    """The store in a folder; None where there is none, or one that is not whole, which is then
+    said."""
     try:
         return Store(folder)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
@@ -119,7 +126,8 @@ def _build(config, sources: list, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 class Builder:
-    """Sources → one store. Digests are taken in the order their chunks were read, so threads change nothing."""
+    """Sources → one store. Digests are taken in the order their chunks were read, so threads change
+    nothing."""
 
     def __init__(self, config, sources: list, tokenizer: Tokenizer, folder: Path, bar: Bar):
         self.config, self.sources, self.tokenizer, self.bar = config, sources, tokenizer, bar
@@ -127,7 +135,7 @@ class Builder:
         self.writer, self.report = Writer(folder, tokenizer.dtype), Report()
         self.clean = Cleaner(tokenizer, config.text_key, config.min_chars)
         self.left = config.max_docs if config.max_docs else float("inf")   # items still wanted
-        self.before = self.total = 0                                       # bytes of sources done, of all
+        self.before = self.total = 0  # bytes of sources done, of all
 
     def run(self) -> None:
         """Build and close the store."""
@@ -178,7 +186,8 @@ class Builder:
         return chunk.cost
 
     def _give_up_early(self, chunk: Chunk) -> None:
-        """Stop before the end when there are already twice the bad lines that the whole corpus may have."""
+        """Stop before the end when there are already twice the bad lines that the whole corpus may
+        have."""
         lines, done = self.report.lines, (self.before + chunk.position) / max(1, self.total)
         expected = min(lines / max(done, 1e-9), self.config.max_docs or float("inf"))
         if lines >= SURE and self.report.bad > 2 * self.config.max_bad * expected:

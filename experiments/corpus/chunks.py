@@ -16,7 +16,8 @@ UNNAMED = "text"      # the set of documents that name none
 
 @dataclass
 class Chunk:
-    """A piece of one source. `position`: bytes of the file read so far; `cost`: bytes of memory it holds."""
+    """A piece of one source. `position`: bytes of the file read so far; `cost`: bytes of memory it
+    holds."""
     position: int
     cost: int
 
@@ -30,7 +31,8 @@ class LineChunk(Chunk):
 
 @dataclass
 class TextChunk(Chunk):
-    """Documents that need no parsing: what should be a str (bytes are decoded, the rest counted as bad), and sets."""
+    """Documents that need no parsing: what should be a str (bytes are decoded, the rest counted as
+    bad), and sets."""
     texts: list[Any]
     sets: list[str]
 
@@ -42,4 +44,5 @@ class TokenChunk(Chunk):
 
 
 class CutShort(Exception):
-    """The compressed stream ends too early, or is damaged; all that could be read has been handed on."""
+    """The compressed stream ends too early, or is damaged; all that could be read has been handed
+    on."""

@@ -1,5 +1,6 @@
 """
-From a chunk to tokens: parse, sort out what is no document, encode. Runs in a worker thread, many at a time.
+From a chunk to tokens: parse, sort out what is no document, encode. Runs in a worker thread, many
+at a time.
 """
 
 from __future__ import annotations
@@ -17,38 +18,48 @@ from experiments.corpus.chunks import MAX_LINE, UNNAMED, Chunk, LineChunk, TextC
 from experiments.corpus.readers import BYTE_ORDER_MARK
 from experiments.corpus.tokenizers import Tokenizer, grouped
 
-# One entry per document. tokens counts the end of the document. hash is of the text alone; near is of the text with
-# white space normalised, so that near-copies share it.
-DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("set", "<u2"), ("hash", "<u8"), ("near", "<u8")])
+# One entry per document. tokens counts the end of the document. hash is of the text alone; near is
+# of the text with white space normalised, so that near-copies share it.
+DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("set", "<u2"), ("hash", "<u8"),
+                     ("near", "<u8")])
 
 
 class BadLine(Exception):
-    """A line that is no document. args: its kind (one of KINDS), and a hint for the reader or ''."""
+    """A line that is no document. args: its kind (one of KINDS), and a hint for the reader or
+    ''."""
 
 
-KINDS = ("not JSON", "no text", "text not a string", "invalid UTF-8", "too short", "NUL bytes", "too long")
+KINDS = ("not JSON", "no text", "text not a string", "invalid UTF-8", "too short", "NUL bytes",
+         "too long")
 LEVELS = 100     # of nesting that a line is read to where Python cannot read all of them
-MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>")    # what other programs take for the end of a document
+# what other programs take for the end of a document
+MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>")
 DIGITS = 4300    # of an integer, which Python converts at most
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{}\]]')    # a string, or a bracket
 
 
 @dataclass
 class Digest:
-    """What became of a chunk. `lines` counts all lines, blank ones too; `items` the lines that are not blank."""
+    """What became of a chunk. `lines` counts all lines, blank ones too; `items` the lines that are
+    not blank."""
     lines: int = 0
     items: int = 0
-    at: list[int] = field(default_factory=list)                       # of each document: which item it is
-    ids: list[np.ndarray] = field(default_factory=list)               # of each document, with its end
-    rows: list[tuple[int, int, str, int, int]] = field(default_factory=list)   # tokens, bytes, set, hash, near
-    bad: list[tuple[int, int, str, str]] = field(default_factory=list)    # item, line in the chunk, kind, hint
-    markers: list[tuple[int, str, int]] = field(default_factory=list)     # item, one of MARKERS, how often it holds it
+    at: list[int] = field(default_factory=list)  # of each document: which item it is
+    ids: list[np.ndarray] = field(default_factory=list)  # of each document, with its end
+    # tokens, bytes, set, hash, near
+    rows: list[tuple[int, int, str, int, int]] = field(default_factory=list)
+    # item, line in the chunk, kind, hint
+    bad: list[tuple[int, int, str, str]] = field(default_factory=list)
+    # item, one of MARKERS, how often it holds it
+    markers: list[tuple[int, str, int]] = field(default_factory=list)
 
     def first(self, items: int) -> Digest:
         """The same, as if the chunk held only so many items."""
         keep = sum(1 for i in self.at if i < items)
-        return Digest(self.lines, min(items, self.items), self.at[:keep], self.ids[:keep], self.rows[:keep],
-                      [bad for bad in self.bad if bad[0] < items], [held for held in self.markers if held[0] < items])
+        return Digest(self.lines, min(items, self.items), self.at[:keep], self.ids[:keep],
+                      self.rows[:keep],
+                      [bad for bad in self.bad if bad[0] < items],
+                      [held for held in self.markers if held[0] < items])
 
 
 @dataclass(frozen=True)
@@ -67,20 +78,24 @@ class Cleaner:
                 self._sort_out(digest, good, chunk, item)
                 digest.items += 1
         contents = [content for content, *_ in good]
-        digest.ids = self._ended(contents) if isinstance(chunk, TokenChunk) else self._encoded(contents)
+        digest.ids = self._ended(contents) if isinstance(chunk,
+                                                         TokenChunk) else self._encoded(contents)
         digest.rows = [(len(ids), *row) for ids, (_, *row) in zip(digest.ids, good, strict=True)]
         return digest
 
     def _sort_out(self, digest: Digest, good: list, chunk: Chunk, item: Any) -> None:
-        """Add an item to the good ones, as (content, bytes, set, hash, near), or to the bad lines."""
+        """Add an item to the good ones, as (content, bytes, set, hash, near), or to the bad
+        lines."""
         try:
-            good.append(self._tokens(item) if isinstance(chunk, TokenChunk) else self._text(chunk, item))
+            good.append(self._tokens(item) if isinstance(chunk, TokenChunk)
+                        else self._text(chunk, item))
         except BadLine as bad:
             digest.bad.append((digest.items, digest.lines, *bad.args))
         else:
             digest.at.append(digest.items)
             if isinstance(text := good[-1][0], str):
-                digest.markers += [(digest.items, mark, times) for mark in MARKERS if (times := text.count(mark))]
+                digest.markers += [(digest.items, mark, times)
+                                   for mark in MARKERS if (times := text.count(mark))]
 
     def _text(self, chunk: Chunk, item: Any) -> tuple[str, int, str, int, int]:
         text, name = parse(item, self.text_key) if isinstance(chunk, LineChunk) else item
@@ -136,7 +151,8 @@ def parse(line: bytes, text_key: str) -> tuple[Any, str]:
 
 
 def _record(line: str) -> Any:
-    """The value of a line of JSON, however deep it nests and however long its numbers are. ValueError if it is none."""
+    """The value of a line of JSON, however deep it nests and however long its numbers are.
+    ValueError if it is none."""
     try:
         return json.loads(line, parse_int=_integer)
     except RecursionError:
@@ -144,13 +160,14 @@ def _record(line: str) -> Any:
 
 
 def _integer(digits: str) -> int:
-    """An integer of a record. No setting reads one, so 0 stands for those that Python does not convert."""
+    """An integer of a record. No setting reads one, so 0 stands for those that Python does not
+    convert."""
     return int(digits) if len(digits) <= DIGITS else 0
 
 
 def _shallow(line: str) -> str:
-    """The same JSON, in which null stands for every value at LEVELS of nesting. Of what it leaves out only the brackets
-    are checked. ValueError where they do not match."""
+    """The same JSON, in which null stands for every value at LEVELS of nesting. Of what it leaves
+    out only the brackets are checked. ValueError where they do not match."""
     kept, opened, done = [], [], 0
     for mark in _MARK.finditer(line):
         if mark[0] in "[{":
@@ -190,8 +207,10 @@ def hash64(raw: bytes) -> int:
 
 
 def near64(text: str) -> int:
-    """The hash of a text in which each run of white space is one blank and none stands at either end.
+    """The hash of a text in which each run of white space is one blank and none stands at either
+    end.
 
-    Letter case and Unicode's normal forms stay as they are. Bytes that are no UTF-8 come in as lone surrogates.
+    Letter case and Unicode's normal forms stay as they are. Bytes that are no UTF-8 come in as lone
+    surrogates.
     """
     return hash64(" ".join(text.split()).encode("utf-8", errors="surrogateescape"))

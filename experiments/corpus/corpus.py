@@ -19,10 +19,12 @@ from experiments.corpus.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed set of tokens to predict, each once. All arrays [n, T]; where y is −1 there is nothing to predict.
+    """A fixed set of tokens to predict, each once. All arrays [n, T]; where y is −1 there is
+    nothing to predict.
 
-    x, y: int64. set_id: int32, number in `set_names` of the target's document, −1 where none. nbytes: int32, bytes
-    of text that the target stands for (the end of a document: 0), so that bits a byte are nats / ln 2 / nbytes.sum().
+    x, y: int64. set_id: int32, number in `set_names` of the target's document, −1 where none.
+    nbytes: int32, bytes of text that the target stands for (the end of a document: 0), so that bits
+    a byte are nats / ln 2 / nbytes.sum().
     """
     x: np.ndarray
     y: np.ndarray
@@ -50,56 +52,67 @@ class Corpus:
         self.vocab_size, self.eot = tokenizer.vocab_size, tokenizer.eot
 
     def train(self, block_size: int, batch_size: int, seed: int) -> TrainBatches:
-        """Training batches: `.batch(t)` is the same for every arm. BadInput when there is not one block."""
+        """Training batches: `.batch(t)` is the same for every arm. BadInput when there is not one
+        block."""
         pack = PACKS[self.config.pack](self.store, self.split.train, block_size)
         return TrainBatches(pack, batch_size, seed, self.eot)
 
     def validation(self, block_size: int, max_tokens: int | None = None) -> Validation:
-        """The fixed validation set: `max_tokens` (default: data.val_tokens) or all there is, the same every time."""
+        """The fixed validation set: `max_tokens` (default: data.val_tokens) or all there is, the
+        same every time."""
         limit = self.config.val_tokens if max_tokens is None else max_tokens
         pack = PACKS[self.config.val_pack or self.config.pack]
         rows, owner = pack.held_out(self.store, self.split.val, block_size, limit, self.eot)
         x, y = split_rows(rows, self.eot)
         used = y != IGNORE_INDEX
-        set_id = np.where(used, self.store.documents["set"].astype(np.int32)[owner], -1).astype(np.int32)
+        set_id = np.where(used,
+                          self.store.documents["set"].astype(np.int32)[owner], -1).astype(np.int32)
         nbytes = np.where(used, self.tokenizer.token_bytes[y], 0).astype(np.int32)
         return Validation(x, y, set_id, nbytes, self.store.sets)
 
     def describe(self) -> dict:
-        """For a record, ready for JSON: where from, how much, how split, in which sets, what was wrong."""
+        """For a record, ready for JSON: where from, how much, how split, in which sets, what was
+        wrong."""
         documents = self.store.documents
         everything = np.ones(len(documents), bool)
         held = np.zeros(len(documents), bool)
         held[self.split.val] = True
-        sets = {name: _totals(documents, documents["set"] == n) for n, name in enumerate(self.store.sets)}
+        sets = {name: _totals(documents, documents["set"] == n) for n,
+                name in enumerate(self.store.sets)}
         given = self.config.paths or []
         return {"paths": [given] if isinstance(given, str) else list(given),
-                "sources": {"count": len(self.names), "first": self.names[0]}, "hash": self.store.hash,
+                "sources": {"count": len(self.names), "first": self.names[0]},
+                "hash": self.store.hash,
                 "tokenizer": self.tokenizer.name, "vocab_size": self.vocab_size,
                 **_totals(documents, everything),
                 "split": {"by": self.split.by, "train": _totals(documents, self.split.train),
                           "val": _totals(documents, held), "dropped": self.split.dropped,
                           "near_copies": self.split.near_copies},
-                "pack": self.config.pack, "sets": sets, "bad_lines": self.store.report.describe(self.names),
+                "pack": self.config.pack, "sets": sets,
+                "bad_lines": self.store.report.describe(self.names),
                 "markers": self.store.report.markers}
 
     def identify(self, validation: Validation) -> dict:
-        """Which tokens and which text a validation set scores, by hashes that records are compared by.
+        """Which tokens and which text a validation set scores, by hashes that records are compared
+        by.
 
-        `hash` is of the tokens to predict, in order, and the tokenizer's name: the same for rows of any length over one
-        stream. `text_hash` is of the held-out documents and the bytes scored: the same for two tokenizers only where
-        both score the same text, as they do when all held-out text fits into data.val_tokens.
+        `hash` is of the tokens to predict, in order, and the tokenizer's name: the same for rows of
+        any length over one stream. `text_hash` is of the held-out documents and the bytes scored:
+        the same for two tokenizers only where both score the same text, as they do when all
+        held-out text fits into data.val_tokens.
         """
         used = validation.y != IGNORE_INDEX
         scored, bytes_ = hashlib.sha256(self.tokenizer.name.encode()), int(validation.nbytes.sum())
         scored.update(validation.y[used].astype("<i8").tobytes())
         text = hashlib.sha256(self.store.documents["hash"][self.split.val].astype("<u8").tobytes())
         text.update(str(bytes_).encode())
-        return {"hash": scored.hexdigest()[:32], "text_hash": text.hexdigest()[:32], "tokens": validation.tokens,
+        return {"hash": scored.hexdigest()[:32], "text_hash": text.hexdigest()[:32],
+                "tokens": validation.tokens,
                 "bytes": bytes_, "held_out_documents": len(self.split.val)}
 
 
 def _totals(documents: np.ndarray, chosen: np.ndarray) -> dict[str, int]:
     """Documents, tokens (their ends included) and bytes of text."""
-    return {"documents": int(chosen.sum()), "tokens": int(documents["tokens"][chosen].sum(dtype=np.int64)),
+    return {"documents": int(chosen.sum()),
+            "tokens": int(documents["tokens"][chosen].sum(dtype=np.int64)),
             "bytes": int(documents["bytes"][chosen].sum(dtype=np.int64))}

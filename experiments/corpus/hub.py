@@ -17,12 +17,14 @@ from experiments.corpus.chunks import UNNAMED, Chunk, TextChunk
 from mingpt.utils import BadInput
 
 Record = dict
-PILE_DOCUMENTS = 50_000   # of the Pile, unless --data.max_docs says otherwise: study 002's share of its 825 GB
+# of the Pile, unless --data.max_docs says otherwise: study 002's share of its 825 GB
+PILE_DOCUMENTS = 50_000
 GROUP = 64                # documents in a chunk
 
 
 def articles(records: Iterable[Record]) -> Iterator[Record]:
-    """WikiText comes a line at a time: join the lines of an article, from ' = Title = ' to the next."""
+    """WikiText comes a line at a time: join the lines of an article, from ' = Title = ' to the
+    next."""
     title, lines = re.compile(r"^ = [^=].*[^=] = \n?$"), []
     for record in records:
         if title.match(record["text"]) and "".join(lines).strip():
@@ -79,10 +81,12 @@ class HubSource:
             yield TextChunk(read, size, texts, sets)
 
     def _reach(self) -> None:
-        """BadInput when the hub does not answer: the library would retry for half a minute, a line a try."""
+        """BadInput when the hub does not answer: the library would retry for half a minute, a line
+        a try."""
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         try:
-            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10).close()
+            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"),
+                                   timeout=10).close()
         except urllib.error.HTTPError:
             return   # an answer all the same
         except (OSError, ValueError) as error:
@@ -90,17 +94,20 @@ class HubSource:
 
     def _unreachable(self, error: Exception) -> BadInput:
         why = getattr(error, "reason", None) or type(error).__name__
-        return BadInput(f"--data {self.name}: {self.named.path} could not be fetched ({why}; is there a network?): "
+        return BadInput(f"--data {self.name}: {self.named.path} could not be fetched ({why}; is "
+                        f"there a network?): "
                         "give a file instead")
 
     def _records(self) -> Iterator[Record]:
         try:
             import datasets
         except ImportError:
-            raise BadInput(f"--data {self.name} needs the `datasets` library (pip install 'ablate[hub]'), "
+            raise BadInput(f"--data {self.name} needs the `datasets` library (pip install "
+                           f"'ablate[hub]'), "
                            "or give a file") from None
         self._reach()
         try:
-            yield from datasets.load_dataset(self.named.path, self.named.config, split="train", streaming=True)
+            yield from datasets.load_dataset(self.named.path, self.named.config, split="train",
+                                             streaming=True)
         except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise self._unreachable(error) from None

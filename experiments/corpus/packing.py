@@ -24,17 +24,21 @@ class Pack(ABC):
 
     @abstractmethod
     def rows(self, i: np.ndarray, offset: int) -> np.ndarray:
-        """Rows i, int64 [len(i), T + 1], padded with IGNORE_INDEX. `offset` moves where blocks begin."""
+        """Rows i, int64 [len(i), T + 1], padded with IGNORE_INDEX. `offset` moves where blocks
+        begin."""
 
     @staticmethod
     @abstractmethod
-    def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int, eot: int) -> tuple:
-        """(rows [n, T + 1], document of each target [n, T] or −1): the first `max_tokens` targets of documents."""
+    def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int,
+                 eot: int) -> tuple:
+        """(rows [n, T + 1], document of each target [n, T] or −1): the first `max_tokens` targets
+        of documents."""
 
 
 class Stream(Pack):
-    """Documents end to end, each followed by its end-of-document token, which is learned like any other. The stream
-    is a ring: an offset moves all blocks along it, so the tokens at the edges of blocks differ between epochs."""
+    """Documents end to end, each followed by its end-of-document token, which is learned like any
+    other. The stream is a ring: an offset moves all blocks along it, so the tokens at the edges of
+    blocks differ between epochs."""
 
     def __init__(self, store: Store, train: np.ndarray, block_size: int):
         super().__init__(store, block_size)
@@ -44,10 +48,12 @@ class Stream(Pack):
         firsts, lasts = numbers[np.r_[0, breaks]], numbers[np.r_[breaks - 1, len(numbers) - 1]]
         self.starts = store.starts[firsts]           # of each unbroken run of documents
         ends = np.cumsum(store.starts[lasts] + store.documents["tokens"][lasts] - self.starts)
-        self.begins, self.tokens = np.r_[0, ends[:-1]], int(ends[-1])   # where each run begins in the stream
+        # where each run begins in the stream
+        self.begins, self.tokens = np.r_[0, ends[:-1]], int(ends[-1])
         self.count = self.tokens // block_size if self.tokens > block_size else 0
         if not self.count:
-            raise BadInput(f"--data holds {self.tokens:,} training tokens: one block needs {block_size + 1:,} "
+            raise BadInput(f"--data holds {self.tokens:,} training tokens: one block needs "
+                           f"{block_size + 1:,} "
                            "(give more text, or a smaller --model.block_size=…)")
 
     def rows(self, i: np.ndarray, offset: int) -> np.ndarray:
@@ -66,11 +72,13 @@ class Stream(Pack):
         return out
 
     @staticmethod
-    def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int, eot: int) -> tuple:
+    def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int,
+                 eot: int) -> tuple:
         """Every token is predicted once: the first one from the end-of-document token before it."""
         lengths = store.documents["tokens"][documents].astype(np.int64)
         used = documents[:int(np.searchsorted(np.cumsum(lengths), max_tokens)) + 1]
-        targets = np.concatenate([store.read(int(store.starts[d]), int(store.documents["tokens"][d])) for d in used])
+        targets = np.concatenate([store.read(int(store.starts[d]),
+                                             int(store.documents["tokens"][d])) for d in used])
         owner = np.repeat(used, store.documents["tokens"][used])[:max_tokens]
         targets = targets[:max_tokens].astype(np.int64)
         n = -(-len(targets) // block_size)
@@ -83,7 +91,8 @@ class Stream(Pack):
 
 
 class Truncate(Pack):
-    """Study 002's: a document is one row, its first T + 1 tokens, padded. The end of a document is not learned."""
+    """Study 002's: a document is one row, its first T + 1 tokens, padded. The end of a document is
+    not learned."""
 
     def __init__(self, store: Store, train: np.ndarray, block_size: int):
         super().__init__(store, block_size)
@@ -96,10 +105,12 @@ class Truncate(Pack):
         return _truncated(self.store, self.numbers[i], self.block_size)
 
     @staticmethod
-    def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int, eot: int) -> tuple:
+    def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int,
+                 eot: int) -> tuple:
         documents = _two_tokens(store, documents)
         if not len(documents):
-            raise BadInput("--data holds no validation document of two tokens or more: give a larger "
+            raise BadInput("--data holds no validation document of two tokens or more: give a "
+                           "larger "
                            "--data.val_fraction=…")
         targets = np.minimum(store.documents["tokens"][documents].astype(np.int64) - 2, block_size)
         fits = max(1, int(np.searchsorted(np.cumsum(targets), max_tokens, side="right")))

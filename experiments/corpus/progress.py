@@ -1,5 +1,6 @@
 """
-How far the tokenizing is: a bar in a terminal, a line every few seconds elsewhere, nothing for small corpora.
+How far the tokenizing is: a bar in a terminal, a line every few seconds elsewhere, nothing for
+small corpora.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Bar:
         elif now - self.shown > PLAIN:
             self.shown = now
             left = (now - self.began) * (self.total / max(1, self.done) - 1)
-            say(f"  tokenizing: {self.done / self.total:4.0%}, {self.rate:.1f} MB/s, {_clock(left)} left")
+            say(f"  tokenizing: {self.done / self.total:4.0%}, {self.rate:.1f} MB/s, "
+                f"{_clock(left)} left")
 
     @property
     def rate(self) -> float:
@@ -48,7 +50,8 @@ class Bar:
 
     def _draw(self) -> None:
         if self.bar is None:
-            columns = (TextColumn("  tokenizing"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
+            columns = (TextColumn("  tokenizing"), BarColumn(),
+                       TextColumn("{task.percentage:3.0f}%"),
                        TextColumn("{task.fields[rate]:.1f} MB/s"), TimeRemainingColumn())
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("", total=self.total, rate=0.0)

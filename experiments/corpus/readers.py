@@ -10,17 +10,27 @@ import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from experiments.corpus.chunks import MAX_LINE, TARGET, UNNAMED, Chunk, CutShort, LineChunk, TextChunk
+from experiments.corpus.chunks import (
+    MAX_LINE,
+    TARGET,
+    UNNAMED,
+    Chunk,
+    CutShort,
+    LineChunk,
+    TextChunk,
+)
 from experiments.corpus.streams import Block, gzip_blocks, plain_blocks, zstd_blocks
 from experiments.corpus.tokenfiles import read_bin, read_npy
 from mingpt.utils import BadInput, did_you_mean
 
-PIECE = 16 << 10      # bytes: a longer .txt is cut here, so that a part of it can be held out for validation
+# bytes: a longer .txt is cut here, so that a part of it can be held out for validation
+PIECE = 16 << 10
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def text_blocks(path: Path, open_blocks) -> Iterator[Block]:
-    """The file's bytes without a byte-order mark; UTF-16 is refused by name, since every line of it would be bad."""
+    """The file's bytes without a byte-order mark; UTF-16 is refused by name, since every line of it
+    would be bad."""
     first = True
     for position, data in open_blocks(path):
         if first and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -60,14 +70,14 @@ def line_chunks(blocks: Iterable[Block]) -> Iterator[LineChunk]:
     except CutShort:
         if lines_end:
             yield LineChunk(position, lines_end, b"".join(held)[:lines_end])
-        raise                   # the last line, cut in half with the file, is neither a document nor a bad line
+        raise  # the last line, cut in half with the file, is neither a document nor a bad line
     if size:
         yield LineChunk(position, size, b"".join(held))
 
 
 def read_text(path: Path, open_blocks, separator: str | None = None, **_) -> Iterator[Chunk]:
-    """A plain text: one document, or one per 16 KB of a long one, cut after a blank line or else a line. With a
-    separator: the documents between two of them."""
+    """A plain text: one document, or one per 16 KB of a long one, cut after a blank line or else a
+    line. With a separator: the documents between two of them."""
     blocks, rest, position = _unix_lines(text_blocks(path, open_blocks)), b"", 0
     if separator is not None:
         yield from separated(blocks, separator.replace("\r\n", "\n").encode())
@@ -81,7 +91,8 @@ def read_text(path: Path, open_blocks, separator: str | None = None, **_) -> Ite
 
 
 def separated(blocks: Iterable[Block], mark: bytes) -> Iterator[Chunk]:
-    """Documents between marks, without the line ends next to a mark. One beyond MAX_LINE is skipped as it is read."""
+    """Documents between marks, without the line ends next to a mark. One beyond MAX_LINE is skipped
+    as it is read."""
     rest, position, skipping = b"", 0, False
     for position, data in blocks:
         *whole, rest = (rest + data).split(mark)
@@ -125,7 +136,8 @@ def cut_text(data: bytes) -> tuple[list[bytes], bytes]:
 
 
 def _cut(data: bytes, start: int) -> int:
-    """Where to end the piece that begins at `start`: the last blank line in it, else line, else character."""
+    """Where to end the piece that begins at `start`: the last blank line in it, else line, else
+    character."""
     for mark in (b"\n\n", b"\n", b" "):
         found = data.rfind(mark, start + PIECE // 4, start + PIECE)
         if found >= 0:
@@ -156,18 +168,21 @@ def read_parquet(path: Path, text_key: str, **_) -> Iterator[TextChunk]:
 def _parquet_columns(path: Path, schema, text_key: str) -> list[str]:
     import pyarrow as pa
     if text_key not in schema.names:
-        strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+        strings = [f.name for f in schema if pa.types.is_string(f.type)
+                   or pa.types.is_large_string(f.type)]
         raise BadInput(f"--data {path} has no column {text_key!r}{did_you_mean(text_key, strings)} "
                        "(choose with --data.text_key=…)")
     meta = schema.field("meta").type if "meta" in schema.names else None
-    named = meta is not None and pa.types.is_struct(meta) and meta.get_field_index("pile_set_name") >= 0
+    named = (meta is not None and pa.types.is_struct(meta)
+             and meta.get_field_index("pile_set_name") >= 0)
     return [text_key, "meta"] if named else [text_key]
 
 
 def _parquet_sets(batch, columns: list[str]) -> list[str]:
     if "meta" not in columns:
         return [UNNAMED] * batch.num_rows
-    return [(meta or {}).get("pile_set_name") or UNNAMED for meta in batch.column("meta").to_pylist()]
+    return [(meta or {}).get("pile_set_name") or UNNAMED
+            for meta in batch.column("meta").to_pylist()]
 
 
 READERS = {

@@ -1,5 +1,6 @@
 """
-From what `--data` names to sources: something with a name, a size, a fingerprint and chunks of documents to read.
+From what `--data` names to sources: something with a name, a size, a fingerprint and chunks of
+documents to read.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class FileSource:
         return self.path.stat().st_size
 
     def fingerprint(self) -> str:
-        """Changes when the content does: a hash of all bytes, or for a large file of its size, its time of change
-        and three samples. Where the file lies does not enter."""
+        """Changes when the content does: a hash of all bytes, or for a large file of its size, its
+        time of change and three samples. Where the file lies does not enter."""
         digest = hashlib.blake2b(suffix_of(self.path).encode(), digest_size=16)
         with open(self.path, "rb") as f:
             if self.size <= WHOLE:
@@ -49,7 +50,8 @@ class FileSource:
         return digest.hexdigest()
 
     def chunks(self, **reading) -> Iterator[Chunk]:
-        """The file's content, in order, in pieces of bounded size. `reading`: what the readers' signatures name."""
+        """The file's content, in order, in pieces of bounded size. `reading`: what the readers'
+        signatures name."""
         try:
             yield from READERS[suffix_of(self.path)](self.path, **reading)
         except OSError as error:
@@ -58,11 +60,14 @@ class FileSource:
 
 def suffix_of(path: Path) -> str | None:
     """The known suffix that a file's name ends in: 'a.jsonl.zst' → '.jsonl.zst'."""
-    return next((s for s in sorted(READERS, key=len, reverse=True) if path.name.lower().endswith(s)), None)
+    return next((s for s in sorted(READERS, key=len, reverse=True)
+                 if path.name.lower().endswith(s)), None)
 
 
-def resolve(paths: list[str] | None, max_docs: int | None) -> list[FileSource | HubSource | StdlibSource]:
-    """Sources for files, folders, globs and names, in the order given; Python's standard library for nothing."""
+def resolve(paths: list[str] | None, max_docs: int | None) -> list[FileSource | HubSource
+                                                                   | StdlibSource]:
+    """Sources for files, folders, globs and names, in the order given; Python's standard library
+    for nothing."""
     if not paths:
         return [StdlibSource()]
     return [source for path in paths for source in _resolve_one(str(path), max_docs)]
@@ -94,16 +99,19 @@ def _nearest(path: Path) -> str:
 
 def _folder(folder: Path) -> list[FileSource]:
     inside = sorted(p for p in folder.rglob("*") if p.is_file())
-    visible = (p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    visible = (p for p in inside if not any(part.startswith(".")
+                                            for part in p.relative_to(folder).parts))
     found = [FileSource(p) for p in visible if suffix_of(p)]
     if not found:
-        raise BadInput(f"--data {folder}: this folder holds no file that can be read; known: {', '.join(READERS)}")
+        raise BadInput(f"--data {folder}: this folder holds no file that can be read; known: "
+                       f"{', '.join(READERS)}")
     return found
 
 
 def _file(path: Path) -> FileSource:
     if suffix_of(path) is None:
-        raise BadInput(f"--data {path}: cannot read this kind of file{did_you_mean(path.suffix, READERS)}")
+        raise BadInput(f"--data {path}: cannot read this kind of "
+                       f"file{did_you_mean(path.suffix, READERS)}")
     if not os.access(path, os.R_OK):
         raise BadInput(f"--data {path}: no permission to read it")
     return FileSource(path)

@@ -1,8 +1,9 @@
 """
-The corpus that every machine has: docstrings and sources of the running Python's own standard library.
+The corpus that every machine has: docstrings and sources of the running Python's own standard
+library.
 
-Real English and real code, no download. Docstrings are taken out of the sources, so that what is held out for
-validation in one set is not learned from the other.
+Real English and real code, no download. Docstrings are taken out of the sources, so that what is
+held out for validation in one set is not learned from the other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from mingpt.utils import BadInput
 VERSION = 1    # of what is made of the library: part of the fingerprint
 SETS = ("PythonDocstrings", "PythonSource")
 # Not the library itself, or tables rather than text.
-LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__",
+LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages",
+            "__pycache__",
             "turtledemo", "_bundled", "lib-dynload", "encodings", "pydoc_data"}
 SHORTEST = 64  # characters: shorter documents teach little but their own headers
 
@@ -32,10 +34,12 @@ class StdlibSource:
 
     def __init__(self, root: Path | None = None):
         self.root = root or Path(sysconfig.get_paths()["stdlib"])
-        self.files = sorted(p for p in self.root.rglob("*.py") if not LEFT_OUT & set(p.relative_to(self.root).parts)
+        self.files = sorted(p for p in self.root.rglob("*.py")
+                            if not LEFT_OUT & set(p.relative_to(self.root).parts)
                             and not p.relative_to(self.root).parts[0].startswith("config-"))
         if not self.files:
-            raise BadInput(f"no --data, and {self.root} holds no Python sources to read instead: give --data PATH")
+            raise BadInput(f"no --data, and {self.root} holds no Python sources to read instead: "
+                           f"give --data PATH")
 
     @property
     def name(self) -> str:
@@ -51,12 +55,14 @@ class StdlibSource:
         return hashlib.blake2b(f"stdlib {VERSION}\n{names}".encode(), digest_size=16).hexdigest()
 
     def chunks(self, **_) -> Iterator[Chunk]:
-        """Two documents or more a file, file by file in the order of their names; then the manual's topics."""
+        """Two documents or more a file, file by file in the order of their names; then the manual's
+        topics."""
         position = 0
         for path in self.files:
             position += path.stat().st_size
             text, tree = _parse(path)
-            texts = [(SETS[0], docs(path.stem, tree)), *((SETS[1], piece) for piece in source(text, tree))]
+            texts = [(SETS[0], docs(path.stem, tree)), *((SETS[1], piece)
+                                                         for piece in source(text, tree))]
             yield _chunk(position, [(s, t) for s, t in texts if len(t) >= SHORTEST])
         yield _chunk(position, [(SETS[0], topic) for topic in _manual()])
 
@@ -86,7 +92,8 @@ def _documented(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]
 def docs(module: str, tree: ast.Module) -> str:
     """A module's docstrings, each under the name it documents, as `help` shows them."""
     parts = [(name or module, ast.get_docstring(node) or "") for name, node in _documented(tree)]
-    return "\n\n".join(f"{name}\n{textwrap.indent(text, '    ')}" for name, text in parts if text.strip())
+    return "\n\n".join(f"{name}\n{textwrap.indent(text, '    ')}" for name,
+                       text in parts if text.strip())
 
 
 def source(text: str, tree: ast.Module) -> list[str]:
@@ -101,7 +108,8 @@ def source(text: str, tree: ast.Module) -> list[str]:
 
 
 def _manual() -> list[str]:
-    """The language reference by topic, as `help('LAMBDAS')` prints it; some distributions leave it out."""
+    """The language reference by topic, as `help('LAMBDAS')` prints it; some distributions leave it
+    out."""
     try:
         from pydoc_data.topics import topics
     except ImportError:

@@ -1,9 +1,10 @@
 """
-A tokenised corpus on disk: `tokens-00000.bin`… (uint16 or uint32, every document followed by its end), `documents.bin`
-(one DOCUMENT entry each), `checksums.bin` (a CRC-32 for every block of those files) and `meta.json`, written last.
+A tokenised corpus on disk: `tokens-00000.bin`… (uint16 or uint32, every document followed by its
+end), `documents.bin` (one DOCUMENT entry each), `checksums.bin` (a CRC-32 for every block of those
+files) and `meta.json`, written last.
 
-A small store is verified whole when it is opened. Of a large one each block is verified when it is first read, so a
-process pays for what it uses.
+A small store is verified whole when it is opened. Of a large one each block is verified when it is
+first read, so a process pays for what it uses.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SHARD = 1 << 27       # tokens a file (256 MB in uint16)
 MAX_SETS = 1000       # more set names than this are no sets: the rest are counted together
 OTHER = "other"
 BLOCK = 1 << 16       # bytes of a file that have one checksum
-WHOLE = 256 << 20     # bytes of tokens that are verified when a store is opened, at 3.5 GB per second
+WHOLE = 256 << 20  # bytes of tokens that are verified when a store is opened, at 3.5 GB per second
 
 
 class Damaged(ValueError):
@@ -73,7 +74,8 @@ class Writer:
         """Append a digest's documents, in order."""
         if not digest.ids:
             return
-        rows = [(tokens, size, self._set(name), *hashes) for tokens, size, name, *hashes in digest.rows]
+        rows = [(tokens, size, self._set(name), *hashes) for tokens, size,
+                name, *hashes in digest.rows]
         entries = np.array(rows, DOCUMENT)
         self.hash.update(np.ascontiguousarray(entries["hash"]).tobytes())
         self._documents.write(entries.tobytes())
@@ -99,10 +101,13 @@ class Writer:
         """Flush all, and write what the folder holds."""
         for file in (*self._files[-1:], self._documents):
             file.close()
-        sums = np.array([crc for file in (self._documents, *self._files) for crc in file.blocks], "<u4").tobytes()
+        sums = np.array([crc for file in (self._documents, *self._files) for crc in file.blocks],
+                        "<u4").tobytes()
         write_atomic(self.folder / "checksums.bin", sums)
-        meta = {"shards": self.shards, "documents": self.documents, "sets": list(self.sets), "dtype": self.dtype.name,
-                "hash": self.hash.hexdigest(), "checksums": zlib.crc32(sums), "report": report.to_json()}
+        meta = {"shards": self.shards, "documents": self.documents, "sets": list(self.sets),
+                "dtype": self.dtype.name,
+                "hash": self.hash.hexdigest(), "checksums": zlib.crc32(sums),
+                "report": report.to_json()}
         write_atomic(self.folder / "meta.json", json.dumps({**meta, "checksum": _checksum(meta)}))
 
 
@@ -111,15 +116,16 @@ def _checksum(meta: dict) -> int:
 
 
 class Store:
-    """A finished store, mapped into memory: nothing is read before it is used. FileNotFoundError or ValueError where it
-    is not whole."""
+    """A finished store, mapped into memory: nothing is read before it is used. FileNotFoundError or
+    ValueError where it is not whole."""
 
     def __init__(self, folder: Path):
         meta = _read_meta(folder / "meta.json")
         self.folder, self.hash, self.sets = folder, meta["hash"], meta["sets"]
         self.report = Report.from_json(meta["report"])
         dtype = np.dtype(meta["dtype"])
-        self.shards = [_mapped(folder / f"tokens-{n:05d}.bin", dtype, size) for n, size in enumerate(meta["shards"])]
+        self.shards = [_mapped(folder / f"tokens-{n:05d}.bin", dtype, size) for n,
+                       size in enumerate(meta["shards"])]
         self.documents = _mapped(folder / "documents.bin", DOCUMENT, meta["documents"])
         tokens = {f"tokens-{n:05d}.bin": shard for n, shard in enumerate(self.shards)}
         files = {"documents.bin": self.documents, **tokens}
@@ -129,7 +135,8 @@ class Store:
             for blocks in self._blocks:
                 blocks.verify_all()
         ends = np.cumsum(self.documents["tokens"], dtype=np.int64)
-        self.starts = ends - self.documents["tokens"]     # of each document among all tokens, end to end
+        # of each document among all tokens, end to end
+        self.starts = ends - self.documents["tokens"]
         self.shard_starts = np.cumsum([0, *meta["shards"]])[:-1]
 
     def shard_of(self, token: np.ndarray | int) -> np.ndarray:
@@ -137,22 +144,25 @@ class Store:
         return np.searchsorted(self.shard_starts, token, side="right") - 1
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """`length` tokens from `start`, counted over all shards; they must lie in one shard. BadInput where the file is
-        damaged there."""
+        """`length` tokens from `start`, counted over all shards; they must lie in one shard.
+        BadInput where the file is damaged there."""
         shard = int(self.shard_of(start))
         local = start - int(self.shard_starts[shard])
         tokens = self.shards[shard]
         try:
             self._blocks[shard].verify(local * tokens.itemsize, (local + length) * tokens.itemsize)
         except Damaged as damage:
-            (self.folder / "meta.json").unlink(missing_ok=True)      # the next process finds no store, and makes one
-            raise BadInput(f"the token cache is damaged: {damage}: run the same command again, and the text is "
+            # the next process finds no store, and makes one
+            (self.folder / "meta.json").unlink(missing_ok=True)
+            raise BadInput(f"the token cache is damaged: {damage}: run the same command again, and "
+                           f"the text is "
                            "tokenised anew") from None
         return tokens[local:local + length]
 
 
 class Blocks:
-    """The blocks of one mapped file with their checksums, and which of them this process has verified."""
+    """The blocks of one mapped file with their checksums, and which of them this process has
+    verified."""
 
     def __init__(self, path: Path, data: np.ndarray, sums: np.ndarray):
         self.path, self.sums = path, sums
@@ -160,11 +170,13 @@ class Blocks:
         self.verified = np.zeros(len(sums), bool)
 
     def verify(self, start: int, stop: int) -> None:
-        """Damaged where a block of the bytes from `start` to before `stop` is not what was written."""
+        """Damaged where a block of the bytes from `start` to before `stop` is not what was
+        written."""
         for block in range(start // BLOCK, -(-stop // BLOCK)):
             if not self.verified[block]:
                 if zlib.crc32(self.bytes[block * BLOCK:(block + 1) * BLOCK]) != self.sums[block]:
-                    raise Damaged(f"{self.path}: the checksum of byte {block * BLOCK:,} and those after it differs")
+                    raise Damaged(f"{self.path}: the checksum of byte {block * BLOCK:,} and those "
+                                  f"after it differs")
                 self.verified[block] = True
 
     def verify_all(self) -> None:
@@ -179,7 +191,8 @@ def _blocks(folder: Path, files: dict[str, np.ndarray], checksum: int) -> list[B
     if zlib.crc32(raw) != checksum or len(raw) != 4 * sum(counts):
         raise Damaged(f"{folder / 'checksums.bin'}: not what was written")
     parts = np.split(np.frombuffer(raw, "<u4"), np.cumsum(counts)[:-1])
-    return [Blocks(folder / name, data, sums) for (name, data), sums in zip(files.items(), parts, strict=True)]
+    return [Blocks(folder / name, data, sums) for (name, data),
+            sums in zip(files.items(), parts, strict=True)]
 
 
 def _read_meta(path: Path) -> dict:

@@ -1,5 +1,6 @@
 """
-Bytes of a file in blocks, decompressed where need be: never much at a time, however well the file is compressed.
+Bytes of a file in blocks, decompressed where need be: never much at a time, however well the file
+is compressed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from mingpt.utils import BadInput
 Block = tuple[int, bytes]   # (bytes of the file read so far, data)
 
 READ = 1 << 18
-ZSTD_FEED = 1 << 13   # a few KB can stand for 100 MB of one character: feed little, so that little comes out
+# a few KB can stand for 100 MB of one character: feed little, so that little comes out
+ZSTD_FEED = 1 << 13
 ZLIB_OUT = 1 << 20
-ZSTD_WINDOW = 1 << 31   # bytes: the longest window that is read (--long=31). The decoder holds one window in memory.
+# bytes: the longest window that is read (--long=31). The decoder holds one window in memory.
+ZSTD_WINDOW = 1 << 31
 
 
 def plain_blocks(path: Path) -> Iterator[Block]:
@@ -72,8 +75,10 @@ def zstd_blocks(path: Path) -> Iterator[Block]:
                 out = frame.decompress(data)
             except (zstandard.ZstdError, MemoryError) as error:
                 if isinstance(error, MemoryError) or "memory" in str(error):
-                    raise BadInput(f"--data {path} needs a longer zstd window than fits (limit {ZSTD_WINDOW >> 20:,} "
-                                   f"MB): unpack it first with zstd -d --long=31 --memory=4096MB {path.name}") from None
+                    raise BadInput(f"--data {path} needs a longer zstd window than fits (limit "
+                                   f"{ZSTD_WINDOW >> 20:,} "
+                                   f"MB): unpack it first with zstd -d --long=31 --memory=4096MB "
+                                   f"{path.name}") from None
                 raise CutShort(f"is damaged near byte {position:,} ({error})") from None
             for start in range(0, len(out), ZLIB_OUT):
                 yield position, out[start:start + ZLIB_OUT]

@@ -1,6 +1,6 @@
 """
-Files that hold tokens already: study 003's .npy rows, the .bin shards of llm.c and modded-nanogpt, and nanoGPT's .bin
-without a header.
+Files that hold tokens already: study 003's .npy rows, the .bin shards of llm.c and modded-nanogpt,
+and nanoGPT's .bin without a header.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from mingpt.utils import BadInput
 
 HEADER, MAGIC, VERSION = 256, 20240520, 1   # int32 values before the uint16 tokens
 STEP = 1 << 18                              # tokens read at once
-BIN_DTYPES = ("uint16", "uint32", "int32")  # of a .bin without a header; the bytes of each number, lowest first
+# of a .bin without a header; the bytes of each number, lowest first
+BIN_DTYPES = ("uint16", "uint32", "int32")
 LONGEST = 1 << 16                           # tokens: a run without an end of document is cut here
 
 
@@ -26,7 +27,8 @@ def read_npy(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
     except (ValueError, EOFError) as error:
         raise BadInput(f"--data {path} cannot be read as .npy: {error}") from None
     if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
-        raise BadInput(f"--data {path} holds {array.dtype} {array.shape}: rows of token ids are integers (n, S + 1)")
+        raise BadInput(f"--data {path} holds {array.dtype} {array.shape}: rows of token ids are "
+                       f"integers (n, S + 1)")
     if array.ndim == 1:
         yield from _documents(path, array, 0, tokenizer)
         return
@@ -38,20 +40,25 @@ def read_npy(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
 
 
 def read_bin(path: Path, tokenizer, bin_dtype: str | None = None, **_) -> Iterator[TokenChunk]:
-    """A token shard, or with `bin_dtype` bare tokens. Documents are what lies between the end-of-document tokens."""
+    """A token shard, or with `bin_dtype` bare tokens. Documents are what lies between the
+    end-of-document tokens."""
     header = np.fromfile(path, np.int32, HEADER)
     shard = len(header) == HEADER and header[0] == MAGIC
     if bin_dtype is not None:
         if shard:
-            raise BadInput(f"--data {path} has a header that gives its type: leave out data.bin_dtype")
+            raise BadInput(f"--data {path} has a header that gives its type: leave out "
+                           f"data.bin_dtype")
         yield from _bare(path, np.dtype(bin_dtype).newbyteorder("<"), tokenizer)
         return
     if not shard:
         found = header[0] if len(header) else "nothing"
-        raise BadInput(f"--data {path} is no token shard: it begins with {found}, not {MAGIC} (for a file without a "
-                       f"header, as nanoGPT's train.bin, give its type: --data.bin_dtype={BIN_DTYPES[0]})")
+        raise BadInput(f"--data {path} is no token shard: it begins with {found}, not {MAGIC} (for "
+                       f"a file without a "
+                       f"header, as nanoGPT's train.bin, give its type: "
+                       f"--data.bin_dtype={BIN_DTYPES[0]})")
     if header[1] != VERSION:
-        raise BadInput(f"--data {path} is a token shard of version {header[1]}: only {VERSION} (uint16) is known")
+        raise BadInput(f"--data {path} is a token shard of version {header[1]}: only {VERSION} "
+                       f"(uint16) is known")
     stored = (path.stat().st_size - HEADER * 4) // 2
     if stored:
         tokens = np.memmap(path, np.uint16, "r", HEADER * 4, (min(stored, int(header[2])),))
@@ -63,14 +70,16 @@ def read_bin(path: Path, tokenizer, bin_dtype: str | None = None, **_) -> Iterat
 def _bare(path: Path, dtype: np.dtype, tokenizer) -> Iterator[TokenChunk]:
     size = path.stat().st_size
     if size % dtype.itemsize:
-        raise BadInput(f"--data {path} holds {size:,} bytes, which are no whole number of {dtype.name} tokens: give "
+        raise BadInput(f"--data {path} holds {size:,} bytes, which are no whole number of "
+                       f"{dtype.name} tokens: give "
                        f"another data.bin_dtype ({', '.join(BIN_DTYPES)})")
     if size:
         yield from _documents(path, np.memmap(path, dtype, "r"), 0, tokenizer)
 
 
 def _documents(path: Path, tokens: np.ndarray, offset: int, tokenizer) -> Iterator[TokenChunk]:
-    """A stream of tokens, cut at end-of-document tokens (which are dropped: the corpus sets its own)."""
+    """A stream of tokens, cut at end-of-document tokens (which are dropped: the corpus sets its
+    own)."""
     rest = np.zeros(0, np.int64)
     for start in range(0, len(tokens), STEP):
         part = np.concatenate([rest, _checked(path, tokens[start:start + STEP], tokenizer)])
@@ -86,5 +95,6 @@ def _checked(path: Path, ids: np.ndarray, tokenizer) -> np.ndarray:
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
         worst = int(ids.min()) if ids.min() < 0 else int(ids.max())
         raise BadInput(f"--data {path} holds the token {worst}, but {tokenizer.name} has 0 to "
-                       f"{tokenizer.vocab_size - 1}: give the right --data.tokenizer=… (or data.bin_dtype)")
+                       f"{tokenizer.vocab_size - 1}: give the right --data.tokenizer=… (or "
+                       f"data.bin_dtype)")
     return np.asarray(ids).astype(np.int64)

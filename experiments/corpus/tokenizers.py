@@ -1,5 +1,6 @@
 """
-Text to integers and back: GPT-2's byte pairs (no network), plain bytes, or any encoding that tiktoken knows.
+Text to integers and back: GPT-2's byte pairs (no network), plain bytes, or any encoding that
+tiktoken knows.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from mingpt.utils import BadInput, did_you_mean
 
 SMALL_VOCABULARY = 2 ** 16   # what uint16 can tell apart
 GROUP = 1 << 18              # characters encoded in one call
-SEPARATOR = "\0"             # between documents in such a call: a corpus refuses documents that hold it
+SEPARATOR = "\0"  # between documents in such a call: a corpus refuses documents that hold it
 
 
 class Tokenizer(ABC):
-    """name, vocab_size and eot (the id that ends a document). Ids are uint16, or uint32 in larger vocabularies."""
+    """name, vocab_size and eot (the id that ends a document). Ids are uint16, or uint32 in larger
+    vocabularies."""
 
     def __init__(self, name: str, vocab_size: int, eot: int):
         self.name, self.vocab_size, self.eot = name, vocab_size, eot
@@ -30,7 +32,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """One text → its ids (n,). Releases the GIL for most of its time, so that threads run side by side."""
+        """One text → its ids (n,). Releases the GIL for most of its time, so that threads run side
+        by side."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -43,7 +46,8 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
-        """int32 [vocab_size]: how many bytes of text each id stands for; the end of a document stands for none."""
+        """int32 [vocab_size]: how many bytes of text each id stands for; the end of a document
+        stands for none."""
 
     def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
         """Texts → the ids of each, followed by eot."""
@@ -101,21 +105,26 @@ class TiktokenTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         # '<|endoftext|>' in a text is text: only the corpus ends documents
-        parts = [self.encoding.encode_to_numpy(piece, disallowed_special=()) for piece in safe_pieces(text)]
+        parts = [self.encoding.encode_to_numpy(piece, disallowed_special=())
+                 for piece in safe_pieces(text)]
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(self.dtype)
 
     @functools.cached_property
     def _joined(self) -> tiktoken.Encoding:
-        """The same encoding, in which SEPARATOR is the end of a document and there is no other special token."""
+        """The same encoding, in which SEPARATOR is the end of a document and there is no other
+        special token."""
         return tiktoken.Encoding(f"{self.name}-joined", pat_str=self.encoding._pat_str,
-                                 mergeable_ranks=self.encoding._mergeable_ranks, special_tokens={SEPARATOR: self.eot})
+                                 mergeable_ranks=self.encoding._mergeable_ranks,
+                                 special_tokens={SEPARATOR: self.eot})
 
     def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
-        # One call for all: threads that come back for the interpreter's lock after every text wait for each other.
+        # One call for all: threads that come back for the interpreter's lock after every text wait
+        # for each other.
         if any(SEPARATOR in text or len(safe_pieces(text)) > 1 for text in texts):
             return super().encode_documents(texts)
         joined = SEPARATOR.join([*texts, ""])
-        ids = self._joined.encode_to_numpy(joined, allowed_special={SEPARATOR}, disallowed_special=())
+        ids = self._joined.encode_to_numpy(joined, allowed_special={SEPARATOR},
+                                           disallowed_special=())
         ends = np.flatnonzero(ids == self.eot) + 1
         return np.split(ids.astype(self.dtype), ends[:-1]) if texts else []
 
@@ -135,7 +144,8 @@ class TiktokenTokenizer(Tokenizer):
 
 @functools.cache
 def get_tokenizer(name: str) -> Tokenizer:
-    """`gpt2`, `byte`, or an encoding that tiktoken fetches once (`o200k_base`). BadInput when it cannot be had."""
+    """`gpt2`, `byte`, or an encoding that tiktoken fetches once (`o200k_base`). BadInput when it
+    cannot be had."""
     if name == "gpt2":
         return TiktokenTokenizer("gpt2", gpt2_encoding())
     if name == "byte":

@@ -1,1 +1,2 @@
-"""From TOML and flags to one tree of settings: `arms`, `study`, `settings`, `spec`, `names`, `ranges`."""
+"""From TOML and flags to one tree of settings: `arms`, `study`, `settings`, `spec`, `names`,
+`ranges`."""

@@ -1,8 +1,8 @@
 """
 What an arm is, the catalogue of those with a flag of their own, and how several combine into one.
 
-An arm is a set of changed settings with a name. The catalogue is arms.toml; studies add their own (study.py).
-Nothing here knows which settings exist: that is the settings tree's business.
+An arm is a set of changed settings with a name. The catalogue is arms.toml; studies add their own
+(study.py). Nothing here knows which settings exist: that is the settings tree's business.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from mingpt.utils import BadInput, did_you_mean
 
 CATALOGUE = Path(__file__).parents[1] / "arms.toml"
 SECTIONS = ("model", "trainer", "data", "run")   # the branches of the settings tree
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")   # arms name files: nothing that a shell would take apart
+# arms name files: nothing that a shell would take apart
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def catalogue() -> Mapping[str, Arm]:
 
 
 def make_arm(name: str, table: Mapping[str, Any], earlier: Mapping[str, Arm], where: str) -> Arm:
-    """An arm from its TOML table. `include` merges `earlier` arms, in the order listed; its own settings win."""
+    """An arm from its TOML table. `include` merges `earlier` arms, in the order listed; its own
+    settings win."""
     if not NAME.fullmatch(name):
         raise BadInput(f"{where}: {name!r} cannot name an arm: letters, digits and _ . + - only")
     if not isinstance(table, Mapping):
@@ -62,7 +64,8 @@ def make_arm(name: str, table: Mapping[str, Any], earlier: Mapping[str, Arm], wh
     settings: dict[str, Any] = {}
     for include in includes:
         if include not in earlier:
-            raise BadInput(f"{where}: include: no earlier arm {include!r}{did_you_mean(include, earlier)}")
+            raise BadInput(f"{where}: include: no earlier arm "
+                           f"{include!r}{did_you_mean(include, earlier)}")
         settings |= earlier[include].settings
     own = flatten({k: v for k, v in table.items() if k not in ("include", "flags", "help")}, where)
     flags, text = names_list(table.get("flags", []), f"{where}: flags"), table.get("help", "")
@@ -71,11 +74,13 @@ def make_arm(name: str, table: Mapping[str, Any], earlier: Mapping[str, Arm], wh
     return Arm(name, settings | own, own, tuple(includes), tuple(flags), text)
 
 
-def combine(names: Iterable[str], arms: Mapping[str, Arm] | None = None) -> tuple[str, dict[str, Any]]:
-    """One arm out of several: (name, settings). The name joins them in the order of `arms` (default: the catalogue).
+def combine(names: Iterable[str], arms: Mapping[str, Arm] | None = None) -> tuple[str,
+                                                                                  dict[str, Any]]:
+    """One arm out of several: (name, settings). The name joins them in the order of `arms`
+    (default: the catalogue).
 
-    What another one includes is not named again (warmup and cosine is `cosine`), and a group's name stands for
-    exactly its members (all five are `all_modifications`). None at all is the baseline.
+    What another one includes is not named again (warmup and cosine is `cosine`), and a group's name
+    stands for exactly its members (all five are `all_modifications`). None at all is the baseline.
     """
     arms = catalogue() if arms is None else arms
     chosen = _resolve(names, arms)
@@ -97,7 +102,8 @@ def _resolve(names: Iterable[str], arms: Mapping[str, Arm]) -> list[str]:
     idle = [name for name in names if not arms[name].settings]
     if idle and len(names) > 1:
         others = " ".join(_call(arms[n]) for n in names if n not in idle) or _call(arms[names[1]])
-        raise BadInput(f"{_call(arms[idle[0]])} changes nothing, so it cannot stand with {others}: leave one out")
+        raise BadInput(f"{_call(arms[idle[0]])} changes nothing, so it cannot stand with {others}: "
+                       f"leave one out")
     return [name for name in names if name not in idle]
 
 
@@ -115,7 +121,8 @@ def _merge(names: list[str], arms: Mapping[str, Arm]) -> dict[str, Any]:
     for name in names:
         for key, value in arms[name].settings.items():
             if merged.get(key, value) != value:
-                raise BadInput(f"arms {owner[key]!r} and {name!r} both set {key}: to {merged[key]!r} and {value!r}")
+                raise BadInput(f"arms {owner[key]!r} and {name!r} both set {key}: to "
+                               f"{merged[key]!r} and {value!r}")
             merged[key], owner[key] = value, name
     return merged
 
@@ -138,7 +145,8 @@ def names_list(value: Any, where: str) -> list[str]:
 
 
 def flatten(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """{"model": {"position": "rope"}} → {"model.position": "rope"}. Only the form of a key is checked here."""
+    """{"model": {"position": "rope"}} → {"model.position": "rope"}. Only the form of a key is
+    checked here."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
@@ -148,7 +156,8 @@ def flatten(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in flat:
         section, dot, rest = key.partition(".")
         if section not in SECTIONS:
-            raise BadInput(f"{where}: no section {section!r} in {key!r}{did_you_mean(section, SECTIONS)}")
+            raise BadInput(f"{where}: no section {section!r} in "
+                           f"{key!r}{did_you_mean(section, SECTIONS)}")
         if not dot or not rest:
             raise BadInput(f"{where}: {key!r} names a section; a setting is {section}.KEY = value")
     return flat
@@ -170,5 +179,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except (ValueError, RecursionError) as error:   # also a number of 5,000 digits, and brackets 1,000 deep
+    # also a number of 5,000 digits, and brackets 1,000 deep
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not TOML: {error}") from None

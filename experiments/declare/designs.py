@@ -1,5 +1,6 @@
 """
-From the tables of a study's file to the arms that are run: factorials, learning-rate grids, and what is made of what.
+From the tables of a study's file to the arms that are run: factorials, learning-rate grids, and
+what is made of what.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from mingpt.utils import BadInput, did_you_mean
 
 Levels = tuple[str | None, ...]   # of a factor, or of all factors: None is without it
 MATCHES = ("none", "params", "flops")
-ARM_KEYS = ("lr", "match")        # of an arm's table, beside its settings: how it is run, not what it changes
+# of an arm's table, beside its settings: how it is run, not what it changes
+ARM_KEYS = ("lr", "match")
 RATE = "trainer.learning_rate"
 
 
 @dataclass(frozen=True)
 class Design:
-    """The cells of a factorial: a factor is its levels, the first of which is None; a cell is one level of each."""
+    """The cells of a factorial: a factor is its levels, the first of which is None; a cell is one
+    level of each."""
     factors: tuple[Levels, ...]
     cells: Mapping[str, Levels]       # arm → its level of every factor
 
@@ -31,7 +34,8 @@ class Design:
 
 @dataclass
 class Arms:
-    """What the tables declare, as it is read. `known` has the catalogue's arms too, `listed` those of the study."""
+    """What the tables declare, as it is read. `known` has the catalogue's arms too, `listed` those
+    of the study."""
     where: str
     known: dict[str, Arm] = field(default_factory=lambda: dict(catalogue()))
     listed: list[str] = field(default_factory=list)
@@ -39,14 +43,16 @@ class Arms:
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)       # an arm's own grid
     matches: dict[str, str] = field(default_factory=dict)             # an arm's own `match`
-    grids: dict[str, dict[str, float]] = field(default_factory=dict)  # arm → its further arms, each at another rate
+    # arm → its further arms, each at another rate
+    grids: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, name: str, table: Any) -> None:
         """One table under [arms]."""
         where = f"{self.where}: [arms.{name}]"
         if isinstance(table, Mapping) and "factorial" in table:
             if len(table) > 1:
-                raise BadInput(f"{where}: factorial stands alone; what all its arms share belongs in [base]")
+                raise BadInput(f"{where}: factorial stands alone; what all its arms share belongs "
+                               f"in [base]")
             return self.add_factorial(table["factorial"], where)
         if not isinstance(table, Mapping):
             raise BadInput(f"{where}: an arm is a table of settings, not {table!r}")
@@ -64,7 +70,8 @@ class Arms:
         return None
 
     def _parts(self, name: str) -> tuple[str, ...]:
-        """The arms that an arm is nothing but the union of, less what another one of them brings along."""
+        """The arms that an arm is nothing but the union of, less what another one of them brings
+        along."""
         arm = self.known[name]
         if not arm.is_group:
             return ()
@@ -72,8 +79,8 @@ class Arms:
             part in closure(other, self.known) for other in arm.includes if other != part))
 
     def add_factorial(self, factors: Any, where: str) -> None:
-        """Every combination of the factors. A factor is an arm (without, with), or a list of arms of which at most
-        one applies (without, first, second, …)."""
+        """Every combination of the factors. A factor is an arm (without, with), or a list of arms
+        of which at most one applies (without, first, second, …)."""
         if not isinstance(factors, list) or not factors:
             raise BadInput(f"{where}: factorial is a list of arms' names, not {factors!r}")
         levels = tuple((None, *names_list(factor, f"{where}: factorial")) for factor in factors)
@@ -81,7 +88,8 @@ class Arms:
         for cell in itertools.product(*levels):
             name, settings = self._cell(cell, where)
             if name in cells:
-                raise BadInput(f"{where}: factorial: two combinations are the same arm {name!r}, as one factor includes"
+                raise BadInput(f"{where}: factorial: two combinations are the same arm {name!r}, "
+                               f"as one factor includes"
                                " another; list them as the levels of one factor: [[...]]")
             cells[name] = cell
             self.known.setdefault(name, Arm(name, settings, settings))
@@ -94,13 +102,15 @@ class Arms:
         except BadInput as error:
             raise BadInput(f"{where}: factorial: {error}") from None
         if self.known.get(name, Arm(name, settings)).settings != settings:
-            raise BadInput(f"{where}: factorial: {name!r} is also the name of an arm that changes something else")
+            raise BadInput(f"{where}: factorial: {name!r} is also the name of an arm that changes "
+                           f"something else")
         return name, settings
 
     def _list(self, name: str, parts: tuple[str, ...]) -> None:
         alike = [other for other in self.listed if other != name and other.lower() == name.lower()]
         if alike:
-            raise BadInput(f"{self.where}: arms {alike[0]!r} and {name!r} differ only in case, and some file systems do"
+            raise BadInput(f"{self.where}: arms {alike[0]!r} and {name!r} differ only in case, and "
+                           f"some file systems do"
                            " not: rename one")
         if name not in self.listed:
             self.listed.append(name)
@@ -108,10 +118,12 @@ class Arms:
             self.parts.setdefault(name, parts)
 
     def add_grids(self, shared: list[float], base: Mapping[str, Any]) -> None:
-        """Arms beside those listed, at every learning rate of their grids but the one that they have anyway."""
+        """Arms beside those listed, at every learning rate of their grids but the one that they
+        have anyway."""
         for arm in list(self.listed):
             own = self.known[arm].settings.get(RATE, base.get(RATE))
-            points = {f"{arm}_lr{rate:g}": rate for rate in self.rates.get(arm, shared) if rate != own}
+            points = {f"{arm}_lr{rate:g}": rate for rate in self.rates.get(arm, shared)
+                      if rate != own}
             for name, rate in points.items():
                 if name in self.known or not NAME.fullmatch(name):
                     raise BadInput(f"{self.where}: lr: the name {name!r} is taken: rename that arm")
@@ -129,7 +141,8 @@ def rates(value: Any, where: str) -> list[float]:
     if not numbers:
         raise BadInput(f"{where} is a list of learning rates, such as [1e-3, 2e-3], not {value!r}")
     if len({f"{rate:g}" for rate in value}) < len(value):   # as the arms' names have them
-        raise BadInput(f"{where}: {value} names a rate twice, as the arms of a grid are told apart by 6 digits")
+        raise BadInput(f"{where}: {value} names a rate twice, as the arms of a grid are told apart "
+                       f"by 6 digits")
     return sorted(map(float, value))
 
 

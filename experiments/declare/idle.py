@@ -1,6 +1,7 @@
 """
-Settings that would silently do nothing in an arm, or something else than they say: options of slot members that the arm
-does not have, a vocabulary that is not the tokenizer's, a warm-up that outlasts the run.
+Settings that would silently do nothing in an arm, or something else than they say: options of slot
+members that the arm does not have, a vocabulary that is not the tokenizer's, a warm-up that
+outlasts the run.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from mingpt.utils import CfgNode as CN
 
 
 def refuse_idle(settings: CN, given: Iterable[str], plain: Mapping[str, Any]) -> None:
-    """BadInput for a setting that somebody gave and that changes nothing in this arm, saying to what it belongs.
-    `given`: the keys; `plain`: the values, flat, that would stand there anyway, which may be written out."""
+    """BadInput for a setting that somebody gave and that changes nothing in this arm, saying to
+    what it belongs. `given`: the keys; `plain`: the values, flat, that would stand there anyway,
+    which may be written out."""
     for key in given:
         section, _, leaf = key.partition(".")
         value = getattr(getattr(settings, section), leaf)
@@ -30,8 +32,10 @@ def _belongs(key: str, settings: CN) -> str | None:
               for slot, members in _slots(section).items()}
     owners = {slot: names for slot, names in owners.items() if names}
     config = getattr(settings, section)
-    if owners and not any(option in _active(_slots(section)[slot][getattr(config, slot)], config) for slot in owners):
-        return ", or ".join(f"{section}.{slot}={' or '.join(names)}" for slot, names in owners.items())
+    if owners and not any(option in _active(_slots(section)[slot][getattr(config, slot)], config)
+                          for slot in owners):
+        return ", or ".join(f"{section}.{slot}={' or '.join(names)}" for slot,
+                            names in owners.items())
     needed = NEEDS.get(key)
     return None if needed is None or needed[1](settings) else needed[0]
 
@@ -48,7 +52,8 @@ def _active(member: Any, config: CN) -> Iterable[str]:
 
 # setting → (what it belongs to, whether these settings have that)
 NEEDS: dict[str, tuple[str, Callable[[CN], bool]]] = {
-    "model.rope_local_base": ("a model.schedule with windows", lambda s: s.model.schedule != "full"),
+    "model.rope_local_base": ("a model.schedule with windows",
+                              lambda s: s.model.schedule != "full"),
     "model.qk_rope_head_dim": ("model.position=rope", lambda s: s.model.position == "rope"),
     "model.future_weight": ("model.n_future from 2", lambda s: s.model.n_future > 1),
     "data.val_fraction": ("a corpus without data.val_docs", lambda s: s.data.val_docs is None),
@@ -58,20 +63,24 @@ NEEDS: dict[str, tuple[str, Callable[[CN], bool]]] = {
 
 
 def warmup_note(settings: CN, given: Mapping[str, Any]) -> str | None:
-    """A note on a warm-up that the run never leaves; BadInput where the command line or a study asks for it by name."""
+    """A note on a warm-up that the run never leaves; BadInput where the command line or a study
+    asks for it by name."""
     trainer = settings.trainer
     warmup = warmup_iterations(trainer)
     if warmup <= trainer.max_iters:
         return None
-    text = (f"the warm-up takes {warmup:,} iterations and the run has {trainer.max_iters:,}: the full rate is never "
+    text = (f"the warm-up takes {warmup:,} iterations and the run has {trainer.max_iters:,}: the "
+            f"full rate is never "
             "reached")
     if "trainer.warmup_steps" in given:
-        raise BadInput(f"trainer.warmup_steps={trainer.warmup_steps}: {text}; give less, or a share of the run below 1")
+        raise BadInput(f"trainer.warmup_steps={trainer.warmup_steps}: {text}; give less, or a "
+                       f"share of the run below 1")
     return text
 
 
 def refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
-    """BadInput for an arm that is named after a kind of attention and has as many key heads as mha."""
+    """BadInput for an arm that is named after a kind of attention and has as many key heads as
+    mha."""
     from mingpt.attention.heads import ATTENTIONS
     from mingpt.config import SIZES
     kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
@@ -79,12 +88,15 @@ def refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
         return
     heads = CN(**model.to_dict() | SIZES.get(model.model_type, {}))
     if kind.kv_heads(heads) == heads.n_head:
-        raise BadInput(f"model.attention={model.attention} with {heads.n_head} heads of keys and values for as many of "
-                       f"queries is {plain}: give fewer with model.n_kv_head, or model.attention={plain}")
+        raise BadInput(f"model.attention={model.attention} with {heads.n_head} heads of keys and "
+                       f"values for as many of "
+                       f"queries is {plain}: give fewer with model.n_kv_head, or "
+                       f"model.attention={plain}")
 
 
 def check_vocabulary(settings: CN) -> None:
-    """BadInput for a vocabulary that is not the tokenizer's, which decides it, and for a token that it lacks."""
+    """BadInput for a vocabulary that is not the tokenizer's, which decides it, and for a token that
+    it lacks."""
     model, tokens = settings.model, ("document_end", "published_padding")
     if model.vocab_size is None and all(getattr(model, name) is None for name in tokens):
         return
@@ -92,7 +104,9 @@ def check_vocabulary(settings: CN) -> None:
     tokenizer = get_tokenizer(settings.data.tokenizer)
     has = f"data.tokenizer={tokenizer.name} has {tokenizer.vocab_size:,} tokens"
     if model.vocab_size not in (None, tokenizer.vocab_size):
-        raise BadInput(f"model.vocab_size={model.vocab_size}: the tokenizer decides it, and {has}: leave it out")
+        raise BadInput(f"model.vocab_size={model.vocab_size}: the tokenizer decides it, and {has}: "
+                       f"leave it out")
     for name in tokens:
         if (getattr(model, name) or 0) >= tokenizer.vocab_size:
-            raise BadInput(f"model.{name}={getattr(model, name)}: {has}: give one from 0 to {tokenizer.vocab_size - 1}")
+            raise BadInput(f"model.{name}={getattr(model, name)}: {has}: give one from 0 to "
+                           f"{tokenizer.vocab_size - 1}")

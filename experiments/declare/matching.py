@@ -1,7 +1,9 @@
 """
-Matching an arm's size: the hidden size of its MLP with which parameters or FLOPs are the baseline's.
+Matching an arm's size: the hidden size of its MLP with which parameters or FLOPs are the
+baseline's.
 
-Both are straight lines in the hidden size, so two models tell it; none of them has any weights (torch's meta device).
+Both are straight lines in the hidden size, so two models tell it; none of them has any weights
+(torch's meta device).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ QUANTITIES = {"params": "parameters", "flops": "FLOPs a token"}
 
 @dataclass(frozen=True)
 class Match:
-    """How an arm was matched. `value` and `target` are the arm's and the baseline's, of what `by` names."""
+    """How an arm was matched. `value` and `target` are the arm's and the baseline's, of what `by`
+    names."""
     by: str                       # params or flops
     mlp_hidden: int | None        # what was chosen; None: the arm was near enough as it is
     value: float
@@ -50,15 +53,18 @@ class Match:
 
 
 def match(arm: str, settings: CN, baseline: CN, by: str, fixed: bool = False) -> Match:
-    """The hidden size for `settings` that brings it within 1 % of `baseline`. Raises BadInput where there is none, or
-    where one is needed and somebody who has the last word gave another (`fixed`)."""
+    """The hidden size for `settings` that brings it within 1 % of `baseline`. Raises BadInput where
+    there is none, or where one is needed and somebody who has the last word gave another
+    (`fixed`)."""
     target, before = measure(baseline, by), measure(settings, by)
     if abs(before / target - 1) <= TOLERANCE:
         return Match(by, None, before, target, before)
-    what = f'arm {arm!r} cannot be matched by {QUANTITIES[by]} ({before / target - 1:+.1%} against the baseline)'
+    what = (f'arm {arm!r} cannot be matched by {QUANTITIES[by]} ({before / target - 1:+.1%} '
+            f'against the baseline)')
     instead = 'give the arm match = "none"'
     if fixed:
-        raise BadInput(f"{what}: its model.mlp_hidden={settings.model.mlp_hidden!r} is given: {instead}")
+        raise BadInput(f"{what}: its model.mlp_hidden={settings.model.mlp_hidden!r} is given: "
+                       f"{instead}")
     if "mlp_hidden" not in MLPS[settings.model.mlp].options:
         raise BadInput(f"{what}: model.mlp={settings.model.mlp!r} has no hidden size: {instead}")
     few, many = (measure(_with(settings, hidden), by) for hidden in (64, 128))
@@ -67,13 +73,15 @@ def match(arm: str, settings: CN, baseline: CN, by: str, fixed: bool = False) ->
         raise BadInput(f"{what}: even without an MLP it has too many: {instead}")
     value = measure(_with(settings, hidden), by)
     if abs(value / target - 1) > TOLERANCE:
-        raise BadInput(f"{what}: the nearest is model.mlp_hidden={hidden} with {value / target - 1:+.1%}: {instead}")
+        raise BadInput(f"{what}: the nearest is model.mlp_hidden={hidden} with "
+                       f"{value / target - 1:+.1%}: {instead}")
     return Match(by, hidden, value, target, before)
 
 
 def measure(settings: CN, by: str) -> float:
     """Parameters, or FLOPs a token, of the settings' model."""
-    return _measured(json.dumps(settings.model.to_dict(), sort_keys=True), settings.data.tokenizer)[by]
+    return _measured(json.dumps(settings.model.to_dict(), sort_keys=True),
+                     settings.data.tokenizer)[by]
 
 
 @cache

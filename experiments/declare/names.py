@@ -1,6 +1,7 @@
 """
-What an arm is called by default. Its name is made from its settings: the catalogue's arms that it contains, then every
-other setting of `model` or `trainer` in which it differs from what the preset gives, but for the context.
+What an arm is called by default. Its name is made from its settings: the catalogue's arms that it
+contains, then every other setting of `model` or `trainer` in which it differs from what the preset
+gives, but for the context.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from mingpt.utils import BadInput
 
 LONGEST = 80         # letters of a schedule in a name; file systems end at 255 bytes
 LONGEST_NAME = 120
-LETTERS = {"*": "x", "/": "d", ">": "to", "@": "at", "|": "or", "&": "and", ":": "-", "(": ".", ")": ".", "~": "-"}
-TELLING = re.compile(r"[a-z0-9_ */>@+]+|(sssl|progressive):[0-9>@]+")   # schedules whose letters keep them apart
+LETTERS = {"*": "x", "/": "d", ">": "to", "@": "at", "|": "or", "&": "and", ":": "-", "(": ".",
+           ")": ".", "~": "-"}
+# schedules whose letters keep them apart
+TELLING = re.compile(r"[a-z0-9_ */>@+]+|(sssl|progressive):[0-9>@]+")
 
 # What all arms of a comparison share. It makes no arm another one, and no part of a name.
 CONTEXT = {
     "model": {"model_type", "n_layer", "n_head", "n_embd", "block_size", "vocab_size",
-              "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend"},      # a backend computes the same numbers
-    "trainer": {"device", "num_workers", "dtype", "compile", "max_iters", "batch_size", "accumulation_steps",
+              # a backend computes the same numbers
+              "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend"},
+    "trainer": {"device", "num_workers", "dtype", "compile", "max_iters", "batch_size",
+                "accumulation_steps",
                 "learning_rate", "betas", "weight_decay", "grad_norm_clip"},
 }
 
@@ -34,55 +39,62 @@ def makes_an_arm(key: str) -> bool:
     return section in CONTEXT and leaf not in CONTEXT[section]
 
 
-def default_name(flags: list[str], chosen: Mapping[str, Any], effective: Mapping[str, Mapping[str, Any]],
-                 settings: Mapping[str, Any]) -> str:
+def default_name(flags: list[str], chosen: Mapping[str, Any],
+                 effective: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
     """The name of the arm that these flags and settings make.
 
-    `chosen`: settings in which the arm differs from preset and flags. `effective`: what each arm of the catalogue
-    changes under this preset. `settings`: all of the arm's, flat.
+    `chosen`: settings in which the arm differs from preset and flags. `effective`: what each arm of
+    the catalogue changes under this preset. `settings`: all of the arm's, flat.
     """
     arms = catalogue()
     contained = set().union(set(), *(closure(flag, arms) for flag in flags))
     rest = dict(chosen)
     for name, arm in arms.items():
         own = set(arm.own)
-        if own and own <= set(rest) and all(settings[key] == value for key, value in effective[name].items()):
+        if own and own <= set(rest) and all(settings[key] == value for key,
+                                            value in effective[name].items()):
             contained.add(name)
             rest = {key: value for key, value in rest.items() if key not in effective[name]}
     name, parts = combine(contained)[0], _parts(rest)
     return shortened("_".join(parts if parts and not contained else [name, *parts]))
 
 
-def refuse_undone_flags(flags: list[str], chosen: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    """BadInput where a setting takes back what a flag turns on. `before`: the settings without any flag."""
+def refuse_undone_flags(flags: list[str], chosen: Mapping[str, Any],
+                        before: Mapping[str, Any]) -> None:
+    """BadInput where a setting takes back what a flag turns on. `before`: the settings without any
+    flag."""
     slots = _slots()
     for name in flags:
         for owner in sorted(closure(name, catalogue())):
             arm: Arm = catalogue()[owner]
             for key in set(arm.own) & set(chosen):
                 if key in slots or chosen[key] == before[key]:
-                    raise BadInput(f"--{key}={chosen[key]} takes back {arm.flags[0]}, which sets {arm.own[key]!r}: "
+                    raise BadInput(f"--{key}={chosen[key]} takes back {arm.flags[0]}, which sets "
+                                   f"{arm.own[key]!r}: "
                                    "leave one of them out")
 
 
 def _slots() -> dict[str, Mapping[str, Any]]:
     """'model.norm' → its members, of every slot."""
     from mingpt import model, trainer
-    return {f"{section}.{slot}": members for section, slots in (("model", model.SLOTS), ("trainer", trainer.SLOTS))
+    return {f"{section}.{slot}": members for section, slots in (("model", model.SLOTS),
+                                                                ("trainer", trainer.SLOTS))
             for slot, members in slots.items()}
 
 
 def _parts(rest: Mapping[str, Any]) -> list[str]:
-    """One part for each setting: each slot's member with its own options behind it, then all else, in the order of the
-    settings."""
+    """One part for each setting: each slot's member with its own options behind it, then all else,
+    in the order of the settings."""
     slots = _slots()
-    others = {key: value for key, value in rest.items() if key not in slots and key != "model.schedule"}
+    others = {key: value for key, value in rest.items() if key not in slots
+              and key != "model.schedule"}
     members = []
     for key, value in rest.items():
         if key in slots:
             members.append(_member(key, value, slots))
             owned = [f"{key.partition('.')[0]}.{option}" for option in slots[key][value].options]
-            members += [_option(option, others.pop(option)) for option in [*others] if option in owned]
+            members += [_option(option, others.pop(option))
+                        for option in [*others] if option in owned]
     schedule = [_schedule(rest["model.schedule"])] if "model.schedule" in rest else []
     return [*members, *(_option(key, value) for key, value in others.items()), *schedule]
 
@@ -109,9 +121,10 @@ def _option(key: str, value: Any) -> str:
 
 
 def _schedule(text: Any) -> str:
-    """A schedule's name, with a few digits of its own where the letters alone could be another schedule's. One from a
-    file is called like the file, marked where that could be the name of another part. A second file of that name is
-    other settings under a name that is taken, which a run refuses."""
+    """A schedule's name, with a few digits of its own where the letters alone could be another
+    schedule's. One from a file is called like the file, marked where that could be the name of
+    another part. A second file of that name is other settings under a name that is taken, which a
+    run refuses."""
     name, text = schedule_name(text), " ".join(str(text).split())
     if ".json" in text.lower():
         name = f"{name.lower()}-{_digits(name)}" if name != name.lower() else name
@@ -120,8 +133,8 @@ def _schedule(text: Any) -> str:
 
 
 def _means_another(name: str) -> bool:
-    """Whether the name of a schedule's file begins like a part of a name that is none: an arm, a member, a setting,
-    a shipped schedule, or a schedule's own text."""
+    """Whether the name of a schedule's file begins like a part of a name that is none: an arm, a
+    member, a setting, a shipped schedule, or a schedule's own text."""
     from mingpt.patterns.schedule import FORMULAS, NAMED
     members = (member for each in _slots().values() for member in each)
     words = ("no_", "window", "schedule-", *catalogue(), *members, *_leaves(), *NAMED, *FORMULAS)
@@ -136,7 +149,8 @@ def _leaves() -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A value as part of a file's name; what cannot stand there, or only differs in case, is told apart by a hash."""
+    """A value as part of a file's name; what cannot stand there, or only differs in case, is told
+    apart by a hash."""
     plain = "".join(c if c.isalnum() and c.isascii() or c in ".+-" else "-" for c in text)
     return plain if plain == text == text.lower() else f"{plain.lower()}-{_digits(text)}"
 
@@ -151,7 +165,8 @@ def _digits(text: str) -> str:
 
 
 def schedule_name(text: str) -> str:
-    """A schedule's text as part of a file's name: lms_main, window96_dilation4, f-256x2-f, study000.half."""
+    """A schedule's text as part of a file's name: lms_main, window96_dilation4, f-256x2-f,
+    study000.half."""
     text = " ".join(str(text).split())
     if match := re.fullmatch(r"(\d+)(?:/(\d+))?\*", text):
         w, d = match.groups()

@@ -16,7 +16,8 @@ MANY = 10**12   # more iterations, tokens or documents than anybody has
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting takes: whole ones only, or any; `words` are the texts that it takes as well."""
+    """The numbers that a setting takes: whole ones only, or any; `words` are the texts that it
+    takes as well."""
     low: float
     high: float
     whole: bool = False
@@ -42,7 +43,8 @@ class Range:
         kind = "a whole number" if self.whole else "a number"
         low = f"{'above' if self.above else 'from'} {_short(self.low)}"
         high = f"{'to below' if self.below else 'to'} {_short(self.high)}"
-        return " ".join([kind, low, high, *(f"or {word}" for word in (*self.words, *(["None"] if self.none else [])))])
+        return " ".join([kind, low, high, *(f"or {word}" for word
+                                            in (*self.words, *(["None"] if self.none else [])))])
 
 
 def _short(number: float) -> str:
@@ -75,7 +77,8 @@ TABLE: dict[str, tuple[Range, str]] = {
     "model.n_layer": (whole(1, 1_000, none=True), "layers; None: as model.model_type has it"),
     "model.n_head": (HEADS, "heads of attention; None: as model.model_type has it"),
     "model.n_embd": (WIDTH, "numbers per token; None: as model.model_type has it"),
-    "model.vocab_size": (whole(1, 10**7, none=True), "tokens there are, which the tokenizer decides"),
+    "model.vocab_size": (whole(1, 10**7, none=True),
+                         "tokens there are, which the tokenizer decides"),
     "model.block_size": (whole(1, 2**20), "tokens of a context"),
     "model.embd_pdrop": (SHARE, "dropout after the embeddings"),
     "model.resid_pdrop": (SHARE, "dropout of what is added to the residual stream"),
@@ -94,15 +97,18 @@ TABLE: dict[str, tuple[Range, str]] = {
     "model.msla_latents": (whole(1, 65_536), "latents of a head"),
     "model.msla_topk": (whole(1, 65_536), "latents that a query reads"),
     "model.norm_eps": (number(0, 1), "what a norm adds under its root"),
-    "model.mlp_hidden": (whole(1, 10**6, none=True, words=("4d", "8/3d")), "hidden numbers; None: the member's own"),
+    "model.mlp_hidden": (whole(1, 10**6, none=True, words=("4d", "8/3d")),
+                         "hidden numbers; None: the member's own"),
     "model.n_experts": (whole(1, 4_096), "experts of a layer"),
     "model.experts_per_token": (whole(1, 4_096), "experts that a token uses"),
     "model.balance_loss": (WEIGHT, "weight of the loss for an even load"),
     "model.capacity_factor": (FACTOR, "an expert's room over its even share; None: no limit"),
     "model.rope_base": (BASE, "base of the angles"),
-    "model.rope_local_base": (number(1, 10**12, above=True, none=True), "base under a window; None: rope_base"),
+    "model.rope_local_base": (number(1, 10**12, above=True, none=True),
+                              "base under a window; None: rope_base"),
     "model.rope_fraction": (number(0, 1, above=True), "share of a head that is turned"),
-    "model.embd_scale": (number(0, 10**6, above=True, none=True, words=("sqrt",)), "factor of token embeddings"),
+    "model.embd_scale": (number(0, 10**6, above=True, none=True, words=("sqrt",)),
+                         "factor of token embeddings"),
     "model.logit_softcap": (FACTOR, "bound of the logits; None: no bound"),
     "model.n_future": (whole(1, 1_024), "tokens that training predicts from each"),
     "model.future_weight": (WEIGHT, "weight of the later tokens' loss"),
@@ -113,7 +119,8 @@ TABLE: dict[str, tuple[Range, str]] = {
     "trainer.accumulation_steps": (whole(1, 10**6), "batches of a step"),
     "trainer.learning_rate": (number(0, 1e30, above=True), "the peak rate"),
     "trainer.weight_decay": (WEIGHT, "decay of matrices"),
-    "trainer.grad_norm_clip": (number(0, 1e30, none=True), "largest norm of a gradient; 0 and None: no clipping"),
+    "trainer.grad_norm_clip": (number(0, 1e30, none=True),
+                               "largest norm of a gradient; 0 and None: no clipping"),
     "trainer.min_lr_ratio": (number(0, 1), "last rate over the peak"),
     "trainer.decay_share": (number(0, 1, above=True), "share of the run in which wsd decays"),
     "trainer.adam_eps": (number(0, 1), "what Adam adds to its denominator"),
@@ -130,7 +137,8 @@ TABLE: dict[str, tuple[Range, str]] = {
     "run.log_every": (COUNT, "iterations between rows"),
     "run.eval_every": (COUNT, "iterations between evaluations"),
     "run.checkpoint_every": (COUNT, "iterations between checkpoints"),
-    "run.eval_batch_size": (whole(1, 10**6, none=True), "rows evaluated at once; None: trainer.batch_size"),
+    "run.eval_batch_size": (whole(1, 10**6, none=True),
+                            "rows evaluated at once; None: trainer.batch_size"),
     "run.patience": (OPTIONAL, "evaluations without a better one that end a run; None: never"),
     "run.rehearsals": (whole(0, 1_000), "forwards and backwards before the clock starts"),
     "run.seed_offset": (whole(0, 2**62), "added to the seed"),
@@ -141,15 +149,16 @@ RANGES: dict[str, Range] = {key: allowed for key, (allowed, _) in TABLE.items()}
 
 
 def range_of(key: str, default: Any) -> Range | None:
-    """The setting's range; None for what is no number. An option of a new member needs no row above: without one it
-    takes every finite number."""
+    """The setting's range; None for what is no number. An option of a new member needs no row
+    above: without one it takes every finite number."""
     if key in RANGES or isinstance(default, bool) or not isinstance(default, int | float):
         return RANGES.get(key)
     return Range(-1e30, 1e30)
 
 
 def check_ranges(flat: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """BadInput for the first setting that is outside its range, and for any that is nan or infinite."""
+    """BadInput for the first setting that is outside its range, and for any that is nan or
+    infinite."""
     for key, value in flat.items():
         allowed = range_of(key, defaults.get(key))
         if allowed and not allowed.holds(value):
@@ -170,4 +179,5 @@ def shown(value: Any) -> str:
 def listing() -> str:
     """Every setting's range and meaning, one line per setting, for --help."""
     width = max(map(len, TABLE))
-    return "\n".join(f"  {key:<{width}}  {meaning}: {allowed}" for key, (allowed, meaning) in TABLE.items())
+    return "\n".join(f"  {key:<{width}}  {meaning}: {allowed}" for key,
+                     (allowed, meaning) in TABLE.items())

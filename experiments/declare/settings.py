@@ -1,5 +1,6 @@
 """
-Settings as values: the tree of all defaults, layers merged into it, and what differs between two of them.
+Settings as values: the tree of all defaults, layers merged into it, and what differs between two of
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from mingpt.utils import CfgNode as CN
 
 SHAPE = ("n_layer", "n_head", "n_embd")
 # whose defaults do not say their kind
-TEXTS = ("model.model_type", "data.val_pack", "data.cache", "data.separator", "data.bin_dtype", "run.init",
+TEXTS = ("model.model_type", "data.val_pack", "data.cache", "data.separator", "data.bin_dtype",
+         "run.init",
          "run.freeze_except")
 SWITCHES = ("model.qkv_bias", "model.attn_out_bias")
 
@@ -38,12 +40,17 @@ def run_defaults() -> CN:
     C.eval_batch_size = None    # sequences at once in an evaluation; None: trainer.batch_size
     C.keep_best = False         # keep the weights of the best evaluation as well
     C.patience = None           # stop after so many evaluations without a better one
-    C.allow_audit_fail = False  # train an arm of which the audit finds that it is not what it declares
-    C.rehearsals = 3            # forwards and backwards before the clock starts, as first ones are slow
-    C.seed_offset = 0           # added to the seed of weights and batches: a baseline with another shows the noise
-    C.init = None               # where weights begin: gpt2, a folder, a name on the hub, or a run's checkpoint folder
-    C.init_heads = "mean"       # of the source's heads of keys and values, where the model has fewer: mean or first
-    C.freeze_except = None      # train only what these patterns name, parted by commas: "attn", "mlp.c_fc,ln_*"
+    # train an arm of which the audit finds that it is not what it declares
+    C.allow_audit_fail = False
+    C.rehearsals = 3  # forwards and backwards before the clock starts, as first ones are slow
+    # added to the seed of weights and batches: a baseline with another shows the noise
+    C.seed_offset = 0
+    # where weights begin: gpt2, a folder, a name on the hub, or a run's checkpoint folder
+    C.init = None
+    # of the source's heads of keys and values, where the model has fewer: mean or first
+    C.init_heads = "mean"
+    # train only what these patterns name, parted by commas: "attn", "mlp.c_fc,ln_*"
+    C.freeze_except = None
     C.threads = None            # of the CPU; None: as many as torch takes
     C.logger = "none"           # besides the CSV: tensorboard, wandb (experiments/train/loggers.py)
     C.sample_prompt = "\n"      # the text sampled at the end continues this
@@ -68,7 +75,8 @@ def _one_shape(model: CN, layer: Mapping[str, Any]) -> None:
     elif any(f"model.{key}" in layer for key in SHAPE):
         from mingpt.config import SIZES
         named = SIZES.get(model.model_type, {})
-        model.merge_from_dict({key: getattr(model, key) or named.get(key) for key in SHAPE} | {"model_type": None})
+        model.merge_from_dict({key: getattr(model, key) or named.get(key)
+                               for key in SHAPE} | {"model_type": None})
 
 
 def set_flat(settings: CN, key: str, value: Any) -> None:
@@ -120,16 +128,20 @@ def check(settings: CN) -> None:
             raise BadInput(f"{key}={shown(flat[key])}: give true, false or None")
     betas, paths = flat["trainer.betas"], flat["data.paths"]
     if len(betas) != 2 or not all(SHARE.holds(beta) for beta in betas):
-        raise BadInput(f"trainer.betas={shown(betas)}: give two numbers from 0 to below 1, such as [0.9, 0.95]")
-    if isinstance(paths, list) and not all(isinstance(path, str) for path in paths) or not isinstance(
+        raise BadInput(f"trainer.betas={shown(betas)}: give two numbers from 0 to below 1, such as "
+                       f"[0.9, 0.95]")
+    if isinstance(paths, list) and not all(isinstance(path, str)
+                                           for path in paths) or not isinstance(
             paths, list | str | None):
         raise BadInput(f"data.paths={shown(paths)}: give a path, or a list of them")
     if settings.trainer.warmup_steps >= 1 and not float(settings.trainer.warmup_steps).is_integer():
-        raise BadInput(f"trainer.warmup_steps={settings.trainer.warmup_steps}: give a whole number of iterations, or a "
+        raise BadInput(f"trainer.warmup_steps={settings.trainer.warmup_steps}: give a whole number "
+                       f"of iterations, or a "
                        "share of the run below 1")
     length, block = settings.data.length, settings.model.block_size
     if length is not None and length > block:
-        raise BadInput(f"data.length={length}: a row is longer than model.block_size={block}: give at most {block}")
+        raise BadInput(f"data.length={length}: a row is longer than model.block_size={block}: give "
+                       f"at most {block}")
     _check_heads(settings.model)
     _check_members(settings)
 
@@ -144,12 +156,14 @@ def _check_members(settings: CN) -> None:
 
 def _check_heads(model: CN) -> None:
     if model.model_type is None and None in (model.n_embd, model.n_head, model.n_layer):
-        raise BadInput("model.n_layer, model.n_head and model.n_embd belong together: give all three, or a "
+        raise BadInput("model.n_layer, model.n_head and model.n_embd belong together: give all "
+                       "three, or a "
                        "model.model_type")
     if model.model_type is None and model.head_dim is None and model.n_embd % model.n_head:
         near = [h for h in range(1, model.n_embd + 1) if model.n_embd % h == 0]
         near = min(near, key=lambda h: abs(h - model.n_head))
-        raise BadInput(f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}: try {near}")
+        raise BadInput(f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}: "
+                       f"try {near}")
 
 
 def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

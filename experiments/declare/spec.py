@@ -1,5 +1,6 @@
 """
-One tree of settings for a run. Later layers win: defaults, preset, the study's base, the arm, the command line.
+One tree of settings for a run. Later layers win: defaults, preset, the study's base, the arm, the
+command line.
 
     spec = make_spec(flags=["rope"], preset="nano", overrides=["--trainer.max_iters=20"])
     spec.arm, spec.settings.model.position, spec.changes
@@ -35,22 +36,25 @@ class Spec:
     arm: str
     preset: str
     settings: CN
-    baseline: CN                            # what the arm is compared with, under the same preset and overrides
+    baseline: CN  # what the arm is compared with, under the same preset and overrides
     changes: dict[str, list]                # setting → [baseline's value, this arm's]
     note: str | None = None                 # what a reader should know of how a schedule was met
     match: Match | None = None              # how its hidden size was matched to the baseline's
 
 
-def build_settings(preset: str | None = None, study: str | Path | None = None, arm: str | None = None,
-                   flags: Iterable[str] = (), data: list[str] | None = None, overrides: Iterable[str] = ()) -> CN:
+def build_settings(preset: str | None = None, study: str | Path | None = None,
+                   arm: str | None = None, flags: Iterable[str] = (),
+                   data: list[str] | None = None, overrides: Iterable[str] = ()) -> CN:
     """The settings of `make_spec` alone."""
     return make_spec(preset, study, arm, flags, data, overrides).settings
 
 
 def make_spec(preset: str | None = None, study: str | Path | None = None, arm: str | None = None,
-              flags: Iterable[str] = (), data: list[str] | None = None, overrides: Iterable[str] = ()) -> Spec:
-    """Merge all layers. `flags` are catalogue arms to combine; with a study, `arm` is one of its arms; without,
-    it is a name for the combination. `overrides` are `--section.key=value` strings."""
+              flags: Iterable[str] = (), data: list[str] | None = None,
+              overrides: Iterable[str] = ()) -> Spec:
+    """Merge all layers. `flags` are catalogue arms to combine; with a study, `arm` is one of its
+    arms; without, it is a name for the combination. `overrides` are `--section.key=value`
+    strings."""
     declared = load_study(study) if study is not None else None
     preset_name = preset or (declared.preset if declared else None) or DEFAULT_PRESET
     layers, specials = load_preset(preset_name)
@@ -64,12 +68,14 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
         rest["data.paths"] = list(data)
     below = [*shared, *_source([*shared, changed, rest])]
     settings = merge([*below, _special(changed, specials), ours, rest])
-    baseline = merge([*shared, *_source([*shared, compared, rest]), _special(compared, specials), rest])
+    baseline = merge([*shared, *_source([*shared, compared, rest]), _special(compared, specials),
+                      rest])
     check(settings)
     check(baseline)
     schedule, notes = settings.model.schedule, [_read_schedule(settings.model)]
     _read_schedule(baseline.model)
-    asked = {**changed, **{key: value for key, value in given.items() if not (declared and makes_an_arm(key))}}
+    asked = {**changed, **{key: value for key, value in given.items()
+                           if not (declared and makes_an_arm(key))}}
     refuse_idle(settings, asked, _plain(baseline))
     refuse_disguise(settings.model, asked)
     if declared is None:
@@ -77,27 +83,32 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
         _read_schedule(without.model)
         _check_flags(flags, differences(without, settings), baseline)
         acting, idle = _acting(flags, baseline, specials)
-        notes += [f"{catalogue()[flag].flags[0]} changes nothing: preset or --init give that already" for flag in idle]
+        notes += [f"{catalogue()[flag].flags[0]} changes nothing: preset or --init give that "
+                  f"already" for flag in idle]
         name = _checked_name(arm, _default_name(acting, without, settings, specials, schedule))
-    notes.append(warmup_note(settings, {**given, **changed, **declared.base} if declared else given))
+    notes.append(warmup_note(settings, {**given, **changed, **declared.base} if declared
+                             else given))
     note = "; ".join(filter(None, notes)) or None
     check_vocabulary(settings)
     matched = _match(declared, name, settings, baseline, given)
-    return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings), note, matched)
+    return Spec(declared, name, preset_name, settings, baseline, differences(baseline, settings),
+                note, matched)
 
 
 def _plain(baseline: CN) -> dict[str, Any]:
-    """What stands without the arm, flat: the baseline's parts of an arm, and the default of all else, in which arm and
-    baseline are alike."""
+    """What stands without the arm, flat: the baseline's parts of an arm, and the default of all
+    else, in which arm and baseline are alike."""
     defaults = dict(walk(default_settings()))
     return {key: value if makes_an_arm(key) else defaults[key] for key, value in walk(baseline)}
 
 
-def _acting(flags: list[str], baseline: CN, specials: Mapping[str, Mapping]) -> tuple[list[str], list[str]]:
+def _acting(flags: list[str], baseline: CN, specials: Mapping[str, Mapping]) -> tuple[list[str],
+                                                                                      list[str]]:
     """The flags that change something of the baseline, and those of which all is there already."""
     flat = dict(walk(baseline))
     idle = [flag for flag in flags if catalogue()[flag].settings and all(
-        flat[key] == value for key, value in _special(catalogue()[flag].settings, specials).items())]
+        flat[key] == value for key, value in _special(catalogue()[flag].settings,
+                                                      specials).items())]
     return [flag for flag in flags if flag not in idle], idle
 
 
@@ -105,10 +116,12 @@ def _check_flags(flags: list[str], chosen: Mapping[str, list], baseline: CN) -> 
     refuse_undone_flags(flags, {key: now for key, (_, now) in chosen.items()}, dict(walk(baseline)))
 
 
-def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping[str, Mapping], schedule: str) -> str:
-    """The name that the settings make; `without` are those of preset and flags alone, `schedule` is the schedule as it
-    was asked for, by which it is called."""
-    chosen = {key: now for key, (_, now) in differences(without, settings).items() if makes_an_arm(key)}
+def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping[str, Mapping],
+                  schedule: str) -> str:
+    """The name that the settings make; `without` are those of preset and flags alone, `schedule` is
+    the schedule as it was asked for, by which it is called."""
+    chosen = {key: now for key, (_, now) in differences(without, settings).items()
+              if makes_an_arm(key)}
     if "model.schedule" in chosen:
         chosen["model.schedule"] = schedule
     effective = {name: _special(arm.settings, specials) for name, arm in catalogue().items()}
@@ -116,13 +129,17 @@ def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping
 
 
 def _checked_name(arm: str | None, default: str) -> str:
-    """The name that the user gave, or the default; one of the catalogue's is kept for the arm that it means."""
+    """The name that the user gave, or the default; one of the catalogue's is kept for the arm that
+    it means."""
     if arm is None:
         return default
     if not NAME.fullmatch(arm) or len(arm) > LONGEST_NAME:
-        raise BadInput(f"--arm {arm!r} cannot name files: letters, digits and _ . + - only, at most {LONGEST_NAME}")
-    if arm.lower() in catalogue() and arm != default:     # some file systems do not tell Rope from rope
-        raise BadInput(f"--arm {arm}: the catalogue has an arm of that name, and these settings are another arm: its "
+        raise BadInput(f"--arm {arm!r} cannot name files: letters, digits and _ . + - only, at "
+                       f"most {LONGEST_NAME}")
+    # some file systems do not tell Rope from rope
+    if arm.lower() in catalogue() and arm != default:
+        raise BadInput(f"--arm {arm}: the catalogue has an arm of that name, and these settings "
+                       f"are another arm: its "
                        f"own name is {default!r}")
     return arm
 
@@ -138,21 +155,24 @@ def _source(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [source_layer(init)]
 
 
-def _match(study: Study | None, arm: str, settings: CN, baseline: CN, given: Mapping[str, Any]) -> Match | None:
+def _match(study: Study | None, arm: str, settings: CN, baseline: CN,
+           given: Mapping[str, Any]) -> Match | None:
     """Give the arm the hidden size that its study asks for."""
     by = study.match_of(arm) if study else "none"
     if by == "none":
         return None
     from experiments.declare.matching import match
-    matched = match(arm, settings, baseline, by, fixed="model.mlp_hidden" in {*study.arms[arm], *given})
+    matched = match(arm, settings, baseline, by, fixed="model.mlp_hidden"
+                    in {*study.arms[arm], *given})
     if matched.mlp_hidden is not None:
         settings.model.mlp_hidden = matched.mlp_hidden
     return matched
 
 
 def _read_schedule(model: CN) -> str | None:
-    """Check the schedule and return its note. One from a file is written out in the settings: a run whose file has
-    changed since then has other settings. One that hides nothing in any layer is `full`, however it is written."""
+    """Check the schedule and return its note. One from a file is written out in the settings: a run
+    whose file has changed since then has other settings. One that hides nothing in any layer is
+    `full`, however it is written."""
     from mingpt.config import SIZES
     from mingpt.patterns.schedule import parse_schedule, without_file
     depth = model.n_layer or SIZES.get(model.model_type, {}).get("n_layer")
@@ -161,17 +181,22 @@ def _read_schedule(model: CN) -> str | None:
     text = _located(model.schedule)
     schedule, T = parse_schedule(text, depth), model.block_size
     kinds = set(schedule)
-    model.schedule = "full" if set(map(str, kinds)) == {"f"} else without_file(text, depth)   # f* is no other arm
-    idle = f"schedule {text!r} hides nothing at model.block_size={T}: no window is shorter: try a longer block"
-    idle = idle if model.schedule != "full" and T and not any(p.sparsity(T) for p in kinds) else None
+    # f* is no other arm
+    model.schedule = "full" if set(map(str, kinds)) == {"f"} else without_file(text, depth)
+    idle = (f"schedule {text!r} hides nothing at model.block_size={T}: no window is shorter: try a "
+            f"longer block")
+    idle = idle if model.schedule != "full" and T and not any(p.sparsity(T)
+                                                              for p in kinds) else None
     return "; ".join(filter(None, (schedule.note, idle))) or None
 
 
 def _located(schedule: str) -> str:
-    """The schedule's text; FILE.json that does not exist is the shipped file of that name, if there is one."""
+    """The schedule's text; FILE.json that does not exist is the shipped file of that name, if there
+    is one."""
     name, json, rest = schedule.partition(".json")
     shipped = SCHEDULES / f"{name}.json"
-    return f"{shipped}{rest}" if json and shipped.is_file() and not Path(f"{name}.json").exists() else schedule
+    return (f"{shipped}{rest}" if json and shipped.is_file() and not Path(f"{name}.json").exists()
+            else schedule)
 
 
 def _arm(study: Study | None, arm: str | None, flags: list[str]) -> tuple[str, dict, dict]:
@@ -179,7 +204,8 @@ def _arm(study: Study | None, arm: str | None, flags: list[str]) -> tuple[str, d
     if study is None:
         return (*combine(flags), {})
     if flags:
-        raise BadInput(f"--study {study.name} declares its arms: choose one with --arm, without arm flags")
+        raise BadInput(f"--study {study.name} declares its arms: choose one with --arm, without "
+                       f"arm flags")
     if arm is None:
         raise BadInput(f"--study {study.name} needs --arm: one of {', '.join(study.arms)}")
     if arm not in study.arms:
@@ -208,7 +234,8 @@ def load_preset(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     if not path.is_file():
         raise BadInput(f"no preset {name!r}{did_you_mean(name, presets())}")
     table = read_toml(path)
-    specials = {arm: flatten(values, f"{path}: [arms.{arm}]") for arm, values in table.pop("arms", {}).items()}
+    specials = {arm: flatten(values, f"{path}: [arms.{arm}]") for arm,
+                values in table.pop("arms", {}).items()}
     for arm in specials:
         if arm not in catalogue():
             raise BadInput(f"{path}: [arms.{arm}]: no such arm{did_you_mean(arm, catalogue())}")

@@ -1,5 +1,6 @@
 """
-A study: a question, declared before the first run, with its arms. README.md beside this describes the file.
+A study: a question, declared before the first run, with its arms. README.md beside this describes
+the file.
 
     study = load_study("seven")          # a shipped one, or a path to a TOML file
     study.arms["rope"]                   # {"model.position": "rope"}
@@ -22,22 +23,26 @@ from mingpt.utils import BadInput, did_you_mean
 __all__ = ["Arm", "Design", "Study", "catalogue", "combine", "load_study", "parse_seeds", "shipped"]
 
 STUDIES = Path(__file__).parents[1] / "studies"
-KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop", "match", "lr",
+KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
+        "match", "lr",
         "selection_seeds", "preset", "base", "arms", "factorial")
-DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop", "match",
+DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
+            "match",
             "selection_seeds")   # what a reader must know to have stood before the first run
 DEFAULT_MARGIN = 0.01    # in the metric's unit: two arms this close are as good as the same
 DEFAULT_ALPHA = 0.05
 MOST_SEEDS = 10_000      # nobody trains more, and a slip of the keyboard would fill the memory
-METRICS = ("val_loss", "bits_per_byte", "perplexity")   # keys of a record's result; lower is better in each
+# keys of a record's result; lower is better in each
+METRICS = ("val_loss", "bits_per_byte", "perplexity")
 
 
 @dataclass(frozen=True)
 class Study:
-    """A declared study. `arms` maps a name to what that arm changes, flat; `base` is what all of them change."""
+    """A declared study. `arms` maps a name to what that arm changes, flat; `base` is what all of
+    them change."""
     name: str
     path: Path
-    hash: str                 # of the file: tells whether anything in it was changed after the first run
+    hash: str  # of the file: tells whether anything in it was changed after the first run
     question: str
     hypothesis: str
     baseline: str
@@ -50,15 +55,18 @@ class Study:
     arms: dict[str, dict[str, Any]]
     match: str = "none"
     matches: dict[str, str] = field(default_factory=dict)      # arm → its own word instead
-    stop: tuple[int, ...] = ()                                 # numbers of seeds at which to look; none: at the end
+    stop: tuple[int, ...] = ()  # numbers of seeds at which to look; none: at the end
     designs: tuple[Design, ...] = ()                           # its factorials
-    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)       # arm → two or more arms that it is made of
-    grids: dict[str, dict[str, float]] = field(default_factory=dict)      # arm → further arms, each at another rate
-    selection_seeds: tuple[int, ...] | None = None             # choose learning rates; None: the first third
+    # arm → two or more arms that it is made of
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # arm → further arms, each at another rate
+    grids: dict[str, dict[str, float]] = field(default_factory=dict)
+    selection_seeds: tuple[int, ...] | None = None  # choose learning rates; None: the first third
 
     @property
     def level(self) -> float:
-        """The family-wise error that the verdicts of one look may have (Bonferroni over the looks)."""
+        """The family-wise error that the verdicts of one look may have (Bonferroni over the
+        looks)."""
         return self.alpha / max(1, len(self.stop))
 
     @property
@@ -67,14 +75,16 @@ class Study:
         return {name for points in self.grids.values() for name in points}
 
     def match_of(self, arm: str) -> str:
-        """What the arm's hidden size is to match: params, flops or none. The baseline is what the others match."""
+        """What the arm's hidden size is to match: params, flops or none. The baseline is what the
+        others match."""
         owner = next((a for a, points in self.grids.items() if arm in points), arm)
         return "none" if owner == self.baseline else self.matches.get(owner, self.match)
 
     def declaration(self, arm: str | None = None) -> dict[str, Any]:
         """What was declared, for a record: a later change can then be named, not only noticed."""
         table = {key: getattr(self, key) for key in DECLARED}
-        table = {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
+        table = {key: list(value) if isinstance(value, tuple) else value for key,
+                 value in table.items()}
         return table | ({"arm": dict(self.arms[arm])} if arm else {})
 
 
@@ -101,17 +111,19 @@ def load_study(name_or_path: str | Path) -> Study:
     return Study(
         name=_name(_checked(table, "name", path.stem, str, path), path), path=path,
         hash=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
-        question=_checked(table, "question", "", str, path), hypothesis=_checked(table, "hypothesis", "", str, path),
-        baseline=baseline, seeds=seeds, metric=metric, margin=margin, alpha=alpha,
-        preset=_checked(table, "preset", None, str, path), base=base,
+        question=_checked(table, "question", "", str, path),
+        hypothesis=_checked(table, "hypothesis", "", str, path), baseline=baseline, seeds=seeds,
+        metric=metric, margin=margin, alpha=alpha, preset=_checked(table, "preset", None, str,
+                                                                   path), base=base,
         arms={name: dict(arms.known[name].settings) for name in arms.listed},
         match=match_word(table.get("match", "none"), f"{path}: match"), matches=arms.matches,
-        stop=_looks(table.get("stop", "all"), seeds, f"{path}: stop"), designs=tuple(arms.designs), parts=arms.parts,
-        grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path))
+        stop=_looks(table.get("stop", "all"), seeds, f"{path}: stop"), designs=tuple(arms.designs),
+        parts=arms.parts, grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path))
 
 
 def find_study(name_or_path: str | Path) -> Path:
-    """The file of a study. A bare name is a shipped one's; what ends in .toml or exists is a path."""
+    """The file of a study. A bare name is a shipped one's; what ends in .toml or exists is a
+    path."""
     known, path = shipped(), Path(name_or_path).expanduser()
     if str(name_or_path) in known:
         return known[str(name_or_path)]
@@ -143,12 +155,14 @@ def parse_seeds(text: str, where: str = "seeds") -> list[int]:
 def _seeds(value: Any, where: str) -> list[int]:
     if isinstance(value, str):
         return parse_seeds(value, where)
-    if not isinstance(value, list) or not value or not all(type(v) is int and v >= 0 for v in value):
+    if not isinstance(value, list) or not value or not all(type(v) is int and v >= 0
+                                                           for v in value):
         raise BadInput(f"{where} is a list of whole numbers from 0, or \"0-4\", not {value!r}")
     if max(value) > MAX_SEED:
         raise BadInput(f"{where}: {_short(max(value))} is too great: at most {MAX_SEED}")
     if len(set(value)) < len(value):
-        raise BadInput(f"{where}: {value} names a seed twice; a repeated seed is the same run, not another")
+        raise BadInput(f"{where}: {value} names a seed twice; a repeated seed is the same run, not "
+                       f"another")
     return value
 
 
@@ -165,7 +179,8 @@ def _name(name: str, path: Path) -> str:
     return name
 
 
-def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tuple[type, ...], path: Path) -> Any:
+def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tuple[type, ...],
+             path: Path) -> Any:
     """The value of a key, or its default; BadInput when it is of another kind."""
     if key not in table:
         return default
@@ -179,42 +194,53 @@ def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tupl
 def _margins(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
     margin = _checked(table, "margin", DEFAULT_MARGIN, (int, float), path)
     alpha = _checked(table, "alpha", DEFAULT_ALPHA, (int, float), path)
-    if not 0 < margin <= sys.float_info.max or not 0 < alpha < 0.5:   # NaN is neither, and an integer may be greater
-        raise BadInput(f"{path}: margin must be above 0 and finite, alpha between 0 and 0.5, not {_short(margin)} and "
+    # NaN is neither, and an integer may be greater
+    if not 0 < margin <= sys.float_info.max or not 0 < alpha < 0.5:
+        raise BadInput(f"{path}: margin must be above 0 and finite, alpha between 0 and 0.5, not "
+                       f"{_short(margin)} and "
                        f"{_short(alpha)}")
     return float(margin), float(alpha)
 
 
 def _looks(value: Any, seeds: list[int], where: str) -> tuple[int, ...]:
-    """`stop`: "all" seeds, or the numbers of seeds after which to look whether every arm is decided."""
+    """`stop`: "all" seeds, or the numbers of seeds after which to look whether every arm is
+    decided."""
     if value == "all":
         return ()
-    if not isinstance(value, list) or not value or not all(type(v) is int and v >= 2 for v in value):
-        raise BadInput(f'{where} is "all", or the numbers of seeds at which to look, such as [3, 5, 10], not {value!r}')
+    if not isinstance(value, list) or not value or not all(type(v) is int and v >= 2
+                                                           for v in value):
+        raise BadInput(f'{where} is "all", or the numbers of seeds at which to look, such as [3, '
+                       f'5, 10], not {value!r}')
     if value != sorted(set(value)):
         raise BadInput(f"{where}: {value} must rise, as seeds are only added: {sorted(set(value))}")
     if value[-1] != len(seeds):
-        raise BadInput(f"{where}: the last look is after {value[-1]} seeds, but seeds has {len(seeds)}: end with"
+        raise BadInput(f"{where}: the last look is after {value[-1]} seeds, but seeds has "
+                       f"{len(seeds)}: end with"
                        f" {len(seeds)}")
     return tuple(value)
 
 
-def _selection(table: Mapping[str, Any], seeds: list[int], arms: Arms, path: Path) -> tuple[int, ...] | None:
+def _selection(table: Mapping[str, Any], seeds: list[int], arms: Arms,
+               path: Path) -> tuple[int, ...] | None:
     """The seeds that choose learning rates; the others judge."""
     if "selection_seeds" not in table:
         return None
     chosen = _seeds(table["selection_seeds"], f"{path}: selection_seeds")
     if not arms.grids:
-        raise BadInput(f"{path}: selection_seeds choose among learning rates, and no arm has a grid: add lr = [...]")
+        raise BadInput(f"{path}: selection_seeds choose among learning rates, and no arm has a "
+                       f"grid: add lr = [...]")
     if not set(seeds) & set(chosen):
-        raise BadInput(f"{path}: selection_seeds {chosen} are none of the seeds {seeds}: no rate would be chosen")
+        raise BadInput(f"{path}: selection_seeds {chosen} are none of the seeds {seeds}: no rate "
+                       f"would be chosen")
     if len(set(seeds) - set(chosen)) < 2:
-        raise BadInput(f"{path}: selection_seeds {chosen} leave fewer than two of the seeds {seeds} for the verdicts")
+        raise BadInput(f"{path}: selection_seeds {chosen} leave fewer than two of the seeds "
+                       f"{seeds} for the verdicts")
     return tuple(chosen)
 
 
 def _arms(table: Mapping[str, Any], baseline: str, base: Mapping[str, Any], path: Path) -> Arms:
-    """The study's arms, in the order of the file; the baseline first when the file leaves it to the catalogue."""
+    """The study's arms, in the order of the file; the baseline first when the file leaves it to the
+    catalogue."""
     arms = Arms(str(path))
     for name, arm_table in _checked(table, "arms", {}, Mapping, path).items():
         arms.add(name, arm_table)
@@ -224,7 +250,8 @@ def _arms(table: Mapping[str, Any], baseline: str, base: Mapping[str, Any], path
         raise BadInput(f"{path}: declares no arms; add [arms.NAME] tables, or factorial = [...]")
     if baseline not in arms.listed:
         if baseline not in catalogue():
-            raise BadInput(f"{path}: baseline: no arm {baseline!r}{did_you_mean(baseline, arms.listed)}")
+            raise BadInput(f"{path}: baseline: no arm "
+                           f"{baseline!r}{did_you_mean(baseline, arms.listed)}")
         arms.listed.insert(0, baseline)
     arms.add_grids(rates(table["lr"], f"{path}: lr") if "lr" in table else [], base)
     return arms

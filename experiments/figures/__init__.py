@@ -37,8 +37,10 @@ FIGURES: dict[str, Callable[[Panel], Figure]] = {
 __all__ = ["FIGURES", "FORMATS", "Panel", "Skip", "draw", "save"]
 
 
-def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",)) -> Iterator[tuple[str, list[Path] | str]]:
-    """Draw every figure of a study and one of each arm. Yields (name, files written), or (name, why it was skipped)."""
+def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",
+         )) -> Iterator[tuple[str, list[Path] | str]]:
+    """Draw every figure of a study and one of each arm. Yields (name, files written), or (name, why
+    it was skipped)."""
     jobs = dict(FIGURES)
     for arm in sorted(panel.arms, key=lambda arm: arm in FIGURES):
         jobs[_free(arm, jobs)] = lambda panel, arm=arm: arm_figure(panel, arm)
@@ -52,7 +54,8 @@ def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",)) -> Ite
 
 
 def _free(arm: str, taken: Container[str]) -> str:
-    """The name of an arm's figure: the arm's own, or `arm_effects` where a figure of the study is called that."""
+    """The name of an arm's figure: the arm's own, or `arm_effects` where a figure of the study is
+    called that."""
     while arm in taken:
         arm = f"arm_{arm}"
     return arm

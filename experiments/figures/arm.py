@@ -18,13 +18,15 @@ def arm_figure(panel: Panel, arm: str) -> Figure:
     own = panel.require(arm)
     shown = {arm: own} | baseline_line(panel, arm)
     verdict = panel.results.verdicts.get(arm)
-    said = " ".join(verdict.line().split()).removeprefix(f"{arm} ") if verdict else _role(panel, arm)
-    figure, (axes,) = page(4.6, arm, panel.caption({arm: own}, panel.metric, band=False), subtitle=said, headed=False)
+    said = " ".join(verdict.line().split()).removeprefix(f"{arm} ") if verdict else _role(panel,
+                                                                                          arm)
+    figure, (axes,) = page(4.6, arm, panel.caption({arm: own}, panel.metric, band=False),
+                           subtitle=said, headed=False)
     draw_arm(axes, panel, arm, shown)
     val = panel.mean(arm, panel.x, "val_loss") if panel.metric == "loss" else None
     if val is not None:
-        axes.plot(val.x, val.y, color=panel.styles[arm].color, ls="", marker="o", ms=5, mfc="white", mew=1.4,
-                  label="validation loss", zorder=4)
+        axes.plot(val.x, val.y, color=panel.styles[arm].color, ls="", marker="o", ms=5,
+                  mfc="white", mew=1.4, label="validation loss", zorder=4)
     axes.set_ylim(settled_range([*shown.values(), *([val] if val else [])]))
     label_x(axes, panel.x, own.x[-1], ticks=8)
     axes.set_ylabel(LABELS[panel.metric])
@@ -32,18 +34,22 @@ def arm_figure(panel: Panel, arm: str) -> Figure:
     return figure
 
 
-def draw_arm(axes: Axes, panel: Panel, arm: str, shown: dict[str, Series], *, width: float = 2.0) -> None:
+def draw_arm(axes: Axes, panel: Panel, arm: str, shown: dict[str, Series], *,
+             width: float = 2.0) -> None:
     """Seeds thin, mean bold, the baseline black behind."""
     style, own = panel.styles[arm], shown[arm]
     for other, line in shown.items():
         if other != arm:
-            axes.plot(line.x, line.y, color=BASELINE, lw=0.6 * width, alpha=0.65, label=other, zorder=2)
+            axes.plot(line.x, line.y, color=BASELINE, lw=0.6 * width, alpha=0.65, label=other,
+                      zorder=2)
     runs = panel.shown(arm)
     if len(runs) > 1:
         for i, run in enumerate(runs):
-            axes.plot(*points(run, panel.x, panel.metric), color=style.color, lw=0.35 * width, alpha=0.55,
-                      label=f"each of {len(runs)} seeds" if i == 0 else None, zorder=2.2)
-    axes.plot(own.x, own.y, color=style.color, lw=width, label=f"{arm}, mean" if len(runs) > 1 else arm, zorder=3,
+            axes.plot(*points(run, panel.x, panel.metric), color=style.color, lw=0.35 * width,
+                      alpha=0.55, label=f"each of {len(runs)} seeds" if i == 0 else None,
+                      zorder=2.2)
+    axes.plot(own.x, own.y, color=style.color, lw=width,
+              label=f"{arm}, mean" if len(runs) > 1 else arm, zorder=3,
               marker="o" if len(own.x) == 1 else None)
     draw_strays(axes, panel, arm, panel.x, panel.metric)
 
@@ -57,4 +63,5 @@ def baseline_line(panel: Panel, arm: str) -> dict[str, Series]:
 
 
 def _role(panel: Panel, arm: str) -> str:
-    return "the baseline" if arm == panel.baseline else f"no run of the baseline {panel.baseline!r} to compare with"
+    return ("the baseline" if arm == panel.baseline
+            else f"no run of the baseline {panel.baseline!r} to compare with")

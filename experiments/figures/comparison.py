@@ -1,5 +1,6 @@
 """
-The ten pictures of a comparison, each from the trials alone: curves, values, and quality against speed and memory.
+The ten pictures of a comparison, each from the trials alone: curves, values, and quality against
+speed and memory.
 """
 
 from __future__ import annotations
@@ -27,13 +28,18 @@ from experiments.figures.trial_values import (
 from experiments.verdicts.trials import Trials
 
 TEN: dict[str, Callable[[Pictures], Figure]] = {
-    "1_training_curves": training_curves, "2_final_losses": final_losses, "3_metrics_comparison": metrics_comparison,
-    "4_speedup_quality": speedup_quality, "5_memory_quality": memory_quality, "6_memory_speed": memory_speed,
-    "7_distributions": distributions, "8_per_run": per_run, "9_summary": summary, "10_convergence": convergence,
+    "1_training_curves": training_curves, "2_final_losses": final_losses,
+    "3_metrics_comparison": metrics_comparison,
+    "4_speedup_quality": speedup_quality, "5_memory_quality": memory_quality,
+    "6_memory_speed": memory_speed,
+    "7_distributions": distributions, "8_per_run": per_run, "9_summary": summary,
+    "10_convergence": convergence,
 }
 
 
-def draw_ten(trials: Trials, folder: Path, formats: tuple[str, ...]) -> Iterator[tuple[str, list[Path] | str]]:
+def draw_ten(trials: Trials, folder: Path, formats: tuple[str, ...]) -> Iterator[tuple[str,
+                                                                                       list[Path]
+                                                                                       | str]]:
     """Draw all ten. Yields (name, files written), or (name, why it was skipped)."""
     pictures = Pictures(trials)
     for name, function in TEN.items():

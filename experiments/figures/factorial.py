@@ -1,5 +1,6 @@
 """
-A factorial taken apart: what each factor does on average over the others, and what factors do together.
+A factorial taken apart: what each factor does on average over the others, and what factors do
+together.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ from experiments.figures.style import BASELINE, MUTED, PALETTE, page
 from experiments.verdicts.factorial import FactorialAnalysis, Term
 from experiments.verdicts.verdict import p_text, signed
 
-ORDERS = (PALETTE[4], PALETTE[5], PALETTE[3], PALETTE[2])   # main effects, interactions of two, of three, of more
+# main effects, interactions of two, of three, of more
+ORDERS = (PALETTE[4], PALETTE[5], PALETTE[3], PALETTE[2])
 
 
 def factorial_effects(panel: Panel) -> Figure:
     """Main effects above, interactions below, one column of axes a design."""
     results = panel.results
-    designs = [design for design in results.factorials if any(t.verdict.difference is not None for t in design.terms)]
+    designs = [design for design in results.factorials if any(t.verdict.difference is not None
+                                                              for t in design.terms)]
     if not designs:
         raise Skip("the study declares no factorial" if not results.factorials else
                    "no seed has every cell of the factorial")
-    rows = [(design, term) for design in designs for term in design.terms if term.verdict.difference is not None]
-    caption = (f"point: effect, mean over seeds; bar: {100 * (1 - results.alpha):g} % interval, Holm-adjusted over the "
-               f"effects of a design; grey: the margin ±{results.margin:g}. A main effect is with minus without, "
-               "averaged over the other factors; an interaction is what factors do together beyond their sum. Seeds: "
+    rows = [(design, term) for design in designs for term in design.terms
+            if term.verdict.difference is not None]
+    caption = (f"point: effect, mean over seeds; bar: {100 * (1 - results.alpha):g} % interval, "
+               f"Holm-adjusted over the "
+               f"effects of a design; grey: the margin ±{results.margin:g}. A main effect is with "
+               f"minus without, "
+               "averaged over the other factors; an interaction is what factors do together beyond "
+               "their sum. Seeds: "
                + "; ".join(str(len(design.seeds)) for design in designs))
     figure, (axes,) = page(2.1 + 0.34 * len(rows), results.title, caption, left=2.45, right=3.1)
     for place, (_, term) in enumerate(rows):
@@ -49,15 +56,18 @@ def _row(axes: Axes, place: int, term: Term) -> None:
               ms=7.5 if term.order == 1 else 6, mec="white", mew=1, zorder=4)
     right = axes.get_yaxis_transform()
     sure = v.word != "undecided"
-    axes.text(1.02, place, term.word, transform=right, va="center", size=9.5, weight="bold" if sure else "normal")
+    axes.text(1.02, place, term.word, transform=right, va="center", size=9.5,
+              weight="bold" if sure else "normal")
     p = f", {p_text('Holm p', v.p_holm)}" if v.p_holm is not None else ""
-    axes.text(1.32, place, f"{signed(v.difference)}{p}", transform=right, va="center", size=8.5, color=MUTED)
+    axes.text(1.32, place, f"{signed(v.difference)}{p}", transform=right, va="center", size=8.5,
+              color=MUTED)
 
 
 def _frame(axes: Axes, designs: list[FactorialAnalysis], rows: list) -> None:
     """Names at the left, a line between main effects and interactions and between designs."""
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [shortened(term.name, 30) for _, term in rows], fontsize=9.5, color="#222222")
+    axes.set_yticks(range(len(rows)), [shortened(term.name, 30) for _, term in rows], fontsize=9.5,
+                    color="#222222")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

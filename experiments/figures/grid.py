@@ -22,8 +22,8 @@ def individual_grid(panel: Panel) -> Figure:
     rows = max(math.ceil(len(lines) / columns), 3 if len(lines) > 4 else 1)
     columns = min(columns, len(lines)) if rows == 1 else columns
     caption = panel.caption(lines, panel.metric, band=False) + _key(panel, lines)
-    figure, cells = page(1.75 + 1.75 * rows, panel.results.title, caption, columns=(1,) * columns, rows=rows, gap=0.2,
-                         row_gap=0.42, sharex=True, sharey=True)
+    figure, cells = page(1.75 + 1.75 * rows, panel.results.title, caption, columns=(1,) * columns,
+                         rows=rows, gap=0.2, row_gap=0.42, sharex=True, sharey=True)
     for axes, arm in zip(cells, lines, strict=False):
         draw_arm(axes, panel, arm, {arm: lines[arm]} | baseline_line(panel, arm), width=1.6)
         axes.set_title(shortened(arm, 72 // columns), color=panel.styles[arm].color, size=9.5)
@@ -43,12 +43,15 @@ def _note(axes, panel: Panel, arm: str) -> None:
     verdict = panel.results.verdicts.get(arm)
     text = ""
     if verdict is not None:
-        number = f" {verdict.difference:+.3f}".replace("-", "−") if verdict.difference is not None else ""
+        number = f" {verdict.difference:+.3f}".replace("-",
+                                                       "−") if verdict.difference is not None else ""
         text = verdict.word + number
-    axes.text(0.97, 0.93, text, transform=axes.transAxes, ha="right", va="top", size=8.5, color=MUTED)
+    axes.text(0.97, 0.93, text, transform=axes.transAxes, ha="right", va="top", size=8.5,
+              color=MUTED)
 
 
 def _key(panel: Panel, lines: dict) -> str:
     """What the thin and the black lines are, where there are any."""
     seeds = "; thin: each seed" if any(line.n > 1 for line in lines.values()) else ""
-    return seeds + (f"; black: {panel.baseline}" if panel.baseline in lines and len(lines) > 1 else "")
+    return seeds + (f"; black: {panel.baseline}" if panel.baseline in lines and len(lines) > 1
+                    else "")

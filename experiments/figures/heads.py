@@ -1,5 +1,6 @@
 """
-What a trained model's attention looks like: maps a layer and a head, and the statistics of every layer.
+What a trained model's attention looks like: maps a layer and a head, and the statistics of every
+layer.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def shows_heads(result: dict[str, Any]) -> bool:
 
 def layer_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
     """maps (layers, nh, n, n) → each layer's mean over its heads."""
-    figure, cells = small_pictures(len(maps), f"{result['run']}: attention of each layer, mean over its heads",
-                                   _caption(result), subtitle=AXES)
+    figure, cells = small_pictures(len(maps),
+                                   f"{result['run']}: attention of each layer, mean over its heads", _caption(result), subtitle=AXES)
     for number, (axes, layer) in enumerate(zip(cells, maps, strict=False)):
         _map(axes, layer.mean(0), result["T"])
         axes.set_title(f"L{number}  {spelled(result['layers'][number]['pattern'], 18)}")
@@ -44,12 +45,16 @@ def head_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
     """A row a layer, a column a head; a deep model with few heads the other way."""
     layers, heads = maps.shape[:2]
     turned = heads < layers <= ACROSS
-    names = [f"L{number}" for number in range(layers)], [f"head {number}" for number in range(heads)]
+    names = [f"L{number}" for number in range(layers)], [f"head {number}"
+                                                         for number in range(heads)]
     (rows, columns), gap, left, right = names[::-1] if turned else names, 0.1, 0.75, 0.25
-    side = min((WIDTH - left - right - gap * (len(columns) - 1)) / len(columns), 1.9, TALLEST / len(rows))
-    figure, cells = page(1.82 + (side + gap) * len(rows) - gap, f"{result['run']}: attention of every head",
-                         _caption(result), subtitle=AXES, columns=(1,) * len(columns), rows=len(rows), gap=gap,
-                         row_gap=gap, left=left, right=WIDTH - left - len(columns) * (side + gap) + gap)
+    side = min((WIDTH - left - right - gap * (len(columns) - 1)) / len(columns), 1.9,
+               TALLEST / len(rows))
+    figure, cells = page(1.82 + (side + gap) * len(rows) - gap,
+                         f"{result['run']}: attention of every head", _caption(result),
+                         subtitle=AXES, columns=(1,) * len(columns), rows=len(rows), gap=gap,
+                         row_gap=gap, left=left, right=WIDTH - left - len(columns) * (side + gap)
+                         + gap)
     for number, axes in enumerate(cells):
         row, column = divmod(number, len(columns))
         _map(axes, maps[column, row] if turned else maps[row, column], result["T"])
@@ -64,7 +69,8 @@ def head_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
 
 def _map(axes: Axes, weights: np.ndarray, T: int) -> None:
     shown = np.ma.masked_where(weights <= 0, weights)
-    axes.imshow(shown, cmap=COLORS, norm=LogNorm(LEAST, 1), extent=(0, T, T, 0), interpolation="nearest")
+    axes.imshow(shown, cmap=COLORS, norm=LogNorm(LEAST, 1), extent=(0, T, T, 0),
+                interpolation="nearest")
     axes.grid(False)
     axes.set_xticks([0, T // 2, T])
     axes.set_yticks([0, T // 2, T])
@@ -74,8 +80,8 @@ def _scale(figure: Figure) -> None:
     """The colours' key, at the right above, beside the subtitle."""
     height = figure.get_figheight()
     axes = figure.add_axes((1 - 2.1 / WIDTH, 1 - 0.34 / height, 1.7 / WIDTH, 0.1 / height))
-    axes.imshow(np.geomspace(LEAST, 1, 256)[None], cmap=COLORS, norm=LogNorm(LEAST, 1), aspect="auto",
-                extent=(np.log10(LEAST), 0, 0, 1))
+    axes.imshow(np.geomspace(LEAST, 1, 256)[None], cmap=COLORS, norm=LogNorm(LEAST, 1),
+                aspect="auto", extent=(np.log10(LEAST), 0, 0, 1))
     axes.grid(False)
     axes.set_yticks([])
     axes.set_xticks([-4, -2, 0], ["0.0001", "0.01", "1"], fontsize=8)
@@ -83,22 +89,26 @@ def _scale(figure: Figure) -> None:
 
 
 def _caption(result: dict[str, Any]) -> str:
-    return f"mean over {result['rows']} rows of validation text of {result['T']} tokens; white: no weight"
+    return (f"mean over {result['rows']} rows of validation text of {result['T']} tokens; white: "
+            f"no weight")
 
 
 def statistics(result: dict[str, Any]) -> Figure:
-    """Entropy, distance, the share on two special keys, and the length of what attention adds, by layer."""
-    caption = (f"dot: a head; line: the layer's mean; dashed: uniform attention over the keys that the pattern allows. "
+    """Entropy, distance, the share on two special keys, and the length of what attention adds, by
+    layer."""
+    caption = (f"dot: a head; line: the layer's mean; dashed: uniform attention over the keys that "
+               f"the pattern allows. "
                f"{result['queries']:,} queries in {result['rows']} rows of validation text")
-    figure, cells = page(6.4, f"{result['run']}: attention by layer", caption, columns=(1, 1), rows=2, gap=0.8,
-                         row_gap=0.75)
+    figure, cells = page(6.4, f"{result['run']}: attention by layer", caption, columns=(1, 1),
+                         rows=2, gap=0.8, row_gap=0.75)
     found = result["layers"]
     _by_head(cells[0], found, "entropy", SEEN, "a head's entropy")
     cells[0].set(title="entropy", ylabel="nats")
     _by_head(cells[1], found, "distance", SEEN, "a head's distance")
     cells[1].set(title="mean distance of the attended key", ylabel="tokens")
     _by_head(cells[2], found, "self", SEEN, "on the query's own key", uniform=False, scale=100)
-    _by_head(cells[2], found, "first", SECOND, "on the first key", uniform=False, scale=100, shift=0.16)
+    _by_head(cells[2], found, "first", SECOND, "on the first key", uniform=False, scale=100,
+             shift=0.16)
     cells[2].set(title="share of the weight on two keys", ylabel="%")
     cells[2].legend(loc="best", frameon=False, fontsize=8.5)
     cells[3].plot([layer["output_over_residual"] for layer in found], color=SEEN, marker="o", ms=5)
@@ -111,12 +121,15 @@ def statistics(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def _by_head(axes: Axes, found: Sequence[dict[str, Any]], name: str, color: str, label: str, *, uniform: bool = True,
-             scale: float = 1.0, shift: float = 0.0) -> None:
+def _by_head(axes: Axes, found: Sequence[dict[str, Any]], name: str, color: str, label: str, *,
+             uniform: bool = True, scale: float = 1.0, shift: float = 0.0) -> None:
     place = np.arange(len(found)) + shift
     for x, layer in zip(place, found, strict=True):
         heads = scale * np.array(layer[name]["by_head"])
-        axes.plot(np.full(len(heads), x), heads, color=color, ls="", marker="o", ms=4, alpha=0.5, mew=0)
-    axes.plot(place, [scale * layer[name]["mean"] for layer in found], color=color, lw=1.8, label=label)
+        axes.plot(np.full(len(heads), x), heads, color=color, ls="", marker="o", ms=4, alpha=0.5,
+                  mew=0)
+    axes.plot(place, [scale * layer[name]["mean"] for layer in found], color=color, lw=1.8,
+              label=label)
     if uniform:
-        axes.plot(place, [scale * layer[name]["uniform"] for layer in found], color=MUTED, ls="--", lw=1.3)
+        axes.plot(place, [scale * layer[name]["uniform"] for layer in found], color=MUTED, ls="--",
+                  lw=1.3)

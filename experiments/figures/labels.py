@@ -21,7 +21,8 @@ def shortened(name: str, longest: int = LONGEST) -> str:
 
 
 def font_size(count: int, height: float) -> float:
-    """The largest size, up to 9.5 pt, at which `count` labels stand above each other in `height` inches."""
+    """The largest size, up to 9.5 pt, at which `count` labels stand above each other in `height`
+    inches."""
     return min(9.5, max(5.5, 72 * height / (LINE * max(count, 1))))
 
 
@@ -32,9 +33,11 @@ def margin(names: list[str], size: float) -> float:
 
 
 def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Positions near the wanted ones, in their order, at least `gap` apart and inside [low, high] when they fit."""
+    """Positions near the wanted ones, in their order, at least `gap` apart and inside [low, high]
+    when they fit."""
     order = np.argsort(wanted, kind="stable")
-    # Substituting p_i − i·gap turns "apart by gap" into "non-decreasing": pool neighbours that violate it.
+    # Substituting p_i − i·gap turns "apart by gap" into "non-decreasing": pool neighbours that
+    # violate it.
     blocks: list[list[float]] = []   # [sum, count]
     for i, k in enumerate(order):
         blocks.append([wanted[k] - i * gap, 1])
@@ -42,30 +45,36 @@ def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
             total, count = blocks.pop()
             blocks[-1][0] += total
             blocks[-1][1] += count
-    level = np.concatenate([np.full(int(n), total / n) for total, n in blocks]) if blocks else np.array([])
+    level = np.concatenate([np.full(int(n), total / n) for total,
+                            n in blocks]) if blocks else np.array([])
     top = max(low, high - gap * (len(wanted) - 1))
     placed = np.empty(len(wanted))
     placed[order] = np.clip(level, low, top) + gap * np.arange(len(wanted))
     return placed
 
 
-def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[str, ArmStyle], size: float, *,
-               dots: bool = False) -> None:
-    """Write each arm's name to the right of the axes, by its line's end (x, y), moved apart where needed."""
+def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[str, ArmStyle],
+               size: float, *, dots: bool = False) -> None:
+    """Write each arm's name to the right of the axes, by its line's end (x, y), moved apart where
+    needed."""
     if not ends:
         return
     low, high = axes.get_ylim()
     box = axes.get_position()
     height, inch = box.height * axes.figure.get_figheight(), 1 / (box.width * WIDTH)
-    at = np.clip((np.array([y for _, y in ends.values()]) - low) / (high - low), 0, 1)   # axes fractions, as all below
+    # axes fractions, as all below
+    at = np.clip((np.array([y for _, y in ends.values()]) - low) / (high - low), 0, 1)
     edge = axes.get_xlim()[1]
-    for (name, end), y, place in zip(ends.items(), at, spread(at, LINE * size / 72 / height, 0.0, 1.0), strict=True):
+    for (name, end), y, place in zip(ends.items(), at, spread(at, LINE * size / 72 / height, 0.0,
+                                                              1.0), strict=True):
         style = styles[name]
-        axes.plot([end[0], edge], [end[1]] * 2, color=style.color, lw=0.8, ls=(0, (1, 2)))   # where it ended early
-        axes.plot(1 + inch * np.array([0, 0.07, 0.2, 0.27]), [y, y, place, place], transform=axes.transAxes,
-                  clip_on=False, color=style.color, lw=0.9)
+        # where it ended early
+        axes.plot([end[0], edge], [end[1]] * 2, color=style.color, lw=0.8, ls=(0, (1, 2)))
+        axes.plot(1 + inch * np.array([0, 0.07, 0.2, 0.27]), [y, y, place, place],
+                  transform=axes.transAxes, clip_on=False, color=style.color, lw=0.9)
         if dots:   # the key to lines that share a colour
-            axes.plot(1 + 0.27 * inch, place, transform=axes.transAxes, clip_on=False, color=style.color, ls="",
-                      marker=style.marker, ms=4)
-        axes.text(1 + (0.37 if dots else 0.32) * inch, place, shortened(name), transform=axes.transAxes, va="center",
-                  size=size, color=style.color, weight="bold" if style.width > 2 else "normal")
+            axes.plot(1 + 0.27 * inch, place, transform=axes.transAxes, clip_on=False,
+                      color=style.color, ls="", marker=style.marker, ms=4)
+        axes.text(1 + (0.37 if dots else 0.32) * inch, place, shortened(name),
+                  transform=axes.transAxes, va="center", size=size, color=style.color,
+                  weight="bold" if style.width > 2 else "normal")

@@ -27,12 +27,14 @@ def validation_curves(panel: Panel) -> Figure:
 
 
 def against(x: str):
-    """A figure over a cost: at equal tokens, seconds or FLOPs, which arm is lower, and where do they change places?
+    """A figure over a cost: at equal tokens, seconds or FLOPs, which arm is lower, and where do
+    they change places?
 
     The validation loss where there is one: what verdicts at equal budgets rest on.
     """
     def figure(panel: Panel) -> Figure:
-        if x in ("seconds", "flops") and not any(run.table[x].gt(0).any() for run in panel.results.runs):
+        if x in ("seconds", "flops") and not any(run.table[x].gt(0).any()
+                                                 for run in panel.results.runs):
             raise Skip(f"no run has {x}")
         measured = any(run.table["val_loss"].count() > 1 for run in panel.results.runs)
         y = "val_loss" if measured else panel.metric
@@ -46,8 +48,11 @@ def overlay(panel: Panel, x: str, y: str, *, dots: bool = False,
     lines = panel.lines(x, y)
     height = min(12.0, max(4.9, 2.0 + 0.155 * len(lines)))
     size = font_size(len(lines), height - 1.9)
-    caption = panel.caption(lines, y, band=len(lines) <= MANY) + ("; time at each arm's undisturbed pace, the lower "
-                                                                 "quartile of its log points" if x == "seconds" else "")
+    caption = panel.caption(lines, y,
+                            band=len(lines) <= MANY) + ("; time at each arm's undisturbed pace, "
+                                                        "the lower "
+                                                                 "quartile of its log points"
+                                                                 if x == "seconds" else "")
     if crossings is not None:
         caption += _crossed(crossings, panel, x)
     figure, (whole, late) = page(height, panel.results.title, caption, columns=(1.1, 1.0),
@@ -57,10 +62,12 @@ def overlay(panel: Panel, x: str, y: str, *, dots: bool = False,
     cut = end - LAST * span
     for axes in (whole, late):
         for arm, line in lines.items():
-            draw_line(axes, line, panel.styles[arm], band=len(lines) <= MANY, dots=dots or len(lines) > MANY)
+            draw_line(axes, line, panel.styles[arm], band=len(lines) <= MANY,
+                      dots=dots or len(lines) > MANY)
             draw_strays(axes, panel, arm, x, y)
         for arm, (at, height) in (crossings or {}).items():
-            axes.plot([at], [height], color=panel.styles[arm].color, marker="o", ms=9, mfc="none", mew=1.8, zorder=4)
+            axes.plot([at], [height], color=panel.styles[arm].color, marker="o", ms=9, mfc="none",
+                      mew=1.8, zorder=4)
         label_x(axes, x, end, ticks=5)
     late.set_xlim(cut, end + 0.02 * LAST * span)
     whole.set_ylim(settled_range(list(lines.values()), 0.08))
@@ -69,16 +76,18 @@ def overlay(panel: Panel, x: str, y: str, *, dots: bool = False,
     whole.set_title("the whole run" + _above(whole, lines))
     late.set_title("its last third")
     whole.set_ylabel(LABELS[y])
-    label_ends(late, {arm: (line.x[-1], line.y[-1]) for arm, line in lines.items()}, panel.styles, size,
-               dots=dots or len(lines) > MANY)
+    label_ends(late, {arm: (line.x[-1], line.y[-1]) for arm, line in lines.items()}, panel.styles,
+               size, dots=dots or len(lines) > MANY)
     return figure
 
 
-def draw_line(axes: Axes, line: Series, style: ArmStyle, *, band: bool = True, dots: bool = False) -> None:
+def draw_line(axes: Axes, line: Series, style: ArmStyle, *, band: bool = True,
+              dots: bool = False) -> None:
     """A mean with its band. A single point is a dot."""
     dots = dots or len(line.x) == 1
-    axes.plot(line.x, line.y, color=style.color, ls=style.dash, lw=style.width, zorder=2.4 if style.width > 2 else 2.5,
-              marker=style.marker if dots else None, ms=4, markevery=max(1, len(line.x) // 12))
+    axes.plot(line.x, line.y, color=style.color, ls=style.dash, lw=style.width,
+              zorder=2.4 if style.width > 2 else 2.5, marker=style.marker if dots else None, ms=4,
+              markevery=max(1, len(line.x) // 12))
     if band and line.n > 1:
         axes.fill_between(line.x, line.low, line.high, color=style.color, alpha=0.14, lw=0)
 
@@ -102,13 +111,15 @@ def _crossed(crossings: dict[str, tuple[float, float]], panel: Panel, x: str) ->
         return f"; no arm's mean changes places with {panel.baseline}'s after the start"
     top = max(at for at, _ in crossings.values())
     unit, size, suffixes = unit_of(x, top)
-    places = ", ".join(f"{arm} {short(float(f'{at / size:.3g}'), suffixes)}" for arm, (at, _) in crossings.items())
+    places = ", ".join(f"{arm} {short(float(f'{at / size:.3g}'), suffixes)}" for arm,
+                       (at, _) in crossings.items())
     return f"; ring: where an arm last changes places with {panel.baseline}, at {places} {unit}".rstrip()
 
 
 def _late_range(lines: dict[str, Series], cut: float) -> tuple[float, float] | None:
     """y-limits of what lies beyond `cut`, the lines' own where none does."""
-    late = [Series(s.x[m], s.y[m], s.low[m], s.high[m], s.n) for s in lines.values() if (m := s.x >= cut).any()]
+    late = [Series(s.x[m], s.y[m], s.low[m], s.high[m], s.n)
+            for s in lines.values() if (m := s.x >= cut).any()]
     return settled_range(late or list(lines.values()), 0.0)
 
 

@@ -33,7 +33,8 @@ def draw(figure: Callable[[], Figure], stem: Path) -> Path:
 
 
 def shares(pattern: Pattern, T: int, cells: int = CELLS) -> np.ndarray:
-    """(n, n), n at most `cells`: the share of a cell's causal pairs that is seen, NaN where there are none."""
+    """(n, n), n at most `cells`: the share of a cell's causal pairs that is seen, NaN where there
+    are none."""
     cell = -(-T // cells)
     n = -(-T // cell)
     out = np.full((n, n), np.nan)
@@ -57,8 +58,11 @@ def draw_mask(axes: Axes, pattern: Pattern, T: int, cells: int = CELLS) -> None:
 def comparison(rows: list[dict[str, Any]]) -> Figure:
     """The patterns of several pairs side by side."""
     T = rows[0]["T"]
-    figure, cells = small_pictures(len(rows), f"Windows with dilated links at S = {T}, and the share of the causal "
-                                   "triangle that they leave out", KEY + "; w: keys of the window, the query's own "
+    figure, cells = small_pictures(len(rows),
+                                   f"Windows with dilated links at S = {T}, and the share of the "
+                                   f"causal "
+                                   "triangle that they leave out",
+                                   KEY + "; w: keys of the window, the query's own "
                                    "included; d: beyond it every d-th key")
     for axes, row in zip(cells, rows, strict=False):
         draw_mask(axes, parse_pattern(row["layers"][0]["pattern"]), T)
@@ -69,7 +73,8 @@ def comparison(rows: list[dict[str, Any]]) -> Figure:
 
 def layers(row: dict[str, Any]) -> Figure:
     """Every layer's mask of a schedule."""
-    title = f"{row['title']}: what each layer sees at S = {row['T']}; sparsity {row['sparsity']:.1%}"
+    title = (f"{row['title']}: what each layer sees at S = {row['T']}; sparsity "
+             f"{row['sparsity']:.1%}")
     figure, cells = small_pictures(len(row["layers"]), title, KEY)
     for number, (axes, layer) in enumerate(zip(cells, row["layers"], strict=False)):
         draw_mask(axes, parse_pattern(layer["pattern"]), row["T"])
@@ -83,14 +88,16 @@ def spelled(pattern: str, longest: int) -> str:
     return "full" if pattern == "f" else shortened(pattern, longest)
 
 
-def small_pictures(count: int, title: str, caption: str, subtitle: str = "") -> tuple[Figure, list[Axes]]:
+def small_pictures(count: int, title: str, caption: str, subtitle: str = "") -> tuple[Figure,
+                                                                                      list[Axes]]:
     """A page of square pictures, ACROSS a row, those left over hidden; ticks at the edges only."""
     down, across = -(-count // ACROSS), min(count, ACROSS)
     left, right, gap, row_gap = 0.75, 0.25, 0.28, 0.36
     side = (WIDTH - left - right - gap * (ACROSS - 1)) / ACROSS
     height = (1.82 if subtitle else 1.6) + side * down + row_gap * (down - 1)
-    figure, cells = page(height, title, caption, subtitle=subtitle, columns=(1,) * across, rows=down, left=left,
-                         right=WIDTH - left - across * side - (across - 1) * gap, gap=gap, row_gap=row_gap)
+    figure, cells = page(height, title, caption, subtitle=subtitle, columns=(1,) * across,
+                         rows=down, left=left, right=WIDTH - left - across * side - (across - 1)
+                         * gap, gap=gap, row_gap=row_gap)
     for number, axes in enumerate(cells):
         axes.set_visible(number < count)
         axes.tick_params(labelleft=number % across == 0, labelbottom=number + across >= count)
@@ -103,9 +110,11 @@ def one_pair(row: dict[str, Any], how: dict[str, Any] | None) -> Figure:
     """One pair's pattern, large, and how many keys each query sees."""
     T, pattern = row["T"], parse_pattern(row["layers"][0]["pattern"])
     w, d = row["pair"]
-    figure, (left, right) = page(5.6, f"Window {w}, every {d}th key beyond it, S = {T}: {row['sparsity']:.1%} of the "
-                                 "causal triangle left out", KEY, subtitle=measured_line(row, how), columns=(1.25, 1),
-                                 gap=0.75)
+    figure, (left, right) = page(5.6,
+                                 f"Window {w}, every {d}th key beyond it, S = {T}: "
+                                 f"{row['sparsity']:.1%} of the "
+                                 "causal triangle left out", KEY, subtitle=measured_line(row, how),
+                                 columns=(1.25, 1), gap=0.75)
     draw_mask(left, pattern, T, cells=512)
     left.set_title("which keys a query sees")
     left.set_xlabel("key")
@@ -113,7 +122,8 @@ def one_pair(row: dict[str, Any], how: dict[str, Any] | None) -> Figure:
     query = np.arange(T)
     right.plot(query, query + 1, color=MUTED, lw=1.4)
     right.plot(query, pattern.keys_per_query(T), color=SEEN, lw=2.2)
-    right.annotate("full", (0.62 * T, 0.62 * T), (-8, 2), textcoords="offset points", ha="right", color=MUTED)
+    right.annotate("full", (0.62 * T, 0.62 * T), (-8, 2), textcoords="offset points", ha="right",
+                   color=MUTED)
     mean = row["keys_per_query"]["mean"]
     right.set_title(f"keys a query: mean {mean:.1f}, most {row['keys_per_query']['max']}")
     right.set_xlabel("query")
@@ -127,29 +137,37 @@ def measured_line(row: dict[str, Any], how: dict[str, Any] | None) -> str:
     if how is None:
         return "Speed-up not measured."
     parts = []
-    for key, other in (("banded_over_flash", "causal flash's"), ("banded_over_dense", "a dense mask's")):
+    for key, other in (("banded_over_flash", "causal flash's"),
+                       ("banded_over_dense", "a dense mask's")):
         if ratio := row["measured"][key]:
-            parts.append(f"{ratio['median']:.2f}× {other} ({ratio['low']:.2f} to {ratio['high']:.2f})")
-    return (f"Measured speed of banded attention, forward and backward: {', '.join(parts)}; the pairs seen would allow "
-            f"{row['ideal_speedup']:.2f}× flash's. Median and quartiles of {how['rounds']} rounds, {how['device']}.")
+            parts.append(f"{ratio['median']:.2f}× {other} ({ratio['low']:.2f} to "
+                         f"{ratio['high']:.2f})")
+    return (f"Measured speed of banded attention, forward and backward: {', '.join(parts)}; the "
+            f"pairs seen would allow "
+            f"{row['ideal_speedup']:.2f}× flash's. Median and quartiles of {how['rounds']} rounds, "
+            f"{how['device']}.")
 
 
 def reach(row: dict[str, Any]) -> Figure:
     """How far back each layer looks, and how far back all layers up to it do."""
     found, T = row["layers"], row["T"]
     title = f"{row['title']}: how far back each layer looks at S = {T}"
-    figure, (axes,) = page(4.4, title, "bar: the farthest key that a query sees in the layer; line: how far back the "
+    figure, (axes,) = page(4.4, title,
+                           "bar: the farthest key that a query sees in the layer; line: how far "
+                           "back the "
                            "text's last query depends on it, through all layers up to this one")
     place = np.arange(len(found))
-    bars = axes.bar(place, [layer["reach"] for layer in found], color=SEEN, width=0.7, label="this layer", zorder=2)
+    bars = axes.bar(place, [layer["reach"] for layer in found], color=SEEN, width=0.7,
+                    label="this layer", zorder=2)
     axes.bar_label(bars, fontsize=8.5, color=MUTED, padding=5)
-    axes.plot(place, [layer["receptive_field"]["farthest"] for layer in found], color=SECOND, marker="o", ms=5,
-              label="all layers so far", zorder=3)
+    axes.plot(place, [layer["receptive_field"]["farthest"] for layer in found], color=SECOND,
+              marker="o", ms=5, label="all layers so far", zorder=3)
     axes.set_xticks(place, [f"L{number}\n{spelled(layer['pattern'], max(3, 100 // len(found)))}"
                             for number, layer in enumerate(found)])
     axes.tick_params(axis="x", labelsize=9 if len(found) <= 12 else 7)
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("tokens back")
     axes.set_ylim(0, 1.15 * max(1, *(layer["receptive_field"]["farthest"] for layer in found)))
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False,
+                borderaxespad=0.2)
     return figure

@@ -70,13 +70,15 @@ class Panel:
         """The mean of every arm that has both columns. Raises Skip when none has."""
         lines = {arm: line for arm in self.arms if (line := self.mean(arm, x, y)) is not None}
         if not lines:
-            missing = [c for c in (x, y) if not any(run.table[c].notna().any() for run in self.results.runs)]
+            missing = [c for c in (x, y) if not any(run.table[c].notna().any()
+                                                    for run in self.results.runs)]
             raise Skip(f"no run has {' and '.join(missing)}" if missing else
                        f"the seeds of an arm have no stretch of {x} in common")
         return lines
 
     def differences(self, x: str, y: str) -> tuple[dict[str, Series], bool]:
-        """Arm − baseline for every arm that shares seeds with it, and whether those are pairs. Raises Skip."""
+        """Arm − baseline for every arm that shares seeds with it, and whether those are pairs.
+        Raises Skip."""
         if self.baseline not in self.arms:
             raise Skip(f"no run of the baseline {self.baseline!r}")
         base, lines, paired = self.shown(self.baseline), {}, True
@@ -91,18 +93,23 @@ class Panel:
         return lines, paired
 
     def crossings(self, x: str, y: str) -> dict[str, tuple[float, float]]:
-        """Where each arm's mean last changes places with the baseline's; arms that never do are not there."""
-        base = self.mean(self.baseline, x, y) if self.baseline in self.arms and y == "val_loss" else None
+        """Where each arm's mean last changes places with the baseline's; arms that never do are not
+        there."""
+        base = self.mean(self.baseline, x,
+                         y) if self.baseline in self.arms and y == "val_loss" else None
         found = self.results.budgets.on(x) if base is not None else ()
-        return {budget.arm: (budget.crossing, float(np.interp(budget.crossing, base.x, base.y))) for budget in found
+        return {budget.arm: (budget.crossing, float(np.interp(budget.crossing, base.x, base.y)))
+                for budget in found
                 if budget.crossing is not None}
 
-    def caption(self, lines: dict[str, Series], y: str, *, band: bool = True, strays: bool = True) -> str:
+    def caption(self, lines: dict[str, Series], y: str, *, band: bool = True,
+                strays: bool = True) -> str:
         """What the lines and bands are, and which runs are not in them."""
         counts = sorted({line.n for line in lines.values()})
         seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         parts = ["one run an arm" if counts == [1] else
-                 f"line: mean over {seeds} seeds" + ("; band: least to greatest of them" if band else "")]
+                 f"line: mean over {seeds} seeds" + ("; band: least to greatest of them" if band
+                                                     else "")]
         rows = max((len(line.x) for line in lines.values()), default=0)
         if y == "loss" and window(rows) > 1:
             parts.append(f"training loss averaged over {window(rows)} log points")

@@ -49,13 +49,15 @@ class Pictures:
         return found
 
     def ratios(self, measure: str) -> dict[str, np.ndarray]:
-        """Arm → its runs' values over the baseline's of the same seed, or over its mean where no seed is shared."""
+        """Arm → its runs' values over the baseline's of the same seed, or over its mean where no
+        seed is shared."""
         values = self.trials.values(measure)
         base = values.get(self.trials.baseline)
         if not base:
             raise Skip(f"no run of the baseline {self.trials.baseline!r} has {measure}")
         mean = float(np.mean(list(base.values())))
-        return {arm: np.array([value / (base.get(seed, mean) or np.nan) for seed, value in runs.items()])
+        return {arm: np.array([value / (base.get(seed, mean) or np.nan) for seed,
+                               value in runs.items()])
                 for arm, runs in values.items()}
 
     def caption(self, text: str) -> str:
@@ -65,5 +67,5 @@ class Pictures:
 
 
 def legend(axes: Axes) -> None:
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=9, borderaxespad=0.0,
-                handlelength=2.4)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=9,
+                borderaxespad=0.0, handlelength=2.4)

@@ -15,13 +15,16 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def save(figure: Figure, stem: Path, formats: tuple[str, ...]) -> list[Path]:
-    """Write a figure in each format, whole or not at all. Dates are left out, so the same runs give the same file."""
+    """Write a figure in each format, whole or not at all. Dates are left out, so the same runs give
+    the same file."""
     paths = []
     for kind in formats:
         buffer = io.BytesIO()
-        undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+        undated = {"png": {"Software": None}, "svg": {"Date": None},
+                   "pdf": {"CreationDate": None}}[kind]
         figure.savefig(buffer, format=kind, metadata=undated)
-        path = stem.with_name(f"{stem.name}.{kind}")   # with_suffix would eat the end of a name with a dot
+        # with_suffix would eat the end of a name with a dot
+        path = stem.with_name(f"{stem.name}.{kind}")
         write_atomic(path, buffer.getvalue())
         paths.append(path)
     return paths

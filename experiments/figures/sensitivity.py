@@ -16,13 +16,18 @@ from experiments.verdicts.sensitivity import ArmSensitivity
 
 
 def learning_rates(panel: Panel) -> Figure:
-    """A line an arm over its grid: mean and spread over seeds, a star at the best, a cross where a seed diverged."""
+    """A line an arm over its grid: mean and spread over seeds, a star at the best, a cross where a
+    seed diverged."""
     found = panel.results.sensitivity
-    arms = [each for each in found.arms if any(p.mean is not None for p in each.points)] if found else []
+    arms = [each for each in found.arms if any(p.mean is not None
+                                               for p in each.points)] if found else []
     if not any(len(each.points) > 1 for each in arms):
-        raise Skip("the study declares no learning-rate grid" if not found else "no arm has two rates with a result")
-    caption = (f"mean over seeds, bar: sd; star: an arm's best, chosen on seeds {_seeds(found.selection_seeds)} alone "
-               f"and judged on seeds {_seeds(found.judging_seeds)}; cross: a seed diverged at that rate. ")
+        raise Skip("the study declares no learning-rate grid" if not found
+                   else "no arm has two rates with a result")
+    caption = (f"mean over seeds, bar: sd; star: an arm's best, chosen on seeds "
+               f"{_seeds(found.selection_seeds)} alone "
+               f"and judged on seeds {_seeds(found.judging_seeds)}; cross: a seed diverged at that "
+               f"rate. ")
     caption += " ".join(_judged(each) for each in arms if each.verdict)
     height = max(4.9, 2.2 + 0.2 * len(arms))
     size = font_size(len(arms), height - 1.9)
@@ -42,7 +47,8 @@ def _seeds(seeds: tuple[int, ...]) -> str:
 
 def _judged(each: ArmSensitivity) -> str:
     rate = f" at {each.best.rate:g}" if each.best else ""
-    return f"{each.arm}{rate}: {each.verdict.word}{' (at the edge of its grid)' if each.at_edge else ''}."
+    return (f"{each.arm}{rate}: "
+            f"{each.verdict.word}{' (at the edge of its grid)' if each.at_edge else ''}.")
 
 
 def _line(axes: Axes, panel: Panel, each: ArmSensitivity, cross: float) -> None:
@@ -50,19 +56,20 @@ def _line(axes: Axes, panel: Panel, each: ArmSensitivity, cross: float) -> None:
     style = panel.styles[each.arm]
     points = [p for p in each.points if p.mean is not None]
     x, y = [p.rate for p in points], [p.mean for p in points]
-    axes.errorbar(x, y, yerr=[p.sd or 0.0 for p in points], color=style.color, ls=style.dash, lw=style.width,
-                  marker="o", ms=4.5, capsize=2.5, elinewidth=1, zorder=3)
+    axes.errorbar(x, y, yerr=[p.sd or 0.0 for p in points], color=style.color, ls=style.dash,
+                  lw=style.width, marker="o", ms=4.5, capsize=2.5, elinewidth=1, zorder=3)
     if each.best is not None and each.best.mean is not None:
-        axes.plot([each.best.rate], [each.best.mean], color=style.color, marker="*", ms=15, mec="white", mew=0.8,
-                  zorder=4)
+        axes.plot([each.best.rate], [each.best.mean], color=style.color, marker="*", ms=15,
+                  mec="white", mew=0.8, zorder=4)
     for point in each.points:
         if point.diverged:
-            axes.plot([point.rate], [cross], transform=axes.get_xaxis_transform(), color=style.color, marker="x",
-                      ms=8, mew=2, clip_on=False, zorder=5)
+            axes.plot([point.rate], [cross], transform=axes.get_xaxis_transform(),
+                      color=style.color, marker="x", ms=8, mew=2, clip_on=False, zorder=5)
 
 
 def _scale(axes: Axes, arms: list[ArmSensitivity]) -> None:
-    """Rates on a logarithmic axis, y from the best to where the usual rate ends: one wild rate hides nothing."""
+    """Rates on a logarithmic axis, y from the best to where the usual rate ends: one wild rate
+    hides nothing."""
     rates = sorted({p.rate for each in arms for p in each.points})
     means = np.array([p.mean for each in arms for p in each.points if p.mean is not None])
     low, high = means.min(), means.max()

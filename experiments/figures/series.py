@@ -1,5 +1,6 @@
 """
-From runs to lines: the mean of an arm over its seeds, its band, and its difference from the baseline.
+From runs to lines: the mean of an arm over its seeds, its band, and its difference from the
+baseline.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ SMOOTH = 30   # a training curve of more points than this is averaged over 1/SMO
 
 @dataclass(frozen=True)
 class Series:
-    """A line with its band. Arrays are (points,); low and high are the least and the greatest over the n runs."""
+    """A line with its band. Arrays are (points,); low and high are the least and the greatest over
+    the n runs."""
     x: np.ndarray
     y: np.ndarray
     low: np.ndarray
@@ -39,7 +41,8 @@ def window(points: int) -> int:
 
 
 def mean(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Series | None:
-    """Mean and range of several curves over the stretch that all of them cover. None: there is no such stretch."""
+    """Mean and range of several curves over the stretch that all of them cover. None: there is no
+    such stretch."""
     curves = [(x, y) for x, y in curves if len(x)]
     if not curves:
         return None
@@ -52,8 +55,10 @@ def mean(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Series | None:
     return Series(grid, ys.mean(0), ys.min(0), ys.max(0), len(curves))
 
 
-def difference(arm: Sequence[Run], baseline: Sequence[Run], x: str, y: str) -> tuple[Series | None, bool]:
-    """Arm − baseline, each seed against its own, and whether seeds were paired; a lone unseeded run is not."""
+def difference(arm: Sequence[Run], baseline: Sequence[Run], x: str, y: str) -> tuple[Series | None,
+                                                                                     bool]:
+    """Arm − baseline, each seed against its own, and whether seeds were paired; a lone unseeded run
+    is not."""
     other = {run.seed: run for run in baseline}
     paired = [run.seed is not None for run in arm if run.seed in other]
     curves = []
@@ -67,7 +72,8 @@ def difference(arm: Sequence[Run], baseline: Sequence[Run], x: str, y: str) -> t
     return mean(curves), bool(paired) and all(paired)
 
 
-def settled_range(series: Sequence[Series], share: float = 0.15, pad: float = 0.06) -> tuple[float, float] | None:
+def settled_range(series: Sequence[Series], share: float = 0.15,
+                  pad: float = 0.06) -> tuple[float, float] | None:
     """y-limits that leave out the first drop: everything after `share` of the x range is inside."""
     parts = []
     for s in series:

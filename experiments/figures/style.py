@@ -1,9 +1,9 @@
 """
 How every figure looks: one colour an arm, one page, units on the axes.
 
-An arm's colour follows from its name alone (its place among the arms that the catalogue and the shipped studies know,
-or a hash of the name), so it is the same in every figure, study and folder. The one exception is the rule that
-readers expect: the baseline of a study is black.
+An arm's colour follows from its name alone (its place among the arms that the catalogue and the
+shipped studies know, or a hash of the name), so it is the same in every figure, study and folder.
+The one exception is the rule that readers expect: the baseline of a study is black.
 """
 
 from __future__ import annotations
@@ -20,22 +20,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Okabe and Ito's eight, without black (the baseline) and yellow (too pale on white), and three of Tol's muted ones.
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#882255", "#999933", "#6A51A3")
-DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))   # a second round of the palette is dashed
+# Okabe and Ito's eight, without black (the baseline) and yellow (too pale on white), and three of
+# Tol's muted ones.
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#882255", "#999933",
+           "#6A51A3")
+# a second round of the palette is dashed
+DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = "osD^vPX"
 BASELINE, INK, MUTED, GRID = "#000000", "#222222", "#6b6b6b", "#e6e6e6"
 
 WIDTH, DPI = 9.0, 150    # inches; shown at 900 px, so 10 pt reads as 14 px
-RC = {"font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.edgecolor": "#9a9a9a",
-      "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.labelcolor": INK,
-      "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True, "text.color": INK,
-      "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9, "lines.linewidth": 1.8,
-      "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titleweight": "bold", "svg.fonttype": "none",
+RC = {"font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
+      "axes.edgecolor": "#9a9a9a",
+      "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
+      "axes.labelcolor": INK,
+      "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
+      "text.color": INK,
+      "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9,
+      "lines.linewidth": 1.8,
+      "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titleweight": "bold",
+      "svg.fonttype": "none",
       "svg.hashsalt": "ablate", "pdf.fonttype": 42, "path.simplify": True,
       "text.parse_math": False}   # titles and arms are anybody's text: a dollar is a dollar
 
-LABELS = {"iteration": "iterations", "tokens": "tokens seen", "seconds": "wall-clock time", "flops": "training compute",
+LABELS = {"iteration": "iterations", "tokens": "tokens seen", "seconds": "wall-clock time",
+          "flops": "training compute",
           "loss": "training loss (nats a token)", "val_loss": "validation loss (nats a token)"}
 X_UNITS = {"seconds": ("", 1.0, ("",)), "tokens": ("", 1.0, ("", " k", " M", " B", " T")),
            "flops": ("FLOP", 1.0, ("", " k", " M", " G", " T", " P", " E", " Z"))}
@@ -44,7 +53,8 @@ CLOCK = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 @dataclass(frozen=True)
 class ArmStyle:
-    """How an arm is drawn. Colour tells up to nine arms apart, dashes four times as many, markers the rest."""
+    """How an arm is drawn. Colour tells up to nine arms apart, dashes four times as many, markers
+    the rest."""
     color: str
     dash: object = "-"
     marker: str = "o"
@@ -52,41 +62,49 @@ class ArmStyle:
 
 
 def arm_styles(arms: Iterable[str], baseline: str, known: list[str]) -> dict[str, ArmStyle]:
-    """A style for each arm. Two strangers whose names hash alike are told apart in alphabetical order."""
+    """A style for each arm. Two strangers whose names hash alike are told apart in alphabetical
+    order."""
     slots = {arm: known.index(arm) for arm in arms if arm in known}
     rounds = len(PALETTE) * len(DASHES)
     for arm in sorted(set(arms) - set(slots)):
         slot = zlib.crc32(arm.encode()) % rounds
         free = (s % rounds for s in range(slot, slot + rounds))
         slots[arm] = next((s for s in free if s not in slots.values()), slot)
-    styles = {arm: _slot_style(slot - 1) for arm, slot in slots.items()}   # slot 0 is the arm that changes nothing
+    # slot 0 is the arm that changes nothing
+    styles = {arm: _slot_style(slot - 1) for arm, slot in slots.items()}
     return styles | {baseline: ArmStyle(BASELINE, width=2.2)}
 
 
 def _slot_style(slot: int) -> ArmStyle:
     round_, color = divmod(slot, len(PALETTE))
-    return ArmStyle(PALETTE[color], DASHES[round_ % len(DASHES)], MARKERS[(slot + round_) % len(MARKERS)])
+    return ArmStyle(PALETTE[color], DASHES[round_ % len(DASHES)],
+                    MARKERS[(slot + round_) % len(MARKERS)])
 
 
-def page(height: float, title: str, caption: str, *, subtitle: str = "", columns: tuple[float, ...] = (1,),
-         rows: int = 1, left: float = 0.75, right: float = 0.25, gap: float = 0.55, row_gap: float = 0.5,
-         headed: bool = True, **axes) -> tuple[Figure, list[Axes]]:
-    """A figure with its title at the left above and its caption below, and rows × columns of axes between (inches).
+def page(height: float, title: str, caption: str, *, subtitle: str = "",
+         columns: tuple[float, ...] = (1,), rows: int = 1, left: float = 0.75, right: float = 0.25,
+         gap: float = 0.55, row_gap: float = 0.5, headed: bool = True, **axes) -> tuple[Figure,
+                                                                                        list[Axes]]:
+    """A figure with its title at the left above and its caption below, and rows × columns of axes
+    between (inches).
 
-    `columns` are relative widths; `axes` goes to Figure.subplots. Fixed margins instead of a layout engine: a page
-    then takes a quarter of the time, and pages of one study line up.
+    `columns` are relative widths; `axes` goes to Figure.subplots. Fixed margins instead of a layout
+    engine: a page then takes a quarter of the time, and pages of one study line up.
     """
     head = _balanced(title, 84)
     foot = textwrap.wrap(caption, 138)
     with rc_context(RC):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.text(0.15 / WIDTH, 1 - 0.12 / height, "\n".join(head), va="top", weight="bold", size=12, linespacing=1.2)
+        figure.text(0.15 / WIDTH, 1 - 0.12 / height, "\n".join(head), va="top", weight="bold",
+                    size=12, linespacing=1.2)
         top = 0.12 + 0.215 * len(head)
         under = textwrap.wrap(subtitle, 118)
-        figure.text(0.15 / WIDTH, 1 - (top + 0.05) / height, "\n".join(under), va="top", size=9.5, color=MUTED)
+        figure.text(0.15 / WIDTH, 1 - (top + 0.05) / height, "\n".join(under), va="top", size=9.5,
+                    color=MUTED)
         top += 0.05 + 0.175 * len(under)
-        figure.text(0.15 / WIDTH, 0.09 / height, "\n".join(foot), va="bottom", size=8, color=MUTED, linespacing=1.25)
+        figure.text(0.15 / WIDTH, 0.09 / height, "\n".join(foot), va="bottom", size=8, color=MUTED,
+                    linespacing=1.25)
         bottom = 0.62 + 0.155 * len(foot)
         inner = (WIDTH - left - right) / WIDTH
         top += 0.35 if headed else 0.12   # room for the axes' own titles
@@ -94,7 +112,8 @@ def page(height: float, title: str, caption: str, *, subtitle: str = "", columns
         grid = figure.subplots(rows, len(columns), squeeze=False, **axes, gridspec_kw={
             "left": left / WIDTH, "right": left / WIDTH + inner, "bottom": bottom / height,
             "top": 1 - top / height, "width_ratios": columns,
-            "wspace": gap / ((WIDTH - left - right) / len(columns)), "hspace": row_gap / (room / rows)})
+            "wspace": gap / ((WIDTH - left - right) / len(columns)),
+            "hspace": row_gap / (room / rows)})
     return figure, list(grid.flat)
 
 
@@ -107,7 +126,8 @@ def _balanced(text: str, width: int) -> list[str]:
 
 
 def label_x(axes: Axes, x: str, top: float, *, text: bool = True, ticks: int = 6) -> None:
-    """Ticks in the unit a reader thinks in: 20k iterations, 1.5 M tokens, 3 PFLOP, minutes or hours."""
+    """Ticks in the unit a reader thinks in: 20k iterations, 1.5 M tokens, 3 PFLOP, minutes or
+    hours."""
     unit, scale, suffixes = unit_of(x, top)
     axes.xaxis.set_major_locator(_ScaledLocator(ticks, scale, whole=x == "iteration"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value / scale, suffixes)))
@@ -123,7 +143,8 @@ def unit_of(x: str, top: float) -> tuple[str, float, tuple[str, ...]]:
 
 
 def tick_labels(x: str, low: float, high: float, ticks: int) -> tuple[list[tuple[float, str]], str]:
-    """([(value, text)], unit) of round ticks inside [low, high], for a page that draws its own axes."""
+    """([(value, text)], unit) of round ticks inside [low, high], for a page that draws its own
+    axes."""
     unit, scale, suffixes = unit_of(x, high)
     values = _ScaledLocator(ticks, scale, whole=x == "iteration").tick_values(low, high)
     step = min(np.diff(values), default=0.0)

@@ -1,5 +1,6 @@
 """
-A comparison's values: bars, boxes, run by run, in per cent of the baseline, and quality against speed and memory.
+A comparison's values: bars, boxes, run by run, in per cent of the baseline, and quality against
+speed and memory.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ TITLES = {"final_loss": "final training loss (nats)", "val_loss": "validation lo
 
 def metrics_comparison(p: Pictures) -> Figure:
     """A bar an arm for every measure."""
-    measures = p.measured("val_loss" if p.quality == "val_loss" else "final_loss", "tokens_per_second", "seconds",
+    measures = p.measured("val_loss" if p.quality == "val_loss" else "final_loss",
+                          "tokens_per_second", "seconds",
                           "peak_memory_mb")
     figure, cells = _panels(p, measures, "Every measure", "bar: mean over runs; whisker: sd")
     for axes, measure in zip(cells, measures, strict=False):
         for place, (arm, values) in enumerate(p.arrays(measure).items()):
             axes.barh(place, values.mean(), color=p.styles[arm].color, height=0.68, alpha=0.85,
-                      xerr=values.std(ddof=1) if len(values) > 1 else None, error_kw={"elinewidth": 1.2, "capsize": 3})
+                      xerr=values.std(ddof=1) if len(values) > 1 else None,
+                      error_kw={"elinewidth": 1.2, "capsize": 3})
         _zoom(axes, p.arrays(measure))
     return figure
 
@@ -41,10 +44,12 @@ def distributions(p: Pictures) -> Figure:
     for axes, measure in zip(cells, measures, strict=False):
         for place, (arm, values) in enumerate(p.arrays(measure).items()):
             color = p.styles[arm].color
-            looks = {f"{part}props": {"color": color, "lw": 1.3} for part in ("box", "whisker", "cap", "median")}
-            axes.boxplot(values, positions=[place], orientation="horizontal", widths=0.55, whis=(0, 100),
-                         manage_ticks=False, showfliers=False, **looks)
-            axes.plot(values, np.full(len(values), place), color=color, ls="", marker="o", ms=4, alpha=0.6)
+            looks = {f"{part}props": {"color": color, "lw": 1.3}
+                     for part in ("box", "whisker", "cap", "median")}
+            axes.boxplot(values, positions=[place], orientation="horizontal", widths=0.55,
+                         whis=(0, 100), manage_ticks=False, showfliers=False, **looks)
+            axes.plot(values, np.full(len(values), place), color=color, ls="", marker="o", ms=4,
+                      alpha=0.6)
     return figure
 
 
@@ -53,15 +58,17 @@ def per_run(p: Pictures) -> Figure:
     measures = p.measured("final_loss", "val_loss", "tokens_per_second", "peak_memory_mb")
     rows = -(-len(measures) // 2)
     figure, cells = page(1.6 + 2.7 * rows, f"Run by run: {p.trials.title}",
-                         p.caption("mark: a run; dashed: the arm's mean"), columns=(1, 1)[:len(measures)],
-                         rows=rows, gap=0.75, row_gap=1.0, right=2.0)
+                         p.caption("mark: a run; dashed: the arm's mean"),
+                         columns=(1, 1)[:len(measures)], rows=rows, gap=0.75, row_gap=1.0,
+                         right=2.0)
     for axes, measure in zip(cells, measures, strict=False):
         for arm, runs in p.trials.values(measure).items():
             style = p.styles[arm]
             seeds = [-1 if seed is None else seed for seed in runs]
-            axes.plot(seeds, list(runs.values()), color=style.color, marker=style.marker, ms=5, lw=0.6, alpha=0.9,
-                      label=shortened(arm, 22))
-            axes.axhline(float(np.mean(list(runs.values()))), color=style.color, lw=1.1, ls=(0, (5, 2)), zorder=1)
+            axes.plot(seeds, list(runs.values()), color=style.color, marker=style.marker, ms=5,
+                      lw=0.6, alpha=0.9, label=shortened(arm, 22))
+            axes.axhline(float(np.mean(list(runs.values()))), color=style.color, lw=1.1,
+                         ls=(0, (5, 2)), zorder=1)
         axes.set_title(TITLES[measure])
         _thousands(axes.yaxis, measure)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -79,7 +86,8 @@ def summary(p: Pictures) -> Figure:
     if not arms or p.trials.baseline not in p.trials.arms:
         raise Skip("there is nothing to compare: one arm")
     figure, cells = _panels(p, measures, "Improvement over the baseline",
-                            "mean over runs, paired by seed; whisker: sd; to the right: better", arms=arms)
+                            "mean over runs, paired by seed; whisker: sd; to the right: better",
+                            arms=arms)
     for axes, measure in zip(cells, measures, strict=False):
         ratios = p.ratios(measure)
         for place, arm in enumerate(arms):
@@ -93,20 +101,22 @@ def summary(p: Pictures) -> Figure:
     return figure
 
 
-def _panels(p: Pictures, measures: list[str], title: str, caption: str, arms: list[str] | None = None):
+def _panels(p: Pictures, measures: list[str], title: str, caption: str,
+            arms: list[str] | None = None):
     """Axes side by side with the arms as rows, names at the left of the first of a row."""
     shown = arms or list(p.arrays(measures[0]))
     rows = -(-len(measures) // 2) if len(measures) > 3 else 1
     columns = min(len(measures), 2) if rows > 1 else len(measures)
     height = 1.55 + rows * (0.85 + 0.27 * len(shown))
-    figure, cells = page(height, f"{title}: {p.trials.title}", p.caption(caption), columns=(1,) * columns, rows=rows,
-                         left=1.75, gap=0.35, row_gap=1.0)
+    figure, cells = page(height, f"{title}: {p.trials.title}", p.caption(caption), columns=(1,
+                         ) * columns, rows=rows, left=1.75, gap=0.35, row_gap=1.0)
     for number, axes in enumerate(cells):
         axes.set_visible(number < len(measures))
         if number < len(measures):
             axes.set_title(TITLES[measures[number]])
             _thousands(axes.xaxis, measures[number])
-        axes.set_yticks(range(len(shown)), [shortened(arm, 20) for arm in shown] if number % columns == 0 else
+        axes.set_yticks(range(len(shown)), [shortened(arm, 20) for arm in shown]
+                        if number % columns == 0 else
                         [""] * len(shown), color="#222222")
         axes.set_ylim(len(shown) - 0.45, -0.55)
         axes.tick_params(axis="y", length=0)
@@ -125,7 +135,8 @@ def _zoom(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
     means = [values.mean() for values in arrays.values()]
     low, high = min(v.min() for v in arrays.values()), max(v.max() for v in arrays.values())
     if high - low < 0.15 * abs(np.mean(means)):
-        axes.set_xlim(low - 0.6 * (high - low or abs(high) * 0.01), high + 0.25 * (high - low or abs(high) * 0.01))
+        axes.set_xlim(low - 0.6 * (high - low or abs(high) * 0.01),
+                      high + 0.25 * (high - low or abs(high) * 0.01))
         axes.set_xlabel("the axis does not start at zero", color=MUTED, size=8)
 
 
@@ -145,7 +156,8 @@ def memory_speed(p: Pictures) -> Figure:
 
 
 AXES = {"tokens_per_second": "speed-up (times the baseline's tokens per second)",
-        "peak_memory_mb": "peak memory (times the baseline's)", "val_loss": "validation loss (times the baseline's)",
+        "peak_memory_mb": "peak memory (times the baseline's)",
+        "val_loss": "validation loss (times the baseline's)",
         "final_loss": "final training loss (times the baseline's)"}
 
 
@@ -155,15 +167,19 @@ def _scatter(p: Pictures, x: str, y: str, title: str) -> Figure:
     if len(shared) < 2:
         raise Skip("there is nothing to compare: one arm")
     better = {x: "left" if x in LOWER else "right", y: "down" if y in LOWER else "up"}
-    caption = f"dot: mean over runs, paired by seed; bars: sd; better is {better[x]} and {better[y]}"
-    figure, (axes,) = page(5.2, f"{title}: {p.trials.title}", p.caption(caption), left=0.95, right=2.3, headed=False)
+    caption = (f"dot: mean over runs, paired by seed; bars: sd; better is {better[x]} and "
+               f"{better[y]}")
+    figure, (axes,) = page(5.2, f"{title}: {p.trials.title}", p.caption(caption), left=0.95,
+                           right=2.3, headed=False)
     axes.axvline(1, color=BASELINE, lw=0.8)
     axes.axhline(1, color=BASELINE, lw=0.8)
     for arm in shared:
         style = p.styles[arm]
-        spread = [v.std(ddof=1) if len(v) > 1 and arm != p.trials.baseline else 0 for v in (across[arm], up[arm])]
-        axes.errorbar(across[arm].mean(), up[arm].mean(), xerr=spread[0], yerr=spread[1], color=style.color,
-                      marker=style.marker, ms=8, elinewidth=1.1, capsize=2.5, ls="", label=shortened(arm, 24))
+        spread = [v.std(ddof=1) if len(v) > 1 and arm != p.trials.baseline else 0
+                  for v in (across[arm], up[arm])]
+        axes.errorbar(across[arm].mean(), up[arm].mean(), xerr=spread[0], yerr=spread[1],
+                      color=style.color, marker=style.marker, ms=8, elinewidth=1.1, capsize=2.5,
+                      ls="", label=shortened(arm, 24))
     axes.set_xlabel(AXES[x])
     axes.set_ylabel(AXES[y])
     axes.margins(0.12)

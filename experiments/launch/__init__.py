@@ -1,1 +1,2 @@
-"""Many runs: `plan` lists them, `launch` starts them here, `slurm` on a cluster, `board` and `live` show them."""
+"""Many runs: `plan` lists them, `launch` starts them here, `slurm` on a cluster, `board` and `live`
+show them."""

@@ -18,9 +18,18 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.launch.launch import Child, gpus
-from experiments.launch.plan import Job, Request, duration, order, record_of, seconds_left, status_of
+from experiments.launch.plan import (
+    Job,
+    Request,
+    duration,
+    order,
+    record_of,
+    seconds_left,
+    status_of,
+)
 
-WORDS = {"start": "begins", "again": "crashed; it gets one more try at the end", "refused": "was refused: bad input",
+WORDS = {"start": "begins", "again": "crashed; it gets one more try at the end",
+         "refused": "was refused: bad input",
          "interrupted": "was interrupted, checkpoint saved"}
 
 
@@ -44,20 +53,25 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
         ended = sum(job.ended for job in mine)
         what = ", ".join(f"{key}={value}" for key, value in changes.items()) or "–"
         what += f"; {mine[0].match}" if mine[0].match else ""
-        table.add_row(Text(arm + (" (baseline)" if arm == study.baseline else "")), Text(what), str(len(mine) - ended),
-                      str(ended), duration(mine[0].seconds), f"{mine[0].memory_mb:.0f} MB")
+        table.add_row(Text(arm + (" (baseline)" if arm == study.baseline else "")), Text(what),
+                      str(len(mine) - ended), str(ended), duration(mine[0].seconds),
+                      f"{mine[0].memory_mb:.0f} MB")
     console.print(table)
     left = sum(not job.ended for job in jobs)
     console.print(f"{len(jobs)} runs, {len(jobs) - left} ended, {left} to do: about "
-                  f"{duration(seconds_left(jobs) / _speed_up(slots))} of training here, results under {request.out}",
+                  f"{duration(seconds_left(jobs) / _speed_up(slots))} of training here, results "
+                  f"under {request.out}",
                   markup=False, soft_wrap=True)
 
 
 def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:
     study = request.study
-    return {"study": study.name, "file": str(study.path), "hash": study.hash, "question": study.question,
-            "hypothesis": study.hypothesis, "baseline": study.baseline, "metric": study.metric, "margin": study.margin,
-            "alpha": study.alpha, "stop": list(study.stop), "match": study.match, "arms": study.arms,
+    return {"study": study.name, "file": str(study.path), "hash": study.hash,
+            "question": study.question,
+            "hypothesis": study.hypothesis, "baseline": study.baseline, "metric": study.metric,
+            "margin": study.margin,
+            "alpha": study.alpha, "stop": list(study.stop), "match": study.match,
+            "arms": study.arms,
             "seeds": study.seeds, "out": str(request.out),
             "runs": [{"arm": job.arm, "seed": job.seed, "state": job.state, "seconds": job.seconds,
                       "memory_mb": job.memory_mb, "match": job.match} for job in jobs],
@@ -65,20 +79,23 @@ def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:
 
 
 def _speed_up(slots: int) -> int:
-    """How much faster several runs at once get a study done: runs that share a processor gain nothing for sure."""
+    """How much faster several runs at once get a study done: runs that share a processor gain
+    nothing for sure."""
     return min(slots, max(1, len(gpus()))) if slots > 1 else 1
 
 
 class Progress:
-    """Over all runs: a line when one begins or ends, and with several at once on a terminal a bar below the lines."""
+    """Over all runs: a line when one begins or ends, and with several at once on a terminal a bar
+    below the lines."""
 
     def __init__(self, todo: list[Job], request: Request, slots: int):
         self.todo, self.request, self.slots = todo, request, slots
         self.console = Console(stderr=True, highlight=False)
         self.began: dict[Job, float] = {}
         self.ended: dict[Job, float] = {}     # job → seconds that it took
-        self.bar = Bar(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-                       TextColumn("{task.fields[left]}"), console=self.console, transient=True,
+        self.bar = Bar(TextColumn("{task.description}", markup=False), BarColumn(),
+                       MofNCompleteColumn(), TextColumn("{task.fields[left]}"),
+                       console=self.console, transient=True,
                        disable=slots == 1 or not self.console.is_terminal)
         self.task = self.bar.add_task("", total=len(todo), left="")
 
@@ -96,17 +113,21 @@ class Progress:
         elif event != "again":
             self.ended[job] = time.monotonic() - self.began[job]
         count = f"[{len(self.ended)}/{len(self.todo)}]"
-        self.console.print(f"{count} {job.name} {WORDS.get(event, event)}; about {duration(self.left())} left",
+        self.console.print(f"{count} {job.name} {WORDS.get(event, event)}; about "
+                           f"{duration(self.left())} left",
                            markup=False, soft_wrap=True)
 
     def tick(self, running: list[Child]) -> None:
         names = " ".join(child.job.name for child in running)
-        self.bar.update(self.task, description=names, completed=len(self.ended), left=f"{duration(self.left())} left")
+        self.bar.update(self.task, description=names, completed=len(self.ended),
+                        left=f"{duration(self.left())} left")
 
     def left(self) -> float:
-        """Expected seconds until all have ended, by how those that have ended did against their prediction."""
+        """Expected seconds until all have ended, by how those that have ended did against their
+        prediction."""
         predicted = sum(job.seconds for job in self.ended)
-        factor = sum(self.ended.values()) / predicted if predicted else self.slots / _speed_up(self.slots)
+        factor = (sum(self.ended.values()) / predicted if predicted
+                  else self.slots / _speed_up(self.slots))
         now, rest = time.monotonic(), 0.0
         for job in self.todo:
             if job not in self.ended:
@@ -135,9 +156,11 @@ def outcome(request: Request, refused: Iterable[Job] = (), as_json: bool = False
     for job in order(request.study):
         record = record_of(request, job) or {}
         status = "refused" if (job.arm, job.seed) in turned_away else status_of(record)
-        runs.append({"arm": job.arm, "seed": job.seed, "status": status, "message": record.get("message"),
+        runs.append({"arm": job.arm, "seed": job.seed, "status": status,
+                     "message": record.get("message"),
                      "val_loss": (record.get("result") or {}).get("val_loss"),
-                     "record": str(request.files(job).json), "log": str(request.logs / f"{job.name}.log")})
+                     "record": str(request.files(job).json),
+                     "log": str(request.logs / f"{job.name}.log")})
     counts = Counter(run["status"] for run in runs)
     if as_json:
         print(json.dumps({"study": request.study.name, "counts": counts, "runs": runs}, indent=2))
@@ -153,13 +176,16 @@ def _say_outcome(runs: list[dict], counts: Counter) -> None:
     for run in runs:
         if run["status"] != "done":
             why = f": {run['message']}" if run["message"] else ""
-            console.print(f"  {run['arm']}.s{run['seed']} {run['status']}{why}", markup=False, soft_wrap=True)
+            console.print(f"  {run['arm']}.s{run['seed']} {run['status']}{why}", markup=False,
+                          soft_wrap=True)
     if counts["diverged"]:
-        console.print("  a diverged run would diverge again; delete its .json and .csv to train it anew", markup=False)
+        console.print("  a diverged run would diverge again; delete its .json and .csv to train it "
+                      "anew", markup=False)
 
 
 def stopped(request: Request) -> None:
     """The last words after Ctrl-C."""
     statuses = [status_of(record_of(request, job) or {}) for job in order(request.study)]
-    print(f"stopped: {statuses.count('done')} of {len(statuses)} runs are done; the same command goes on from here",
+    print(f"stopped: {statuses.count('done')} of {len(statuses)} runs are done; the same command "
+          f"goes on from here",
           file=sys.stderr)

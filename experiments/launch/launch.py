@@ -1,5 +1,6 @@
 """
-Running a study's plan on this machine: one process a run, so that every run begins with clean memory and threads.
+Running a study's plan on this machine: one process a run, so that every run begins with clean
+memory and threads.
 """
 
 from __future__ import annotations
@@ -40,12 +41,15 @@ class Child:
 class Launcher:
     """Runs jobs, at most `slots` at once, and keeps going when one fails.
 
-    `report(event, job)` hears of "start", "again" and every outcome: done, diverged, failed, refused, interrupted.
-    `tick(running)` is called ten times a second. `outcomes` maps each job that was begun to its last outcome.
+    `report(event, job)` hears of "start", "again" and every outcome: done, diverged, failed,
+    refused, interrupted. `tick(running)` is called ten times a second. `outcomes` maps each job
+    that was begun to its last outcome.
     """
 
-    def __init__(self, request: Request, slots: int = 1, report: Callable[[str, Job], None] = lambda event, job: None,
-                 tick: Callable[[list[Child]], None] = lambda running: None, stdout: IO | None = None):
+    def __init__(self, request: Request, slots: int = 1,
+                 report: Callable[[str, Job], None] = lambda event, job: None,
+                 tick: Callable[[list[Child]], None] = lambda running: None,
+                 stdout: IO | None = None):
         self.request, self.slots, self.report, self.tick, self.stdout = request, slots, report, tick, stdout
         self.running: list[Child] = []
         self.outcomes: dict[Job, str] = {}
@@ -63,7 +67,7 @@ class Launcher:
                 for child in self._reap():
                     outcome = self._outcome(child)
                     if outcome == "crashed" and attempts[child.job] < ATTEMPTS:
-                        queue.append(child.job)   # at the end: what broke it may have passed by then
+                        queue.append(child.job)  # at the end: what broke it may have passed by then
                         outcome = "again"
                     self._note(child.job, "failed" if outcome == "crashed" else outcome)
                 self.tick(self.running)
@@ -89,7 +93,8 @@ class Launcher:
             process = subprocess.Popen(
                 [sys.executable, str(LAB), *self.request.arguments(job)], stdin=subprocess.DEVNULL,
                 stdout=log or self.stdout, stderr=log, env=child_environment(slot, self.slots),
-                start_new_session=True)   # Ctrl-C reaches this process alone, and each run hears of it once
+                # Ctrl-C reaches this process alone, and each run hears of it once
+                start_new_session=True)
         self.running.append(Child(job, process, slot))
         if self.stopping:   # the signal came while it was being started
             process.terminate()
@@ -119,7 +124,8 @@ class Launcher:
 
 
 def child_environment(slot: int, slots: int) -> dict[str, str]:
-    """This environment, the processor's threads and the GPUs divided when several runs share the machine."""
+    """This environment, the processor's threads and the GPUs divided when several runs share the
+    machine."""
     environment = dict(os.environ)
     if slots == 1:
         return environment
@@ -158,7 +164,8 @@ def tokenize(request: Request, stdout: IO | None = None) -> int:
 
 
 def tokenize_arguments(request: Request) -> list[list[str]]:
-    """lab.py's arguments that bring the study's corpora into the cache: one line for each that its arms differ in."""
+    """lab.py's arguments that bring the study's corpora into the cache: one line for each that its
+    arms differ in."""
     one_each = {}
     for arm, changes in request.study.arms.items():
         one_each.setdefault(repr({k: v for k, v in changes.items() if k.startswith("data.")}), arm)
@@ -168,12 +175,14 @@ def tokenize_arguments(request: Request) -> list[list[str]]:
 
 def plot(request: Request, stdout: IO | None = None) -> int:
     """Draw the study's figures and its page, and print its verdicts; plotter.py's exit code."""
-    return _relay([str(PLOTTER), str(request.out / "losses" / request.study.name), "--study", str(request.study.path),
+    return _relay([str(PLOTTER), str(request.out / "losses" / request.study.name), "--study",
+                   str(request.study.path),
                    "--out", str(request.out / "visualizations"), "--html"], stdout)
 
 
 def _relay(arguments: list[str], stdout: IO | None) -> int:
-    """Run a Python program to its end, passing on the signals that come meanwhile; 3 when one ended it."""
+    """Run a Python program to its end, passing on the signals that come meanwhile; 3 when one ended
+    it."""
     process = subprocess.Popen([sys.executable, *arguments], stdout=stdout, start_new_session=True)
     with relayed(lambda number, frame: process.terminate(), SIGNALS):
         code = process.wait()

@@ -1,5 +1,6 @@
 """
-How far the runs under a results folder are, read from what they write while they train. Needs neither torch nor pandas.
+How far the runs under a results folder are, read from what they write while they train. Needs
+neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from experiments.launch.plan import duration, status_of
 from experiments.records.record import read_record
 from mingpt.utils import BadInput, did_you_mean
 
-URGENT = ("failed", "diverged", "unreadable", "killed", "interrupted", "running")   # what a reader looks for, in order
+# what a reader looks for, in order
+URGENT = ("failed", "diverged", "unreadable", "killed", "interrupted", "running")
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK = 24            # points of a small curve
 GREATEST = 1e38       # beyond it (and beyond float32) nothing was measured
-SETTLED = 0.1         # of a run's rows are left out of its small curve: the first drop would hide the rest
+SETTLED = 0.1  # of a run's rows are left out of its small curve: the first drop would hide the rest
 
 
 def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
-    """A row a run, from the records under OUT/losses: failures first, then what runs, then the rest by name."""
+    """A row a run, from the records under OUT/losses: failures first, then what runs, then the rest
+    by name."""
     losses = out / "losses"
     if not losses.is_dir():
         raise BadInput(f"no folder {losses}: give --out the folder that holds losses/")
@@ -30,10 +33,12 @@ def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
     if study is not None and study not in known:
         raise BadInput(f"no study {study!r} under {losses}{did_you_mean(study, known)}")
     pattern = [f"{study}/*.json"] if study else ["*.json", "*/*.json"]
-    rows = [row(path, losses) for each in pattern for path in sorted(losses.glob(each)) if path.name[0] != "."]
+    rows = [row(path, losses) for each in pattern for path in sorted(losses.glob(each))
+            if path.name[0] != "."]
     rank = {status: place for place, status in enumerate(URGENT)}
-    return sorted(rows, key=lambda row: (rank.get(row["status"], len(URGENT)), row["study"] or "", row["arm"],
-                                         row["seed"] if row["seed"] is not None else -1))
+    return sorted(rows, key=lambda row: (rank.get(row["status"], len(URGENT)), row["study"] or "",
+                                         row["arm"], row["seed"] if row["seed"] is not None
+                                         else -1))
 
 
 def row(path: Path, losses: Path) -> dict[str, Any]:
@@ -46,21 +51,26 @@ def row(path: Path, losses: Path) -> dict[str, Any]:
         if not isinstance(status := status_of(record), str):
             raise BadInput(f"its status is no text but {status!r}")
         progress, process = record.get("progress") or {}, record.get("process") or {}
-        numbers = {key: finite(value) for key, value in (progress | (record.get("result") or {})).items()}
+        numbers = {key: finite(value) for key, value in (progress | (record.get("result")
+                                                                     or {})).items()}
         return {**base, "status": status, "message": _text(record.get("message")),
-                "iteration": finite(progress.get("iteration")), "max_iters": finite(progress.get("max_iters")),
+                "iteration": finite(progress.get("iteration")),
+                "max_iters": finite(progress.get("max_iters")),
                 "loss": finite(progress.get("loss")), "val_loss": numbers.get("val_loss"),
                 "tokens_per_second": numbers.get("tokens_per_second"),
-                "seconds_left": _seconds_left(progress) if status not in ("done", "diverged") else None,
+                "seconds_left": _seconds_left(progress) if status not in ("done", "diverged")
+                else None,
                 "host": _text(process.get("host")), "pid": finite(process.get("pid")),
                 "curve": curve(path.with_suffix(".csv"))}
-    except (BadInput, AttributeError, TypeError, ValueError) as error:   # JSON of another shape is no record either
+    # JSON of another shape is no record either
+    except (BadInput, AttributeError, TypeError, ValueError) as error:
         return {**base, "status": "unreadable", "message": str(error)}
 
 
 def _seconds_left(progress: dict[str, Any]) -> float | None:
     """Seconds of training that remain at the run's own pace so far."""
-    done, whole, seconds = (finite(progress.get(key)) for key in ("iteration", "max_iters", "seconds"))
+    done, whole, seconds = (finite(progress.get(key)) for key in ("iteration", "max_iters",
+                                                                  "seconds"))
     if not done or whole is None or seconds is None:
         return None
     return finite(max(0.0, seconds / done * (whole - done)))
@@ -68,7 +78,8 @@ def _seconds_left(progress: dict[str, Any]) -> float | None:
 
 def finite(value: Any) -> int | float | None:
     """A number that a table and JSON can show, else None: a record may be from anywhere."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
+    plain = isinstance(value, int | float) and not isinstance(value,
+                                                              bool) and abs(value) <= GREATEST
     return value if plain else None
 
 
@@ -77,10 +88,12 @@ def _text(value: Any) -> str | None:
 
 
 def curve(path: Path, points: int = SPARK) -> list[float]:
-    """At most `points` means of the training loss so far, the first drop left out; empty where there is none."""
+    """At most `points` means of the training loss so far, the first drop left out; empty where
+    there is none."""
     try:
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            cells = [each.get("loss") for each in csv.DictReader(line.replace("\0", "") for line in file)]
+            cells = [each.get("loss") for each in csv.DictReader(line.replace("\0", "")
+                                                                 for line in file)]
     except (OSError, csv.Error):
         return []
     values = [value for cell in cells if (value := _number(cell)) is not None]
@@ -110,15 +123,19 @@ def sparkline(values: list[float], width: int = 12) -> str:
 def share(row: dict[str, Any]) -> float | None:
     """How much of a run is done, 0 to 1."""
     done, whole = row.get("iteration"), row.get("max_iters")
-    return min(1.0, done / whole) if isinstance(done, int) and isinstance(whole, int) and whole > 0 else None
+    return min(1.0, done / whole) if isinstance(done, int) and isinstance(whole,
+                                                                          int) and whole > 0 else None
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """'21 runs: 1 failed, 2 running, 18 done; the last of those that run is done in about 3 min'."""
+    """'21 runs: 1 failed, 2 running, 18 done; the last of those that run is done in about 3
+    min'."""
     counts = Counter(row["status"] for row in rows)
     order = {status: place for place, status in enumerate(URGENT)}
-    parts = [f"{counts[status]} {status}" for status in sorted(counts, key=lambda s: (order.get(s, 99), s))]
-    left = [row["seconds_left"] for row in rows if row["status"] == "running" and row.get("seconds_left") is not None]
+    parts = [f"{counts[status]} {status}" for status in sorted(counts,
+                                                               key=lambda s: (order.get(s, 99), s))]
+    left = [row["seconds_left"] for row in rows if row["status"] == "running"
+            and row.get("seconds_left") is not None]
     more = f"; the last of those that run is done in about {duration(max(left))}" if left else ""
     return f"{len(rows)} run{'s' * (len(rows) != 1)}: {', '.join(parts)}{more}"
 
@@ -126,11 +143,16 @@ def summary(rows: list[dict[str, Any]]) -> str:
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """A row as text, by column."""
     def shown(value: Any, form: str = "{}") -> str:
-        return form.format(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+        return form.format(value) if isinstance(value, int | float) and not isinstance(value,
+                                                                                       bool) else ""
     at = "" if row.get("iteration") is None else f"{row['iteration']}/{row.get('max_iters')}"
-    where = f"{row['host']}:{row['pid']}" if row["status"] == "running" else str(row.get("message") or "")
+    where = f"{row['host']}:{row['pid']}" if row["status"] == "running" else str(row.get("message")
+                                                                                 or "")
     left = row.get("seconds_left")
-    return {"study": row["study"] or "", "arm": row["arm"], "seed": shown(row["seed"]), "status": row["status"],
-            "iteration": at, "loss": shown(row.get("loss"), "{:.4f}"), "curve": sparkline(row.get("curve") or []),
+    return {"study": row["study"] or "", "arm": row["arm"], "seed": shown(row["seed"]),
+            "status": row["status"],
+            "iteration": at, "loss": shown(row.get("loss"), "{:.4f}"),
+            "curve": sparkline(row.get("curve") or []),
             "val_loss": shown(row.get("val_loss"), "{:.4f}"), "where": where,
-            "tokens/s": shown(row.get("tokens_per_second"), "{:,.0f}"), "left": "" if left is None else duration(left)}
+            "tokens/s": shown(row.get("tokens_per_second"), "{:,.0f}"),
+            "left": "" if left is None else duration(left)}

@@ -23,13 +23,15 @@ from mingpt.utils import BadInput, CfgNode, write_atomic
 if TYPE_CHECKING:
     from experiments.declare.spec import Spec
 
-WORK = ("max_iters", "batch_size", "accumulation_steps", "optimizer", "dtype", "device")   # of the trainer's settings
+# of the trainer's settings
+WORK = ("max_iters", "batch_size", "accumulation_steps", "optimizer", "dtype", "device")
 ENDED = ("done", "diverged")   # states in which running once more would give the same
 
 
 @dataclass(frozen=True)
 class Request:
-    """A study as the user asked for it. The settings stay strings, as each run's own command line will read them."""
+    """A study as the user asked for it. The settings stay strings, as each run's own command line
+    will read them."""
     study: Study
     out: Path
     preset: str | None = None
@@ -57,8 +59,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a study. `state`: its record's status, `todo` without one. `seconds`, `memory_mb`: expected. `match`:
-    how the arm's hidden size was matched."""
+    """One run of a study. `state`: its record's status, `todo` without one. `seconds`, `memory_mb`:
+    expected. `match`: how the arm's hidden size was matched."""
     arm: str
     seed: int
     state: str = "todo"
@@ -78,8 +80,8 @@ class Job:
 def order(study: Study) -> list[Job]:
     """All runs, one seed after the other, the arms of a seed shuffled.
 
-    A machine that warms up or a neighbour that comes and goes then meets every arm alike, and a study cut short has
-    whole pairs. The same study always gives the same order.
+    A machine that warms up or a neighbour that comes and goes then meets every arm alike, and a
+    study cut short has whole pairs. The same study always gives the same order.
     """
     jobs = []
     for seed in study.seeds:
@@ -90,28 +92,34 @@ def order(study: Study) -> list[Job]:
 
 
 def looks(request: Request, jobs: list[Job]) -> Iterator[tuple[Request, list[Job]]]:
-    """The runs between one look of the study's `stop` and the next, with the study as it is up to there. Without
-    looks, all of them at once; seeds beyond the last look, which only the command line can ask for, come last."""
+    """The runs between one look of the study's `stop` and the next, with the study as it is up to
+    there. Without looks, all of them at once; seeds beyond the last look, which only the command
+    line can ask for, come last."""
     seeds = request.study.seeds
     ends = [n for n in request.study.stop if n < len(seeds)] + [len(seeds)]
     for begin, end in zip([0, *ends], ends, strict=False):
-        until = dataclasses.replace(request, study=dataclasses.replace(request.study, seeds=seeds[:end]))
+        until = dataclasses.replace(request, study=dataclasses.replace(request.study,
+                                                                       seeds=seeds[:end]))
         yield until, [job for job in jobs if job.seed in seeds[begin:end]]
 
 
 def write_order(request: Request, jobs: list[Job], slots: int) -> Path:
-    """Add to OUT/logs/STUDY/order.json in which order these runs were begun and what it was drawn from."""
+    """Add to OUT/logs/STUDY/order.json in which order these runs were begun and what it was drawn
+    from."""
     path = request.logs / "order.json"
     launches = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    launches.append({"launched": now(), "study_hash": request.study.hash, "at_once": slots, "interleaved": "by seed",
-                     "shuffled_by": [f"{request.study.name}/{seed}" for seed in request.study.seeds],
+    launches.append({"launched": now(), "study_hash": request.study.hash, "at_once": slots,
+                     "interleaved": "by seed",
+                     "shuffled_by": [f"{request.study.name}/{seed}"
+                                     for seed in request.study.seeds],
                      "runs": [job.name for job in jobs]})
     write_atomic(path, json.dumps(launches, indent=1) + "\n")
     return path
 
 
 def make_plan(request: Request) -> list[Job]:
-    """The runs in order, each with its state and expected cost. Raises BadInput for settings that no run can have."""
+    """The runs in order, each with its state and expected cost. Raises BadInput for settings that
+    no run can have."""
     specs = {arm: _spec(request, arm) for arm in request.study.arms}
     settings = {arm: spec.settings for arm, spec in specs.items()}
     _check_grids(request.study, settings)
@@ -124,24 +132,28 @@ def make_plan(request: Request) -> list[Job]:
         match = specs[job.arm].match
         jobs.append(dataclasses.replace(job, state=state, match=match.line() if match else None))
     costs = _costs(settings, measured)
-    return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1]) for job in jobs]
+    return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1])
+            for job in jobs]
 
 
 def _check_grids(study: Study, settings: dict[str, CfgNode]) -> None:
-    """No point of a learning-rate grid may be the arm itself once more: only here is the preset's own rate known."""
+    """No point of a learning-rate grid may be the arm itself once more: only here is the preset's
+    own rate known."""
     for arm, points in study.grids.items():
         for point in points:
             rate = settings[point].trainer.learning_rate
             if rate == settings[arm].trainer.learning_rate:
-                raise BadInput(f"{study.path}: lr: arm {arm!r} has the learning rate {rate:g} anyway, and {point!r} "
-                               "would be the same run again: leave that rate out, or take another preset")
+                raise BadInput(f"{study.path}: lr: arm {arm!r} has the learning rate {rate:g} "
+                               f"anyway, and {point!r} "
+                               "would be the same run again: leave that rate out, or take another "
+                               "preset")
 
 
 def _spec(request: Request, arm: str) -> Spec:
     from experiments.declare.spec import make_spec
     with _named(arm):
-        return make_spec(preset=request.preset, study=request.study.path, arm=arm, data=list(request.data),
-                         overrides=request.overrides)
+        return make_spec(preset=request.preset, study=request.study.path, arm=arm,
+                         data=list(request.data), overrides=request.overrides)
 
 
 @contextlib.contextmanager
@@ -154,19 +166,22 @@ def _named(arm: str) -> Iterator[None]:
 
 
 def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
-    """A record's status. Raises BadInput when it was written under other settings, as the run itself would."""
+    """A record's status. Raises BadInput when it was written under other settings, as the run
+    itself would."""
     from experiments.declare.settings import completed, differences
     changed = differences(completed(record["config"]), settings)
     fixed = [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]
     if fixed:
-        raise BadInput(f"{path}: {record['status']} under other settings: {', '.join(fixed)}; give another --out, or "
+        raise BadInput(f"{path}: {record['status']} under other settings: {', '.join(fixed)}; give "
+                       f"another --out, or "
                        "move that run's files away")
     # other paths may hold the same data, which only the run can tell
     return "todo" if "data.paths" in changed else record["status"]
 
 
 def record_of(request: Request, job: Job) -> dict[str, Any] | None:
-    """What a run has recorded so far; None when it has not begun, or its record is from another program."""
+    """What a run has recorded so far; None when it has not begun, or its record is from another
+    program."""
     path = request.files(job).json
     if not path.exists():
         return None
@@ -176,8 +191,11 @@ def record_of(request: Request, job: Job) -> dict[str, Any] | None:
         return None   # the run itself says what is wrong with it, and stops
 
 
-def _costs(settings: dict[str, CfgNode], measured: dict[str, list[dict]]) -> dict[str, tuple[float, float]]:
-    """Seconds and MB an arm: as its finished runs took, else predicted, once for all arms that compute the same."""
+def _costs(settings: dict[str, CfgNode], measured: dict[str, list[dict]]) -> dict[str,
+                                                                                  tuple[float,
+                                                                                        float]]:
+    """Seconds and MB an arm: as its finished runs took, else predicted, once for all arms that
+    compute the same."""
     from experiments.train.predict import START_SECONDS, predict
     predictions: dict[str, Any] = {}
     costs = {}
@@ -210,7 +228,8 @@ def is_alive(record: dict[str, Any]) -> bool | None:
 
 
 def status_of(record: dict[str, Any]) -> str:
-    """A record's status; `killed` when it says running and its process is gone, `missing` without a record."""
+    """A record's status; `killed` when it says running and its process is gone, `missing` without a
+    record."""
     status = record.get("status", "missing")
     return "killed" if status == "running" and is_alive(record) is False else status
 

@@ -1,8 +1,10 @@
 """
-Handing a study's plan to SLURM: a job that tokenises, one array over the runs, and a job that plots when they end.
+Handing a study's plan to SLURM: a job that tokenises, one array over the runs, and a job that plots
+when they end.
 
-What each array task is to run stands in a plan file written at submission, so that a resubmission, which leaves out
-what is done or queued already, numbers its tasks anew without disturbing those that wait.
+What each array task is to run stands in a plan file written at submission, so that a resubmission,
+which leaves out what is done or queued already, numbers its tasks anew without disturbing those
+that wait.
 """
 
 from __future__ import annotations
@@ -49,15 +51,16 @@ class Resources:
         gres = self.gres or ("gpu:1" if cluster_has_gpus(self.partition) else "none")
         limit = self.time or str(walltime(seconds))
         lead = min(SIGNAL_LEAD, parse_walltime(limit) // 3)
-        return [*self.common(), f"--time={limit}", f"--signal=B:USR1@{lead}", "--requeue", "--open-mode=append",
-                *([f"--gres={gres}"] if gres != "none" else [])]
+        return [*self.common(), f"--time={limit}", f"--signal=B:USR1@{lead}", "--requeue",
+                "--open-mode=append", *([f"--gres={gres}"] if gres != "none" else [])]
 
 
 def available() -> bool:
     """Whether this machine submits to SLURM: sbatch is on the PATH, and knows of a cluster.
 
-    SLURM's packages without any configuration (a machine that tests were run on) are no cluster. A cluster that does
-    not answer is one all the same, and submitting then fails with SLURM's own words.
+    SLURM's packages without any configuration (a machine that tests were run on) are no cluster. A
+    cluster that does not answer is one all the same, and submitting then fails with SLURM's own
+    words.
     """
     if not shutil.which("sbatch"):
         return False
@@ -66,7 +69,8 @@ def available() -> bool:
 
 
 def walltime(seconds: float) -> int:
-    """Minutes to ask for: twice what is expected and time to start, since a killed job costs more than an early end."""
+    """Minutes to ask for: twice what is expected and time to start, since a killed job costs more
+    than an early end."""
     return min(LONGEST, math.ceil(2 * seconds / 60) + 15)
 
 
@@ -89,8 +93,10 @@ def cluster_has_gpus(partition: str | None) -> bool:
     return "gpu" in _slurm("sinfo", "-h", "-o", "%G", *chosen)
 
 
-def submit(request: Request, jobs: list[Job], resources: Resources, tokenize_here: bool = False) -> dict[str, str]:
-    """Submit the runs; the ids of the jobs `tokenize` (unless that is done here), `runs` and `plot`.
+def submit(request: Request, jobs: list[Job], resources: Resources,
+           tokenize_here: bool = False) -> dict[str, str]:
+    """Submit the runs; the ids of the jobs `tokenize` (unless that is done here), `runs` and
+    `plot`.
 
     Raises BadInput with SLURM's own words when it refuses.
     """
@@ -104,17 +110,20 @@ def submit(request: Request, jobs: list[Job], resources: Resources, tokenize_her
     plan = _write_plan(request, jobs)
     most = f"%{resources.array_max}" if resources.array_max else ""
     try:
-        ids["runs"] = _sbatch(request, "runs", [*resources.run(max(job.seconds for job in jobs)), *after,
-                                                f"--array=0-{len(jobs) - 1}{most}"], ["study", "--plan", str(plan)])
+        ids["runs"] = _sbatch(request, "runs", [*resources.run(max(job.seconds
+                                                                   for job in jobs)), *after,
+                                                f"--array=0-{len(jobs) - 1}{most}"],
+                                                ["study", "--plan", str(plan)])
     except BadInput:
         if "tokenize" in ids:
             _slurm("scancel", *ids["tokenize"].split(":"))
         raise
     _note_job(plan, ids["runs"])
     seeds = ",".join(map(str, request.study.seeds))
-    ids["plot"] = _sbatch(request, "plot", [*resources.common(), f"--dependency=afterany:{ids['runs']}"],
-                          ["study", str(request.study.path), "--seeds", seeds, "--out", str(request.out),
-                           *request.shared(), "--plot"])
+    ids["plot"] = _sbatch(request, "plot", [*resources.common(),
+                                            f"--dependency=afterany:{ids['runs']}"],
+                          ["study", str(request.study.path), "--seeds", seeds, "--out",
+                           str(request.out), *request.shared(), "--plot"])
     return ids
 
 
@@ -140,7 +149,8 @@ def _write_plan(request: Request, jobs: list[Job]) -> Path:
     """The plan file: task number → the arguments of its run."""
     path = request.logs / f"plan-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
     runs = [{"arm": job.arm, "seed": job.seed, "arguments": request.arguments(job)} for job in jobs]
-    write_atomic(path, json.dumps({"study": str(request.study.path), "job": None, "runs": runs}, indent=1) + "\n")
+    write_atomic(path, json.dumps({"study": str(request.study.path), "job": None, "runs": runs},
+                                  indent=1) + "\n")
     return path
 
 
@@ -170,8 +180,10 @@ def queued(request: Request) -> dict[tuple[str, int], str]:
         plan = _read_plan(path)
         if plan["job"] is None:
             continue
-        listed = subprocess.run(["squeue", "-h", "-r", "-j", plan["job"], "-o", "%K"], capture_output=True, text=True)
-        for task in listed.stdout.split():   # a job that SLURM has forgotten is an error to squeue: nothing is held
+        listed = subprocess.run(["squeue", "-h", "-r", "-j", plan["job"], "-o", "%K"],
+                                capture_output=True, text=True)
+        # a job that SLURM has forgotten is an error to squeue: nothing is held
+        for task in listed.stdout.split():
             if task.isdecimal():
                 run = plan["runs"][int(task)]
                 held[run["arm"], run["seed"]] = plan["job"]

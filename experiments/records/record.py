@@ -23,10 +23,13 @@ from typing import Any
 from mingpt.utils import BadInput, write_atomic
 
 SCHEMA = 1
-COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "flops", "seconds",
+COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "flops",
+           "seconds",
            "tokens_per_second", "peak_memory_mb")
-# settings that may differ between a run and its continuation: they change no number that the run computes
-FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths", "run.allow_audit_fail",
+# settings that may differ between a run and its continuation: they change no number that the run
+# computes
+FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths",
+                  "run.allow_audit_fail",
                   "run.logger"})
 MAX_SEED = 2**63 - 1     # arrays of seeds hold no greater one
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where one run's files are: OUT/losses/[STUDY/]ARM.s<SEED>.csv and .json, OUT/checkpoints/[STUDY/]ARM.s<SEED>/."""
+    """Where one run's files are: OUT/losses/[STUDY/]ARM.s<SEED>.csv and .json,
+    OUT/checkpoints/[STUDY/]ARM.s<SEED>/."""
     out: Path
     study: str | None
     arm: str
@@ -69,9 +73,11 @@ def begun_line(init: Mapping[str, Any]) -> str:
 
 
 def trainable_line(model: Mapping[str, Any]) -> str | None:
-    """'trainable 30,707,712 of 133,886,208 (22.94 %)', of a record's `model`; None where all is trained."""
+    """'trainable 30,707,712 of 133,886,208 (22.94 %)', of a record's `model`; None where all is
+    trained."""
     trained, total = model["trainable"], model["parameters"]
-    return None if trained == total else f"trainable {trained:,} of {total:,} ({100 * trained / total:.2f} %)"
+    return (None if trained == total
+            else f"trainable {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -110,7 +116,8 @@ def process() -> dict[str, Any]:
 
 
 def slurm_job() -> str | None:
-    """'123', or '123_4' for an element of an array: the same again when SLURM requeues the job. None outside SLURM."""
+    """'123', or '123_4' for an element of an array: the same again when SLURM requeues the job.
+    None outside SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
@@ -120,7 +127,8 @@ def code_version() -> dict[str, Any]:
     """The version, and the commit where the code runs from a clone."""
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True,
+                                  timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -141,7 +149,8 @@ def environment(device: str) -> dict[str, Any]:
     """What the run ran on."""
     import torch
     cuda = str(device).startswith("cuda")
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": metadata.version("numpy"),
+    return {"python": platform.python_version(), "torch": torch.__version__,
+            "numpy": metadata.version("numpy"),
             "platform": platform.platform(), "cpu": _cpu(), "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if cuda else str(device)}
 
@@ -156,12 +165,14 @@ def _cpu() -> str:
 
 
 class Log:
-    """The CSV of a run, one row per log point, flushed. `before` is what a checkpoint knows of it."""
+    """The CSV of a run, one row per log point, flushed. `before` is what a checkpoint knows of
+    it."""
 
     def __init__(self, path: Path, before: bytes | None = None):
         self.path = path
         write_atomic(path, ",".join(COLUMNS) + "\n" if before is None else before)
-        self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 (open as long as the run)
+        self.file = open(path, "a", encoding="utf-8",
+                         newline="")  # noqa: SIM115 (open as long as the run)
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Append one row; a column without a value stays empty."""
@@ -181,7 +192,8 @@ class Log:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.9g}" if isinstance(value, float) else str(value)   # 9 digits tell any two float32 apart
+    # 9 digits tell any two float32 apart
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def at(record: Any, *keys: str) -> Any:

@@ -1,8 +1,9 @@
 """
 Finding runs and reading what they wrote: a CSV of log points and a JSON record beside it.
 
-A results folder is read while runs still write to it and after machines died, so a fault in a file is a line in
-`Run.problems`, never an exception. Two-column `iteration,loss` files without seed or record are runs too.
+A results folder is read while runs still write to it and after machines died, so a fault in a file
+is a line in `Run.problems`, never an exception. Two-column `iteration,loss` files without seed or
+record are runs too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ STEM = re.compile(r"(?P<arm>.+?)(?:\.s(?P<seed>\d+))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Run:
-    """One run on disk. `table` has every column of record.COLUMNS (NaN: not measured), rows in order of iteration."""
+    """One run on disk. `table` has every column of record.COLUMNS (NaN: not measured), rows in
+    order of iteration."""
     path: Path                # of the CSV, also when only its record exists
     study: str | None
     arm: str
@@ -63,11 +65,12 @@ class Run:
 
 
 def find_runs(losses_dir: str | Path) -> list[Run]:
-    """Every run under a folder: at its top (no study) and one level down (the study is the folder's name).
+    """Every run under a folder: at its top (no study) and one level down (the study is the folder's
+    name).
 
-    The folder may also be one study's: `losses/NAME`, or NAME where the records name that study. Runs come in order of
-    study, arm and seed; which arm comes first is the study's matter (results.py). Raises BadInput when there is no such
-    folder.
+    The folder may also be one study's: `losses/NAME`, or NAME where the records name that study.
+    Runs come in order of study, arm and seed; which arm comes first is the study's matter
+    (results.py). Raises BadInput when there is no such folder.
     """
     root = Path(losses_dir)
     if not root.is_dir():
@@ -81,18 +84,21 @@ def _own_study(root: Path) -> str | None:
     """The study that the runs at the top of a folder are of."""
     first = next(iter(sorted(root.glob("*.s*.json"))), None)
     record = _read_record(first, []) if first else None
-    return root.name if root.parent.name == "losses" or (record or {}).get("study") == root.name else None
+    return root.name if root.parent.name == "losses" or (record
+                                                         or {}).get("study") == root.name else None
 
 
 def runs_in(folder: Path, study: str | None) -> list[Run]:
-    """The runs of one folder, which are a study's, or of none; a seed of an arm counts once, however it is written."""
+    """The runs of one folder, which are a study's, or of none; a seed of an arm counts once,
+    however it is written."""
     same: dict[tuple[str, int], list[Path]] = {}
     for path in _csv_paths(folder):
         same.setdefault(_order(path), []).append(path)
     runs = []
     for plain, *others in same.values():
         runs.append(read_run(plain, study))
-        runs[-1].problems.extend(f"{other.name}: left out, the same seed as {plain.name}" for other in others)
+        runs[-1].problems.extend(f"{other.name}: left out, the same seed as {plain.name}"
+                                 for other in others)
     return runs
 
 
@@ -105,7 +111,8 @@ def read_run(path: Path, study: str | None = None) -> Run:
         return Run(path, study, arm, None, empty(), None, problems)
     record = _read_record(path.with_suffix(".json"), problems)
     table, blown_up = read_table(path, problems)
-    return Run(path, study, arm, int(seed) if seed is not None else None, table, record, problems, blown_up)
+    return Run(path, study, arm, int(seed) if seed is not None else None, table, record, problems,
+               blown_up)
 
 
 def _no_folder(root: Path) -> str:
@@ -116,11 +123,13 @@ def _no_folder(root: Path) -> str:
 
 
 def _csv_paths(folder: Path) -> list[Path]:
-    """The CSVs of a folder, and the place of one where only ARM.s<SEED>.json is. Hidden files are being written."""
+    """The CSVs of a folder, and the place of one where only ARM.s<SEED>.json is. Hidden files are
+    being written."""
     paths = {p for p in folder.glob("*.csv") if p.name[0] != "."}
     paths |= {p.with_suffix(".csv") for p in folder.glob("*.s*.json")
               if p.name[0] != "." and STEM.fullmatch(p.stem)["seed"]}
-    return sorted(paths, key=lambda path: (_order(path), len(path.name), path.name))   # s0 before s00
+    # s0 before s00
+    return sorted(paths, key=lambda path: (_order(path), len(path.name), path.name))
 
 
 def _order(path: Path) -> tuple[str, int]:

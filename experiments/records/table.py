@@ -1,5 +1,6 @@
 """
-Reading the CSV of a run: a row a log point, as far as it goes; what is wrong with it is a line each.
+Reading the CSV of a run: a row a log point, as far as it goes; what is wrong with it is a line
+each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import pandas as pd
 from experiments.records.record import COLUMNS
 
 LOSSES = ("loss", "val_loss")
-GREATEST = float(np.finfo(np.float32).max)   # a run computes in float32: its losses end here, and axes not far beyond
+# a run computes in float32: its losses end here, and axes not far beyond
+GREATEST = float(np.finfo(np.float32).max)
 MAX_ITERATION = 2**53                        # from here on a float skips whole numbers
 
 
@@ -65,8 +67,10 @@ def _header_fault(header: list[str]) -> str | None:
     return None
 
 
-def _rows(text: str, width: int, name: str, problems: list[str]) -> tuple[list[list[str]], list[int]]:
-    """The rows of the right width, and their line numbers. A short last line was being written, or cut by a kill."""
+def _rows(text: str, width: int, name: str, problems: list[str]) -> tuple[list[list[str]],
+                                                                          list[int]]:
+    """The rows of the right width, and their line numbers. A short last line was being written, or
+    cut by a kill."""
     rows, numbers, misfits = [], [], []
     lines = text.splitlines()
     for number, line in enumerate(lines[1:], 2):
@@ -86,21 +90,24 @@ def _rows(text: str, width: int, name: str, problems: list[str]) -> tuple[list[l
     return rows, numbers
 
 
-def _numbers(rows: list, numbers: list[int], header: list[str], name: str, problems: list[str]) -> pd.DataFrame:
-    """Cells to floats. An empty cell was not measured; other text that is no number is reported and dropped, and what
-    no float32 holds is infinite."""
+def _numbers(rows: list, numbers: list[int], header: list[str], name: str,
+             problems: list[str]) -> pd.DataFrame:
+    """Cells to floats. An empty cell was not measured; other text that is no number is reported and
+    dropped, and what no float32 holds is infinite."""
     text = pd.DataFrame(rows, columns=header, index=numbers, dtype=str)
     table = empty().reindex(text.index)
     for column in (c for c in COLUMNS if c in header):
         cells = text[column].str.strip()
-        table[column] = pd.to_numeric(cells.where(cells != "", "nan"), errors="coerce").astype(float)
+        table[column] = pd.to_numeric(cells.where(cells != "", "nan"),
+                                      errors="coerce").astype(float)
         garbage = table[column].isna() & ~cells.str.lower().isin(["", "nan", "+nan", "-nan"])
         if garbage.any():
             problems.append(f"{name}: {column} is no number in {_lines(text.index[garbage])}"
                             f" ({cells[garbage].iloc[0][:20]!r})")
         # Kept apart from "not measured": _without_infinities turns both into gaps, and says so.
         table.loc[cells.str.lower().isin(["nan", "+nan", "-nan"]), column] = np.inf
-        table.loc[table[column].abs() > (MAX_ITERATION if column == "iteration" else GREATEST), column] = np.inf
+        table.loc[table[column].abs() > (MAX_ITERATION if column == "iteration" else GREATEST),
+                  column] = np.inf
     placed = np.isfinite(table["iteration"])
     if not placed.all() and not any("iteration is no number" in p for p in problems):
         problems.append(f"{name}: no iteration in {_lines(table.index[~placed])}, left out")
@@ -110,8 +117,8 @@ def _numbers(rows: list, numbers: list[int], header: list[str], name: str, probl
 def _in_order(table: pd.DataFrame, name: str, problems: list[str]) -> pd.DataFrame:
     """Rows of the last run in the file, each iteration once.
 
-    Where the iteration falls, a run was appended to an older one. If it started over, the older rows go; if it went on
-    from a checkpoint, only those that it wrote again.
+    Where the iteration falls, a run was appended to an older one. If it started over, the older
+    rows go; if it went on from a checkpoint, only those that it wrote again.
     """
     while (falls := np.flatnonzero(np.diff(steps := table["iteration"].to_numpy()) < 0)).size:
         cut = falls[-1] + 1
@@ -119,17 +126,20 @@ def _in_order(table: pd.DataFrame, name: str, problems: list[str]) -> pd.DataFra
         spacing = steps[cut + 1] - start if cut + 1 < len(steps) else 0
         again = start <= max(steps[0], spacing)
         keep = (np.arange(len(steps)) >= cut) | ((steps < start) & (not again))
-        problems.append(f"{name}: the run {'started over' if again else 'was continued'} at line {table.index[cut]}"
+        problems.append(f"{name}: the run {'started over' if again else 'was continued'} at line "
+                        f"{table.index[cut]}"
                         f" (iteration {start:g}); {int((~keep).sum())} older rows left out")
         table = table[keep]
     table = table.sort_values("iteration", kind="stable")
     twice = table["iteration"].duplicated(keep="last")
     if twice.any():
-        problems.append(f"{name}: an iteration stands twice, {_lines(table.index[twice])}; the last of each counts")
+        problems.append(f"{name}: an iteration stands twice, {_lines(table.index[twice])}; the "
+                        f"last of each counts")
     return table[~twice]
 
 
-def _without_infinities(table: pd.DataFrame, name: str, problems: list[str]) -> tuple[pd.DataFrame, bool]:
+def _without_infinities(table: pd.DataFrame, name: str, problems: list[str]) -> tuple[pd.DataFrame,
+                                                                                      bool]:
     bad = np.isinf(table[[c for c in LOSSES if c in table]]).any(axis=1)
     if bad.any():
         problems.append(f"{name}: the loss is NaN or infinite in {_lines(table.index[bad])}")
@@ -138,4 +148,5 @@ def _without_infinities(table: pd.DataFrame, name: str, problems: list[str]) -> 
 
 def _lines(numbers) -> str:
     numbers = list(numbers)
-    return f"line {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} lines, first {numbers[0]}"
+    return (f"line {numbers[0]}" if len(numbers) == 1
+            else f"{len(numbers)} lines, first {numbers[0]}")

@@ -1,5 +1,6 @@
 """
-Curves as plain geometry: what the page draws as inline SVG and reads out at a point. Knows nothing of markup.
+Curves as plain geometry: what the page draws as inline SVG and reads out at a point. Knows nothing
+of markup.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from experiments.figures.style import LABELS, tick_labels
 
 WIDTH, HEIGHT = 1000, 420        # of the viewBox; the page stretches it
 POINTS = 30_000                  # over all lines of the page: what a file below 3 MB has room for
-METRICS = {"val_loss": "validation loss", "loss": "training loss", "difference": "minus the baseline's"}
+METRICS = {"val_loss": "validation loss", "loss": "training loss",
+           "difference": "minus the baseline's"}
 OVER = {"iteration": "iterations", "seconds": "time", "flops": "FLOPs", "tokens": "tokens"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One arm's curve. `number` is its place among the study's arms: colours and switches go by it."""
+    """One arm's curve. `number` is its place among the study's arms: colours and switches go by
+    it."""
     number: int
     arm: str
     path: str                    # d of the mean
@@ -45,21 +48,23 @@ class Chart:
     y_ticks: list[tuple[float, str]]     # (per cent from the top, text)
     lines: list[Line]
     frame: tuple[float, float, float, float]   # least and greatest x, least and greatest y
-    zero: float | None                   # per cent from the top of the line at zero, in a difference
+    zero: float | None  # per cent from the top of the line at zero, in a difference
     margin: tuple[float, float] | None   # top and height of ±margin, in per cent
 
 
 def charts(panel: Panel) -> list[Chart]:
     """Every view that the runs allow, the study's own metric first."""
     wanted = [(metric, over) for metric in METRICS for over in OVER]
-    drawn = [(metric, over, lines) for metric, over in wanted if (lines := _lines(panel, metric, over))]
+    drawn = [(metric, over, lines) for metric, over in wanted
+             if (lines := _lines(panel, metric, over))]
     drawn = [each for each in drawn if each[1] != "tokens" or not _same_as_iterations(panel)]
     room = max(12, min(150, POINTS // max(1, sum(len(lines) for *_, lines in drawn))))
     return [_chart(panel, metric, over, lines, room) for metric, over, lines in drawn]
 
 
 def _lines(panel: Panel, metric: str, over: str) -> dict[str, Series]:
-    if over in ("seconds", "flops") and not any(run.table[over].gt(0).any() for run in panel.results.runs):
+    if over in ("seconds", "flops") and not any(run.table[over].gt(0).any()
+                                                for run in panel.results.runs):
         return {}
     try:
         if metric == "difference":
@@ -71,17 +76,21 @@ def _lines(panel: Panel, metric: str, over: str) -> dict[str, Series]:
 
 
 def _same_as_iterations(panel: Panel) -> bool:
-    """Whether every arm sees equally many tokens an iteration: the view over tokens is then the same picture."""
+    """Whether every arm sees equally many tokens an iteration: the view over tokens is then the
+    same picture."""
     rates = {round(float(last["tokens"] / last["iteration"]), 6) for run in panel.results.runs
-             if len(table := run.table[["iteration", "tokens"]].dropna()) and (last := table.iloc[-1])["iteration"]}
+             if len(table := run.table[["iteration", "tokens"]].dropna())
+             and (last := table.iloc[-1])["iteration"]}
     return len(rates) <= 1
 
 
 def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room: int) -> Chart:
-    left, right = min(line.x[0] for line in lines.values()), max(line.x[-1] for line in lines.values())
+    left, right = min(line.x[0] for line in lines.values()), max(line.x[-1]
+                                                                 for line in lines.values())
     right = right if right > left else left + 1
     low, high = settled_range(list(lines.values()), 0.2 if metric == "difference" else 0.1)
-    margin = panel.results.margin if metric == "difference" and panel.results.metric == "val_loss" else None
+    margin = (panel.results.margin if metric == "difference" and panel.results.metric == "val_loss"
+              else None)
     if metric == "difference":
         reach = 1.5 * (margin or 0)
         low, high = min(low, -reach), max(high, reach, 0.0)
@@ -91,12 +100,13 @@ def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room:
     numbers = {arm: number for number, arm in enumerate(panel.arms)}
     y = LABELS.get(metric, "").partition(" (")[0] or f"loss minus {panel.baseline}'s"
     return Chart(
-        key=f"{metric}-{over}", metric=metric, over=over, title=f"{METRICS[metric]} over {OVER[over]}",
-        x_label=LABELS[over] + (f" ({unit})" if unit else ""), y_label=f"{y} (nats a token)",
+        key=f"{metric}-{over}", metric=metric, over=over,
+        title=f"{METRICS[metric]} over {OVER[over]}", x_label=LABELS[over]
+        + (f" ({unit})" if unit else ""), y_label=f"{y} (nats a token)",
         x_ticks=[(frame.across(value), text) for value, text in xs],
         y_ticks=[(frame.down(value), text.replace("-", "−")) for value, text in ys],
-        lines=[_line(panel, numbers[arm], arm, line, (metric, over), frame, room) for arm, line in lines.items()],
-        frame=(float(left), float(right), float(low), float(high)),
+        lines=[_line(panel, numbers[arm], arm, line, (metric, over), frame, room) for arm,
+               line in lines.items()], frame=(float(left), float(right), float(low), float(high)),
         zero=frame.down(0.0) if metric == "difference" else None,
         margin=(frame.down(margin), frame.down(-margin) - frame.down(margin)) if margin else None)
 
@@ -122,7 +132,8 @@ class _Frame:
         return start + " ".join(f"{a:.0f},{b:.1f}" for a, b in zip(across, down, strict=True))
 
 
-def _line(panel: Panel, number: int, arm: str, line: Series, axes: tuple[str, str], frame: _Frame, room: int) -> Line:
+def _line(panel: Panel, number: int, arm: str, line: Series, axes: tuple[str, str], frame: _Frame,
+          room: int) -> Line:
     metric, over = axes
     keep = thinned(len(line.x), room)
     x, y, low, high = (values[keep] for values in (line.x, line.y, line.low, line.high))
@@ -137,7 +148,8 @@ def _line(panel: Panel, number: int, arm: str, line: Series, axes: tuple[str, st
 
 def thinned(count: int, room: int) -> np.ndarray:
     """Indices of at most `room` of `count` points, evenly spread, first and last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, room)).round().astype(int)) if count else np.array([], int)
+    return np.unique(np.linspace(0, count - 1, min(count,
+                                                   room)).round().astype(int)) if count else np.array([], int)
 
 
 def _short(values: Sequence[float]) -> list[float]:

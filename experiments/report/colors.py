@@ -1,5 +1,6 @@
 """
-The figures' colours where a page's background is not theirs: shifted until a line can be told from it.
+The figures' colours where a page's background is not theirs: shifted until a line can be told from
+it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ CONTRAST = 3.0                       # WCAG 2.2, 1.4.11: graphics
 
 
 def on_page(style: ArmStyle) -> tuple[str, str]:
-    """An arm's colour on the light page and on the dark one; the baseline is black here and white there."""
+    """An arm's colour on the light page and on the dark one; the baseline is black here and white
+    there."""
     if style.color == BASELINE:
         return BASELINE, LIGHT
     return readable(style.color, LIGHT, "#000000"), readable(style.color, DARK, "#ffffff")
@@ -28,7 +30,8 @@ def readable(color: str, background: str, towards: str) -> str:
 
 def mix(a: str, b: str, share: float) -> str:
     """`share` of b in a."""
-    return "#" + "".join(f"{round((1 - share) * x + share * y):02x}" for x, y in zip(_rgb(a), _rgb(b), strict=True))
+    return "#" + "".join(f"{round((1 - share) * x + share * y):02x}" for x,
+                         y in zip(_rgb(a), _rgb(b), strict=True))
 
 
 def contrast(a: str, b: str) -> float:
@@ -38,7 +41,8 @@ def contrast(a: str, b: str) -> float:
 
 
 def _luminance(color: str) -> float:
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in _rgb(color))]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+              for c in (v / 255 for v in _rgb(color))]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 

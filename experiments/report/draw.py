@@ -1,5 +1,6 @@
 """
-Draw what a study found: its figures, its tables, its page, and the comparison of its trials. Prints what was written.
+Draw what a study found: its figures, its tables, its page, and the comparison of its trials. Prints
+what was written.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from mingpt.utils import BadInput, write_atomic
 
 def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, metric: str,
                losses: Path | None = None) -> None:
-    """Print one study's verdicts, draw its figures, and say what was written. With `losses`, the folder of its runs,
-    write report.html as well."""
+    """Print one study's verdicts, draw its figures, and say what was written. With `losses`, the
+    folder of its runs, write report.html as well."""
     folder = out / results.name if results.name else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,8 @@ def say_drawn(outcomes, folder: Path, others: list[Path]) -> None:
             skipped.append(f"  skipped {name}: {outcome}")
         else:
             written += outcome
-    print("\n".join([f"  wrote {folder}/: " + ", ".join(path.name for path in [*written, *others]), *skipped]))
+    print("\n".join([f"  wrote {folder}/: " + ", ".join(path.name for path
+                                                        in [*written, *others]), *skipped]))
 
 
 def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
@@ -84,5 +86,7 @@ def report(results: Results) -> list[str]:
     if results.baseline in results.arms:
         lines.insert(0, results.baseline_line(width))
     else:
-        lines.insert(0, f"no verdicts: no run of the baseline {results.baseline!r} among {', '.join(results.arms)}")
+        lines.insert(0,
+                     f"no verdicts: no run of the baseline {results.baseline!r} among "
+                     f"{', '.join(results.arms)}")
     return lines + notes(results)

@@ -1,5 +1,6 @@
 """
-What a study shows beyond one verdict an arm, as tables: cost, equal budgets, factorials, sums of parts, learning rates.
+What a study shows beyond one verdict an arm, as tables: cost, equal budgets, factorials, sums of
+parts, learning rates.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from experiments.verdicts.factorial import FactorialAnalysis
 from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import Verdict, p_text, signed
 
-QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"), "flops_per_token": ("FLOPs a token", "{:.4g}"),
-              "step_seconds": ("Seconds a step", "{:.4g}"), "tokens_per_second": ("Tokens/s", "{:,.0f}"),
+QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"), "flops_per_token": ("FLOPs a token",
+                                                                           "{:.4g}"),
+              "step_seconds": ("Seconds a step", "{:.4g}"),
+              "tokens_per_second": ("Tokens/s", "{:,.0f}"),
               "peak_memory_mb": ("Peak memory, MB", "{:,.0f}")}
 SPENT = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time"}
 
@@ -29,24 +32,29 @@ def sections(results: Results) -> Iterator[Section]:
 
 def cost(results: Results) -> Section | None:
     """Every quantity of every arm, with its change against the baseline."""
-    known = [q for q in QUANTITIES if any(getattr(each, q) is not None for each in results.costs.arms)]
+    known = [q for q in QUANTITIES if any(getattr(each, q) is not None
+                                          for each in results.costs.arms)]
     if not known:
         return None
-    rows = [[each.arm, *(_quantity(results, each, q) for q in known), _difference(results.verdicts.get(each.arm))]
+    rows = [[each.arm, *(_quantity(results, each, q) for q in known),
+             _difference(results.verdicts.get(each.arm))]
             for each in results.costs.arms]
     head = ["Arm", *(QUANTITIES[q][0] for q in known), f"{results.metric} − {results.baseline}'s"]
     table = Table("What an arm costs over its finished runs, beside what it brings", head, rows,
                   numeric=tuple(range(1, len(head))))
-    texts = ["Times and memory are of the machine below; a time is the lower quartile over the log points of all runs. "
+    texts = ["Times and memory are of the machine below; a time is the lower quartile over the log "
+             "points of all runs. "
              "Parameters and FLOPs are exact."]
     return Section("cost", "Cost", texts, [table])
 
 
 def _quantity(results: Results, each: Cost, quantity: str) -> str:
     value, ratio = getattr(each, quantity), results.costs.ratio(each.arm, quantity)
-    shown = amount("flops", value).removesuffix("FLOP") if quantity == "flops_per_token" and value else text(
+    shown = amount("flops",
+                   value).removesuffix("FLOP") if quantity == "flops_per_token" and value else text(
         value, QUANTITIES[quantity][1])
-    change = f" ({100 * (ratio - 1):+.1f} %)".replace("-", "−") if ratio and each.arm != results.baseline else ""
+    change = f" ({100 * (ratio - 1):+.1f} %)".replace("-",
+                                                      "−") if ratio and each.arm != results.baseline else ""
     return shown + change
 
 
@@ -61,12 +69,17 @@ def budgets(results: Results) -> Section | None:
         return None
     rows = [[arm, *(cell for axis in axes for cell in _spent(results.budgets.of(arm, axis)))]
             for arm in dict.fromkeys(budget.arm for budget in results.budgets.table)]
-    head = ["Arm", *(name for axis in axes for name in (f"At equal {SPENT[axis]}", "changes places at"))]
-    texts = ["An arm that is slower has done fewer steps after the same time. Each verdict compares validation losses "
-             "where arm and baseline have spent the same, as much as all runs of both reached; Holm over the arms of a "
-             "column. Changes places: where the mean curves last cross. Time is that of training alone, at the pace "
+    head = ["Arm", *(name for axis in axes for name in (f"At equal {SPENT[axis]}",
+                                                        "changes places at"))]
+    texts = ["An arm that is slower has done fewer steps after the same time. Each verdict "
+             "compares validation losses "
+             "where arm and baseline have spent the same, as much as all runs of both reached; "
+             "Holm over the arms of a "
+             "column. Changes places: where the mean curves last cross. Time is that of training "
+             "alone, at the pace "
              "that an arm keeps undisturbed: the lower quartile of its log points."]
-    return Section("budgets", "At equal cost", texts, [Table("Verdicts at equal budgets", head, rows)])
+    return Section("budgets", "At equal cost", texts, [Table("Verdicts at equal budgets", head,
+                                                             rows)])
 
 
 def _spent(budget: Budget | None) -> tuple[str, str]:
@@ -74,7 +87,8 @@ def _spent(budget: Budget | None) -> tuple[str, str]:
         return "–", "–"
     v = budget.verdict
     where = f" at {amount(budget.axis, budget.at)}" if budget.at else ""
-    return f"{v.word} {_difference(v)}{where}", amount(budget.axis, budget.crossing) if budget.crossing else "never"
+    return f"{v.word} {_difference(v)}{where}", amount(budget.axis,
+                                                       budget.crossing) if budget.crossing else "never"
 
 
 def amount(axis: str, value: float) -> str:
@@ -87,14 +101,18 @@ def factorial(results: Results) -> Section | None:
     """Main effects and interactions of every design, and arms against the sum of their parts."""
     blocks = [table for design in results.factorials for table in _design(design)]
     if results.sums:
-        rows = [[each.arm, " + ".join(each.parts), text(each.observed, "{:+.4f}"), text(each.expected, "{:+.4f}"),
-                 each.word, _interval(each.verdict)] for each in results.sums]
-        head = ["Arm", "Parts", "Observed", "Sum of parts", "Adds up?", "Interval of the difference"]
-        blocks.append(Table("Arms of several parts against the sum of what their parts do alone", head, rows,
-                            numeric=(2, 3)))
-    texts = ["A main effect is with the factor minus without it, averaged over all combinations of the others. An "
+        rows = [[each.arm, " + ".join(each.parts), text(each.observed, "{:+.4f}"),
+                 text(each.expected, "{:+.4f}"), each.word, _interval(each.verdict)]
+                 for each in results.sums]
+        head = ["Arm", "Parts", "Observed", "Sum of parts", "Adds up?",
+                "Interval of the difference"]
+        blocks.append(Table("Arms of several parts against the sum of what their parts do alone",
+                            head, rows, numeric=(2, 3)))
+    texts = ["A main effect is with the factor minus without it, averaged over all combinations of "
+             "the others. An "
              "interaction is what factors do together beyond the sum of what they do apart."]
-    return Section("factorial", "What adds up", texts[:len(results.factorials)], blocks) if blocks else None
+    return Section("factorial", "What adds up", texts[:len(results.factorials)],
+                   blocks) if blocks else None
 
 
 def _design(design: FactorialAnalysis) -> list[Table]:
@@ -103,7 +121,8 @@ def _design(design: FactorialAnalysis) -> list[Table]:
             for term, v in ((term, term.verdict) for term in design.terms)]
     left_out = f"; left out: {', '.join(design.missing)}" if design.missing else ""
     caption = f"Effects over {len(design.seeds)} seeds on which every cell has a value{left_out}"
-    return [Table(caption, ["Effect", "Word", "Size", "Interval (Holm)", "p (Holm)", "Note"], rows, numeric=(2, 3, 4))]
+    return [Table(caption, ["Effect", "Word", "Size", "Interval (Holm)", "p (Holm)", "Note"], rows,
+                  numeric=(2, 3, 4))]
 
 
 def _interval(verdict: Verdict) -> str:
@@ -118,14 +137,21 @@ def rates(results: Results) -> Section | None:
         return None
     rows = []
     for each in found.arms:
-        grid = ", ".join(f"{p.rate:g}: {text(p.mean, '{:.4f}')}" + (f" ({p.diverged} diverged)" if p.diverged else "")
+        grid = ", ".join(f"{p.rate:g}: {text(p.mean, '{:.4f}')}" + (f" ({p.diverged} diverged)"
+                                                                    if p.diverged else "")
                          for p in each.points)
-        best = f"{each.best.rate:g}{', at the edge of the grid' if each.at_edge else ''}" if each.best else "none"
-        verdict = f"{each.verdict.word} {_difference(each.verdict)}" if each.verdict else "the baseline"
+        best = (f"{each.best.rate:g}{', at the edge of the grid' if each.at_edge else ''}"
+                if each.best else "none")
+        verdict = (f"{each.verdict.word} {_difference(each.verdict)}" if each.verdict
+                   else "the baseline")
         rows.append([each.arm, best, verdict, text(each.range, "{:.4f}"), grid])
-    seeds = ", ".join(map(str, found.selection_seeds)) or "none", ", ".join(map(str, found.judging_seeds)) or "none"
-    texts = [f"Seeds {seeds[0]} chose each arm's rate, seeds {seeds[1]} judge it: a rate is not judged by the runs "
+    seeds = ", ".join(map(str, found.selection_seeds)) or "none", ", ".join(map(str,
+                                                                                found.judging_seeds)) or "none"
+    texts = [f"Seeds {seeds[0]} chose each arm's rate, seeds {seeds[1]} judge it: a rate is not "
+             f"judged by the runs "
              "that it was chosen on."]
-    head = ["Arm", "Best rate", "Verdict there", "A wrong rate costs", f"Mean {found.metric} by rate"]
-    return Section("rates", "Learning rates", texts, [Table("Every arm at its own best learning rate", head, rows,
+    head = ["Arm", "Best rate", "Verdict there", "A wrong rate costs",
+            f"Mean {found.metric} by rate"]
+    return Section("rates", "Learning rates", texts,
+                   [Table("Every arm at its own best learning rate", head, rows,
                                                             numeric=(3,))])

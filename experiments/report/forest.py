@@ -28,7 +28,8 @@ class Scale:
         return self.at(0)
 
     def at(self, value: float) -> float:
-        return round(100 * (max(self.low, min(self.high, value)) - self.low) / (self.high - self.low), 2)
+        return round(100 * (max(self.low, min(self.high, value)) - self.low) / (self.high
+                                                                                - self.low), 2)
 
     def band(self, half: float) -> tuple[float, float]:
         """From and width of ±half."""
@@ -77,13 +78,16 @@ def _row(v: Verdict, number: int, dash: str, on: Scale, floor: NoiseFloor | None
         cuts = tuple(f"M{x + turn * ARROW},4L{x},10L{x + turn * ARROW},16" for end, x, turn in
                      ((ends[0], 0, 1), (ends[1], 100, -1)) if not on.low <= end <= on.high)
     least = floor.of_mean(v.n) if floor else None
-    other_unit = "" if floor is None or v.unit == floor.unit else v.unit   # it has no place on the metric's scale
+    # it has no place on the metric's scale
+    other_unit = "" if floor is None or v.unit == floor.unit else v.unit
     difference = signed(v.difference, other_unit) if v.difference is not None else "–"
     spoken = f"{v.word}, difference {difference}" + ("" if other_unit else f" {v.unit}")
     spoken += f", interval {text}" if text else ""
     p = p_text("", v.p_holm).removeprefix(" ") if v.p_holm is not None else "–"
-    note = "; ".join(filter(None, (p_text("TOST p", v.p_tost) if v.word == "equivalent" else "", v.reason)))
-    return Row(number, dash, v.arm, v.word, difference, f"[{text}]" if text else "", v.n, p, note, spoken,
-               None if v.difference is None or other_unit else on.at(v.difference),
+    note = "; ".join(filter(None, (p_text("TOST p", v.p_tost) if v.word == "equivalent" else "",
+                                   v.reason)))
+    return Row(number, dash, v.arm, v.word, difference, f"[{text}]" if text else "", v.n, p, note,
+               spoken, None if v.difference is None or other_unit else on.at(v.difference),
                (on.at(ends[0]), on.at(ends[1])) if ends else None,
-               (on.at(near[0]), on.at(near[1])) if near else None, cuts, on.band(least) if least else None)
+               (on.at(near[0]), on.at(near[1])) if near else None, cuts,
+               on.band(least) if least else None)

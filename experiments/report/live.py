@@ -16,11 +16,14 @@ from mingpt.utils import BadInput, write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
 GRAVE = ("failed", "diverged", "unreadable", "killed", "interrupted")
-TONES = {"done": "better", "running": "equivalent", "killed": "undecided", "interrupted": "undecided"}
+TONES = {"done": "better", "running": "equivalent", "killed": "undecided",
+         "interrupted": "undecided"}
 
 
-def write(path: Path, rows: list[dict[str, Any]], out: Path, study: str | None, every: float | None) -> None:
-    """The page, whole or not at all. `every`: seconds after which the browser reads it again; None: never."""
+def write(path: Path, rows: list[dict[str, Any]], out: Path, study: str | None,
+          every: float | None) -> None:
+    """The page, whole or not at all. `every`: seconds after which the browser reads it again; None:
+    never."""
     try:
         write_atomic(path, render(rows, out, study, every))
     except OSError as error:
@@ -28,15 +31,17 @@ def write(path: Path, rows: list[dict[str, Any]], out: Path, study: str | None, 
 
 
 def render(rows: list[dict[str, Any]], out: Path, study: str | None, every: float | None) -> str:
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     done = sum(row["status"] == "done" for row in rows)
     shown = [cells(row) | {"share": share(row), "path": path_of(row.get("curve") or []),
                            "tone": TONES.get(row["status"], "worse")} for row in rows]
     return environment.get_template("status.html.j2").render(
-        rows=shown, done=done, count=len(rows), summary=summary(rows), study=study, source=str(out / "losses"),
-        failed=[row for row in shown if row["status"] in GRAVE], studies=any(row["study"] for row in shown),
-        now=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"), every=every and max(1, round(every)),
+        rows=shown, done=done, count=len(rows), summary=summary(rows), study=study,
+        source=str(out / "losses"), failed=[row for row in shown if row["status"] in GRAVE],
+        studies=any(row["study"] for row in shown),
+        now=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+        every=every and max(1, round(every)),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")))
 
 
@@ -46,5 +51,6 @@ def path_of(values: list[float]) -> str:
         return ""
     low, span = min(values), (max(values) - min(values)) or 1.0
     step = 100 / (len(values) - 1)
-    places = (f"{k * step:.1f},{22 - 20 * (value - low) / span:.1f}" for k, value in enumerate(values))
+    places = (f"{k * step:.1f},{22 - 20 * (value - low) / span:.1f}" for k,
+              value in enumerate(values))
     return "M" + " ".join(places)

@@ -1,5 +1,6 @@
 """
-What a reader must know before believing a study: what is missing, what broke, and what was not the same for all runs.
+What a reader must know before believing a study: what is missing, what broke, and what was not the
+same for all runs.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from experiments.records.record import FREE, at
 from experiments.records.runs import Run
 from experiments.verdicts.results import Results
 
-SPREAD = 1.25       # fastest over slowest seed of an arm, beyond which something else was using the machine
+# fastest over slowest seed of an arm, beyond which something else was using the machine
+SPREAD = 1.25
 SHOWN = 8           # names in a list before it is cut
-SAME = {"python": "Python", "torch": "torch", "numpy": "numpy", "cpu": "processor", "threads": "threads",
+SAME = {"python": "Python", "torch": "torch", "numpy": "numpy", "cpu": "processor",
+        "threads": "threads",
         "device": "device", "platform": "system"}
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing to know. `grave` ones can turn a verdict round, the others weaken it or the timings."""
+    """One thing to know. `grave` ones can turn a verdict round, the others weaken it or the
+    timings."""
     title: str
     details: tuple[str, ...]
     grave: bool = True
@@ -46,7 +50,8 @@ def _status(results: Results) -> Iterator[Notice]:
         if not run.complete:
             by_status[run.status].append(run)
     for status, runs in by_status.items():
-        details = [run.path.stem + (f": {at(run.record, 'message')}" if at(run.record, "message") else "")
+        details = [run.path.stem + (f": {at(run.record, 'message')}" if at(run.record, "message")
+                                    else "")
                    for run in runs]
         yield Notice(f"{len(runs)} {'run is' if len(runs) == 1 else 'runs are'} {status}, not done",
                      tuple(details[:SHOWN]) + _rest(details))
@@ -54,7 +59,8 @@ def _status(results: Results) -> Iterator[Notice]:
 
 def _missing(results: Results) -> Iterator[Notice]:
     if results.baseline not in results.arms:
-        yield Notice(f"No run of the baseline {results.baseline}", ("Without it there is nothing to compare with.",))
+        yield Notice(f"No run of the baseline {results.baseline}",
+                     ("Without it there is nothing to compare with.",))
     seeds = {arm: {run.seed for run in results.runs_of(arm)} - {None} for arm in results.arms}
     wanted = set(results.declared.seeds) if results.declared else set().union(*seeds.values())
     if results.look and all(verdict.word != "undecided" for verdict in results.verdicts.values()):
@@ -81,7 +87,8 @@ def _few(results: Results) -> Iterator[Notice]:
 def _outliers(results: Results) -> Iterator[Notice]:
     lines = [outlier.line() for outlier in results.outliers]
     if lines:
-        yield Notice("A seed ended far from the others", tuple(lines[:SHOWN]) + _rest(lines), grave=False)
+        yield Notice("A seed ended far from the others", tuple(lines[:SHOWN]) + _rest(lines),
+                     grave=False)
 
 
 def _hypothesis(results: Results) -> Iterator[Notice]:
@@ -89,11 +96,14 @@ def _hypothesis(results: Results) -> Iterator[Notice]:
     declared = results.declared.hash if results.declared else None
     if len(hashes) > 1 or (hashes and declared and set(hashes) != {declared}):
         counts = ", ".join(f"{n} runs under {value}" for value, n in hashes.most_common())
-        details = [change.line() for change in results.changed] or [f"the file had other hashes: {counts}"]
-        yield Notice("The study's file was changed after its first run", tuple(details[:SHOWN]) + _rest(details))
+        details = [change.line()
+                   for change in results.changed] or [f"the file had other hashes: {counts}"]
+        yield Notice("The study's file was changed after its first run",
+                     tuple(details[:SHOWN]) + _rest(details))
     if hashes and not declared:
         yield Notice("The study's declaration is not at hand",
-                     (f"Name it with --study FILE: hypothesis, margin ({results.margin:g}) and metric shown here are "
+                     (f"Name it with --study FILE: hypothesis, margin ({results.margin:g}) and "
+                      f"metric shown here are "
                       "the defaults.",), grave=False)
 
 
@@ -107,27 +117,33 @@ def _audit(results: Results) -> Iterator[Notice]:
             failed |= {f"{run.arm}: {what}": None for what in wrong}
     if failed:
         yield Notice("The audit failed: an arm is not what it declares", tuple(failed))
-    bare = sorted({run.arm for run in results.runs if run.record and not isinstance(at(run.record, "audit"), dict)})
+    bare = sorted({run.arm for run in results.runs if run.record
+                   and not isinstance(at(run.record, "audit"), dict)})
     if bare:
         yield Notice("Runs without an audit", (listed(bare),), grave=False)
 
 
 def _data(results: Results) -> Iterator[Notice]:
-    hashes = Counter(str(value) for run in results.runs if (value := at(run.record, "data", "hash")))
+    hashes = Counter(str(value) for run in results.runs
+                     if (value := at(run.record, "data", "hash")))
     if len(hashes) > 1:
-        yield Notice("Runs used different data", tuple(f"{n} runs: {value}" for value, n in hashes.most_common()))
+        yield Notice("Runs used different data", tuple(f"{n} runs: {value}" for value,
+                                                       n in hashes.most_common()))
     details = [line for arm in results.arms for line in _settings(arm, results.runs_of(arm))]
     if details:
-        yield Notice("Runs of one arm had different settings", tuple(details[:SHOWN]) + _rest(details))
+        yield Notice("Runs of one arm had different settings",
+                     tuple(details[:SHOWN]) + _rest(details))
 
 
 def _settings(arm: str, runs: list[Run]) -> Iterator[str]:
     """Settings that are not the same in all runs of an arm, those aside that change no number."""
-    configs = [dict(leaves(config)) for run in runs if isinstance(config := at(run.record, "config"), dict)]
+    configs = [dict(leaves(config)) for run in runs if isinstance(config := at(run.record,
+                                                                               "config"), dict)]
     for key in dict.fromkeys(key for config in configs for key in config if key not in FREE):
         seen = Counter(repr(config[key]) for config in configs if key in config)
         if len(seen) > 1:
-            yield f"{arm}: {key} = " + ", ".join(f"{value} ({n} runs)" for value, n in seen.most_common())
+            yield f"{arm}: {key} = " + ", ".join(f"{value} ({n} runs)" for value,
+                                                 n in seen.most_common())
 
 
 def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -149,10 +165,12 @@ def _code(results: Results) -> Iterator[Notice]:
         yield Notice("The code had changes that no commit holds",
                      (f"{len(dirty)} of {len(results.runs)} runs: {listed(dirty)}",), grave=False)
     commits = Counter(str(value)[:12] for run in results.runs
-                      if (value := at(run.record, "code", "commit") or at(run.record, "code", "version")))
+                      if (value := at(run.record, "code", "commit")
+                          or at(run.record, "code", "version")))
     if len(commits) > 1:
         yield Notice("Runs used different versions of the code",
-                     tuple(f"{n} runs: {commit}" for commit, n in commits.most_common()), grave=False)
+                     tuple(f"{n} runs: {commit}" for commit, n in commits.most_common()),
+                     grave=False)
 
 
 def _environment(results: Results) -> Iterator[Notice]:
@@ -161,7 +179,8 @@ def _environment(results: Results) -> Iterator[Notice]:
         seen = Counter(str(value) for run in results.runs
                        if (value := at(run.record, "environment", key)) is not None)
         if len(seen) > 1:
-            details.append(f"{name}: " + ", ".join(f"{value} ({n} runs)" for value, n in seen.most_common()))
+            details.append(f"{name}: " + ", ".join(f"{value} ({n} runs)" for value,
+                                                   n in seen.most_common()))
     if details:
         yield Notice("Runs were made in different environments", tuple(details), grave=False)
 
@@ -170,14 +189,17 @@ def _timing(results: Results) -> Iterator[Notice]:
     details = []
     together = overlapping(list(results.runs))
     if together:
-        details.append(f"{together} runs shared a machine with another run of this study while they trained")
+        details.append(f"{together} runs shared a machine with another run of this study while "
+                       f"they trained")
     for arm in results.arms:
         rates = [rate for run in results.runs_of(arm) if run.complete
-                 and isinstance(rate := at(run.record, "result", "tokens_per_second"), int | float) and rate > 0]
+                 and isinstance(rate := at(run.record, "result", "tokens_per_second"), int | float)
+                 and rate > 0]
         if len(rates) > 1 and max(rates) > SPREAD * min(rates):
             details.append(f"{arm}: {min(rates):,.0f} to {max(rates):,.0f} tokens/s over its seeds")
     if details:
-        yield Notice("Timings are not to be trusted: something else was using the machine", tuple(details), grave=False)
+        yield Notice("Timings are not to be trusted: something else was using the machine",
+                     tuple(details), grave=False)
 
 
 def overlapping(runs: list[Run]) -> int:
@@ -212,7 +234,9 @@ def _files(results: Results) -> Iterator[Notice]:
         yield Notice("Faults in files", tuple(problems[:SHOWN]) + _rest(problems), grave=False)
     bare = [run.path.name for run in results.runs if run.record is None]
     if bare:
-        yield Notice("Curves without a record: nobody knows how they were made", (listed(bare),), grave=False)
+        yield Notice("Curves without a record: nobody knows how they were made", (listed(bare),),
+                     grave=False)
 
 
-CHECKS = (_status, _missing, _few, _outliers, _hypothesis, _audit, _data, _code, _environment, _timing, _files)
+CHECKS = (_status, _missing, _few, _outliers, _hypothesis, _audit, _data, _code, _environment,
+          _timing, _files)

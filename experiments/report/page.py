@@ -40,8 +40,8 @@ def write(panel: Panel, folder: Path, source: Path) -> Path:
 
 def render(panel: Panel, source: Path | str = "losses") -> str:
     """The page as text. `source` is where the runs were read, for the footer."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html.j2").render(context(panel, str(source)))
 
 
@@ -51,22 +51,27 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
     drawn, sections = charts(panel), _sections(results)
     parts = {"answer": "Answer", "curves": "Curves"} if drawn else {"answer": "Answer"}
     contents = [("warnings", "Warnings"), *parts.items(), *((s.id, s.title) for s in sections)]
-    return {"title": results.title, "name": results.name or "runs", "study": results.name, "source": source,
+    return {"title": results.title, "name": results.name or "runs", "study": results.name,
+            "source": source,
             "hypothesis": results.declared.hypothesis if results.declared else "",
             "version": package_version() or "", "facts": _facts(results), "contents": contents,
             "notices": notices(results), "sections": sections, "arms": _arms(panel),
-            "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")), "script": Markup(script),
+            "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            "script": Markup(script),
             "script_hash": f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
             **_answer(panel), **_curves(panel, drawn)}
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
     seeds = sorted({run.seed for run in results.runs if run.seed is not None})
-    ends = sorted(str(end) for run in results.runs if (end := at(run.record, "end") or at(run.record, "start")))
+    ends = sorted(str(end) for run in results.runs if (end := at(run.record, "end")
+                                                       or at(run.record, "start")))
     states = Counter(run.status for run in results.runs)
     unit = results.unit
-    facts = [("Baseline", results.baseline), ("Metric", f"{results.metric} ({unit}; lower is better)"),
-             ("Margin", f"±{results.margin:g} {unit}"), ("Error allowed (α)", f"{results.alpha:g} over all arms"),
+    facts = [("Baseline", results.baseline), ("Metric",
+                                              f"{results.metric} ({unit}; lower is better)"),
+             ("Margin", f"±{results.margin:g} {unit}"),
+             ("Error allowed (α)", f"{results.alpha:g} over all arms"),
              ("Seeds", ", ".join(map(str, seeds)) or "not named"),
              ("Runs", ", ".join(f"{count} {state}" for state, count in states.most_common()))]
     facts += [("Study file", results.declared.hash)] if results.declared else []
@@ -78,17 +83,19 @@ def _arms(panel: Panel) -> list[dict[str, Any]]:
     arms = []
     for number, arm in enumerate(panel.arms):
         light, dark = on_page(panel.styles[arm])
-        arms.append({"number": number, "name": arm, "light": light, "dark": dark, "dash": dash(panel, arm)})
+        arms.append({"number": number, "name": arm, "light": light, "dark": dark,
+                     "dash": dash(panel, arm)})
     return arms
 
 
 def dash(panel: Panel, arm: str) -> str:
     """An arm's dashes as SVG has them, in pixels."""
     pattern = panel.styles[arm].dash
-    return "none" if isinstance(pattern, str) else " ".join(f"{2.4 * length:g}" for length in pattern[1])
+    return "none" if isinstance(pattern, str) else " ".join(f"{2.4 * length:g}"
+                                                            for length in pattern[1])
 
 
-# -- the answer -------------------------------------------------------------------------------------------------------
+# -- the answer ------------------------------------------------------------------------------------
 
 def _answer(panel: Panel) -> dict[str, Any]:
     results = panel.results
@@ -96,16 +103,23 @@ def _answer(panel: Panel) -> dict[str, Any]:
     on = forest.scale(results)
     floor = results.noise_floor
     values = [v for v in results.values.get(results.baseline, {}).values() if isfinite(v)]
-    spread = f" ± {stdev(values):.4f} over {len(values)} seeds" if len(values) > 1 else ", one run" if values else ""
+    spread = (f" ± {stdev(values):.4f} over {len(values)} seeds" if len(values) > 1
+              else ", one run" if values else "")
     unit = results.unit
-    caption = f"Differences are arm − baseline, paired by seed, in {unit}; below zero is better. Thin bar: the "
-    caption += f"interval of the column before it. Thick: {100 * (1 - 2 * results.alpha):g} %, not adjusted; inside "
+    caption = (f"Differences are arm − baseline, paired by seed, in {unit}; below zero is better. "
+               f"Thin bar: the ")
+    caption += (f"interval of the column before it. Thick: {100 * (1 - 2 * results.alpha):g} %, "
+                f"not adjusted; inside ")
     caption += "the grey margin it means equivalent."
-    caption += " Blue strip: the noise floor, one standard error of no effect." if floor and floor.spread else ""
-    return {"verdicts": forest.rows(results, numbers, {arm: dash(panel, arm) for arm in panel.arms}, on), "forest": on,
-            "baseline": results.baseline, "alpha": f"{results.alpha:g}", "margin": f"{results.margin:g}",
+    caption += (" Blue strip: the noise floor, one standard error of no effect." if floor
+                and floor.spread else "")
+    return {"verdicts": forest.rows(results, numbers, {arm: dash(panel, arm)
+                                                       for arm in panel.arms}, on), "forest": on,
+            "baseline": results.baseline, "alpha": f"{results.alpha:g}",
+            "margin": f"{results.margin:g}",
             "unit": unit, "level": f"{100 * (1 - results.alpha):g} % CI, Holm-adjusted",
-            "baseline_text": f"{fmean(values):.4f}{spread}" if values else f"no final {results.metric}",
+            "baseline_text": f"{fmean(values):.4f}{spread}" if values
+            else f"no final {results.metric}",
             "verdict_caption": caption, "lead": lead(results),
             "answer_notes": [_sentence(floor.line())] if floor else []}
 
@@ -114,10 +128,12 @@ def lead(results: Results) -> str:
     """The answer in one sentence."""
     if not results.verdicts:
         absent = results.baseline not in results.arms
-        return f"No verdicts: {'no run of the baseline is' if absent else 'only runs of the baseline are'} here."
+        return (f"No verdicts: {'no run of the baseline is' if absent else 'only runs of the baseline are'} here.")
     told = " ".join(map(_sentence, _by_word(list(results.verdicts.values()))))
-    tuned = [arm.verdict for arm in results.sensitivity.arms if arm.verdict] if results.sensitivity else []
-    return told + (f" At every arm's own best learning rate, {'; '.join(_by_word(tuned))}." if tuned else "")
+    tuned = [arm.verdict for arm in results.sensitivity.arms
+             if arm.verdict] if results.sensitivity else []
+    return told + (f" At every arm's own best learning rate, {'; '.join(_by_word(tuned))}."
+                   if tuned else "")
 
 
 def _by_word(verdicts: list[Verdict]) -> list[str]:
@@ -131,14 +147,16 @@ def _sentence(line: str) -> str:
     return f"{line[0].upper()}{line[1:]}."
 
 
-# -- the curves -------------------------------------------------------------------------------------------------------
+# -- the curves ------------------------------------------------------------------------------------
 
 def _curves(panel: Panel, drawn: list[Chart]) -> dict[str, Any]:
     views = {(chart.metric, chart.over) for chart in drawn}
-    metrics = [(key, name) for key, name in METRICS.items() if any(metric == key for metric, _ in views)]
+    metrics = [(key, name) for key, name in METRICS.items()
+               if any(metric == key for metric, _ in views)]
     overs = [(key, name) for key, name in OVER.items() if any(over == key for _, over in views)]
     dashes = {number: dash(panel, arm) for number, arm in enumerate(panel.arms)}
-    shown = [replace(chart, lines=[replace(line, dash=dashes[line.number]) for line in chart.lines]) for chart in drawn]
+    shown = [replace(chart, lines=[replace(line, dash=dashes[line.number])
+                                   for line in chart.lines]) for chart in drawn]
     return {"charts": shown, "metrics": metrics, "overs": overs,
             "absent_views": [(m, o) for m, _ in metrics for o, _ in overs if (m, o) not in views],
             "value_tables": [_values(panel, chart) for chart in drawn if chart.over == overs[0][0]],
@@ -162,7 +180,8 @@ def _values(panel: Panel, chart: Chart) -> tables.Table:
     _, size, _ = unit_of(chart.over, chart.frame[1])
     head = ["Arm", *(f"{x / size:,.6g}" for x in xs)]
     return tables.Table(f"{chart.title}, mean over seeds, at {chart.x_label}", head, rows,
-                        numeric=tuple(range(1, len(xs) + 1)), summary=f"{chart.title} as a table".capitalize())
+                        numeric=tuple(range(1, len(xs) + 1)),
+                        summary=f"{chart.title} as a table".capitalize())
 
 
 def _value_at(line, x: float) -> str:
@@ -171,10 +190,12 @@ def _value_at(line, x: float) -> str:
     return f"{line.y[near]:.4f}".replace("-", "−") if inside else "–"
 
 
-# -- the rest ---------------------------------------------------------------------------------------------------------
+# -- the rest --------------------------------------------------------------------------------------
 
 def _sections(results: Results) -> list[tables.Section]:
     evidence = [table for table in (tables.secondary(results), tables.seeds(results)) if table]
-    return [*findings.sections(results), tables.Section("evidence", "The evidence in numbers", [], evidence),
+    return [*findings.sections(results), tables.Section("evidence", "The evidence in numbers", [],
+                                                        evidence),
             tables.changes(results),
-            tables.audit(results), tables.data(results), tables.environment(results), tables.runs(results)]
+            tables.audit(results), tables.data(results), tables.environment(results),
+            tables.runs(results)]

@@ -1,5 +1,6 @@
 """
-Results for a page: copies of the records without what is only this machine's, and the tables that a page shows.
+Results for a page: copies of the records without what is only this machine's, and the tables that a
+page shows.
 """
 
 from __future__ import annotations
@@ -17,25 +18,28 @@ from experiments.verdicts.summary import between_markers, bullets, table
 from mingpt.utils import BadInput, did_you_mean, write_atomic
 
 MARKER = re.compile(r"<!-- (table|notes): (.+?) -->")
-# The folders of absolute paths. A schedule (`128/32`, `f 256/4 f`), a study's name (`a/b`) and an URL have no ROOT.
+# The folders of absolute paths. A schedule (`128/32`, `f 256/4 f`), a study's name (`a/b`) and an
+# URL have no ROOT.
 ROOT = r"(?:(?:file://)?/|~(?:[A-Za-z_][\w.-]*)?/|[A-Za-z]:[/\\]|\\\\)(?=[^\s/\\])"
-PIECE = r"[^\s/\\\"':](?:[^\n/\\\"':]*[^\s/\\\"':])?"                # of a path in a sentence; it may hold spaces
-WHOLE = re.compile(rf"\A\s*{ROOT}(?:[^\n/\\]*[/\\])*")               # of a text that begins with a path
-WITHIN = re.compile("|".join((rf'(?<="){ROOT}(?:[^\n"/\\]+[/\\])*', rf"(?<='){ROOT}(?:[^\n'/\\]+[/\\])*",
+PIECE = r"[^\s/\\\"':](?:[^\n/\\\"':]*[^\s/\\\"':])?"  # of a path in a sentence; it may hold spaces
+WHOLE = re.compile(rf"\A\s*{ROOT}(?:[^\n/\\]*[/\\])*")  # of a text that begins with a path
+WITHIN = re.compile("|".join((rf'(?<="){ROOT}(?:[^\n"/\\]+[/\\])*',
+                              rf"(?<='){ROOT}(?:[^\n'/\\]+[/\\])*",
                               rf"(?<![^\s=([{{,;:|<>]){ROOT}(?:{PIECE}[/\\])*")))
 PARTS = {"table": table, "notes": bullets}
 
 
 def keep(runs: Iterable[Run], folder: Path) -> int:
-    """Copy the record of every run that is over, and its CSV where it has one, to FOLDER/STUDY, small and without hosts
-    and paths; how many."""
+    """Copy the record of every run that is over, and its CSV where it has one, to FOLDER/STUDY,
+    small and without hosts and paths; how many."""
     count, hosts = 0, {}
     for run in runs:
         if run.record is None or run.status not in ENDED:
             continue
         place = folder / run.study if run.study else folder
         if place.resolve() == run.path.parent.resolve():
-            raise BadInput(f"--keep {folder}: {run.path.parent} is where the runs are; give another folder")
+            raise BadInput(f"--keep {folder}: {run.path.parent} is where the runs are; give "
+                           f"another folder")
         try:
             rows = run.path.read_bytes() if run.path.exists() else None
             if rows is not None:
@@ -48,8 +52,9 @@ def keep(runs: Iterable[Run], folder: Path) -> int:
 
 
 def public(record: dict[str, Any], hosts: dict[str, str] | None = None) -> dict[str, Any]:
-    """A record as it may be shown: a path is its last part, and a machine has a number. `hosts` has those known so
-    far: runs that shared one must still be seen to (their timings are not to be trusted)."""
+    """A record as it may be shown: a path is its last part, and a machine has a number. `hosts` has
+    those known so far: runs that shared one must still be seen to (their timings are not to be
+    trusted)."""
     shown = folderless(record)
     host = at(record, "process", "host")
     shown["process"] = {"host": _alias(host, {} if hosts is None else hosts), "pid": None}
@@ -76,7 +81,8 @@ def _bare(section: dict[str, Any]) -> None:
 
 
 def folderless(value: Any) -> Any:
-    """The same, with the last part of every absolute path in its texts and names in place of the whole."""
+    """The same, with the last part of every absolute path in its texts and names in place of the
+    whole."""
     if isinstance(value, dict):
         return {folderless(key): folderless(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -91,7 +97,8 @@ def _last(folders: re.Match[str]) -> str:
 
 
 def _command(record: dict[str, Any]) -> str:
-    """What trains this run again, in any clone: the recorded one without its folders; '' where that cannot be read."""
+    """What trains this run again, in any clone: the recorded one without its folders; '' where that
+    cannot be read."""
     kept, option, words = [], "", iter(_words(record.get("command")))
     for word in words:
         if not word.startswith("-"):
@@ -109,7 +116,8 @@ def _command(record: dict[str, Any]) -> str:
 
 
 def _place(option: str, text: str) -> str:
-    """A word of a command without folders; relative ones are known as such before the options and after --data."""
+    """A word of a command without folders; relative ones are known as such before the options and
+    after --data."""
     return Path(text).name if option in ("", "--data") and "/" in text else folderless(text)
 
 
@@ -121,7 +129,8 @@ def _words(command: Any) -> list[str]:
 
 
 def fill(page: Path, studies: Iterable[Results]) -> list[str]:
-    """Write the tables and notes that a page has markers for, `<!-- table: STUDY -->`; their names."""
+    """Write the tables and notes that a page has markers for, `<!-- table: STUDY -->`; their
+    names."""
     try:
         text = page.read_text(encoding="utf-8")
         new = filled(text, studies, str(page))
@@ -139,6 +148,7 @@ def filled(text: str, studies: Iterable[Results], where: str) -> str:
     known = {results.name: results for results in studies}
     for part, name in MARKER.findall(text):
         if name not in known:
-            raise BadInput(f"{where}: no runs of the study {name!r}{did_you_mean(name, filter(None, known))}")
+            raise BadInput(f"{where}: no runs of the study "
+                           f"{name!r}{did_you_mean(name, filter(None, known))}")
         text = between_markers(text, f"{part}: {name}", PARTS[part](known[name]), where)
     return text

@@ -1,5 +1,6 @@
 """
-The report's tables: what was changed, what it cost, what was checked, on which data, by which code, with which command.
+The report's tables: what was changed, what it cost, what was checked, on which data, by which code,
+with which command.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from experiments.verdicts.verdict import signed
 
 @dataclass(frozen=True)
 class Table:
-    """One table. `numeric` and `code` are the columns set to the right and as code; a folded one opens at a click."""
+    """One table. `numeric` and `code` are the columns set to the right and as code; a folded one
+    opens at a click."""
     caption: str
     head: list[str]
     rows: list[list[str]]
@@ -77,7 +79,8 @@ def changes(results: Results) -> Section:
 
 def audit(results: Results) -> Section:
     """Which checks every arm passed: arms by number of checks, and each claim."""
-    arms = {arm: [at(run.record, "audit") for run in results.runs_of(arm) if at(run.record, "audit")]
+    arms = {arm: [at(run.record, "audit") for run in results.runs_of(arm)
+                  if at(run.record, "audit")]
             for arm in results.arms}
     claims: dict[str, dict[str, str]] = {}
     for arm, found in arms.items():
@@ -86,14 +89,16 @@ def audit(results: Results) -> Section:
                 claims.setdefault(claim, {})
                 if seen is not True or arm not in claims[claim]:
                     claims[claim][arm] = "yes" if seen is True else f"no: {seen}"
-    texts = ["Before every training, perturbed inputs and gradients establish what the model really does."]
+    texts = ["Before every training, perturbed inputs and gradients establish what the model "
+             "really does."]
     if not claims:
         return Section("audit", "Audit", ["No record holds an audit."])
-    rows = [[claim, _agreed(seen, len([a for a in arms if arms[a]]))] for claim, seen in claims.items()]
+    rows = [[claim, _agreed(seen, len([a for a in arms if arms[a]]))] for claim,
+            seen in claims.items()]
     good = sum(row[1].startswith("yes") for row in rows)
     summary = f"{good} of {len(rows)} claims hold for every arm that was checked"
-    table = Table("What was checked, and for which arms it holds", ["Claim", "Holds"], rows, summary=summary,
-                  open=good < len(rows))
+    table = Table("What was checked, and for which arms it holds", ["Claim", "Holds"], rows,
+                  summary=summary, open=good < len(rows))
     return Section("audit", "Audit", texts, [table])
 
 
@@ -102,7 +107,8 @@ def _agreed(seen: Mapping[str, str], checked: int) -> str:
     wrong = [f"{arm}: {said}" for arm, said in seen.items() if said != "yes"]
     if wrong:
         return "; ".join(wrong)
-    return f"yes, in all {checked} arms" if len(seen) == checked else f"yes, where it applies: {', '.join(seen)}"
+    return (f"yes, in all {checked} arms" if len(seen) == checked
+            else f"yes, where it applies: {', '.join(seen)}")
 
 
 def data(results: Results) -> Section:
@@ -113,8 +119,10 @@ def data(results: Results) -> Section:
         if isinstance(found, dict):
             key = str(found.get("hash"))
             kinds[key] = (found, kinds.get(key, (None, 0))[1] + 1)
-    blocks = [Table(f"Data of {count} runs", ["Fact", "Value"], _facts(found)) for found, count in kinds.values()]
-    return Section("data", "Data", [] if blocks else ["No record says which data was used."], blocks)
+    blocks = [Table(f"Data of {count} runs", ["Fact", "Value"], _facts(found)) for found,
+              count in kinds.values()]
+    return Section("data", "Data", [] if blocks else ["No record says which data was used."],
+                   blocks)
 
 
 def _facts(found: Mapping[str, Any]) -> list[list[str]]:
@@ -140,11 +148,15 @@ def environment(results: Results) -> Section:
         keys = dict.fromkeys(key for run in results.runs if isinstance(at(run.record, part), dict)
                              for key in run.record[part])
         for key in keys:
-            seen = Counter(plain(at(run.record, part, key)) for run in results.runs if at(run.record, part))
+            seen = Counter(plain(at(run.record, part, key))
+                           for run in results.runs if at(run.record, part))
             rows.append([f"{part} {key}", "; ".join(
-                value if len(seen) == 1 else f"{value} ({count} runs)" for value, count in seen.most_common())])
-    hosts = Counter(plain(host) for run in results.runs if (host := at(run.record, "process", "host")))
-    rows += [["hosts", ", ".join(f"{host} ({count} runs)" for host, count in hosts.most_common())]] if hosts else []
+                value if len(seen) == 1 else f"{value} ({count} runs)" for value,
+                count in seen.most_common())])
+    hosts = Counter(plain(host) for run in results.runs
+                    if (host := at(run.record, "process", "host")))
+    rows += [["hosts", ", ".join(f"{host} ({count} runs)" for host,
+                                 count in hosts.most_common())]] if hosts else []
     texts = [] if rows else ["No record says what the runs were made with."]
     return Section("environment", "Environment and code", texts,
                    [Table("What the runs were made with", ["Fact", "Value"], rows)] if rows else [])
@@ -152,13 +164,15 @@ def environment(results: Results) -> Section:
 
 def runs(results: Results) -> Section:
     """Every run: how it went, when, and the command that repeats it."""
-    rows = [[run.path.stem, run.status, text(run.final(results.metric), "{:.4f}"), text(_seconds(run), "{:,.1f}"),
-             text(at(run.record, "start")), text(at(run.record, "command")),
-             text(at(run.record, "message")) if at(run.record, "message") else ""] for run in results.runs]
+    rows = [[run.path.stem, run.status, text(run.final(results.metric), "{:.4f}"),
+             text(_seconds(run), "{:,.1f}"), text(at(run.record, "start")),
+             text(at(run.record, "command")), text(at(run.record, "message"))
+             if at(run.record, "message") else ""] for run in results.runs]
     head = ["Run", "Status", results.metric, "Seconds", "Began", "Command", "Said"]
-    return Section("runs", "Every run", ["Each line repeats its run; a finished one is not trained again."],
-                   [Table("Runs and the commands that made them", head, rows, numeric=(2, 3), code=(5,),
-                          summary=f"{len(rows)} runs and their commands")])
+    return Section("runs", "Every run",
+                   ["Each line repeats its run; a finished one is not trained again."],
+                   [Table("Runs and the commands that made them", head, rows, numeric=(2, 3),
+                          code=(5,), summary=f"{len(rows)} runs and their commands")])
 
 
 def _seconds(run: Run) -> float | None:
@@ -171,23 +185,29 @@ def _seconds(run: Run) -> float | None:
 
 def seeds(results: Results) -> Table:
     """The value behind every verdict: a row an arm, a column a seed."""
-    columns = sorted({seed for values in results.values.values() for seed in values}, key=lambda s: (s is None, s))
+    columns = sorted({seed for values in results.values.values() for seed in values},
+                     key=lambda s: (s is None, s))
     head = ["Arm", *(f"seed {seed}" if seed is not None else "no seed" for seed in columns)]
-    rows = [[arm, *(text(results.values[arm].get(seed), "{:.4f}") for seed in columns)] for arm in results.arms]
-    return Table(f"Final {results.metric} of every run", head, rows, numeric=tuple(range(1, len(head))),
-                 summary="The value of every run")
+    rows = [[arm, *(text(results.values[arm].get(seed), "{:.4f}") for seed in columns)]
+            for arm in results.arms]
+    return Table(f"Final {results.metric} of every run", head, rows,
+                 numeric=tuple(range(1, len(head))), summary="The value of every run")
 
 
 def secondary(results: Results) -> Table | None:
-    """What else the pairs say: unadjusted and bootstrap intervals, effect size, sign-flip, TOST, power."""
+    """What else the pairs say: unadjusted and bootstrap intervals, effect size, sign-flip, TOST,
+    power."""
     rows = [[v.arm, _ends(v.ci), _ends(v.ci_bootstrap), text(v.d_z, "{:+.2f}"), text(v.p, "{:.3g}"),
              text(v.p_sign_flip, "{:.3g}"), text(v.p_tost, "{:.3g}"), text(v.mde, "{:.4f}"),
              text(v.seeds_needed), text(v.p_welch, "{:.3g}"), text(v.cohens_d, "{:+.2f}")]
             for v in results.verdicts.values() if v.difference is not None]
-    head = ["Arm", "paired t, unadjusted", "bootstrap (BCa)", "d_z", "p", "p sign-flip", "p TOST", "least effect seen",
+    head = ["Arm", "paired t, unadjusted", "bootstrap (BCa)", "d_z", "p", "p sign-flip", "p TOST",
+            "least effect seen",
             "seeds to decide", "p Welch", "Cohen's d"]
-    return Table("The same pairs by other tests. Least effect seen: what this many seeds would find with 80 % power. "
-                 "Welch and Cohen's d take the runs as unpaired", head, rows, numeric=tuple(range(1, len(head))),
+    return Table("The same pairs by other tests. Least effect seen: what this many seeds would "
+                 "find with 80 % power. "
+                 "Welch and Cohen's d take the runs as unpaired", head, rows,
+                 numeric=tuple(range(1, len(head))),
                  summary="Other intervals, tests and power") if rows else None
 
 

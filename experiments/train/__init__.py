@@ -1,1 +1,2 @@
-"""One run: `run` trains an arm, `seeded` builds it, `resume` continues it, `evaluation` measures it."""
+"""One run: `run` trains an arm, `seeded` builds it, `resume` continues it, `evaluation` measures
+it."""

@@ -1,9 +1,10 @@
 """
-One arm's attention under every backend, side by side: equal losses, then the time and memory of a training step.
+One arm's attention under every backend, side by side: equal losses, then the time and memory of a
+training step.
 
-Every variant is built once, in a process of its own, so that its peak memory is its own. In a round each takes a
-sample, one after the other and in another order every time: what disturbs the machine then disturbs all alike, and
-ratios are taken within a round.
+Every variant is built once, in a process of its own, so that its peak memory is its own. In a round
+each takes a sample, one after the other and in another order every time: what disturbs the machine
+then disturbs all alike, and ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ FULL, CEILING = "full", "attention removed"
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: the arm's settings, changed. `removed`: with v in the place of attention."""
+    """A row of the table: the arm's settings, changed. `removed`: with v in the place of
+    attention."""
     name: str
     settings: CN
     removed: bool = False
@@ -48,10 +50,12 @@ class Variant:
 
 
 def variants(settings: CN) -> list[Variant]:
-    """The arm under every backend, with `full` as its schedule, and with attention removed: no schedule is faster."""
+    """The arm under every backend, with `full` as its schedule, and with attention removed: no
+    schedule is faster."""
     rows = [Variant(name, _changed(settings, backend=name)) for name in BACKENDS]
     full = _changed(settings, backend="auto", schedule="full")
-    return [*rows, Variant(FULL, full, same_loss=False), Variant(CEILING, full, removed=True, same_loss=False)]
+    return [*rows, Variant(FULL, full, same_loss=False),
+            Variant(CEILING, full, removed=True, same_loss=False)]
 
 
 def _changed(settings: CN, **model: str) -> CN:
@@ -65,10 +69,11 @@ def removed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **rest: Any) -> t
     return v.repeat_interleave(q.size(1) // v.size(1), dim=1) if q.size(1) != v.size(1) else v
 
 
-# -- in a variant's own process ---------------------------------------------------------------------------------------
+# -- in a variant's own process --------------------------------------------------------------------
 
 def serve(connection: Connection, variant: Variant) -> None:
-    """Build the variant and say what it is; then take as many steps as asked for, until asked for none."""
+    """Build the variant and say what it is; then take as many steps as asked for, until asked for
+    none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the parent's affair
     try:
         step, about = _build(variant)
@@ -109,7 +114,8 @@ def _loss(model: torch.nn.Module, tokens: RandomTokens) -> float:
 
 
 def _attention_flops(products: int, shape: list[int], causal: bool) -> int:
-    """Of `products` matrix products of (B, nh, T, hs) with T keys, or the (T + 1)/2 that are not later."""
+    """Of `products` matrix products of (B, nh, T, hs) with T keys, or the (T + 1)/2 that are not
+    later."""
     B, nh, T, hs = shape
     return products * 2 * B * nh * hs * (T * (T + 1) // 2 if causal else T * T)
 
@@ -118,7 +124,8 @@ def _forward_flops(q, k, v, dropout_p=0.0, is_causal=False, *rest, out_shape=Non
     return _attention_flops(2, q, is_causal)
 
 
-def _backward_flops(grad, q, k, v, out, lse, dropout_p=0.0, is_causal=False, *rest, out_shape=None, **more) -> int:
+def _backward_flops(grad, q, k, v, out, lse, dropout_p=0.0, is_causal=False, *rest, out_shape=None,
+                    **more) -> int:
     return _attention_flops(5, q, is_causal)
 
 
@@ -127,7 +134,7 @@ SDPA_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forw
                torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops}
 
 
-# -- side by side -----------------------------------------------------------------------------------------------------
+# -- side by side ----------------------------------------------------------------------------------
 
 class Worker:
     """A variant's process, as its parent sees it."""
@@ -153,7 +160,8 @@ class Worker:
                                f"{self.process.exitcode}") from None
 
     def ask(self, steps: int) -> Any:
-        """Mean seconds of a step of so many; for none, the peak memory in MB, and the process ends."""
+        """Mean seconds of a step of so many; for none, the peak memory in MB, and the process
+        ends."""
         self.connection.send(steps)
         return self.answer()
 
@@ -173,14 +181,15 @@ def _workers(rows: list[Variant], say: Callable[[str], None]) -> Iterator[list[W
 
 def bench(spec: Spec, rounds: int = 7, only: Collection[str] | None = None,
           say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Everything `lab.py bench` reports, of all variants or of those named. RuntimeError where two backends' losses
-    differ, BadInput where none can be measured."""
+    """Everything `lab.py bench` reports, of all variants or of those named. RuntimeError where two
+    backends' losses differ, BadInput where none can be measured."""
     with _workers(_chosen(variants(spec.settings), only), say) as workers:
         running = [w for w in workers if not w.refusal]
         if not running:
             raise BadInput(workers[0].refusal)
         check_losses({w.variant.name: w.about["loss"] for w in running if w.variant.same_loss})
-        steps = {w.variant.name: max(1, math.ceil(SAMPLE_SECONDS / w.about["seconds"])) for w in running}
+        steps = {w.variant.name: max(1, math.ceil(SAMPLE_SECONDS / w.about["seconds"]))
+                 for w in running}
         samples: dict[str, list[float]] = {name: [] for name in steps}
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
@@ -213,10 +222,12 @@ def _head(spec: Spec, running: list[Worker]) -> dict[str, Any]:
     about, trainer = running[0].about, spec.settings.trainer
     return {"arm": spec.arm, "preset": spec.preset, "device": about["device"], "note": spec.note,
             "T": spec.settings.model.block_size, "batch_size": trainer.batch_size,
-            **{key: about[key] for key in ("schedule", "sparsity", "compute_sparsity", "parameters")}}
+            **{key: about[key] for key in ("schedule", "sparsity", "compute_sparsity",
+                                           "parameters")}}
 
 
-def _row(worker: Worker, samples: dict[str, list[float]], memory: dict[str, float], settings: CN) -> dict[str, Any]:
+def _row(worker: Worker, samples: dict[str, list[float]], memory: dict[str, float],
+         settings: CN) -> dict[str, Any]:
     """A variant's numbers, or why there are none."""
     name = worker.variant.name
     if worker.refusal:
@@ -224,9 +235,12 @@ def _row(worker: Worker, samples: dict[str, list[float]], memory: dict[str, floa
     trainer, seconds = settings.trainer, samples[name]
     tokens = trainer.batch_size * trainer.accumulation_steps * settings.model.block_size
     needed = 0 if worker.variant.removed else worker.about["flops_per_token"] * tokens
-    return {"name": name, "refused": None, "loss": worker.about["loss"] if worker.variant.same_loss else None,
-            "step_ms": spread([1e3 * s for s in seconds]), "tokens_per_second": tokens / median(seconds),
-            **{f"against_{other}": spread([b / a for a, b in zip(seconds, samples[other], strict=True)])
+    return {"name": name, "refused": None, "loss": worker.about["loss"] if worker.variant.same_loss
+            else None,
+            "step_ms": spread([1e3 * s for s in seconds]),
+            "tokens_per_second": tokens / median(seconds),
+            **{f"against_{other}": spread([b / a for a,
+                                           b in zip(seconds, samples[other], strict=True)])
                for other in (FULL, "dense") if other in samples},
             "peak_memory_mb": memory[name], "flops_needed": needed or None,
             "flops_counted": worker.about["flops_counted"]}

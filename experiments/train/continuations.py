@@ -1,5 +1,6 @@
 """
-What a trained model writes after held-out text: how like it is to what stands there (BLEU), and how fast it comes.
+What a trained model writes after held-out text: how like it is to what stands there (BLEU), and how
+fast it comes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ REPEATS = 3
 
 def bleu(model: torch.nn.Module, tokenizer, validation, rows: int = ROWS,
          tokens: int = TOKENS) -> dict[str, Any] | None:
-    """Corpus BLEU of greedy continuations of the first rows' first halves against what stands there, by sacrebleu
-    (Post 2018, arXiv 1804.08771), with its signature. None without sacrebleu, or where no row is long enough."""
+    """Corpus BLEU of greedy continuations of the first rows' first halves against what stands
+    there, by sacrebleu (Post 2018, arXiv 1804.08771), with its signature. None without sacrebleu,
+    or where no row is long enough."""
     try:
         from sacrebleu.metrics import BLEU
     except ImportError:
@@ -38,8 +40,8 @@ def bleu(model: torch.nn.Module, tokenizer, validation, rows: int = ROWS,
 
 def continuations(model: torch.nn.Module, tokenizer, validation, rows: int,
                   tokens: int = TOKENS) -> tuple[list[str], list[str]]:
-    """(what the model writes after each row's first half, what stands there), up to `tokens` tokens each. Rows that end
-    earlier are left out."""
+    """(what the model writes after each row's first half, what stands there), up to `tokens` tokens
+    each. Rows that end earlier are left out."""
     start = validation.x.shape[1] // 2
     stop = min(start + tokens, validation.x.shape[1])
     whole = np.flatnonzero((validation.y[:, :stop] != IGNORE_INDEX).all(1))[:rows]
@@ -59,7 +61,8 @@ def _text(tokenizer, ids: list[int]) -> str:
 def generation_seconds(model: torch.nn.Module, tokens: int = TOKENS) -> float:
     """The median time to write so many tokens after a short prompt, greedily."""
     device, length = next(model.parameters()).device, min(PROMPT, model.block_size)
-    prompt = torch.randint(model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)).to(device)
+    prompt = torch.randint(model.config.vocab_size, (1, length),
+                           generator=torch.Generator().manual_seed(0)).to(device)
     times = []
     with evaluating(model):
         for _ in range(REPEATS + 1):          # the first warms up caches and threads

@@ -32,18 +32,21 @@ def validation_losses(model: torch.nn.Module, x: np.ndarray, y: np.ndarray, batc
     device, rows = next(model.parameters()).device, []
     with evaluating(model), autocast or nullcontext():
         for start in range(0, len(x), batch_size):
-            tokens, targets = (torch.from_numpy(part[start:start + batch_size]).to(device) for part in (x, y))
+            tokens, targets = (torch.from_numpy(part[start:start + batch_size]).to(device)
+                               for part in (x, y))
             rows.append(model.token_losses(tokens, targets).cpu().numpy())
     return np.concatenate(rows)
 
 
 def evaluate(model: torch.nn.Module, validation, batch_size: int,
              autocast: AbstractContextManager | None = None) -> dict[str, Any]:
-    """val_loss in nats a predicted token, perplexity, bits per byte of the text, and val_loss by set.
+    """val_loss in nats a predicted token, perplexity, bits per byte of the text, and val_loss by
+    set.
 
     `validation` is a corpus's (experiments/corpus): x, y, set_id, nbytes (n, T) and set_names.
     """
-    losses = validation_losses(model, validation.x, validation.y, batch_size, autocast).astype(np.float64)
+    losses = validation_losses(model, validation.x, validation.y, batch_size,
+                               autocast).astype(np.float64)
     counts = validation.y != IGNORE_INDEX
     val_loss = losses.sum() / counts.sum()
     nbytes = validation.nbytes[counts].sum()

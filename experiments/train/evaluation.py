@@ -26,8 +26,9 @@ LENGTHS = (128, 256, 512, 1024)
 REPEATS = 30   # forwards a length; the 99th percentile of so few is near the slowest
 
 
-def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | None = None, which: str = "model",
-                 lengths: tuple[int, ...] = LENGTHS, bleu_rows: int = ROWS) -> dict[str, Any]:
+def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | None = None,
+                 which: str = "model", lengths: tuple[int, ...] = LENGTHS,
+                 bleu_rows: int = ROWS) -> dict[str, Any]:
     """Everything `lab.py eval` reports of one run, measured in this process."""
     from experiments.corpus import open_corpus
     model, tokenizer, record = load_run(files, device, which)
@@ -41,14 +42,16 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
     quality = evaluate(model, validation, batch)
     seconds = time.perf_counter() - begun
     trained, written = record.get("result") or {}, generation_seconds(model)
-    return {"run": files.name, "arm": files.arm, "seed": files.seed, "study": files.study, "weights": which,
+    return {"run": files.name, "arm": files.arm, "seed": files.seed, "study": files.study,
+            "weights": which,
             "eval_loss": quality["val_loss"], **quality, **describe_model(model),
             "eval_seconds": seconds, "eval_samples_per_second": len(validation.x) / seconds,
             "eval_tokens_per_second": validation.x.size / seconds,
             "latency_ms": {str(T): latency(model, T) for T in lengths if model.block_size >= T}
             or {str(model.block_size): latency(model, model.block_size)},
             "peak_memory_mb": peak_memory_mb(str(next(model.parameters()).device)),
-            "train_seconds": trained.get("seconds"), "train_tokens_per_second": trained.get("tokens_per_second"),
+            "train_seconds": trained.get("seconds"),
+            "train_tokens_per_second": trained.get("tokens_per_second"),
             "train_peak_memory_mb": trained.get("peak_memory_mb"),
             "generation_seconds": written, "generation_tokens_per_second": TOKENS / written,
             "bleu": bleu(model, tokenizer, validation, bleu_rows) if bleu_rows else None,
@@ -57,9 +60,11 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
 
 
 def latency(model: torch.nn.Module, T: int, repeats: int = REPEATS) -> dict[str, float]:
-    """Milliseconds of a forward of one sequence of T tokens: mean, sd, min, max, median, p95, p99."""
+    """Milliseconds of a forward of one sequence of T tokens: mean, sd, min, max, median, p95,
+    p99."""
     device = next(model.parameters()).device
-    idx = torch.randint(model.config.vocab_size, (1, T), generator=torch.Generator().manual_seed(0)).to(device)
+    idx = torch.randint(model.config.vocab_size, (1, T),
+                        generator=torch.Generator().manual_seed(0)).to(device)
     times = []
     with evaluating(model):
         for n in range(repeats + 3):   # the first three warm up caches and threads
@@ -68,8 +73,10 @@ def latency(model: torch.nn.Module, T: int, repeats: int = REPEATS) -> dict[str,
             if n >= 3:
                 times.append((time.perf_counter() - begun) * 1e3)
     ms = np.array(times)
-    return {"mean": float(ms.mean()), "sd": float(ms.std(ddof=1)), "min": float(ms.min()), "max": float(ms.max()),
-            "median": float(np.median(ms)), "p95": float(np.percentile(ms, 95)), "p99": float(np.percentile(ms, 99))}
+    return {"mean": float(ms.mean()), "sd": float(ms.std(ddof=1)), "min": float(ms.min()),
+            "max": float(ms.max()),
+            "median": float(np.median(ms)), "p95": float(np.percentile(ms, 95)),
+            "p99": float(np.percentile(ms, 99))}
 
 
 def evaluate_runs(runs: list[RunFiles], **options: Any) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """
-Where a run's log points go besides its CSV, which is always written: TensorBoard, Weights & Biases, or nowhere.
+Where a run's log points go besides its CSV, which is always written: TensorBoard, Weights & Biases,
+or nowhere.
 
 A logger is an Observer. It reads what the run tells every observer and changes nothing of the run.
 """
@@ -49,7 +50,8 @@ class TensorBoard(Observer):
     def start(self, run: Any, resumed_at: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
         # what an earlier attempt wrote from here on was computed again, and is not shown twice
-        self.writer = SummaryWriter(str(self.out / "tensorboard" / run.files.name), purge_step=resumed_at or 0)
+        self.writer = SummaryWriter(str(self.out / "tensorboard" / run.files.name),
+                                    purge_step=resumed_at or 0)
         described = {key: run.record[key] for key in ("changes", "config", "code", "data", "model")}
         self.writer.add_text("run", f"```\n{json.dumps(described, indent=1)}\n```", resumed_at or 0)
 
@@ -63,7 +65,8 @@ class TensorBoard(Observer):
 
 
 class WandB(Observer):
-    """A run of the project named after the study. WANDB_MODE=offline, or no network, keeps it under OUT/wandb/."""
+    """A run of the project named after the study. WANDB_MODE=offline, or no network, keeps it under
+    OUT/wandb/."""
 
     module = package = "wandb"
 
@@ -75,10 +78,12 @@ class WandB(Observer):
         record = run.record
         self.out.mkdir(parents=True, exist_ok=True)
         self.session = wandb.init(
-            project=run.files.study or "ablate", name=f"{run.files.arm}.s{run.seed}", group=run.files.arm,
-            id=f"{plain(run.files.name)}-{record['config_hash']}", resume="allow", dir=str(self.out),
-            config=record["config"] | {"arm": run.files.arm, "seed": run.seed, "changes": record["changes"],
-                                       "code": record["code"], "parameters": record["model"]["parameters"]})
+            project=run.files.study or "ablate", name=f"{run.files.arm}.s{run.seed}",
+            group=run.files.arm, id=f"{plain(run.files.name)}-{record['config_hash']}",
+            resume="allow", dir=str(self.out), config=record["config"]
+            | {"arm": run.files.arm, "seed": run.seed, "changes": record["changes"],
+                                       "code": record["code"],
+                                       "parameters": record["model"]["parameters"]})
 
     def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         self.session.log(measured(row), step=row["iteration"])
@@ -90,11 +95,13 @@ class WandB(Observer):
         self.session.finish(exit_code=0 if status == "done" else 1)
 
 
-LOGGERS: dict[str, type[Observer] | None] = {"none": None, "tensorboard": TensorBoard, "wandb": WandB}
+LOGGERS: dict[str, type[Observer] | None] = {"none": None, "tensorboard": TensorBoard,
+                                             "wandb": WandB}
 
 
 def make_logger(name: str, out: Path) -> Observer:
-    """The observer of that name. BadInput for an unknown name or a package that is not installed."""
+    """The observer of that name. BadInput for an unknown name or a package that is not
+    installed."""
     if name not in LOGGERS:
         raise BadInput(f"--logger: no logger {name!r}{did_you_mean(name, LOGGERS)}")
     kind = LOGGERS[name]
@@ -104,7 +111,8 @@ def make_logger(name: str, out: Path) -> Observer:
         importlib.import_module(kind.module)
     except ImportError as error:
         raise BadInput(f"--logger {name}: the package {kind.package} cannot be imported ({error}): "
-                       f"pip install {kind.package}, or leave --logger out; the CSV is written either way") from None
+                       f"pip install {kind.package}, or leave --logger out; the CSV is written "
+                       f"either way") from None
     return kind(out)
 
 

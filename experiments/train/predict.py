@@ -54,7 +54,8 @@ def predict(settings: CN) -> Prediction:
     """Time a few steps and extrapolate to `max_iters` with its evaluations."""
     with _untouched_generator():
         tokens = RandomTokens(settings)
-        seconds, memory = _measure(build_model(settings, tokens, seed=0, fetch=False), tokens, settings)
+        seconds, memory = _measure(build_model(settings, tokens, seed=0, fetch=False), tokens,
+                                   settings)
     steps, run = settings.trainer.max_iters, settings.run
     rows = settings.trainer.batch_size * settings.trainer.accumulation_steps
     eval_steps = settings.data.val_tokens / (rows * row_length(settings)) * EVAL_SHARE
@@ -72,7 +73,8 @@ def _measure(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> tupl
 
 
 def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> Callable[[], float]:
-    """A function that takes one training step of the model, as a run would, and returns its seconds."""
+    """A function that takes one training step of the model, as a run would, and returns its
+    seconds."""
     trainer = SeededTrainer(settings.trainer, model, tokens, seed=0)
     trainer.optimizer = model.configure_optimizers(trainer.config)
     trainer.loss_of, batches = loss_of(model), trainer.batches()
@@ -88,7 +90,8 @@ def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> Calla
 
 @contextlib.contextmanager
 def _untouched_generator():
-    """The trainer seeds torch's generator every step; the caller's goes on as if nothing had been drawn."""
+    """The trainer seeds torch's generator every step; the caller's goes on as if nothing had been
+    drawn."""
     state = torch.get_rng_state()
     try:
         yield
@@ -107,11 +110,15 @@ def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
     taken = spec.settings.run.init is None or model.begun["taken"] is not None
     prediction = predict(spec.settings)
     files = RunFiles(out, spec.study.name if spec.study else None, spec.arm, seed)
-    return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset, "changes": spec.changes,
+    return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset,
+            "changes": spec.changes,
             **ours, "note": spec.note, "match": spec.match and spec.match.to_dict(),
             "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
             "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
-            "audit": audit(model, spec.settings.trainer, tokens, **audit_options(spec.settings, taken)),
+            "audit": audit(model, spec.settings.trainer, tokens,
+                           **audit_options(spec.settings, taken)),
             "init": model.begun, "max_iters": spec.settings.trainer.max_iters,
-            "predicted_seconds": round(prediction.seconds, 1), "predicted_memory_mb": round(prediction.memory_mb, 1),
-            "device": str(next(model.parameters()).device), "csv": str(files.csv), "config": spec.settings.to_dict()}
+            "predicted_seconds": round(prediction.seconds, 1),
+            "predicted_memory_mb": round(prediction.memory_mb, 1),
+            "device": str(next(model.parameters()).device), "csv": str(files.csv),
+            "config": spec.settings.to_dict()}

@@ -13,7 +13,8 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def relayed(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
+def relayed(handler: Callable[[int, FrameType | None], None],
+            numbers: Iterable[int]) -> Iterator[None]:
     """Let a handler have these signals; afterwards their own handlers have them again."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
@@ -24,9 +25,11 @@ def relayed(handler: Callable[[int, FrameType | None], None], numbers: Iterable[
 
 
 def peak_memory_mb(device: str) -> float:
-    """MB (10⁶ bytes): what torch allocated at most on a CUDA device, elsewhere the process's peak resident size."""
+    """MB (10⁶ bytes): what torch allocated at most on a CUDA device, elsewhere the process's peak
+    resident size."""
     if str(device).startswith("cuda"):
         import torch
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6   # macOS counts bytes, Linux kB
+    # macOS counts bytes, Linux kB
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

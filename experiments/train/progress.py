@@ -30,7 +30,8 @@ class Reporter(Observer):
         record, self.max_iters = run.record, run.settings.trainer.max_iters
         self.statistics = run.trainer.model.statistics
         model, data = record["model"], record["data"]
-        self.say(f"{run.files.name}: {model['parameters']:,} parameters, {model['flops_per_token'] / 1e6:.1f} MFLOP "
+        self.say(f"{run.files.name}: {model['parameters']:,} parameters, "
+                 f"{model['flops_per_token'] / 1e6:.1f} MFLOP "
                  f"a token, {data['tokens']:,} tokens of data, on {record['environment']['device']}")
         if record["init"]:
             self.say(f"  {begun_line(record['init'])}")
@@ -57,7 +58,8 @@ class Reporter(Observer):
             self.bar.update(self.task, completed=row["iteration"], description=text)
         elif row["val_loss"] is not None or time.monotonic() - self.shown > self.PLAIN_SECONDS:
             self.shown = time.monotonic()
-            self.say(f"  iter {row['iteration']:>6,}/{self.max_iters:,}  {text}{self._left(row['iteration'])}")
+            self.say(f"  iter {row['iteration']:>6,}/{self.max_iters:,}  "
+                     f"{text}{self._left(row['iteration'])}")
 
     def _line(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
         parts = [f"loss {row['loss']:.4f}" if row["loss"] is not None else "loss      -",
@@ -81,9 +83,12 @@ class Reporter(Observer):
             self.bar.stop()
         if status == "done":
             result = run.record["result"]
-            self.say(f"  val loss {result['val_loss']:.4f} nats a token, perplexity {result['perplexity']:.2f}"
-                     + (f", {result['bits_per_byte']:.4f} bits a byte" if result["bits_per_byte"] else "")
-                     + f", {result['seconds']:.1f} s of training" + (f" ({message})" if message else ""))
+            self.say(f"  val loss {result['val_loss']:.4f} nats a token, perplexity "
+                     f"{result['perplexity']:.2f}"
+                     + (f", {result['bits_per_byte']:.4f} bits a byte" if result["bits_per_byte"]
+                        else "")
+                     + f", {result['seconds']:.1f} s of training" + (f" ({message})" if message
+                                                                     else ""))
             self.say(f"  sample: {sample_text(run)!r}")
             self.say(f"  {run.files.csv}, {run.files.json}, {run.files.checkpoint}/")
         else:
@@ -95,5 +100,5 @@ def sample_text(run: Any) -> str:
     """A short continuation by the trained model."""
     from experiments.train.sample import continue_text
     limits = run.limits
-    return continue_text(run.trainer.model, run.corpus.tokenizer, limits.sample_prompt, limits.sample_tokens,
-                         temperature=0.8, top_k=50, seed=run.seed)[0]
+    return continue_text(run.trainer.model, run.corpus.tokenizer, limits.sample_prompt,
+                         limits.sample_tokens, temperature=0.8, top_k=50, seed=run.seed)[0]

@@ -22,15 +22,16 @@ RESTART = "--resume restart begins again"
 
 @dataclass
 class Counters:
-    """What a run has counted so far. `loss_sum` and `loss_count` are of the iterations since the last row."""
-    loss_sum: Any = 0.0                          # a tensor while training, so that no iteration waits for the device
+    """What a run has counted so far. `loss_sum` and `loss_count` are of the iterations since the
+    last row."""
+    loss_sum: Any = 0.0  # a tensor while training, so that no iteration waits for the device
     loss_count: int = 0
     seconds: float = 0.0                         # of training alone
-    tokens: int | None = 0                       # predicted; None: the checkpoint is older than this count
+    tokens: int | None = 0  # predicted; None: the checkpoint is older than this count
     row_iteration: int = 0                       # these three: at the last row
     row_seconds: float = 0.0
     row_tokens: int | None = 0
-    best: dict[str, Any] | None = None           # evaluation: its val_loss, iteration and, if kept, file
+    best: dict[str, Any] | None = None  # evaluation: its val_loss, iteration and, if kept, file
     bad_evaluations: int = 0                     # since the best one
     evaluation: dict[str, Any] | None = None     # the last one
 
@@ -46,8 +47,10 @@ class Counters:
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What ties a checkpoint to the run that wrote it: its start, its settings, its data and its seed."""
-    return {"id": record["id"], "config": record["config"], "data": at(record, "data", "hash"), "seed": record["seed"]}
+    """What ties a checkpoint to the run that wrote it: its start, its settings, its data and its
+    seed."""
+    return {"id": record["id"], "config": record["config"], "data": at(record, "data", "hash"),
+            "seed": record["seed"]}
 
 
 def changed_settings(was: Mapping[str, Any], now: CN | Mapping) -> dict[str, list]:
@@ -64,18 +67,21 @@ def own_checkpoint(files: RunFiles, record: Mapping[str, Any],
                    settings: CN) -> tuple[dict[str, Any] | None, str | None]:
     """(the state to go on from, a sentence for the reader), each None where there is none.
 
-    A checkpoint is this run's if settings, data and seed are the same and, where there is a record, the start as well.
-    BadInput for any other: it is never loaded, and never overwritten unless the user says `restart`.
+    A checkpoint is this run's if settings, data and seed are the same and, where there is a record,
+    the start as well. BadInput for any other: it is never loaded, and never overwritten unless the
+    user says `restart`.
     """
     state, told = checkpoint.find(files.checkpoint)
     if state is None:
         return None, None
     earlier = read_record(files.json) if files.json.exists() else None
     if why := _not_own(state, earlier, record, settings):
-        raise BadInput(f"{files.checkpoint} holds the checkpoint of another run ({why}): give another --out or --arm; "
+        raise BadInput(f"{files.checkpoint} holds the checkpoint of another run ({why}): give "
+                       f"another --out or --arm; "
                        f"{RESTART}")
     if not state.get("result") and "optimizer" not in state["files"]:
-        raise BadInput(f"{files.checkpoint} holds the weights of a finished run, without the optimizer that going "
+        raise BadInput(f"{files.checkpoint} holds the weights of a finished run, without the "
+                       f"optimizer that going "
                        f"on needs: give another --out or --arm; {RESTART}")
     return state, told
 
@@ -96,26 +102,31 @@ def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record
 
 
 def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], None]) -> bytes:
-    """The CSV up to a checkpoint, as the checkpoint knows it; says so where the file on disk is another one."""
+    """The CSV up to a checkpoint, as the checkpoint knows it; says so where the file on disk is
+    another one."""
     kept = checkpoint.load_log(files.checkpoint, state)
     there = files.csv.read_bytes() if files.csv.exists() else None
     if kept is None:                             # written before checkpoints kept a copy
         size = state["csv_bytes"]
         if there is None or len(there) < size or b"\0" in there[:size] or not there[:size].endswith(b"\n"):
-            raise BadInput(f"{files.csv} is missing, cut or changed, and its checkpoint has no copy of it: {RESTART}")
+            raise BadInput(f"{files.csv} is missing, cut or changed, and its checkpoint has no "
+                           f"copy of it: {RESTART}")
         return there[:size]
     if there is None or not there.startswith(kept):
-        say(f"{files.csv} {'is missing' if there is None else 'was changed'}: it is written again from the checkpoint")
+        say(f"{files.csv} {'is missing' if there is None else 'was changed'}: it is written again "
+            f"from the checkpoint")
     return kept
 
 
 def holds_rows(csv: Path) -> bool:
-    """Whether a CSV has more than its header; a run that was killed before its first row leaves no more."""
+    """Whether a CSV has more than its header; a run that was killed before its first row leaves no
+    more."""
     return csv.exists() and csv.read_bytes().count(b"\n") > 1
 
 
 def requeued(resume: str, files: RunFiles) -> str:
-    """`restart` means once per job: where SLURM starts the same job again, the run that the job began goes on."""
+    """`restart` means once per job: where SLURM starts the same job again, the run that the job
+    began goes on."""
     again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     if resume != "restart" or not again or not files.json.exists():
         return resume
@@ -123,8 +134,10 @@ def requeued(resume: str, files: RunFiles) -> str:
 
 
 def clear_leftovers(files: RunFiles) -> None:
-    """Remove the temporary files that a killed process of this run left behind (the caller holds the run's lock)."""
-    for path in (files.csv, files.json, files.checkpoint / checkpoint.STATE, files.checkpoint / checkpoint.PREVIOUS):
+    """Remove the temporary files that a killed process of this run left behind (the caller holds
+    the run's lock)."""
+    for path in (files.csv, files.json, files.checkpoint / checkpoint.STATE,
+                 files.checkpoint / checkpoint.PREVIOUS):
         _clear(path.parent, re.escape(path.name))
     _clear(files.checkpoint, r"log-\d+\.csv")
 

@@ -1,5 +1,6 @@
 """
-One run: an arm, a seed, a folder. It records as it goes, resumes exactly where it was killed, and ends with a result.
+One run: an arm, a seed, a folder. It records as it goes, resumes exactly where it was killed, and
+ends with a result.
 """
 
 from __future__ import annotations
@@ -55,29 +56,34 @@ DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
 class Run:
     """One training run and its files. `execute` returns the exit code."""
 
-    def __init__(self, spec: Spec, seed: int, out: Path, corpus, command: str = "", observer: Any = None,
-                 name: str | None = None):
+    def __init__(self, spec: Spec, seed: int, out: Path, corpus, command: str = "",
+                 observer: Any = None, name: str | None = None):
         self.spec, self.seed, self.corpus, self.observer = spec, seed, corpus, observer or Observer()
-        self.files = RunFiles(Path(out), spec.study.name if spec.study else None, name or spec.arm, seed)
+        self.files = RunFiles(Path(out), spec.study.name if spec.study else None, name or spec.arm,
+                              seed)
         self.settings, self.limits = spec.settings, spec.settings.run
         self.signal: int | None = None
         self.record = {"schema": SCHEMA, "study": self.files.study,
                        "study_hash": spec.study.hash if spec.study else None,
                        "declaration": spec.study.declaration(spec.arm) if spec.study else None,
-                       "match": spec.match and spec.match.to_dict(), "arm": self.files.arm, "seed": seed,
+                       "match": spec.match and spec.match.to_dict(), "arm": self.files.arm,
+                       "seed": seed,
                        "id": new_id(), "notes": [spec.note] if spec.note else [],
-                       "status": "running", "message": None, "process": process(), "command": command,
+                       "status": "running", "message": None, "process": process(),
+                       "command": command,
                        "changes": spec.changes, "config": spec.settings.to_dict(),
                        "config_hash": config_hash(spec.settings.to_dict()), "preset": spec.preset,
-                       "code": code_version(), "data": corpus.describe(), "start": now(), "end": None, "result": None}
+                       "code": code_version(), "data": corpus.describe(), "start": now(),
+                       "end": None, "result": None}
 
-    # -- the whole of it ------------------------------------------------------------------------------------------
+    # -- the whole of it ---------------------------------------------------------------------------
 
     def execute(self, resume: str = "auto") -> int:
         """Train to the end, from the beginning or from where an earlier attempt stopped."""
         source = self.limits.init
         if source and Path(source).resolve() == self.files.checkpoint.resolve():
-            raise BadInput(f"--init {source} is this run's own checkpoint, which it would overwrite: "
+            raise BadInput(f"--init {source} is this run's own checkpoint, which it would "
+                           f"overwrite: "
                            "give another --out or --arm")
         resume = requeued(resume, self.files)
         if (code := self._already(resume)) is not None:
@@ -93,7 +99,8 @@ class Run:
                 with self._signals():
                     self.trainer.run()
             except Exception as error:
-                with contextlib.suppress(OSError):          # a full disk: the first error is the one to tell
+                # a full disk: the first error is the one to tell
+                with contextlib.suppress(OSError):
                     self._finish("failed", f"{type(error).__name__}: {error}")
                 raise
             return self._conclude()
@@ -107,10 +114,12 @@ class Run:
         return DONE if earlier["status"] == "done" else FAILED
 
     def _earlier(self) -> dict | None:
-        """The record of an earlier attempt under the same settings; BadInput when they are other ones."""
+        """The record of an earlier attempt under the same settings; BadInput when they are other
+        ones."""
         if not self.files.json.exists():
             if holds_rows(self.files.csv) and checkpoint.read_state(self.files.checkpoint) is None:
-                raise BadInput(f"{self.files.csv} holds rows, and neither a record nor a checkpoint says of which run: "
+                raise BadInput(f"{self.files.csv} holds rows, and neither a record nor a "
+                               f"checkpoint says of which run: "
                                "move it away, or --resume restart")
             return None
         earlier = read_record(self.files.json)
@@ -118,7 +127,8 @@ class Run:
         if earlier["data"].get("hash") != self.record["data"].get("hash"):
             changed["data"] = [earlier["data"].get("hash"), self.record["data"].get("hash")]
         if changed:
-            raise BadInput(f"{self.files.json}: {earlier['status']} under other settings: {listed(changed)}; "
+            raise BadInput(f"{self.files.json}: {earlier['status']} under other settings: "
+                           f"{listed(changed)}; "
                            "give another --out or --arm, or --resume restart")
         return earlier
 
@@ -137,13 +147,15 @@ class Run:
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
         self.trainer = SeededTrainer(settings.trainer, model, batches, seed)
         self.flops_per_step = (model.flops_per_token(T) * batches.positions_per_batch
-                               * settings.trainer.accumulation_steps)   # padding is computed as well
-        self.record |= {"environment": environment(self.trainer.device), "model": describe_model(model, T),
+                               * settings.trainer.accumulation_steps)  # padding is computed as well
+        self.record |= {"environment": environment(self.trainer.device),
+                        "model": describe_model(model, T),
                         "init": model.begun,
                         "audit": audit(model, settings.trainer, batches, **audit_options(settings))}
         failure = first_failure(self.record["audit"])
         if failure and not limits.allow_audit_fail:
-            raise BadInput(f"audit of {self.files.arm}: {failure}; --allow-audit-fail trains it all the same")
+            raise BadInput(f"audit of {self.files.arm}: {failure}; --allow-audit-fail trains it "
+                           f"all the same")
         self.trainer.add_callback("on_train_start", self._start)
         self.trainer.add_callback("on_iteration_end", self._after_iteration)
 
@@ -151,11 +163,13 @@ class Run:
         """Say where the validation set is much smaller than was asked for."""
         found, asked = self.validation.tokens, self.settings.data.val_tokens
         if found < 0.9 * asked:
-            self.record["notes"].append(f"the validation set has {found:,} tokens, where data.val_tokens asks for "
+            self.record["notes"].append(f"the validation set has {found:,} tokens, where "
+                                        f"data.val_tokens asks for "
                                         f"{asked:,}: the held-out documents have no more")
 
     def _restore(self, resume: str) -> None:
-        """The state of an interrupted run, when there is one. A restart makes the old one unusable first of all."""
+        """The state of an interrupted run, when there is one. A restart makes the old one unusable
+        first of all."""
         clear_leftovers(self.files)
         if resume == "restart":
             checkpoint.discard(self.files.checkpoint)
@@ -173,14 +187,17 @@ class Run:
         self.count = Counters()
         if self.state:
             self.count = Counters.from_state(self.state)
-            checkpoint.load_optimizer(self.files.checkpoint, self.state, trainer.model, trainer.optimizer)
+            checkpoint.load_optimizer(self.files.checkpoint, self.state, trainer.model,
+                                      trainer.optimizer)
             trainer.iter_num = self.state["iteration"]
-            if self.count.tokens is None:                   # of an older checkpoint: counted in the batches again
+            if self.count.tokens is None:  # of an older checkpoint: counted in the batches again
                 self.count.tokens = self._targets_of(trainer.iter_num)
                 self.count.row_tokens = self._targets_of(self.count.row_iteration)
         self.outcome = ("done", None)
-        self.record["progress"] = {"iteration": trainer.iter_num, "max_iters": trainer.config.max_iters}
-        write_record(self.files.json, self.record)          # before the CSV: rows without a record are nobody's
+        self.record["progress"] = {"iteration": trainer.iter_num,
+                                   "max_iters": trainer.config.max_iters}
+        # before the CSV: rows without a record are nobody's
+        write_record(self.files.json, self.record)
         self.log = Log(self.files.csv, self.before)
         self.observer.start(self, resumed_at=trainer.iter_num if self.state else None)
         if not self.state:
@@ -192,19 +209,22 @@ class Run:
     def _targets_of(self, iterations: int) -> int:
         """Tokens predicted in so many iterations."""
         steps = range(iterations * self.settings.trainer.accumulation_steps)
-        return sum(int((self.trainer.train_dataset.batch(t)[1] != IGNORE_INDEX).sum()) for t in steps)
+        return sum(int((self.trainer.train_dataset.batch(t)[1] != IGNORE_INDEX).sum())
+                   for t in steps)
 
-    # -- every iteration ------------------------------------------------------------------------------------------
+    # -- every iteration ---------------------------------------------------------------------------
 
     def _after_iteration(self, trainer: Trainer) -> None:
-        """Log, evaluate, save and stop, each when it is due. Only what is due waits for the device."""
+        """Log, evaluate, save and stop, each when it is due. Only what is due waits for the
+        device."""
         n, last = trainer.iter_num, trainer.iter_num == trainer.config.max_iters
         self.count.loss_sum = self.count.loss_sum + trainer.loss.double()
         self.count.loss_count += 1
         self.count.tokens += trainer.targets
         evaluate_now = last or n % self.limits.eval_every == 0
         if evaluate_now or n % self.limits.log_every == 0:
-            loss = float(self.count.loss_sum) / self.count.loss_count   # waits for the device, so the clock comes after
+            # waits for the device, so the clock comes after
+            loss = float(self.count.loss_sum) / self.count.loss_count
             self._tick()
             if evaluate_now and math.isfinite(loss):
                 self._evaluate(trainer)
@@ -225,28 +245,33 @@ class Run:
 
     def _evaluate(self, trainer: Trainer) -> None:
         count = self.count
-        count.evaluation = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast())
+        count.evaluation = evaluate(trainer.model, self.validation, self.eval_batch,
+                                    trainer.autocast())
         if count.best is None or count.evaluation["val_loss"] < count.best["val_loss"]:
             count.best = {"val_loss": count.evaluation["val_loss"], "iteration": trainer.iter_num}
             count.bad_evaluations = 0
             if self.limits.keep_best:
                 name = f"best-{trainer.iter_num:06d}"
-                count.best["file"] = checkpoint.save_weights(self.files.checkpoint, name, trainer.model)
+                count.best["file"] = checkpoint.save_weights(self.files.checkpoint, name,
+                                                             trainer.model)
         else:
             count.bad_evaluations += 1
 
     def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
         n, count = trainer.iter_num, self.count
         tokens, seconds = count.tokens - count.row_tokens, count.seconds - count.row_seconds
-        row = {"iteration": n, "loss": loss, "val_loss": count.evaluation["val_loss"] if measured else None,
-               "learning_rate": trainer.lr if n else None, "grad_norm": float(trainer.grad_norm) if n else None,
+        row = {"iteration": n, "loss": loss, "val_loss": count.evaluation["val_loss"] if measured
+               else None,
+               "learning_rate": trainer.lr if n else None,
+               "grad_norm": float(trainer.grad_norm) if n else None,
                "tokens": count.tokens, "flops": n * self.flops_per_step, "seconds": count.seconds,
                "tokens_per_second": tokens / seconds if seconds > 0 else None,
                "peak_memory_mb": peak_memory_mb(trainer.device)}
         self.log.row(row)
         count.loss_sum, count.loss_count = 0.0, 0
         count.row_iteration, count.row_seconds, count.row_tokens = n, count.seconds, count.tokens
-        self.record["progress"] |= {"iteration": n, "seconds": count.seconds, **{k: row[k] for k in (
+        self.record["progress"] |= {"iteration": n, "seconds": count.seconds,
+                                    **{k: row[k] for k in (
             "loss", "val_loss", "tokens_per_second") if row[k] is not None}}
         if statistics := trainer.model.statistics():
             self.record["progress"]["statistics"] = statistics
@@ -257,20 +282,22 @@ class Run:
         if not math.isfinite(loss) or not math.isfinite(self.count.evaluation["val_loss"]):
             self._stop(trainer, "diverged", f"loss {loss} at iteration {trainer.iter_num}")
         elif self.limits.patience is not None and self.count.bad_evaluations >= self.limits.patience:
-            self._stop(trainer, "done", f"no better evaluation in {self.count.bad_evaluations}: stopped early")
+            self._stop(trainer, "done",
+                       f"no better evaluation in {self.count.bad_evaluations}: stopped early")
 
     def _stop(self, trainer: Trainer, status: str, message: str) -> None:
         trainer.stop, self.outcome = True, (status, message)
 
     def _save(self, trainer: Trainer, result: dict[str, Any] | None = None) -> None:
         """A checkpoint; of the whole run where there is a result."""
-        state = {"start": self.record["start"], "run": identity(self.record), **self.count.to_dict(),
+        state = {"start": self.record["start"], "run": identity(self.record),
+                 **self.count.to_dict(),
                  "model": trainer.model.config.to_dict(), "tokenizer": self.settings.data.tokenizer,
                  "result": result, "message": self.outcome[1]}
         checkpoint.save(self.files.checkpoint, trainer.iter_num, trainer.model,
                         trainer.optimizer if result is None else None, state, self.log.content())
 
-    # -- the end --------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def _conclude(self) -> int:
         status, message = self.outcome
@@ -286,7 +313,8 @@ class Run:
         self.log = Log(self.files.csv, self.before)
         self.trainer.iter_num, self.record["result"] = self.state["iteration"], self.state["result"]
         self.record["progress"] = {"iteration": self.state["iteration"],
-                                   "max_iters": self.settings.trainer.max_iters, "seconds": self.state["seconds"]}
+                                   "max_iters": self.settings.trainer.max_iters,
+                                   "seconds": self.state["seconds"]}
         self._finish("done", self.state["message"])
         self.observer.end(self, "done", self.state["message"])
         return DONE
@@ -308,7 +336,8 @@ class Run:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM, SIGUSR1 and Ctrl-C ask for a checkpoint and an end; a second Ctrl-C does not wait."""
+        """SIGTERM, SIGUSR1 and Ctrl-C ask for a checkpoint and an end; a second Ctrl-C does not
+        wait."""
         def ask(number: int, frame: Any) -> None:
             if self.signal == signal.SIGINT == number:
                 raise KeyboardInterrupt

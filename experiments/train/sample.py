@@ -14,11 +14,11 @@ from experiments.train.evaluate import evaluating
 WARM_UP = 8     # tokens, before anything is timed
 
 
-def continue_text(model: torch.nn.Module, tokenizer, prompt: str, tokens: int, *, temperature: float = 1.0,
-                  top_k: int | None = None, top_p: float | None = None, samples: int = 1,
-                  seed: int = 0) -> list[str]:
-    """The prompt continued by `tokens` tokens, `samples` times. Temperature 0 is greedy. An empty prompt is the
-    beginning of a document."""
+def continue_text(model: torch.nn.Module, tokenizer, prompt: str, tokens: int, *,
+                  temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+                  samples: int = 1, seed: int = 0) -> list[str]:
+    """The prompt continued by `tokens` tokens, `samples` times. Temperature 0 is greedy. An empty
+    prompt is the beginning of a document."""
     idx = _encoded(model, tokenizer, prompt).expand(samples, -1)
     torch.manual_seed(seed)
     with evaluating(model):
@@ -27,10 +27,11 @@ def continue_text(model: torch.nn.Module, tokenizer, prompt: str, tokens: int, *
 
 
 def continue_by_drafts(model: torch.nn.Module, tokenizer, prompt: str, tokens: int, draft: Any, *,
-                       temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, samples: int = 1,
+                       temperature: float = 1.0, top_k: int | None = None,
+                       top_p: float | None = None, samples: int = 1,
                        seed: int = 0) -> tuple[list[str], dict[str, float]]:
-    """The same with drafts (mingpt/sampling/speculate.py), and what they brought: acceptance, tokens a pass of the model, and
-    seconds with and without them, measured one after the other."""
+    """The same with drafts (mingpt/sampling/speculate.py), and what they brought: acceptance,
+    tokens a pass of the model, and seconds with and without them, measured one after the other."""
     from mingpt.sampling.speculate import Count, speculate
     idx, options = _encoded(model, tokenizer, prompt), _options(temperature, top_k, top_p)
     texts, total, seconds, plain = [], Count(), 0.0, 0.0
@@ -44,16 +45,19 @@ def continue_by_drafts(model: torch.nn.Module, tokenizer, prompt: str, tokens: i
             drafted = time.perf_counter()
             model.generate(idx, tokens, **options)
             seconds, plain = seconds + drafted - begun, plain + time.perf_counter() - drafted
-            total = Count(*(getattr(total, n) + getattr(count, n) for n in ("passes", "drafted", "accepted")))
+            total = Count(*(getattr(total, n) + getattr(count, n)
+                            for n in ("passes", "drafted", "accepted")))
             texts.append(_decoded(tokenizer, row[0]))
-    return texts, {"drafted": total.drafted, "acceptance": total.acceptance, "tokens_a_pass": total.tokens_a_pass,
+    return texts, {"drafted": total.drafted, "acceptance": total.acceptance,
+                   "tokens_a_pass": total.tokens_a_pass,
                    "seconds": seconds, "seconds_without": plain, "speed_up": plain / seconds}
 
 
 def _encoded(model: torch.nn.Module, tokenizer, prompt: str) -> torch.Tensor:
     """(1, T) tokens on the model's device."""
     ids = list(tokenizer.encode_batch([prompt])[0]) if prompt else [tokenizer.eot]
-    return torch.tensor([[int(i) for i in ids]], dtype=torch.long, device=next(model.parameters()).device)
+    return torch.tensor([[int(i) for i in ids]], dtype=torch.long,
+                        device=next(model.parameters()).device)
 
 
 def _decoded(tokenizer, row: torch.Tensor) -> str:
@@ -61,4 +65,5 @@ def _decoded(tokenizer, row: torch.Tensor) -> str:
 
 
 def _options(temperature: float, top_k: int | None, top_p: float | None) -> dict[str, Any]:
-    return {"temperature": temperature or 1.0, "do_sample": temperature > 0, "top_k": top_k, "top_p": top_p}
+    return {"temperature": temperature or 1.0, "do_sample": temperature > 0, "top_k": top_k,
+            "top_p": top_p}

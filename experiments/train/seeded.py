@@ -1,5 +1,6 @@
 """
-What makes two arms comparable: weights keyed by (seed, name), batches and dropout keyed by (seed, step).
+What makes two arms comparable: weights keyed by (seed, name), batches and dropout keyed by (seed,
+step).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from mingpt.utils import CfgNode as CN
 
 
 class SeededTrainer(Trainer):
-    """A Trainer whose batch t is a pure function of (seed, t), and so is its dropout: a resumed run repeats both."""
+    """A Trainer whose batch t is a pure function of (seed, t), and so is its dropout: a resumed run
+    repeats both."""
 
     def __init__(self, config: CN, model: GPT, batches, seed: int):
         with contextlib.redirect_stdout(None):   # the run announces its device itself
@@ -38,11 +40,13 @@ class SeededTrainer(Trainer):
 
     def before_forward(self, number: int) -> None:
         """Seed the dropout of a batch by the batch's own number."""
-        torch.manual_seed(derived_seed(self.seed, self.iter_num * self.config.accumulation_steps + number))
+        torch.manual_seed(derived_seed(self.seed, self.iter_num * self.config.accumulation_steps
+                                       + number))
 
     def rehearse(self, steps: int) -> None:
-        """Forward and backward on the first batch, with nothing to show for it but warm caches, an allocator that has
-        its blocks, and compiled code: seconds are counted from here. Changes no number of the run."""
+        """Forward and backward on the first batch, with nothing to show for it but warm caches, an
+        allocator that has its blocks, and compiled code: seconds are counted from here. Changes no
+        number of the run."""
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         for _ in range(steps):
             torch.manual_seed(derived_seed(self.seed, 0))
@@ -67,15 +71,16 @@ def row_length(settings: CN) -> int:
 
 
 def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
-    """The arm's model for a corpus, its weights keyed by (seed, name), or its source's where it has one; `begun` then
-    says what was taken. Without `fetch` no source is asked of the hub."""
+    """The arm's model for a corpus, its weights keyed by (seed, name), or its source's where it has
+    one; `begun` then says what was taken. Without `fetch` no source is asked of the hub."""
     config = CN(**settings.model.to_dict())
     config.vocab_size = corpus.vocab_size
     if settings.data.document_mask:
         config.document_end = corpus.eot
     if settings.data.published_padding:
         if settings.data.pack != "truncate":
-            raise BadInput(f"data.published_padding: data.pack={settings.data.pack} pads nothing: use truncate")
+            raise BadInput(f"data.published_padding: data.pack={settings.data.pack} pads nothing: "
+                           f"use truncate")
         config.published_padding = corpus.eot   # as which padding is read
     with contextlib.redirect_stdout(None):
         model = GPT(config)
@@ -85,9 +90,9 @@ def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
 
 
 def describe_model(model: GPT, T: int | None = None) -> dict[str, Any]:
-    """Parameters (all, without the embeddings and the head, trained), FLOPs a token of a training step, the schedule,
-    and what it leaves out among T positions (default: the block): of the causal triangle, and of the FLOPs with `full`
-    in its place."""
+    """Parameters (all, without the embeddings and the head, trained), FLOPs a token of a training
+    step, the schedule, and what it leaves out among T positions (default: the block): of the causal
+    triangle, and of the FLOPs with `full` in its place."""
     T = T or model.block_size
     named = dict(model.named_parameters())
     ends = ("transformer.wte", "transformer.wpe", "lm_head")

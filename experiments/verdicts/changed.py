@@ -1,5 +1,6 @@
 """
-What a study's file says now and did not say when its runs began: a hypothesis that follows the data is none.
+What a study's file says now and did not say when its runs began: a hypothesis that follows the data
+is none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from experiments.records.runs import Run
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that was declared otherwise when `runs` began. `key` is the study file's, or `arm NAME`."""
+    """One thing that was declared otherwise when `runs` began. `key` is the study file's, or `arm
+    NAME`."""
     key: str
     was: Any
     now: Any
@@ -25,17 +27,20 @@ class Change:
         """One readable line."""
         count = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
         since = f", the first on {self.first[:16].replace('T', ' at ')}" if self.first else ""
-        return f"{self.key} changed after {count} ({self.runs[0]}{since}): {_text(self.was)} → {_text(self.now)}"
+        return (f"{self.key} changed after {count} ({self.runs[0]}{since}): {_text(self.was)} → "
+                f"{_text(self.now)}")
 
 
 def changes(study: Study, runs: Iterable[Run]) -> tuple[Change, ...]:
-    """Every difference between the study and what its runs' records say was declared, in the order of the file."""
+    """Every difference between the study and what its runs' records say was declared, in the order
+    of the file."""
     found: dict[tuple[str, str], tuple[Any, Any, list[Run]]] = {}
     for run in runs:
         for key, was, now in _differences(study, run):
             found.setdefault((key, repr(was)), (was, now, []))[2].append(run)
     return tuple(Change(key, was, now, tuple(run.path.stem for run in those), min(
-        (start for run in those if isinstance(start := run.record.get("start"), str)), default=None))
+        (start for run in those if isinstance(start := run.record.get("start"), str)),
+        default=None))
         for (key, _), (was, now, those) in found.items())
 
 
@@ -45,11 +50,13 @@ def _differences(study: Study, run: Run) -> list[tuple[str, Any, Any]]:
         return []
     declared = record.get("declaration")
     if not isinstance(declared, dict):
-        return [("study file", record["study_hash"], study.hash)]   # an older record, which tells no more
+        # an older record, which tells no more
+        return [("study file", record["study_hash"], study.hash)]
     if run.arm not in study.arms:
         return [(f"arm {run.arm}", declared.get("arm"), None)]
     now = study.declaration(run.arm)
-    return [(f"arm {run.arm}" if key == "arm" else key, declared[key], value) for key, value in now.items()
+    return [(f"arm {run.arm}" if key == "arm" else key, declared[key], value) for key,
+            value in now.items()
             if key in declared and declared[key] != value]
 
 

@@ -1,8 +1,9 @@
 """
-Whether an arm's runs may be judged against the baseline's: the same validation tokens, and the same value of every
-setting that the arm does not declare as its own. Needs no torch.
+Whether an arm's runs may be judged against the baseline's: the same validation tokens, and the same
+value of every setting that the arm does not declare as its own. Needs no torch.
 
-An arm declares what its record calls `changes`: its table in a study, its flags on the command line.
+An arm declares what its record calls `changes`: its table in a study, its flags on the command
+line.
 """
 
 from __future__ import annotations
@@ -14,31 +15,40 @@ from typing import Any
 from experiments.records.record import FREE, at
 from experiments.records.runs import Run
 
-# Settings that cannot change a result. They say what is logged, kept, measured or allowed. The last two change the
-# order of additions and nothing else, so they move a result by rounding.
-HARMLESS = FREE | {"run.log_every", "run.checkpoint_every", "run.eval_batch_size", "run.keep_best", "run.threads",
-                   "run.rehearsals", "run.sample_prompt", "run.sample_tokens", "data.max_bad", "data.allow_truncated",
+# Settings that cannot change a result. They say what is logged, kept, measured or allowed. The last
+# two change the order of additions and nothing else, so they move a result by rounding.
+HARMLESS = FREE | {"run.log_every", "run.checkpoint_every", "run.eval_batch_size", "run.keep_best",
+                   "run.threads",
+                   "run.rehearsals", "run.sample_prompt", "run.sample_tokens", "data.max_bad",
+                   "data.allow_truncated",
                    "trainer.compile", "model.backend"}
 # What decides the validation set of a record that was written before records described it.
-DECIDES_VALIDATION = ("data.tokenizer", "data.val_fraction", "data.val_docs", "data.val_tokens", "data.pack",
-                      "data.val_pack", "data.length", "data.text_key", "data.min_chars", "data.max_docs",
+DECIDES_VALIDATION = ("data.tokenizer", "data.val_fraction", "data.val_docs", "data.val_tokens",
+                      "data.pack",
+                      "data.val_pack", "data.length", "data.text_key", "data.min_chars",
+                      "data.max_docs",
                       "data.separator", "data.bin_dtype")
-DECIDES_ROWS = ("model.block_size",)          # with pack = "truncate" the row's length cuts documents as well
-DECIDES_TEXT = ("data.paths", "data.tokenizer", "data.text_key", "data.min_chars", "data.max_docs", "data.mixture",
+# with pack = "truncate" the row's length cuts documents as well
+DECIDES_ROWS = ("model.block_size",)
+DECIDES_TEXT = ("data.paths", "data.tokenizer", "data.text_key", "data.min_chars", "data.max_docs",
+                "data.mixture",
                 "data.separator", "data.bin_dtype")
-TOKEN_METRICS = ("val_loss", "loss", "perplexity")   # per token, so a tokenizer's choice of tokens changes them
+# per token, so a tokenizer's choice of tokens changes them
+TOKEN_METRICS = ("val_loss", "loss", "perplexity")
 
 
 @dataclass(frozen=True)
 class Comparison:
     """An arm's runs against the baseline's. `reason` is empty where a verdict may be given."""
     reason: str = ""
-    in_bytes: bool = False     # another tokenizer over the same validation text: bits per byte compare, nats do not
+    # another tokenizer over the same validation text: bits per byte compare, nats do not
+    in_bytes: bool = False
     note: str = ""             # which budget the arm declares: "with 3× the tokens"
 
 
 def compare_runs(arm: Iterable[Run], baseline: Iterable[Run]) -> Comparison:
-    """Compare the records of an arm with those of the baseline; runs without a record say nothing of their settings."""
+    """Compare the records of an arm with those of the baseline; runs without a record say nothing
+    of their settings."""
     mine, theirs = _recorded(arm), _recorded(baseline)
     if not mine or not theirs:
         return Comparison()
@@ -52,7 +62,8 @@ def compare_records(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> Comp
     """Compare one record with the baseline's."""
     declared = changes(arm)
     if found := _other_bases(baseline, declared):
-        return Comparison("; ".join(f"{key} {has} (baseline), but the arm is declared as a change from {base}"
+        return Comparison("; ".join(f"{key} {has} (baseline), but the arm is declared as a change "
+                                    f"from {base}"
                                     for key, (has, base) in found.items()))
     if found := _differences(baseline, arm, declared):
         return Comparison("; ".join(_told(key, *pair, "baseline") for key, pair in found.items()))
@@ -61,12 +72,14 @@ def compare_records(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> Comp
 
 
 def common_iteration(runs: Iterable[Run], metric: str) -> int | None:
-    """The last iteration at which every complete run has the metric; None where records say how each run ended, or
-    where all end alike. −1 where the runs share no iteration, so that none of them gets a value."""
+    """The last iteration at which every complete run has the metric; None where records say how
+    each run ended, or where all end alike. −1 where the runs share no iteration, so that none of
+    them gets a value."""
     runs = [run for run in runs if run.complete]
     if all(run.record for run in runs):
         return None
-    measured = [set(run.table.loc[run.table[metric].notna(), "iteration"].astype(int)) for run in runs]
+    measured = [set(run.table.loc[run.table[metric].notna(), "iteration"].astype(int))
+                for run in runs]
     measured = [each for each in measured if each]
     if len({max(each) for each in measured}) < 2:
         return None
@@ -105,14 +118,18 @@ def _recorded(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.record and run.status in ("done", "diverged")]
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, list]:
-    """Setting → [a's, b's], where b's arm does not declare it. A setting that one record lacks did not exist when it
-    was written. A declared change from another value than a's is not what the arm declares."""
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any],
+                 declared: Mapping[str, Any]) -> dict[str, list]:
+    """Setting → [a's, b's], where b's arm does not declare it. A setting that one record lacks did
+    not exist when it was written. A declared change from another value than a's is not what the arm
+    declares."""
     mine, theirs = settings(a), settings(b)
-    found = {key: [mine[key], theirs[key]] for key in mine if key in theirs and mine[key] != theirs[key]
+    found = {key: [mine[key], theirs[key]] for key in mine if key in theirs
+             and mine[key] != theirs[key]
              and key not in HARMLESS and key not in declared}
     if "run.patience" not in found and mine.get("run.patience") is None:
-        found.pop("run.eval_every", None)      # without patience it only says how often the loss is measured
+        # without patience it only says how often the loss is measured
+        found.pop("run.eval_every", None)
     one, other = at(a, "data", "hash"), at(b, "data", "hash")
     if one and other and one != other and not set(declared) & set(DECIDES_TEXT):
         found["the data's hash"] = [one[:12], other[:12]]
@@ -120,9 +137,11 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], declared: Mapping[s
 
 
 def _other_bases(baseline: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, tuple]:
-    """The declared changes that begin at another value than the baseline ran with: setting → (ran with, begin at)."""
+    """The declared changes that begin at another value than the baseline ran with: setting → (ran
+    with, begin at)."""
     have = settings(baseline)
-    pairs = {key: pair for key, pair in declared.items() if isinstance(pair, list) and len(pair) == 2}
+    pairs = {key: pair for key, pair in declared.items() if isinstance(pair, list)
+             and len(pair) == 2}
     return {key: (have[key], base) for key, (base, _) in pairs.items()
             if key in have and have[key] != base and key not in HARMLESS}
 
@@ -132,7 +151,8 @@ def _among_themselves(runs: list[Run]) -> str:
     first, *others = runs
     for run in others:
         if found := _differences(first.record, run.record, {}):
-            return "; ".join(f"{key} {a} ({_seed(first)}) and {b} ({_seed(run)})" for key, (a, b) in found.items())
+            return "; ".join(f"{key} {a} ({_seed(first)}) and {b} ({_seed(run)})" for key,
+                             (a, b) in found.items())
         if not same_validation(first.record, run.record):
             return f"the validation sets of {_seed(first)} and {_seed(run)}"
     return ""
@@ -147,7 +167,8 @@ def _told(key: str, a: Any, b: Any, whose: str) -> str:
 
 
 def _validation(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[str, bool]:
-    """(why the validation sets do not compare or "", whether they compare in bits per byte only)."""
+    """(why the validation sets do not compare or "", whether they compare in bits per byte
+    only)."""
     if same_validation(arm, baseline):
         return "", False
     mine, theirs = (at(record, "data", "tokenizer") for record in (arm, baseline))
@@ -156,12 +177,14 @@ def _validation(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[st
     found = _decides(arm, baseline) or {"the held-out documents": ("the baseline's", "others")}
     told = "; ".join(_told(key, *pair, "baseline") for key, pair in found.items())
     if mine != theirs:
-        told += "; with another tokenizer, score the whole held-out text: raise data.val_tokens until all of it fits"
+        told += ("; with another tokenizer, score the whole held-out text: raise data.val_tokens "
+                 "until all of it fits")
     return f"another validation set: {told}", False
 
 
 def _decides(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, tuple]:
-    """The settings that decide the validation set and differ: setting → (the baseline's, the arm's)."""
+    """The settings that decide the validation set and differ: setting → (the baseline's, the
+    arm's)."""
     mine, theirs = settings(arm), settings(baseline)
     truncated = "truncate" in (mine.get("data.pack"), theirs.get("data.pack"))
     keys = DECIDES_VALIDATION + (DECIDES_ROWS if truncated else ())
@@ -174,11 +197,13 @@ def _decides(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, t
     return found
 
 
-def _budget(arm: Mapping[str, Any], baseline: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
+def _budget(arm: Mapping[str, Any], baseline: Mapping[str, Any],
+            declared: Mapping[str, Any]) -> str:
     """What an arm that declares another budget or other training data was given."""
     told = []
     mine, theirs = (at(record, "result", "tokens") for record in (arm, baseline))
-    if declared and mine and theirs and abs(mine / theirs - 1) > 0.01 and at(arm, "result", "val_loss") is not None:
+    if declared and mine and theirs and abs(mine / theirs - 1) > 0.01 and at(arm, "result",
+                                                                             "val_loss") is not None:
         told.append(f"with {mine / theirs:.3g}× the tokens")
     if set(declared) & {"data.paths", "data.mixture"}:
         told.append("on training data of its own")

@@ -1,5 +1,6 @@
 """
-What an arm costs beside what it brings: parameters, FLOPs, step time, memory, and the verdict at equal budgets.
+What an arm costs beside what it brings: parameters, FLOPs, step time, memory, and the verdict at
+equal budgets.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class Budget:
     arm: str
     axis: str                            # tokens, flops or seconds
     at: float                            # the largest that all runs of both reached
-    crossing: float | None               # where the mean curves last change places; None: they do not
-    verdict: Verdict                     # on val_loss there, interpolated between evaluations; Holm over the arms
+    crossing: float | None  # where the mean curves last change places; None: they do not
+    verdict: Verdict  # on val_loss there, interpolated between evaluations; Holm over the arms
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def costs(runs: Iterable[Run], arms: Sequence[str], baseline: str) -> Costs:
     """What the records of finished runs say, the baseline first."""
     finished = [run for run in runs if run.complete]
     order = sorted(arms, key=lambda arm: arm != baseline)
-    return Costs(baseline, tuple(_cost(arm, [run for run in finished if run.arm == arm]) for arm in order))
+    return Costs(baseline, tuple(_cost(arm, [run for run in finished if run.arm == arm])
+                                 for arm in order))
 
 
 def _cost(arm: str, runs: list[Run]) -> Cost:
@@ -89,16 +91,18 @@ def _cost(arm: str, runs: list[Run]) -> Cost:
     results = [_section(run, "result") for run in runs]
     parameters = _mean(models, "parameters")
     steps = [pace for run in runs if len(pace := _paces(run))]
-    seconds, tokens = np.quantile(np.concatenate(steps), QUARTILE, axis=0) if steps else (None, None)
-    return Cost(arm, None if parameters is None else round(parameters), _mean(models, "flops_per_token"),
-                None if seconds is None else float(seconds), None if tokens is None else float(1 / tokens),
-                _mean(results, "peak_memory_mb"), len(runs))
+    seconds, tokens = np.quantile(np.concatenate(steps), QUARTILE, axis=0) if steps else (None,
+                                                                                          None)
+    return Cost(arm, None if parameters is None else round(parameters),
+                _mean(models, "flops_per_token"), None if seconds is None else float(seconds),
+                None if tokens is None else float(1 / tokens), _mean(results, "peak_memory_mb"),
+                len(runs))
 
 
 def _paces(run: Run) -> np.ndarray:
-    """(log points, 2): seconds an iteration and seconds a token, since the log point before. A mean over the run would
-    be of the machine's other work as well, which only ever slows: on a busy machine means of one arm differ by a
-    quarter, lower quartiles by a hundredth."""
+    """(log points, 2): seconds an iteration and seconds a token, since the log point before. A mean
+    over the run would be of the machine's other work as well, which only ever slows: on a busy
+    machine means of one arm differ by a quarter, lower quartiles by a hundredth."""
     table = run.table[["iteration", "tokens", "seconds"]].dropna().to_numpy()
     steps = np.diff(table, axis=0)
     steps = steps[(steps > 0).all(axis=1)]
@@ -106,8 +110,8 @@ def _paces(run: Run) -> np.ndarray:
 
 
 def at_pace(run: Run, cost: Cost | None) -> Run:
-    """The run with seconds as they would be at its arm's undisturbed pace: whatever else used the machine, or another
-    machine, is then in no comparison at equal seconds."""
+    """The run with seconds as they would be at its arm's undisturbed pace: whatever else used the
+    machine, or another machine, is then in no comparison at equal seconds."""
     if cost is None or cost.step_seconds is None:
         return run
     seconds = (run.table["iteration"] * cost.step_seconds).where(run.table["seconds"].notna())
@@ -120,38 +124,45 @@ def _section(run: Run, name: str) -> dict[str, Any]:
 
 
 def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
-    numbers = [t[key] for t in tables if isinstance(t.get(key), int | float) and math.isfinite(t[key])]
+    numbers = [t[key] for t in tables if isinstance(t.get(key), int | float)
+               and math.isfinite(t[key])]
     return fmean(numbers) if numbers else None
 
 
-def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss", margin: float,
-            alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
+def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss",
+            margin: float, alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
             barred: Mapping[str, str] | None = None) -> Budgets:
-    """Every arm against the baseline on every axis that both have, at the largest budget that all runs reached. Arms
-    that are `barred` as not comparable have no budget in which they could be judged."""
+    """Every arm against the baseline on every axis that both have, at the largest budget that all
+    runs reached. Arms that are `barred` as not comparable have no budget in which they could be
+    judged."""
     runs = [run for run in runs if run.seed is not None]
     arms = [arm for arm in arms if arm not in (barred or {})]
     return Budgets(tuple(budget for axis in AXES for budget in _on_axis(
-        {arm: _curves([run for run in runs if run.arm == arm], axis, metric) for arm in arms}, axis, baseline,
-        margin=margin, alpha=alpha, unit=unit, resamples=resamples)))
+        {arm: _curves([run for run in runs if run.arm == arm], axis, metric) for arm in arms},
+        axis, baseline, margin=margin, alpha=alpha, unit=unit, resamples=resamples)))
 
 
-Curves = Mapping[int, np.ndarray]   # seed → (points, 2): spent so far, and the metric there; none for a diverged run
+# seed → (points, 2): spent so far, and the metric there; none for a diverged run
+Curves = Mapping[int, np.ndarray]
 
 
-def _on_axis(curves: Mapping[str, Curves], axis: str, baseline: str, *, margin: float, alpha: float, unit: str,
-             resamples: int) -> list[Budget]:
+def _on_axis(curves: Mapping[str, Curves], axis: str, baseline: str, *, margin: float,
+             alpha: float, unit: str, resamples: int) -> list[Budget]:
     base = curves.get(baseline, {})
     ends = {arm: _common_end([*mine.values(), *base.values()]) for arm, mine in curves.items()
             if arm != baseline and _finished(mine) and _finished(base)}
-    known = {arm: all(_readable(curve, end, margin) for curve in _finished(curves[arm]) + _finished(base))
+    known = {arm: all(_readable(curve, end, margin) for curve in _finished(curves[arm])
+                      + _finished(base))
              for arm, end in ends.items()}
-    values = {arm: (_at(curves[arm], end), _at(base, end)) if known[arm] else ({}, {}) for arm, end in ends.items()}
-    raw = {arm: replace(compare(*pair, margin=margin, alpha=alpha, family=len(ends), resamples=resamples), arm=arm,
+    values = {arm: (_at(curves[arm], end), _at(base, end)) if known[arm] else ({}, {}) for arm,
+              end in ends.items()}
+    raw = {arm: replace(compare(*pair, margin=margin, alpha=alpha, family=len(ends),
+                                resamples=resamples), arm=arm,
                         unit=unit) for arm, pair in values.items()}
     judged = holm(raw, {arm: lost_seeds(*pair) for arm, pair in values.items()})
-    return [Budget(arm, axis, ends[arm], _crossing(curves[arm], base, ends[arm]) if known[arm] else None,
-                   verdict if known[arm] else replace(verdict, reason=SPARSE)) for arm, verdict in judged.items()]
+    return [Budget(arm, axis, ends[arm], _crossing(curves[arm], base, ends[arm]) if known[arm]
+                   else None, verdict if known[arm] else replace(verdict, reason=SPARSE)) for arm,
+                   verdict in judged.items()]
 
 
 def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
@@ -162,7 +173,8 @@ def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
 
 
 def _curve(run: Run, axis: str, metric: str) -> np.ndarray:
-    """(points, 2): what was spent at each evaluation, and the metric, which the validation loss determines."""
+    """(points, 2): what was spent at each evaluation, and the metric, which the validation loss
+    determines."""
     table = run.table[[axis, "val_loss"]].dropna().to_numpy(copy=True)
     result = _section(run, "result")
     if metric == "perplexity":
@@ -188,23 +200,26 @@ def _at(curves: Curves, x: float) -> dict[int, float]:
 
 
 def _readable(curve: np.ndarray, x: float, margin: float) -> bool:
-    """Whether the curve is known at x: measured there, or between evaluations so near to each other that a chord and a
-    cubic say the same, to half the margin. Three points bend nowhere else than at their middle."""
+    """Whether the curve is known at x: measured there, or between evaluations so near to each other
+    that a chord and a cubic say the same, to half the margin. Three points bend nowhere else than
+    at their middle."""
     spent, first = np.unique(curve[:, 0], return_index=True)
     if np.isclose(spent, x, rtol=1e-9, atol=0).any():
         return True
     if len(spent) < FEWEST or not spent[0] <= x <= spent[-1]:
         return False
-    return abs(float(_interpolated(curve, np.array([x]))[0]) - np.interp(x, spent, curve[first, 1])) <= margin / 2
+    return abs(float(_interpolated(curve, np.array([x]))[0])
+               - np.interp(x, spent, curve[first, 1])) <= margin / 2
 
 
 def _interpolated(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The curve at x, by monotone cubics (PCHIP): a chord of a falling curve would lie above it and flatter whoever was
-    measured right there."""
+    """The curve at x, by monotone cubics (PCHIP): a chord of a falling curve would lie above it and
+    flatter whoever was measured right there."""
     spent, first = np.unique(curve[:, 0], return_index=True)
     if len(spent) < 2:
         return np.full_like(x, curve[-1, 1])
-    return PchipInterpolator(spent, curve[first, 1], extrapolate=False)(np.clip(x, spent[0], spent[-1]))
+    return PchipInterpolator(spent, curve[first, 1], extrapolate=False)(np.clip(x, spent[0],
+                                                                                spent[-1]))
 
 
 def _crossing(arm: Curves, baseline: Curves, end: float) -> float | None:
@@ -212,10 +227,12 @@ def _crossing(arm: Curves, baseline: Curves, end: float) -> float | None:
     seeds = [seed for seed in arm if len(arm[seed]) and len(baseline.get(seed, ()))]
     if not seeds:
         return None
-    spent = np.unique(np.concatenate([curves[seed][:, 0] for seed in seeds for curves in (arm, baseline)]))
+    spent = np.unique(np.concatenate([curves[seed][:, 0] for seed in seeds
+                                      for curves in (arm, baseline)]))
     start = max(curves[seed][0, 0] for seed in seeds for curves in (arm, baseline))
     spent = spent[(spent >= start) & (spent <= end)]
-    gap = np.mean([_interpolated(arm[s], spent) - _interpolated(baseline[s], spent) for s in seeds], axis=0)
+    gap = np.mean([_interpolated(arm[s], spent) - _interpolated(baseline[s], spent)
+                   for s in seeds], axis=0)
     changes = np.flatnonzero(gap[:-1] * gap[1:] < 0)
     if not len(changes):
         return None

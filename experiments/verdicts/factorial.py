@@ -1,8 +1,9 @@
 """
-Factorial designs: what each factor does on average over the others, and what factors do together beyond their sum.
+Factorial designs: what each factor does on average over the others, and what factors do together
+beyond their sum.
 
-Every effect is a contrast: a fixed weighted sum over the cells, computed for each seed, so that seeds are the
-replicates here as in every verdict, and a t-test on them is the test.
+Every effect is a contrast: a fixed weighted sum over the cells, computed for each seed, so that
+seeds are the replicates here as in every verdict, and a t-test on them is the test.
 """
 
 from __future__ import annotations
@@ -14,13 +15,22 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from experiments.declare.designs import Design, Levels
-from experiments.verdicts.stats import RESAMPLES, Values, Verdict, compare, holm, not_comparable, signed
+from experiments.verdicts.stats import (
+    RESAMPLES,
+    Values,
+    Verdict,
+    compare,
+    holm,
+    not_comparable,
+    signed,
+)
 from experiments.verdicts.verdict import NOT_COMPARABLE
 
 __all__ = ["Design", "FactorialAnalysis", "Levels", "Sum", "Term", "analyse", "sums"]
 
 ADDS_UP, LOWER, HIGHER = "adds up", "lower than the sum", "higher than the sum"
-EFFECTS = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}   # a verdict on an effect
+# a verdict on an effect
+EFFECTS = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}
 WORDS = {"equivalent": ADDS_UP, "better": LOWER, "worse": HIGHER, "undecided": "undecided",
          NOT_COMPARABLE: NOT_COMPARABLE}   # of observed − expected
 
@@ -29,8 +39,9 @@ WORDS = {"equivalent": ADDS_UP, "better": LOWER, "worse": HIGHER, "undecided": "
 class Term:
     """One effect of a factorial, in the metric's unit: below 0 lowers the loss.
 
-    Of one factor: with it minus without it, averaged over all combinations of the others. Of several: what they do
-    together beyond the sum of what they do apart, averaged over the others (a difference of differences, not halved).
+    Of one factor: with it minus without it, averaged over all combinations of the others. Of
+    several: what they do together beyond the sum of what they do apart, averaged over the others (a
+    difference of differences, not halved).
     """
     name: str                     # "rope", "rope × swiglu"
     factors: tuple[str, ...]      # the levels that are switched on
@@ -43,25 +54,28 @@ class Term:
 
     @property
     def word(self) -> str:
-        """What the effect does to the metric: "lowers it", "raises it", "within the margin", "undecided"."""
+        """What the effect does to the metric: "lowers it", "raises it", "within the margin",
+        "undecided"."""
         return EFFECTS.get(self.verdict.word, self.verdict.word)
 
     def line(self) -> str:
         """One readable line."""
         v = self.verdict
         ends = f" [{signed(v.ci_holm[0])}, {signed(v.ci_holm[1])}]" if v.ci_holm else ""
-        return f"{self.name}: {self.word}" + (f" {signed(v.difference, v.unit)}{ends}" if v.difference is not None
+        return f"{self.name}: {self.word}" + (f" {signed(v.difference, v.unit)}{ends}"
+                                              if v.difference is not None
                                               else f"; {v.reason}")
 
 
 @dataclass(frozen=True)
 class Sum:
-    """An arm of several parts against the sum of what its parts do alone, each measured from the baseline."""
+    """An arm of several parts against the sum of what its parts do alone, each measured from the
+    baseline."""
     arm: str
     parts: tuple[str, ...]
     observed: float | None        # arm − baseline, mean over seeds
     expected: float | None        # the sum of its parts' differences
-    word: str                     # "adds up", "lower than the sum", "higher than the sum", "undecided"
+    word: str  # "adds up", "lower than the sum", "higher than the sum", "undecided"
     verdict: Verdict              # on observed − expected; Holm over all arms of several parts
 
     def line(self, width: int = 0) -> str:
@@ -70,7 +84,8 @@ class Sum:
         text = f"{self.arm:{width}s}  {self.word}"
         if v.difference is None:
             return f"{text}: {v.reason}"
-        return (f"{text}: {self.observed:+.4f} {v.unit} where its parts alone sum to {self.expected:+.4f}"
+        return (f"{text}: {self.observed:+.4f} {v.unit} where its parts alone sum to "
+                f"{self.expected:+.4f}"
                 + (f" (difference {100 * (1 - v.alpha):g} % CI, Holm-adjusted "
                    f"[{v.ci_holm[0]:+.4f}, {v.ci_holm[1]:+.4f}])" if v.ci_holm else "")
                 ).replace("-", "−") + (f"; {v.reason}" if v.reason else "")
@@ -78,7 +93,8 @@ class Sum:
 
 @dataclass(frozen=True)
 class FactorialAnalysis:
-    """All effects of one design. `seeds`: those on which every cell has a finite value; terms are of them only."""
+    """All effects of one design. `seeds`: those on which every cell has a finite value; terms are
+    of them only."""
     design: Design
     terms: tuple[Term, ...]       # main effects first, then interactions by order
     sums: tuple[Sum, ...]         # one for every cell with two factors or more
@@ -86,9 +102,10 @@ class FactorialAnalysis:
     missing: tuple[str, ...]      # what is missing, a line each: "rope.s2", "rope: no runs"
 
     def lines(self) -> list[str]:
-        """Main effects and interactions that are decided, a line each, and the others in one; intervals at Holm's
-        level."""
-        told = [term for term in self.terms if term.order == 1 or term.word in ("lowers it", "raises it")]
+        """Main effects and interactions that are decided, a line each, and the others in one;
+        intervals at Holm's level."""
+        told = [term for term in self.terms if term.order == 1
+                or term.word in ("lowers it", "raises it")]
         rest = [f"{term.name} ({term.word})" for term in self.terms if term not in told]
         return [term.line() for term in told] + ([", ".join(rest)] if rest else [])
 
@@ -110,56 +127,71 @@ class FactorialAnalysis:
         return tuple(term for term in self.terms if term.order > 1)
 
 
-def analyse(design: Design, values: Mapping[str, Values], *, margin: float, alpha: float, unit: str = "nats",
-            resamples: int = RESAMPLES, barred: Mapping[str, str] | None = None) -> FactorialAnalysis:
-    """Main effects, interactions and sums of a design, from arm → seed → value. Every effect is a mean over all cells,
-    so a cell that is `barred` as not comparable leaves no effect with a word."""
+def analyse(design: Design, values: Mapping[str, Values], *, margin: float, alpha: float,
+            unit: str = "nats", resamples: int = RESAMPLES,
+            barred: Mapping[str, str] | None = None) -> FactorialAnalysis:
+    """Main effects, interactions and sums of a design, from arm → seed → value. Every effect is a
+    mean over all cells, so a cell that is `barred` as not comparable leaves no effect with a
+    word."""
     seeds, missing = _complete_seeds(design, values)
-    options = {"margin": margin, "alpha": alpha, "unit": unit, "resamples": resamples, "barred": barred}
+    options = {"margin": margin, "alpha": alpha, "unit": unit, "resamples": resamples,
+               "barred": barred}
     chosen = [levels for levels in itertools.product(*design.factors) if any(levels)]
     chosen.sort(key=lambda levels: sum(level is not None for level in levels))
-    contrasts = {levels: {seed: _effect(design, values, levels, seed) for seed in seeds} for levels in chosen}
+    contrasts = {levels: {seed: _effect(design, values, levels, seed) for seed in seeds}
+                 for levels in chosen}
     zero = dict.fromkeys(seeds, 0.0)
     why = _withheld(design.cells, values, seeds)
     bars = dict.fromkeys(map(_name, chosen), _barred(design.cells, barred))
     tested = _family({_name(levels): (contrast, zero) for levels, contrast in contrasts.items()},
                      dict.fromkeys(map(_name, chosen), why), **options | {"barred": bars})
-    terms = tuple(Term(_name(levels), tuple(filter(None, levels)), tested[_name(levels)]) for levels in chosen)
+    terms = tuple(Term(_name(levels), tuple(filter(None, levels)), tested[_name(levels)])
+                  for levels in chosen)
     parts = {arm: tuple(filter(None, cell)) for arm, cell in design.cells.items()}
-    alone = {level: design.arm(tuple(level if level in factor else None for factor in design.factors))
+    alone = {level: design.arm(tuple(level if level in factor else None
+                                     for factor in design.factors))
              for levels in chosen for level in filter(None, levels)}
     composed = {arm: tuple(alone[level] for level in levels) for arm, levels in parts.items()}
     baseline = design.arm(tuple(None for _ in design.factors))
-    return FactorialAnalysis(design, terms, sums(composed, values, baseline, **options), tuple(seeds), missing)
+    return FactorialAnalysis(design, terms, sums(composed, values, baseline, **options),
+                             tuple(seeds), missing)
 
 
-def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], baseline: str, *, margin: float,
-         alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
+def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], baseline: str, *,
+         margin: float, alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
          barred: Mapping[str, str] | None = None) -> tuple[Sum, ...]:
     """Every arm of two parts or more against the sum of what its parts do alone, seed by seed."""
-    rows = {arm: [values.get(name, {}) for name in (arm, baseline, *own)] for arm, own in parts.items() if len(own) > 1}
+    rows = {arm: [values.get(name, {}) for name in (arm, baseline, *own)] for arm,
+            own in parts.items() if len(own) > 1}
     pairs, why = {}, {}
     for arm, (whole, base, *alone) in rows.items():
-        seeds = [s for s in sorted(set(whole) - {None}) if all(math.isfinite(v.get(s, math.nan)) for v in rows[arm])]
+        seeds = [s for s in sorted(set(whole) - {None})
+                 if all(math.isfinite(v.get(s, math.nan)) for v in rows[arm])]
         pairs[arm] = ({s: whole[s] - base[s] for s in seeds},
                       {s: sum(part[s] - base[s] for part in alone) for s in seeds})
         why[arm] = _withheld((arm, baseline, *parts[arm]), values, seeds)
     bars = {arm: _barred((arm, *parts[arm]), barred) for arm in rows}
-    tested = _family(pairs, why, margin=margin, alpha=alpha, unit=unit, resamples=resamples, barred=bars)
-    return tuple(Sum(arm, tuple(parts[arm]), *(fmean(side.values()) if side else None for side in pairs[arm]),
+    tested = _family(pairs, why, margin=margin, alpha=alpha, unit=unit, resamples=resamples,
+                     barred=bars)
+    return tuple(Sum(arm, tuple(parts[arm]), *(fmean(side.values()) if side else None
+                                               for side in pairs[arm]),
                      WORDS[v.word], v) for arm, v in tested.items())
 
 
-def _family(pairs: Mapping[str, tuple[Values, Values]], why: Mapping[str, str], *, margin: float, alpha: float,
-            unit: str, resamples: int, barred: Mapping[str, str]) -> dict[str, Verdict]:
-    """Verdicts on pairs of values that are tested together; undecided, whatever the numbers, where `why` says why, and
-    not comparable where `barred` does."""
+def _family(pairs: Mapping[str, tuple[Values, Values]], why: Mapping[str, str], *, margin: float,
+            alpha: float, unit: str, resamples: int, barred: Mapping[str, str]) -> dict[str,
+                                                                                        Verdict]:
+    """Verdicts on pairs of values that are tested together; undecided, whatever the numbers, where
+    `why` says why, and not comparable where `barred` does."""
     tested = {name: pair for name, pair in pairs.items() if not barred[name]}
-    found = holm({name: replace(compare(a, b, margin=margin, alpha=alpha, family=len(tested), resamples=resamples),
+    found = holm({name: replace(compare(a, b, margin=margin, alpha=alpha, family=len(tested),
+                                        resamples=resamples),
                                 arm=name, unit=unit) for name, (a, b) in tested.items()})
-    found = {name: replace(v, word="undecided", reason=why[name], seeds_needed=None) if why[name] else v
+    found = {name: replace(v, word="undecided", reason=why[name], seeds_needed=None) if why[name]
+             else v
              for name, v in found.items()}
-    return {name: found.get(name) or not_comparable(name, barred[name], margin, alpha, unit) for name in pairs}
+    return {name: found.get(name) or not_comparable(name, barred[name], margin, alpha, unit)
+            for name in pairs}
 
 
 def _barred(arms: Iterable[str], barred: Mapping[str, str] | None) -> str:
@@ -168,8 +200,8 @@ def _barred(arms: Iterable[str], barred: Mapping[str, str] | None) -> str:
 
 
 def _withheld(arms: Iterable[str], values: Mapping[str, Values], seeds: Sequence[int]) -> str:
-    """Why there is no word on a contrast of these arms: one of them diverged, and what is left is its survivors, or no
-    seed has them all. Empty where neither is so."""
+    """Why there is no word on a contrast of these arms: one of them diverged, and what is left is
+    its survivors, or no seed has them all. Empty where neither is so."""
     lost = [f"{arm}.s{seed}" for arm in arms for seed, value in values.get(arm, {}).items()
             if seed is not None and not math.isfinite(value)]
     if lost:
@@ -177,10 +209,12 @@ def _withheld(arms: Iterable[str], values: Mapping[str, Values], seeds: Sequence
     return "" if seeds else f"no seed on which all have a value: {', '.join(arms)}"
 
 
-def _complete_seeds(design: Design, values: Mapping[str, Values]) -> tuple[list[int], tuple[str, ...]]:
+def _complete_seeds(design: Design, values: Mapping[str, Values]) -> tuple[list[int],
+                                                                           tuple[str, ...]]:
     """The seeds on which every cell has a value, and what keeps the others out."""
     seeds = sorted(set().union(*(values.get(arm, {}) for arm in design.cells)) - {None})
-    gaps = {seed: [arm for arm in design.cells if not math.isfinite(values.get(arm, {}).get(seed, math.nan))]
+    gaps = {seed: [arm for arm in design.cells if not math.isfinite(values.get(arm, {}).get(seed,
+                                                                                            math.nan))]
             for seed in seeds}
     absent = [arm for arm in design.cells if all(arm in gap for gap in gaps.values())]
     told = [f"{arm}: no value" for arm in absent]
@@ -189,15 +223,16 @@ def _complete_seeds(design: Design, values: Mapping[str, Values]) -> tuple[list[
 
 
 def _effect(design: Design, values: Mapping[str, Values], levels: Levels, seed: int) -> float:
-    """The contrast of one seed: a difference with − without of every factor that is on, a mean over all levels of
-    the others."""
+    """The contrast of one seed: a difference with − without of every factor that is on, a mean over
+    all levels of the others."""
     total, others = 0.0, 1
     for factor, level in zip(design.factors, levels, strict=True):
         others *= 1 if level else len(factor)
     choices = [((level, 1), (None, -1)) if level else tuple((each, 1) for each in factor)
                for factor, level in zip(design.factors, levels, strict=True)]
     for cell in itertools.product(*choices):
-        total += math.prod(sign for _, sign in cell) * values[design.arm(tuple(level for level, _ in cell))][seed]
+        total += math.prod(sign for _, sign in cell) * values[design.arm(tuple(level for level,
+                                                                               _ in cell))][seed]
     return total / others
 
 

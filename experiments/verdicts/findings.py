@@ -1,5 +1,6 @@
 """
-What a study's runs show beyond one verdict an arm: noise, factorial effects, learning rates, cost, equal budgets.
+What a study's runs show beyond one verdict an arm: noise, factorial effects, learning rates, cost,
+equal budgets.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from experiments.verdicts.sensitivity import Sensitivity, sensitivity
 
 
 class Findings:
-    """The part of `Results` that asks further questions of the runs; each answer is computed when first looked at."""
+    """The part of `Results` that asks further questions of the runs; each answer is computed when
+    first looked at."""
 
     @property
     def bar(self) -> dict[str, Any]:
         """What every test here is held to."""
-        return {"margin": self.margin, "alpha": self.alpha, "unit": self.unit, "barred": self.barred}
+        return {"margin": self.margin, "alpha": self.alpha, "unit": self.unit,
+                "barred": self.barred}
 
     @cached_property
     def noise_floor(self) -> NoiseFloor | None:
-        """How far runs of the baseline come apart, by the A/A arms here, or those of the study `aa` where its baseline
-        is this one, or else by the baseline's seeds; None when it has no run."""
+        """How far runs of the baseline come apart, by the A/A arms here, or those of the study `aa`
+        where its baseline is this one, or else by the baseline's seeds; None when it has no run."""
         if self.baseline not in self.arms:
             return None
         null_arms = {arm: (kind, self.values[arm]) for arm in self.arms
@@ -61,24 +64,27 @@ class Findings:
         """Arms made of others against the sum of those: of factorials and of `include` alike."""
         if not self.declared or self.declared.arms[self.declared.baseline] or self.baseline not in self.arms:
             return ()   # parts are measured from an arm that has none of them
-        parts = {arm: parts for arm, parts in self.declared.parts.items() if {arm, *parts} <= set(self.arms)}
+        parts = {arm: parts for arm, parts in self.declared.parts.items()
+                 if {arm, *parts} <= set(self.arms)}
         return sums(parts, self.judged, self.baseline, **self.bar)
 
     @cached_property
     def sensitivity(self) -> Sensitivity | None:
-        """Learning-rate sensitivity, and the verdicts at each arm's own best rate; None without a grid."""
+        """Learning-rate sensitivity, and the verdicts at each arm's own best rate; None without a
+        grid."""
         if not self.declared or not self.declared.grids:
             return None
         rates = {arm: self._rate_of(arm) for arm in (self.baseline, *self.declared.grids)}
         grids = {arm: ({arm: rate} if rate else {}) | dict(self.declared.grids.get(arm, {}))
                  for arm, rate in rates.items()}
-        return sensitivity(grids, self.judged, self.baseline, selection=self.declared.selection_seeds,
-                           metric=self.metric, **self.bar)
+        return sensitivity(grids, self.judged, self.baseline,
+                           selection=self.declared.selection_seeds, metric=self.metric, **self.bar)
 
     def _rate_of(self, arm: str) -> float | None:
         """An arm's own learning rate, by its records."""
         rates = [at(run.record, "config", "trainer", "learning_rate") for run in self.runs_of(arm)]
-        return next((float(rate) for rate in rates if type(rate) in (int, float) and 0 < rate < 1e3), None)
+        return next((float(rate) for rate in rates if type(rate) in (int, float)
+                     and 0 < rate < 1e3), None)
 
     @cached_property
     def costs(self) -> Costs:
@@ -97,7 +103,8 @@ class Findings:
         judged = {run.path for run in self.judged_runs}
         runs = [run for run in self.paced if run.path in judged]
         units = dict.fromkeys(self.in_bytes, "another tokenizer: its curve is per token of its own")
-        return budgets(runs, arms, self.baseline, metric=self.metric, **self.bar | {"barred": self.barred | units})
+        return budgets(runs, arms, self.baseline, metric=self.metric,
+                       **self.bar | {"barred": self.barred | units})
 
     @cached_property
     def changed(self) -> tuple[Change, ...]:
@@ -105,7 +112,8 @@ class Findings:
         return changes(self.declared, self.runs) if self.declared else ()
 
     def changes_of(self, arm: str) -> dict:
-        """What an arm changes, by its records; an arm without records changes something nobody knows."""
+        """What an arm changes, by its records; an arm without records changes something nobody
+        knows."""
         for run in self.runs_of(arm):
             changes = (run.record or {}).get("changes")
             if isinstance(changes, dict):

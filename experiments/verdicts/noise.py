@@ -1,5 +1,6 @@
 """
-The noise floor: how far two runs come apart that differ in nothing that matters. No effect below it means anything.
+The noise floor: how far two runs come apart that differ in nothing that matters. No effect below it
+means anything.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 from experiments.records.record import FREE
 from experiments.verdicts.stats import Values
 
-# An arm that changes nothing else is an A/A arm, and this is what its difference from the baseline is made of.
+# An arm that changes nothing else is an A/A arm, and this is what its difference from the baseline
+# is made of.
 NULL_CHANGES = {"run.seed_offset": "seeds", "model.backend": "rounding"}
 
 
@@ -21,22 +23,26 @@ NULL_CHANGES = {"run.seed_offset": "seeds", "model.backend": "rounding"}
 class NoiseFloor:
     """The baseline against itself, in the metric's unit.
 
-    `spread` is the standard deviation of the difference between two runs of the baseline with different seeds;
-    `rounding` that between two of one seed in which nothing but the order of additions differs. An arm that changes
-    the model has noise between the two, nearer to `spread` the longer the training.
+    `spread` is the standard deviation of the difference between two runs of the baseline with
+    different seeds; `rounding` that between two of one seed in which nothing but the order of
+    additions differs. An arm that changes the model has noise between the two, nearer to `spread`
+    the longer the training.
     """
-    source: str                          # "A/A": measured by arms that change nothing; "seeds": √2 · sd over seeds
+    source: str  # "A/A": measured by arms that change nothing; "seeds": √2 · sd over seeds
     spread: float | None                 # None: fewer than two seeds
     n: int                               # A/A differences, or seeds, behind `spread`
-    mean: float | None = None            # of the A/A differences between seeds; chance alone should put it near 0
+    # of the A/A differences between seeds; chance alone should put it near 0
+    mean: float | None = None
     largest: float | None = None         # greatest A/A difference between seeds, without its sign
-    rounding: float | None = None        # root mean square; None: no A/A arm differs in rounding alone
-    identical: tuple[str, ...] = ()      # A/A arms that ended with the baseline's very number on every seed
-    arms: tuple[str, ...] = ()           # the A/A arms behind `spread`; none where source is "seeds"
+    rounding: float | None = None  # root mean square; None: no A/A arm differs in rounding alone
+    # A/A arms that ended with the baseline's very number on every seed
+    identical: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()  # the A/A arms behind `spread`; none where source is "seeds"
     unit: str = "nats"
 
     def of_mean(self, n: int) -> float | None:
-        """The floor under an effect that is a mean over n seeds: its standard error, were there no effect."""
+        """The floor under an effect that is a mean over n seeds: its standard error, were there no
+        effect."""
         return None if self.spread is None or n < 1 else self.spread / math.sqrt(n)
 
     def line(self) -> str:
@@ -45,7 +51,8 @@ class NoiseFloor:
             return "noise floor: unknown, as one seed has no spread"
         how = (f"{self.n} A/A differences ({', '.join(self.arms)})" if self.source == "A/A" else
                f"√2 · sd of the baseline over {self.n} seeds")
-        text = f"noise floor: two runs of the baseline differ by {self.spread:.4f} {self.unit} (sd; {how})"
+        text = (f"noise floor: two runs of the baseline differ by {self.spread:.4f} {self.unit} "
+                f"(sd; {how})")
         if self.rounding is not None:
             text += f", by {self.rounding:.4f} where only rounding differs"
         if self.identical:
@@ -55,9 +62,11 @@ class NoiseFloor:
 
 def noise_floor(baseline: Values, null_arms: Mapping[str, tuple[str, Values]] | None = None,
                 unit: str = "nats") -> NoiseFloor:
-    """From the baseline's values and those of A/A arms, name → (what differs: "seeds", "rounding", "nothing", values).
+    """From the baseline's values and those of A/A arms, name → (what differs: "seeds", "rounding",
+    "nothing", values).
 
-    A/A arms with other seeds measure the spread between seeds; without one it is estimated from the baseline's own.
+    A/A arms with other seeds measure the spread between seeds; without one it is estimated from the
+    baseline's own.
     """
     own = [v for v in baseline.values() if math.isfinite(v)]
     differences: dict[str, list[float]] = {"seeds": [], "rounding": [], "nothing": []}
@@ -70,10 +79,11 @@ def noise_floor(baseline: Values, null_arms: Mapping[str, tuple[str, Values]] | 
     arms = tuple(name for name, (what, _) in (null_arms or {}).items() if what == "seeds")
     between = differences["seeds"]
     if len(between) > 1:
-        return NoiseFloor("A/A", _rms(between), len(between), fmean(between), max(map(abs, between)), rounding,
-                          tuple(identical), arms, unit)
+        return NoiseFloor("A/A", _rms(between), len(between), fmean(between),
+                          max(map(abs, between)), rounding, tuple(identical), arms, unit)
     spread = math.sqrt(2) * stdev(own) if len(own) > 1 else None
-    return NoiseFloor("seeds", spread, len(own), rounding=rounding, identical=tuple(identical), unit=unit)
+    return NoiseFloor("seeds", spread, len(own), rounding=rounding, identical=tuple(identical),
+                      unit=unit)
 
 
 def null_kind(changes: Mapping[str, object]) -> str | None:
@@ -85,8 +95,8 @@ def null_kind(changes: Mapping[str, object]) -> str | None:
 
 
 def same_baseline(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> bool:
-    """Whether two records are of runs with the same model, training and data, so that one's noise is the other's. A
-    setting that one of them lacks did not exist when it was written."""
+    """Whether two records are of runs with the same model, training and data, so that one's noise
+    is the other's. A setting that one of them lacks did not exist when it was written."""
     if not a or not b or (a.get("data") or {}).get("hash") != (b.get("data") or {}).get("hash"):
         return False
     mine, theirs = _settings(a), _settings(b)
@@ -97,8 +107,10 @@ def same_baseline(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> b
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's numbers, flat; nothing of a record without it."""
     config = record.get("config")
-    sections = {name: config.get(name) for name in ("model", "trainer", "data")} if isinstance(config, Mapping) else {}
-    return {f"{name}.{key}": value for name, section in sections.items() if isinstance(section, Mapping)
+    sections = {name: config.get(name) for name in ("model", "trainer",
+                                                    "data")} if isinstance(config, Mapping) else {}
+    return {f"{name}.{key}": value for name, section in sections.items()
+            if isinstance(section, Mapping)
             for key, value in section.items()}
 
 

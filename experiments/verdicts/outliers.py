@@ -1,6 +1,7 @@
 """
-Seeds that ended far from an arm's others. A mean of few seeds hides them, and an arm that now and then ends badly is
-what small studies misjudge most (docs/statistics.md): who reads a verdict should see the run behind it.
+Seeds that ended far from an arm's others. A mean of few seeds hides them, and an arm that now and
+then ends badly is what small studies misjudge most (docs/statistics.md): who reads a verdict should
+see the run behind it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ ALPHA = 0.01        # of a study as a whole
 
 @dataclass(frozen=True)
 class Outlier:
-    """One seed's difference from the baseline (for the baseline: its value) against the mean and sd of the others."""
+    """One seed's difference from the baseline (for the baseline: its value) against the mean and sd
+    of the others."""
     arm: str
     seed: int
     value: float
@@ -37,16 +39,18 @@ class Outlier:
 
 
 def outliers(values: Mapping[str, Values], baseline: str, margin: float) -> list[Outlier]:
-    """The farthest seed of every arm in which it is too far for normal noise, by Grubbs' test over all arms at 1 %, and
-    by more than the margin."""
+    """The farthest seed of every arm in which it is too far for normal noise, by Grubbs' test over
+    all arms at 1 %, and by more than the margin."""
     own = values.get(baseline, {})
     found = []
     for arm, mine in values.items():
         common = sorted((set(mine) if arm == baseline else set(mine) & set(own)) - {None})
-        numbers = np.array([mine[s] for s in common]) if arm == baseline else np.subtract(*paired(mine, own).T)
+        numbers = np.array([mine[s] for s
+                            in common]) if arm == baseline else np.subtract(*paired(mine, own).T)
         finite = np.isfinite(numbers)
         outlier = _farthest(arm, np.array(common, dtype=int)[finite], numbers[finite])
-        far = outlier and outlier.p < ALPHA / len(values) and abs(outlier.value - outlier.mean) > margin
+        far = outlier and outlier.p < ALPHA / len(values) and abs(outlier.value
+                                                                  - outlier.mean) > margin
         found += [outlier] if far else []
     return found
 
@@ -61,5 +65,5 @@ def _farthest(arm: str, seeds: np.ndarray, numbers: np.ndarray) -> Outlier | Non
     g = abs(numbers[farthest] - numbers.mean()) / numbers.std(ddof=1)
     room = (n - 1) ** 2 - n * g * g         # 0 where the others are all alike, but for rounding
     t = math.sqrt(n * (n - 2) * g * g / room) if room > 1e-9 else math.inf
-    return Outlier(arm, int(seeds[farthest]), float(numbers[farthest]), float(others.mean()), float(others.std(ddof=1)),
-                   n, min(1.0, 2 * n * float(sp.t.sf(t, n - 2))))
+    return Outlier(arm, int(seeds[farthest]), float(numbers[farthest]), float(others.mean()),
+                   float(others.std(ddof=1)), n, min(1.0, 2 * n * float(sp.t.sf(t, n - 2))))

@@ -15,7 +15,8 @@ from experiments.verdicts.verdict import Values
 
 @dataclass(frozen=True)
 class Lost:
-    """Seeds that could not be paired. Losing runs to divergence is no accident: survivors flatter the arm."""
+    """Seeds that could not be paired. Losing runs to divergence is no accident: survivors flatter
+    the arm."""
     arm_only: tuple[int, ...] = ()        # the arm diverged and the baseline did not
     baseline_only: tuple[int, ...] = ()
     both: tuple[int, ...] = ()
@@ -28,14 +29,16 @@ class Lost:
     def temper(self, word: str, notes: list[str]) -> tuple[str, list[str]]:
         """Withdraw a word that only the surviving seeds support, and say what is missing."""
         kept = {"worse"} if self.arm_only else {"better"}
-        word = "undecided" if self.decisive and (word not in kept or self.arm_only and self.baseline_only) else word
+        word = "undecided" if self.decisive and (word not in kept or self.arm_only
+                                                 and self.baseline_only) else word
         told = [(self.arm_only, "diverged on"), (self.baseline_only, "the baseline diverged on"),
                 (self.both, "both diverged on"), (self.unmatched, "not paired:")]
         return word, notes + [f"{what} {seed_list(seeds)}" for seeds, what in told if seeds]
 
 
 def paired(arm: Values, baseline: Values) -> np.ndarray:
-    """(seeds, 2): the two values of every seed that both have, in order of seed; not finite where a run diverged."""
+    """(seeds, 2): the two values of every seed that both have, in order of seed; not finite where a
+    run diverged."""
     seeds = sorted((set(arm) & set(baseline)) - {None})
     return np.array([[arm[s], baseline[s]] for s in seeds], dtype=float).reshape(-1, 2)
 
@@ -46,7 +49,8 @@ def lost_seeds(arm: Values, baseline: Values) -> Lost:
     mine = {s for s in common if not math.isfinite(arm[s])}
     theirs = {s for s in common if not math.isfinite(baseline[s])}
     unmatched = (set(arm) ^ set(baseline)) - {None}
-    return Lost(*(tuple(sorted(seeds)) for seeds in (mine - theirs, theirs - mine, mine & theirs, unmatched)))
+    return Lost(*(tuple(sorted(seeds)) for seeds in (mine - theirs, theirs - mine, mine & theirs,
+                                                     unmatched)))
 
 
 def too_few(arm: Values, baseline: Values) -> str:

@@ -1,8 +1,9 @@
 """
 Planning: what a paired t-test or an equivalence test on n seeds can be expected to find.
 
-The square of a noncentral t is a noncentral F, and scipy's `ncf` stays finite where `nct`'s far tail (and so
-statsmodels' TTestPower) answers NaN: at few seeds and strict alphas, which is where ablations live.
+The square of a noncentral t is a noncentral F, and scipy's `ncf` stays finite where `nct`'s far
+tail (and so statsmodels' TTestPower) answers NaN: at few seeds and strict alphas, which is where
+ablations live.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ MAX_SEEDS = 10_000    # beyond this, more seeds are no answer
 
 
 def power_of_t(effect: float, n: int, alpha: float) -> float:
-    """Chance that a two-sided paired t-test on n ≥ 2 seeds sees a true difference of `effect` standard deviations."""
+    """Chance that a two-sided paired t-test on n ≥ 2 seeds sees a true difference of `effect`
+    standard deviations."""
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     return float(stats.ncf.sf(critical**2, 1, n - 1, effect**2 * n))
 
@@ -27,15 +29,16 @@ def power_of_t(effect: float, n: int, alpha: float) -> float:
 def power_of_tost(difference: float, sd: float, n: int, margin: float, alpha: float) -> float:
     """Chance that TOST on n ≥ 2 seeds finds a true `difference` inside ±margin (Phillips 1990).
 
-    The mean must lie within ±(margin − critical · se), whose room shrinks with the estimated sd: the normal chance of
-    that, averaged over the chi distribution of the estimate.
+    The mean must lie within ±(margin − critical · se), whose room shrinks with the estimated sd:
+    the normal chance of that, averaged over the chi distribution of the estimate.
     """
     if abs(difference) >= margin:
         return 0.0
     freedom, critical = n - 1, stats.t.ppf(1 - alpha, n - 1)
     scale = math.sqrt(n) / sd
-    low, high = stats.chi.ppf([1e-9, 1 - 1e-9], freedom) / math.sqrt(freedom)   # of the estimate, in true sds
-    high = min(high, margin * scale / critical)                                 # beyond, no mean passes
+    # of the estimate, in true sds
+    low, high = stats.chi.ppf([1e-9, 1 - 1e-9], freedom) / math.sqrt(freedom)
+    high = min(high, margin * scale / critical)  # beyond, no mean passes
     if high <= low:
         return 0.0
     estimate = low + (high - low) * (NODES + 1) / 2
@@ -47,17 +50,22 @@ def power_of_tost(difference: float, sd: float, n: int, margin: float, alpha: fl
 
 @cache
 def minimal_detectable_effect(n: int, alpha: float, power: float = POWER) -> float:
-    """The true difference, in standard deviations of the differences, that n seeds find with this power."""
+    """The true difference, in standard deviations of the differences, that n seeds find with this
+    power."""
     top = 1.0
     while power_of_t(top, n, alpha) < power:
         top *= 2
-    return float(optimize.brentq(lambda effect: power_of_t(effect, n, alpha) - power, 0, top, xtol=1e-6))
+    return float(optimize.brentq(lambda effect: power_of_t(effect, n, alpha) - power, 0, top,
+                                 xtol=1e-6))
 
 
-def seeds_that_decide(difference: float, sd: float, margin: float, alpha: float, family: int = 1) -> int | None:
-    """Least n that ends in better, worse or equivalent with 80 % power, were these difference and sd the true ones.
+def seeds_that_decide(difference: float, sd: float, margin: float, alpha: float,
+                      family: int = 1) -> int | None:
+    """Least n that ends in better, worse or equivalent with 80 % power, were these difference and
+    sd the true ones.
 
-    Better or worse is planned at alpha / family, the strictest step of Holm's. None: more than MAX_SEEDS.
+    Better or worse is planned at alpha / family, the strictest step of Holm's. None: more than
+    MAX_SEEDS.
     """
     def decides(n: int) -> bool:
         return (power_of_t(difference / sd, n, alpha / family) >= POWER

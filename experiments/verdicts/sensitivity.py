@@ -1,9 +1,10 @@
 """
 Learning-rate sensitivity, and the verdict with every arm at its own best rate.
 
-A rate must not be chosen by the very runs that it is judged by: the best of five noisy rates looks better than it is,
-and an arm with more rates looks best. Other tokens would not help, as a lucky seed is lucky on all of them. So the
-seeds are split: some choose the rate and only the others are in the verdict, which is then an ordinary paired one.
+A rate must not be chosen by the very runs that it is judged by: the best of five noisy rates looks
+better than it is, and an arm with more rates looks best. Other tokens would not help, as a lucky
+seed is lucky on all of them. So the seeds are split: some choose the rate and only the others are
+in the verdict, which is then an ordinary paired one.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ class ArmSensitivity:
     """One arm over its grid, in order of rate."""
     arm: str
     points: tuple[RatePoint, ...]
-    best: RatePoint | None        # by the selection seeds' mean; a rate that diverged on any of them is never chosen
-    at_edge: bool                 # the best is the grid's least or greatest: a better one may lie outside
+    # by the selection seeds' mean; a rate that diverged on any of them is never chosen
+    best: RatePoint | None
+    at_edge: bool  # the best is the grid's least or greatest: a better one may lie outside
     range: float | None           # greatest − least mean over the grid: what a wrong rate may cost
-    verdict: Verdict | None       # against the baseline at its own best, on the judging seeds; None for the baseline
+    # against the baseline at its own best, on the judging seeds; None for the baseline
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True)
@@ -48,30 +51,36 @@ class Sensitivity:
     unit: str = "nats"
 
 
-def split(seeds: Sequence[int], declared: Sequence[int] | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def split(seeds: Sequence[int], declared: Sequence[int] | None = None) -> tuple[tuple[int, ...],
+                                                                                tuple[int, ...]]:
     """(choosing, judging): those declared, or the first third, at least one."""
-    chosen = set(seeds) & set(declared) if declared else set(sorted(seeds)[:max(1, round(len(seeds) / 3))])
+    chosen = set(seeds) & set(declared) if declared else set(sorted(seeds)[:max(1,
+                                                                                round(len(seeds) / 3))])
     return tuple(sorted(chosen)), tuple(sorted(set(seeds) - chosen))
 
 
-def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, Values], baseline: str, *,
-                selection: Sequence[int] | None = None, margin: float, alpha: float, metric: str = "val_loss",
-                unit: str = "nats", resamples: int = RESAMPLES,
-                barred: Mapping[str, str] | None = None) -> Sensitivity:
-    """From arm → {run's name: rate} and run's name → seed → value. The baseline's grid may be itself at one rate.
+def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, Values],
+                baseline: str, *, selection: Sequence[int] | None = None, margin: float,
+                alpha: float, metric: str = "val_loss", unit: str = "nats",
+                resamples: int = RESAMPLES, barred: Mapping[str, str] | None = None) -> Sensitivity:
+    """From arm → {run's name: rate} and run's name → seed → value. The baseline's grid may be
+    itself at one rate.
 
-    A rate whose runs are `barred` as not comparable is never chosen. An arm with such a rate gets no word.
+    A rate whose runs are `barred` as not comparable is never chosen. An arm with such a rate gets
+    no word.
     """
     bars = {arm: "; ".join(f"{name}: {barred[name]}" for name in grid if name in (barred or {}))
             for arm, grid in grids.items()}
     bars = {arm: why for arm, why in bars.items() if why}
-    bars |= {arm: f"the baseline's grid: {bars[baseline]}" for arm in grids if baseline in bars and arm not in bars}
+    bars |= {arm: f"the baseline's grid: {bars[baseline]}"
+             for arm in grids if baseline in bars and arm not in bars}
     names = {name for grid in grids.values() for name in grid}
     seeds = sorted(set().union(*(values.get(name, {}) for name in names)) - {None})
     choosing, judging = split(seeds, selection)
     order = sorted(grids, key=lambda arm: arm != baseline)
     best = {arm: _best(grids[arm], values, choosing) for arm in order}
-    judged = {arm: {s: values[name][s] for s in judging if s in values[name]} for arm, name in best.items() if name}
+    judged = {arm: {s: values[name][s] for s in judging if s in values[name]} for arm,
+              name in best.items() if name}
     found = verdicts(judged, baseline, margin=margin, alpha=alpha, unit=unit,
                      resamples=resamples, barred=bars) if baseline in judged else {}
     arms = []
@@ -80,13 +89,16 @@ def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, V
                        sorted(grids[arm].items(), key=lambda item: item[1]))
         means = [point.mean for point in points if point.mean is not None]
         chosen = next((point for point in points if point.arm == best[arm]), None)
-        arms.append(ArmSensitivity(arm, points, chosen, len(points) > 1 and chosen in (points[0], points[-1]),
+        arms.append(ArmSensitivity(arm, points, chosen,
+                                   len(points) > 1 and chosen in (points[0], points[-1]),
                                    max(means) - min(means) if means else None, found.get(arm)))
     return Sensitivity(tuple(arms), choosing, judging, metric, unit)
 
 
-def _best(grid: Mapping[str, float], values: Mapping[str, Values], choosing: Sequence[int]) -> str | None:
-    """The run's name with the least mean over the choosing seeds, of those that have a finite value on all of them."""
+def _best(grid: Mapping[str, float], values: Mapping[str, Values],
+          choosing: Sequence[int]) -> str | None:
+    """The run's name with the least mean over the choosing seeds, of those that have a finite value
+    on all of them."""
     whole = {name: [values.get(name, {}).get(seed, math.nan) for seed in choosing] for name in grid}
     means = {name: fmean(v) for name, v in whole.items() if v and all(map(math.isfinite, v))}
     return min(means, key=means.get) if means else None
@@ -94,5 +106,6 @@ def _best(grid: Mapping[str, float], values: Mapping[str, Values], choosing: Seq
 
 def _point(name: str, rate: float, values: Values) -> RatePoint:
     finite = [v for v in values.values() if math.isfinite(v)]
-    return RatePoint(rate, name, fmean(finite) if finite else None, stdev(finite) if len(finite) > 1 else None,
-                     len(finite), len(values) - len(finite))
+    return RatePoint(rate, name, fmean(finite) if finite else None,
+                     stdev(finite) if len(finite) > 1 else None, len(finite),
+                     len(values) - len(finite))

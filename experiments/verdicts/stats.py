@@ -1,9 +1,9 @@
 """
 Verdicts: what paired seeds say about an arm against the baseline.
 
-Seed s gives every arm the same batches and the same shared weights, so the arms of one seed are compared with each
-other and the seeds are the replicates: everything here works on the differences arm − baseline, one a seed.
-Lower is better in every metric a study may have.
+Seed s gives every arm the same batches and the same shared weights, so the arms of one seed are
+compared with each other and the seeds are the replicates: everything here works on the differences
+arm − baseline, one a seed. Lower is better in every metric a study may have.
 
     verdicts({"baseline": {0: 3.2114, 1: 3.1902, 2: 3.2231}, "rope": {0: 3.1208, 1: 3.1097, 2: 3.1349}}, "baseline",
              margin=0.01)
@@ -29,16 +29,17 @@ from mingpt.utils import BadInput, did_you_mean
 
 __all__ = ["RESAMPLES", "Values", "Verdict", "compare", "holm", "signed", "verdicts"]
 
-RESAMPLES = 9_999        # of the bootstrap; its generator is seeded, so a verdict is the same on every machine
+# of the bootstrap; its generator is seeded, so a verdict is the same on every machine
+RESAMPLES = 9_999
 
 
-def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFAULT_ALPHA, family: int = 1,
-            resamples: int = RESAMPLES) -> Verdict:
+def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFAULT_ALPHA,
+            family: int = 1, resamples: int = RESAMPLES) -> Verdict:
     """The verdict on one arm, from two dicts seed → final value.
 
-    `family` is the number of arms tested together: power is planned at alpha / family, while the word is decided on
-    this arm's own p (`verdicts` adjusts it). `resamples=0` leaves the bootstrap out. Raises BadInput on a margin or
-    alpha without meaning.
+    `family` is the number of arms tested together: power is planned at alpha / family, while the
+    word is decided on this arm's own p (`verdicts` adjusts it). `resamples=0` leaves the bootstrap
+    out. Raises BadInput on a margin or alpha without meaning.
     """
     _check(margin, alpha)
     empty = _unpaired(Verdict("undecided", "", 0, margin, alpha, family=family), arm, baseline)
@@ -49,30 +50,37 @@ def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFA
         known = float(differences[0]) if len(differences) else None
         return replace(empty, n=len(differences), difference=known, reason=too_few(arm, baseline))
     scale = float(np.abs(pairs[finite]).max())
-    evidence = replace(_evidence(differences, scale, empty, resamples), resolution=_resolution(pairs[finite]))
+    evidence = replace(_evidence(differences, scale, empty, resamples),
+                       resolution=_resolution(pairs[finite]))
     return _decide(evidence, lost_seeds(arm, baseline), evidence.p)
 
 
-def verdicts(values: Mapping[str, Values], baseline: str, *, margin: float, alpha: float = DEFAULT_ALPHA,
-             unit: str = "nats", resamples: int = RESAMPLES, barred: Mapping[str, str] | None = None,
+def verdicts(values: Mapping[str, Values], baseline: str, *, margin: float,
+             alpha: float = DEFAULT_ALPHA, unit: str = "nats", resamples: int = RESAMPLES,
+             barred: Mapping[str, str] | None = None,
              ) -> dict[str, Verdict]:
-    """A verdict for every arm but the baseline, with p adjusted by Holm (1979) over the arms that have one.
+    """A verdict for every arm but the baseline, with p adjusted by Holm (1979) over the arms that
+    have one.
 
-    `barred` names the arms that are not comparable, with the reason. They get no number and no place in the family.
+    `barred` names the arms that are not comparable, with the reason. They get no number and no
+    place in the family.
     """
     barred = barred or {}
     if baseline not in values:
         raise BadInput(f"no runs of the baseline {baseline!r}{did_you_mean(baseline, values)}")
     names = [name for name in values if name != baseline]
     arms = [name for name in names if name not in barred]
-    raw = {a: replace(compare(values[a], values[baseline], margin=margin, alpha=alpha, family=len(arms),
-                              resamples=resamples), arm=a, unit=unit) for a in arms}
+    raw = {a: replace(compare(values[a], values[baseline], margin=margin, alpha=alpha,
+                              family=len(arms), resamples=resamples), arm=a, unit=unit)
+                              for a in arms}
     judged = holm(raw, {a: lost_seeds(values[a], values[baseline]) for a in arms})
-    return {a: judged[a] if a in judged else not_comparable(a, barred[a], margin, alpha, unit) for a in names}
+    return {a: judged[a] if a in judged else not_comparable(a, barred[a], margin, alpha, unit)
+            for a in names}
 
 
 def not_comparable(arm: str, reason: str, margin: float, alpha: float, unit: str) -> Verdict:
-    """The verdict on an arm whose runs differ from the baseline's in more than the arm: no number at all."""
+    """The verdict on an arm whose runs differ from the baseline's in more than the arm: no number
+    at all."""
     return Verdict(NOT_COMPARABLE, reason, 0, margin, alpha, arm=arm, unit=unit, family=0)
 
 
@@ -85,14 +93,16 @@ def holm(raw: Mapping[str, Verdict], lost: Mapping[str, Lost] | None = None) -> 
     p, alpha = [raw[a].p for a in tested], raw[tested[0]].alpha
     adjusted = multipletests(p, alpha=alpha, method="holm")[1]
     for a, p_holm, level in zip(tested, adjusted, holm_levels(p, alpha), strict=True):
-        v = replace(raw[a], p_holm=float(p_holm), ci_holm=_interval(raw[a], level), reason="", seeds_needed=None)
+        v = replace(raw[a], p_holm=float(p_holm), ci_holm=_interval(raw[a], level), reason="",
+                    seeds_needed=None)
         decided[a] = _decide(v, (lost or {}).get(a, Lost()), v.p_holm)
     return decided
 
 
 def holm_levels(p: Sequence[float], alpha: float) -> list[float]:
-    """The level at which Holm tests each p: alpha / m for the least, alpha / (m − 1) for the next, and so on up to the
-    first that fails, whose level holds for all that are larger: p below its level is the same as adjusted p < alpha."""
+    """The level at which Holm tests each p: alpha / m for the least, alpha / (m − 1) for the next,
+    and so on up to the first that fails, whose level holds for all that are larger: p below its
+    level is the same as adjusted p < alpha."""
     levels, level, failed = [alpha] * len(p), alpha, False
     for rank, i in enumerate(np.argsort(p, kind="stable")):
         level = level if failed else alpha / (len(p) - rank)
@@ -112,11 +122,13 @@ def _evidence(differences: np.ndarray, scale: float, verdict: Verdict, resamples
     return replace(
         known, ci=_interval(known, alpha), ci_bootstrap=_bootstrap(differences, alpha, resamples),
         p=float(sp.ttest_1samp(differences, 0).pvalue), p_sign_flip=_sign_flip(differences),
-        p_tost=float(max(above, below)), mde=sd * minimal_detectable_effect(n, alpha / verdict.family))
+        p_tost=float(max(above, below)), mde=sd * minimal_detectable_effect(n,
+                                                                            alpha / verdict.family))
 
 
 def _resolution(values: np.ndarray) -> float:
-    """The step of the values as they were written: 0.001 where none has more than three decimals."""
+    """The step of the values as they were written: 0.001 where none has more than three
+    decimals."""
     return 10.0 ** min(Decimal(repr(float(v))).as_tuple().exponent for v in values.flat)
 
 
@@ -127,12 +139,13 @@ def _interval(v: Verdict, alpha: float) -> tuple[float, float]:
 
 
 def _no_variance(verdict: Verdict, n: int, mean: float, rounding: float) -> Verdict:
-    """The limits of every quantity as sd → 0: either the same numbers twice, or one constant between them. Differences
-    that are all alike and not 0 decide nothing, however many: values that were written with few decimals have them by
-    chance in a tenth of all studies of three seeds."""
+    """The limits of every quantity as sd → 0: either the same numbers twice, or one constant
+    between them. Differences that are all alike and not 0 decide nothing, however many: values that
+    were written with few decimals have them by chance in a tenth of all studies of three seeds."""
     same = abs(mean) <= rounding
     mean = 0.0 if same else mean
-    found = replace(verdict, n=n, difference=mean, sd=0.0, ci=(mean, mean), p_sign_flip=1.0 if same else 2.0 / 2**n)
+    found = replace(verdict, n=n, difference=mean, sd=0.0, ci=(mean, mean),
+                    p_sign_flip=1.0 if same else 2.0 / 2**n)
     if not same:
         return found
     return replace(found, d_z=0.0, p=1.0, p_tost=0.0, mde=0.0)
@@ -143,30 +156,37 @@ def _bootstrap(differences: np.ndarray, alpha: float, resamples: int) -> tuple[f
     if len(differences) < 3 or not resamples:
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sp.DegenerateDataWarning)   # it then answers NaN, which we pass on as None
-        interval = sp.bootstrap((differences,), np.mean, confidence_level=1 - alpha, n_resamples=resamples,
-                                method="BCa", random_state=np.random.default_rng(0)).confidence_interval
+        # it then answers NaN, which we pass on as None
+        warnings.simplefilter("ignore", sp.DegenerateDataWarning)
+        interval = sp.bootstrap((differences,), np.mean, confidence_level=1 - alpha,
+                                n_resamples=resamples, method="BCa",
+                                random_state=np.random.default_rng(0)).confidence_interval
     return (float(interval.low), float(interval.high)) if np.isfinite(interval).all() else None
 
 
 def _sign_flip(differences: np.ndarray) -> float:
-    """Two-sided p of the mean under random signs: all 2^n of them up to n = 14, a seeded sample beyond."""
+    """Two-sided p of the mean under random signs: all 2^n of them up to n = 14, a seeded sample
+    beyond."""
     zeros = np.zeros_like(differences)
-    result = sp.permutation_test((differences, zeros), lambda a, b, axis: (a - b).mean(axis=axis), vectorized=True,
-                                 permutation_type="samples", n_resamples=2**14, random_state=np.random.default_rng(0))
+    result = sp.permutation_test((differences, zeros), lambda a, b, axis: (a - b).mean(axis=axis),
+                                 vectorized=True, permutation_type="samples", n_resamples=2**14,
+                                 random_state=np.random.default_rng(0))
     return float(result.pvalue)
 
 
 def _unpaired(verdict: Verdict, arm: Values, baseline: Values) -> Verdict:
     """The numbers of two independent samples, where both have a variance: no word rests on them."""
-    a, b = (np.array([v for v in values.values() if math.isfinite(v)]) for values in (arm, baseline))
-    if min(len(a), len(b)) < 2 or min(a.std(), b.std()) <= 1e-12 * max(abs(a.mean()), abs(b.mean())):
+    a, b = (np.array([v for v in values.values() if math.isfinite(v)])
+            for values in (arm, baseline))
+    if min(len(a), len(b)) < 2 or min(a.std(), b.std()) <= 1e-12 * max(abs(a.mean()),
+                                                                       abs(b.mean())):
         return verdict
     welch = sp.ttest_ind(a, b, equal_var=False)
     interval = welch.confidence_interval(1 - verdict.alpha)
     freedom = len(a) + len(b) - 2
     pooled = math.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
-    return replace(verdict, p_welch=float(welch.pvalue), ci_welch=(float(interval.low), float(interval.high)),
+    return replace(verdict, p_welch=float(welch.pvalue),
+                   ci_welch=(float(interval.low), float(interval.high)),
                    cohens_d=float((a.mean() - b.mean()) / pooled))
 
 
@@ -181,16 +201,19 @@ def _decide(v: Verdict, lost: Lost, p: float | None) -> Verdict:
         word = "equivalent"
     if v.sd == 0:
         notes.append("identical on every seed" if v.difference == 0 else
-                     "the same difference on every seed: no variance to test against, as in coarse values")
+                     "the same difference on every seed: no variance to test against, as in coarse "
+                     "values")
     coarse = 0 < (v.sd or 0) < v.resolution
     if coarse:
         word = "undecided"
-        notes = [f"the values are written in steps of {v.resolution:g}, coarse against their spread of {v.sd:.2g}"]
+        notes = [f"the values are written in steps of {v.resolution:g}, coarse against their "
+                 f"spread of {v.sd:.2g}"]
     word, notes = lost.temper(word, notes)
     seeds = None
     if word == "undecided" and not lost.decisive and v.sd and not coarse:
         seeds = seeds_that_decide(v.difference, v.sd, v.margin, v.alpha, v.family)
-        notes.append(f"about {seeds} seeds would decide" if seeds else f"not even {MAX_SEEDS:,} seeds would decide")
+        notes.append(f"about {seeds} seeds would decide" if seeds
+                     else f"not even {MAX_SEEDS:,} seeds would decide")
     return replace(v, word=word, reason="; ".join(notes), seeds_needed=seeds)
 
 
@@ -198,4 +221,5 @@ def _check(margin: float, alpha: float) -> None:
     if not (math.isfinite(margin) and margin > 0):
         raise BadInput(f"margin must be above 0, not {margin}; {DEFAULT_MARGIN} nats is the default")
     if not 0 < alpha < 0.5:
-        raise BadInput(f"alpha must lie between 0 and 0.5, not {alpha}; {DEFAULT_ALPHA} is the default")
+        raise BadInput(f"alpha must lie between 0 and 0.5, not {alpha}; {DEFAULT_ALPHA} is the "
+                       f"default")

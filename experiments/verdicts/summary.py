@@ -1,5 +1,6 @@
 """
-A study's results as tables: summary.csv for programs, summary.md for pages, and the table in README.md.
+A study's results as tables: summary.csv for programs, summary.md for pages, and the table in
+README.md.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import Verdict, p_text, signed
 from mingpt.utils import BadInput
 
-COLUMNS = ("study", "arm", "word", "reason", "n", "mean", "sd", "difference", "ci_low", "ci_high", "ci_holm_low",
-           "ci_holm_high", "ci_bootstrap_low", "ci_bootstrap_high", "p", "p_holm", "p_sign_flip", "p_tost", "d_z",
-           "mde", "seeds_needed", "p_welch", "cohens_d", "floor", "parameters", "flops_per_token", "step_seconds",
+COLUMNS = ("study", "arm", "word", "reason", "n", "mean", "sd", "difference", "ci_low", "ci_high",
+           "ci_holm_low",
+           "ci_holm_high", "ci_bootstrap_low", "ci_bootstrap_high", "p", "p_holm", "p_sign_flip",
+           "p_tost", "d_z",
+           "mde", "seeds_needed", "p_welch", "cohens_d", "floor", "parameters", "flops_per_token",
+           "step_seconds",
            "peak_memory_mb", "at_equal_flops", "difference_at_equal_flops", "at_equal_seconds",
            "difference_at_equal_seconds", "metric", "unit", "margin", "alpha")
 
@@ -30,31 +34,39 @@ def rows(results: Results) -> list[dict[str, Any]]:
 def _row(results: Results, arm: str) -> dict[str, Any]:
     values = [v for v in results.values.get(arm, {}).values() if isfinite(v)]
     row = dict.fromkeys(COLUMNS) | {
-        "study": results.name, "arm": arm, "word": "baseline" if arm == results.baseline else None, "n": len(values),
+        "study": results.name, "arm": arm, "word": "baseline" if arm == results.baseline else None,
+        "n": len(values),
         "mean": fmean(values) if values else None, "sd": stdev(values) if len(values) > 1 else None,
-        "metric": results.metric, "unit": results.unit, "margin": results.margin, "alpha": results.alpha}
+        "metric": results.metric, "unit": results.unit, "margin": results.margin,
+        "alpha": results.alpha}
     cost = results.costs.of(arm)
-    row |= {key: getattr(cost, key) for key in ("parameters", "flops_per_token", "step_seconds", "peak_memory_mb")}
+    row |= {key: getattr(cost, key) for key in ("parameters", "flops_per_token", "step_seconds",
+                                                "peak_memory_mb")}
     verdict = results.verdicts.get(arm)
     return row if verdict is None else row | _numbers(verdict) | _beside(results, arm, verdict)
 
 
 def _numbers(v: Verdict) -> dict[str, Any]:
-    plain = ("word", "reason", "n", "difference", "p", "p_holm", "p_sign_flip", "p_tost", "d_z", "mde", "seeds_needed",
+    plain = ("word", "reason", "n", "difference", "p", "p_holm", "p_sign_flip", "p_tost", "d_z",
+             "mde", "seeds_needed",
              "p_welch", "cohens_d")
     numbers = {key: getattr(v, key) for key in plain}
     for key in ("ci", "ci_holm", "ci_bootstrap"):
-        numbers |= dict(zip((f"{key}_low", f"{key}_high"), getattr(v, key) or (None, None), strict=True))
+        numbers |= dict(zip((f"{key}_low", f"{key}_high"), getattr(v, key) or (None, None),
+                            strict=True))
     return numbers
 
 
 def _beside(results: Results, arm: str, v: Verdict) -> dict[str, Any]:
     """The noise floor, and the verdicts at equal budgets."""
-    same_unit = results.noise_floor and v.unit == results.unit and v.n   # the floor is in the metric's own unit
-    found = {"unit": v.unit, "margin": v.margin, "floor": results.noise_floor.of_mean(v.n) if same_unit else None}
+    # the floor is in the metric's own unit
+    same_unit = results.noise_floor and v.unit == results.unit and v.n
+    found = {"unit": v.unit, "margin": v.margin, "floor": results.noise_floor.of_mean(v.n)
+             if same_unit else None}
     for axis in ("flops", "seconds"):
         if budget := results.budgets.of(arm, axis):
-            found |= {f"at_equal_{axis}": budget.verdict.word, f"difference_at_equal_{axis}": budget.verdict.difference}
+            found |= {f"at_equal_{axis}": budget.verdict.word,
+                      f"difference_at_equal_{axis}": budget.verdict.difference}
     return found
 
 
@@ -64,7 +76,8 @@ def to_csv(results: Results) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows(results):
-        writer.writerow({key: "" if value is None else f"{value:.10g}" if isinstance(value, float) else value
+        writer.writerow({key: "" if value is None else f"{value:.10g}" if isinstance(value, float)
+                         else value
                          for key, value in row.items()})
     return text.getvalue()
 
@@ -77,7 +90,8 @@ def to_markdown(results: Results) -> str:
 def table(results: Results) -> str:
     """The verdicts as a Markdown table."""
     percent = f"{100 * (1 - results.alpha):.3g} % CI, Holm-adjusted"
-    lines = [f"| arm | verdict | {results.metric} − baseline's, {results.unit} [{percent}] | Holm p | × noise | "
+    lines = [f"| arm | verdict | {results.metric} − baseline's, {results.unit} [{percent}] | Holm "
+             f"p | × noise | "
              "parameters | FLOPs | step time |", "|---|---|---|--:|--:|--:|--:|--:|"]
     for arm in results.arms:
         if arm == results.baseline or arm in results.verdicts:
@@ -87,18 +101,22 @@ def table(results: Results) -> str:
 
 def _cells(results: Results, arm: str) -> list[str]:
     name, v = arm.replace("|", r"\|"), results.verdicts.get(arm)
-    ratios = [results.costs.ratio(arm, key) for key in ("parameters", "flops_per_token", "step_seconds")]
+    ratios = [results.costs.ratio(arm, key) for key in ("parameters", "flops_per_token",
+                                                        "step_seconds")]
     cost = ["" if ratio is None else f"{ratio:.2f}×" for ratio in ratios]
     if v is None:
         row = rows(results)[results.arms.index(arm)]
         spread = f" (sd {row['sd']:.4f} over {row['n']} seeds)" if row["sd"] is not None else ""
-        return [name, "", f"{row['mean']:.4f}{spread}" if row["mean"] is not None else "no value", "", "", *cost]
+        return [name, "", f"{row['mean']:.4f}{spread}" if row["mean"] is not None else "no value",
+                "", "", *cost]
     word = f"**{v.word}**" if v.word != "undecided" else v.word
-    effect = "" if v.difference is None else signed(v.difference, v.unit if v.unit != results.unit else "")
+    effect = "" if v.difference is None else signed(v.difference,
+                                                    v.unit if v.unit != results.unit else "")
     effect += f" [{signed(v.ci_holm[0])}, {signed(v.ci_holm[1])}]" if v.ci_holm else ""
     effect += f"; {v.reason}" if v.reason else ""
     floor = results.noise_floor.of_mean(v.n) if results.noise_floor else None
-    noise = f"{abs(v.difference) / floor:.1f}" if floor and v.difference is not None and v.unit == results.unit else ""
+    noise = (f"{abs(v.difference) / floor:.1f}" if floor and v.difference is not None
+             and v.unit == results.unit else "")
     p = "" if v.p_holm is None else p_text("p", v.p_holm).removeprefix("p = ").removeprefix("p ")
     return [name, word, effect.removeprefix("; "), p, noise, *cost]
 
@@ -109,18 +127,21 @@ def bullets(results: Results) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """What the table rests on, a line each: the noise floor, what does not add up, what is not in it."""
+    """What the table rests on, a line each: the noise floor, what does not add up, what is not in
+    it."""
     lines = [f"margin ±{results.margin:g} {results.unit}, family-wise error {results.alpha:.3g}"]
     lines.append(f"intervals: {100 * (1 - results.alpha):.3g} % CI, Holm-adjusted over the arms")
     if (common := results.common_iteration) is not None:
-        lines.append(f"runs without records end at different iterations: all are compared at iteration {common:,}, "
+        lines.append(f"runs without records end at different iterations: all are compared at "
+                     f"iteration {common:,}, "
                      "the last that all have" if common >= 0 else
                      "runs without records share no iteration, so none is compared")
     lines += [results.noise_floor.line()] if results.noise_floor else []
     lines += [f"far from the other seeds: {each.line()}" for each in results.outliers]
     for each in results.factorials:
         lines += [f"effect of {line}" for line in each.lines()] + [f"adding up: {each.line()}"]
-    lines += [f"adding up: {each.line()}" for each in results.sums] if not results.factorials else []
+    lines += [f"adding up: {each.line()}"
+              for each in results.sums] if not results.factorials else []
     lines += _rates(results)
     lines += [f"not in the verdicts: {what}" for what in results.left_out]
     return lines + [f"declared otherwise: {change.line()}" for change in results.changed]
@@ -131,15 +152,18 @@ def _rates(results: Results) -> Iterable[str]:
     if results.sensitivity is None:
         return []
     return [f"tuned: {a.arm} at its best learning rate"
-            + (f" {a.best.rate:g}{' (the edge of its grid)' if a.at_edge else ''}" if a.best else ": none was chosen")
+            + (f" {a.best.rate:g}{' (the edge of its grid)' if a.at_edge else ''}" if a.best
+               else ": none was chosen")
             + (f": {a.verdict.line().removeprefix(a.arm).strip()}" if a.verdict else "")
             for a in results.sensitivity.arms]
 
 
 def between_markers(page: str, name: str, content: str, where: str) -> str:
-    """The page with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. BadInput without the markers."""
+    """The page with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. BadInput
+    without the markers."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise BadInput(f"{where}: no place for this table: put {begin} and {end} on lines of their own")
+        raise BadInput(f"{where}: no place for this table: put {begin} and {end} on lines of their "
+                       f"own")
     head, rest = page.split(begin)
     return f"{head}{begin}\n{content.strip()}\n{end}{rest.split(end)[1]}"

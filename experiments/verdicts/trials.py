@@ -1,8 +1,9 @@
 """
-Every finished run's measurements and curve in one file, from which the comparison is drawn again without the runs.
+Every finished run's measurements and curve in one file, from which the comparison is drawn again
+without the runs.
 
-`experiment_results.npz` holds plain arrays and no objects, so that loading it runs nothing; the .json beside it has the
-same but the curves.
+`experiment_results.npz` holds plain arrays and no objects, so that loading it runs nothing; the
+.json beside it has the same but the curves.
 """
 
 from __future__ import annotations
@@ -26,22 +27,27 @@ from experiments.verdicts.verdict import NOT_COMPARABLE, p_text
 from mingpt.utils import BadInput, write_atomic
 
 NAME = "experiment_results"
-MEASURES = ("final_loss", "val_loss", "bits_per_byte", "perplexity", "tokens_per_second", "seconds", "peak_memory_mb")
+MEASURES = ("final_loss", "val_loss", "bits_per_byte", "perplexity", "tokens_per_second",
+            "seconds", "peak_memory_mb")
 LAST = 0.1            # of a run's rows are its final training loss
 TEXT = "improved_comparison_results.txt"     # the comparison in words and numbers
-TITLES = {"final_loss": "final training loss", "val_loss": "validation loss", "bits_per_byte": "bits per byte",
-          "perplexity": "perplexity", "tokens_per_second": "tokens per second", "seconds": "seconds of training",
+TITLES = {"final_loss": "final training loss", "val_loss": "validation loss",
+          "bits_per_byte": "bits per byte",
+          "perplexity": "perplexity", "tokens_per_second": "tokens per second",
+          "seconds": "seconds of training",
           "peak_memory_mb": "peak memory (MB)"}
 FACTS = ("title", "study", "baseline", "metric", "margin", "alpha")
 
-# all that numpy and zipfile raise on bytes that are no such file; RuntimeError: said to be encrypted, or of a later zip
-UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile,
-              zlib.error)
+# all that numpy and zipfile raise on bytes that are no such file; RuntimeError: said to be
+# encrypted, or of a later zip
+UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError, EOFError, RuntimeError,
+              zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One finished run. `seed` is −1 where its file names none; curve: (points, 2), tokens (or iterations) and loss."""
+    """One finished run. `seed` is −1 where its file names none; curve: (points, 2), tokens (or
+    iterations) and loss."""
     arm: str
     seed: int
     measures: Mapping[str, float]      # NaN: not measured
@@ -57,11 +63,13 @@ class Trials:
     metric: str
     margin: float
     alpha: float
-    over: str                          # what the curves are over: tokens, or iterations where tokens are not known
+    over: str  # what the curves are over: tokens, or iterations where tokens are not known
     all: tuple[Trial, ...]
-    barred: tuple[tuple[str, str], ...] = ()       # arms that are not comparable with the baseline, and why
-    in_bytes: tuple[str, ...] = ()                 # arms of another tokenizer: no measure per token compares
-    diverged: tuple[tuple[str, int], ...] = ()     # arm and seed of runs that have no measurements because they did
+    # arms that are not comparable with the baseline, and why
+    barred: tuple[tuple[str, str], ...] = ()
+    in_bytes: tuple[str, ...] = ()  # arms of another tokenizer: no measure per token compares
+    # arm and seed of runs that have no measurements because they did
+    diverged: tuple[tuple[str, int], ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -79,7 +87,8 @@ class Trials:
         return {arm: values for arm, values in table.items() if values}
 
     def verdicts(self, measure: str) -> dict[str, Verdict]:
-        """Paired verdicts on one measure, which runs that diverged have not; none without a baseline that has it."""
+        """Paired verdicts on one measure, which runs that diverged have not; none without a
+        baseline that has it."""
         values = self.values(measure)
         if self.baseline not in values:
             return {}
@@ -91,31 +100,36 @@ class Trials:
     def bars(self, measure: str) -> dict[str, str]:
         """The arms that are not comparable in this measure, with the reason."""
         per_token = () if measure == "bits_per_byte" else self.in_bytes
-        return dict.fromkeys(per_token, "another tokenizer: only bits per byte compare") | dict(self.barred)
+        return dict.fromkeys(per_token,
+                             "another tokenizer: only bits per byte compare") | dict(self.barred)
 
 
 def gather(results: Results) -> Trials:
-    """From the runs that a study's verdicts rest on, those of the baseline first. The points of learning-rate grids are
-    not arms of a comparison."""
+    """From the runs that a study's verdicts rest on, those of the baseline first. The points of
+    learning-rate grids are not arms of a comparison."""
     grid = results.declared.grid_arms if results.declared else ()
-    runs = [run for arm in results.arms if arm not in grid for run in results.judged_runs if run.arm == arm]
+    runs = [run for arm in results.arms if arm not in grid
+            for run in results.judged_runs if run.arm == arm]
     over = "tokens" if any(run.table["tokens"].gt(0).any() for run in runs) else "iteration"
     trials = [_trial(run, over) for run in runs if run.complete]
-    lost = [(run.arm, run.seed) for run in runs if run.status == "diverged" and run.seed is not None]
-    return Trials(results.title, results.name or "", results.baseline, results.metric, results.margin, results.alpha,
-                  over, tuple(trials), tuple(results.barred.items()),
-                  tuple(arm for arm, each in results.comparisons.items() if each.in_bytes), tuple(lost))
+    lost = [(run.arm, run.seed) for run in runs if run.status == "diverged"
+            and run.seed is not None]
+    return Trials(results.title, results.name or "", results.baseline, results.metric,
+                  results.margin, results.alpha, over, tuple(trials), tuple(results.barred.items()),
+                  tuple(arm for arm, each in results.comparisons.items() if each.in_bytes),
+                  tuple(lost))
 
 
 def _trial(run: Run, over: str) -> Trial:
     curve = run.table[[over, "loss"]].dropna().to_numpy()
-    measures = {name: np.nan if (value := run.final(name)) is None else value for name in MEASURES[1:]}
+    measures = {name: np.nan if (value := run.final(name)) is None else value
+                for name in MEASURES[1:]}
     last = curve[-max(1, int(LAST * len(curve))):, 1]
     return Trial(run.arm, -1 if run.seed is None else run.seed,
                  {"final_loss": float(last.mean()) if len(last) else np.nan} | measures, curve)
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 def save(trials: Trials, folder: Path) -> list[Path]:
     """experiment_results.npz and .json."""
@@ -129,11 +143,14 @@ def save(trials: Trials, folder: Path) -> list[Path]:
 
 def _arrays(trials: Trials) -> dict[str, np.ndarray]:
     facts = {name: np.array(getattr(trials, name)) for name in (*FACTS, "over")}
-    columns = {f"measure_{name}": np.array([trial.measures[name] for trial in trials.all]) for name in MEASURES}
+    columns = {f"measure_{name}": np.array([trial.measures[name] for trial in trials.all])
+               for name in MEASURES}
     lengths = np.array([len(trial.curve) for trial in trials.all])
-    curves = np.concatenate([trial.curve for trial in trials.all]) if len(lengths) else np.empty((0, 2))
+    curves = np.concatenate([trial.curve
+                             for trial in trials.all]) if len(lengths) else np.empty((0, 2))
     return {"schema": np.array(1), **facts, "arm": np.array([trial.arm for trial in trials.all]),
-            "seed": np.array([trial.seed for trial in trials.all]), **columns, "curve_lengths": lengths,
+            "seed": np.array([trial.seed for trial in trials.all]), **columns,
+            "curve_lengths": lengths,
             "curves": curves, "barred": np.array(trials.barred, dtype=str).reshape(-1, 2),
             "in_bytes": np.array(trials.in_bytes, dtype=str),
             "diverged_arm": np.array([arm for arm, _ in trials.diverged], dtype=str),
@@ -145,15 +162,19 @@ def load(path: Path) -> Trials:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        facts = {name: str(arrays[name]) for name in ("title", "study", "baseline", "metric", "over")}
+        facts = {name: str(arrays[name]) for name in ("title", "study", "baseline", "metric",
+                                                      "over")}
         numbers = {name: float(arrays[name]) for name in ("margin", "alpha")}
         curves = np.split(arrays["curves"], np.cumsum(arrays["curve_lengths"])[:-1])
         trials = tuple(
-            Trial(str(arm), int(seed), {name: float(arrays[f"measure_{name}"][i]) for name in MEASURES}, curves[i])
+            Trial(str(arm), int(seed), {name: float(arrays[f"measure_{name}"][i])
+                                        for name in MEASURES}, curves[i])
             for i, (arm, seed) in enumerate(zip(arrays["arm"], arrays["seed"], strict=True)))
-        lost = tuple((str(arm), int(seed)) for arm, seed in zip(arrays["diverged_arm"], arrays["diverged_seed"],
+        lost = tuple((str(arm), int(seed)) for arm, seed in zip(arrays["diverged_arm"],
+                                                                arrays["diverged_seed"],
                                                                 strict=True))
-        barred = tuple((str(arm), str(why)) for arm, why in arrays.get("barred", ()))   # older files have none
+        # older files have none
+        barred = tuple((str(arm), str(why)) for arm, why in arrays.get("barred", ()))
         in_bytes = tuple(map(str, arrays.get("in_bytes", ())))
     except FileNotFoundError:
         raise BadInput(f"no file {path}; plotter.py writes {NAME}.npz under visualizations/") from None
@@ -168,9 +189,11 @@ def summary(trials: Trials) -> dict:
         return value if isfinite(value) else None
     arms = {}
     for arm in trials.arms:
-        runs = [{"seed": t.seed if t.seed >= 0 else None, **{m: plain(t.measures[m]) for m in MEASURES}}
+        runs = [{"seed": t.seed if t.seed >= 0 else None,
+                 **{m: plain(t.measures[m]) for m in MEASURES}}
                 for t in trials.of(arm)]
-        arms[arm] = {"runs": runs, "mean_sd": {m: spread(list(trials.values(m).get(arm, {}).values()))
+        arms[arm] = {"runs": runs, "mean_sd": {m: spread(list(trials.values(m).get(arm,
+                                                                                   {}).values()))
                                                for m in MEASURES}}
     return {"schema": 1, **{name: getattr(trials, name) for name in FACTS}, "arms": arms}
 
@@ -181,12 +204,15 @@ def spread(values: list[float]) -> list[float | None] | None:
 
 
 def comparison_text(trials: Trials) -> str:
-    """A block a measure: mean ± sd of each arm, its change in per cent, the paired and the unpaired test."""
+    """A block a measure: mean ± sd of each arm, its change in per cent, the paired and the unpaired
+    test."""
     blocks = [f"{trials.title}\nbaseline: {trials.baseline}; {len(trials.all)} finished runs"
-              + (f", {len(trials.diverged)} that diverged" if trials.diverged else "") + "; paired by seed, "
+              + (f", {len(trials.diverged)} that diverged" if trials.diverged else "")
+              + "; paired by seed, "
               "Holm over the arms of a measure; Welch and Cohen's d take the runs as unpaired"]
     blocks += [_block(trials, measure) for measure in MEASURES if trials.values(measure)]
-    blocks.append("Timing and memory are measurements of one machine. A test on them says whether these runs differ, "
+    blocks.append("Timing and memory are measurements of one machine. A test on them says whether "
+                  "these runs differ, "
                   "not whether another machine's would.")
     return "\n\n".join(blocks) + "\n"
 
@@ -199,7 +225,8 @@ def _block(trials: Trials, measure: str) -> str:
     for arm, runs in values.items():
         mean, sd = spread(list(runs.values()))
         digits = 4 if abs(base[0] if base else mean) < 100 else 1
-        line = f"  {arm:{width}s}  {mean:>12,.{digits}f}" + (f" ± {sd:,.{digits}f}" if sd is not None else "")
+        line = f"  {arm:{width}s}  {mean:>12,.{digits}f}" + (f" ± {sd:,.{digits}f}"
+                                                             if sd is not None else "")
         line += f"  n = {len(runs)}"
         if base and arm != trials.baseline and arm not in trials.bars(measure):
             line += f"  {100 * (mean / base[0] - 1):+.2f} %" if base[0] else ""

@@ -1,1 +1,2 @@
-"""Weights on disk: `checkpoint` for going on, `saved` for reading a run's model, `export` for Hugging Face."""
+"""Weights on disk: `checkpoint` for going on, `saved` for reading a run's model, `export` for
+Hugging Face."""

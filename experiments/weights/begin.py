@@ -1,5 +1,6 @@
 """
-Where a run's weights begin: a Hugging Face model or an earlier run (`--init`), and which of them it trains.
+Where a run's weights begin: a Hugging Face model or an earlier run (`--init`), and which of them it
+trains.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from mingpt.pretrained.weights import Heads, Tensors
 from mingpt.utils import CfgNode as CN
 
 # settings of a source that a run has its own of
-OWN = {"vocab_size", "block_size", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "z_loss", "document_end",
+OWN = {"vocab_size", "block_size", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "z_loss",
+       "document_end",
        "published_padding", "model_type"}
 
 
@@ -39,8 +41,8 @@ def is_remote(init: str) -> bool:
 
 
 def source_settings(init: str) -> dict[str, Any]:
-    """Section `model` of a source, as far as it decides what the model computes. The sizes of GPT-2 are known without
-    asking the hub."""
+    """Section `model` of a source, as far as it decides what the model computes. The sizes of GPT-2
+    are known without asking the hub."""
     if is_run(init):
         settings = checkpoint.read_state(Path(init))["model"]
     elif is_remote(init) and init in GPT2_SIZES:
@@ -52,7 +54,8 @@ def source_settings(init: str) -> dict[str, Any]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same with defaults for what they would be anyway, so that an arm with another MLP gets that one's."""
+    """The same with defaults for what they would be anyway, so that an arm with another MLP gets
+    that one's."""
     filled = CN(**{**GPT.get_default_config().to_dict(), **settings, "mlp_hidden": None})
     default = "8/3d" if issubclass(MLPS[filled.mlp], SwiGLU) else "4d"
     if settings.get("mlp_hidden") == hidden_size(filled, default):
@@ -75,15 +78,16 @@ def source_tensors(init: str) -> Tensors:
 
 
 def begin(model: GPT, settings: CN, fetch: bool = True) -> dict[str, Any] | None:
-    """Give a fresh model its source's weights and freeze what is not trained; returns what a record says of that.
-    Without `fetch` the hub is not asked."""
+    """Give a fresh model its source's weights and freeze what is not trained; returns what a record
+    says of that. Without `fetch` the hub is not asked."""
     run, found = settings.run, None
     if run.init is not None:
         found = {"source": run.init, "taken": None}
         if fetch or not is_remote(run.init):
             state = source_tensors(run.init)
             taken = asdict(upcycle(model, state, _heads(run.init), run.init_heads))
-            found |= {"taken": {k: sorted(v) if isinstance(v, set) else v for k, v in taken.items()},
+            found |= {"taken": {k: sorted(v) if isinstance(v, set) else v for k,
+                                v in taken.items()},
                       "sha256": _digest(state)}
     if run.freeze_except is not None:
         freeze_except(model, run.freeze_except)
@@ -109,11 +113,13 @@ def _digest(state: Tensors) -> str:
 
 
 def audit_options(settings: CN, taken: bool = True) -> dict[str, Any]:
-    """The audit's arguments about where weights come from, if any were `taken`, and which are trained."""
+    """The audit's arguments about where weights come from, if any were `taken`, and which are
+    trained."""
     init, frozen = settings.run.init, {"freeze_except": settings.run.freeze_except}
     if init is None or not taken:
         return frozen
-    same = all(getattr(settings.model, key) == value for key, value in source_settings(init).items())
+    same = all(getattr(settings.model, key) == value for key,
+               value in source_settings(init).items())
     foreign = not is_run(init) and not is_remote(init) and importlib.util.find_spec("transformers")
     return {**frozen, "fresh": False, "reference": _reference(init) if same and foreign else None}
 
@@ -132,6 +138,7 @@ def find_source(text: str, out: Path) -> str:
     if is_run(text) or (Path(text) / "config.json").is_file():
         return text
     from experiments.weights.saved import find_run, known_runs
-    if Path(text).exists() or any(text in (name, files.arm) for name, files in known_runs(out).items()):
+    if Path(text).exists() or any(text in (name, files.arm) for name,
+                                  files in known_runs(out).items()):
         return str(find_run(text, out).checkpoint)
     return text

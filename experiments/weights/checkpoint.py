@@ -1,8 +1,8 @@
 """
-A run's state on disk. Weights and optimizer are safetensors files, the CSV so far is a copy, and `state.json` names
-the files that belong together, with a checksum of each. It is replaced last, so a kill at any moment leaves the old
-state or the new one whole. The state before it stays beside it as `state-previous.json`, and is used when the newest is
-damaged.
+A run's state on disk. Weights and optimizer are safetensors files, the CSV so far is a copy, and
+`state.json` names the files that belong together, with a checksum of each. It is replaced last, so
+a kill at any moment leaves the old state or the new one whole. The state before it stays beside it
+as `state-previous.json`, and is used when the newest is damaged.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ STATE, PREVIOUS = "state.json", "state-previous.json"
 
 
 class Damaged(Exception):
-    """A file of a checkpoint is not what was written. The message is a clause that names the file."""
+    """A file of a checkpoint is not what was written. The message is a clause that names the
+    file."""
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
-def save(folder: Path, iteration: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None,
-         state: dict[str, Any], log: bytes = b"") -> None:
+def save(folder: Path, iteration: int, model: torch.nn.Module,
+         optimizer: torch.optim.Optimizer | None, state: dict[str, Any], log: bytes = b"") -> None:
     """Add a checkpoint to `folder` and keep the one before it.
 
-    `state` must be JSON. `log` is the run's CSV so far. Without an optimizer the run is over: the older checkpoint
-    then loses its optimizer as well, because nobody goes on from it.
+    `state` must be JSON. `log` is the run's CSV so far. Without an optimizer the run is over: the
+    older checkpoint then loses its optimizer as well, because nobody goes on from it.
     """
     files = {"model": save_weights(folder, f"model-{iteration:06d}", model)}
     if optimizer is not None:
-        files["optimizer"] = _save(folder, f"optimizer-{iteration:06d}", optimizer_tensors(model, optimizer))
+        files["optimizer"] = _save(folder, f"optimizer-{iteration:06d}",
+                                   optimizer_tensors(model, optimizer))
     files["log"] = f"log-{iteration:06d}.csv"
     write_atomic(folder / files["log"], log)
     if best := (state.get("best") or {}).get("file"):
@@ -60,15 +62,18 @@ def _older(folder: Path, iteration: int, over: bool) -> dict[str, Any] | None:
         with contextlib.suppress(FileNotFoundError, Damaged):
             state = _read(folder / name)
             if state["iteration"] < iteration and "sha256" in state:
-                kept = {kind: file for kind, file in state["files"].items() if kind != "optimizer" or not over}
-                return {**state, "files": kept, "sha256": {file: state["sha256"][file] for file in kept.values()}}
+                kept = {kind: file for kind, file in state["files"].items() if kind != "optimizer"
+                        or not over}
+                return {**state, "files": kept, "sha256": {file: state["sha256"][file]
+                                                           for file in kept.values()}}
     return None
 
 
 def save_weights(folder: Path, name: str, model: torch.nn.Module) -> str:
     """Write a model's weights under a name; returns the file's."""
     folder.mkdir(parents=True, exist_ok=True)
-    return _save(folder, name, dict(model.named_parameters()))   # a tied tensor has one name, and is written once
+    # a tied tensor has one name, and is written once
+    return _save(folder, name, dict(model.named_parameters()))
 
 
 def _save(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> str:
@@ -81,8 +86,8 @@ def _save(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> str:
 
 
 def discard(folder: Path) -> None:
-    """Make the checkpoints in `folder` unusable, then remove their files. The newest state goes last: a kill before
-    that leaves a run that can still go on."""
+    """Make the checkpoints in `folder` unusable, then remove their files. The newest state goes
+    last: a kill before that leaves a run that can still go on."""
     for name in (PREVIOUS, STATE):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir():
@@ -100,7 +105,7 @@ def _sweep(folder: Path, kept: set[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
-# -- checksums --------------------------------------------------------------------------------------------------------
+# -- checksums -------------------------------------------------------------------------------------
 
 def _digest(path: Path) -> str:
     with open(path, "rb") as f:
@@ -118,12 +123,14 @@ def _checksum(rest: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A state whose own checksum holds; Damaged where it does not. One from before there were checksums has none."""
+    """A state whose own checksum holds; Damaged where it does not. One from before there were
+    checksums has none."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):   # not JSON, or not UTF-8
         raise Damaged(f"{path} is damaged: not JSON") from None
-    whole = isinstance(state, dict) and isinstance(state.get("files"), dict) and type(state.get("iteration")) is int
+    whole = isinstance(state, dict) and isinstance(state.get("files"),
+                                                   dict) and type(state.get("iteration")) is int
     if not whole:
         raise Damaged(f"{path} is damaged: not the state of a checkpoint")
     checksum = state.pop("checksum", None)
@@ -143,11 +150,13 @@ def _verify(folder: Path, state: dict[str, Any], kinds: Iterable[str] | None) ->
             raise Damaged(f"{folder / name} is damaged: its checksum differs")
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
-def find(folder: Path, kinds: Iterable[str] | None = None) -> tuple[dict[str, Any] | None, str | None]:
-    """(the newest state whose files of these kinds are whole, a sentence if that is the older one); (None, None) where
-    there is no checkpoint. Every file is read and compared with its checksum. BadInput where none is whole."""
+def find(folder: Path, kinds: Iterable[str] | None = None) -> tuple[dict[str, Any] | None,
+                                                                    str | None]:
+    """(the newest state whose files of these kinds are whole, a sentence if that is the older one);
+    (None, None) where there is no checkpoint. Every file is read and compared with its checksum.
+    BadInput where none is whole."""
     faults: list[str] = []
     for name in (STATE, PREVIOUS):
         try:
@@ -161,19 +170,21 @@ def find(folder: Path, kinds: Iterable[str] | None = None) -> tuple[dict[str, An
             older = f"the older checkpoint, of iteration {state['iteration']:,}, is used"
             return state, f"{faults[0]}; {older}" if faults else None
     if faults:
-        raise BadInput(f"{'; '.join(faults)}: no checkpoint in {folder} is whole; --resume restart trains again")
+        raise BadInput(f"{'; '.join(faults)}: no checkpoint in {folder} is whole; --resume restart "
+                       f"trains again")
     return None, None
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state that is readable, or None where there is no checkpoint; its files are not looked at."""
+    """The newest state that is readable, or None where there is no checkpoint; its files are not
+    looked at."""
     return find(folder, kinds=())[0]
 
 
 def load_model(folder: Path, model: torch.nn.Module, which: str = "model",
                state: dict[str, Any] | None = None) -> str | None:
-    """Load weights (`which`: "model", or "best"): of `state`, whose files find has verified, or else of the newest
-    checkpoint whose weights are whole. Returns find's sentence."""
+    """Load weights (`which`: "model", or "best"): of `state`, whose files find has verified, or
+    else of the newest checkpoint whose weights are whole. Returns find's sentence."""
     told = None
     if state is None:
         state, told = _whole(folder, which)
@@ -213,15 +224,17 @@ def _loaded(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_log(folder: Path, state: dict[str, Any]) -> bytes | None:
-    """The CSV as the checkpoint knows it; None where the checkpoint is from before it kept a copy."""
+    """The CSV as the checkpoint knows it; None where the checkpoint is from before it kept a
+    copy."""
     name = state["files"].get("log")
     return (folder / name).read_bytes() if name else None
 
 
 def load_optimizer(folder: Path, state: dict[str, Any], model: torch.nn.Module,
                    optimizer: torch.optim.Optimizer) -> None:
-    """Load the checkpoint's optimizer state, exactly. torch's own `load_state_dict` puts each tensor where the
-    optimizer needs it: a fused AdamW, for one, wants `step` on the parameter's device."""
+    """Load the checkpoint's optimizer state, exactly. torch's own `load_state_dict` puts each
+    tensor where the optimizer needs it: a fused AdamW, for one, wants `step` on the parameter's
+    device."""
     order = [p for group in optimizer.param_groups for p in group["params"]]
     index = {id(p): number for number, p in enumerate(order)}
     parameters = dict(model.named_parameters())
@@ -229,10 +242,12 @@ def load_optimizer(folder: Path, state: dict[str, Any], model: torch.nn.Module,
     for key, tensor in _loaded(folder / state["files"]["optimizer"]).items():
         name, _, entry = key.rpartition("/")
         entries.setdefault(index[id(parameters[name])], {})[entry] = tensor
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": entries,
+                               "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
+                                                                                        torch.Tensor]:
     """Every tensor of the optimizer's state as 'parameter/entry'."""
     return {f"{name}/{entry}": value for name, p in model.named_parameters()
             for entry, value in optimizer.state.get(p, {}).items() if torch.is_tensor(value)}
@@ -246,5 +261,6 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise BadInput(f"{folder} is in use by another process: wait for it, or give another --out") from None
+            raise BadInput(f"{folder} is in use by another process: wait for it, or give another "
+                           f"--out") from None
         yield

@@ -12,22 +12,27 @@ from experiments.corpus.tokenizers import Tokenizer
 from mingpt.bpe import END_OF_TEXT, bytes_to_unicode, get_encoder, gpt2_merges
 from mingpt.utils import BadInput, write_atomic
 
-# families for which AutoTokenizer takes a splitting of its own, whatever a folder says (transformers 5.23)
+# families for which AutoTokenizer takes a splitting of its own, whatever a folder says
+# (transformers 5.23)
 OWN_SPLITTING = frozenset({"qwen2"})
-# texts in which splittings differ: digits, blanks, marks that compose, the end of a document as text
-TELLING = ("don't  12345 \n\n x\r\n\ty", "e\u0301t\u00e9 \U0001f917 \u65e5\u672c\u8a9e", f"{END_OF_TEXT} is text", " ")
+# texts in which splittings differ: digits, blanks, marks that compose, the end of a document as
+# text
+TELLING = ("don't  12345 \n\n x\r\n\ty", "e\u0301t\u00e9 \U0001f917 \u65e5\u672c\u8a9e",
+           f"{END_OF_TEXT} is text", " ")
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
-    """tokenizer.json, of the `tokenizers` library, and tokenizer_config.json beside it. BadInput for an encoding that
-    is neither GPT-2's nor bytes."""
+    """tokenizer.json, of the `tokenizers` library, and tokenizer_config.json beside it. BadInput
+    for an encoding that is neither GPT-2's nor bytes."""
     if tokenizer.name not in BUILDERS:
-        raise BadInput(f"data.tokenizer={tokenizer.name!r} has no counterpart in Hugging Face's files; known: "
+        raise BadInput(f"data.tokenizer={tokenizer.name!r} has no counterpart in Hugging Face's "
+                       f"files; known: "
                        f"{', '.join(BUILDERS)}")
     document = BUILDERS[tokenizer.name](tokenizer.eot)
     write_atomic(Path(folder) / "tokenizer.json", json.dumps(document, ensure_ascii=False))
     write_atomic(Path(folder) / "tokenizer_config.json", json.dumps({
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, "bos_token": END_OF_TEXT,
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length,
+        "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT, "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,      # as ours: '<|endoftext|>' in a text is text
     }, indent=2) + "\n")
@@ -38,7 +43,8 @@ def same_ids(tokenizer: Tokenizer, folder: Path) -> bool:
     from transformers import AutoTokenizer
     theirs = AutoTokenizer.from_pretrained(folder)
     ids = [tokenizer.encode(text).tolist() for text in TELLING]
-    return [theirs(text)["input_ids"] for text in TELLING] == ids and [theirs.decode(i) for i in ids] == list(TELLING)
+    return [theirs(text)["input_ids"] for text in TELLING] == ids and [theirs.decode(i) for i
+                                                                       in ids] == list(TELLING)
 
 
 def gpt2_document(eot: int) -> dict[str, Any]:
@@ -52,14 +58,20 @@ def byte_document(eot: int) -> dict[str, Any]:
     return _document({**vocabulary, END_OF_TEXT: eot}, [], eot, use_regex=False)
 
 
-def _document(vocabulary: dict[str, int], merges: list[tuple[str, str]], eot: int, use_regex: bool) -> dict[str, Any]:
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-    end = {"id": eot, "content": END_OF_TEXT, "single_word": False, "lstrip": False, "rstrip": False,
+def _document(vocabulary: dict[str, int], merges: list[tuple[str, str]], eot: int,
+              use_regex: bool) -> dict[str, Any]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                  "use_regex": use_regex}
+    end = {"id": eot, "content": END_OF_TEXT, "single_word": False, "lstrip": False,
+           "rstrip": False,
            "normalized": False, "special": True}
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [end], "normalizer": None,
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [end],
+            "normalizer": None,
             "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None,
+                      "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                      "ignore_merges": False,
                       "vocab": vocabulary, "merges": [list(pair) for pair in merges]}}
 
 

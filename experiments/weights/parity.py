@@ -1,6 +1,7 @@
 """
-Does a model compute the same here and in Hugging Face's transformers? Random models of every family, each parameter
-moved from where it began, so that nothing left behind goes unseen; in, and out again.
+Does a model compute the same here and in Hugging Face's transformers? Random models of every
+family, each parameter moved from where it began, so that nothing left behind goes unseen; in, and
+out again.
 """
 
 from __future__ import annotations
@@ -18,53 +19,63 @@ from mingpt.utils import BadInput
 
 VOCAB, LENGTH, PROMPT = 61, 32, 8
 LONGEST = 256    # positions of a larger model at which the two are compared
-_SHAPE = dict(vocab_size=VOCAB, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=40,
-              max_position_embeddings=LENGTH)
+_SHAPE = dict(vocab_size=VOCAB, hidden_size=24, num_hidden_layers=3, num_attention_heads=4,
+              intermediate_size=40, max_position_embeddings=LENGTH)
 _OPENAI = dict(vocab_size=VOCAB, n_embd=24, n_layer=3, n_head=4, n_positions=LENGTH)
-_NEO = dict(vocab_size=VOCAB, hidden_size=24, num_layers=3, num_heads=4, max_position_embeddings=LENGTH)
+_NEO = dict(vocab_size=VOCAB, hidden_size=24, num_layers=3, num_heads=4,
+            max_position_embeddings=LENGTH)
 _RMS = dict(_SHAPE, rms_norm_eps=1e-5)
-_LATENT = dict(_RMS, num_key_value_heads=4, kv_lora_rank=12, qk_nope_head_dim=6, qk_rope_head_dim=4, v_head_dim=10,
-               first_k_dense_replace=3)
+_LATENT = dict(_RMS, num_key_value_heads=4, kv_lora_rank=12, qk_nope_head_dim=6,
+               qk_rope_head_dim=4, v_head_dim=10, first_k_dense_replace=3)
 _MIXED = dict(use_sliding_window=True, sliding_window=5,
               layer_types=["sliding_attention", "full_attention", "sliding_attention"])
 
 # what each family's configurations differ in that changes a number
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", dict(_OPENAI)),
-    "gpt2 untied, relu2": ("gpt2", dict(_OPENAI, tie_word_embeddings=False, activation_function="relu2", n_inner=56)),
+    "gpt2 untied, relu2": ("gpt2", dict(_OPENAI, tie_word_embeddings=False,
+                                        activation_function="relu2", n_inner=56)),
     "llama": ("llama", dict(_RMS)),
-    "llama gqa, all biases": ("llama", dict(_RMS, num_key_value_heads=2, attention_bias=True, mlp_bias=True)),
-    "llama wide heads, tied": ("llama", dict(_RMS, head_dim=8, attention_bias=True, tie_word_embeddings=True)),
+    "llama gqa, all biases": ("llama", dict(_RMS, num_key_value_heads=2, attention_bias=True,
+                                            mlp_bias=True)),
+    "llama wide heads, tied": ("llama", dict(_RMS, head_dim=8, attention_bias=True,
+                                             tie_word_embeddings=True)),
     "mistral window": ("mistral", dict(_RMS, num_key_value_heads=2, sliding_window=5)),
     "mistral full, geglu": ("mistral", dict(_RMS, num_key_value_heads=4, sliding_window=None,
                                             hidden_act="gelu_pytorch_tanh")),
     "qwen2": ("qwen2", dict(_RMS, num_key_value_heads=2)),
     "qwen2 layer_types": ("qwen2", dict(_RMS, num_key_value_heads=1, **_MIXED)),
-    "qwen2 max_window_layers": ("qwen2", dict(_RMS, num_key_value_heads=4, use_sliding_window=True, sliding_window=5,
-                                              max_window_layers=1)),
+    "qwen2 max_window_layers": ("qwen2", dict(_RMS, num_key_value_heads=4, use_sliding_window=True,
+                                              sliding_window=5, max_window_layers=1)),
     "qwen3": ("qwen3", dict(_RMS, num_key_value_heads=2, head_dim=8)),
-    "qwen3 layer_types, biases": ("qwen3", dict(_RMS, num_key_value_heads=2, head_dim=8, attention_bias=True,
+    "qwen3 layer_types, biases": ("qwen3", dict(_RMS, num_key_value_heads=2, head_dim=8,
+                                                attention_bias=True,
                                                 **_MIXED)),
-    "smollm3 layer_types, biases": ("smollm3", dict(_RMS, num_key_value_heads=2, attention_bias=True, mlp_bias=True,
+    "smollm3 layer_types, biases": ("smollm3", dict(_RMS, num_key_value_heads=2,
+                                                    attention_bias=True, mlp_bias=True,
                                                     no_rope_layers=[1, 1, 0], **_MIXED)),
     "starcoder2 window": ("starcoder2", dict(_SHAPE, num_key_value_heads=2, sliding_window=5)),
     "starcoder2 no biases": ("starcoder2", dict(_SHAPE, num_key_value_heads=4, use_bias=False)),
     "stablelm": ("stablelm", dict(_SHAPE, num_key_value_heads=2, partial_rotary_factor=0.67)),
-    "stablelm parallel, qkv bias": ("stablelm", dict(_SHAPE, num_key_value_heads=4, use_qkv_bias=True,
-                                                     use_parallel_residual=True, partial_rotary_factor=0.34)),
-    "gpt_neo local": ("gpt_neo", dict(_NEO, window_size=5, attention_types=[[["global", "local", "local"], 1]])),
+    "stablelm parallel, qkv bias": ("stablelm", dict(_SHAPE, num_key_value_heads=4,
+                                                     use_qkv_bias=True, use_parallel_residual=True,
+                                                     partial_rotary_factor=0.34)),
+    "gpt_neo local": ("gpt_neo", dict(_NEO, window_size=5,
+                                      attention_types=[[["global", "local", "local"], 1]])),
     "gpt_neox parallel": ("gpt_neox", dict(_SHAPE, rotary_pct=0.67)),
     "deepseek_v2": ("deepseek_v2", dict(_LATENT, q_lora_rank=None)),
-    "deepseek_v2 all biases": ("deepseek_v2", dict(_LATENT, q_lora_rank=8, attention_bias=True, mlp_bias=True)),
+    "deepseek_v2 all biases": ("deepseek_v2", dict(_LATENT, q_lora_rank=8, attention_bias=True,
+                                                   mlp_bias=True)),
     "deepseek_v3": ("deepseek_v3", dict(_LATENT, q_lora_rank=8, attention_bias=True)),
-    "gpt_neox sequential, tanh": ("gpt_neox", dict(_SHAPE, use_parallel_residual=False, rotary_pct=1.0,
-                                                   hidden_act="gelu_fast")),
+    "gpt_neox sequential, tanh": ("gpt_neox", dict(_SHAPE, use_parallel_residual=False,
+                                                   rotary_pct=1.0, hidden_act="gelu_fast")),
 }
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a model's logits here are from theirs, at most; and whether greedy decoding finds the same tokens."""
+    """How far a model's logits here are from theirs, at most; and whether greedy decoding finds the
+    same tokens."""
     case: str
     family: str
     imported: float
@@ -85,7 +96,8 @@ def parity(case: str) -> Parity:
         ours = load(Path(work) / "theirs")
         save(ours, Path(work) / "again", CASES[case][0])
         again = open_theirs(Path(work) / "again")
-        same = torch.equal(greedy(ours), greedy_theirs(theirs)) and torch.equal(greedy(ours), greedy_theirs(again))
+        same = torch.equal(greedy(ours), greedy_theirs(theirs)) and torch.equal(greedy(ours),
+                                                                                greedy_theirs(again))
         return Parity(case, CASES[case][0], difference(ours, theirs), difference(ours, again), same)
 
 
@@ -95,7 +107,8 @@ def random_model(case: str, seed: int = 0):
     kind, settings = CASES[case]
     torch.manual_seed(seed)
     tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    model = auto.AutoModelForCausalLM.from_config(auto.AutoConfig.for_model(kind, **settings, **tokens))
+    model = auto.AutoModelForCausalLM.from_config(auto.AutoConfig.for_model(kind, **settings,
+                                                                            **tokens))
     return perturbed(model)
 
 
@@ -131,15 +144,16 @@ def greedy(ours: GPT) -> torch.Tensor:
 def greedy_theirs(theirs: Any) -> torch.Tensor:
     """By their own loop and their own cache."""
     prompt = tokens()[:, :PROMPT]
-    return theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=LENGTH - PROMPT,
-                           do_sample=False, pad_token_id=0)
+    return theirs.generate(prompt, attention_mask=torch.ones_like(prompt),
+                           max_new_tokens=LENGTH - PROMPT, do_sample=False, pad_token_id=0)
 
 
 def _transformers():
     try:
         import transformers
     except ImportError:
-        raise BadInput("transformers is not installed, and a comparison needs it: pip install '.[hub]'") from None
+        raise BadInput("transformers is not installed, and a comparison needs it: pip install "
+                       "'.[hub]'") from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers

@@ -24,7 +24,8 @@ def known_runs(out: Path) -> dict[str, RunFiles]:
     """Every run with a checkpoint under OUT, by name: 'rope.s0', 'seven/rope.s0'."""
     root = Path(out) / "checkpoints"
     found = {}
-    for state in sorted({path.parent for name in (checkpoint.STATE, checkpoint.PREVIOUS) for path in root.rglob(name)}):
+    for state in sorted({path.parent for name in (checkpoint.STATE, checkpoint.PREVIOUS)
+                         for path in root.rglob(name)}):
         name = state.relative_to(root).as_posix()
         study, _, run = name.rpartition("/")
         arm, dot, seed = run.rpartition(".s")
@@ -34,7 +35,8 @@ def known_runs(out: Path) -> dict[str, RunFiles]:
 
 
 def find_run(text: str, out: Path) -> RunFiles:
-    """A run by its name, by a file or folder of it, or by its arm alone when that has one run only."""
+    """A run by its name, by a file or folder of it, or by its arm alone when that has one run
+    only."""
     runs = known_runs(out)
     if text in runs:
         return runs[text]
@@ -44,7 +46,8 @@ def find_run(text: str, out: Path) -> RunFiles:
         for files in known_runs(_out_of(path)).values():
             if path in (files.csv.resolve(), files.json.resolve(), files.checkpoint.resolve()):
                 return files
-    same_arm = [name for name, files in runs.items() if text in (files.arm, f"{files.study}/{files.arm}")]
+    same_arm = [name for name, files in runs.items() if text in (files.arm,
+                                                                 f"{files.study}/{files.arm}")]
     if len(same_arm) == 1:
         return runs[same_arm[0]]
     if same_arm:
@@ -61,7 +64,8 @@ def _out_of(path: Path) -> Path:
     return path.parent
 
 
-def load_run(files: RunFiles, device: str = "auto", which: str = "model") -> tuple[GPT, Any, dict[str, Any]]:
+def load_run(files: RunFiles, device: str = "auto", which: str = "model") -> tuple[GPT, Any,
+                                                                                   dict[str, Any]]:
     """(model in eval mode, tokenizer, record) of a run."""
     state = checkpoint.read_state(files.checkpoint)
     if state is None:

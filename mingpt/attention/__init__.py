@@ -1,1 +1,2 @@
-"""Attention: who makes queries, keys and values (`heads`, `mla`, `msla`, `running_means`); `base` holds what they share."""
+"""Attention: who makes queries, keys and values (`heads`, `mla`, `msla`, `running_means`); `base`
+holds what they share."""

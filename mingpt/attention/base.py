@@ -1,5 +1,6 @@
 """
-What all kinds of attention share: how many heads there are, which positions and pattern the layer has, what is dropped.
+What all kinds of attention share: how many heads there are, which positions and pattern the layer
+has, what is dropped.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from mingpt.utils import CfgNode
 
 
 class Mixer(nn.Module):
-    """A kind of attention: forward(x, allowed=None, cache=None), (B, T, C) → (B, T, C). `allowed` (B, 1, T, T) narrows
-    the keys that a query may see, as a document mask does. With a cache, what `new_cache` made, x stands behind the
-    tokens that it holds, and allowed is (B, 1, T, all tokens).
+    """A kind of attention: forward(x, allowed=None, cache=None), (B, T, C) → (B, T, C). `allowed`
+    (B, 1, T, T) narrows the keys that a query may see, as a document mask does. With a cache, what
+    `new_cache` made, x stands behind the tokens that it holds, and allowed is (B, 1, T, all
+    tokens).
 
-    A kind declares its `options`, with `score_flops(T, pattern)` what it costs beside its projections, and refuses at
-    construction what has no meaning for it.
+    A kind declares its `options`, with `score_flops(T, pattern)` what it costs beside its
+    projections, and refuses at construction what has no meaning for it.
     """
     options: dict = {"head_dim": None, "qkv_bias": None, "attn_out_bias": None, "attn_scale": None}
 
@@ -36,8 +38,8 @@ class Mixer(nn.Module):
         return getattr(self.attn_dropout, "p", 0.0) if self.training else 0.0
 
     def constant_flops(self, T: int) -> float:
-        """Of `score_flops`, FLOPs per token of products with a constant factor: the backward computes one product for
-        them, not two."""
+        """Of `score_flops`, FLOPs per token of products with a constant factor: the backward
+        computes one product for them, not two."""
         return 0.0
 
 

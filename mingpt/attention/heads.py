@@ -21,13 +21,15 @@ from mingpt.utils import BadInput, CfgNode
 
 
 class CausalSelfAttention(Mixer):
-    """GPT-2's multi-head attention: every head has queries, keys and values of its own, made in one projection.
+    """GPT-2's multi-head attention: every head has queries, keys and values of its own, made in one
+    projection.
 
-    `qk_norm` norms each head's queries and keys by an RMSNorm of their own, so scores stay bounded: Qwen3's form of
-    Henry et al. 2020 (arXiv 2010.04245), who divide by the length and learn one factor. `pattern` is the schedule's for
-    this layer: which keys a query may see. `qkv_bias` and `attn_out_bias` are model.bias where they are None (Qwen2 has
-    the first alone, GPT-Neo the second); `attn_scale` is what scores are multiplied by, 1/√hs where it is None
-    (GPT-Neo: 1); `head_dim` is hs, C/nh where it is None.
+    `qk_norm` norms each head's queries and keys by an RMSNorm of their own, so scores stay bounded:
+    Qwen3's form of Henry et al. 2020 (arXiv 2010.04245), who divide by the length and learn one
+    factor. `pattern` is the schedule's for this layer: which keys a query may see. `qkv_bias` and
+    `attn_out_bias` are model.bias where they are None (Qwen2 has the first alone, GPT-Neo the
+    second); `attn_scale` is what scores are multiplied by, 1/√hs where it is None (GPT-Neo: 1);
+    `head_dim` is hs, C/nh where it is None.
     """
     options = {**Mixer.options, "qk_norm": False}
 
@@ -35,15 +37,18 @@ class CausalSelfAttention(Mixer):
         config = filled(config, {"attention": ATTENTIONS, "position": POSITIONS, "norm": NORMS})
         super().__init__(config, layer)
         self.n_kv_head = self.kv_heads(config)
-        self.sizes = [n * self.head_dim for n in (self.n_head, self.n_kv_head, self.n_kv_head)]   # of q, k and v
+        # of q, k and v
+        self.sizes = [n * self.head_dim for n in (self.n_head, self.n_kv_head, self.n_kv_head)]
         self.c_attn = Linear(config.n_embd, sum(self.sizes), bias=with_bias(config, "qkv_bias"))
-        self.c_proj = residual_output(self.sizes[0], config.n_embd, with_bias(config, "attn_out_bias"))
+        self.c_proj = residual_output(self.sizes[0], config.n_embd,
+                                      with_bias(config, "attn_out_bias"))
         self.attend = make_backend(self.pattern, config, biased=self.position.slopes is not None)
         head_norm = RMSNorm if config.qk_norm else _no_norm
         self.q_norm = head_norm(self.head_dim, config)
         self.k_norm = head_norm(self.head_dim, config)
         scale = config.attn_scale
-        self.stretch = 1.0 if scale is None else scale * math.sqrt(self.head_dim)   # backends divide by √hs
+        # backends divide by √hs
+        self.stretch = 1.0 if scale is None else scale * math.sqrt(self.head_dim)
 
     @staticmethod
     def kv_heads(config: CfgNode) -> int:
@@ -54,13 +59,15 @@ class CausalSelfAttention(Mixer):
                 cache: KeyValues | None = None) -> torch.Tensor:
         """See Mixer."""
         B, T, _ = x.size()
-        q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2) for part in self.c_attn(x).split(self.sizes, 2))
+        q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2)
+                   for part in self.c_attn(x).split(self.sizes, 2))
         start, attend = (0, self.attend) if cache is None else (cache.start, cache)
-        q, k = self.position.rotate(self.q_norm(q), self.k_norm(k), start)      # (B, nh, T, hs), (B, nkv, T, hs)
+        # (B, nh, T, hs), (B, nkv, T, hs)
+        q, k = self.position.rotate(self.q_norm(q), self.k_norm(k), start)
         if self.stretch != 1.0:
             q = q * self.stretch
         y = attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
-        y = y.transpose(1, 2).reshape(B, T, self.sizes[0])               # the heads side by side again
+        y = y.transpose(1, 2).reshape(B, T, self.sizes[0])  # the heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
     def new_cache(self, cache: Cache) -> KeyValues:
@@ -68,25 +75,26 @@ class CausalSelfAttention(Mixer):
         return KeyValues(cache.ledger(self.pattern), self.attend)
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs a token of a forward's scores and weighted sums: two products with every key that the pattern (another
-        one, if given) has for a query, on average over T."""
+        """FLOPs a token of a forward's scores and weighted sums: two products with every key that
+        the pattern (another one, if given) has for a query, on average over T."""
         return 2 * 2 * self.sizes[0] * (pattern or self.pattern).count(T) / T
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        state_dict.pop(prefix + "bias", None)          # minGPT saved its causal mask under this name
+        state_dict.pop(prefix + "bias", None)  # minGPT saved its causal mask under this name
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class GroupedQueryAttention(CausalSelfAttention):
-    """Each of `n_kv_head` heads of keys and values serves a group of n_head/n_kv_head query heads: a smaller projection
-    and a smaller cache. With as many as query heads it is multi-head attention, in the same weights. Ainslie et al.
-    2023, arXiv 2305.13245."""
+    """Each of `n_kv_head` heads of keys and values serves a group of n_head/n_kv_head query heads:
+    a smaller projection and a smaller cache. With as many as query heads it is multi-head
+    attention, in the same weights. Ainslie et al. 2023, arXiv 2305.13245."""
     options = {**CausalSelfAttention.options, "n_kv_head": None}
 
     @staticmethod
     def kv_heads(config: CfgNode) -> int:
         heads, wanted = config.n_head, config.n_kv_head
-        if wanted is None:      # the most heads that share: two queries' heads each, where their number is even
+        # the most heads that share: two queries' heads each, where their number is even
+        if wanted is None:
             return max((n for n in range(1, heads) if heads % n == 0), default=1)
         if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1 or heads % wanted:
             known = [n for n in range(1, heads + 1) if heads % n == 0]
@@ -96,7 +104,8 @@ class GroupedQueryAttention(CausalSelfAttention):
 
 
 class MultiQueryAttention(CausalSelfAttention):
-    """One head of keys and values for all queries: the smallest cache. Shazeer 2019, arXiv 1911.02150."""
+    """One head of keys and values for all queries: the smallest cache. Shazeer 2019, arXiv
+    1911.02150."""
 
     @staticmethod
     def kv_heads(config: CfgNode) -> int:

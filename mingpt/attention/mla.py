@@ -21,19 +21,23 @@ from mingpt.utils import BadInput, CfgNode
 
 
 class MultiHeadLatentAttention(Mixer):
-    """Keys and values are linear in a normed latent c of `kv_lora_rank` numbers, the only thing that is cached; a head
-    has 128 + 128 of its own in DeepSeek-V2, where c has 512 for 128 heads. DeepSeek-AI 2024, arXiv 2405.04434.
+    """Keys and values are linear in a normed latent c of `kv_lora_rank` numbers, the only thing
+    that is cached; a head has 128 + 128 of its own in DeepSeek-V2, where c has 512 for 128 heads.
+    DeepSeek-AI 2024, arXiv 2405.04434.
 
-    A rotation cannot stand between the latent and a head's key, so positions have a part of their own: with
-    model.position=rope each query has `qk_rope_head_dim` more numbers and all heads share one more key, and those are
-    turned. Elsewhere that part is absent, and learned tables or ALiBi act as they do in mha.
+    A rotation cannot stand between the latent and a head's key, so positions have a part of their
+    own: with model.position=rope each query has `qk_rope_head_dim` more numbers and all heads share
+    one more key, and those are turned. Elsewhere that part is absent, and learned tables or ALiBi
+    act as they do in mha.
 
-    One token after others is computed in the absorbed form: with k = W_k c and y = Σ p W_v c, the query Wᵀ_k q meets
-    the latents themselves, and W_v follows the sum, so that a cached latent is never expanded.
+    One token after others is computed in the absorbed form: with k = W_k c and y = Σ p W_v c, the
+    query Wᵀ_k q meets the latents themselves, and W_v follows the sum, so that a cached latent is
+    never expanded.
 
-    Sizes left at None follow the paper's proportions to hs = C/nh: kv_lora_rank 4·hs, qk_nope_head_dim and v_head_dim
-    hs, qk_rope_head_dim hs/2; q_lora_rank None is a query from x itself, as in DeepSeek-V2-Lite. `qkv_bias` is of the
-    projections down to the latents; those up from them, and a query from x itself, have none.
+    Sizes left at None follow the paper's proportions to hs = C/nh: kv_lora_rank 4·hs,
+    qk_nope_head_dim and v_head_dim hs, qk_rope_head_dim hs/2; q_lora_rank None is a query from x
+    itself, as in DeepSeek-V2-Lite. `qkv_bias` is of the projections down to the latents; those up
+    from them, and a query from x itself, have none.
     """
     options = {**Mixer.options, "kv_lora_rank": None, "q_lora_rank": None, "qk_nope_head_dim": None,
                "qk_rope_head_dim": None, "v_head_dim": None}
@@ -41,7 +45,8 @@ class MultiHeadLatentAttention(Mixer):
     def __init__(self, config: CfgNode, layer: int = 0):
         super().__init__(config, layer)
         if config.qk_norm:
-            raise BadInput("model.qk_norm=True: mla norms its latents, and has no keys to norm before they are cached")
+            raise BadInput("model.qk_norm=True: mla norms its latents, and has no keys to norm "
+                           "before they are cached")
         turns = isinstance(self.position, RoPE)
         self.rank, self.nope, self.rope, self.v_size = _sizes(config, self.head_dim, turns)
         if turns:
@@ -56,49 +61,61 @@ class MultiHeadLatentAttention(Mixer):
         self.kv_a_proj = Linear(config.n_embd, self.rank + self.rope, bias=down)
         self.kv_a_norm = LatentNorm(self.rank, config)
         self.kv_b_proj = Linear(self.rank, self.n_head * (self.nope + self.v_size), bias=False)
-        self.c_proj = residual_output(self.n_head * self.v_size, config.n_embd, with_bias(config, "attn_out_bias"))
+        self.c_proj = residual_output(self.n_head * self.v_size, config.n_embd,
+                                      with_bias(config, "attn_out_bias"))
         self.attend = make_backend(self.pattern, config, biased=self.position.slopes is not None)
         default = 1 / math.sqrt(self.nope + self.rope)
         self.scale = default if config.attn_scale is None else config.attn_scale
         self.stretch = self.scale / default                 # backends divide by the root themselves
 
-    def forward(self, x: Tensor, allowed: Tensor | None = None, cache: Kept | None = None) -> Tensor:
+    def forward(self, x: Tensor, allowed: Tensor | None = None,
+                cache: Kept | None = None) -> Tensor:
         """See Mixer."""
         start = 0 if cache is None else cache.start
         nope, rope = self.queries(x, start)
         latent = self.latents(x, start)
         if cache is not None:
             cache.keep(latent)
-        y = self.absorbed(nope, rope, allowed, cache) if start else self.expanded(nope, rope, latent, allowed)
-        return self.resid_dropout(self.c_proj(y.transpose(1, 2).flatten(2)))      # from (B, nh, T, v_size)
+        y = self.absorbed(nope, rope, allowed, cache) if start else self.expanded(nope, rope,
+                                                                                  latent, allowed)
+        # from (B, nh, T, v_size)
+        return self.resid_dropout(self.c_proj(y.transpose(1, 2).flatten(2)))
 
     def queries(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """(B, T, C) → (B, nh, T, nope) and, turned, (B, nh, T, rope)."""
-        q = self.q_b_proj(self.q_a_norm(self.q_a_proj(x))) if hasattr(self, "q_a_proj") else self.q_proj(x)
-        nope, rope = q.unflatten(-1, (self.n_head, -1)).transpose(1, 2).split([self.nope, self.rope], -1)
+        q = self.q_b_proj(self.q_a_norm(self.q_a_proj(x))) if hasattr(self,
+                                                                      "q_a_proj") else self.q_proj(x)
+        nope, rope = q.unflatten(-1, (self.n_head, -1)).transpose(1, 2).split([self.nope,
+                                                                               self.rope], -1)
         return nope, self._turned(rope, start)
 
     def latents(self, x: Tensor, start: int) -> Tensor:
-        """(B, T, C) → (B, 1, T, rank + rope): the normed latent, then the turned key that all heads share."""
+        """(B, T, C) → (B, 1, T, rank + rope): the normed latent, then the turned key that all heads
+        share."""
         c, key = self.kv_a_proj(x).split([self.rank, self.rope], -1)
         return torch.cat((self.kv_a_norm(c), self._turned(key, start)), -1).unsqueeze(1)
 
-    def expanded(self, nope: Tensor, rope: Tensor, latent: Tensor, allowed: Tensor | None) -> Tensor:
-        """Keys and values written out head by head, for as many tokens as there are queries → (B, nh, T, v_size)."""
+    def expanded(self, nope: Tensor, rope: Tensor, latent: Tensor,
+                 allowed: Tensor | None) -> Tensor:
+        """Keys and values written out head by head, for as many tokens as there are queries → (B,
+        nh, T, v_size)."""
         c, shared = latent.split([self.rank, self.rope], -1)
         k, v = (self.kv_b_proj(c.squeeze(1)).unflatten(-1, (self.n_head, -1)).transpose(1, 2)
                 .split([self.nope, self.v_size], -1))
         k = torch.cat((k, shared.expand(-1, self.n_head, -1, -1)), -1)
         q = torch.cat((nope, rope), -1)
         q = q if self.stretch == 1.0 else q * self.stretch
-        v = F.pad(v, (0, max(0, q.size(-1) - self.v_size)))     # torch's fused CPU kernel wants one size for all
-        y = self.attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
+        # torch's fused CPU kernel wants one size for all
+        v = F.pad(v, (0, max(0, q.size(-1) - self.v_size)))
+        y = self.attend(q, k, v, slopes=self.position.slopes, allowed=allowed,
+                        dropout_p=self.dropout_p)
         return y[..., :self.v_size]
 
     def absorbed(self, nope: Tensor, rope: Tensor, allowed: Tensor | None, cache: Kept) -> Tensor:
         """The same over the latents of a cache → (B, nh, n, v_size)."""
-        to_k, to_v = self.kv_b_proj.weight.view(self.n_head, -1, self.rank).split([self.nope, self.v_size], 1)
-        q = torch.cat((nope @ to_k, rope), -1)                                    # (B, nh, n, rank + rope)
+        to_k, to_v = self.kv_b_proj.weight.view(self.n_head, -1,
+                                                self.rank).split([self.nope, self.v_size], 1)
+        q = torch.cat((nope @ to_k, rope), -1)  # (B, nh, n, rank + rope)
         view, (latents,) = cache.read()
         mask = mask_of(view, cache.start, q, self.position.slopes, allowed)
         y = over_keys(q, latents, latents[..., :self.rank], mask, self.dropout_p, self.scale)
@@ -108,13 +125,14 @@ class MultiHeadLatentAttention(Mixer):
         return self.position.turn(x, start) if self.rope else x
 
     def new_cache(self, cache: Cache) -> Kept:
-        """This layer's part of a cache: rank + rope numbers a token, whatever the number of heads."""
+        """This layer's part of a cache: rank + rope numbers a token, whatever the number of
+        heads."""
         return Kept(cache.ledger(self.pattern))
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs per token of a forward's scores and weighted sums over the keys that the pattern has, on average over
-        T, keys and values written out. Values narrower than queries are padded to their width, and the padding is
-        computed too."""
+        """FLOPs per token of a forward's scores and weighted sums over the keys that the pattern
+        has, on average over T, keys and values written out. Values narrower than queries are padded
+        to their width, and the padding is computed too."""
         width = self.nope + self.rope
         keys = (pattern or self.pattern).count(T) / T
         return 2 * self.n_head * (width + max(width, self.v_size)) * keys
@@ -130,7 +148,8 @@ class LatentNorm(RMSNorm):
 
 def _sizes(config: CfgNode, hs: int, turns: bool) -> tuple[int, int, int, int]:
     """(kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim)."""
-    defaults = {"kv_lora_rank": 4 * hs, "qk_nope_head_dim": hs, "qk_rope_head_dim": max(2, hs // 4 * 2),
+    defaults = {"kv_lora_rank": 4 * hs, "qk_nope_head_dim": hs,
+                "qk_rope_head_dim": max(2, hs // 4 * 2),
                 "v_head_dim": hs, "q_lora_rank": 1}
     sizes = {name: default if getattr(config, name) is None else getattr(config, name)
              for name, default in defaults.items()}
@@ -139,4 +158,5 @@ def _sizes(config: CfgNode, hs: int, turns: bool) -> tuple[int, int, int, int]:
             raise BadInput(f"model.{name}={size!r}: give a whole number from 1, or None")
     if not turns:
         sizes["qk_rope_head_dim"] = 0
-    return tuple(sizes[name] for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+    return tuple(sizes[name] for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
+                                          "v_head_dim"))

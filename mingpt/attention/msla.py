@@ -1,15 +1,17 @@
 """
 Attention by way of a few learned latents: study 004's, and one in which tokens do mix.
 
-In `msla` a head has L learned vectors. A token writes its value to all of them, by how well its key fits each; a latent
-holds the running mean of what was written to it so far. A query scores the latents, keeps the best k, and reads the
-mean of what those hold. So what a query gives an earlier token is a weight like attention's,
+In `msla` a head has L learned vectors. A token writes its value to all of them, by how well its key
+fits each; a latent holds the running mean of what was written to it so far. A query scores the
+latents, keeps the best k, and reads the mean of what those hold. So what a query gives an earlier
+token is a weight like attention's,
 
     A_ij = Σ_l p_il · w_jl / Z_il        Z_il = Σ_{j ≤ i} w_jl
 
-which sums to 1 over j ≤ i, and is linear attention in L features: chunks of the text meet each other only through what
-the latents hold (as Yang et al. 2023, arXiv 2312.06635, and others compute it), so time and memory are linear in T, and
-a token after others costs what L latents cost, however long the text is.
+which sums to 1 over j ≤ i, and is linear attention in L features: chunks of the text meet each
+other only through what the latents hold (as Yang et al. 2023, arXiv 2312.06635, and others compute
+it), so time and memory are linear in T, and a token after others costs what L latents cost, however
+long the text is.
 """
 
 from __future__ import annotations
@@ -34,15 +36,20 @@ FLOOR = 1e-6    # that every token writes to every latent, so that none is ever 
 
 
 class LatentMixer(Mixer):
-    """What both kinds have: `msla_latents` vectors, each shared out over the heads; and no pairs of tokens."""
+    """What both kinds have: `msla_latents` vectors, each shared out over the heads; and no pairs of
+    tokens."""
     options = {**Mixer.options, "msla_latents": 64, "msla_topk": 4}
 
     def __init__(self, config: CfgNode, layer: int = 0):
         super().__init__(config, layer)
         self.count, self.topk = config.msla_latents, config.msla_topk
-        for name, value, most in (("msla_latents", self.count, None), ("msla_topk", self.topk, self.count)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value > (most or value):
-                raise BadInput(f"model.{name}={value!r}: give a whole number from 1" + (f" to {most}" if most else ""))
+        for name, value, most in (("msla_latents", self.count, None),
+                                  ("msla_topk", self.topk, self.count)):
+            if isinstance(value, bool) or not isinstance(value,
+                                                         int) or value < 1 or value > (most
+                                                                                       or value):
+                raise BadInput(f"model.{name}={value!r}: give a whole number from 1"
+                               + (f" to {most}" if most else ""))
         self._refuse_pairs(config)
 
     def _refuse_pairs(self, config: CfgNode) -> None:
@@ -57,7 +64,8 @@ class LatentMixer(Mixer):
         elif config.document_end is not None or config.published_padding is not None:
             reason = "data.document_mask or model.published_padding: leave them out"
         if reason:
-            raise BadInput(f"model.attention={kind} has no pairs of a query and a key, and so no {reason}")
+            raise BadInput(f"model.attention={kind} has no pairs of a query and a key, and so no "
+                           f"{reason}")
 
     def heads(self, x: Tensor) -> Tensor:
         """(…, T, nh·hs) → (…, nh, T, hs)."""
@@ -71,9 +79,9 @@ class LatentMixer(Mixer):
 
 
 class SparseLatentAttention(LatentMixer):
-    """Queries read the `msla_topk` best of `msla_latents` latents that hold running means of the past. See the top of
-    this file. With model.position=alibi what a latent holds fades: a token at distance d counts e^(−slope·d) as much,
-    which is what ALiBi's scores do to a softmax."""
+    """Queries read the `msla_topk` best of `msla_latents` latents that hold running means of the
+    past. See the top of this file. With model.position=alibi what a latent holds fades: a token at
+    distance d counts e^(−slope·d) as much, which is what ALiBi's scores do to a softmax."""
     options = {**LatentMixer.options, "qk_norm": False}
 
     def __init__(self, config: CfgNode, layer: int = 0):
@@ -82,11 +90,14 @@ class SparseLatentAttention(LatentMixer):
         self.c_attn = Linear(config.n_embd, 3 * width, bias=with_bias(config, "qkv_bias"))
         self.latents = nn.Embedding(self.count, width)
         self.c_proj = residual_output(width, config.n_embd, with_bias(config, "attn_out_bias"))
-        self.q_norm, self.k_norm = (RMSNorm(self.head_dim, config) if config.qk_norm else nn.Identity()
+        self.q_norm, self.k_norm = (RMSNorm(self.head_dim, config) if config.qk_norm
+                                    else nn.Identity()
                                     for _ in range(2))
-        self.scale = 1 / math.sqrt(self.head_dim) if config.attn_scale is None else config.attn_scale
+        self.scale = (1 / math.sqrt(self.head_dim) if config.attn_scale is None
+                      else config.attn_scale)
 
-    def forward(self, x: Tensor, allowed: Tensor | None = None, cache: States | None = None) -> Tensor:
+    def forward(self, x: Tensor, allowed: Tensor | None = None,
+                cache: States | None = None) -> Tensor:
         """See Mixer."""
         q, k, v = (self.heads(part) for part in self.c_attn(x).chunk(3, -1))      # (B, nh, T, hs)
         latents = self.heads(self.latents.weight).mT * self.scale                 # (nh, hs, L)
@@ -102,10 +113,11 @@ class SparseLatentAttention(LatentMixer):
         return States(cache, self.topk)
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs per token of a forward: its key and its query against all latents, and `running_means`: the values and
-        their weights into the latents, the weights of its chunk added up, its pairs with its chunk, and means out of
-        the chunk and out of the latents. Chunks are computed whole: all c×c pairs, and the last one padded. A pattern
-        changes nothing."""
+        """FLOPs per token of a forward: its key and its query against all latents, and
+        `running_means`: the values and their weights into the latents, the weights of its chunk
+        added up, its pairs with its chunk, and means out of the chunk and out of the latents.
+        Chunks are computed whole: all c×c pairs, and the last one padded. A pattern changes
+        nothing."""
         c, L, hs = min(CHUNK, T), self.count, self.head_dim
         padded = -(-T // c) * c / T
         means = L * (hs + 1) + 2 * c * L + c * hs + L * hs
@@ -118,22 +130,27 @@ class SparseLatentAttention(LatentMixer):
 
 
 class PublishedSparseLatentAttention(LatentMixer):
-    """Study 004's, as it was published: a query reads the `msla_topk` best of the learned vectors themselves and adds
-    its own token's value. No token sees another, and k_proj is never used: the audit says so. GPT-2's own output
-    projection follows the study's. With GPT-2's weights tied, 256 latents, and all but `attn.msla` frozen, 30,707,712
-    of 133,886,208 parameters are trained, as the study printed."""
-    hosted = ("c_proj",)      # the study froze it with the rest of GPT-2: "attn" alone does not name it
+    """Study 004's, as it was published: a query reads the `msla_topk` best of the learned vectors
+    themselves and adds its own token's value. No token sees another, and k_proj is never used: the
+    audit says so. GPT-2's own output projection follows the study's. With GPT-2's weights tied, 256
+    latents, and all but `attn.msla` frozen, 30,707,712 of 133,886,208 parameters are trained, as
+    the study printed."""
+    hosted = ("c_proj",)  # the study froze it with the rest of GPT-2: "attn" alone does not name it
 
     def __init__(self, config: CfgNode, layer: int = 0):
         super().__init__(config, layer)
         if self.position.slopes is not None:
-            raise BadInput("model.attention=msla_published has no past that could fade, as model.position=alibi asks: "
+            raise BadInput("model.attention=msla_published has no past that could fade, as "
+                           "model.position=alibi asks: "
                            "use learned or none")
         self.msla = _Published(config, self.n_head * self.head_dim, self.count)
-        self.c_proj = residual_output(config.n_embd, config.n_embd, with_bias(config, "attn_out_bias"))
-        self.scale = 1 / math.sqrt(self.head_dim) if config.attn_scale is None else config.attn_scale
+        self.c_proj = residual_output(config.n_embd, config.n_embd,
+                                      with_bias(config, "attn_out_bias"))
+        self.scale = (1 / math.sqrt(self.head_dim) if config.attn_scale is None
+                      else config.attn_scale)
 
-    def forward(self, x: Tensor, allowed: Tensor | None = None, cache: Nothing | None = None) -> Tensor:
+    def forward(self, x: Tensor, allowed: Tensor | None = None,
+                cache: Nothing | None = None) -> Tensor:
         """See Mixer."""
         latents = self.heads(self.msla.latents.weight)                            # (nh, L, hs)
         weights = self.best(self.heads(self.msla.q_proj(x)) @ latents.mT * self.scale)
@@ -145,8 +162,8 @@ class PublishedSparseLatentAttention(LatentMixer):
         return Nothing()
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs per token of a forward: its query against all latents, and their weighted sum, which multiplies the
-        zero weights too. A pattern changes nothing."""
+        """FLOPs per token of a forward: its query against all latents, and their weighted sum,
+        which multiplies the zero weights too. A pattern changes nothing."""
         return 2 * 2 * self.count * self.n_head * self.head_dim
 
 
@@ -156,7 +173,8 @@ class _Published(nn.Module):
     def __init__(self, config: CfgNode, width: int, count: int):
         super().__init__()
         bias = with_bias(config, "qkv_bias")
-        self.q_proj, self.k_proj, self.v_proj = (Linear(config.n_embd, width, bias=bias) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = (Linear(config.n_embd, width, bias=bias)
+                                                 for _ in range(3))
         self.out_proj = Linear(width, config.n_embd, bias=bias)
         self.latents = nn.Embedding(count, width)
 

@@ -1,5 +1,6 @@
 """
-Running means under weights, and sums of them: what msla's latents hold, for all tokens of a text or for the next one.
+Running means under weights, and sums of them: what msla's latents hold, for all tokens of a text or
+for the next one.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ CHUNK = 64      # tokens that meet each other as pairs
 
 
 def running_means(read: Tensor, write: Tensor, v: Tensor, slopes: Tensor | None = None) -> Tensor:
-    """y_i = Σ_l read_il · (Σ_{j ≤ i} f^(i−j) write_jl v_j) / (Σ_{j ≤ i} f^(i−j) write_jl), where f = e^(−slope).
+    """y_i = Σ_l read_il · (Σ_{j ≤ i} f^(i−j) write_jl v_j) / (Σ_{j ≤ i} f^(i−j) write_jl), where f
+    = e^(−slope).
 
-    read and write (B, nh, T, L), write above 0; v (B, nh, T, hs); slopes (nh,) or None for 0 → (B, nh, T, hs) in v's
-    dtype, computed in float32 at least. Time and memory are linear in T: of what the latents hold, a state is kept for
-    every CHUNK tokens. All that is added up is positive weights, so no difference of large sums loses its digits.
+    read and write (B, nh, T, L), write above 0; v (B, nh, T, hs); slopes (nh,) or None for 0 → (B,
+    nh, T, hs) in v's dtype, computed in float32 at least. Time and memory are linear in T: of what
+    the latents hold, a state is kept for every CHUNK tokens. All that is added up is positive
+    weights, so no difference of large sums loses its digits.
     """
     T, dtype = v.size(-2), v.dtype
     with torch.autocast(v.device.type, enabled=False):
-        read, write, v = (_chunked(_wide(x)) for x in (read, write, v))               # (B, nh, chunks, c, ·)
+        read, write, v = (_chunked(_wide(x)) for x in (read, write, v))  # (B, nh, chunks, c, ·)
         fade = Fade(slopes, write)
-        held = _held(fade, write, v)                                                  # (B, nh, chunks, L, hs + 1)
-        total = fade.within @ write + fade.since * held[..., -1].unsqueeze(-2)        # (B, nh, chunks, c, L)
+        held = _held(fade, write, v)  # (B, nh, chunks, L, hs + 1)
+        # (B, nh, chunks, c, L)
+        total = fade.within @ write + fade.since * held[..., -1].unsqueeze(-2)
         read = read / total
         near = (read @ write.mT * fade.within) @ v
         y = near + fade.since * (read @ held[..., :-1])
@@ -35,20 +39,24 @@ def running_means(read: Tensor, write: Tensor, v: Tensor, slopes: Tensor | None 
 
 
 class Fade:
-    """What is left of a token in its own chunk and after it, each broadcasting over (B, nh, chunks, …)."""
+    """What is left of a token in its own chunk and after it, each broadcasting over (B, nh, chunks,
+    …)."""
 
     def __init__(self, slopes: Tensor | None, like: Tensor):
         place = torch.arange(like.size(-2), device=like.device, dtype=like.dtype)
         slopes = like.new_zeros(1) if slopes is None else slopes.to(like)
         slopes, last = slopes[:, None, None, None], len(place) - 1
-        self.within = (-slopes * (place[:, None] - place)).exp().tril()    # (nh, 1, c, c): of j, at i
-        self.since = (-slopes * (place[:, None] + 1)).exp()                # (nh, 1, c, 1): of what was before, at i
-        self.until = (-slopes * (last - place[:, None])).exp()             # (nh, 1, c, 1): of j, at the chunk's end
-        self.over = (-slopes * (last + 1)).exp()[:, 0]                     # (nh, 1, 1): of a state, over a chunk
+        self.within = (-slopes * (place[:, None] - place)).exp().tril()  # (nh, 1, c, c): of j, at i
+        # (nh, 1, c, 1): of what was before, at i
+        self.since = (-slopes * (place[:, None] + 1)).exp()
+        # (nh, 1, c, 1): of j, at the chunk's end
+        self.until = (-slopes * (last - place[:, None])).exp()
+        self.over = (-slopes * (last + 1)).exp()[:, 0]  # (nh, 1, 1): of a state, over a chunk
 
 
 def _held(fade: Fade, write: Tensor, v: Tensor) -> Tensor:
-    """Σ of weighted values and, in the last column, of weights, before each chunk: (B, nh, chunks, L, hs + 1)."""
+    """Σ of weighted values and, in the last column, of weights, before each chunk: (B, nh, chunks,
+    L, hs + 1)."""
     added = (write * fade.until).mT @ F.pad(v, (0, 1), value=1.0)
     states = [torch.zeros_like(added[:, :, 0])]
     for chunk in added[:, :, :-1].unbind(2):
@@ -67,13 +75,15 @@ def _chunked(x: Tensor) -> Tensor:
 
 
 class State(NamedTuple):
-    """What the latents hold after `length` tokens: (B, nh, L, hs + 1), the last column the weights."""
+    """What the latents hold after `length` tokens: (B, nh, L, hs + 1), the last column the
+    weights."""
     length: int
     held: Tensor
 
 
 class States:
-    """The cache of one layer: what its latents hold now and at the last slack + 1 lengths, to go back to."""
+    """The cache of one layer: what its latents hold now and at the last slack + 1 lengths, to go
+    back to."""
     forgets = True
 
     def __init__(self, cache: Cache, topk: int):
@@ -124,11 +134,13 @@ class States:
         """One token more: write (B, nh, L), wide (B, nh, hs + 1)."""
         length, held = self.states[-1]
         held = held if fade is None else held * fade
-        self.states.append(State(length + 1, torch.addcmul(held, write.unsqueeze(-1), wide.unsqueeze(-2))))
+        self.states.append(State(length + 1, torch.addcmul(held, write.unsqueeze(-1),
+                                                           wide.unsqueeze(-2))))
 
     def _mean(self, read: Tensor) -> Tensor:
         """read (B, nh, L), 0 but for k → what those hold, (B, nh, hs)."""
         weights, index = read.topk(self.topk, -1)
         held = self.states[-1].held
-        best = held.gather(2, index.unsqueeze(-1).expand(-1, -1, -1, held.size(-1)))    # (B, nh, k, hs + 1)
+        # (B, nh, k, hs + 1)
+        best = held.gather(2, index.unsqueeze(-1).expand(-1, -1, -1, held.size(-1)))
         return ((weights / best[..., -1]).unsqueeze(-2) @ best[..., :-1]).squeeze(-2)

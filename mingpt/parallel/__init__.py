@@ -1,1 +1,2 @@
-"""Attention over several processes: `ring` passes keys and values around, `tiles` computes one piece."""
+"""Attention over several processes: `ring` passes keys and values around, `tiles` computes one
+piece."""

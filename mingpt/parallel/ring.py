@@ -1,16 +1,17 @@
 """
-Ring attention: a text too long for one process is split over several. Each rank holds a stretch of T/R tokens, keys and
-values travel from rank to rank, and what each stretch contributes is merged by its log Σ exp(score): the numbers are
-those of one process. Liu et al. 2023, arXiv 2310.01889.
+Ring attention: a text too long for one process is split over several. Each rank holds a stretch of
+T/R tokens, keys and values travel from rank to rank, and what each stretch contributes is merged by
+its log Σ exp(score): the numbers are those of one process. Liu et al. 2023, arXiv 2310.01889.
 
     ring = ContextParallel(model)                     # in every rank of an initialised torch.distributed group
     x = model.hidden(ring.mine(idx), ring)            # (B, T/R, C): this rank's stretch, in place of a cache
     loss = ring.loss(idx, targets)                    # the mean over all ranks; after loss.backward():
     ring.sum_gradients()
 
-Everything is causal, so a stretch travels only onwards, and no further than the pattern reaches: behind a window whole
-ranks are neither sent to nor computed (`Route`). Work is uneven: the last rank meets every stretch that reaches it, the
-first only its own. Tested with gloo on a CPU; with NCCL not measured.
+Everything is causal, so a stretch travels only onwards, and no further than the pattern reaches:
+behind a window whole ranks are neither sent to nor computed (`Route`). Work is uneven: the last
+rank meets every stretch that reaches it, the first only its own. Tested with gloo on a CPU; with
+NCCL not measured.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from mingpt.utils import IGNORE_INDEX, BadInput
 
 @dataclass(frozen=True)
 class Route:
-    """Which stretches of `length` tokens meet on which of `ranks`, where a query sees at most `reach` tokens back."""
+    """Which stretches of `length` tokens meet on which of `ranks`, where a query sees at most
+    `reach` tokens back."""
     ranks: int
     length: int
     reach: int
@@ -58,11 +60,12 @@ class Route:
         return hop == self.hops or rank == self.ranks - 1
 
 
-def ring_attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, *, slopes: Tensor | None = None,
-                   group: dist.ProcessGroup | None = None) -> Tensor:
-    """softmax(QKᵀ/√hs)V over all ranks' tokens: this rank's q (B, nh, T/R, hs), k and v (B, nkv, T/R, hs), where nkv
-    divides nh → (B, nh, T/R, hs). All ranks call it, with as many tokens each; so they do its backward. `slopes` (nh,),
-    not trained, subtracts slope · (i − j) from the scores (ALiBi)."""
+def ring_attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, *,
+                   slopes: Tensor | None = None, group: dist.ProcessGroup | None = None) -> Tensor:
+    """softmax(QKᵀ/√hs)V over all ranks' tokens: this rank's q (B, nh, T/R, hs), k and v (B, nkv,
+    T/R, hs), where nkv divides nh → (B, nh, T/R, hs). All ranks call it, with as many tokens each;
+    so they do its backward. `slopes` (nh,), not trained, subtracts slope · (i − j) from the scores
+    (ALiBi)."""
     return _Ring.apply(q, k, v, pattern, slopes, group)
 
 
@@ -85,8 +88,8 @@ class _Ring(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        """Keys and values travel as in the forward, and their gradients with them; from the last rank that sees them
-        these go home."""
+        """Keys and values travel as in the forward, and their gradients with them; from the last
+        rank that sees them these go home."""
         q, held, out, lse = ctx.saved_tensors
         ring, kind = ctx.ring, held.dtype
         dq, dkv, leaving = 0.0, torch.zeros_like(held, dtype=lse.dtype), []
@@ -98,14 +101,16 @@ class _Ring(torch.autograd.Function):
             if ring.route.last(ring.rank, hop):
                 leaving.append(ring.send_home(dkv, hop))
             dkv, held = ring.pass_on(dkv, hop)(), coming()
-        dk, dv = ring.welcome(leaving, q.new_empty(ctx.saved_tensors[1].shape, dtype=lse.dtype)).to(kind)
+        dk, dv = ring.welcome(leaving, q.new_empty(ctx.saved_tensors[1].shape,
+                                                   dtype=lse.dtype)).to(kind)
         return dq.to(q.dtype), dk, dv, None, None, None
 
 
 class _Ranks:
     """This rank among the others: where its stretch is, what it sends and to whom."""
 
-    def __init__(self, length: int, pattern: Pattern, slopes: Tensor | None, group: dist.ProcessGroup | None):
+    def __init__(self, length: int, pattern: Pattern, slopes: Tensor | None,
+                 group: dist.ProcessGroup | None):
         self.rank, self.group = dist.get_rank(group), group
         self.pattern, self.slopes = pattern, slopes
         ranks = dist.get_world_size(group)
@@ -117,8 +122,9 @@ class _Ranks:
         return Place(self.rank * n, (self.rank - hop) * n, ranks * n, self.pattern, self.slopes)
 
     def pass_on(self, held: Tensor | None, hop: int) -> Callable[[], Tensor | None]:
-        """Send what has come `hop` ranks on to the next rank, unless it is at its end, and begin to receive the same
-        from the one before. What is returned waits for it, and gives None where nothing comes."""
+        """Send what has come `hop` ranks on to the next rank, unless it is at its end, and begin to
+        receive the same from the one before. What is returned waits for it, and gives None where
+        nothing comes."""
         moves, coming = [], None
         if hop <= self.rank and not self.route.last(self.rank, hop):
             moves.append(dist.P2POp(dist.isend, held, self._peer(self.rank + 1), self.group))
@@ -140,7 +146,8 @@ class _Ranks:
         return gradient, dist.isend(gradient, self._peer(self.rank - hop), self.group)
 
     def welcome(self, leaving: list[tuple[Tensor, dist.Work | None]], memory: Tensor) -> Tensor:
-        """This rank's own finished gradient, received into memory if another rank had it last; and all have left."""
+        """This rank's own finished gradient, received into memory if another rank had it last; and
+        all have left."""
         end = min(self.rank + self.route.hops, self.route.ranks - 1)
         if end == self.rank:
             memory = leaving[0][0]
@@ -156,8 +163,8 @@ class _Ranks:
 
 
 class ContextParallel:
-    """A whole model over several ranks: given to `model.hidden` in the place of a cache. The parameters are the same in
-    every rank. See the top of this file."""
+    """A whole model over several ranks: given to `model.hidden` in the place of a cache. The
+    parameters are the same in every rank. See the top of this file."""
     tokens = None       # as a cache's: no document mask
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup | None = None):
@@ -171,7 +178,8 @@ class ContextParallel:
     def mine(self, idx: Tensor) -> Tensor:
         """This rank's stretch of tokens (B, T) that all ranks have → (B, T/R)."""
         if idx.size(1) % self.ranks or idx.size(1) > self.model.block_size:
-            raise BadInput(f"context parallel: {idx.size(1)} tokens over {self.ranks} ranks: give a multiple of "
+            raise BadInput(f"context parallel: {idx.size(1)} tokens over {self.ranks} ranks: give "
+                           f"a multiple of "
                            f"{self.ranks}, at most model.block_size={self.model.block_size}")
         return idx.chunk(self.ranks, dim=1)[self.rank]
 
@@ -181,17 +189,20 @@ class ContextParallel:
         return self.start
 
     def loss(self, idx: Tensor, targets: Tensor) -> Tensor:
-        """The mean nats a target over all ranks' tokens (B, T), the same number in every rank. Its backward leaves in
-        each rank that rank's part of the gradients."""
+        """The mean nats a target over all ranks' tokens (B, T), the same number in every rank. Its
+        backward leaves in each rank that rank's part of the gradients."""
         model = self.model
         x, wanted = model.hidden(self.mine(idx), self), self.mine(targets)
         others = any(getattr(m, "aux_loss", None) is not None for m in model.modules())
         if others or model.training and model.future:
-            raise BadInput("context parallel: a loss beside the next token's, as experts or future heads have, needs "
+            raise BadInput("context parallel: a loss beside the next token's, as experts or future "
+                           "heads have, needs "
                            "all tokens in one process")
-        counts, head = (wanted.ne(IGNORE_INDEX).sum(), targets.ne(IGNORE_INDEX).sum()), model.lm_head.weight
+        counts, head = (wanted.ne(IGNORE_INDEX).sum(),
+                        targets.ne(IGNORE_INDEX).sum()), model.lm_head.weight
         if counts[0]:
-            part = head_loss(x, head, wanted, model.softcap, model.z_loss if model.training else 0.0)
+            part = head_loss(x, head, wanted, model.softcap,
+                             model.z_loss if model.training else 0.0)
         else:
             part = 0 * (x.sum() + head.sum())       # every rank has a gradient of every parameter
         part = part * (counts[0] / counts[1])
@@ -211,7 +222,8 @@ class _Layer:
 
     def __init__(self, ring: ContextParallel, attention: nn.Module):
         if type(attention).forward is not CausalSelfAttention.forward:
-            raise BadInput("context parallel: model.attention must have keys for every token: mha, gqa or mqa")
+            raise BadInput("context parallel: model.attention must have keys for every token: mha, "
+                           "gqa or mqa")
         self.ring, self.pattern = ring, attention.pattern
 
     @property
@@ -221,5 +233,6 @@ class _Layer:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, slopes: Tensor | None = None,
                  allowed: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
         if dropout_p:
-            raise BadInput(f"context parallel drops no attention weights, as model.attn_pdrop={dropout_p} asks")
+            raise BadInput(f"context parallel drops no attention weights, as "
+                           f"model.attn_pdrop={dropout_p} asks")
         return ring_attention(q, k, v, self.pattern, slopes=slopes, group=self.ring.group)

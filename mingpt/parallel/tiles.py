@@ -1,9 +1,11 @@
 """
-A stretch of queries meets a stretch of keys that begin at other places of the same text: attention over these keys
-alone with its log Σ exp(score), the merging of two such results, and the gradients. Half precision is computed in
-float32. A tile of queries at a time, and of the keys only those that the pattern can reach.
+A stretch of queries meets a stretch of keys that begin at other places of the same text: attention
+over these keys alone with its log Σ exp(score), the merging of two such results, and the gradients.
+Half precision is computed in float32. A tile of queries at a time, and of the keys only those that
+the pattern can reach.
 
-q (B, nh, n, hs), k and v (B, nkv, m, hs), where nkv divides nh; slopes (nh,) or None; lse (B, nh, n, 1).
+q (B, nh, n, hs), k and v (B, nkv, m, hs), where nkv divides nh; slopes (nh,) or None; lse (B, nh,
+n, 1).
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ class Place:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-    """→ what these keys contribute, (B, nh, n, hs), and its lse; where a query sees none of them 0 and −∞."""
+    """→ what these keys contribute, (B, nh, n, hs), and its lse; where a query sees none of them 0
+    and −∞."""
     q, k, v = _wide(q), *_for_heads(q, k, v)
     out, lse = torch.zeros_like(q), q.new_full((*q.shape[:3], 1), -math.inf)
     for rows, columns in _tiles(q.size(2), k.size(2), place):
         scores = _scores(q, k, rows, columns, place)
-        largest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)     # of a row that sees none
+        # of a row that sees none
+        largest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
         weights = scores.sub_(largest).exp_()
         total = weights.sum(-1, keepdim=True)
         out[:, :, rows] = weights @ v[:, :, columns] / total.clamp(min=1e-30)
@@ -45,21 +49,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> tuple[Tensor, Tenso
 
 
 def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Two results over different keys → the result over all of them. A query must see some key of `a`."""
+    """Two results over different keys → the result over all of them. A query must see some key of
+    `a`."""
     lse = torch.logaddexp(a[1], b[1])
     return a[0] * (a[1] - lse).exp() + b[0] * (b[1] - lse).exp(), lse
 
 
 def gradients(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, lse: Tensor, delta: Tensor,
               place: Place) -> tuple[Tensor, Tensor, Tensor]:
-    """dQ, dK, dV of these pairs alone, from dO, from the lse over all keys, and from δ = Σ dO·O, (B, nh, n, 1)."""
+    """dQ, dK, dV of these pairs alone, from dO, from the lse over all keys, and from δ = Σ dO·O,
+    (B, nh, n, 1)."""
     kv_shape, scale = k.shape, 1 / math.sqrt(q.size(-1))
     q, dout, k, v = _wide(q), _wide(dout), *_for_heads(q, k, v)
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for rows, columns in _tiles(q.size(2), k.size(2), place):
         weights = _scores(q, k, rows, columns, place).sub_(lse[:, :, rows]).exp_()
         dv[:, :, columns] += weights.mT @ dout[:, :, rows]
-        dscores = weights.mul_(dout[:, :, rows] @ v[:, :, columns].mT - delta[:, :, rows]).mul_(scale)
+        dscores = weights.mul_(dout[:, :, rows] @ v[:, :, columns].mT - delta[:, :,
+                                                                              rows]).mul_(scale)
         dq[:, :, rows] = dscores @ k[:, :, columns]
         dk[:, :, columns] += dscores.mT @ q[:, :, rows]
     B, kv_heads, m, hs = kv_shape
@@ -76,7 +83,8 @@ def _scores(q: Tensor, k: Tensor, rows: slice, columns: slice, place: Place) -> 
 
 
 def _tiles(n: int, m: int, place: Place) -> Iterator[tuple[slice, slice]]:
-    """Slices of the queries, each with the slice of the keys that it can see; none where it can see none."""
+    """Slices of the queries, each with the slice of the keys that it can see; none where it can see
+    none."""
     reach, ahead = place.pattern.reach(place.T), place.query - place.key
     for start in range(0, n, TILE):
         stop = min(start + TILE, n)

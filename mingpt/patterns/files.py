@@ -6,7 +6,8 @@ Expanded (000): every layer is spelled out; `mask_patterns` and descriptions are
     {"schedules": {NAME: {"layers": {"0": {"layer_idx": 0, "mask_type": "sliding_window", "window_size": 256,
                                            "group_idx": null, "num_groups": null}, …}}}, "default_schedule": NAME}
 
-Compact (001): a formula a schedule, for GPT-2's 12 layers, or for those that an optional "n_layer" gives.
+Compact (001): a formula a schedule, for GPT-2's 12 layers, or for those that an optional "n_layer"
+gives.
 
     {"schedules": {"half": {"type": "progressive", "start_layer": 6, "start_window": 512, "end_window": 16},
                    "full": {"type": "none"}}}
@@ -17,15 +18,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mingpt.patterns.kinds import Block, Full, LocalGlobal, Pattern, Random, ShiftedWindow, Strided, Window
+from mingpt.patterns.kinds import (
+    Block,
+    Full,
+    LocalGlobal,
+    Pattern,
+    Random,
+    ShiftedWindow,
+    Strided,
+    Window,
+)
 from mingpt.utils import BadInput, did_you_mean
 
 COMPACT_LAYERS = 12
 
 
 def load_schedule(path: str, name: str = "") -> list[Pattern]:
-    """The patterns of one schedule of a file, from its first layer; without a name, of its `default_schedule`, or of
-    the only one there is. Raises BadInput."""
+    """The patterns of one schedule of a file, from its first layer; without a name, of its
+    `default_schedule`, or of the only one there is. Raises BadInput."""
     content = _read(path)
     schedules = _dict(content.get("schedules"), f"{path}: 'schedules'")
     name = name or _default(path, content, schedules)
@@ -44,7 +54,8 @@ def _read(path: str) -> dict:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = [p.name for p in Path(path).parent.glob("*.json")]
-        raise BadInput(f"no schedule file {path}" + (did_you_mean(Path(path).name, near) if near else "")) from None
+        raise BadInput(f"no schedule file {path}" + (did_you_mean(Path(path).name, near) if near
+                                                     else "")) from None
     except OSError as error:
         raise BadInput(f"schedule file {path} cannot be read: {error.strerror}") from None
     except ValueError as error:   # of JSON or of UTF-8
@@ -54,19 +65,23 @@ def _read(path: str) -> dict:
 
 def _dict(value: Any, where: str) -> dict:
     if not isinstance(value, dict) or not value:
-        raise BadInput(f"{where} should be a JSON object with something in it, like {{\"0\": {{…}}}}")
+        raise BadInput(f"{where} should be a JSON object with something in it, like "
+                       f"{{\"0\": {{…}}}}")
     return value
 
 
 def _default(path: str, content: dict, schedules: dict) -> str:
-    name = content.get("default_schedule") or (next(iter(schedules)) if len(schedules) == 1 else None)
+    name = content.get("default_schedule") or (next(iter(schedules)) if len(schedules) == 1
+                                               else None)
     if not isinstance(name, str):
-        raise BadInput(f"{path} names no default_schedule: write {path}:NAME; known: {', '.join(schedules)}")
+        raise BadInput(f"{path} names no default_schedule: write {path}:NAME; known: "
+                       f"{', '.join(schedules)}")
     return name
 
 
 def _field(entry: dict, key: str, default: int | float | None = None) -> Any:
-    """A value of the file; one that is missing or null takes the default, or BadInput where there is none."""
+    """A value of the file; one that is missing or null takes the default, or BadInput where there
+    is none."""
     value = entry.get(key)
     if value is None and default is None:
         raise BadInput(f"{key} is missing")
@@ -87,10 +102,12 @@ def _choose(readers: dict[str, Callable], entry: dict, key: str) -> Callable:
     return readers[kind]
 
 
-# 000's expanded format -----------------------------------------------------------------------------------------------
+# 000's expanded format
+# -----------------------------------------------------------------------------------------------
 
 def _sliding_window(layer: dict) -> Pattern:
-    w, i, groups = _field(layer, "window_size"), _field(layer, "group_idx", 0), _field(layer, "num_groups", 1)
+    w, i, groups = _field(layer, "window_size"), _field(layer, "group_idx",
+                                                        0), _field(layer, "num_groups", 1)
     return Window(w) if (i, groups) == (0, 1) else ShiftedWindow(w, i, groups)
 
 
@@ -99,7 +116,8 @@ MASK_TYPES = {
     "sliding_window": _sliding_window,
     "block_sparse": lambda layer: Block(_field(layer, "block_size"), _field(layer, "num_blocks")),
     "strided": lambda layer: Strided(_field(layer, "stride")),
-    "local_global": lambda layer: LocalGlobal(_field(layer, "window_size"), _field(layer, "stride", 64)),
+    "local_global": lambda layer: LocalGlobal(_field(layer, "window_size"),
+                                              _field(layer, "stride", 64)),
     "random_sparse": lambda layer: Random(_field(layer, "sparsity", 0.1), 0),
 }
 
@@ -108,8 +126,10 @@ def _expanded(schedule: dict, where: str) -> list[Pattern]:
     layers = _dict(schedule["layers"], f"{where}: 'layers'")
     for l in range(len(layers)):
         if str(l) not in layers:
-            raise BadInput(f"{where}: layer {l} is missing; it has {len(layers)} layers: {', '.join(layers)}")
-    return [_layer(_dict(layers[str(l)], f"{where}, layer {l}"), l, where) for l in range(len(layers))]
+            raise BadInput(f"{where}: layer {l} is missing; it has {len(layers)} layers: "
+                           f"{', '.join(layers)}")
+    return [_layer(_dict(layers[str(l)], f"{where}, layer {l}"), l, where)
+            for l in range(len(layers))]
 
 
 def _layer(layer: dict, l: int, where: str) -> Pattern:
@@ -121,11 +141,13 @@ def _layer(layer: dict, l: int, where: str) -> Pattern:
         raise BadInput(f"{where}, layer {l}: {error}") from None
 
 
-# 001's compact format ------------------------------------------------------------------------------------------------
+# 001's compact format
+# ------------------------------------------------------------------------------------------------
 
 def _compact(schedule: dict, where: str) -> list[Pattern]:
     try:
-        return _choose(COMPACT_TYPES, schedule, "type")(schedule, _whole(schedule, "n_layer", COMPACT_LAYERS, 1))
+        return _choose(COMPACT_TYPES, schedule, "type")(schedule, _whole(schedule, "n_layer",
+                                                                         COMPACT_LAYERS, 1))
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
 
@@ -139,9 +161,11 @@ COMPACT_TYPES = {"none": lambda schedule, n_layer: [Full()] * n_layer, "progress
 
 
 def halving(start: int, end: int, first: int, n_layer: int) -> list[Pattern]:
-    """Study 001's progressive schedule: full before layer `first`, there a window of `start`, then half of the one
-    before, but never less than `end`: halving(512, 16, 6, 12) ends in 512 256 128 64 32 16. Raises BadInput."""
-    start, end = Window(start).w, Window(end).w   # both are checked, even where no layer reaches them
+    """Study 001's progressive schedule: full before layer `first`, there a window of `start`, then
+    half of the one before, but never less than `end`: halving(512, 16, 6, 12) ends in 512 256 128
+    64 32 16. Raises BadInput."""
+    # both are checked, even where no layer reaches them
+    start, end = Window(start).w, Window(end).w
     if end > start:
         raise BadInput(f"windows go down: from {start} to {end} should be from {end} to {start}")
     if first not in range(n_layer):

@@ -1,7 +1,7 @@
 """
-Which keys a query may see: a pattern is a predicate on (i, j), query and key. Every one is causal and lets a query see
-itself, so no softmax is ever empty. Patterns compose, count and draw themselves (predicate.py), and are spelled in few
-letters, which parse back:
+Which keys a query may see: a pattern is a predicate on (i, j), query and key. Every one is causal
+and lets a query see itself, so no softmax is ever empty. Patterns compose, count and draw
+themselves (predicate.py), and are spelled in few letters, which parse back:
 
     f          full: every key up to the query                                   full() at T = 4: x... xx.. xxx. xxxx
     256        window: i − j < 256, the query's own key included              window(2) at T = 4: x... xx.. .xx. ..xx
@@ -24,7 +24,8 @@ import numpy as np
 from mingpt.patterns.pattern import And, Or, Pattern, draw
 from mingpt.utils import BadInput
 
-__all__ = ["And", "Or", "Pattern", "PATTERNS", "draw", "parse_pattern", "full", "window", "shifted", "dilated", "block",
+__all__ = ["And", "Or", "Pattern", "PATTERNS", "draw", "parse_pattern", "full", "window",
+           "shifted", "dilated", "block",
            "strided", "local_global", "random"]
 
 
@@ -90,9 +91,9 @@ class Window(_Sized):
 
 @dataclass(frozen=True)
 class ShiftedWindow(Window):
-    """Study 000's group shift: a window moved index/groups of itself towards the future. Causality cuts that part off,
-    so w − ⌊w·index/groups⌋ keys are left. This reading gives the study's sparsities: lms_main 50.5 % at T = 1024 and
-    37.5 % at 512."""
+    """Study 000's group shift: a window moved index/groups of itself towards the future. Causality
+    cuts that part off, so w − ⌊w·index/groups⌋ keys are left. This reading gives the study's
+    sparsities: lms_main 50.5 % at T = 1024 and 37.5 % at 512."""
     index: int
     groups: int
     spelling, relative = "{w}>{index}/{groups}", True
@@ -101,7 +102,8 @@ class ShiftedWindow(Window):
     def __post_init__(self):
         super().__post_init__()
         if self.index >= self.groups:
-            raise BadInput(f"pattern {str(self)!r}: index = {self.index}, the largest is {self.groups - 1}")
+            raise BadInput(f"pattern {str(self)!r}: index = {self.index}, the largest is "
+                           f"{self.groups - 1}")
 
     @property
     def width(self) -> int:
@@ -110,7 +112,8 @@ class ShiftedWindow(Window):
 
 @dataclass(frozen=True)
 class Dilated(_Sized):
-    """Study 003's: a window of w, then every d-th key: i−w−d, i−w−2d, … Key i−w itself is in a gap."""
+    """Study 003's: a window of w, then every d-th key: i−w−d, i−w−2d, … Key i−w itself is in a
+    gap."""
     w: int
     d: int
     spelling, relative = "{w}/{d}", True
@@ -130,7 +133,8 @@ class Dilated(_Sized):
 
 @dataclass(frozen=True)
 class Block(_Sized):
-    """The query's own block of `size` positions, up to the query, and the `previous` blocks before it."""
+    """The query's own block of `size` positions, up to the query, and the `previous` blocks before
+    it."""
     size: int
     previous: int
     spelling = "b{size}x{previous}"
@@ -166,7 +170,8 @@ class Strided(_Sized):
 
 @dataclass(frozen=True)
 class LocalGlobal(_Sized):
-    """A window of w, and every `every`-th key of the text, from the first (study 000's local_global: every 64th)."""
+    """A window of w, and every `every`-th key of the text, from the first (study 000's
+    local_global: every 64th)."""
     w: int
     every: int
     spelling = "{w}+g{every}"
@@ -184,8 +189,8 @@ class LocalGlobal(_Sized):
 
 @dataclass(frozen=True)
 class Random(Pattern):
-    """Each earlier key is dropped with probability `drop`, by a hash of (seed, i, j): the same pairs at every T and
-    on every device, with nothing stored."""
+    """Each earlier key is dropped with probability `drop`, by a hash of (seed, i, j): the same
+    pairs at every T and on every device, with nothing stored."""
     drop: float
     seed: int
     spelling = "r{drop}@{seed}"
@@ -193,7 +198,8 @@ class Random(Pattern):
     def __post_init__(self):
         object.__setattr__(self, "seed", _whole(self, "seed", 0))
         if not isinstance(self.drop, (int, float)) or not 0 <= self.drop < 1:
-            raise BadInput(f"pattern {str(self)!r}: drop = {self.drop!r} is no number from 0 to less than 1")
+            raise BadInput(f"pattern {str(self)!r}: drop = {self.drop!r} is no number from 0 to "
+                           f"less than 1")
         object.__setattr__(self, "drop", float(self.drop))
 
     def allows(self, i, j):
@@ -205,7 +211,8 @@ def _int64(x: Any) -> Any:
 
 
 def _mix(x: Any) -> Any:
-    """Thomas Mueller's 32-bit integer hash. The factor is below 2^27, so that nothing overflows an int64."""
+    """Thomas Mueller's 32-bit integer hash. The factor is below 2^27, so that nothing overflows an
+    int64."""
     x = x & 0xFFFFFFFF
     for _ in range(2):
         x = (x ^ x >> 16) * 0x45D9F3B & 0xFFFFFFFF
@@ -213,9 +220,11 @@ def _mix(x: Any) -> Any:
 
 
 # a pattern is a class above and a line here; the line makes it a word of the schedules' grammar
-PATTERNS = {"full": Full, "window": Window, "shifted": ShiftedWindow, "dilated": Dilated, "block": Block,
+PATTERNS = {"full": Full, "window": Window, "shifted": ShiftedWindow, "dilated": Dilated,
+            "block": Block,
             "strided": Strided, "local_global": LocalGlobal, "random": Random}
-full, window, shifted, dilated = Full, Window, ShiftedWindow, Dilated   # as code reads best: window(64) | strided(8)
+# as code reads best: window(64) | strided(8)
+full, window, shifted, dilated = Full, Window, ShiftedWindow, Dilated
 block, strided, local_global, random = Block, Strided, LocalGlobal, Random
 
 
@@ -229,8 +238,10 @@ def parse_pattern(text: str) -> Pattern:
         return parse_pattern(text[1:-1])
     for kind in PATTERNS.values():
         if match := _form(kind).fullmatch(text):
-            return kind(*(f.type(value) for f, value in zip(fields(kind), match.groups(), strict=True)))
-    raise BadInput(f"no pattern is spelled {text!r}: write f, 256, 256>1/2, 96/4, b128x4, s8, 64+g64 or r0.1@7, "
+            return kind(*(f.type(value) for f, value in zip(fields(kind), match.groups(),
+                                                            strict=True)))
+    raise BadInput(f"no pattern is spelled {text!r}: write f, 256, 256>1/2, 96/4, b128x4, s8, "
+                   f"64+g64 or r0.1@7, "
                    "joined by & and |")
 
 

@@ -1,6 +1,6 @@
 """
-What every pattern can do: say whether query i may see key j, compose with & and |, count its keys without building T×T,
-and draw itself. The patterns themselves are in patterns.py.
+What every pattern can do: say whether query i may see key j, compose with & and |, count its keys
+without building T×T, and draw itself. The patterns themselves are in patterns.py.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 
 class Pattern:
-    """A causal set of (i, j) pairs. `allows` says which; what can be counted in closed form overrides the counting."""
+    """A causal set of (i, j) pairs. `allows` says which; what can be counted in closed form
+    overrides the counting."""
     spelling: ClassVar[str]
     relative: ClassVar[bool] = False    # whether i − j alone decides
 
     def allows(self, i: Any, j: Any) -> Any:
-        """The predicate where j <= i; i and j are ints, or numpy or torch integer arrays that broadcast."""
+        """The predicate where j <= i; i and j are ints, or numpy or torch integer arrays that
+        broadcast."""
         raise NotImplementedError
 
     def __call__(self, i: Any, j: Any) -> Any:
@@ -70,11 +72,13 @@ class Pattern:
     def draw(self, T: int, separator: str = " ") -> str:
         """A picture in text, a row a query, x where a key is seen. See `draw`."""
         i = np.arange(T)
-        return separator.join("".join(".x"[seen] for seen in row) for row in self(i[:, None], i).astype(int))
+        return separator.join("".join(".x"[seen] for seen in row)
+                              for row in self(i[:, None], i).astype(int))
 
 
 def draw(pattern: Pattern, T: int, separator: str = " ") -> str:
-    """draw(window(2), T=4) == 'x... xx.. .xx. ..xx'; separator='\\n' puts the rows below each other."""
+    """draw(window(2), T=4) == 'x... xx.. .xx. ..xx'; separator='\\n' puts the rows below each
+    other."""
     return pattern.draw(T, separator)
 
 
@@ -83,12 +87,14 @@ ROWS = 64   # a stream's block of queries: at T = 8192 its indices take 4 MB
 
 @lru_cache(maxsize=256)
 def _streamed(pattern: Pattern, T: int) -> tuple[np.ndarray, int]:
-    """Keys per query and reach by looking at every pair, a block of rows at a time: T² time, T memory."""
+    """Keys per query and reach by looking at every pair, a block of rows at a time: T² time, T
+    memory."""
     keys, reach = [np.zeros(0, dtype=np.int64)], 0
     for start in range(0, T, ROWS):
         seen = pattern.rows(start, min(start + ROWS, T))
         keys.append(seen.sum(1))
-        reach = max(reach, int((np.arange(start, start + len(seen)) - seen.argmax(1)).max()))   # argmax: the first key
+        # argmax: the first key
+        reach = max(reach, int((np.arange(start, start + len(seen)) - seen.argmax(1)).max()))
     keys = np.concatenate(keys)
     keys.flags.writeable = False   # it is cached
     return keys, reach
@@ -96,7 +102,8 @@ def _streamed(pattern: Pattern, T: int) -> tuple[np.ndarray, int]:
 
 @dataclass(frozen=True)
 class _Composed(Pattern):
-    """Several patterns in one; those of the same kind are taken apart, so that (a & b) & c is a & (b & c)."""
+    """Several patterns in one; those of the same kind are taken apart, so that (a & b) & c is a &
+    (b & c)."""
     parts: tuple[Pattern, ...]
 
     def __post_init__(self):

@@ -9,7 +9,8 @@ A schedule is one pattern a layer. It is written as
     "progressive:1024"                study 000's: a straight line, ⌊1024·(1 − l/n)⌋ + 1 in layer l of n
     "FILE.json:NAME", "FILE.json"     schedule_files.py reads both seeds' formats; alone, its default_schedule
 
-Spaces part layers; & and | may stand in spaces. `progressive` and `sssl` follow the model's own depth.
+Spaces part layers; & and | may stand in spaces. `progressive` and `sssl` follow the model's own
+depth.
 """
 
 import os
@@ -44,7 +45,8 @@ NAMED_LAYERS = 12
 
 @dataclass(frozen=True)
 class Schedule(Sequence):
-    """One pattern a layer. `name` is what was asked for; `note` says what a reader should know of how it was met."""
+    """One pattern a layer. `name` is what was asked for; `note` says what a reader should know of
+    how it was met."""
     layers: tuple[Pattern, ...]
     name: str
     note: str | None = None
@@ -88,7 +90,8 @@ def _keys_of(pattern: Pattern, queries: np.ndarray) -> np.ndarray:
 
 
 def parse_schedule(text: str, n_layer: int) -> Schedule:
-    """The schedule that a text means for a model of n_layer layers. See the top of this file. Raises BadInput."""
+    """The schedule that a text means for a model of n_layer layers. See the top of this file.
+    Raises BadInput."""
     text = str(text).strip()   # a lone 256 comes from the command line as a number
     word, _, argument = text.partition(":")
     if text in NAMED:
@@ -101,8 +104,8 @@ def parse_schedule(text: str, n_layer: int) -> Schedule:
 
 
 def pattern_of(config: CfgNode, layer: int) -> Pattern:
-    """The schedule's pattern for a layer. Without a number of layers, as in a part built by itself, there is one more
-    than that."""
+    """The schedule's pattern for a layer. Without a number of layers, as in a part built by itself,
+    there is one more than that."""
     return parse_schedule(config.schedule, config.n_layer or layer + 1)[layer]
 
 
@@ -114,10 +117,12 @@ def without_file(text: str, n_layer: int) -> str:
 
 
 def at_depth(layers: Sequence[Pattern], n_layer: int, name: str) -> Schedule:
-    """A schedule at another depth: layer l of n takes the pattern at ⌊l·len(layers)/n⌋. Windows stay as they are."""
+    """A schedule at another depth: layer l of n takes the pattern at ⌊l·len(layers)/n⌋. Windows
+    stay as they are."""
     depth, note = len(layers), None
     if n_layer != depth and len(set(layers)) > 1:
-        note = (f"schedule {name!r} is written for {depth} layers: layer l of {n_layer} takes its layer "
+        note = (f"schedule {name!r} is written for {depth} layers: layer l of {n_layer} takes its "
+                f"layer "
                 f"⌊l·{depth}/{n_layer}⌋; windows are not scaled")
     return Schedule(tuple(layers[l * depth // n_layer] for l in range(n_layer)), name, note)
 
@@ -128,22 +133,28 @@ def uniform(w: int, d: int | None = None) -> str:
 
 
 def parse_layers(text: str, n_layer: int) -> list[Pattern]:
-    """Patterns one by one: 'f 128*4 f' for 6 layers, 'f 128* f' for any number from 3. Raises BadInput."""
+    """Patterns one by one: 'f 128*4 f' for 6 layers, 'f 128* f' for any number from 3. Raises
+    BadInput."""
     items = list(_items(text))
     given = sum(times for _, times in items if times)
     fills = sum(times is None for _, times in items)
     if fills > 1:
-        raise BadInput(f"schedule {text!r} has {fills} items that take the layers left: give all but one a number")
+        raise BadInput(f"schedule {text!r} has {fills} items that take the layers left: give all "
+                       f"but one a number")
     if not items or (given >= n_layer if fills else given != n_layer):
         filled = re.sub(r"\*\d+$", "", text) + "*"
-        hint = f"{filled!r} would fill it" if 0 < given < n_layer else f"write {n_layer}, or f* for full"
+        hint = (f"{filled!r} would fill it" if 0 < given < n_layer
+                else f"write {n_layer}, or f* for full")
         least = "at least " * fills
-        raise BadInput(f"schedule {text!r} is for {least}{given + fills} of the model's {n_layer} layers: {hint}")
-    return [pattern for pattern, times in items for _ in range(n_layer - given if times is None else times)]
+        raise BadInput(f"schedule {text!r} is for {least}{given + fills} of the model's {n_layer} "
+                       f"layers: {hint}")
+    return [pattern for pattern, times in items for _ in range(n_layer - given if times is None
+                                                               else times)]
 
 
 def _items(text: str) -> Iterator[tuple[Pattern, int | None]]:
-    """The patterns of a text and how often each stands there; None for as often as there is room."""
+    """The patterns of a text and how often each stands there; None for as often as there is
+    room."""
     words = re.sub(r"\s*([&|])\s*", r"\1", text).split()
     for k, word in enumerate(words):
         spelling, star, times = word.partition("*")
@@ -167,19 +178,22 @@ def _file(text: str) -> tuple[str, str] | None:
 
 
 def progressive(argument: str, n_layer: int) -> list[Pattern]:
-    """'512>16@6': windows halved from 512 in layer 6 to 16; '1024': a straight line to ⌊1024/n⌋ + 1 in the last."""
+    """'512>16@6': windows halved from 512 in layer 6 to 16; '1024': a straight line to ⌊1024/n⌋ + 1
+    in the last."""
     if match := re.fullmatch(r"(\d+)>(\d+)(?:@(\d+))?", argument):
         start, end, first = (int(number or 0) for number in match.groups())
         return halving(start, end, first, n_layer)
     if re.fullmatch(r"[1-9]\d*", argument):
         return [Window(int(argument) * (n_layer - l) // n_layer + 1) for l in range(n_layer)]
-    raise BadInput(f"schedule 'progressive:{argument}': write progressive:512>16, progressive:512>16@6 (from layer 6) "
+    raise BadInput(f"schedule 'progressive:{argument}': write progressive:512>16, "
+                   f"progressive:512>16@6 (from layer 6) "
                    "or progressive:1024 (a straight line)")
 
 
 def sssl(argument: str, n_layer: int) -> list[Pattern]:
-    """Three short windows, then a full layer, over and over; the argument is the short pattern, 256 if empty. Gemma 2
-    (arXiv 2408.00118) has one short to a full layer, Gemma 3 (arXiv 2503.19786) five."""
+    """Three short windows, then a full layer, over and over; the argument is the short pattern, 256
+    if empty. Gemma 2 (arXiv 2408.00118) has one short to a full layer, Gemma 3 (arXiv 2503.19786)
+    five."""
     short = parse_pattern(argument or "256")
     return list(islice(cycle((short, short, short, Full())), n_layer))
 

@@ -1,1 +1,2 @@
-"""Models from Hugging Face and back: `read` and `write`. `upcycle` gives a trained model another attention."""
+"""Models from Hugging Face and back: `read` and `write`. `upcycle` gives a trained model another
+attention."""

@@ -1,5 +1,6 @@
 """
-The keys of config.json that change no logit in any family: who wrote the file, token ids, sampling, training.
+The keys of config.json that change no logit in any family: who wrote the file, token ids, sampling,
+training.
 """
 
 from __future__ import annotations
@@ -21,5 +22,5 @@ _NAMES = """
 """
 BOOKKEEPING = frozenset(_NAMES.split())
 # every family computes the same with these values, and none of them here has another
-PLAIN = Only(is_encoder_decoder=False, is_decoder=False, add_cross_attention=False, tie_encoder_decoder=False,
-             pruned_heads={}, cross_attention_hidden_size=None)
+PLAIN = Only(is_encoder_decoder=False, is_decoder=False, add_cross_attention=False,
+             tie_encoder_decoder=False, pruned_heads={}, cross_attention_hidden_size=None)

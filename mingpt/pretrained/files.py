@@ -1,5 +1,6 @@
 """
-A Hugging Face model on disk: config.json and safetensors. Nothing here runs code that came with a model.
+A Hugging Face model on disk: config.json and safetensors. Nothing here runs code that came with a
+model.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ WANTED = [CONFIG, "*.safetensors", INDEX]
 
 
 def find_folder(source: str | Path) -> Path:
-    """A local folder, or the hub's model of that name (downloaded once; offline what was). BadInput without either."""
+    """A local folder, or the hub's model of that name (downloaded once; offline what was). BadInput
+    without either."""
     if Path(source).is_dir():
         return Path(source)
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
-        raise BadInput(f"{source!r} is no folder here; for the hub's models: pip install huggingface_hub") from None
+        raise BadInput(f"{source!r} is no folder here; for the hub's models: pip install "
+                       f"huggingface_hub") from None
     try:
         return Path(snapshot_download(str(source), allow_patterns=WANTED))
-    except (OSError, ValueError, errors.HfHubHTTPError) as error:   # no network, no such name, not a name
+    # no network, no such name, not a name
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise BadInput(f"{source!r} is no folder here, and the hub gave none "
                        f"({type(error).__name__}: {reason})") from None
@@ -49,7 +53,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, trunk: str) -> dict[str, torch.Tensor]:
-    """All tensors, from one file or several. The names of a model saved without its head lack `trunk`: it is added."""
+    """All tensors, from one file or several. The names of a model saved without its head lack
+    `trunk`: it is added."""
     tensors: dict[str, torch.Tensor] = {}
     for name in _weight_files(folder):
         try:
@@ -86,14 +91,17 @@ def _weight_files(folder: Path) -> list[str]:
         try:
             return sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{folder / INDEX}: no index of weights ({type(error).__name__}: {error})") from None
+            raise BadInput(f"{folder / INDEX}: no index of weights ({type(error).__name__}: "
+                           f"{error})") from None
     pickled = any(folder.glob("*.bin"))
-    raise BadInput(f"{folder}: no {WEIGHTS}" + (": its weights are pickles, which can run code; convert them" if pickled
+    raise BadInput(f"{folder}: no {WEIGHTS}"
+                   + (": its weights are pickles, which can run code; convert them" if pickled
                                                 else ""))
 
 
 def write_model(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """config.json and one safetensors file; config.json last, so that a folder with one is whole."""
+    """config.json and one safetensors file; config.json last, so that a folder with one is
+    whole."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{WEIGHTS}.tmp"
     save_file(tensors, temporary, metadata={"format": "pt"})

@@ -16,21 +16,24 @@ from mingpt.pretrained.files import find_folder, read_config, read_weights, tens
 from mingpt.pretrained.weights import Heads, Tensors, Weight, read_tensors
 from mingpt.utils import BadInput, did_you_mean
 
-COUNTS = {"n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "vocab_size", "block_size", "mlp_hidden",
+COUNTS = {"n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "vocab_size", "block_size",
+          "mlp_hidden",
           "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
 GPT2_SIZES = {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
 
 
-def read(source: str | Path, block_size: int | None = None) -> tuple[Family, dict[str, Any], Tensors]:
-    """(family, settings of section `model`, our tensors) of a model in a folder or on the hub. BadInput for what has
-    no counterpart here."""
+def read(source: str | Path, block_size: int | None = None) -> tuple[Family, dict[str, Any],
+                                                                     Tensors]:
+    """(family, settings of section `model`, our tensors) of a model in a folder or on the hub.
+    BadInput for what has no counterpart here."""
     folder, family, ours = read_settings(source)
     tensors = read_weights(folder, family.trunk)
     tensors = _one_table(family, tensors) if ours["tie_weights"] else tensors
     state = read_tensors(_weights(family, ours), tensors, _heads_of(ours))
     if ours["bias"]:    # one setting speaks for several, some of which theirs has not
         for name in [n for n in state if ".mlp.c_" in n and n.endswith(".weight")]:
-            state.setdefault(name.replace(".weight", ".bias"), torch.zeros(len(state[name]), dtype=state[name].dtype))
+            state.setdefault(name.replace(".weight", ".bias"),
+                             torch.zeros(len(state[name]), dtype=state[name].dtype))
     return family, ours, _cut(ours, state, block_size)
 
 
@@ -40,32 +43,41 @@ def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
     theirs = read_config(folder)
     kind = theirs.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise BadInput(f"{folder}/config.json: no family {kind!r} here{did_you_mean(str(kind), FAMILIES)}")
+        raise BadInput(f"{folder}/config.json: no family {kind!r} "
+                       f"here{did_you_mean(str(kind), FAMILIES)}")
     family, ours = FAMILIES[kind], {"model_type": None}
     try:
         for entry in (PLAIN, *family.entries):
             entry.read(theirs, ours)
     except BadInput as error:
         raise BadInput(f"{folder}/{error}") from None
-    except (TypeError, ValueError, LookupError, AttributeError) as error:   # a number where a list should be, and so on
-        raise BadInput(f"{folder}/config.json: not the settings of a {kind}: {type(error).__name__}: {error}") from None
+    # a number where a list should be, and so on
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise BadInput(f"{folder}/config.json: not the settings of a {kind}: "
+                       f"{type(error).__name__}: {error}") from None
     _check_keys(folder, family, theirs)
     _check_kinds(folder, ours)
     names = tensor_names(folder, family.trunk)
-    _check_biases(folder, family, theirs, [w for w in _weights(family, ours) if isinstance(w.bias, str)], names)
+    _check_biases(folder, family, theirs, [w for w in _weights(family, ours)
+                                           if isinstance(w.bias, str)], names)
     has = {w.ours.rpartition(".h.")[2].partition(".")[2] or w.ours for w in _weights(family, ours)
            if names.issuperset(w.tensors("bias"))}
-    apart = {"qkv_bias": {"attn.c_attn", "attn.q_a_proj", "attn.kv_a_proj"}, "attn_out_bias": {"attn.c_proj"}}
+    apart = {"qkv_bias": {"attn.c_attn", "attn.q_a_proj", "attn.kv_a_proj"},
+             "attn_out_bias": {"attn.c_proj"}}
     ours["bias"] = bool(has - set().union(*apart.values()))
-    return folder, family, ours | {k: bool(own & has) for k, own in apart.items() if bool(own & has) != ours["bias"]}
+    return folder, family, ours | {k: bool(own & has) for k,
+                                   own in apart.items() if bool(own & has) != ours["bias"]}
 
 
 def _check_keys(folder: Path, family: Family, theirs: dict[str, Any]) -> None:
-    """BadInput for the first key that nothing here understands: it may change what the model computes."""
+    """BadInput for the first key that nothing here understands: it may change what the model
+    computes."""
     unknown = sorted(set(theirs) - family.keys())
     if unknown:
-        raise BadInput(f"{folder}/config.json: key {unknown[0]!r} ({theirs[unknown[0]]!r}) is not known for family "
-                       f"{family.name!r} and may change what it computes{did_you_mean(unknown[0], family.keys())}")
+        raise BadInput(f"{folder}/config.json: key {unknown[0]!r} ({theirs[unknown[0]]!r}) is not "
+                       f"known for family "
+                       f"{family.name!r} and may change what it "
+                       f"computes{did_you_mean(unknown[0], family.keys())}")
 
 
 def _check_kinds(folder: Path, ours: dict[str, Any]) -> None:
@@ -77,17 +89,21 @@ def _check_kinds(folder: Path, ours: dict[str, Any]) -> None:
         return type(value) in (int, float) and 0 <= value < float("inf")
 
     kinds = {**dict.fromkeys(COUNTS, (whole, "a whole number above 0")),
-             **dict.fromkeys(("norm_eps", "rope_base", "rope_fraction"), (number, "a number from 0")),
+             **dict.fromkeys(("norm_eps", "rope_base", "rope_fraction"),
+                             (number, "a number from 0")),
              "tie_weights": (lambda value: type(value) is bool, "true or false")}
     for key in kinds.keys() & set(ours):
         fits, what = kinds[key]
         if not fits(ours[key]):
-            raise BadInput(f"{folder}/config.json: it makes our model.{key} {ours[key]!r}: not {what}")
+            raise BadInput(f"{folder}/config.json: it makes our model.{key} {ours[key]!r}: not "
+                           f"{what}")
     if ours.get("head_dim") is None and ours["n_embd"] % ours["n_head"]:
-        raise BadInput(f"{folder}/config.json: a width of {ours['n_embd']} is not divisible by {ours['n_head']} heads")
+        raise BadInput(f"{folder}/config.json: a width of {ours['n_embd']} is not divisible by "
+                       f"{ours['n_head']} heads")
 
 
-def _check_biases(folder: Path, family: Family, theirs: dict[str, Any], weights: list[Weight], names: set[str]) -> None:
+def _check_biases(folder: Path, family: Family, theirs: dict[str, Any], weights: list[Weight],
+                  names: set[str]) -> None:
     """BadInput where a flag about biases says otherwise than the tensors that are there."""
     for w in weights:
         flag = theirs.get(w.bias, family.biased)
@@ -114,20 +130,23 @@ def _weights(family: Family, ours: dict[str, Any]) -> list[Weight]:
 
 
 def _one_table(family: Family, tensors: Tensors) -> Tensors:
-    """The tensors of a tied model without the head's, which is the embedding; either of the two may be the one that is
-    stored. BadInput where both are and differ: transformers then leaves them untied."""
+    """The tensors of a tied model without the head's, which is the embedding; either of the two may
+    be the one that is stored. BadInput where both are and differ: transformers then leaves them
+    untied."""
     table, head = (next(w.tensors("weight")[0] for w in family.outer if w.ours == ours)
                    for ours in ("transformer.wte", "lm_head"))
     if head not in tensors:
         return tensors
     stored = tensors.get(table, tensors[head])
     if not torch.equal(stored, tensors[head]):
-        raise BadInput(f"config.json: tie_word_embeddings=True, but {table} and {head} differ: set it to false")
+        raise BadInput(f"config.json: tie_word_embeddings=True, but {table} and {head} differ: set "
+                       f"it to false")
     return {name: t for name, t in tensors.items() if name != head} | {table: stored}
 
 
 def _has(ours: dict[str, Any], module: str) -> bool:
-    """Whether a model with these settings has the module: tied heads and shared norms are not there."""
+    """Whether a model with these settings has the module: tied heads and shared norms are not
+    there."""
     shared = ours["block"] == "parallel" and ours["parallel_norms"] == 1
     part = module.rpartition(".")[2]
     if part in ("q_proj", "q_a_proj", "q_a_norm", "q_b_proj"):
@@ -138,15 +157,18 @@ def _has(ours: dict[str, Any], module: str) -> bool:
 def _heads_of(ours: dict[str, Any]) -> Heads:
     n_head = ours["n_head"]
     if ours.get("attention") == "mla":
-        return Heads(n_head, n_head, ours["qk_nope_head_dim"] + ours["qk_rope_head_dim"], ours["qk_rope_head_dim"])
-    return Heads(n_head, ours.get("n_kv_head") or n_head, ours.get("head_dim") or ours["n_embd"] // n_head)
+        return Heads(n_head, n_head, ours["qk_nope_head_dim"] + ours["qk_rope_head_dim"],
+                     ours["qk_rope_head_dim"])
+    return Heads(n_head, ours.get("n_kv_head") or n_head,
+                 ours.get("head_dim") or ours["n_embd"] // n_head)
 
 
 def _cut(ours: dict[str, Any], state: Tensors, block_size: int | None) -> Tensors:
     """The settings and tensors for so many positions."""
     if block_size is not None:
         if block_size > ours["block_size"]:
-            raise BadInput(f"model.block_size={block_size}: the imported model has {ours['block_size']} positions")
+            raise BadInput(f"model.block_size={block_size}: the imported model has "
+                           f"{ours['block_size']} positions")
         ours["block_size"] = block_size
         if "transformer.wpe.weight" in state:
             state["transformer.wpe.weight"] = state["transformer.wpe.weight"][:block_size].clone()

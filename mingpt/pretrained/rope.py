@@ -11,16 +11,18 @@ from typing import Any
 from mingpt.pretrained.keys import Entry
 from mingpt.utils import BadInput
 
-INSIDE = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}    # the known keys of `rope_parameters`
+# the known keys of `rope_parameters`
+INSIDE = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
 @dataclass(frozen=True)
 class Rope(Entry):
-    """Rotary positions. transformers 5 gathers in `rope_parameters` what earlier versions have as separate keys. Export
-    writes the separate keys, which all versions read.
+    """Rotary positions. transformers 5 gathers in `rope_parameters` what earlier versions have as
+    separate keys. Export writes the separate keys, which all versions read.
 
-    `base` is the key of the base, `theta` the base without it. `share` is the key of the share of a head that turns,
-    and `share_absent` that share without it. A family without `share` turns whole heads.
+    `base` is the key of the base, `theta` the base without it. `share` is the key of the share of a
+    head that turns, and `share_absent` that share without it. A family without `share` turns whole
+    heads.
 
     A value may stand in several places; all of them must agree.
     """
@@ -30,19 +32,21 @@ class Rope(Entry):
     theta: float = 10_000.0
 
     def keys(self):
-        return {self.base, self.share or "partial_rotary_factor", "rope_theta", "partial_rotary_factor",
+        return {self.base, self.share or "partial_rotary_factor", "rope_theta",
+                "partial_rotary_factor",
                 "rope_parameters", "rope_scaling"}
 
     def read(self, theirs, ours):
         gathered = _gathered(theirs)
         ours["position"] = "rope"
         ours["rope_base"] = float(_agreed("rope_theta", self.base, self.theta, gathered, theirs))
-        share = _agreed("partial_rotary_factor", self.share or "partial_rotary_factor", self.share_absent, gathered,
-                        theirs)
+        share = _agreed("partial_rotary_factor", self.share or "partial_rotary_factor",
+                        self.share_absent, gathered, theirs)
         if share == 1.0:
             return
         if self.share is None:
-            raise BadInput(f"config.json: partial_rotary_factor={share!r}: this family turns whole heads, and "
+            raise BadInput(f"config.json: partial_rotary_factor={share!r}: this family turns whole "
+                           f"heads, and "
                            "transformers ignores the key; only 1.0 has a counterpart")
         ours["rope_fraction"] = share
 
@@ -53,13 +57,14 @@ class Rope(Entry):
 
 
 def _gathered(theirs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`rope_parameters`, or `rope_scaling`, its older name. BadInput for scaled frequencies, for a key that is not
-    known inside, and for two that differ."""
+    """`rope_parameters`, or `rope_scaling`, its older name. BadInput for scaled frequencies, for a
+    key that is not known inside, and for two that differ."""
     found = {key: theirs[key] for key in ("rope_parameters", "rope_scaling") if theirs.get(key)}
     for key, gathered in found.items():
         kind = gathered.get("rope_type", gathered.get("type", "default"))
         if kind not in ("default", None):
-            raise BadInput(f"config.json: rope_type={kind!r} has no counterpart here; only 'default' has")
+            raise BadInput(f"config.json: rope_type={kind!r} has no counterpart here; only "
+                           f"'default' has")
         unknown = sorted(set(gathered) - INSIDE)
         if unknown:
             raise BadInput(f"config.json: {key} has a key {unknown[0]!r} that is not known here; "
@@ -69,9 +74,11 @@ def _gathered(theirs: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(iter(found.values()), {})
 
 
-def _agreed(name: str, own: str, absent: float, gathered: Mapping[str, Any], theirs: Mapping[str, Any]) -> Any:
-    """The value of `name` inside `gathered`, else of the family's `own` key at the top level, else `absent`. BadInput
-    where a key gives another value: `name` itself at the top level too, which not all versions read."""
+def _agreed(name: str, own: str, absent: float, gathered: Mapping[str, Any],
+            theirs: Mapping[str, Any]) -> Any:
+    """The value of `name` inside `gathered`, else of the family's `own` key at the top level, else
+    `absent`. BadInput where a key gives another value: `name` itself at the top level too, which
+    not all versions read."""
     given = [v for v in (gathered.get(name), theirs.get(own)) if v is not None]
     value = given[0] if given else absent
     for other in (*given, theirs.get(name)):
@@ -81,7 +88,8 @@ def _agreed(name: str, own: str, absent: float, gathered: Mapping[str, Any], the
 
 
 class NoRopeLayers(Entry):
-    """SmolLM3's: 1 where a layer turns queries and keys, 0 where it does not; without the key every fourth does not."""
+    """SmolLM3's: 1 where a layer turns queries and keys, 0 where it does not; without the key every
+    fourth does not."""
 
     def keys(self):
         return {"no_rope_layers", "no_rope_layer_interval"}
@@ -91,7 +99,8 @@ class NoRopeLayers(Entry):
         if turned is None:
             turned = [int((l + 1) % every != 0) for l in range(ours["n_layer"])]
         if len(turned) != ours["n_layer"] or any(t not in (0, 1) for t in turned):
-            raise BadInput(f"config.json: no_rope_layers={turned!r}: give 0 or 1 for each of {ours['n_layer']} layers")
+            raise BadInput(f"config.json: no_rope_layers={turned!r}: give 0 or 1 for each of "
+                           f"{ours['n_layer']} layers")
         without = [l for l in range(ours["n_layer"]) if not turned[l]]
         if len(without) == ours["n_layer"]:
             ours["position"] = "none"
@@ -99,7 +108,8 @@ class NoRopeLayers(Entry):
             ours["nope_layers"] = ",".join(map(str, without))
 
     def write(self, ours, theirs):
-        without = range(ours["n_layer"]) if ours["position"] == "none" else _numbers(ours.get("nope_layers"))
+        without = (range(ours["n_layer"]) if ours["position"] == "none"
+                   else _numbers(ours.get("nope_layers")))
         theirs["no_rope_layers"] = [int(l not in without) for l in range(ours["n_layer"])]
 
 

@@ -1,8 +1,9 @@
 """
-A model that begins with another one's weights, as far as they fit, and trains as many of its own as it is told to.
+A model that begins with another one's weights, as far as they fit, and trains as many of its own as
+it is told to.
 
-What has the same name and shape is taken as it is. Attention of another kind is made from the source's queries, keys
-and values: see remade.py. What is left begins as in any other run.
+What has the same name and shape is taken as it is. Attention of another kind is made from the
+source's queries, keys and values: see remade.py. What is left begins as in any other run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from mingpt.utils import BadInput, did_you_mean
 
 @dataclass
 class Taken:
-    """What became of the source's weights: names of modules of the new model, with layers as *, or of the source."""
+    """What became of the source's weights: names of modules of the new model, with layers as *, or
+    of the source."""
     parameters: int = 0                                        # taken or made from the source's
     kept: set[str] = field(default_factory=set)
     made: dict[str, str] = field(default_factory=dict)         # name → how
@@ -31,8 +33,9 @@ class Taken:
 
 @torch.no_grad()
 def upcycle(model: nn.Module, state: Tensors, heads: Heads, pooling: str = "mean") -> Taken:
-    """Give the model what fits of a source's tensors, which have our names; `heads` are the source's. `pooling` says
-    how several heads of keys and values become one: their mean, or the first of them."""
+    """Give the model what fits of a source's tensors, which have our names; `heads` are the
+    source's. `pooling` says how several heads of keys and values become one: their mean, or the
+    first of them."""
     _check_shape(model, state)
     given = {"lm_head.weight": state["transformer.wte.weight"], **state}
     made = remade(model, given, heads, pooling)
@@ -56,18 +59,21 @@ def _check_shape(model: nn.Module, state: Tensors) -> None:
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("transformer.h."))
     vocabulary, width = state["transformer.wte.weight"].shape
     config = model.config
-    for name, ours, theirs in (("model.n_layer", config.n_layer, layers), ("model.n_embd", config.n_embd, width),
+    for name, ours, theirs in (("model.n_layer", config.n_layer, layers),
+                               ("model.n_embd", config.n_embd, width),
                                ("vocabulary (data.tokenizer)", config.vocab_size, vocabulary)):
         if ours != theirs:
             raise BadInput(f"--init: the source's {name} is {theirs}, not {ours}")
     table = state.get("transformer.wpe.weight")
     if table is not None and model.transformer.wpe is not None and len(table) < model.block_size:
-        raise BadInput(f"--init: the source has {len(table)} positions, not model.block_size={model.block_size}")
+        raise BadInput(f"--init: the source has {len(table)} positions, not "
+                       f"model.block_size={model.block_size}")
 
 
 def _fits(name: str, p: Tensor, given: Tensor) -> bool:
     """The same shape; of a table of positions the first are taken."""
-    return p.shape == given.shape or (name == "transformer.wpe.weight" and p.shape[1:] == given.shape[1:])
+    return p.shape == given.shape or (name == "transformer.wpe.weight"
+                                      and p.shape[1:] == given.shape[1:])
 
 
 def _put(p: Tensor, value: Tensor, taken: Taken) -> None:
@@ -79,11 +85,12 @@ def _anywhere(name: str) -> str:
     return re.sub(r"\.h\.\d+\.", ".h.*.", name)
 
 
-# -- what is trained --------------------------------------------------------------------------------------------------
+# -- what is trained -------------------------------------------------------------------------------
 
 def freeze_except(model: nn.Module, patterns: str) -> None:
-    """Train only the parameters that one of the patterns, parted by commas, names: words of a dotted name (`attn`,
-    `mlp.c_fc`, `h.0`), with * for anything (`ln_*`). BadInput for one that names nothing."""
+    """Train only the parameters that one of the patterns, parted by commas, names: words of a
+    dotted name (`attn`, `mlp.c_fc`, `h.0`), with * for anything (`ln_*`). BadInput for one that
+    names nothing."""
     named, hosts = dict(model.named_parameters()), _hosted(model)
     wanted = [pattern.strip() for pattern in str(patterns).split(",") if pattern.strip()]
     words = {word for name in named for word in name.split(".") if not word.isdigit()}
@@ -92,7 +99,8 @@ def freeze_except(model: nn.Module, patterns: str) -> None:
         found = {name for name in named if fnmatch.fnmatchcase(f".{name}.", f"*.{pattern}.*")
                  and not fnmatch.fnmatchcase(f".{hosts.get(name, '')}", f"*.{pattern}")}
         if not found:
-            raise BadInput(f"run.freeze_except: no parameter is named {pattern!r}{did_you_mean(pattern, words)}")
+            raise BadInput(f"run.freeze_except: no parameter is named "
+                           f"{pattern!r}{did_you_mean(pattern, words)}")
         trained |= found
     if not trained:
         raise BadInput("run.freeze_except names nothing, and nothing would be trained")
@@ -101,7 +109,8 @@ def freeze_except(model: nn.Module, patterns: str) -> None:
 
 
 def _hosted(model: nn.Module) -> dict[str, str]:
-    """Parameters of a part that is its model's rather than its module's, with that module's name: what names the module
-    alone does not mean them."""
-    return {f"{at}.{part}.{name}": at for at, module in model.named_modules() for part in getattr(module, "hosted", ())
+    """Parameters of a part that is its model's rather than its module's, with that module's name:
+    what names the module alone does not mean them."""
+    return {f"{at}.{part}.{name}": at for at, module in model.named_modules()
+            for part in getattr(module, "hosted", ())
             for name, _ in module.get_submodule(part).named_parameters()}

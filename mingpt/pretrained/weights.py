@@ -15,14 +15,16 @@ from torch import Tensor
 
 from mingpt.utils import BadInput
 
-# what some checkpoints keep and no model needs: causal masks and rotary frequencies. The dot: c_attn.bias is a weight
+# what some checkpoints keep and no model needs: causal masks and rotary frequencies. The dot:
+# c_attn.bias is a weight
 NOT_WEIGHTS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
 
 Tensors = dict[str, Tensor]
 
 
 class Heads(NamedTuple):
-    """Heads of queries, heads of keys and values, and numbers in each; of latent attention, how many of them turn."""
+    """Heads of queries, heads of keys and values, and numbers in each; of latent attention, how
+    many of them turn."""
     n_head: int
     n_kv_head: int
     size: int
@@ -40,7 +42,8 @@ class Heads(NamedTuple):
 
 
 class Plain:
-    """The same numbers. A layout takes a weight (out, in) or a bias (out,), in nn.Linear's arrangement here."""
+    """The same numbers. A layout takes a weight (out, in) or a bias (out,), in nn.Linear's
+    arrangement here."""
 
     @staticmethod
     def to_theirs(ours: Tensor, heads: Heads) -> tuple[Tensor, ...]:
@@ -86,7 +89,8 @@ class SplitQKV(Plain):
 
 
 class UnscaledQKV(Plain):
-    """GPT-Neo's, which divides no score by √hs: its queries are that much smaller. As many heads of each."""
+    """GPT-Neo's, which divides no score by √hs: its queries are that much smaller. As many heads of
+    each."""
 
     @staticmethod
     def to_theirs(ours, heads):
@@ -114,15 +118,18 @@ class QKVByHead(Plain):
 
 
 class PairedKey(Plain):
-    """DeepSeek's: the last numbers of a latent turn, neighbours together, where ours are halves that turn together."""
+    """DeepSeek's: the last numbers of a latent turn, neighbours together, where ours are halves
+    that turn together."""
 
     @staticmethod
     def to_theirs(ours, heads):
-        return (turned_last(ours, heads.rope, lambda t: t.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)),)
+        return (turned_last(ours, heads.rope, lambda t: t.unflatten(0, (2, -1)).transpose(0,
+                                                                                          1).flatten(0, 1)),)
 
     @staticmethod
     def to_ours(theirs, heads):
-        return turned_last(theirs[0], heads.rope, lambda t: t.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1))
+        return turned_last(theirs[0], heads.rope, lambda t: t.unflatten(0, (-1, 2)).transpose(0,
+                                                                                              1).flatten(0, 1))
 
 
 class PairedQueries(Plain):
@@ -130,11 +137,13 @@ class PairedQueries(Plain):
 
     @staticmethod
     def to_theirs(ours, heads):
-        return (torch.cat([PairedKey.to_theirs(head, heads)[0] for head in ours.chunk(heads.n_head)]),)
+        return (torch.cat([PairedKey.to_theirs(head, heads)[0]
+                           for head in ours.chunk(heads.n_head)]),)
 
     @staticmethod
     def to_ours(theirs, heads):
-        return torch.cat([PairedKey.to_ours((head,), heads) for head in theirs[0].chunk(heads.n_head)])
+        return torch.cat([PairedKey.to_ours((head,), heads)
+                          for head in theirs[0].chunk(heads.n_head)])
 
 
 def turned_last(t: Tensor, n: int, arrange: Callable[[Tensor], Tensor]) -> Tensor:
@@ -144,8 +153,8 @@ def turned_last(t: Tensor, n: int, arrange: Callable[[Tensor], Tensor]) -> Tenso
 
 @dataclass(frozen=True)
 class Weight:
-    """A module of ours and those of theirs that hold the same weights. `bias` says whether theirs have one: always,
-    never, or where config.json says so under this key."""
+    """A module of ours and those of theirs that hold the same weights. `bias` says whether theirs
+    have one: always, never, or where config.json says so under this key."""
     ours: str
     theirs: str                 # several are parted by spaces
     layout: type[Plain] = Plain
@@ -169,12 +178,13 @@ LARGEST_SHIFT = 10.0    # a norm's output is about 1: beyond this, float32 would
 
 
 def without_qkv_bias(state: Tensors, heads: Heads) -> Tensors:
-    """The same model without biases of q, k and v, where positions are a table and the norm before has a bias.
+    """The same model without biases of q, k and v, where positions are a table and the norm before
+    has a bias.
 
-    A shift s of the norm's bias with W_q·s = b_q does what b_q did. A shift of all keys alike changes no softmax, so
-    b_k can go and k may shift. The weights of a softmax add up to 1, so what v lacks or has too much, b_v − W_v·s,
-    passes unchanged into the output's bias. Where W_q is nearly singular, s is large: the bias stays, for want of
-    digits.
+    A shift s of the norm's bias with W_q·s = b_q does what b_q did. A shift of all keys alike
+    changes no softmax, so b_k can go and k may shift. The weights of a softmax add up to 1, so what
+    v lacks or has too much, b_v − W_v·s, passes unchanged into the output's bias. Where W_q is
+    nearly singular, s is large: the bias stays, for want of digits.
     """
     state = dict(state)
     for name in [name for name in state if name.endswith("attn.c_attn.bias")]:
@@ -193,9 +203,11 @@ def without_qkv_bias(state: Tensors, heads: Heads) -> Tensors:
     return state
 
 
-def write_tensors(weights: list[Weight], state: Tensors, heads: Heads, config: dict) -> tuple[Tensors, list[str]]:
-    """Our tensors → (theirs, the names of ours that have no place among them). A bias of nothing but zeros needs none,
-    and where theirs has one that we have not, it is zeros. Flags of config.json about biases are set as they come."""
+def write_tensors(weights: list[Weight], state: Tensors, heads: Heads,
+                  config: dict) -> tuple[Tensors, list[str]]:
+    """Our tensors → (theirs, the names of ours that have no place among them). A bias of nothing
+    but zeros needs none, and where theirs has one that we have not, it is zeros. Flags of
+    config.json about biases are set as they come."""
     found, left = {}, dict(state)
     for w in weights:
         weight, bias = left.pop(f"{w.ours}.weight", None), left.pop(f"{w.ours}.bias", None)
@@ -209,9 +221,12 @@ def write_tensors(weights: list[Weight], state: Tensors, heads: Heads, config: d
         found |= zip(w.tensors("weight"), w.layout.to_theirs(weight, heads), strict=True)
         if w.bias:
             zeros = torch.zeros(weight.size(0), dtype=weight.dtype)
-            found |= zip(w.tensors("bias"), w.layout.to_theirs(zeros if bias is None else bias, heads), strict=True)
-    unflagged = {name for w in weights if isinstance(w.bias, str) and not config[w.bias] for name in w.tensors("bias")}
-    return {name: t.contiguous() for name, t in found.items() if name not in unflagged}, sorted(left)
+            found |= zip(w.tensors("bias"), w.layout.to_theirs(zeros if bias is None else bias,
+                                                               heads), strict=True)
+    unflagged = {name for w in weights if isinstance(w.bias, str) and not config[w.bias]
+                 for name in w.tensors("bias")}
+    return {name: t.contiguous() for name, t in found.items()
+            if name not in unflagged}, sorted(left)
 
 
 def read_tensors(weights: list[Weight], theirs: Mapping[str, Tensor], heads: Heads) -> Tensors:
@@ -222,10 +237,11 @@ def read_tensors(weights: list[Weight], theirs: Mapping[str, Tensor], heads: Hea
         for kind in ("weight", "bias"):
             names = w.tensors(kind)
             if kind == "bias" and not w.bias:
-                continue                       # theirs has none there: a tensor of that name is refused below
+                continue  # theirs has none there: a tensor of that name is refused below
             missing = [name for name in names if name not in left]
             if not missing:
-                ours[f"{w.ours}.{kind}"] = w.layout.to_ours(tuple(theirs[name] for name in names), heads)
+                ours[f"{w.ours}.{kind}"] = w.layout.to_ours(tuple(theirs[name] for name in names),
+                                                            heads)
                 left -= set(names)
             elif kind == "weight" or w.bias is True or len(missing) < len(names):
                 raise BadInput(f"no tensor {missing[0]!r} among the weights")

@@ -1,5 +1,6 @@
 """
-What config.json says of windows. In `ours` the schedule is one word a layer: "f", or a number of keys.
+What config.json says of windows. In `ours` the schedule is one word a layer: "f", or a number of
+keys.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ def _windows(ours: Mapping[str, Any]) -> list[int | None]:
 
 
 def _schedule(windows: list[int | None], n_layer: int) -> str:
-    """One word per layer. BadInput for a window that is no whole number above 0, or another number of layers."""
+    """One word per layer. BadInput for a window that is no whole number above 0, or another number
+    of layers."""
     for w in windows:
         if w is not None and not (type(w) is int and w > 0):
-            raise BadInput(f"config.json: a window of {w!r} keys: give a whole number above 0, or null for none")
+            raise BadInput(f"config.json: a window of {w!r} keys: give a whole number above 0, or "
+                           f"null for none")
     if len(windows) != n_layer:
-        raise BadInput(f"config.json lists the attention of {len(windows)} layers, but the model has {n_layer}")
+        raise BadInput(f"config.json lists the attention of {len(windows)} layers, but the model "
+                       f"has {n_layer}")
     return " ".join("f" if w is None else str(w) for w in windows)
 
 
@@ -51,8 +55,8 @@ class OneWindow(Entry):
 
 
 class LayerTypes(Entry):
-    """Qwen's: each layer has the one window or sees everything. Its configurations from before `layer_types` have the
-    window from layer `max_window_layers` on."""
+    """Qwen's: each layer has the one window or sees everything. Its configurations from before
+    `layer_types` have the window from layer `max_window_layers` on."""
     absent: int | None = 4096     # the window without the key
 
     def keys(self):
@@ -66,9 +70,11 @@ class LayerTypes(Entry):
             slides = [window is not None and own for own in self.sliding(theirs, ours)]
             kinds = ["sliding_attention" if own else "full_attention" for own in slides]
         if set(kinds) - {"full_attention", "sliding_attention"}:
-            raise BadInput(f"config.json: layer_types={kinds!r}: only full_attention and sliding_attention are known")
+            raise BadInput(f"config.json: layer_types={kinds!r}: only full_attention and "
+                           f"sliding_attention are known")
         if "sliding_attention" in kinds and window is None:
-            raise BadInput("config.json: layer_types has sliding_attention, but use_sliding_window and sliding_window "
+            raise BadInput("config.json: layer_types has sliding_attention, but use_sliding_window "
+                           "and sliding_window "
                            "give no window: set both, or make every layer full_attention")
         windows = [window if kind == "sliding_attention" else None for kind in kinds]
         ours["schedule"] = _schedule(windows, ours["n_layer"])
@@ -81,11 +87,13 @@ class LayerTypes(Entry):
         windows = _windows(ours)
         w = next((w for w in windows if w is not None), None)
         theirs |= {"use_sliding_window": w is not None, "sliding_window": w, "max_window_layers": 0,
-                   "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows]}
+                   "layer_types": ["full_attention" if w is None else "sliding_attention"
+                                   for w in windows]}
 
 
 class UnturnedWindows(LayerTypes):
-    """SmolLM3's: without `layer_types` the layers without positions have the window. Stands after NoRopeLayers."""
+    """SmolLM3's: without `layer_types` the layers without positions have the window. Stands after
+    NoRopeLayers."""
     absent = None
 
     def keys(self):
@@ -97,8 +105,8 @@ class UnturnedWindows(LayerTypes):
 
 
 class AttentionTypes(Entry):
-    """GPT-Neo's: `global` and `local` layers, listed with repeats; 256 keys where they are local. `attention_layers` is
-    the same list written out."""
+    """GPT-Neo's: `global` and `local` layers, listed with repeats; 256 keys where they are local.
+    `attention_layers` is the same list written out."""
 
     def keys(self):
         return {"attention_types", "attention_layers", "window_size"}
@@ -110,11 +118,13 @@ class AttentionTypes(Entry):
         if theirs.get("attention_layers", kinds) != kinds:
             raise BadInput("config.json: attention_layers is not what attention_types gives")
         if set(kinds) - {"global", "local"}:
-            raise BadInput(f"config.json: attention_types={types!r}: only global and local are known")
+            raise BadInput(f"config.json: attention_types={types!r}: only global and local are "
+                           f"known")
         window = theirs.get("window_size", 256)
         if "local" in kinds and window is None:
             raise BadInput("config.json: attention_types has local layers, but window_size is null")
-        ours["schedule"] = _schedule([window if kind == "local" else None for kind in kinds], ours["n_layer"])
+        ours["schedule"] = _schedule([window if kind == "local" else None for kind in kinds],
+                                     ours["n_layer"])
 
     def write(self, ours, theirs):
         windows = _windows(ours)

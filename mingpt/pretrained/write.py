@@ -1,6 +1,6 @@
 """
-A model of ours in the words of one of Hugging Face's families: the settings that it cannot say are lost, and found out
-by reading back what was said.
+A model of ours in the words of one of Hugging Face's families: the settings that it cannot say are
+lost, and found out by reading back what was said.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ from mingpt.pretrained.weights import Heads, Tensors, write_tensors
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
-# settings that change nothing of what a finished model computes, and those that are told by its tensors
-FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init", "z_loss", "n_future",
+# settings that change nothing of what a finished model computes, and those that are told by its
+# tensors
+FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init",
+        "z_loss", "n_future",
         "future_weight"}
 IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
 CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
 
 
-NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))   # the families' own may be beyond ours
+# the families' own may be beyond ours
+NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 
 
-def save(model: nn.Module, folder: str | Path, family: str | None = None, avoid: Container[str] = (),
+def save(model: nn.Module, folder: str | Path, family: str | None = None,
+         avoid: Container[str] = (),
          **config: Any) -> Family:
-    """Write the model as one of the families that compute the same: the one that is asked for, or the plainest that is
-    not to be avoided. BadInput naming the settings without a counterpart where there is none. `config` is added to
-    config.json."""
+    """Write the model as one of the families that compute the same: the one that is asked for, or
+    the plainest that is not to be avoided. BadInput naming the settings without a counterpart where
+    there is none. `config` is added to config.json."""
     chosen, theirs, tensors = convert(model, family, avoid)
     write_model(Path(folder), {**theirs, **NO_TOKENS, **config}, tensors)
     return chosen
@@ -46,13 +50,15 @@ def convert(model: nn.Module, family: str | None = None,
     if family is not None and family not in FAMILIES:
         raise BadInput(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
     refusals = {}
-    for candidate in [FAMILIES[family]] if family else [f for name, f in FAMILIES.items() if name not in avoid]:
+    for candidate in [FAMILIES[family]] if family else [f for name,
+                                                        f in FAMILIES.items() if name not in avoid]:
         theirs, tensors, lost = _converted(model, candidate)
         if not lost:
             return candidate, theirs, tensors
         refusals[candidate.name] = lost
     fewest = min(map(len, refusals.values()))
-    nearest = [f"{name} lacks {', '.join(lost)}" for name, lost in refusals.items() if len(lost) == fewest]
+    nearest = [f"{name} lacks {', '.join(lost)}" for name,
+               lost in refusals.items() if len(lost) == fewest]
     raise BadInput(f"no exact counterpart among Hugging Face's models: {'; '.join(nearest)}")
 
 
@@ -68,7 +74,8 @@ def _converted(model: nn.Module, family: Family) -> tuple[dict[str, Any], Tensor
     if lost:
         return theirs, {}, lost
     attn = model.transformer.h[0].attn
-    heads = (Heads(attn.n_head, attn.n_head, attn.nope + attn.rope, attn.rope) if ours["attention"] == "mla"
+    heads = (Heads(attn.n_head, attn.n_head, attn.nope + attn.rope, attn.rope)
+             if ours["attention"] == "mla"
              else Heads(attn.n_head, attn.n_kv_head, attn.head_dim))
     state = family.prepare(_state(model, family), heads)
     tensors, left = write_tensors(family.weights(ours["n_layer"]), state, heads, theirs)
@@ -77,24 +84,29 @@ def _converted(model: nn.Module, family: Family) -> tuple[dict[str, Any], Tensor
 
 def _homeless(names: list[str]) -> list[str]:
     """Tensors that have no place, by the setting that they come from where that is known."""
-    kinds = sorted({name.split(".", 3)[-1] if name.startswith("transformer.h.") else name for name in names})
+    kinds = sorted({name.split(".", 3)[-1] if name.startswith("transformer.h.") else name
+                    for name in names})
     biases = [kind.removesuffix(".bias") for kind in kinds if kind.endswith(".bias")]
     others = [f"the weights {kind}" for kind in kinds if not kind.endswith(".bias")]
     return ([f"model.bias=True (of {', '.join(biases)})"] if biases else []) + others
 
 
 def settled(model: nn.Module, family: Family) -> dict[str, Any]:
-    """What the model's settings say of what it computes, in the words that families' entries use: numbers instead of
-    defaults, one word a layer in the schedule, only the options of the members that are there."""
+    """What the model's settings say of what it computes, in the words that families' entries use:
+    numbers instead of defaults, one word a layer in the schedule, only the options of the members
+    that are there."""
     config, attn, mlp = model.config.to_dict(), model.transformer.h[0].attn, model.transformer.h[0].mlp
-    options = [option for slot, members in model.slots.items() for option in members[config[slot]].options]
-    ours = {k: v for k, v in config.items() if k not in set(slot_defaults(model.slots)) - set(model.slots) or k in options}
+    options = [option for slot, members in model.slots.items()
+               for option in members[config[slot]].options]
+    ours = {k: v for k, v in config.items() if k not in set(slot_defaults(model.slots))
+            - set(model.slots) or k in options}
     ours["schedule"] = " ".join(_word(pattern, model.block_size) for pattern in model.schedule)
     if "n_kv_head" in ours or config["attention"] in ("mha", "mqa"):
         ours |= {"attention": "mha", "n_kv_head": attn.n_kv_head if family.grouped else attn.n_head,
                  "head_dim": attn.head_dim}
     if config["attention"] == "mla":
-        ours |= {"kv_lora_rank": attn.rank, "qk_nope_head_dim": attn.nope, "qk_rope_head_dim": attn.rope,
+        ours |= {"kv_lora_rank": attn.rank, "qk_nope_head_dim": attn.nope,
+                 "qk_rope_head_dim": attn.rope,
                  "v_head_dim": attn.v_size, "head_dim": attn.head_dim}
     if "mlp_hidden" in ours and hasattr(mlp, "c_fc"):
         ours["mlp_hidden"] = mlp.c_fc.out_features
@@ -104,14 +116,16 @@ def settled(model: nn.Module, family: Family) -> dict[str, Any]:
 
 
 def _word(pattern, T: int) -> str:
-    """'f', a window's number of keys, or another pattern's spelling, in brackets so that it is no number."""
+    """'f', a window's number of keys, or another pattern's spelling, in brackets so that it is no
+    number."""
     if pattern.is_full(T):
         return "f"
     return str(pattern.width) if hasattr(pattern, "width") else f"({pattern})".replace(" ", "")
 
 
 def _positions(ours: dict[str, Any], config: CN, family: Family) -> dict[str, Any]:
-    """A table of zeros says that there are no positions; so does leaving them out in every layer."""
+    """A table of zeros says that there are no positions; so does leaving them out in every
+    layer."""
     without = layers_without(config)
     if len(without) == config.n_layer:
         ours["position"] = "none"
@@ -124,7 +138,8 @@ def _positions(ours: dict[str, Any], config: CN, family: Family) -> dict[str, An
     return ours
 
 
-def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: nn.Module, family: Family) -> list[str]:
+def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: nn.Module,
+          family: Family) -> list[str]:
     """The settings that config.json does not say: those that reading it gives another value."""
     back = type(model).get_default_config().to_dict()
     read_back: dict[str, Any] = {}
@@ -138,17 +153,20 @@ def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: nn.Module, family
     if back["position"] == "none" == ours["position"]:
         back |= {"nope_layers": ours.get("nope_layers")}
     different = [k for k in ours if k not in FREE | IN_TENSORS and ours[k] != back.get(k)]
-    implied = {option for slot in model.slots if slot in different for option in model.slots[slot][ours[slot]].options}
+    implied = {option for slot in model.slots if slot in different
+               for option in model.slots[slot][ours[slot]].options}
     different = [k for k in different if k not in implied]      # a member's options go with it
     return [f"{CALLED.get(k, f'model.{k}')}={model.config.to_dict()[k]!r}" for k in different]
 
 
 def _state(model: nn.Module, family: Family) -> Tensors:
     """The model's tensors, with what the settings do to scores and positions in the weights."""
-    state = {name: t.detach().cpu() for name, t in model.named_parameters()   # a tied head is the embedding
-             if not name.startswith("future.")}                                # heads of later tokens are for training
+    # a tied head is the embedding
+    state = {name: t.detach().cpu() for name, t in model.named_parameters()
+             if not name.startswith("future.")}  # heads of later tokens are for training
     if model.config.embd_scale is not None and not model.config.tie_weights:
-        state["transformer.wte.weight"] = state["transformer.wte.weight"] * model.transformer.wte.scale
+        state["transformer.wte.weight"] = (state["transformer.wte.weight"]
+                                           * model.transformer.wte.scale)
     for l, block in enumerate(model.transformer.h):
         stretch, at = getattr(block.attn, "stretch", 1.0), f"transformer.h.{l}.attn."
         if stretch == 1.0:

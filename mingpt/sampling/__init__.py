@@ -1,1 +1,2 @@
-"""Generating text: `generate` draws tokens, `cache` keeps keys and values, `speculate` drafts ahead."""
+"""Generating text: `generate` draws tokens, `cache` keeps keys and values, `speculate` drafts
+ahead."""

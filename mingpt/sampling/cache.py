@@ -1,5 +1,6 @@
 """
-A key/value cache: what a model keeps of the tokens that it has read, so that the next ones cost one position each.
+A key/value cache: what a model keeps of the tokens that it has read, so that the next ones cost one
+position each.
 
     cache = Cache(model, batch=2)                     # room for model.block_size tokens; Cache(…, length=64) for fewer
     logits = advance(model, prompt, cache)            # (B, T) tokens → (B, T, vocab): reads them all at once
@@ -8,12 +9,14 @@ A key/value cache: what a model keeps of the tokens that it has read, so that th
     cache.truncate(cache.length - 2)                  # forget the last two; others may be fed in their place
     cache.reset()                                     # forget all
 
-A layer keeps a key as long as a later query may see it: all of them in a full layer, a ring of the last w in a window,
-a block and those before it, every s-th of a stride and the last one. Which slot of memory a position has is planned
-before, from the pattern (ledger.py), and the memory is allocated once. What a pattern lets go is gone: where any layer
-lets go, `truncate` reaches back slack + 1 tokens at most, and as many can be fed at once (`advance` splits what is
-longer). A speculative decoder that drafts n tokens makes its cache with slack=n. Where no layer lets go, everything can
-be truncated, and slack means nothing. Positions end at block_size, as the model's do: `generate` says what then.
+A layer keeps a key as long as a later query may see it: all of them in a full layer, a ring of the
+last w in a window, a block and those before it, every s-th of a stride and the last one. Which slot
+of memory a position has is planned before, from the pattern (ledger.py), and the memory is
+allocated once. What a pattern lets go is gone: where any layer lets go, `truncate` reaches back
+slack + 1 tokens at most, and as many can be fed at once (`advance` splits what is longer). A
+speculative decoder that drafts n tokens makes its cache with slack=n. Where no layer lets go,
+everything can be truncated, and slack means nothing. Positions end at block_size, as the model's
+do: `generate` says what then.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ from mingpt.utils import BadInput
 
 
 def advance(model, idx: Tensor, cache: Cache, last: bool = False) -> Tensor:
-    """Feed tokens (B, n) behind those that the cache holds → their logits, (B, n, vocab); of the last alone if `last`.
-    BadInput where the cache has no room for them."""
+    """Feed tokens (B, n) behind those that the cache holds → their logits, (B, n, vocab); of the
+    last alone if `last`. BadInput where the cache has no room for them."""
     cache.expect(idx)
     most = cache.at_once()
     pieces = idx.split(most, dim=1) if idx.size(1) > most else (idx,)
@@ -43,7 +46,8 @@ def advance(model, idx: Tensor, cache: Cache, last: bool = False) -> Tensor:
 
 
 class Cache:
-    """Every layer's cache for `batch` rows of `length` tokens (None: the model's block). See the top of this file."""
+    """Every layer's cache for `batch` rows of `length` tokens (None: the model's block). See the
+    top of this file."""
 
     def __init__(self, model, batch: int, length: int | None = None, slack: int = 0):
         reason = cannot_cache(model)
@@ -66,21 +70,26 @@ class Cache:
 
     def at_once(self) -> int:
         """How many tokens may be fed now; the first time as many as there is room for."""
-        forgets = any(ledger.plan.evicts for ledger in self.ledgers.values()) or any(l.forgets for l in self.layers)
+        forgets = any(ledger.plan.evicts for ledger in self.ledgers.values()) or any(l.forgets
+                                                                                     for l
+                                                                                     in self.layers)
         return self.slack + 1 if forgets and self.length else self.capacity
 
     def expect(self, idx: Tensor) -> None:
         """BadInput where tokens (B, n) do not fit."""
         if idx.size(0) != self.batch or idx.size(1) > self.capacity - self.length:
-            raise BadInput(f"a cache for {self.batch} rows of {self.capacity} tokens holds {self.length} and takes at "
+            raise BadInput(f"a cache for {self.batch} rows of {self.capacity} tokens holds "
+                           f"{self.length} and takes at "
                            f"most {self.capacity - self.length} more, not {tuple(idx.shape)}")
 
     def extend(self, idx: Tensor) -> int:
-        """Make room for tokens (B, n), which the layers will now be given. Returns the position of the first one."""
+        """Make room for tokens (B, n), which the layers will now be given. Returns the position of
+        the first one."""
         self.expect(idx)
         start, n = self.length, idx.size(1)
         if n > self.at_once():
-            raise BadInput(f"a cache with slack={self.slack} takes at most {self.at_once()} more at once, not {n}")
+            raise BadInput(f"a cache with slack={self.slack} takes at most {self.at_once()} more "
+                           f"at once, not {n}")
         self.length += n
         for ledger in self.ledgers.values():
             ledger.extend(start, n)
@@ -89,11 +98,13 @@ class Cache:
         return start
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens but the first `length`. BadInput where a layer has let go what a next token would see."""
+        """Forget all tokens but the first `length`. BadInput where a layer has let go what a next
+        token would see."""
         parts = [*self.ledgers.values(), *self.layers]
         least = max(part.least for part in parts)
         if length and not least <= length <= self.length:
-            raise BadInput(f"truncate({length}): of {self.length} tokens a cache with slack={self.slack} can keep "
+            raise BadInput(f"truncate({length}): of {self.length} tokens a cache with "
+                           f"slack={self.slack} can keep "
                            f"{least} … {self.length} here, or 0")
         self.length = length
         for part in parts if length else ():
@@ -115,7 +126,7 @@ def cannot_cache(model) -> str | None:
     return None
 
 
-# -- one layer --------------------------------------------------------------------------------------------------------
+# -- one layer -------------------------------------------------------------------------------------
 
 class Kept:
     """One layer's memory: what it keeps of each token, tensors of (B, heads, slots, size)."""
@@ -132,22 +143,27 @@ class Kept:
 
     def keep(self, *new: Tensor) -> None:
         """What is to be kept of the new tokens, tensors of (B, heads, n, size) → their slots."""
-        if self.memory and self.start and self.memory[0].dtype != new[0].dtype:     # autocast began or ended in between
+        # autocast began or ended in between
+        if self.memory and self.start and self.memory[0].dtype != new[0].dtype:
             self.memory = [memory.to(x.dtype) for memory, x in zip(self.memory, new, strict=True)]
         if not self.memory or self.memory[0].dtype != new[0].dtype:
-            self.memory = [x.new_empty(*x.shape[:2], self.ledger.plan.size, x.size(-1)) for x in new]
+            self.memory = [x.new_empty(*x.shape[:2], self.ledger.plan.size, x.size(-1))
+                           for x in new]
         slots = self.ledger.slots
         if len(slots) == 1 or not self.ledger.plan.evicts:
             for memory, x in zip(self.memory, new, strict=True):
                 memory[:, :, slots[0]:slots[-1] + 1].copy_(x)
             return
-        held = self.ledger.holds[slots] == np.arange(self.start, self.start + len(slots))    # not yet driven out
-        index, kept = (torch.from_numpy(x).to(new[0].device) for x in (slots[held], held.nonzero()[0]))
+        # not yet driven out
+        held = self.ledger.holds[slots] == np.arange(self.start, self.start + len(slots))
+        index, kept = (torch.from_numpy(x).to(new[0].device)
+                       for x in (slots[held], held.nonzero()[0]))
         for memory, x in zip(self.memory, new, strict=True):
             memory.index_copy_(2, index, x.index_select(2, kept))
 
     def read(self) -> tuple[View, list[Tensor]]:
-        """What the new tokens see of all that is kept, (B, heads, keys, size), and where it stands."""
+        """What the new tokens see of all that is kept, (B, heads, keys, size), and where it
+        stands."""
         view = self.ledger.read(self.memory[0].device)
         if view.index is None:
             return view, [memory[:, :, :view.stop] for memory in self.memory]
@@ -161,8 +177,8 @@ class Kept:
 
 
 class KeyValues(Kept):
-    """One layer's keys and values. Called as a backend is, with those of the new tokens; the first tokens, which see
-    themselves alone, go through the layer's own backend."""
+    """One layer's keys and values. Called as a backend is, with those of the new tokens; the first
+    tokens, which see themselves alone, go through the layer's own backend."""
 
     def __init__(self, ledger: Ledger, backend: Callable):
         super().__init__(ledger)
@@ -177,8 +193,10 @@ class KeyValues(Kept):
         return over_keys(q, k, v, mask_of(view, self.start, q, slopes, allowed), dropout_p)
 
 
-def mask_of(view: View, start: int, q: Tensor, slopes: Tensor | None, allowed: Tensor | None) -> Tensor | None:
-    """The view's mask, of booleans, or of scores to add where there are slopes; broadcasts to (B, nh, n, keys)."""
+def mask_of(view: View, start: int, q: Tensor, slopes: Tensor | None,
+            allowed: Tensor | None) -> Tensor | None:
+    """The view's mask, of booleans, or of scores to add where there are slopes; broadcasts to (B,
+    nh, n, keys)."""
     seen = view.seen
     if allowed is not None:
         here = allowed.index_select(-1, view.positions)                       # (B, 1, n, keys)
@@ -192,8 +210,9 @@ def mask_of(view: View, start: int, q: Tensor, slopes: Tensor | None, allowed: T
 
 def over_keys(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float = 0.0,
               scale: float | None = None) -> Tensor:
-    """A few queries (B, nh, n, hs) over keys and values (B, nkv, keys, hs) → (B, nh, n, hs). The queries of heads that
-    share keys are read as more queries of one head, so that nothing is copied."""
+    """A few queries (B, nh, n, hs) over keys and values (B, nkv, keys, hs) → (B, nh, n, hs). The
+    queries of heads that share keys are read as more queries of one head, so that nothing is
+    copied."""
     B, heads, n, _ = q.shape
     kv_heads = k.size(1)
     if kv_heads < heads:

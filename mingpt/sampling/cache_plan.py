@@ -1,5 +1,6 @@
 """
-Which keys a layer has to keep, and where: a pattern says, before any token is read, which queries will see a key.
+Which keys a layer has to keep, and where: a pattern says, before any token is read, which queries
+will see a key.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from torch import Tensor
 from mingpt.patterns.kinds import Full
 from mingpt.patterns.pattern import ROWS, Pattern
 
-WORTH = 0.9     # of the positions: a layer that needs slots for more has one for each, and lets nothing go
-SPARSE = 0.5    # of the keys held: where a query sees less, copying those it sees costs less than reading all
+# of the positions: a layer that needs slots for more has one for each, and lets nothing go
+WORTH = 0.9
+# of the keys held: where a query sees less, copying those it sees costs less than reading all
+SPARSE = 0.5
 
 
 class Plan(NamedTuple):
-    """The slot of memory that each position has, (length,), how many slots there are, and whether any is used twice."""
+    """The slot of memory that each position has, (length,), how many slots there are, and whether
+    any is used twice."""
     slots: np.ndarray
     size: int
     evicts: bool
@@ -28,8 +32,9 @@ class Plan(NamedTuple):
 
 @lru_cache(maxsize=64)
 def plan(pattern: Pattern, length: int, slack: int) -> Plan:
-    """A position's slot is free again when no query that may still come sees it, nor one of the last `slack` that may
-    come again. The lowest free slot is taken, so that the slots in use lie together."""
+    """A position's slot is free again when no query that may still come sees it, nor one of the
+    last `slack` that may come again. The lowest free slot is taken, so that the slots in use lie
+    together."""
     if isinstance(pattern, Full):
         return Plan(np.arange(length), length, False)
     freed_at = last_queries(pattern, length) + slack + 1
@@ -40,7 +45,8 @@ def plan(pattern: Pattern, length: int, slack: int) -> Plan:
         slots[position] = heapq.heappop(free) if free else used
         used = max(used, int(slots[position]) + 1)
         leaving.setdefault(int(freed_at[position]), []).append(slots[position])
-    return Plan(slots, used, True) if used <= WORTH * length else Plan(np.arange(length), length, False)
+    return Plan(slots, used, True) if used <= WORTH * length else Plan(np.arange(length), length,
+                                                                       False)
 
 
 def last_queries(pattern: Pattern, length: int) -> np.ndarray:
@@ -55,8 +61,8 @@ def last_queries(pattern: Pattern, length: int) -> np.ndarray:
 
 
 class View(NamedTuple):
-    """What some queries read: the slots up to `stop`, or those at `index` alone; `seen` (n, slots) is which of those
-    each query sees, None where all; `positions` (slots,) is what they hold."""
+    """What some queries read: the slots up to `stop`, or those at `index` alone; `seen` (n, slots)
+    is which of those each query sees, None where all; `positions` (slots,) is what they hold."""
     stop: int
     index: Tensor | None
     seen: Tensor | None
@@ -79,12 +85,14 @@ class Ledger:
     def extend(self, start: int, n: int) -> None:
         self.start, self.count, self.view = start, n, None
         self.slots = self.plan.slots[start:start + n]
-        self.holds[self.slots] = np.arange(start, start + n)     # of a slot used twice the later position
+        # of a slot used twice the later position
+        self.holds[self.slots] = np.arange(start, start + n)
         self.peak = max(self.peak, start + n)
 
     @property
     def least(self) -> int:
-        """The fewest tokens to truncate to: where slots are used twice, what is gone was seen by earlier queries."""
+        """The fewest tokens to truncate to: where slots are used twice, what is gone was seen by
+        earlier queries."""
         return max(0, self.peak - 1 - self.slack) if self.plan.evicts else 0
 
     def truncate(self, length: int) -> None:
@@ -98,12 +106,13 @@ class Ledger:
         return self.view
 
     def _view(self, device: torch.device) -> View:
-        stop = int(self.holds.argmin()) if self.holds[-1] < 0 else self.plan.size      # empty slots are at the end
+        # empty slots are at the end
+        stop = int(self.holds.argmin()) if self.holds[-1] < 0 else self.plan.size
         holds, queries = self.holds[:stop], np.arange(self.start, self.start + self.count)
         seen, index = self.pattern(queries[:, None], holds), None
         if self.count == 1 and seen.mean() < SPARSE:
             index = seen[0].nonzero()[0]
             holds, seen = holds[index], seen[:, index]
         as_tensor = lambda x: torch.from_numpy(x).to(device)    # noqa: E731
-        return View(stop, None if index is None else as_tensor(index), None if seen.all() else as_tensor(seen),
-                    as_tensor(holds.copy()))
+        return View(stop, None if index is None else as_tensor(index),
+                    None if seen.all() else as_tensor(seen), as_tensor(holds.copy()))

@@ -1,11 +1,13 @@
 """
 Sampling from a GPT.
 
-The prompt is read once and then a token at a time, with a key/value cache (cache.py). Beyond block_size the model reads
-the last block_size tokens, as minGPT's does: the first of them then stands at position 0 and sees nothing before it, so
-nothing that was kept of any token is right any more, and all is recomputed for each further token. Where windows and
-relative positions let a prediction depend on fewer tokens (`context`), that many are recomputed when the cache is full,
-and the next block_size − context tokens cost one position each again. The tokens are the same in every case.
+The prompt is read once and then a token at a time, with a key/value cache (cache.py). Beyond
+block_size the model reads the last block_size tokens, as minGPT's does: the first of them then
+stands at position 0 and sees nothing before it, so nothing that was kept of any token is right any
+more, and all is recomputed for each further token. Where windows and relative positions let a
+prediction depend on fewer tokens (`context`), that many are recomputed when the cache is full, and
+the next block_size − context tokens cost one position each again. The tokens are the same in every
+case.
 """
 
 from __future__ import annotations
@@ -19,30 +21,37 @@ from mingpt.sampling.cache import Cache, advance, cannot_cache
 from mingpt.utils import BadInput
 
 
-def generate(model, idx: torch.Tensor, max_new_tokens: int, temperature: float = 1.0, do_sample: bool = False,
-             top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
-    """Continue idx (B, T) by max_new_tokens tokens → (B, T + max_new_tokens). Call model.eval() first.
+def generate(model, idx: torch.Tensor, max_new_tokens: int, temperature: float = 1.0,
+             do_sample: bool = False, top_k: int | None = None,
+             top_p: float | None = None) -> torch.Tensor:
+    """Continue idx (B, T) by max_new_tokens tokens → (B, T + max_new_tokens). Call model.eval()
+    first.
 
-    Greedy unless do_sample; then from softmax(logits / temperature) cut to the top_k most likely tokens and to
-    the smallest set with probability top_p (nucleus sampling: Holtzman et al. 2019, arXiv 1904.09751). BadInput for a
-    temperature, top_k or top_p from which nothing can be drawn.
+    Greedy unless do_sample; then from softmax(logits / temperature) cut to the top_k most likely
+    tokens and to the smallest set with probability top_p (nucleus sampling: Holtzman et al. 2019,
+    arXiv 1904.09751). BadInput for a temperature, top_k or top_p from which nothing can be drawn.
     """
     check_sampling(temperature, do_sample, top_k, top_p)
     T = idx.size(1)
-    tokens = torch.cat((idx, idx.new_zeros(idx.size(0), max_new_tokens)), dim=1)   # made here: inside it could not be
+    # made here: inside it could not be
+    tokens = torch.cat((idx, idx.new_zeros(idx.size(0), max_new_tokens)), dim=1)
     with torch.inference_mode():                                                   # trained on
-        reader = Recomputing(model) if cannot_cache(model) else Reading(model, len(idx), T + max_new_tokens - 1)
+        reader = Recomputing(model) if cannot_cache(model) else Reading(model, len(idx),
+                                                                        T + max_new_tokens - 1)
         for n in range(T, T + max_new_tokens):
-            tokens[:, n:n + 1] = next_token(reader(tokens[:, :n]), temperature, do_sample, top_k, top_p)
+            tokens[:, n:n + 1] = next_token(reader(tokens[:, :n]), temperature, do_sample, top_k,
+                                            top_p)
     return tokens
 
 
-def check_sampling(temperature: float, do_sample: bool, top_k: int | None, top_p: float | None) -> None:
+def check_sampling(temperature: float, do_sample: bool, top_k: int | None,
+                   top_p: float | None) -> None:
     """BadInput for what no distribution can be made of; greedy decoding reads none of them."""
     if not do_sample:
         return
     if not 0 < temperature < math.inf:
-        raise BadInput(f"temperature={temperature}: give a number above 0, or do_sample=False to be greedy")
+        raise BadInput(f"temperature={temperature}: give a number above 0, or do_sample=False to "
+                       f"be greedy")
     if top_k is not None and top_k < 1:
         raise BadInput(f"top_k={top_k}: give 1 or more, or None for all tokens")
     if top_p is not None and not 0 < top_p <= 1:
@@ -50,7 +59,8 @@ def check_sampling(temperature: float, do_sample: bool, top_k: int | None, top_p
 
 
 class Recomputing:
-    """tokens (B, n) → the logits of the next one, (B, vocab), from the last block_size at every call."""
+    """tokens (B, n) → the logits of the next one, (B, vocab), from the last block_size at every
+    call."""
 
     def __init__(self, model):
         self.model = model
@@ -60,10 +70,12 @@ class Recomputing:
 
 
 class Reading:
-    """The same, where each call's tokens are the one before's and some more: only those are computed."""
+    """The same, where each call's tokens are the one before's and some more: only those are
+    computed."""
 
     def __init__(self, model, batch: int, length: int):
-        self.model, self.first = model, 0        # first: of the text's tokens, the first that the cache holds
+        # first: of the text's tokens, the first that the cache holds
+        self.model, self.first = model, 0
         self.cache = Cache(model, batch, length) if length > 0 else None
         self.context = context(model)
 
@@ -76,7 +88,8 @@ class Reading:
 
 
 def context(model) -> int:
-    """How many of the last tokens decide the next one, wherever they stand; block_size where there is no saying."""
+    """How many of the last tokens decide the next one, wherever they stand; block_size where there
+    is no saying."""
     patterns = [block.attn.pattern for block in model.transformer.h]
     if model.transformer.wpe is not None or not all(pattern.relative for pattern in patterns):
         return model.block_size
@@ -100,7 +113,8 @@ def distribution(logits: torch.Tensor, temperature: float = 1.0, top_k: int | No
         logits = logits.masked_fill(logits < kth, float("-inf"))
     if top_p is not None:
         ordered, order = logits.sort(descending=True)
-        before = F.softmax(ordered, -1).cumsum(-1) - F.softmax(ordered, -1)   # probability of all better tokens
+        # probability of all better tokens
+        before = F.softmax(ordered, -1).cumsum(-1) - F.softmax(ordered, -1)
         cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
         logits = logits.masked_fill(cut, float("-inf"))
     return F.softmax(logits, dim=-1)

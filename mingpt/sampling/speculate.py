@@ -1,14 +1,15 @@
 """
-Speculative decoding: something cheap drafts the next few tokens, and the model reads them all at once and keeps those
-that it would have written itself. Greedy, the text is the model's own; sampled, its distribution is the model's own,
-whatever the draft. Leviathan et al. 2022, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318.
+Speculative decoding: something cheap drafts the next few tokens, and the model reads them all at
+once and keeps those that it would have written itself. Greedy, the text is the model's own;
+sampled, its distribution is the model's own, whatever the draft. Leviathan et al. 2022, arXiv
+2211.17192; Chen et al. 2023, arXiv 2302.01318.
 
     tokens, count = speculate(model, idx, 100, ModelDraft(small), do_sample=True, temperature=0.8)
     tokens, count = speculate(model, idx, 100, HeadDraft(model))     # by its own future heads (future.py)
     count.acceptance, count.tokens_a_pass
 
-One row at a time: rows would accept different numbers. Beyond block_size the model reads a window that moves with each
-token, and nothing can be read ahead: there plain sampling goes on.
+One row at a time: rows would accept different numbers. Beyond block_size the model reads a window
+that moves with each token, and nothing can be read ahead: there plain sampling goes on.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from mingpt.sampling.cache import Cache, cannot_cache
 from mingpt.sampling.generate import check_sampling, distribution, generate
 from mingpt.utils import BadInput
 
-Choice = Callable[[Tensor], Tensor]     # logits (n, vocab) → the probabilities that are sampled from
+Choice = Callable[[Tensor], Tensor]  # logits (n, vocab) → the probabilities that are sampled from
 
 
 @dataclass
 class Count:
-    """What drafting brought. A pass is one forward of the model over a draft and the token before it."""
+    """What drafting brought. A pass is one forward of the model over a draft and the token before
+    it."""
     passes: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -58,8 +60,8 @@ class ModelDraft:
         self.cache = Cache(self.model, 1, length, slack=self.most + 1)
 
     def draft(self, tokens: Tensor, x: Tensor, n: int, choice: Choice) -> tuple[Tensor, Tensor]:
-        """tokens (1, T) so far, the model's x (C,) before the last of them → n tokens (n,), and the probabilities each
-        was drawn from (n, vocab)."""
+        """tokens (1, T) so far, the model's x (C,) before the last of them → n tokens (n,), and the
+        probabilities each was drawn from (n, vocab)."""
         drawn, chances, feed = [], [], tokens[:, self.cache.length:]
         for _ in range(n):
             logits = read(self.model, feed, self.cache)[1][-1:]
@@ -80,14 +82,16 @@ class HeadDraft:
     def __init__(self, model):
         self.model, self.most, self.block_size = model, len(model.future), model.block_size
         if not self.most:
-            raise BadInput("model.n_future=1: there are no heads to draft with; train with --model.n_future=4, or give "
+            raise BadInput("model.n_future=1: there are no heads to draft with; train with "
+                           "--model.n_future=4, or give "
                            "another run as the draft")
 
     def start(self, length: int) -> None:
         """As ModelDraft's; here there is nothing to keep."""
 
     def draft(self, tokens: Tensor, x: Tensor, n: int, choice: Choice) -> tuple[Tensor, Tensor]:
-        """As ModelDraft's: what the heads expect behind the last token, each without knowing what the others said."""
+        """As ModelDraft's: what the heads expect behind the last token, each without knowing what
+        the others said."""
         expected = torch.stack([head(x[None, None])[0, 0] for head in list(self.model.future)[:n]])
         chances = choice(soft_cap(self.model.lm_head(expected), self.model.softcap))
         return torch.multinomial(chances, 1).view(-1), chances
@@ -96,9 +100,11 @@ class HeadDraft:
         """As ModelDraft's."""
 
 
-def speculate(model, idx: Tensor, max_new_tokens: int, draft: ModelDraft | HeadDraft, temperature: float = 1.0,
-              do_sample: bool = False, top_k: int | None = None, top_p: float | None = None) -> tuple[Tensor, Count]:
-    """`generate` by drafts: idx (1, T) → (1, T + max_new_tokens), and what the drafts brought. Call eval() first."""
+def speculate(model, idx: Tensor, max_new_tokens: int, draft: ModelDraft | HeadDraft,
+              temperature: float = 1.0, do_sample: bool = False, top_k: int | None = None,
+              top_p: float | None = None) -> tuple[Tensor, Count]:
+    """`generate` by drafts: idx (1, T) → (1, T + max_new_tokens), and what the drafts brought. Call
+    eval() first."""
     _check(model, idx, draft)
     check_sampling(temperature, do_sample, top_k, top_p)
 
@@ -111,7 +117,8 @@ def speculate(model, idx: Tensor, max_new_tokens: int, draft: ModelDraft | HeadD
         tokens, count = _within_block(model, idx, min(end, model.block_size), draft, choice)
     left = end - tokens.size(1)
     tokens = tokens.clone()         # outside inference mode
-    return (generate(model, tokens, left, temperature, do_sample, top_k, top_p) if left else tokens), count
+    return (generate(model, tokens, left, temperature, do_sample, top_k, top_p) if left
+            else tokens), count
 
 
 def _check(model, idx: Tensor, draft: ModelDraft | HeadDraft) -> None:
@@ -149,28 +156,32 @@ def _within_block(model, tokens: Tensor, end: int, draft: ModelDraft | HeadDraft
 
 
 def read(model, tokens: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
-    """Feed tokens (1, n) behind those of the cache → what the head reads (n, C), and the logits (n, vocab)."""
+    """Feed tokens (1, n) behind those of the cache → what the head reads (n, C), and the logits (n,
+    vocab)."""
     pieces = tokens.split(max(1, cache.at_once()), dim=1)
     x = torch.cat([model.hidden(piece, cache) for piece in pieces], 1)[0]
     return x, soft_cap(model.lm_head(x), model.softcap)
 
 
 def accepted(drawn: Tensor, chances: Tensor, wanted: Tensor) -> Tensor:
-    """Tokens (n,) drawn from chances (n, vocab), where the model would draw from wanted (n + 1, vocab) → those kept,
-    the first few, and one more: each token is distributed as wanted.
+    """Tokens (n,) drawn from chances (n, vocab), where the model would draw from wanted (n + 1,
+    vocab) → those kept, the first few, and one more: each token is distributed as wanted.
 
-    A token is kept with probability min(1, wanted / chance). The first that is not is replaced by one from what the
-    draft gave too little chance to, max(0, wanted − chances); behind n kept ones stands one more of the model's own.
+    A token is kept with probability min(1, wanted / chance). The first that is not is replaced by
+    one from what the draft gave too little chance to, max(0, wanted − chances); behind n kept ones
+    stands one more of the model's own.
     """
     n = len(drawn)
     index = drawn[:, None]
-    keep = torch.rand(n, 1, device=drawn.device) * chances.gather(1, index) < wanted[:n].gather(1, index)
+    keep = torch.rand(n, 1, device=drawn.device) * chances.gather(1, index) < wanted[:n].gather(1,
+                                                                                                index)
     kept = int(keep.view(-1).long().cumprod(0).sum())
     last = wanted[kept] if kept == n else leftover(wanted[kept], chances[kept])
     return torch.cat((drawn[:kept], torch.multinomial(last, 1)))
 
 
 def leftover(wanted: Tensor, chances: Tensor) -> Tensor:
-    """(vocab,) what is wanted beyond what the draft gave, as probabilities; only ever asked for where there is some."""
+    """(vocab,) what is wanted beyond what the draft gave, as probabilities; only ever asked for
+    where there is some."""
     rest = (wanted - chances).clamp(min=0)
     return rest / rest.sum() if rest.sum() > 0 else wanted      # nothing but rounding is left

@@ -1,10 +1,11 @@
 """
-A band of keys before every query, in dense tiles: where the work of a window or of blocks lies in memory. Links that
-reach further are in staircases.py; the arithmetic on a tile is in tiles.py.
+A band of keys before every query, in dense tiles: where the work of a window or of blocks lies in
+memory. Links that reach further are in staircases.py; the arithmetic on a tile is in tiles.py.
 
-A pattern is taken apart into parts that share no (query, key) pair. A part lays the queries and keys of some heads out
-in scratch memory so that strided views cover its pairs with little waste. x (…, T, hs) is what the model gives; H is
-the product of its leading sizes. A tile is n blocks of b queries, each meeting L keys: its scores are (n, b, L).
+A pattern is taken apart into parts that share no (query, key) pair. A part lays the queries and
+keys of some heads out in scratch memory so that strided views cover its pairs with little waste. x
+(…, T, hs) is what the model gives; H is the product of its leading sizes. A tile is n blocks of b
+queries, each meeting L keys: its scores are (n, b, L).
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-HIDDEN = -1e30   # added to an unseen key's score: its weight is exactly 0, and unlike −inf it never makes a nan
+# added to an unseen key's score: its weight is exactly 0, and unlike −inf it never makes a nan
+HIDDEN = -1e30
 
-Scratch = Callable[..., Tensor]   # scratch(name, *shape): memory that is used again and again, under each name its own
+# scratch(name, *shape): memory that is used again and again, under each name its own
+Scratch = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Band:
-    """Blocks of `block` queries; each meets its own keys and the `reach` before them, a multiple of the block, and of
-    these a query sees the last `window`, or all up to itself where that is None.
+    """Blocks of `block` queries; each meets its own keys and the `reach` before them, a multiple of
+    the block, and of these a query sees the last `window`, or all up to itself where that is None.
 
-    Heads lie end to end, padded to whole blocks, so that one batched product runs over the blocks of several heads:
-    queries (H·rows + reach, hs), keys (reach + H·rows, hs). Neighbouring blocks share keys: views that overlap.
+    Heads lie end to end, padded to whole blocks, so that one batched product runs over the blocks
+    of several heads: queries (H·rows + reach, hs), keys (reach + H·rows, hs). Neighbouring blocks
+    share keys: views that overlap.
     """
     T: int
     block: int
@@ -47,11 +51,13 @@ class Band:
         return self.reach + self.block
 
     def lay_queries(self, x: Tensor, memory: Scratch, name: str) -> Tensor:
-        """(…, T, hs) → (H·rows + reach, hs). The zeros behind stand where the last keys' later queries would."""
+        """(…, T, hs) → (H·rows + reach, hs). The zeros behind stand where the last keys' later
+        queries would."""
         return self._lay(x, memory, name, before=0, after=self.reach)
 
     def lay_keys(self, x: Tensor, memory: Scratch, name: str) -> Tensor:
-        """(…, T, hs) → (reach + H·rows, hs). The zeros in front stand before the first head's first key."""
+        """(…, T, hs) → (reach + H·rows, hs). The zeros in front stand before the first head's first
+        key."""
         return self._lay(x, memory, name, before=self.reach, after=0)
 
     def _lay(self, x: Tensor, memory: Scratch, name: str, before: int, after: int) -> Tensor:
@@ -70,7 +76,8 @@ class Band:
         return laid[:math.prod(heads) * self.rows].view(*heads, self.rows, -1)[..., :self.T, :]
 
     def key_rows(self, laid: Tensor, like: Tensor) -> Tensor:
-        """What is laid out as keys, without the zeros in front → (…, T, hs) as `like` is, a view."""
+        """What is laid out as keys, without the zeros in front → (…, T, hs) as `like` is, a
+        view."""
         return self.query_rows(laid, like)
 
     def keys_alone(self, laid: Tensor) -> Tensor:
@@ -86,7 +93,8 @@ class Band:
             for head in range(0, heads, step):
                 yield BandTile(self, head, min(step, heads - head), 0, blocks)
             return
-        step = max(fit, 4 * self.reach // self.block)   # both ends of a tile cost `reach` rows of zeros in the backward
+        # both ends of a tile cost `reach` rows of zeros in the backward
+        step = max(fit, 4 * self.reach // self.block)
         for head in range(heads):
             for first in range(0, blocks, step):
                 yield BandTile(self, head, 1, first, min(step, blocks - first))
@@ -113,11 +121,13 @@ class BandTile:
         return laid[self.row:self.row + self.n * self.b].view(self.n, self.b, -1)
 
     def keys(self, laid: Tensor) -> Tensor:
-        """→ (n, L, hs). The zeros in front are `reach` rows: block n's keys begin where its queries do."""
+        """→ (n, L, hs). The zeros in front are `reach` rows: block n's keys begin where its queries
+        do."""
         return self._overlapping(laid, self.row, self.n)
 
     def _overlapping(self, laid: Tensor, row: int, n: int) -> Tensor:
-        return laid[row:].as_strided((n, self.L, laid.size(1)), (self.b * laid.size(1), laid.size(1), 1))
+        return laid[row:].as_strided((n, self.L, laid.size(1)),
+                                     (self.b * laid.size(1), laid.size(1), 1))
 
     def mask(self, like: Tensor) -> Tensor:
         """(b, L), to be added to every block's scores: the two slanted edges of the band."""
@@ -126,7 +136,8 @@ class BandTile:
     def adjust(self, scores: Tensor, slopes: Tensor | None) -> None:
         """Hide the keys before a head's first, and subtract slope · (i − j) of slopes (H,)."""
         scores = scores.view(self.heads, self.blocks, self.b, self.L)
-        early = _before_start(self.b, self.part.reach, scores.dtype, scores.device)[self.first:][:self.blocks]
+        early = _before_start(self.b, self.part.reach, scores.dtype,
+                              scores.device)[self.first:][:self.blocks]
         if len(early):
             scores[:, :len(early)].add_(early)
         if slopes is not None:
@@ -134,13 +145,15 @@ class BandTile:
             scores.sub_(slopes[self.head:self.head + self.heads, None, None, None] * distance)
 
     def two_views(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
-        """Memory for weights, seen by query (n, b, L), and by key (before + n, b, L) with *queries* last.
+        """Memory for weights, seen by query (n, b, L), and by key (before + n, b, L) with *queries*
+        last.
 
-        Block n's rows are written n·b places late. Then element (query i, key j) lies at i·L + j for every block, so
-        that the L queries which see a block of keys are a matrix as well, and dK and dV need no overlapping sums.
+        Block n's rows are written n·b places late. Then element (query i, key j) lies at i·L + j
+        for every block, so that the L queries which see a block of keys are a matrix as well, and
+        dK and dV need no overlapping sums.
         """
         n, b, L, reach = self.n, self.b, self.L, self.part.reach
-        start = reach * L                            # before and behind: queries of other tiles, weight 0
+        start = reach * L  # before and behind: queries of other tiles, weight 0
         end = start + n * (b * L + b)
         memory = scratch("skewed", end + start + reach)
         memory[:start] = 0
@@ -166,7 +179,8 @@ def _distance(b: int, reach: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _edges(b: int, reach: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _edges(b: int, reach: int, window: int | None, dtype: torch.dtype,
+           device: torch.device) -> Tensor:
     """(b, L): 0 where 0 ≤ i − j < window, else HIDDEN."""
     distance = _distance(b, reach, device)
     hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
@@ -176,5 +190,7 @@ def _edges(b: int, reach: int, window: int | None, dtype: torch.dtype, device: t
 @lru_cache(maxsize=256)
 def _before_start(b: int, reach: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(reach / b, 1, L): HIDDEN for the keys of a head's first blocks that lie before the head."""
-    position = torch.arange(reach // b, device=device)[:, None] * b + torch.arange(b + reach, device=device) - reach
-    return torch.zeros(position.shape, dtype=dtype, device=device).masked_fill_(position < 0, HIDDEN)[:, None]
+    position = torch.arange(reach // b, device=device)[:, None] * b + torch.arange(b + reach,
+                                                                                   device=device) - reach
+    return torch.zeros(position.shape, dtype=dtype, device=device).masked_fill_(position < 0,
+                                                                                HIDDEN)[:, None]

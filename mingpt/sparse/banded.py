@@ -1,10 +1,12 @@
 """
-Exact attention over a sparse pattern that computes little more than the pairs seen, forward and backward, in PyTorch.
+Exact attention over a sparse pattern that computes little more than the pairs seen, forward and
+backward, in PyTorch.
 
-A dense mask makes attention sparse in meaning but not in work. Here blocks of queries meet just the keys that they can
-see, as overlapping strided views (bands.py, staircases.py), a tile at a time in scratch memory that stays in the cache
-(tiles.py). Far links are attended to on their own and merged with the near ones by their log Σ exp(score). Nothing of
-size T×T is ever there, and what is kept for the backward is what flash attention keeps: q, k, v and the output.
+A dense mask makes attention sparse in meaning but not in work. Here blocks of queries meet just the
+keys that they can see, as overlapping strided views (bands.py, staircases.py), a tile at a time in
+scratch memory that stays in the cache (tiles.py). Far links are attended to on their own and merged
+with the near ones by their log Σ exp(score). Nothing of size T×T is ever there, and what is kept
+for the backward is what flash attention keeps: q, k, v and the output.
 """
 
 from __future__ import annotations
@@ -31,15 +33,17 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, *, dropo
                      bias_slopes: Tensor | None = None) -> Tensor:
     """softmax(QKᵀ/√hs)V over the pairs of the pattern: values and gradients are the dense mask's.
 
-    q (B, nh, T, hs), k and v (B, nkv, T, hs), where nkv divides nh → (B, nh, T, hs) in q's dtype; half precision is
-    computed in float32. dropout_p drops attention weights, drawn by a seed from torch's generator. bias_slopes (nh,),
-    not trained, subtracts slope · (i − j) from the scores (ALiBi). BadInput for a pattern that supports() refuses.
+    q (B, nh, T, hs), k and v (B, nkv, T, hs), where nkv divides nh → (B, nh, T, hs) in q's dtype;
+    half precision is computed in float32. dropout_p drops attention weights, drawn by a seed from
+    torch's generator. bias_slopes (nh,), not trained, subtracts slope · (i − j) from the scores
+    (ALiBi). BadInput for a pattern that supports() refuses.
     """
     if not supports(pattern):
         raise BadInput(f"pattern {str(pattern)!r} has no banded form: use the dense backend")
     heads, kv_heads = q.size(1), k.size(1)
     if heads % kv_heads:
-        raise BadInput(f"{heads} query heads cannot share {kv_heads} key and value heads: these must divide them")
+        raise BadInput(f"{heads} query heads cannot share {kv_heads} key and value heads: these "
+                       f"must divide them")
     if kv_heads < heads:
         k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
     slopes = None if bias_slopes is None else bias_slopes.detach()
@@ -53,8 +57,8 @@ def supports(pattern: Pattern) -> bool:
 
 @singledispatch
 def parts_of(pattern: Pattern, T: int) -> list[Part]:
-    """The parts that hold each pair of the pattern once, among T positions; none if the pattern has no such form. The
-    first part has every query."""
+    """The parts that hold each pair of the pattern once, among T positions; none if the pattern has
+    no such form. The first part has every query."""
     return []
 
 
@@ -95,7 +99,8 @@ def _window(w: int, T: int) -> Part:
     """A window as a band; it is a staircase where it hides nothing."""
     if w >= T:
         return Staircase(T)
-    block = 16 if w <= 128 else 32     # a block more than the window is computed, but small products are slower
+    # a block more than the window is computed, but small products are slower
+    block = 16 if w <= 128 else 32
     return Band(T, block, math.ceil((w - 1) / block) * block, w)
 
 
@@ -116,7 +121,8 @@ class _Attention(torch.autograd.Function):
         out = q.new_empty(B, T, nh, v.size(-1)).transpose(1, 2)
         shares = q.new_empty(len(parts), B, nh, T, 1, dtype=_dtype(q)) if len(parts) > 1 else None
         for_each(_forward, [(parts, job, (q[heads], k[heads], v[heads]), out[heads],
-                             None if shares is None else shares[:, *heads]) for heads, job in _jobs(ctx, q)], q.device)
+                             None if shares is None else shares[:, *heads]) for heads,
+                             job in _jobs(ctx, q)], q.device)
         ctx.save_for_backward(q, k, v, out, shares)
         return out
 
@@ -126,9 +132,10 @@ class _Attention(torch.autograd.Function):
         q, k, v, out, shares = ctx.saved_tensors
         grads = [torch.empty_like(x) if need else None
                  for x, need in zip((q, k, v), ctx.needs_input_grad[:3], strict=True)]
-        for_each(_backward, [(ctx.parts, job, (q[heads], k[heads], v[heads]), dout[heads], out[heads],
-                              None if shares is None else shares[:, *heads],
-                              [g if g is None else g[heads] for g in grads]) for heads, job in _jobs(ctx, q)], q.device)
+        for_each(_backward, [(ctx.parts, job, (q[heads], k[heads], v[heads]), dout[heads],
+                              out[heads], None if shares is None else shares[:, *heads],
+                              [g if g is None else g[heads] for g in grads]) for heads,
+                              job in _jobs(ctx, q)], q.device)
         return *grads, None, None, None
 
 
@@ -138,7 +145,8 @@ def _dtype(x: Tensor) -> torch.dtype:
 
 
 def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], Job]]:
-    """Slices of the batch and of the heads, all heads of several samples or some of one, about a tile's work each."""
+    """Slices of the batch and of the heads, all heads of several samples or some of one, about a
+    tile's work each."""
     B, nh, T, hs = q.shape
     like = q.new_empty(0, dtype=_dtype(q))
     fit = max(1, tile_size(like) // (T * ctx.parts[0].keys_met))
@@ -149,20 +157,25 @@ def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], Job]]:
         here = slice(b, min(b + samples, B)), slice(h, min(h + some, nh))
         count = here[0].stop - b, here[1].stop - h
         slopes = None if ctx.slopes is None else ctx.slopes[here[1]].to(like).repeat(count[0])
-        yield here, Job(count[0] * count[1], like, 1 / math.sqrt(hs), ctx.dropout_p, ctx.seed + n, slopes)
+        yield here, Job(count[0] * count[1], like, 1 / math.sqrt(hs), ctx.dropout_p, ctx.seed + n,
+                        slopes)
 
 
 def _lay_out(part: Part, job: Job, q: Tensor, k: Tensor, v: Tensor) -> Laid:
-    return part.lay_queries(q, job.scratch, "q"), part.lay_keys(k, job.scratch, "k"), part.lay_keys(v, job.scratch, "v")
+    return part.lay_queries(q, job.scratch, "q"), part.lay_keys(k, job.scratch,
+                                                                "k"), part.lay_keys(v, job.scratch,
+                                                                                    "v")
 
 
 def _forward(parts: list[Part], job: Job, qkv: Laid, out: Tensor, shares: Tensor | None) -> None:
-    """Write the output (…, T, hs), and each part's share (parts, …, T, 1) of the weights if they are several."""
+    """Write the output (…, T, hs), and each part's share (parts, …, T, 1) of the weights if they
+    are several."""
     near, *far = parts
     if not far:
         out.copy_(near.query_rows(attend(near, job, _lay_out(near, job, *qkv))[0], out))
         return
-    results = [attend(part, job, _lay_out(part, job, *qkv), str(n), with_lse=True) for n, part in enumerate(parts)]
+    results = [attend(part, job, _lay_out(part, job, *qkv), str(n), with_lse=True) for n,
+               part in enumerate(parts)]
     shares[0] = near.query_rows(results[0][1], out)
     for part, (_, lse), into in zip(far, results[1:], shares[1:], strict=True):
         part.add_queries(into.zero_(), lse)
@@ -174,16 +187,18 @@ def _forward(parts: list[Part], job: Job, qkv: Laid, out: Tensor, shares: Tensor
     out.copy_(rows)
 
 
-def _backward(parts: list[Part], job: Job, qkv: Laid, dout: Tensor, out: Tensor, shares: Tensor | None,
-              grads: list[Tensor | None]) -> None:
-    """Write dQ, dK, dV (…, T, hs) where there are any, from dO and the output. The weights of all parts together are
-    each part's own times its share: so a part gets its share of dO and of δ = Σ dO·O."""
+def _backward(parts: list[Part], job: Job, qkv: Laid, dout: Tensor, out: Tensor,
+              shares: Tensor | None, grads: list[Tensor | None]) -> None:
+    """Write dQ, dK, dV (…, T, hs) where there are any, from dO and the output. The weights of all
+    parts together are each part's own times its share: so a part gets its share of dO and of δ = Σ
+    dO·O."""
     needs = tuple(g is not None for g in grads)
     product = torch.mul(dout, out, out=job.scratch("product of outputs", *out.shape))
     delta = torch.sum(product, -1, keepdim=True, out=job.scratch("delta", *out.shape[:-1], 1))
     whole = None
     for n, part in enumerate(parts):
-        upstream = [part.lay_queries(x, job.scratch, f"upstream {i}") for i, x in enumerate((dout, delta))]
+        upstream = [part.lay_queries(x, job.scratch, f"upstream {i}") for i,
+                    x in enumerate((dout, delta))]
         if shares is not None:
             share = part.lay_queries(shares[n], job.scratch, "share")
             upstream = [x.mul_(share) for x in upstream]
@@ -192,7 +207,8 @@ def _backward(parts: list[Part], job: Job, qkv: Laid, dout: Tensor, out: Tensor,
             rows = part.query_rows, part.key_rows, part.key_rows
             whole = [g if g is None else of(g, out) for g, of in zip(laid, rows, strict=True)]
             continue
-        for total, more, add in zip(whole, laid, (part.add_queries, part.add_keys, part.add_keys), strict=True):
+        for total, more, add in zip(whole, laid, (part.add_queries, part.add_keys, part.add_keys),
+                                    strict=True):
             if total is not None:
                 add(total, more)
     for grad, total in zip(grads, whole, strict=True):

@@ -1,6 +1,6 @@
 """
-FlexAttention over a pattern (torch's; Dong et al. 2024, arXiv 2412.05496): the pattern is compiled into the kernel, and
-blocks of 128×128 without a seen pair are skipped.
+FlexAttention over a pattern (torch's; Dong et al. 2024, arXiv 2412.05496): the pattern is compiled
+into the kernel, and blocks of 128×128 without a seen pair are skipped.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ SMALLEST_HEAD = 16   # of its Triton kernel
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, slopes: Tensor | None = None) -> Tensor:
-    """q (B, nh, T, hs), k and v (B, nkv, T, hs) → (B, nh, T, hs). On a CPU it is neither compiled nor differentiable;
-    there BadInput where a gradient is needed."""
+    """q (B, nh, T, hs), k and v (B, nkv, T, hs) → (B, nh, T, hs). On a CPU it is neither compiled
+    nor differentiable; there BadInput where a gradient is needed."""
     if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        raise BadInput(f"--model.backend=flex has no backward on {q.device.type}: use auto or banded, or a CUDA device")
+        raise BadInput(f"--model.backend=flex has no backward on {q.device.type}: use auto or "
+                       f"banded, or a CUDA device")
     kernel = _compiled() if q.is_cuda else flex_attention
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")   # nor should it
+        # nor should it
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
         return kernel(q, k, v, score_mod=_minus_slopes(slopes), enable_gqa=q.size(1) != k.size(1),
                       block_mask=block_mask(pattern, q.size(-2), q.device))
 
 
 def flex_fits(q: Tensor) -> bool:
-    """Whether the compiled kernel takes q (B, nh, T, hs): on CUDA, in whole blocks. Sampling, whose T grows by one,
-    would compile it again and again."""
+    """Whether the compiled kernel takes q (B, nh, T, hs): on CUDA, in whole blocks. Sampling, whose
+    T grows by one, would compile it again and again."""
     return q.is_cuda and q.size(-2) % BLOCK == 0 and q.size(-1) >= SMALLEST_HEAD and has_triton()
 
 

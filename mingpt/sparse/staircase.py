@@ -1,6 +1,6 @@
 """
-Every key so far, of few: where the work of far links lies in memory. A staircase is causal attention whose step is one
-key along and `group` queries down. See bands.py for what a part is.
+Every key so far, of few: where the work of far links lies in memory. A staircase is causal
+attention whose step is one key along and `group` queries down. See bands.py for what a part is.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ LEAST_ROWS = 32    # of a block: below, the products' overhead costs more than t
 
 @dataclass(frozen=True)
 class Staircase:
-    """Query i, from `shift` on, sees keys j ≤ i − shift: those with j ≡ i − shift modulo `classes` (dilated links), or
-    those with j ≡ 0 modulo `group` (every group-th of the text); with both 1, all: causal attention.
+    """Query i, from `shift` on, sees keys j ≤ i − shift: those with j ≡ i − shift modulo `classes`
+    (dilated links), or those with j ≡ 0 modulo `group` (every group-th of the text); with both 1,
+    all: causal attention.
 
-    Residue classes are laid out as sequences of their own: queries (H·classes, rows, hs), keys (H·classes, columns,
-    hs).
+    Residue classes are laid out as sequences of their own: queries (H·classes, rows, hs), keys
+    (H·classes, columns, hs).
     """
     T: int
     shift: int = 0
@@ -74,15 +75,19 @@ class Staircase:
         return laid
 
     def _pairs(self, x: Tensor, laid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of x (…, positions, hs) and of the same positions laid out: rounds of all classes, then the rest."""
-        laid = laid.view(*x.shape[:-2], self.classes, -1, x.size(-1)).transpose(-3, -2)    # (…, length, classes, hs)
+        """Views of x (…, positions, hs) and of the same positions laid out: rounds of all classes,
+        then the rest."""
+        # (…, length, classes, hs)
+        laid = laid.view(*x.shape[:-2], self.classes, -1, x.size(-1)).transpose(-3, -2)
         rounds, rest = divmod(x.size(-2), self.classes)
-        yield x[..., :rounds * self.classes, :].unflatten(-2, (rounds, self.classes)), laid[..., :rounds, :, :]
+        yield x[..., :rounds * self.classes, :].unflatten(-2, (rounds, self.classes)), laid[...,
+                                                                                            :rounds, :, :]
         if rest:
             yield x[..., rounds * self.classes:, :], laid[..., rounds, :rest, :]
 
     def query_rows(self, laid: Tensor, like: Tensor) -> Tensor:
-        """Of a part with every position in one class: what is laid out → (…, T, hs) as `like` is, a view."""
+        """Of a part with every position in one class: what is laid out → (…, T, hs) as `like` is, a
+        view."""
         return laid.view(*like.shape[:-2], self.T, -1)
 
     key_rows = query_rows
@@ -102,9 +107,11 @@ class Staircase:
         return laid
 
     def tiles(self, heads: int, budget: int) -> Iterator[StairTile]:
-        """Tiles of about `budget` scores: the same block of queries of several sequences, with all keys it sees."""
+        """Tiles of about `budget` scores: the same block of queries of several sequences, with all
+        keys it sees."""
         step = max(math.ceil(self.columns / STEPS), math.ceil(LEAST_ROWS / self.group))
-        step = max(1, min(step, math.isqrt(budget // self.group), budget // (self.group * self.columns)))
+        step = max(1, min(step, math.isqrt(budget // self.group),
+                          budget // (self.group * self.columns)))
         for column in range(0, self.columns, step):
             stop = min(column + step, self.columns)
             many = max(1, budget // ((stop - column) * self.group * stop))
@@ -113,7 +120,8 @@ class Staircase:
 
 
 class StairTile:
-    """Sequences head … last − 1; the queries on the steps column … stop − 1, which see keys 0 … stop − 1 at most."""
+    """Sequences head … last − 1; the queries on the steps column … stop − 1, which see keys 0 …
+    stop − 1 at most."""
 
     def __init__(self, part: Staircase, head: int, last: int, column: int, stop: int):
         self.part, self.heads, self.column, self.stop = part, slice(head, last), column, stop
@@ -134,7 +142,8 @@ class StairTile:
 
     def adjust(self, scores: Tensor, slopes: Tensor | None) -> None:
         """Hide the stairs' edge, and subtract slope · (i − j) of slopes (H·classes,)."""
-        scores[:, :, self.column:].add_(_stairs(self.stop - self.column, self.part.group, scores.dtype, scores.device))
+        scores[:, :, self.column:].add_(_stairs(self.stop - self.column, self.part.group,
+                                                scores.dtype, scores.device))
         if slopes is not None:
             p, (_, b, L) = self.part, self.shape
             row = torch.arange(b, device=scores.device)[:, None] + self.column * p.group

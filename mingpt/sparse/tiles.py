@@ -1,8 +1,10 @@
 """
-The arithmetic of attention on tiles, forward and backward: scores, softmax and the products with values and gradients,
-for one part of a pattern (bands.py, staircases.py) and the heads whose queries and keys it has laid out.
+The arithmetic of attention on tiles, forward and backward: scores, softmax and the products with
+values and gradients, for one part of a pattern (bands.py, staircases.py) and the heads whose
+queries and keys it has laid out.
 
-As in flash attention (Dao et al. 2022, arXiv 2205.14135) no weights are kept: the backward computes them again.
+As in flash attention (Dao et al. 2022, arXiv 2205.14135) no weights are kept: the backward computes
+them again.
 """
 
 from __future__ import annotations
@@ -23,14 +25,15 @@ Part = Band | Staircase
 Tile = BandTile | StairTile
 Laid = tuple[Tensor, Tensor, Tensor]    # q, k, v as a part lays them out
 
-TILE_CPU = 2**20       # scores a tile; of 2^17 … 2^23 the fastest on two cores with 32 MB of shared cache
+# scores a tile; of 2^17 … 2^23 the fastest on two cores with 32 MB of shared cache
+TILE_CPU = 2**20
 TILE_CUDA = 2**26      # where launches cost more than memory; not measured
-KEPT = 2**23           # numbers of scratch memory that are worth keeping from call to call, under each name
+KEPT = 2**23  # numbers of scratch memory that are worth keeping from call to call, under each name
 
 
 class Scratch(threading.local):
-    """Memory by name, as large as the largest use so far, a thread its own. On a CPU it is kept from call to call,
-    because fresh pages cost more than the arithmetic on them."""
+    """Memory by name, as large as the largest use so far, a thread its own. On a CPU it is kept
+    from call to call, because fresh pages cost more than the arithmetic on them."""
 
     def __init__(self):
         self.memory: dict = {}
@@ -50,7 +53,8 @@ _SCRATCH = Scratch()
 
 @dataclass
 class Job:
-    """What all tiles of some heads have in common. The backward makes its own, with the forward's seed."""
+    """What all tiles of some heads have in common. The backward makes its own, with the forward's
+    seed."""
     heads: int                      # H
     like: Tensor                    # of the dtype and on the device to compute with
     scale: float
@@ -60,35 +64,44 @@ class Job:
 
     def __post_init__(self):
         self.scratch = partial(_SCRATCH.take, self.like)
-        self.generator = torch.Generator(self.like.device).manual_seed(self.seed) if self.dropout_p else None
+        self.generator = (torch.Generator(self.like.device).manual_seed(self.seed)
+                          if self.dropout_p else None)
 
     def tiles(self, part: Part) -> Iterator[Tile]:
         """The part's tiles, in the same order whenever asked."""
         return part.tiles(self.heads, tile_size(self.like))
 
-    def weights(self, part: Part, tile: Tile, q: Tensor, k: Tensor, lse: Tensor | None = None) -> Tensor:
-        """(n, b, L) in scratch: softmax of QKᵀ/√hs and bias; into lse, if given, each query's log Σ exp(score)."""
+    def weights(self, part: Part, tile: Tile, q: Tensor, k: Tensor,
+                lse: Tensor | None = None) -> Tensor:
+        """(n, b, L) in scratch: softmax of QKᵀ/√hs and bias; into lse, if given, each query's log Σ
+        exp(score)."""
         scores = self.scratch("scores", *tile.shape)
-        torch.baddbmm(tile.mask(q), tile.queries(q), tile.keys(k).transpose(1, 2), alpha=self.scale, out=scores)
-        tile.adjust(scores, None if self.slopes is None else self.slopes.repeat_interleave(part.classes))
+        torch.baddbmm(tile.mask(q), tile.queries(q), tile.keys(k).transpose(1, 2),
+                      alpha=self.scale, out=scores)
+        tile.adjust(scores, None if self.slopes is None
+                    else self.slopes.repeat_interleave(part.classes))
         if lse is None:
             return torch.softmax(scores, -1, out=scores)
         top = scores.amax(-1, keepdim=True)
         weights = torch.softmax(scores, -1, out=scores)
-        tile.queries(lse).copy_(top - weights.amax(-1, keepdim=True).log_())     # the largest is exp(top − lse) ≥ 1/L
+        # the largest is exp(top − lse) ≥ 1/L
+        tile.queries(lse).copy_(top - weights.amax(-1, keepdim=True).log_())
         return weights
 
     def kept(self, tile: Tile) -> Tensor | None:
-        """(n, b, L) in scratch: 0 for a dropped weight, 1/(1 − p) for a kept one; None if none are dropped."""
+        """(n, b, L) in scratch: 0 for a dropped weight, 1/(1 − p) for a kept one; None if none are
+        dropped."""
         if not self.dropout_p:
             return None
         kept = self.scratch("kept", *tile.shape)
         if self.dropout_p == 1:
             return kept.zero_()
-        return kept.bernoulli_(1 - self.dropout_p, generator=self.generator).div_(1 - self.dropout_p)
+        return kept.bernoulli_(1 - self.dropout_p, generator=self.generator).div_(1
+                                                                                  - self.dropout_p)
 
     def product(self, target: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> None:
-        """target = alpha · ab, batched. A product into memory with gaps is slow: it goes by the scratch."""
+        """target = alpha · ab, batched. A product into memory with gaps is slow: it goes by the
+        scratch."""
         if target.is_contiguous():
             torch.baddbmm(target, a, b, beta=0, alpha=alpha, out=target)
         else:
@@ -100,8 +113,10 @@ class Job:
         target.add_(torch.bmm(a, b, out=self.scratch("product", *target.shape)), alpha=alpha)
 
 
-def attend(part: Part, job: Job, laid: Laid, name: str = "", with_lse: bool = False) -> tuple[Tensor, Tensor | None]:
-    """The part's output laid out as q, and each query's log Σ exp(score), (…, 1), if asked for: in scratch, by name."""
+def attend(part: Part, job: Job, laid: Laid, name: str = "",
+           with_lse: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The part's output laid out as q, and each query's log Σ exp(score), (…, 1), if asked for: in
+    scratch, by name."""
     q, k, v = laid
     out = job.scratch("out" + name, *q.shape[:-1], v.size(-1))
     lse = job.scratch("lse" + name, *q.shape[:-1], 1) if with_lse else None
@@ -113,9 +128,10 @@ def attend(part: Part, job: Job, laid: Laid, name: str = "", with_lse: bool = Fa
     return out, lse
 
 
-def gradients(part: Part, job: Job, laid: Laid, dout: Tensor, delta: Tensor, needs: tuple[bool, bool, bool],
-              name: str = "") -> list[Tensor | None]:
-    """Laid-out q, k, v, dO and δ = Σ dO·O (…, 1) → dQ, dK, dV laid out in scratch, None where not needed."""
+def gradients(part: Part, job: Job, laid: Laid, dout: Tensor, delta: Tensor,
+              needs: tuple[bool, bool, bool], name: str = "") -> list[Tensor | None]:
+    """Laid-out q, k, v, dO and δ = Σ dO·O (…, 1) → dQ, dK, dV laid out in scratch, None where not
+    needed."""
     q, k, v = laid
     tiles = list(job.tiles(part))
     dq = job.scratch("dq" + name, *q.shape) if needs[0] else None
@@ -130,21 +146,22 @@ def gradients(part: Part, job: Job, laid: Laid, dout: Tensor, delta: Tensor, nee
         weights, kept = job.weights(part, tile, q, k), job.kept(tile)
         by_query, by_key = tile.two_views(job.scratch)
         by_query.copy_(weights) if kept is None else torch.mul(weights, kept, out=by_query)
-        if dv is not None:                                                                        # dV = Pᵀ dO
+        if dv is not None:  # dV = Pᵀ dO
             into_keys(tile.key_target(dv), by_key, tile.queries_by_key(dout))
         if dq is None and dk is None:
             continue
         _score_gradient(tile, job, weights, kept, v, dout, delta, by_query)
-        if dq is not None:                                                                        # dQ = dS K/√hs
+        if dq is not None:  # dQ = dS K/√hs
             job.product(tile.queries(dq), by_query, tile.keys(k), job.scale)
-        if dk is not None:                                                                        # dK = dSᵀ Q/√hs
+        if dk is not None:  # dK = dSᵀ Q/√hs
             into_keys(tile.key_target(dk), by_key, tile.queries_by_key(q), job.scale)
     return [dq, dk, dv]
 
 
-def _score_gradient(tile: Tile, job: Job, weights: Tensor, kept: Tensor | None, v: Tensor, dout: Tensor,
-                    delta: Tensor, into: Tensor) -> None:
-    """into = dS = P∘(dP − δ), where dP = dO Vᵀ, 0 for dropped weights. `into` holds P before; `weights` is used up."""
+def _score_gradient(tile: Tile, job: Job, weights: Tensor, kept: Tensor | None, v: Tensor,
+                    dout: Tensor, delta: Tensor, into: Tensor) -> None:
+    """into = dS = P∘(dP − δ), where dP = dO Vᵀ, 0 for dropped weights. `into` holds P before;
+    `weights` is used up."""
     dout, values, delta = tile.queries(dout), tile.keys(v).transpose(1, 2), tile.queries(delta)
     if kept is None:
         into.mul_(torch.baddbmm(delta, dout, values, beta=-1, out=weights))

@@ -22,10 +22,11 @@ NOTHING = {"--mingpt": None, "--nanogpt": None}
 
 
 def arguments(**given):
-    return argparse.Namespace(**{"rounds": 2, "device": "cpu", "threads": 1, "copies": NOTHING, **given})
+    return argparse.Namespace(**{"rounds": 2, "device": "cpu", "threads": 1, "copies": NOTHING,
+                                 **given})
 
 
-# -- turns ------------------------------------------------------------------------------------------------------------
+# -- turns -----------------------------------------------------------------------------------------
 
 def test_a_ratio_is_taken_within_a_round():
     slow_second_round = [1.0, 10.0, 1.0]
@@ -63,7 +64,8 @@ def test_sides_answer_once_a_round_and_one_that_fails_says_why():
     sides = [Side("a", "tests.test_benchmarks:counting", {"start": 10}, sample_seconds=0),
              Side("b", "tests.test_benchmarks:broken")]
     results = take_turns(sides, rounds=3)
-    assert results["a"]["seconds"] == [12, 13, 14] and results["a"]["began"] == 10   # two runs to warm up
+    # two runs to warm up
+    assert results["a"]["seconds"] == [12, 13, 14] and results["a"]["began"] == 10
     assert results["a"]["peak_mb"] > 1
     assert "ArithmeticError: no such thing" in results["b"]["failed"]
 
@@ -73,7 +75,7 @@ def test_a_process_that_ends_is_an_error_that_names_it():
         take_turns([Side("gone", "tests.test_benchmarks:ending")], rounds=1)
 
 
-# -- what is counted --------------------------------------------------------------------------------------------------
+# -- what is counted -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("case", [NANO, LLAMA], ids=lambda case: case.family)
 def test_the_flops_of_a_size_are_those_of_our_model(case):
@@ -83,8 +85,9 @@ def test_the_flops_of_a_size_are_those_of_our_model(case):
 
 def test_the_flops_of_a_size_by_hand():
     case = Case("by hand", n_layer=1, n_head=1, n_embd=2, block_size=3, batch_size=1, vocab_size=5)
-    products = 3 * (4 * 2 * 2 + 2 * 2 * 8 + 2 * 5)    # 3 tokens: attention's four matrices, the MLP's two, the head
-    scores = (1 + 2 + 3) * 2 * 2                      # each query's keys: a score and a weighted value of width 2
+    # 3 tokens: attention's four matrices, the MLP's two, the head
+    products = 3 * (4 * 2 * 2 + 2 * 2 * 8 + 2 * 5)
+    scores = (1 + 2 + 3) * 2 * 2  # each query's keys: a score and a weighted value of width 2
     assert case.flops == 3 * 2 * (products + scores)
 
 
@@ -93,10 +96,11 @@ def test_peers_share_processes_with_ours_as_far_as_memory_goes():
     assert step.groups(names, NANO, math.inf) == [names]
     assert step.groups(names, NANO, 0) == [[name] for name in names]
     pair = NANO.megabytes(tied=True) * 2 + NANO.megabytes(tied=False) * 2
-    assert step.groups(names, NANO, pair + 1)[0] == ["minGPT", "nanoGPT"]   # and ours, tied and untied
+    # and ours, tied and untied
+    assert step.groups(names, NANO, pair + 1)[0] == ["minGPT", "nanoGPT"]
 
 
-# -- peers ------------------------------------------------------------------------------------------------------------
+# -- peers -----------------------------------------------------------------------------------------
 
 def test_an_absent_peer_says_what_to_give(monkeypatch, tmp_path):
     assert peers.absent(peers.PEERS["nanoGPT"], NOTHING) == "no copy given: --nanogpt PATH"
@@ -117,11 +121,13 @@ def test_without_a_compiler_the_compiled_peer_is_absent(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name, family", [(name, family) for name, peer in peers.PEERS.items()
                                           for family in peer.families if not peer.compiled])
 def test_a_peer_trains_at_a_nano_size(name, family, monkeypatch):
-    copies = {"--mingpt": options.os.environ.get("MINGPT"), "--nanogpt": options.os.environ.get("NANOGPT")}
+    copies = {"--mingpt": options.os.environ.get("MINGPT"),
+              "--nanogpt": options.os.environ.get("NANOGPT")}
     reason = peers.absent(peers.PEERS[name], copies)
     if reason:
         pytest.skip(reason)
-    side = peers.build(name, replace(NANO, family=family), path=copies.get(peers.PEERS[name].source))
+    side = peers.build(name, replace(NANO, family=family),
+                       path=copies.get(peers.PEERS[name].source))
     assert side.about["loss"] == pytest.approx(math.log(99), abs=0.6)
     losses = [float(side.run()) for _ in range(24)]
     assert losses[-1] < losses[0]
@@ -132,7 +138,8 @@ def test_our_step_and_transformers_begin_with_the_same_loss_from_the_same_weight
     model = ours.model_of(NANO, {"model.tie_weights": True})
     weights = theirs.state_dict()
     for name, tensor in model.state_dict().items():
-        transposed = name.endswith("weight") and ".c_" in name     # transformers keeps GPT-2's (in, out)
+        # transformers keeps GPT-2's (in, out)
+        transposed = name.endswith("weight") and ".c_" in name
         tensor.copy_(weights[name].t() if transposed else weights[name])
     x, y = next(peers.batches(NANO, "cpu"))
     with torch.no_grad():
@@ -145,7 +152,7 @@ def test_all_train_on_the_same_tokens_one_position_ahead():
     assert x.shape == (2, 16) and int(x.max()) < 99
 
 
-# -- step, generation, arms -------------------------------------------------------------------------------------------
+# -- step, generation, arms ------------------------------------------------------------------------
 
 def test_a_step_is_compared_with_ours_and_the_absent_are_named(capsys):
     result = step.measure(NANO, ["minGPT", "transformers"], arguments())
@@ -188,7 +195,8 @@ def test_generation_that_skips_a_token_is_an_error():
 
 
 def test_an_arm_is_charged_for_its_time_not_for_its_flops():
-    taken = {"baseline": {"seconds": [1.0, 2.0], "flops": 100}, "arm": {"seconds": [1.5, 3.0], "flops": 150}}
+    taken = {"baseline": {"seconds": [1.0, 2.0], "flops": 100},
+             "arm": {"seconds": [1.5, 3.0], "flops": 150}}
     found = arms.row(taken, "arm")
     assert found["time"]["median"] == 1.5 and found["flops"] == 1.5 and found["per_flop"]["median"] == 1
 
@@ -199,16 +207,19 @@ def test_members_are_single_changes_that_no_arm_makes():
     assert found["position=alibi"] == {"settings": {"model.position": "alibi"}}
 
 
-# -- floors and tables ------------------------------------------------------------------------------------------------
+# -- floors and tables -----------------------------------------------------------------------------
 
 def test_floors_are_of_sizes_and_peers_that_there_are():
-    for table, cases in ((floors.SPEED, CASES), (floors.MEMORY, CASES), (floors.CUDA_SPEED, CUDA_CASES)):
+    for table, cases in ((floors.SPEED, CASES), (floors.MEMORY, CASES),
+                         (floors.CUDA_SPEED, CUDA_CASES)):
         for (benchmark, case), each in table.items():
-            assert benchmark in ("step", "generation") and case in cases and set(each) <= set(peers.PEERS)
+            assert benchmark in ("step",
+                                 "generation") and case in cases and set(each) <= set(peers.PEERS)
 
 
 @pytest.mark.parametrize("floor, value, met", [(Floor(2.0), 1.996, True), (Floor(2.0), 1.99, False),
-                                               (Floor(0.45, AT_MOST), 0.45, True), (Floor(0.45, AT_MOST), 0.46, False)])
+                                               (Floor(0.45, AT_MOST), 0.45, True),
+                                               (Floor(0.45, AT_MOST), 0.46, False)])
 def test_a_floor_is_met_as_printed(floor, value, met):
     assert floor.met(value) is met
     assert tables.verdict(value, floor) == f"{floor} {'✓' if met else '✗'}"
@@ -218,7 +229,8 @@ def test_a_figure_shows_what_is_missed():
     ratio = {"median": 1.2, "low": 1.1, "high": 1.3}
     results = {"machine": step.describe("cpu", 1), "rounds": 5}
     assert ratio_figure("title", "ours", [Panel("empty", [])], results) is None
-    figure = ratio_figure("title", "ours", [Panel("one", [("peer", ratio, Floor(1.5))])], results, log=True)
+    figure = ratio_figure("title", "ours", [Panel("one", [("peer", ratio, Floor(1.5))])], results,
+                          log=True)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["peer"]
 
 

@@ -1,4 +1,5 @@
-"""docs/techniques.md: every command on the page runs, its table has them all, every section has source and switch."""
+"""docs/techniques.md: every command on the page runs, its table has them all, every section has
+source and switch."""
 
 import importlib
 import json
@@ -21,17 +22,21 @@ TRAINED = [c for c in COMMANDS if c.startswith("python lab.py -")]
 SAMPLED = [c for c in COMMANDS if c.startswith("python lab.py sample")]
 RINGS = [c for c in COMMANDS if "benchmarks.ring" in c]
 # the laptop's number of layers, which some schedules are written for
-SMALL = ["--preset", "nano", "--model.n_embd=32", "--model.n_head=4", "--model.block_size=32", "--trainer.batch_size=2",
-         "--max-iters", "2", "--data.val_tokens=64", "--run.sample_tokens=1", "--device", "cpu", "--run.log_every=1"]
+SMALL = ["--preset", "nano", "--model.n_embd=32", "--model.n_head=4", "--model.block_size=32",
+         "--trainer.batch_size=2",
+         "--max-iters", "2", "--data.val_tokens=64", "--run.sample_tokens=1", "--device", "cpu",
+         "--run.log_every=1"]
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The arguments that make a run small, its data and its folder; runs of the page are trained there one by one."""
+    """The arguments that make a run small, its data and its folder; runs of the page are trained
+    there one by one."""
     folder = tmp_path_factory.mktemp("techniques")
     lines = (json.dumps({"text": f"{n} red green blue " * 9}) + "\n" for n in range(40))
     (folder / "words.jsonl").write_text("".join(lines))
-    return [*SMALL, "--data", str(folder / "words.jsonl"), f"--data.cache={folder}", "--out", str(folder / "o")]
+    return [*SMALL, "--data", str(folder / "words.jsonl"), f"--data.cache={folder}", "--out",
+            str(folder / "o")]
 
 
 def words(command):
@@ -46,7 +51,8 @@ def train(command, small, *more):
 def test_every_command_is_one_of_those_that_are_run():
     assert len(COMMANDS) == len(TRAINED) + len(SAMPLED) + len(RINGS)
     assert len(TRAINED) > 30 and len(SAMPLED) == 2 and len(RINGS) == 2
-    assert not re.search(r"^```", TEXT, re.MULTILINE), "commands are indented, so that none is overlooked"
+    assert not re.search(r"^```", TEXT,
+                         re.MULTILINE), "commands are indented, so that none is overlooked"
 
 
 @pytest.mark.parametrize("command", TRAINED)
@@ -70,7 +76,8 @@ def test_drafting_works_with_the_runs_of_the_page(command, small, capsys):
         if "--arm" in line:
             assert train(line, small) == 0      # at once, where it was trained before
     assert lab.main([*words(command), "--tokens", "12", "--out", small[-1], "--device", "cpu"]) == 0
-    assert re.search(r"drafted \d+ tokens, [\d.]+% were kept: [\d.]+ tokens a pass", capsys.readouterr().out)
+    assert re.search(r"drafted \d+ tokens, [\d.]+% were kept: [\d.]+ tokens a pass",
+                     capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", RINGS)
@@ -90,7 +97,8 @@ def test_every_section_has_a_source_a_switch_and_a_finding():
         title = section.splitlines()[0]
         assert re.search(r"https?://", section), f"{title}: no source"
         if not title.startswith("Not here"):
-            assert re.search(r"^    (python|torchrun) ", section, re.MULTILINE), f"{title}: no command"
+            assert re.search(r"^    (python|torchrun) ", section,
+                             re.MULTILINE), f"{title}: no command"
 
 
 def test_every_member_of_every_slot_but_the_defaults_is_on_the_page():
@@ -99,7 +107,8 @@ def test_every_member_of_every_slot_but_the_defaults_is_on_the_page():
         for slot, members in slots.items():
             for member in list(members)[1:]:
                 said = flags.get(member, f"{slot}={member}"), f"--{slot} {member}"
-                assert any(word in line for line in TRAINED for word in said), f"{slot} {member} has no command"
+                assert any(word in line for line in TRAINED
+                           for word in said), f"{slot} {member} has no command"
 
 
 def test_every_study_that_the_page_names_is_shipped():
@@ -115,11 +124,13 @@ def test_the_table_has_a_row_for_every_command():
 
 
 def test_some_commands_measured_again_leave_the_other_lines():
-    empty = f"    python lab.py -n\n    python lab.py -r --arm x\n{techniques.BEGIN}{techniques.END}\nb"
+    empty = (f"    python lab.py -n\n    python lab.py -r --arm "
+             f"x\n{techniques.BEGIN}{techniques.END}\nb")
     head, later = (["| switch |", "|---|", f"| baseline | {n} |"] for n in (1, 2))
     page = techniques.written(empty, [*head, "| `-r` | 1 |"])
     page = techniques.written(page, [*later, "| `-n` | 2 |"])
-    assert page.partition(techniques.BEGIN)[2].split("\n")[1:6] == [*head, "| `-n` | 2 |", "| `-r` | 1 |"]
+    assert page.partition(techniques.BEGIN)[2].split("\n")[1:6] == [*head, "| `-n` | 2 |",
+                                                                    "| `-r` | 1 |"]
     whole = [*later, "| `-n` | 3 |", "| `-r` | 3 |"]
     assert techniques.written(page, whole).partition(techniques.BEGIN)[2].split("\n")[1:6] == whole
 
@@ -127,5 +138,6 @@ def test_some_commands_measured_again_leave_the_other_lines():
 def test_costs_are_measured_against_the_baseline():
     seen = techniques.rows({"-n": ["-n"], "--attention mqa": ["--attention", "mqa"]}, rounds=1)
     assert seen[2].startswith("| baseline | ") and len(seen) == 5
-    assert re.fullmatch(r"\| `-n` \| −0\.2% \| \+0\.0% \| [\d.]+× \([\d.]+ to [\d.]+\) \|", seen[3]), seen[3]
+    assert re.fullmatch(r"\| `-n` \| −0\.2% \| \+0\.0% \| [\d.]+× \([\d.]+ to [\d.]+\) \|",
+                        seen[3]), seen[3]
     assert "| −" in seen[4]

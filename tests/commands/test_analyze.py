@@ -1,4 +1,5 @@
-"""lab.py analyze: counts are exact, speed-ups are measured or absent, and a trained model's weights are its own."""
+"""lab.py analyze: counts are exact, speed-ups are measured or absent, and a trained model's weights
+are its own."""
 
 import contextlib
 import json
@@ -21,14 +22,16 @@ from mingpt.patterns.kinds import parse_pattern
 from mingpt.utils import BadInput
 
 SMALL = ["--model.n_head=2", "--model.n_embd=32"]
-PUBLISHED = {256: [19.1, 12.8, 29.7, 32.9, 35.8, 39.8, 42.6, 49.6],     # study 003's eight pairs, in percent
+# study 003's eight pairs, in percent
+PUBLISHED = {256: [19.1, 12.8, 29.7, 32.9, 35.8, 39.8, 42.6, 49.6],
              512: [42.4, 28.4, 49.7, 55.2, 53.6, 59.5, 57.7, 67.2]}
 
 
 def tiny(**settings):
     """An untrained model of two layers, block 32."""
     config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 40,
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": 16,
+                            "vocab_size": 40,
                             "block_size": 32, **settings})
     torch.manual_seed(0)
     with contextlib.redirect_stdout(None):
@@ -40,8 +43,10 @@ def trained(tmp_path_factory):
     """OUT of a nano run of a few steps, named turned.s0."""
     out = tmp_path_factory.mktemp("trained")
     text = out / "text.txt"
-    text.write_text("".join(f"Line {n}: the quick brown fox jumps over dog number {n * n}.\n\n" for n in range(2000)))
-    assert lab.main(["train", "--preset", "nano", "--data", str(text), "--max-iters", "20", "--out", str(out),
+    text.write_text("".join(f"Line {n}: the quick brown fox jumps over dog number {n * n}.\n\n"
+                            for n in range(2000)))
+    assert lab.main(["train", "--preset", "nano", "--data", str(text), "--max-iters", "20",
+                     "--out", str(out),
                      "--device", "cpu", "-r", "--arm", "turned", "--window", "16",
                      f"--data.cache={out / 'cache'}"]) == 0
     return out
@@ -58,9 +63,12 @@ def test_a_description_counts_exactly():
     mask = parse_pattern("4/3").mask(16).numpy()
     keys = mask.sum(1)
     assert row["density"] == pytest.approx(mask.sum() / (16 * 17 / 2))
-    assert row["density"] == pytest.approx(1 - row["sparsity"]) == pytest.approx(1 / row["ideal_speedup"])
-    assert row["keys_per_query"] == {"min": keys.min(), "mean": pytest.approx(keys.mean()), "max": keys.max()}
-    assert row["layers"][0]["reach"] == max(i - j for i in range(16) for j in range(16) if mask[i, j])
+    assert row["density"] == pytest.approx(1
+                                           - row["sparsity"]) == pytest.approx(1 / row["ideal_speedup"])
+    assert row["keys_per_query"] == {"min": keys.min(), "mean": pytest.approx(keys.mean()),
+                                     "max": keys.max()}
+    assert row["layers"][0]["reach"] == max(i - j for i in range(16)
+                                            for j in range(16) if mask[i, j])
     through = np.linalg.matrix_power(mask.astype(float), 8)[-1] > 0
     assert row["receptive_field"]["positions"] == through.sum()
     assert row["receptive_field"]["farthest"] == 15 - through.argmax()
@@ -79,7 +87,8 @@ def test_full_attention_saves_nothing():
 
 
 def test_speedups_are_ratios_of_what_was_timed():
-    subjects = [pair(8, 2, 64, overrides=SMALL), scheduled("f 8 r0.5@1", 64, layers=3, overrides=SMALL)]
+    subjects = [pair(8, 2, 64, overrides=SMALL), scheduled("f 8 r0.5@1", 64, layers=3,
+                                                           overrides=SMALL)]
     how, (dilated, mixed) = measure(subjects, rounds=5, device="cpu")
     assert how["rounds"] == 5 and how["shape"] == [32, 2, 64, 16]
     for times in (dilated["ms"].values(), mixed["ms"].values()):
@@ -108,7 +117,8 @@ def test_without_words_it_analyses_the_eight_pairs(tmp_path, capsys):
     text = (folder / "hyperparameter_analysis.txt").read_text()
     assert text in capsys.readouterr().out and UNTIMED in text and "w 128, d 4" in text and "49.6%" in text
     pictures = {path.name for path in folder.glob("*.png")}
-    assert pictures == {"hyperparameter_comparison.png", *(f"config_w{w}_d{d}.png" for w, d in PAIRS)}
+    assert pictures == {"hyperparameter_comparison.png", *(f"config_w{w}_d{d}.png" for w,
+                                                           d in PAIRS)}
     rows = json.loads((folder / "hyperparameter_analysis.json").read_text())["rows"]
     assert [tuple(row["pair"]) for row in rows] == list(PAIRS) and "measured" not in rows[0]
 
@@ -117,7 +127,8 @@ def test_a_timed_analysis_draws_the_tradeoff(tmp_path):
     from experiments.analysis.files import folder_of, write_rows
     subjects = [pair(w, d, 32, overrides=SMALL) for w, d in ((8, 2), (4, 3))]
     how, times = measure(subjects, rounds=5, device="cpu")
-    rows = [describe(subject) | {"measured": measured} for subject, measured in zip(subjects, times, strict=True)]
+    rows = [describe(subject) | {"measured": measured} for subject,
+            measured in zip(subjects, times, strict=True)]
     names = [path.name for path in write_rows(rows, how, folder_of(tmp_path))]
     assert "sparsity_speedup_tradeoff.png" in names
     assert all((folder_of(tmp_path) / name).stat().st_size for name in names)
@@ -126,23 +137,27 @@ def test_a_timed_analysis_draws_the_tradeoff(tmp_path):
 
 
 def test_one_pair_as_json(tmp_path, capsys):
-    assert lab.main(["analyze", "64", "8", "512", "--rounds", "5", "--json", "--device", "cpu", "--out", str(tmp_path),
-                     *SMALL]) == 0
+    assert lab.main(["analyze", "64", "8", "512", "--rounds", "5", "--json", "--device", "cpu",
+                     "--out", str(tmp_path), *SMALL]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["rows"][0]["sparsity"] == pytest.approx(0.672, abs=6e-4) and found["measured"]["rounds"] == 5
+    assert found["rows"][0]["sparsity"] == pytest.approx(0.672,
+                                                         abs=6e-4) and found["measured"]["rounds"] == 5
     assert found["rows"][0]["measured"]["banded_over_flash"]["median"] > 0
     folder = tmp_path / "visualizations" / "analysis"
-    assert {path.name for path in folder.iterdir()} == {f"config_w64_d8.{kind}" for kind in ("png", "txt", "json")}
+    assert {path.name for path in folder.iterdir()} == {f"config_w64_d8.{kind}"
+                                                        for kind in ("png", "txt", "json")}
     assert json.loads((folder / "config_w64_d8.json").read_text()) == found
 
 
 def test_a_schedule_is_drawn_layer_by_layer(tmp_path, capsys):
-    assert lab.main(["analyze", "lms_main", "128", "--layers", "6", "--no-timing", "--out", str(tmp_path)]) == 0
+    assert lab.main(["analyze", "lms_main", "128", "--layers", "6", "--no-timing", "--out",
+                     str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "written for 12 layers" in out
     folder = tmp_path / "visualizations" / "analysis"
     assert {path.name for path in folder.iterdir()} == {
-        "schedule_lms_main_masks.png", "schedule_lms_main_reach.png", "schedule_lms_main.txt", "schedule_lms_main.json"}
+        "schedule_lms_main_masks.png", "schedule_lms_main_reach.png", "schedule_lms_main.txt",
+        "schedule_lms_main.json"}
 
 
 @pytest.mark.parametrize("words, said", [
@@ -180,7 +195,7 @@ def test_uniform_attention_has_the_entropy_of_its_keys():
     assert entropy(torch.full((2, 3, 7), 1 / 7)).allclose(torch.tensor(math.log(7)))
     assert float(entropy(torch.tensor([1.0, 0, 0]))) == 0
     model = tiny(schedule="f 4", position="none")
-    for block in model.transformer.h:                   # q and k are zero: every key is as good as another
+    for block in model.transformer.h:  # q and k are zero: every key is as good as another
         torch.nn.init.zeros_(block.attn.c_attn.weight)
     x = np.random.default_rng(0).integers(0, 40, (2, 32))
     layers, _ = attention_of(model, x, x)
@@ -189,11 +204,14 @@ def test_uniform_attention_has_the_entropy_of_its_keys():
         assert layer["entropy"]["mean"] == pytest.approx(np.log(keys).mean(), rel=1e-5)
         assert layer["entropy"]["uniform"] == pytest.approx(np.log(keys).mean(), rel=1e-5)
         assert layer["self"]["mean"] == pytest.approx((1 / keys).mean(), rel=1e-5)
-    assert layers[1]["distance"]["mean"] == pytest.approx(np.mean([(min(i, 3)) / 2 for i in range(1, 32)]), rel=1e-5)
+    assert layers[1]["distance"]["mean"] == pytest.approx(np.mean([(min(i, 3)) / 2 for i
+                                                                   in range(1, 32)]), rel=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"position": "rope", "schedule": "5 8/4"}, {"position": "alibi"},
-                                      {"document_end": 3}, {"backend": "dense", "schedule": "s4 6"}])
+@pytest.mark.parametrize("settings", [{"position": "rope", "schedule": "5 8/4"},
+                                      {"position": "alibi"},
+                                      {"document_end": 3},
+                                      {"backend": "dense", "schedule": "s4 6"}])
 def test_the_weights_are_those_that_the_model_uses(settings):
     model = tiny(**settings)
     idx = torch.randint(40, (2, 32), generator=torch.Generator().manual_seed(1))
@@ -227,12 +245,14 @@ def test_a_large_map_is_averaged_over_cells():
     weights = torch.rand(2, 3, 200, 200)
     small = coarse(weights)
     assert small.shape == (3, 100, 100)
-    assert float(small[1, 7, 9]) == pytest.approx(float(weights.sum(0)[1, 14:16, 18:20].mean()), rel=1e-5)
+    assert float(small[1, 7, 9]) == pytest.approx(float(weights.sum(0)[1, 14:16, 18:20].mean()),
+                                                  rel=1e-5)
 
 
 def test_a_trained_run_is_analysed(trained, capsys):
     capsys.readouterr()
-    assert lab.main(["analyze", "turned.s0", "--rows", "3", "--out", str(trained), "--json", "--device", "cpu"]) == 0
+    assert lab.main(["analyze", "turned.s0", "--rows", "3", "--out", str(trained), "--json",
+                     "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == 3 and found["T"] == 64 and len(found["layers"]) == 3
     for layer in found["layers"]:
@@ -240,9 +260,12 @@ def test_a_trained_run_is_analysed(trained, capsys):
         assert 0 < layer["entropy"]["mean"] <= layer["entropy"]["uniform"] < math.log(16)
         assert 0 <= layer["distance"]["mean"] <= 15 and layer["output_over_residual"] > 0
     folder = trained / "visualizations" / "analysis" / "turned.s0"
-    assert {path.name for path in folder.iterdir()} == {"attention.txt", "attention.json", "attention_maps.png",
-                                                        "attention_heads.png", "attention_statistics.png"}
-    assert lab.main(["analyze", "turned", "--rows", "1", "--out", str(trained)]) == 0, "an arm with one run is that run"
+    assert {path.name for path in folder.iterdir()} == {"attention.txt", "attention.json",
+                                                        "attention_maps.png",
+                                                        "attention_heads.png",
+                                                        "attention_statistics.png"}
+    assert lab.main(["analyze", "turned", "--rows", "1", "--out",
+                     str(trained)]) == 0, "an arm with one run is that run"
 
 
 def test_a_run_cannot_be_changed(trained):

@@ -17,7 +17,8 @@ from experiments.records.record import SCHEMA, write_record
 from mingpt.utils import BadInput
 from tests.helpers.browser import chromium  # noqa: F401 (a fixture)
 
-PROGRESS = {"iteration": 25, "max_iters": 100, "seconds": 10.0, "val_loss": 2.5, "tokens_per_second": 800.0}
+PROGRESS = {"iteration": 25, "max_iters": 100, "seconds": 10.0, "val_loss": 2.5,
+            "tokens_per_second": 800.0}
 
 
 @pytest.fixture
@@ -30,9 +31,11 @@ def out(tmp_path):
         study, _, stem = name.rpartition("/")
         arm, _, seed = stem.rpartition(".s")
         write_record(tmp_path / "losses" / f"{name}.json",
-                     {"schema": SCHEMA, "study": study or None, "arm": arm, "seed": int(seed), "status": state,
+                     {"schema": SCHEMA, "study": study or None, "arm": arm, "seed": int(seed),
+                      "status": state,
                       "message": None, "progress": PROGRESS, "result": None,
-                      "process": {"host": host or socket.gethostname(), "pid": pid or os.getpid()}} | more)
+                      "process": {"host": host or socket.gethostname(), "pid": pid or os.getpid()}}
+                      | more)
     run("rope.s0", "done", result={"val_loss": 2.25, "tokens_per_second": 900.0})
     run("mine/live.s1", "running")
     run("mine/gone.s2", "running", pid=gone.pid)
@@ -43,20 +46,23 @@ def out(tmp_path):
 
 
 def arguments(out, **more):
-    return argparse.Namespace(**{"out": out, "study": None, "watch": False, "every": 2.0, "json": False,
+    return argparse.Namespace(**{"out": out, "study": None, "watch": False, "every": 2.0,
+                                 "json": False,
                                  "html": None, "overrides": []} | more)
 
 
 def test_a_run_whose_process_is_gone_is_killed_unless_it_ran_on_another_machine(out):
     states = {row["arm"]: row["status"] for row in live.find(out)}
-    assert states == {"rope": "done", "live": "running", "gone": "killed", "far": "running", "nan": "diverged",
+    assert states == {"rope": "done", "live": "running", "gone": "killed", "far": "running",
+                      "nan": "diverged",
                       "torn": "unreadable"}
 
 
 def test_a_finished_run_shows_its_result_and_one_in_progress_what_is_left(out):
     rows = {row["arm"]: row for row in live.find(out)}
     assert rows["rope"]["val_loss"] == 2.25 and rows["rope"]["seconds_left"] is None
-    assert rows["live"]["val_loss"] == 2.5 and rows["live"]["seconds_left"] == 30.0   # 75 more at 0.4 s
+    # 75 more at 0.4 s
+    assert rows["live"]["val_loss"] == 2.5 and rows["live"]["seconds_left"] == 30.0
 
 
 def test_the_table_and_the_json_say_the_same(out, capsys):
@@ -90,18 +96,23 @@ def test_watching_ends_quietly_with_ctrl_c(out, monkeypatch, capsys):
 def test_failures_come_first_and_then_what_runs(out):
     states = [row["status"] for row in live.find(out)]
     assert states == ["diverged", "unreadable", "killed", "running", "running", "done"]
-    assert live.summary(live.find(out)).startswith("6 runs: 1 diverged, 1 unreadable, 1 killed, 2 running, 1 done; ")
+    assert live.summary(live.find(out)).startswith("6 runs: 1 diverged, 1 unreadable, 1 killed, 2 "
+                                                   "running, 1 done; ")
 
 
 def test_a_record_of_another_shape_is_a_row_that_says_so(out):
-    (out / "losses" / "odd.s0.json").write_text(json.dumps({"schema": SCHEMA, "progress": 3, "status": "running"}))
+    (out / "losses" / "odd.s0.json").write_text(json.dumps({"schema": SCHEMA, "progress": 3,
+                                                            "status": "running"}))
     assert {row["arm"]: row["status"] for row in live.find(out)}["odd"] == "unreadable"
 
 
 @pytest.mark.parametrize("more", [
-    {"status": [1]}, {"status": None}, {"status": 10**400}, {"message": [math.nan]}, {"result": {"val_loss": math.inf}},
-    {"process": {"host": socket.gethostname(), "pid": 10**30}}, {"process": {"host": math.nan, "pid": math.inf}},
-    *({"progress": PROGRESS | {key: value}} for key in ("seconds", "loss", "iteration", "max_iters", "val_loss")
+    {"status": [1]}, {"status": None}, {"status": 10**400}, {"message": [math.nan]},
+    {"result": {"val_loss": math.inf}},
+    {"process": {"host": socket.gethostname(), "pid": 10**30}},
+    {"process": {"host": math.nan, "pid": math.inf}}, *({"progress": PROGRESS | {key: value}}
+                                                        for key in ("seconds", "loss", "iteration",
+                                                                    "max_iters", "val_loss")
       for value in (math.inf, math.nan, 10**400, "many", [1]))], ids=lambda more: str(more)[:60])
 def test_one_bad_record_hides_no_other_run_and_the_json_stays_json(out, capsys, more):
     write_record(out / "losses" / "odd.s0.json", {
@@ -137,7 +148,8 @@ def test_a_curve_of_losses_beyond_float32_is_drawn_without_them(tmp_path):
 
 
 def test_the_small_curve_leaves_the_first_drop_out_and_survives_a_half_written_row(tmp_path):
-    rows = ["iteration,loss"] + [f"{i},{10 if i < 5 else 3 - i / 100}" for i in range(100)] + ["100,", "101,2.", "102"]
+    rows = ["iteration,loss"] + [f"{i},{10 if i < 5 else 3 - i / 100}"
+                                 for i in range(100)] + ["100,", "101,2.", "102"]
     (tmp_path / "a.csv").write_text("\n".join(rows))
     values = live.curve(tmp_path / "a.csv")
     assert len(values) == live.SPARK and max(values) < 3 and values == sorted(values, reverse=True)
@@ -176,20 +188,24 @@ def test_a_terminal_shows_the_urgent_runs_when_there_is_no_room_for_all(out):
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned=1'>\"é 模型"
 
 
-def test_the_page_is_written_whole_refreshes_itself_only_when_watched_and_stays_text(out, chromium, monkeypatch):  # noqa: F811
+def test_the_page_is_written_whole_refreshes_itself_only_when_watched_and_stays_text(out, chromium,
+                                                                                     monkeypatch):  # noqa: F811
     path = out / "losses" / "mine" / "nan.s4.json"
     write_record(path, json.loads(path.read_text()) | {"message": HOSTILE, "arm": HOSTILE})
     (out / "losses" / "mine" / "live.s1.csv").write_text("iteration,loss\n1,5.0\n2,4.0\n3,3.5\n")
     page_file = out / "status.html"
     assert status.main(arguments(out, html=page_file)) == 0
     assert "http-equiv=\"refresh\"" not in page_file.read_text()
-    monkeypatch.setattr(status.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(status.time, "sleep", lambda seconds: (_ for _
+                                                               in ()).throw(KeyboardInterrupt))
     assert status.main(arguments(out, html=page_file, watch=True, every=30.0)) == 0
-    assert [path.name for path in out.iterdir() if "status" in path.name] == ["status.html"]   # no half-written file
+    # no half-written file
+    assert [path.name for path in out.iterdir() if "status" in path.name] == ["status.html"]
     page = chromium.new_page(viewport={"width": 390, "height": 800})
     noted = []
     page.on("console", lambda message: noted.append(message.text))
-    page.on("request", lambda request: noted.append(request.url) if request.url != page_file.as_uri() else None)
+    page.on("request", lambda request: noted.append(request.url)
+            if request.url != page_file.as_uri() else None)
     page.goto(page_file.as_uri())
     assert noted == [] and page.evaluate("window.pwned") is None and page.locator("img, script").count() == 0
     assert page.locator("meta[http-equiv=refresh]").get_attribute("content") == "30"
@@ -200,7 +216,8 @@ def test_the_page_is_written_whole_refreshes_itself_only_when_watched_and_stays_
     page.close()
 
 
-@pytest.mark.parametrize(("more", "said"), [({"every": 0.0}, "--every 0"), ({"json": True, "html": "x.html"}, "--json"),
+@pytest.mark.parametrize(("more", "said"), [({"every": 0.0}, "--every 0"),
+                                            ({"json": True, "html": "x.html"}, "--json"),
                                             ({"html": "losses"}, "--html: cannot write")])
 def test_what_cannot_be_shown_is_refused(out, more, said):
     if "html" in more:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*args, cwd=ROOT):
-    return subprocess.run([sys.executable, str(ROOT / "lab.py"), *args], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run([sys.executable, str(ROOT / "lab.py"), *args], capture_output=True,
+                          text=True, cwd=cwd)
 
 
 @pytest.mark.parametrize("args, words", [
@@ -38,7 +39,8 @@ def run(*args, cwd=ROOT):
     (["bench", "--rounds", "3"], "the least is 5"),
     (["bench", "--window", "0"], "the least is 1"),
     (["--seed", "x"], "invalid int"),
-    (["--seed", "99999999999999999999", "--preset", "nano", "--dry-run"], "a whole number from 0 to"),
+    (["--seed", "99999999999999999999", "--preset", "nano", "--dry-run"],
+     "a whole number from 0 to"),
     (["--data", "/nowhere/at/all.jsonl", "--preset", "nano"], "nowhere"),
     (["-b", "--preset", "nano", "--device", "abacus"], "here there is"),
     (["sample", "nobody"], "no run 'nobody'"),
@@ -63,7 +65,8 @@ def test_help_lists_the_verbs_and_needs_no_torch():
 
 
 def test_a_first_word_that_is_no_verb_means_train(tmp_path):
-    assert run("-r", "--preset", "nano", "--dry-run", "--device", "cpu", cwd=tmp_path).stdout.startswith("arm ")
+    assert run("-r", "--preset", "nano", "--dry-run", "--device", "cpu",
+               cwd=tmp_path).stdout.startswith("arm ")
 
 
 def test_the_options_about_attention_are_settings():
@@ -77,8 +80,10 @@ def test_the_options_about_attention_are_settings():
     def settings(*words):
         return attention_overrides(parser.parse_args(words))
     assert settings("--window", "96", "--dilation", "4") == ["--model.schedule=96/4*"]
-    assert settings("--window", "96", "--backend", "dense") == ["--model.schedule=96*", "--model.backend=dense"]
-    assert settings("--schedule", "f 8*", "--attention", "mha") == ["--model.schedule=f 8*", "--model.attention=mha"]
+    assert settings("--window", "96", "--backend", "dense") == ["--model.schedule=96*",
+                                                                "--model.backend=dense"]
+    assert settings("--schedule", "f 8*", "--attention", "mha") == ["--model.schedule=f 8*",
+                                                                    "--model.attention=mha"]
     assert settings() == []
 
 
@@ -94,5 +99,6 @@ def test_both_forms_of_every_arm_flag_are_known():
 
 
 def test_settings_are_read_with_and_without_the_equals_sign():
-    assert lab.split_overrides(["-r", "--data.tokenizer", "byte", "--model.n_layer=2", "--data", "a=b.txt"]) \
+    assert lab.split_overrides(["-r", "--data.tokenizer", "byte", "--model.n_layer=2", "--data",
+                                "a=b.txt"]) \
         == (["-r", "--data", "a=b.txt"], ["--data.tokenizer=byte", "--model.n_layer=2"])

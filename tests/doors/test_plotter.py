@@ -1,4 +1,5 @@
-"""Claims about plotter.py: what it writes, what it prints, what it refuses, and how the pictures are made."""
+"""Claims about plotter.py: what it writes, what it prints, what it refuses, and how the pictures
+are made."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def panel(losses, **kwargs):
 def seven(tmp_path_factory):
     root = tmp_path_factory.mktemp("seven")
     write_study(root / "losses")
-    run = subprocess.run([sys.executable, ROOT / "plotter.py"], cwd=root, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, ROOT / "plotter.py"], cwd=root, capture_output=True,
+                         text=True)
     return root, run
 
 
@@ -59,7 +61,8 @@ def test_one_verdict_line_an_arm_is_printed_and_kept(seven):
     lines = {line.split()[0]: line.split()[1] for line in run.stdout.splitlines()
              if line.startswith("  ") and line.split()[0] in EFFECTS}
     kept = json.loads((root / "visualizations" / "seven" / "verdicts.json").read_text())
-    assert lines == {"baseline": "baseline"} | {arm: v["word"] for arm, v in kept["verdicts"].items()}
+    assert lines == {"baseline": "baseline"} | {arm: v["word"] for arm,
+                                                v in kept["verdicts"].items()}
     assert lines["all_modifications"] == "better"
     assert len(lines) == 7
 
@@ -73,8 +76,10 @@ def test_the_same_runs_give_the_same_pictures(seven, tmp_path):
 
 def test_plotting_imports_no_torch(tmp_path):
     write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, steps=50)
-    code = "import sys, plotter; assert plotter.main(['losses']) == 0; sys.exit('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True)
+    code = ("import sys, plotter; assert plotter.main(['losses']) == 0; sys.exit('torch' in "
+            "sys.modules)")
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+                         capture_output=True)
     assert run.returncode == 0, run.stderr
 
 
@@ -85,8 +90,10 @@ def no_comparison(monkeypatch):
 
 
 def test_each_format_is_written_and_axes_can_be_chosen(tmp_path, no_comparison):
-    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, seeds=(0, 1), study=None, steps=50)
-    assert plotter.main([str(tmp_path / "losses"), "--format", "svg,pdf", "--x", "tokens", "--metric", "val_loss"]) == 0
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, seeds=(0, 1), study=None,
+                steps=50)
+    assert plotter.main([str(tmp_path / "losses"), "--format", "svg,pdf", "--x", "tokens",
+                         "--metric", "val_loss"]) == 0
     folder = tmp_path / "visualizations"
     assert (folder / "rope.pdf").read_bytes().startswith(b"%PDF")
     svg = (folder / "training_comparison.svg").read_text()
@@ -106,13 +113,15 @@ def test_two_column_files_plot_and_what_cannot_be_drawn_is_said(tmp_path, capsys
 
 
 def test_problems_go_to_stderr_by_file_and_the_rest_is_plotted(tmp_path, no_comparison, capsys):
-    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, seeds=(0, 1), study="mine", steps=50)
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, seeds=(0, 1), study="mine",
+                steps=50)
     with (tmp_path / "losses" / "mine" / "rope.s1.csv").open("a") as file:
         file.write("55,4.")
     (tmp_path / "losses" / "mine" / "empty.s0.csv").touch()
     assert plotter.main([str(tmp_path / "losses")]) == 0
     said = capsys.readouterr().err.splitlines()
-    assert said == ["mine/empty.s0.csv: empty file", "mine/rope.s1.csv: line 12 is half written, left out"]
+    assert said == ["mine/empty.s0.csv: empty file",
+                    "mine/rope.s1.csv: line 12 is half written, left out"]
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
@@ -168,7 +177,8 @@ def test_an_arm_called_like_a_figure_does_not_take_its_place(tmp_path):
     effects = {"baseline": 0, "effects": -0.1, "arm_effects": 0.1}
     shown = panel(write_study(tmp_path, effects, seeds=(0, 1), study="mine", steps=50))
     names = [name for name, _ in draw(shown, tmp_path, ("svg",))]
-    assert names[-3:] == ["baseline", "arm_effects", "arm_arm_effects"] and len(set(names)) == len(FIGURES) + 3
+    assert names[-3:] == ["baseline", "arm_effects",
+                          "arm_arm_effects"] and len(set(names)) == len(FIGURES) + 3
     assert "better" in (tmp_path / "arm_arm_effects.svg").read_text()
     assert "training loss" not in (tmp_path / "effects.svg").read_text()
 
@@ -209,12 +219,15 @@ def test_labels_keep_their_order_and_distance_and_stay_inside():
         assert (np.argsort(placed) == np.argsort(wanted)).all()
         assert count == 1 or np.diff(np.sort(placed)).min() >= 0.04 - 1e-9
         assert placed.min() >= 0 and placed.max() <= 1 + 1e-9
-    assert labels.spread(np.array([0.2, 0.8]), 0.04, 0, 1).tolist() == [0.2, 0.8]   # nobody is moved without need
+    # nobody is moved without need
+    assert labels.spread(np.array([0.2, 0.8]), 0.04, 0, 1).tolist() == [0.2, 0.8]
 
 
 def test_no_text_of_the_comparison_overlaps_or_leaves_the_page(tmp_path):
-    names = ["baseline", "swiglu_rope_rmsnorm_warmup_cosine_window96_dilation4", *(f"arm{i}" for i in range(18))]
-    figure = training_comparison(panel(write_study(tmp_path, dict.fromkeys(names, 0.0), seeds=(0,), steps=50)))
+    names = ["baseline", "swiglu_rope_rmsnorm_warmup_cosine_window96_dilation4", *(f"arm{i}" for i
+                                                                                   in range(18))]
+    figure = training_comparison(panel(write_study(tmp_path, dict.fromkeys(names, 0.0), seeds=(0,),
+                                                   steps=50)))
     figure.canvas.draw()
     page = figure.bbox
     boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts] + [
@@ -235,9 +248,11 @@ def test_the_mean_covers_only_the_stretch_that_all_seeds_cover():
 
 
 def test_a_difference_pairs_each_seed_with_its_own_baseline(tmp_path):
-    shown = panel(write_study(tmp_path, {"baseline": 0, "rope": -0.1}, seeds=(0, 1), steps=100), metric="val_loss")
+    shown = panel(write_study(tmp_path, {"baseline": 0, "rope": -0.1}, seeds=(0, 1), steps=100),
+                  metric="val_loss")
     lines, paired = shown.differences("iteration", "val_loss")
-    by_hand = [shown.results.values["rope"][s] - shown.results.values["baseline"][s] for s in (0, 1)]
+    by_hand = [shown.results.values["rope"][s] - shown.results.values["baseline"][s]
+               for s in (0, 1)]
     assert paired
     assert lines["rope"].y[-1] == pytest.approx(np.mean(by_hand), abs=1e-5)
     assert lines["rope"].low[-1] == pytest.approx(min(by_hand), abs=1e-5)

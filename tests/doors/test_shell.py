@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("run_all.sh", "run_single.sh")
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "FLAG")
 
-# Stands in for .venv/bin/python: prints its arguments; with PLAY set it waits for a signal and ends as told.
+# Stands in for .venv/bin/python: prints its arguments; with PLAY set it waits for a signal and ends
+# as told.
 PYTHON = """#!/usr/bin/env bash
 printf '<%s>' "$@"; echo
 if [[ -n ${PLAY:-} ]]; then
@@ -35,7 +36,8 @@ if [[ $1 == requeue ]]; then echo "requeued $2"; fi
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the scripts in a folder whose name has a space, with everything they call played by stand-ins."""
+    """A copy of the scripts in a folder whose name has a space, with everything they call played by
+    stand-ins."""
     root = tmp_path / "the project"
     (root / ".venv/bin").mkdir(parents=True)
     (root / ".venv/.installed").touch()
@@ -56,13 +58,15 @@ def write(path, text):
 
 def environment(project, **more):
     kept = {key: value for key, value in os.environ.items() if key not in SLURM}
-    return {**kept, "PATH": f"{project.parent}/bin:{os.environ['PATH']}", "HOME": str(project), **more}
+    return {**kept, "PATH": f"{project.parent}/bin:{os.environ['PATH']}", "HOME": str(project),
+            **more}
 
 
 def bash(project, script, *args, cwd=None, **more):
-    return subprocess.run(["bash", str(script if isinstance(script, Path) else project / script), *args],
-                          cwd=cwd or project.parent, env=environment(project, **more), text=True, capture_output=True,
-                          stdin=subprocess.DEVNULL, timeout=30)
+    return subprocess.run(["bash", str(script if isinstance(script, Path)
+                                       else project / script), *args],
+                          cwd=cwd or project.parent, env=environment(project, **more), text=True,
+                          capture_output=True, stdin=subprocess.DEVNULL, timeout=30)
 
 
 def called(project, *args):
@@ -77,23 +81,29 @@ def test_run_all_is_lab_study_with_the_users_arguments_from_any_folder(project, 
 
 
 def test_run_single_takes_arguments_or_flag_or_the_array_task(project):
-    assert bash(project, "run_single.sh", "-r", "--out", "x y").stdout == called(project, "-r", "--out", "x y")
+    assert bash(project, "run_single.sh", "-r", "--out", "x y").stdout == called(project, "-r",
+                                                                                 "--out", "x y")
     assert bash(project, "run_single.sh", FLAG="-r -w").stdout == called(project, "-r", "-w")
-    assert bash(project, "run_single.sh", SLURM_ARRAY_TASK_ID="3").stdout == called(project, "study", "--task", "3")
-    assert bash(project, "run_single.sh", "-s", FLAG="-r").stdout == called(project, "-s")   # said beats inherited
+    assert bash(project, "run_single.sh", SLURM_ARRAY_TASK_ID="3").stdout == called(project,
+                                                                                    "study",
+                                                                                    "--task", "3")
+    # said beats inherited
+    assert bash(project, "run_single.sh", "-s", FLAG="-r").stdout == called(project, "-s")
     assert bash(project, "run_single.sh").stdout == called(project)
 
 
 def test_the_exit_code_is_the_programs(project):
     for code in (0, 1, 2, 3):
         assert bash(project, "run_all.sh", CODE=str(code)).returncode == code
-        assert bash(project, "run_single.sh", "-r", CODE=str(code), SLURM_JOB_ID="7").returncode == code
+        assert bash(project, "run_single.sh", "-r", CODE=str(code),
+                    SLURM_JOB_ID="7").returncode == code
 
 
 def test_a_missing_environment_is_made_first_and_its_words_are_not_output(project):
     shutil.rmtree(project / ".venv")
     (project / "fake").write_text(PYTHON)
-    (project / "Makefile").write_text("setup:\n\t@echo making\n\t@mkdir -p .venv/bin && cp fake .venv/bin/python"
+    (project / "Makefile").write_text("setup:\n\t@echo making\n\t@mkdir -p .venv/bin && cp fake "
+                                      ".venv/bin/python"
                                       " && chmod +x .venv/bin/python && touch .venv/.installed\n")
     first, second = bash(project, "run_all.sh"), bash(project, "run_all.sh")
     assert "making" in first.stderr and "making" not in second.stderr
@@ -116,8 +126,10 @@ def test_a_batch_job_finds_the_project_though_slurm_runs_a_copy_of_the_script(pr
 
 def test_a_job_without_a_gpu_on_a_cluster_with_some_says_so(project):
     write(project.parent / "bin/sinfo", "#!/usr/bin/env bash\necho gpu:a100:4\n")
-    assert "asked for none" in bash(project, "run_single.sh", "-r", SLURM_JOB_ID="7", CUDA_VISIBLE_DEVICES="").stderr
-    assert bash(project, "run_single.sh", "-r", SLURM_JOB_ID="7", CUDA_VISIBLE_DEVICES="0").stderr == ""
+    assert "asked for none" in bash(project, "run_single.sh", "-r", SLURM_JOB_ID="7",
+                                    CUDA_VISIBLE_DEVICES="").stderr
+    assert bash(project, "run_single.sh", "-r", SLURM_JOB_ID="7",
+                CUDA_VISIBLE_DEVICES="0").stderr == ""
 
 
 @pytest.mark.parametrize("number, code, requeued", [
@@ -126,9 +138,11 @@ def test_a_job_without_a_gpu_on_a_cluster_with_some_says_so(project):
     (signal.SIGUSR1, 1, False),     # failed: once more would fail again
     (signal.SIGTERM, 3, False),     # cancelled, or preempted: SLURM itself queues that again
 ])
-def test_a_batch_job_passes_signals_on_and_queues_itself_again_only_when_time_is_up(project, number, code, requeued):
-    with subprocess.Popen(["bash", str(project / "run_single.sh"), "-r"], stdin=subprocess.DEVNULL, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+def test_a_batch_job_passes_signals_on_and_queues_itself_again_only_when_time_is_up(project,
+                                                                                    number, code,
+                                                                                    requeued):
+    with subprocess.Popen(["bash", str(project / "run_single.sh"), "-r"], stdin=subprocess.DEVNULL,
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           env=environment(project, SLURM_JOB_ID="7", PLAY=str(code))) as job:
         lines = iter(job.stdout.readline, "")
         assert "ready\n" in lines

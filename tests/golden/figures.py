@@ -3,8 +3,8 @@ Figures of whatever library named `mingpt` is on the path, through the interface
 
     PYTHONPATH=path/to/minGPT python tests/golden/figures.py > tests/golden/mingpt.json
 
-made mingpt.json with Karpathy's minGPT (commit 37baab7, torch 2.13). tests/mingpt/test_parity.py computes the same
-with this project's library and compares.
+made mingpt.json with Karpathy's minGPT (commit 37baab7, torch 2.13). tests/mingpt/test_parity.py
+computes the same with this project's library and compares.
 """
 
 import contextlib
@@ -56,7 +56,8 @@ def complaint(function, *args):
 
 
 def trained(iterations=25):
-    """Losses of default training on a gpt-nano without dropout, what was printed, and the trainer."""
+    """Losses of default training on a gpt-nano without dropout, what was printed, and the
+    trainer."""
     set_seed(1)
     model_line, model = printed(GPT, nano())
     config = Trainer.get_default_config()
@@ -82,7 +83,8 @@ def sampled(model):
 def overrides():
     """What `merge_from_args` makes of arguments, and what it prints."""
     tree = CfgNode(a=1, b="x", model=CfgNode(n=2, name="q", deep=CfgNode(z=None)))
-    lines, _ = printed(tree.merge_from_args, ["--a=[1, 2]", "--model.n=3e-4", "--model.name=gpt-nano",
+    lines, _ = printed(tree.merge_from_args, ["--a=[1, 2]", "--model.n=3e-4",
+                                              "--model.name=gpt-nano",
                                               "--model.deep.z=False"])
     return {"tree": tree.to_dict(), "lines": lines, "str": str(tree),
             "no equals": complaint(tree.merge_from_args, ["--a"]),
@@ -99,11 +101,13 @@ def figures():
     return {
         "losses": losses,
         "printed": lines,
-        "groups": [{"weight_decay": group["weight_decay"], "members": [names[id(p)] for p in group["params"]]}
+        "groups": [{"weight_decay": group["weight_decay"],
+                    "members": [names[id(p)] for p in group["params"]]}
                    for group in trainer.optimizer.param_groups],
         "samples": sampled(model),
         "shapes": {name: list(p.shape) for name, p in fresh.named_parameters()},
-        "initial": {name: [p.sum().item(), p.norm().item()] for name, p in fresh.named_parameters()},
+        "initial": {name: [p.sum().item(), p.norm().item()] for name,
+                    p in fresh.named_parameters()},
         "first draw after": torch.rand(1).item(),
         "model defaults": GPT.get_default_config().to_dict(),
         "trainer defaults": Trainer.get_default_config().to_dict(),

@@ -1,4 +1,5 @@
-"""A program as minGPT's users write them: it knows the public interface only. It learns to copy a row of digits."""
+"""A program as minGPT's users write them: it knows the public interface only. It learns to copy a
+row of digits."""
 
 import os
 import sys

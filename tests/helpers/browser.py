@@ -1,4 +1,5 @@
-"""A real Chromium for tests, driven by playwright: the machine's own, as no test downloads a browser."""
+"""A real Chromium for tests, driven by playwright: the machine's own, as no test downloads a
+browser."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import shutil
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking",
          "--disable-component-update", "--disable-sync")
 
 

@@ -1,4 +1,5 @@
-"""Faults to be caught: each is planted in a good model, by patching it, and says which claim must fail and where."""
+"""Faults to be caught: each is planted in a good model, by patching it, and says which claim must
+fail and where."""
 
 import torch
 from torch import nn
@@ -30,7 +31,8 @@ def rewired(layer, name, change):
 
 
 def stale(grows):
-    """A mask made once, for the longest text so far (or the first), and read from its wrong corner."""
+    """A mask made once, for the longest text so far (or the first), and read from its wrong
+    corner."""
     def plant(model):
         made = {}
 
@@ -54,7 +56,8 @@ def last_layer_everywhere(model):
 def latent_that_mixes_nothing(model):
     for block in model.transformer.h:
         attention = block.attn
-        attention.forward = lambda x, *_, a=attention: a.c_proj(torch.tanh(a.c_attn(x)[..., :a.n_embd]))
+        attention.forward = lambda x, *_, a=attention: a.c_proj(torch.tanh(a.c_attn(x)[...,
+                                                                                       :a.n_embd]))
 
 
 def keys_are_queries(model):
@@ -127,7 +130,8 @@ def rope_left_out(model):
 
 def attention_branch_dropped(model):
     block = model.transformer.h[1]
-    block.forward = lambda x, *rest: x + block.mlp(block.ln_2(x + 0 * block.attn(block.ln_1(x), *rest)))
+    block.forward = lambda x, *rest: x + block.mlp(block.ln_2(x + 0
+                                                              * block.attn(block.ln_1(x), *rest)))
 
 
 def mlp_branch_dropped(model):
@@ -196,7 +200,8 @@ rows_compete = room_in_another_order(lambda chosen: chosen.flatten(0, 1)[None],
 EXPERTS = {"mlp": "moe", "capacity_factor": 1.0}
 
 PLANTED = {
-    # name: (the model's settings, the fault, the claim that does not hold, words that name the place)
+    # name: (the model's settings, the fault, the claim that does not hold, words that name the
+    # place)
     "future leak in one layer": (
         {}, sees(1, lambda i, j: j <= i + 1), "no layer sees a later position",
         "layer 1's attn, query 0 sees the later key 1 (T ="),
@@ -206,34 +211,44 @@ PLANTED = {
     "future leak in the embeddings": (
         {}, tokens_see_the_next, "no token sees a later one", "query 0 sees the later token at 1"),
     "window one wider": (
-        {"schedule": "8*"}, sees(2, parse_pattern("9")), "every layer sees exactly the keys of its pattern",
+        {"schedule": "8*"}, sees(2, parse_pattern("9")),
+        "every layer sees exactly the keys of its pattern",
         "layer 2's attn, query 8 sees, against its pattern, key 0"),
     "window one narrower": (
-        {"schedule": "8*"}, sees(0, parse_pattern("7")), "every layer sees exactly the keys of its pattern",
+        {"schedule": "8*"}, sees(0, parse_pattern("7")),
+        "every layer sees exactly the keys of its pattern",
         "layer 0's attn, query 7 does not see, as its pattern declares, key 0"),
     "a query that does not see itself": (
-        {}, sees(1, lambda i, j: (j < i) | (i == 0) & (j == 0)), "every layer sees exactly the keys of its pattern",
+        {}, sees(1, lambda i, j: (j < i) | (i == 0) & (j == 0)),
+        "every layer sees exactly the keys of its pattern",
         "layer 1's attn, query 1 does not see, as its pattern declares, key 1"),
     "the first dilated link in the gap": (
         {"schedule": "4/2*"}, sees(1, lambda i, j: parse_pattern("4/2")(i, j) | (i - j == 4)),
-        "every layer sees exactly the keys of its pattern", "layer 1's attn, query 4 sees, against its pattern, key 0"),
+        "every layer sees exactly the keys of its pattern",
+        "layer 1's attn, query 4 sees, against its pattern, key 0"),
     "one previous block too few": (
-        {"schedule": "b8x2*"}, sees(1, parse_pattern("b8x1")), "every layer sees exactly the keys of its pattern",
+        {"schedule": "b8x2*"}, sees(1, parse_pattern("b8x1")),
+        "every layer sees exactly the keys of its pattern",
         "layer 1's attn, query"),
     "two layers' patterns exchanged": (
-        {"schedule": "f 8 f"}, sees(0, parse_pattern("8")), "every layer sees exactly the keys of its pattern",
+        {"schedule": "f 8 f"}, sees(0, parse_pattern("8")),
+        "every layer sees exactly the keys of its pattern",
         "layer 0's attn, query"),
     "stale mask after a longer T": (
-        {"schedule": "f 8 f"}, stale(grows=True), "every layer sees exactly the keys of its pattern",
+        {"schedule": "f 8 f"}, stale(grows=True),
+        "every layer sees exactly the keys of its pattern",
         "layer 1's attn, query"),
     "mask of the first T": (
-        {"schedule": "f 8 f"}, stale(grows=False), "every layer sees exactly the keys of its pattern", "31"),
+        {"schedule": "f 8 f"}, stale(grows=False),
+        "every layer sees exactly the keys of its pattern", "31"),
     "flipped padding sign": (
         {}, padding_mask_flipped, "padding is never attended to", "layer 0's attn, query"),
     "study 000's padding": (
-        {"published_padding": EOT}, lambda model: None, "padding is never attended to", "layer 0's attn, query"),
+        {"published_padding": EOT}, lambda model: None, "padding is never attended to",
+        "layer 0's attn, query"),
     "study 000's padding in the loss": (
-        {"published_padding": EOT}, lambda model: None, "the loss is over the declared targets", "the loss is"),
+        {"published_padding": EOT}, lambda model: None, "the loss is over the declared targets",
+        "the loss is"),
     "document mask forgotten": (
         {"document_end": EOT}, document_mask_forgotten, "padding is never attended to",
         "of another document or pattern sees key"),
@@ -244,7 +259,8 @@ PLANTED = {
         {}, latent_that_mixes_nothing, "a token's context changes its prediction",
         "no query after 0 sees the token at 0"),
     "closure over the last layer": (
-        {}, last_layer_everywhere, "every layer computes with its own weights", "layer 0: its output does not depend "
+        {}, last_layer_everywhere, "every layer computes with its own weights",
+        "layer 0: its output does not depend "
         "on the weights of its attn"),
     "one block in two places": (
         {}, one_block_twice, "no two parameters share memory, tied ones aside",
@@ -253,50 +269,65 @@ PLANTED = {
         {}, one_projection_twice, "every layer computes with its own weights",
         "layer 0: its weights change also layer 2's output"),
     "declared tie forgotten": (
-        {"tie_weights": True}, tie_forgotten, "no two parameters share memory, tied ones aside", "lm_head.weight"),
+        {"tie_weights": True}, tie_forgotten, "no two parameters share memory, tied ones aside",
+        "lm_head.weight"),
     "dead key projection": (
         {}, keys_are_queries, "every parameter is reached by the gradient",
         "transformer.h.1.attn.c_attn.weight, row 32 and 31 more"),
     "unused parameter": (
-        {}, an_unused_parameter, "every parameter is reached by the gradient", "transformer.h.1.gate"),
+        {}, an_unused_parameter, "every parameter is reached by the gradient",
+        "transformer.h.1.gate"),
     "position table not used": (
-        {}, position_table_dropped, "every parameter is reached by the gradient", "transformer.wpe.weight"),
+        {}, position_table_dropped, "every parameter is reached by the gradient",
+        "transformer.wpe.weight"),
     "one position for all": (
-        {}, one_position_for_all, "every parameter is reached by the gradient", "transformer.wpe.weight, row 1"),
+        {}, one_position_for_all, "every parameter is reached by the gradient",
+        "transformer.wpe.weight, row 1"),
     "rope left out of one layer": (
-        {"position": "rope"}, rope_left_out, "positions act where they are declared", "layer 2: query 31"),
+        {"position": "rope"}, rope_left_out, "positions act where they are declared",
+        "layer 2: query 31"),
     "attention branch dropped": (
         {}, attention_branch_dropped, "only attention mixes positions",
         "layer 1, query 1 loses what its attention sees"),
     "mlp branch dropped": (
-        {}, mlp_branch_dropped, "every layer computes with its own weights", "layer 1's ln_2 is never called"),
+        {}, mlp_branch_dropped, "every layer computes with its own weights",
+        "layer 1's ln_2 is never called"),
     "norm over positions": (
-        {}, rewired(0, "ln_2", lambda part, x, y: y - y.mean(1, keepdim=True)), "only attention mixes positions",
+        {}, rewired(0, "ln_2", lambda part, x, y: y - y.mean(1, keepdim=True)),
+        "only attention mixes positions",
         "layer 0, query 0 sees, by way of something other than attention, key 1"),
     "norm over the batch": (
-        {}, rewired(1, "ln_1", lambda part, x, y: y - y.mean(0)), "the rows of a batch do not see each other",
+        {}, rewired(1, "ln_1", lambda part, x, y: y - y.mean(0)),
+        "the rows of a batch do not see each other",
         "of row 1"),
     "parameter missing from the optimizer": (
         {}, optimizer(lambda model, groups: groups[0]["params"].pop(3)),
-        "every trainable parameter is in exactly one optimizer group", "is trainable and held 0 times"),
+        "every trainable parameter is in exactly one optimizer group",
+        "is trainable and held 0 times"),
     "parameter in a group twice": (
-        {}, optimizer(lambda model, groups: groups[1]["params"].append(model.transformer.ln_f.weight)),
+        {},
+        optimizer(lambda model, groups: groups[1]["params"].append(model.transformer.ln_f.weight)),
         "every trainable parameter is in exactly one optimizer group",
         "transformer.ln_f.weight is trainable and held 2 times"),
     "parameter in two groups": (
-        {}, optimizer(lambda model, groups: groups[0]["params"].append(model.transformer.ln_f.weight)),
-        "every trainable parameter is in exactly one optimizer group", "more than one parameter group"),
+        {},
+        optimizer(lambda model, groups: groups[0]["params"].append(model.transformer.ln_f.weight)),
+        "every trainable parameter is in exactly one optimizer group",
+        "more than one parameter group"),
     "frozen parameter in the optimizer": (
         {}, frozen_yet_held, "every trainable parameter is in exactly one optimizer group",
         "transformer.h.0.mlp.c_fc.weight is frozen and held 1 times"),
     "another model's parameter in the optimizer": (
-        {}, optimizer(lambda model, groups: groups[0]["params"].append(nn.Parameter(torch.ones(1)))),
-        "every trainable parameter is in exactly one optimizer group", "1 tensors of the optimizer"),
+        {},
+        optimizer(lambda model, groups: groups[0]["params"].append(nn.Parameter(torch.ones(1)))),
+        "every trainable parameter is in exactly one optimizer group",
+        "1 tensors of the optimizer"),
     "padding in the loss": (
         {}, loss_of(lambda logits, targets: mean_nats(logits, targets.clamp(min=0))),
         "the loss is over the declared targets", "with one target, the token"),
     "end of document not learned": (
-        {}, loss_of(lambda logits, targets: mean_nats(logits, targets.masked_fill(targets == EOT, IGNORE_INDEX))),
+        {}, loss_of(lambda logits, targets: mean_nats(logits, targets.masked_fill(targets == EOT,
+                                                                                  IGNORE_INDEX))),
         "the loss is over the declared targets", "an end of document at 0 of row 1"),
     "targets shifted twice": (
         {}, loss_of(lambda logits, targets: mean_nats(logits[:, :-1], targets[:, 1:])),
@@ -305,12 +336,16 @@ PLANTED = {
         {}, loss_of(lambda logits, targets: mean_nats(logits, targets) * (targets >= 0).sum()),
         "the loss is over the declared targets", "with targets at 0 …"),
     "dropout in evaluation": (
-        {}, rewired(1, "mlp", lambda part, x, y: F.dropout(y, 0.1)), "evaluation is deterministic", "layer 1's mlp"),
+        {}, rewired(1, "mlp", lambda part, x, y: F.dropout(y, 0.1)), "evaluation is deterministic",
+        "layer 1's mlp"),
     "declared dropout left out": (
-        {"resid_pdrop": 0.1}, lambda model: setattr(model.transformer.h[2].mlp, "dropout", nn.Identity()),
-        "dropout acts in training where declared", "layer 2's mlp does not vary in training: its dropout is declared"),
+        {"resid_pdrop": 0.1}, lambda model: setattr(model.transformer.h[2].mlp, "dropout",
+                                                    nn.Identity()),
+        "dropout acts in training where declared",
+        "layer 2's mlp does not vary in training: its dropout is declared"),
     "scaled residual init left out": (
-        {"n_layer": 12, "n_embd": 16}, residual_init_left_out, "initial weights have the declared scale",
+        {"n_layer": 12, "n_embd": 16}, residual_init_left_out,
+        "initial weights have the declared scale",
         "transformer.h.1.mlp.c_proj.weight has std"),
     "layers begin alike": (
         {}, layers_begin_alike, "initial weights have the declared scale",
@@ -319,7 +354,8 @@ PLANTED = {
         {}, embeddings_of_torchs_own_scale, "initial weights have the declared scale",
         "transformer.wte.weight has std"),
     "experts full of second choices from later": (
-        EXPERTS, second_choices_wait, "training sees no later token and no other row", "sees later tokens, from"),
+        EXPERTS, second_choices_wait, "training sees no later token and no other row",
+        "sees later tokens, from"),
     "experts full of another row's tokens": (
         EXPERTS, rows_compete, "training sees no later token and no other row", "row 2 sees row 1"),
 }

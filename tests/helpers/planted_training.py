@@ -31,7 +31,8 @@ def loss_with(change):
     """change(model, loss, x, y) in place of model.loss, in training."""
     def plant(model):
         loss = model.loss
-        model.loss = lambda x, y, *rest: change(model, loss, x, y) if model.training else loss(x, y, *rest)
+        model.loss = lambda x, y, *rest: change(model, loss, x,
+                                                y) if model.training else loss(x, y, *rest)
     return plant
 
 
@@ -39,7 +40,8 @@ def seeing_targets(share):
     """The targets' embeddings, scaled, join the hidden state of the loss path in training."""
     def compute(model, loss, x, y):
         table = model.transformer.wte
-        handle = table.register_forward_hook(lambda t, a, out: out + share * t.weight[y.clamp(min=0)])
+        handle = table.register_forward_hook(lambda t, a,
+                                             out: out + share * t.weight[y.clamp(min=0)])
         try:
             return loss(x, y)
         finally:
@@ -72,7 +74,8 @@ def in_training(layer, compute):
     """Another computation of a layer, in training only."""
     def plant(model):
         block, forward = at(model, layer), at(model, layer).forward
-        block.forward = lambda x, *rest: compute(block, x, *rest) if block.training else forward(x, *rest)
+        block.forward = lambda x, *rest: compute(block,
+                                                 x, *rest) if block.training else forward(x, *rest)
     return plant
 
 
@@ -128,7 +131,8 @@ def one_batch_twice(step, trainer, batches):
 def unweighed(step, trainer, batches):
     """Each micro-batch weighs the same, however many targets it has."""
     accumulate = trainer._accumulate
-    trainer._accumulate = lambda x, y, share: accumulate(x, y, 1 / trainer.config.accumulation_steps)
+    trainer._accumulate = lambda x, y, share: accumulate(x, y,
+                                                         1 / trainer.config.accumulation_steps)
     step(trainer, batches)
     trainer._accumulate = accumulate
 
@@ -163,7 +167,8 @@ def gradient_of(name, factor):
 LOSS, STEP = "the loss in training is", "the Trainer's gradient of"
 TRAINING = {     # the issue's
     "loss shifted by 0 in training": ({}, loss_with(lambda m, loss, x, y: loss(x, x)), LOSS),
-    "loss shifted by 2 in training": ({}, loss_with(lambda m, loss, x, y: loss(x[:, :-1], y[:, 1:])), LOSS),
+    "loss shifted by 2 in training": ({}, loss_with(lambda m, loss, x,
+                                                    y: loss(x[:, :-1], y[:, 1:])), LOSS),
     "targets fed to the loss path": ({}, loss_with(lambda m, loss, x, y: loss(y.clamp(min=0), y)),
                                      "the input of layer 0"),
     "targets join the head's input": ({}, loss_with(targets_in_the_head), LOSS),
@@ -173,9 +178,12 @@ TRAINING = {     # the issue's
     "the previous batch's documents": (DOCUMENTS, documents_of("before"), "layer 0's attention"),
     "stream detached in layer 1": ({}, in_training(1, detached), "the gradient through layer 1"),
     "stream detached in layer 2": ({}, in_training(2, detached), "the gradient through layer 2"),
-    "stream detached inside layer 1": ({}, in_training(1, detached_between), "the gradient through layer 1"),
-    "a frozen matrix": ({}, frozen("transformer.h.1.mlp.c_fc.weight"), "transformer.h.1.mlp.c_fc.weight is frozen"),
-    "a frozen gain": ({}, frozen("transformer.h.2.ln_1.weight"), "transformer.h.2.ln_1.weight is frozen"),
+    "stream detached inside layer 1": ({}, in_training(1, detached_between),
+                                       "the gradient through layer 1"),
+    "a frozen matrix": ({}, frozen("transformer.h.1.mlp.c_fc.weight"),
+                        "transformer.h.1.mlp.c_fc.weight is frozen"),
+    "a frozen gain": ({}, frozen("transformer.h.2.ln_1.weight"),
+                      "transformer.h.2.ln_1.weight is frozen"),
     "a frozen table": ({}, frozen("transformer.wte.weight"), "transformer.wte.weight is frozen"),
     "decay doubled": ({}, groups_with(doubled), "decays by 0.2, declared 0.1"),
     "decay on the wrong group": ({}, groups_with(exchanged), "decays by"),
@@ -190,18 +198,23 @@ OWN_TRAINING = {
     "decay again after the step": ({}, trainer_with(decayed_twice), "otherwise than AdamW"),
     "steps twice as long": ({}, trainer_with(rate_doubled), "otherwise than AdamW"),
     "a detached branch": ({}, in_training(1, detached_norm), "the gradient through layer 1"),
-    "padding learned in training": ({}, loss_with(lambda m, loss, x, y: loss(x, y.clamp(min=0))), LOSS),
+    "padding learned in training": ({}, loss_with(lambda m, loss, x, y: loss(x, y.clamp(min=0))),
+                                    LOSS),
     "label smoothing": ({}, loss_with(lambda m, loss, x, y: F.cross_entropy(
-        m(x)[0].reshape(-1, V), y.reshape(-1), ignore_index=IGNORE_INDEX, label_smoothing=0.1)), LOSS),
+        m(x)[0].reshape(-1, V), y.reshape(-1), ignore_index=IGNORE_INDEX, label_smoothing=0.1)),
+        LOSS),
     "the first row alone learned": ({}, loss_with(lambda m, loss, x, y: loss(x[:1], y[:1])), LOSS),
     "z loss forgotten": ({"z_loss": 0.01}, lambda m: setattr(m, "z_loss", 0.0), LOSS),
-    "future weight forgotten": ({"n_future": 2, "future_weight": 0.3}, lambda m: setattr(m, "future_weight", 1.0),
-                                LOSS),
+    "future weight forgotten": ({"n_future": 2, "future_weight": 0.3},
+                                lambda m: setattr(m, "future_weight", 1.0), LOSS),
     "balance loss forgotten": (MOE, lambda m: setattr(at(m, 1).mlp, "balance", 0.0), LOSS),
-    "capacity ignored": ({**MOE, "capacity_factor": 0.5}, lambda m: setattr(at(m, 2).mlp, "capacity", None),
+    "capacity ignored": ({**MOE, "capacity_factor": 0.5},
+                         lambda m: setattr(at(m, 2).mlp, "capacity", None),
                          "layer 2's MLP"),
-    "a halved backward of one norm": ({}, gradient_of("transformer.h.1.ln_2", 0.5), "the gradient through layer 1"),
-    "a halved backward of the mlp": ({}, gradient_of("transformer.h.2.mlp", 0.5), "the gradient through layer 2"),
+    "a halved backward of one norm": ({}, gradient_of("transformer.h.1.ln_2", 0.5),
+                                      "the gradient through layer 1"),
+    "a halved backward of the mlp": ({}, gradient_of("transformer.h.2.mlp", 0.5),
+                                     "the gradient through layer 2"),
     "noise in the stream in training": ({}, in_training(1, lambda b, x, *rest: type(b).forward(
         b, x + 0.01 * torch.randn_like(x), *rest)), "layer 1"),
 }

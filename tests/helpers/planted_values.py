@@ -1,6 +1,8 @@
-"""More faults to be caught, in what is computed: {name: (settings, fault, words that name its place)}.
+"""More faults to be caught, in what is computed: {name: (settings, fault, words that name its
+place)}.
 
-A fault changes a good model; one that changes more than the model returns a function that undoes it.
+A fault changes a good model; one that changes more than the model returns a function that undoes
+it.
 """
 
 import math
@@ -142,15 +144,21 @@ def halved_stream(b, x, *rest):
 
 
 VALUES = {     # the issue's
-    "rope on keys only": (ROPE, rotation(1, lambda turn, q, k: (q, turn(k))), "layer 1's attention"),
-    "rope on queries only": (ROPE, rotation(2, lambda turn, q, k: (turn(q), k)), "layer 2's attention"),
-    "rope shifted by one for queries": (ROPE, rotation(0, lambda turn, q, k: (turn(q.roll(-1, -2)).roll(1, -2),
-                                                                             turn(k))), "layer 0's attention"),
+    "rope on keys only": (ROPE, rotation(1, lambda turn, q, k: (q, turn(k))),
+                          "layer 1's attention"),
+    "rope on queries only": (ROPE, rotation(2, lambda turn, q, k: (turn(q), k)),
+                             "layer 2's attention"),
+    "rope shifted by one for queries": (ROPE, rotation(0, lambda turn, q,
+                                                       k: (turn(q.roll(-1, -2)).roll(1, -2),
+                                                                             turn(k))),
+                                                                             "layer 0's attention"),
     "rope reversed": (ROPE, rotation(1, turns_back), "layer 1's attention"),
-    "rope turned back for queries": (ROPE, rotation(2, lambda turn, q, k: (turns_back(turn, q, q)[0], turn(k))),
+    "rope turned back for queries": (ROPE, rotation(2, lambda turn, q,
+                                                    k: (turns_back(turn, q, q)[0], turn(k))),
                                      "layer 2's attention"),
     "rope of half the angle": (ROPE, lambda m: at(m, 2).attn.position.__dict__["_buffers"].update(
-        sin=(at(m, 2).attn.position.sin / 2), cos=(1 - (at(m, 2).attn.position.sin / 2) ** 2).sqrt()),
+        sin=(at(m, 2).attn.position.sin / 2), cos=(1 - (at(m,
+                                                           2).attn.position.sin / 2) ** 2).sqrt()),
         "layer 2's attention"),
     "alibi's sign": (ALIBI, slopes(1, lambda s: -s), "layer 1's attention"),
     "alibi with one slope": (ALIBI, slopes(0, lambda s: s[:1].expand_as(s)), "layer 0's attention"),
@@ -159,7 +167,8 @@ VALUES = {     # the issue's
     "scores divided by √C": ({}, scores(2, math.sqrt(16 / 32)), "layer 2's attention"),
     "scores not divided": ({}, scores(0, math.sqrt(16)), "layer 0's attention"),
     "scores doubled in mla": ({"attention": "mla"}, scores(1, 2.0), "layer 1's attention"),
-    "scores doubled in msla": ({"attention": "msla"}, lambda m: setattr(at(m, 1).attn, "scale", 0.5),
+    "scores doubled in msla": ({"attention": "msla"}, lambda m: setattr(at(m, 1).attn, "scale",
+                                                                        0.5),
                                "layer 1's attention"),
     "kv heads tiled": (GQA, attend_with(1, tiled), "layer 1's attention"),
     "kv heads tiled in the last layer": (GQA, attend_with(2, tiled), "layer 2's attention"),
@@ -167,14 +176,17 @@ VALUES = {     # the issue's
     "eps of 1 in an rmsnorm": ({"norm": "rmsnorm"}, eps_of_1("ln_2"), "layer 1's ln_2"),
     "eps of 1 in the final norm": ({}, eps_of_1("ln_f"), "the final norm"),
     "activation missing": ({}, activation(1, nn.Identity()), "layer 1's MLP"),
-    "activation missing in swiglu": ({"mlp": "swiglu"}, activation(0, nn.Identity()), "layer 0's MLP"),
+    "activation missing in swiglu": ({"mlp": "swiglu"}, activation(0, nn.Identity()),
+                                     "layer 0's MLP"),
     "gelu swapped for silu": ({}, activation(2, nn.SiLU()), "layer 2's MLP"),
     "gelu by another formula": ({}, activation(1, nn.GELU()), "layer 1's MLP"),
     "swiglu's sigmoid for silu": ({"mlp": "swiglu"}, activation(1, nn.Sigmoid()), "layer 1's MLP"),
-    "geglu for swiglu": ({"mlp": "swiglu"}, activation(1, nn.GELU(approximate="tanh")), "layer 1's MLP"),
+    "geglu for swiglu": ({"mlp": "swiglu"}, activation(1, nn.GELU(approximate="tanh")),
+                         "layer 1's MLP"),
     "relu for relu²": ({"mlp": "relu2"}, activation(1, nn.ReLU()), "layer 1's MLP"),
     "relu² for gelu": ({}, activation(0, SquaredReLU()), "layer 0's MLP"),
-    "experts' weights not normalised": (MOE, moe_with(lambda p, w, c: (p.gather(1, c), c)), "layer 1's MLP"),
+    "experts' weights not normalised": (MOE, moe_with(lambda p, w, c: (p.gather(1, c), c)),
+                                        "layer 1's MLP"),
     "a skipped layer": ({}, skipped, "layer 1"),
     "a skipped attention": ({}, attention_skipped, "layer 2's ln_1 is never called"),
 }
@@ -184,31 +196,43 @@ OWN_VALUES = {
     "rope's sign": (ROPE, negative_angle, "layer 1's attention"),
     "rope where none is declared": ({"position": "rope", "nope_layers": "1"}, lambda m: setattr(
         at(m, 1).attn, "position", at(m, 0).attn.position), "layer 1's attention"),
-    "values scaled": ({}, attend_with(2, lambda a, q, k, v, kw: a(q, k, v * 1.01, **kw)), "layer 2's attention"),
-    "keys and values exchanged": ({}, attend_with(1, lambda a, q, k, v, kw: a(q, v, k, **kw)), "layer 1's attention"),
-    "heads exchanged": ({}, attend_with(1, lambda a, q, k, v, kw: a(q, k, v, **kw).flip(1)), "layer 1's attention"),
-    "key heads in reverse": (GQA, attend_with(1, lambda a, q, k, v, kw: a(q, k.flip(1), v.flip(1), **kw)),
+    "values scaled": ({}, attend_with(2, lambda a, q, k, v, kw: a(q, k, v * 1.01, **kw)),
+                      "layer 2's attention"),
+    "keys and values exchanged": ({}, attend_with(1, lambda a, q, k, v, kw: a(q, v, k, **kw)),
+                                  "layer 1's attention"),
+    "heads exchanged": ({}, attend_with(1, lambda a, q, k, v, kw: a(q, k, v, **kw).flip(1)),
+                        "layer 1's attention"),
+    "key heads in reverse": (GQA, attend_with(1, lambda a, q, k, v,
+                                              kw: a(q, k.flip(1), v.flip(1), **kw)),
                              "layer 1's attention"),
-    "query norm left out": ({"qk_norm": True}, lambda m: setattr(at(m, 1).attn, "q_norm", nn.Identity()),
+    "query norm left out": ({"qk_norm": True}, lambda m: setattr(at(m, 1).attn, "q_norm",
+                                                                 nn.Identity()),
                             "needs transformer.h.1.attn.q_norm.weight"),
-    "one expert's weight for all": (MOE, moe_with(lambda p, w, c: (torch.full_like(w, 0.5), c)), "layer 1's MLP"),
-    "the least likely experts": (MOE, moe_with(lambda p, w, c: (w, (-p).topk(2, -1)[1])), "layer 1's MLP"),
+    "one expert's weight for all": (MOE, moe_with(lambda p, w, c: (torch.full_like(w, 0.5), c)),
+                                    "layer 1's MLP"),
+    "the least likely experts": (MOE, moe_with(lambda p, w, c: (w, (-p).topk(2, -1)[1])),
+                                 "layer 1's MLP"),
     "experts exchanged": (MOE, moe_with(lambda p, w, c: (w, c.flip(1))), "layer 1's MLP"),
     "post for pre": ({}, block_with(1, post_order), "layer 1"),
     "parallel for pre": ({}, block_with(2, parallel_order), "layer 2's"),
     "a halved stream": ({}, block_with(1, halved_stream), "layer 1's sums"),
     "a branch scaled after its part": ({}, output(1, "mlp", lambda x, y: y * 0.9), "layer 1's MLP"),
     "mlp's gate and value exchanged": ({"mlp": "swiglu"}, lambda m: (
-        lambda p: setattr(p, "forward", lambda x: p.c_proj(p.c_gate(x) * p.act(p.c_fc(x)))))(at(m, 2).mlp),
+        lambda p: setattr(p, "forward", lambda x: p.c_proj(p.c_gate(x)
+                                                           * p.act(p.c_fc(x)))))(at(m, 2).mlp),
         "layer 2's MLP"),
-    "embedding scale forgotten": ({"embd_scale": 3.0}, lambda m: setattr(m.transformer.wte, "scale", 1.0),
+    "embedding scale forgotten": ({"embd_scale": 3.0}, lambda m: setattr(m.transformer.wte,
+                                                                         "scale", 1.0),
                                   "the input of layer 0"),
     "positions shifted by one": ({}, lambda m: m.transformer.wpe.register_forward_hook(
         lambda t, a, y: y.roll(1, 1)), "the input of layer 0"),
-    "softcap forgotten": ({"logit_softcap": 1.0}, lambda m: setattr(m, "softcap", None), "the head's logits"),
-    "final norm left out": ({}, lambda m: m.transformer.ln_f.register_forward_hook(lambda n, a, y: a[0]),
+    "softcap forgotten": ({"logit_softcap": 1.0}, lambda m: setattr(m, "softcap", None),
+                          "the head's logits"),
+    "final norm left out": ({}, lambda m: m.transformer.ln_f.register_forward_hook(lambda n, a,
+                                                                                   y: a[0]),
                             "the final norm"),
-    "layernorm does not centre": ({}, lambda m: setattr(at(m, 1).ln_1, "forward", lambda x: F.rms_norm(
+    "layernorm does not centre": ({}, lambda m: setattr(at(m, 1).ln_1, "forward",
+                                                        lambda x: F.rms_norm(
         x, (32,), at(m, 1).ln_1.weight, 1e-5) + at(m, 1).ln_1.bias), "layer 1's ln_1"),
     "qk stretch forgotten": ({"attn_scale": 1.0}, lambda m: setattr(at(m, 2).attn, "stretch", 1.0),
                              "layer 2's attention"),

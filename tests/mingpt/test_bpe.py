@@ -17,14 +17,15 @@ REFERENCE = {
     "": [],
     "Hello world": [15496, 995],
     "Hello!! I'm Andrej Karpathy. It's 2022. w00t :D 🤗": [
-        15496, 3228, 314, 1101, 10948, 73, 509, 5117, 10036, 13, 632, 338, 33160, 13, 266, 405, 83, 1058, 35, 12520,
-        97, 245],
+        15496, 3228, 314, 1101, 10948, 73, 509, 5117, 10036, 13, 632, 338, 33160, 13, 266, 405, 83,
+        1058, 35, 12520, 97, 245],
     "a\n\n  b\t\tc": [64, 628, 220, 275, 197, 197, 66],
     "<|endoftext|>": [27, 91, 437, 1659, 5239, 91, 29],
     "日本語テスト": [33768, 98, 17312, 105, 45739, 252, 24336, 43302],
     "\r\nwin\r\n": [201, 198, 5404, 201, 198],
     "don't WE'LL they're I'd": [9099, 470, 12887, 6, 3069, 484, 821, 314, 1549],
-    "def f(x):\n    return x+1\n": [4299, 277, 7, 87, 2599, 198, 220, 220, 220, 1441, 2124, 10, 16, 198],
+    "def f(x):\n    return x+1\n": [4299, 277, 7, 87, 2599, 198, 220, 220, 220, 1441, 2124, 10, 16,
+                                    198],
 }
 
 
@@ -86,7 +87,8 @@ def test_bpe_shows_its_merges_and_remembers_them(encoder):
 
 
 def test_an_encoder_whose_ids_are_not_in_merge_order_still_merges_by_rank():
-    own = bpe.Encoder({c: n for n, c in enumerate(["b", "aa", "a", "ab"])}, [("a", "a"), ("a", "b")])
+    own = bpe.Encoder({c: n for n, c in enumerate(["b", "aa", "a", "ab"])},
+                      [("a", "a"), ("a", "b")])
     assert own.encode("aaab") == [1, 3]
 
 
@@ -108,13 +110,15 @@ CLASSES = [" ", "\n", " \n\t", "\u00a0 \u3000", "a", "1", "!", "é", "中", "\u0
 
 @pytest.mark.parametrize("blanks", [" ", "\n", " \n\t", "\u00a0 \u3000"])
 def test_a_run_of_blanks_is_read_from_its_first_blank_only(blanks):
-    """Steps, not seconds: a partial match is a start from which the search reads to the end of the text."""
+    """Steps, not seconds: a partial match is a start from which the search reads to the end of the
+    text."""
     text = "word" + (blanks * 2000)[:2000]
     starts = [at for at in range(len(text)) if bpe.LONG_BLANKS.match(text, at, partial=True)]
     assert len(starts) <= 2   # the run's first blank, and the end of the text
 
 
-@given(run=st.sampled_from(CLASSES), count=st.integers(0, 40), before=st.sampled_from(["", "x", "1", ".", "'"]),
+@given(run=st.sampled_from(CLASSES), count=st.integers(0, 40),
+       before=st.sampled_from(["", "x", "1", ".", "'"]),
        after=st.sampled_from(["", "x", "1", ".", "é", "'s"]), least=st.integers(2, 12))
 @settings(max_examples=200, deadline=None)
 def test_cutting_long_runs_leaves_every_id_as_tiktoken_has_it(run, count, before, after, least):
@@ -157,7 +161,8 @@ def test_another_vocabulary_file_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_worked_example_runs_without_torch():
-    out = subprocess.run([sys.executable, "-X", "importtime", "-m", "mingpt.bpe"], capture_output=True, text=True)
+    out = subprocess.run([sys.executable, "-X", "importtime", "-m", "mingpt.bpe"],
+                         capture_output=True, text=True)
     assert out.returncode == 0 and str(REFERENCE["Hello world"][:1])[1:-1] in out.stdout
     assert "'token_merged': ['ĠK', 'arp', 'athy']" in out.stdout
     assert "| torch\n" not in out.stderr

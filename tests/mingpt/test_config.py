@@ -1,6 +1,6 @@
 """
-What every member of every slot must keep, alone and beside every member of every other. The cases follow from SLOTS:
-a new member is tested by being there.
+What every member of every slot must keep, alone and beside every member of every other. The cases
+follow from SLOTS: a new member is tested by being there.
 """
 
 import contextlib
@@ -27,21 +27,26 @@ T, V, LAYERS = 12, 17, 2
 # settings that belong to no slot but change every model: the default first, as in a slot
 SWITCHES = {"qk_norm": (False, True), "bias": (True, False), "tie_weights": (False, True),
             "logit_softcap": (None, 2.0), "document_end": (None, V - 1), "n_future": (1, 3)}
-# likewise for attention; flash refuses what hides anything, and flex has no backward on a CPU: see test_attend.py
-SWITCHES |= {"schedule": ("full", "f 3", "4/2*", "b4x1 5+g4"), "backend": ("auto", "dense", "banded", "flash")}
+# likewise for attention; flash refuses what hides anything, and flex has no backward on a CPU: see
+# test_attend.py
+SWITCHES |= {"schedule": ("full", "f 3", "4/2*", "b4x1 5+g4"),
+             "backend": ("auto", "dense", "banded", "flash")}
 MODEL_CHOICES = {**{slot: tuple(members) for slot, members in models.SLOTS.items()}, **SWITCHES}
-# study 004's fault, as it was published: no token sees another, and this is never used. The audit must find it
+# study 004's fault, as it was published: no token sees another, and this is never used. The audit
+# must find it
 FAULTY = {"msla_published": "k_proj"}
 TRAINER_CHOICES = {slot: tuple(members) for slot, members in trainers.SLOTS.items()}
 ALL_SLOTS = {**models.SLOTS, **trainers.SLOTS}
 
 
 def pairs(choices):
-    """Every pair of members of two different slots, the rest at their defaults, each combination once."""
+    """Every pair of members of two different slots, the rest at their defaults, each combination
+    once."""
     chosen = {(): None}
     for (a, members_a), (b, members_b) in itertools.combinations(choices.items(), 2):
         for x, y in itertools.product(members_a, members_b):
-            changes = tuple((k, v) for k, v, default in ((a, x, members_a[0]), (b, y, members_b[0])) if v != default)
+            changes = tuple((k, v) for k, v, default in ((a, x, members_a[0]),
+                                                         (b, y, members_b[0])) if v != default)
             chosen.setdefault(changes)
     return [dict(changes) for changes in chosen]
 
@@ -63,7 +68,8 @@ def small(**changes):
 
 
 def quiet_gpt(config, seed=0):
-    """A pair without meaning refuses at construction and says why: no failure, but seen in the summary."""
+    """A pair without meaning refuses at construction and says why: no failure, but seen in the
+    summary."""
     torch.manual_seed(seed)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -74,14 +80,16 @@ def quiet_gpt(config, seed=0):
 
 def build(seed=0, **changes):
     model = quiet_gpt(small(**changes), seed)
-    with torch.no_grad():   # as after some training: at std 0.02 little of what one token does reaches another
+    # as after some training: at std 0.02 little of what one token does reaches another
+    with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
     return model.eval()
 
 
 def tokens(batch=2):
-    return torch.randint(V - 1, (batch, T), generator=torch.Generator().manual_seed(1))   # never the document's end
+    # never the document's end
+    return torch.randint(V - 1, (batch, T), generator=torch.Generator().manual_seed(1))
 
 
 def test_the_pairs_cover_all_slots():
@@ -103,12 +111,15 @@ def test_no_pair_sees_the_future_and_every_pair_uses_the_past(changes):
         edited[:, t] = (edited[:, t] + 1) % (V - 1)
         # (T,); an expert that meets another number of tokens rounds otherwise
         moved = (model(edited)[0] - logits).abs().amax((0, 2)) > 1e-5
-        assert not moved[~seen[:, t]].any(), f"position {moved.nonzero()[0].item()} saw position {t}"
-        assert moved[seen[:, t]].all(), "a token's edit reaches all that see it, by way of others too"
+        assert not moved[~seen[:,
+                               t]].any(), f"position {moved.nonzero()[0].item()} saw position {t}"
+        assert moved[seen[:,
+                          t]].all(), "a token's edit reaches all that see it, by way of others too"
 
 
 def seen_through_all_layers(model):
-    """(T, T) bool: the positions whose tokens a position's output can depend on, never a later one."""
+    """(T, T) bool: the positions whose tokens a position's output can depend on, never a later
+    one."""
     seen = torch.eye(T)
     for pattern in model.schedule if model.config.attention not in FAULTY else ():
         seen = pattern.mask(T).float() @ seen
@@ -163,18 +174,22 @@ def test_every_pair_reads_token_by_token_what_it_reads_at_once(changes):
     model, idx = build(**changes), tokens()
     cache = Cache(model, 2)
     with torch.no_grad():
-        got = torch.cat([advance(model, piece, cache) for piece in idx.split([5, 1, 1, 2, 1, 1, 1], 1)], 1)
+        got = torch.cat([advance(model, piece, cache) for piece in idx.split([5, 1, 1, 2, 1, 1, 1],
+                                                                             1)], 1)
         torch.testing.assert_close(got, model(idx)[0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [c for c in pairs(MODEL_CHOICES) if "attention" in c], ids=name_of)
+@pytest.mark.parametrize("changes", [c for c in pairs(MODEL_CHOICES) if "attention" in c],
+                         ids=name_of)
 def test_the_audit_passes_every_kind_of_attention_beside_every_other_member_but_the_faulty(changes):
     result = audit(quiet_gpt(small(**changes)), Trainer.get_default_config())
     if changes["attention"] in FAULTY:
         found = [claim for claim, seen in result["checks"].items() if seen is not True]
-        assert {"every layer sees exactly the keys of its pattern", "every parameter is reached by the gradient",
+        assert {"every layer sees exactly the keys of its pattern",
+                "every parameter is reached by the gradient",
                 "a token's context changes its prediction"} <= set(found)
-        assert FAULTY[changes["attention"]] in result["checks"]["every parameter is reached by the gradient"]
+        assert FAULTY[changes["attention"]] in result["checks"]["every parameter is reached by the "
+                                                                "gradient"]
     else:
         assert result["passed"], first_failure(result)
 
@@ -182,7 +197,8 @@ def test_the_audit_passes_every_kind_of_attention_beside_every_other_member_but_
 def linears_in_order_of_use(part, width):
     """Found by running it, whatever the member calls them."""
     used = []
-    hooks = [m.register_forward_hook(lambda m, *_: used.append(m)) for m in part.modules() if isinstance(m, nn.Linear)]
+    hooks = [m.register_forward_hook(lambda m, *_: used.append(m))
+             for m in part.modules() if isinstance(m, nn.Linear)]
     part(torch.randn(1, T, width))
     for hook in hooks:
         hook.remove()
@@ -197,7 +213,8 @@ def test_every_pair_of_the_trainers_slots_lowers_the_loss(changes):
         config = Trainer.get_default_config()
         config.merge_from_dict({"device": "cpu", "num_workers": 0, "max_iters": 30, "batch_size": 8,
                                 "learning_rate": 1e-2, "warmup_steps": 3, **changes})
-        rows = torch.arange(T + 1).add(torch.arange(V)[:, None]) % V   # each token is one more than the last
+        # each token is one more than the last
+        rows = torch.arange(T + 1).add(torch.arange(V)[:, None]) % V
         trainer = Trainer(config, model, TensorDataset(rows[:, :-1], rows[:, 1:]))
     losses = []
     trainer.set_callback("on_batch_end", lambda t: losses.append(t.loss.item()))
@@ -205,7 +222,8 @@ def test_every_pair_of_the_trainers_slots_lowers_the_loss(changes):
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("slot, member", [(s, m) for s, members in models.SLOTS.items() for m in members])
+@pytest.mark.parametrize("slot, member", [(s, m) for s, members in models.SLOTS.items()
+                                          for m in members])
 def test_every_member_stands_beside_the_others_defaults(slot, member):
     with contextlib.redirect_stdout(io.StringIO()):
         GPT(small(**{slot: member}))   # a refusal here would hide all of its pairs
@@ -214,7 +232,8 @@ def test_every_member_stands_beside_the_others_defaults(slot, member):
 @pytest.mark.parametrize("slot", ALL_SLOTS)
 def test_an_unknown_member_is_refused_with_the_nearest_known(slot):
     known = next(iter(ALL_SLOTS[slot]))
-    for wrong, hint in ((known + "x", f"did you mean {known!r}"), ("qqqq", f"known: {', '.join(ALL_SLOTS[slot])}")):
+    for wrong, hint in ((known + "x", f"did you mean {known!r}"),
+                        ("qqqq", f"known: {', '.join(ALL_SLOTS[slot])}")):
         with pytest.raises(BadInput, match=hint) as error:
             if slot in models.SLOTS:
                 GPT(small(**{slot: wrong}))
@@ -227,10 +246,12 @@ def test_an_unknown_member_is_refused_with_the_nearest_known(slot):
 
 
 @pytest.mark.parametrize("module, defaults", [(models, GPT.get_default_config()),
-                                              (trainers, Trainer.get_default_config())], ids=["model", "trainer"])
+                                              (trainers, Trainer.get_default_config())],
+                                              ids=["model", "trainer"])
 def test_every_option_of_every_member_is_a_setting_with_its_default(module, defaults):
     for slot, members in module.SLOTS.items():
-        assert getattr(defaults, slot) == next(iter(members)), "a slot's first member is its default"
+        assert getattr(defaults,
+                       slot) == next(iter(members)), "a slot's first member is its default"
         for member in members.values():
             for option, value in member.options.items():
                 assert getattr(defaults, option) == value

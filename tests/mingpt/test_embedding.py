@@ -19,7 +19,8 @@ def model_of(**changes):
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_scale_multiplies_what_the_layers_read_and_not_the_head(given, scale, tied):
     plain, scaled = model_of(tie_weights=tied), model_of(tie_weights=tied, embd_scale=given)
-    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), scaled.parameters(), strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), scaled.parameters(),
+                                                 strict=True))
     plain.transformer.wte.register_forward_hook(lambda table, args, x: x * scale)
     idx = torch.arange(8)[None]
     assert torch.equal(plain(idx)[0], scaled(idx)[0])

@@ -1,11 +1,13 @@
 """
 What a model says that a token costs is what torch counts in the real forward and training step.
 
-A score that the pattern masks is not counted by the model, as the pattern names it as work that need not be done. The
-dense backend computes it all the same, and torch counts all T×T. So the model's scores are scaled here by T² over the
-pattern's pairs. Members without pairs of tokens (msla, msla_published) are compared as they stand.
+A score that the pattern masks is not counted by the model, as the pattern names it as work that
+need not be done. The dense backend computes it all the same, and torch counts all T×T. So the
+model's scores are scaled here by T² over the pattern's pairs. Members without pairs of tokens
+(msla, msla_published) are compared as they stand.
 
-torch leaves out addmm_, by which each head's loss adds up the gradient of the unembedding; it is added here.
+torch leaves out addmm_, by which each head's loss adds up the gradient of the unembedding; it is
+added here.
 """
 
 import contextlib
@@ -25,11 +27,14 @@ PATTERNS = ["full", "16*", "16/2*", "b16x1*", "f 16"]
 PAIRS = [name for name in ATTENTIONS if not name.startswith("msla")]
 ARMS = [*({"attention": name, "schedule": pattern} for name in PAIRS for pattern in PATTERNS),
         *({"attention": name, "position": "rope", "norm": "rmsnorm"} for name in PAIRS),
-        {"attention": "mla", "v_head_dim": 24}, {"attention": "mla", "v_head_dim": 4, "q_lora_rank": 8},
-        {"attention": "mha", "head_dim": 8}, {"attention": "msla"}, {"attention": "msla", "position": "alibi"},
+        {"attention": "mla", "v_head_dim": 24}, {"attention": "mla", "v_head_dim": 4,
+                                                 "q_lora_rank": 8},
+        {"attention": "mha", "head_dim": 8}, {"attention": "msla"},
+        {"attention": "msla", "position": "alibi"},
         {"attention": "msla", "msla_latents": 16}, {"attention": "msla_published"},
         *({"mlp": name, "tie_weights": tied} for name in MLPS for tied in (False, True)),
-        {"mlp": "moe", "n_experts": 8, "experts_per_token": 3}, {"n_future": 4}, {"n_future": 2, "mlp": "moe"},
+        {"mlp": "moe", "n_experts": 8, "experts_per_token": 3}, {"n_future": 4},
+        {"n_future": 2, "mlp": "moe"},
         {"block": "parallel"}]
 
 
@@ -37,7 +42,8 @@ def model_of(**changes):
     config = GPT.get_default_config()
     config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 4, 48
     config.vocab_size, config.block_size = V, T
-    config.merge_from_dict({"backend": "auto" if "msla" in changes.get("attention", "") else "dense", **changes})
+    config.merge_from_dict({"backend": "auto" if "msla" in changes.get("attention", "")
+                            else "dense", **changes})
     with contextlib.redirect_stdout(io.StringIO()):
         return GPT(config)
 
@@ -50,7 +56,8 @@ def counted(run):
 
 def computed_scores(model):
     """FLOPs per token of the scores, masked ones included."""
-    return sum(block.attn.score_flops(T) * (1 if "msla" in model.config.attention else T * T / pattern.count(T))
+    return sum(block.attn.score_flops(T) * (1 if "msla" in model.config.attention
+                                            else T * T / pattern.count(T))
                for block, pattern in zip(model.transformer.h, model.schedule, strict=True))
 
 
@@ -65,6 +72,8 @@ def test_a_models_flops_are_torchs_own_count_of_its_forward(changes):
 def test_a_models_flops_are_torchs_own_count_of_a_training_step(changes):
     model, idx = model_of(**changes).train(), torch.randint(V, (2, T))
     heads = 1 + len(model.future)
-    masked = computed_scores(model) - sum(block.attn.score_flops(T) for block in model.transformer.h)
+    masked = computed_scores(model) - sum(block.attn.score_flops(T)
+                                          for block in model.transformer.h)
     said = model.flops_per_token() + 3 * masked - heads * 2 * V * model.config.n_embd
-    assert said * idx.numel() == pytest.approx(counted(lambda: model.loss(idx, idx).backward()), rel=0.01)
+    assert said * idx.numel() == pytest.approx(counted(lambda: model.loss(idx, idx).backward()),
+                                               rel=0.01)

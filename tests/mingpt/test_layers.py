@@ -8,7 +8,8 @@ from mingpt.layers import FEW, Linear, divisor, few_rows
 
 
 @pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1])
-@pytest.mark.parametrize("out, bias", [(48, True), (48, False), (29 * 17, True), (13, True)])   # 13 has no parts
+# 13 has no parts
+@pytest.mark.parametrize("out, bias", [(48, True), (48, False), (29 * 17, True), (13, True)])
 def test_its_values_are_nn_linears(rows, out, bias):
     ours = Linear(10, out, bias=bias)
     theirs = nn.Linear(10, out, bias=bias)
@@ -34,7 +35,8 @@ def test_each_part_of_the_outputs_has_its_own_place():
     assert torch.equal(y, weight.T + bias)
 
 
-@pytest.mark.parametrize("n, least, parts", [(50257, 16, 29), (2304, 16, 16), (768, 20, 24), (13, 16, 1), (17, 16, 17),
+@pytest.mark.parametrize("n, least, parts", [(50257, 16, 29), (2304, 16, 16), (768, 20, 24),
+                                             (13, 16, 1), (17, 16, 17),
                                              (2 * 10007, 16, 1)])
 def test_the_parts_are_a_divisor_near_what_is_wanted(n, least, parts):
     assert divisor(n, least) == parts

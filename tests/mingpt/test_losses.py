@@ -21,7 +21,9 @@ def small_chunks(monkeypatch):
 
 def example(ignored=0, dtype=torch.float64, rows=(2, 300)):
     draw = torch.Generator().manual_seed(ignored)
-    x, weight = torch.randn(*rows, C, generator=draw, dtype=dtype), torch.randn(V, C, generator=draw, dtype=dtype)
+    x, weight = torch.randn(*rows, C, generator=draw, dtype=dtype), torch.randn(V, C,
+                                                                                generator=draw,
+                                                                                dtype=dtype)
     targets = torch.randint(0, V, rows, generator=draw)
     targets.view(-1)[torch.randperm(targets.numel(), generator=draw)[:ignored]] = IGNORE_INDEX
     return x.requires_grad_(), weight.requires_grad_(), targets
@@ -39,13 +41,15 @@ def test_without_logits_the_loss_and_its_gradients_are_the_same(cap, z, ignored)
     assert bool(loss.isnan()) == (ignored == 600)
     wanted = torch.autograd.grad(expected, (x, weight))
     for made, right in zip(torch.autograd.grad(loss, (x, weight)), wanted, strict=True):
-        # where nothing counts F.cross_entropy's own gradient is zero as well, and the z-loss's 0/0 is not
+        # where nothing counts F.cross_entropy's own gradient is zero as well, and the z-loss's 0/0
+        # is not
         torch.testing.assert_close(made, right.nan_to_num() if ignored == 600 else right)
 
 
 def test_in_float32_it_is_pytorchs_to_a_millionth():
     x, weight, targets = example(ignored=7, dtype=torch.float32)
-    expected = F.cross_entropy((x @ weight.T).view(-1, V), targets.view(-1), ignore_index=IGNORE_INDEX)
+    expected = F.cross_entropy((x @ weight.T).view(-1, V), targets.view(-1),
+                               ignore_index=IGNORE_INDEX)
     torch.testing.assert_close(head_loss(x, weight, targets), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -109,7 +113,8 @@ def model(**settings):
     return GPT(config)
 
 
-@pytest.mark.parametrize("settings", [{}, {"tie_weights": True}, {"logit_softcap": 3.0, "z_loss": 1e-3},
+@pytest.mark.parametrize("settings", [{}, {"tie_weights": True},
+                                      {"logit_softcap": 3.0, "z_loss": 1e-3},
                                       {"embd_pdrop": 0.0, "bias": False}])
 def test_a_models_loss_is_its_forwards(settings):
     gpt, (_, _, targets) = model(**settings), example(ignored=3, rows=(4, 16))
@@ -121,8 +126,10 @@ def test_a_models_loss_is_its_forwards(settings):
         torch.manual_seed(1)
         loss = gpt.loss(idx, targets)
         torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-        for name, made, right in zip(dict(gpt.named_parameters()), torch.autograd.grad(loss, list(gpt.parameters())),
-                                     torch.autograd.grad(expected, list(gpt.parameters())), strict=True):
+        for name, made, right in zip(dict(gpt.named_parameters()),
+                                     torch.autograd.grad(loss, list(gpt.parameters())),
+                                     torch.autograd.grad(expected, list(gpt.parameters())),
+                                     strict=True):
             torch.testing.assert_close(made, right, msg=lambda text, name=name: f"{name}: {text}")
 
 

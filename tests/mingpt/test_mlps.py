@@ -27,12 +27,14 @@ def parameters(module):
 def in_millions(mlp, **changes):
     """What a GPT-2 of study 002's shape prints as its number of parameters."""
     with torch.device("meta"):
-        model = GPT(config_of(mlp, n_layer=12, n_head=12, n_embd=768, vocab_size=50257, block_size=512, **changes))
+        model = GPT(config_of(mlp, n_layer=12, n_head=12, n_embd=768, vocab_size=50257,
+                              block_size=512, **changes))
     return round(parameters(model.transformer) / 1e6, 2)
 
 
 @pytest.mark.parametrize("mlp", ["swiglu", "geglu"])
-@pytest.mark.parametrize("n_embd", [32, 40, 48, 64, 96, 128, 192, 256, 320, 384, 512, 768, 1024, 1600])
+@pytest.mark.parametrize("n_embd", [32, 40, 48, 64, 96, 128, 192, 256, 320, 384, 512, 768, 1024,
+                                    1600])
 def test_a_gated_mlp_has_gelus_parameters_within_1_percent(mlp, n_embd):
     with torch.device("meta"):
         gelu, gated = Block(config_of("gelu", n_embd)), Block(config_of(mlp, n_embd))
@@ -80,13 +82,16 @@ def test_a_hidden_size_without_meaning_is_refused(wanted):
 @pytest.mark.parametrize("mlp", MLPS)
 @pytest.mark.parametrize("changes", [{}, {"tie_weights": True}, {"position": "rope"}], ids=str)
 def test_flops_a_token_are_torchs_own_count(mlp, changes):
-    """Of the matrix products; torch counts attention's scores over all pairs, the model over the causal half."""
+    """Of the matrix products; torch counts attention's scores over all pairs, the model over the
+    causal half."""
     model = GPT(config_of(mlp, **changes))
     idx = torch.randint(31, (2, 16))
     with FlopCounterMode(display=False) as counter:
         model(idx, idx)[1].backward()
-    products = sum(n for op, n in counter.get_flop_counts()["Global"].items() if str(op) in ("aten.mm", "aten.addmm"))
-    scores = 3 * 2 * (2 * 2 * 48 * 17 / 2)   # layers · (q·k and weights·v), a multiply and an add, 8.5 keys on average
+    products = sum(n for op, n in counter.get_flop_counts()["Global"].items()
+                   if str(op) in ("aten.mm", "aten.addmm"))
+    # layers · (q·k and weights·v), a multiply and an add, 8.5 keys on average
+    scores = 3 * 2 * (2 * 2 * 48 * 17 / 2)
     assert model.flops_per_token() == pytest.approx(products / idx.numel() + scores)
     assert model.flops_per_token(8) < model.flops_per_token()
 

@@ -43,7 +43,8 @@ def test_the_plain_default_config_is_refused_naming_the_sizes():
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("size, millions", [("gpt2", 124.44), ("gpt2-medium", 354.82), ("gpt2-large", 774.03),
+@pytest.mark.parametrize("size, millions", [("gpt2", 124.44), ("gpt2-medium", 354.82),
+                                            ("gpt2-large", 774.03),
                                             ("gpt2-xl", 1557.61)])
 def test_the_sizes_are_gpt2s(size, millions):
     with torch.device("meta"):
@@ -62,14 +63,17 @@ def test_a_size_may_be_spelled_out():
 def test_a_config_of_minGPTs_settings_alone_is_enough():
     config = config_of()
     for name in list(vars(config)):
-        if name not in ("model_type", "n_layer", "n_head", "n_embd", "vocab_size", "block_size", "embd_pdrop",
+        if name not in ("model_type", "n_layer", "n_head", "n_embd", "vocab_size", "block_size",
+                        "embd_pdrop",
                         "resid_pdrop", "attn_pdrop"):
             delattr(config, name)
     assert GPT(config).config.mlp == "gelu"
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
-@pytest.mark.parametrize("changes", [{}, {"position": "rope", "mlp": "swiglu", "tie_weights": True}], ids=str)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))],
+                         ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("changes", [{}, {"position": "rope", "mlp": "swiglu",
+                                          "tie_weights": True}], ids=str)
 def test_a_model_can_be_copied_and_the_copy_is_its_own(copied, changes):
     model = GPT(config_of(**changes)).eval()
     twin = copied(model)
@@ -93,7 +97,7 @@ def test_targets_of_minus_one_do_not_count():
     assert model(idx)[1] is None
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # where weights come from
 
 
@@ -129,8 +133,10 @@ def test_every_seed_and_every_tensor_has_a_draw_of_its_own():
             assert not torch.allclose(a, b, atol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{"position": "rope"}, {"norm": "rmsnorm"}, {"mlp": "swiglu"}, {"bias": False},
-                                     {"tie_weights": True}, {"qk_norm": True}, {"n_layer": 4}], ids=str)
+@pytest.mark.parametrize("changes", [{"position": "rope"}, {"norm": "rmsnorm"}, {"mlp": "swiglu"},
+                                     {"bias": False},
+                                     {"tie_weights": True}, {"qk_norm": True}, {"n_layer": 4}],
+                                     ids=str)
 def test_an_arm_shares_with_the_baseline_every_weight_they_have_in_common(changes):
     base = dict(model_type=None, n_layer=4, n_head=3, n_embd=48)
     models = [GPT(config_of(**base)), GPT(config_of(**{**base, **changes}))]

@@ -1,4 +1,5 @@
-"""A mixture of experts against a dense reference and Mixtral's own layer; who is dropped, and what it costs."""
+"""A mixture of experts against a dense reference and Mixtral's own layer; who is dropped, and what
+it costs."""
 
 import copy
 
@@ -17,8 +18,10 @@ C, T = 24, 12
 
 def config_of(**changes):
     config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": C, "vocab_size": 31,
-                            "block_size": 16, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, "mlp": "moe",
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": C,
+                            "vocab_size": 31,
+                            "block_size": 16, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+                            "attn_pdrop": 0.0, "mlp": "moe",
                             **changes})
     return config
 
@@ -33,7 +36,8 @@ def layer(seed=0, **changes):
 
 
 def dense(moe, x):
-    """Every expert computes every token, and is weighed by what the router gives it: nothing for the others."""
+    """Every expert computes every token, and is weighed by what the router gives it: nothing for
+    the others."""
     B, T, C = x.shape
     p = F.softmax(moe.router(x), -1)
     gates = torch.zeros_like(p)
@@ -47,13 +51,16 @@ def dense(moe, x):
 @pytest.mark.parametrize("expert", DENSE)
 @pytest.mark.parametrize("n, k", [(1, 1), (4, 1), (4, 2), (5, 3), (3, 3)])
 def test_it_is_the_dense_sum_of_the_chosen_in_value_and_gradient(expert, n, k):
-    moe, x = layer(expert=expert, n_experts=n, experts_per_token=k), torch.randn(2, T, C, requires_grad=True)
+    moe, x = layer(expert=expert, n_experts=n, experts_per_token=k), torch.randn(2, T, C,
+                                                                                 requires_grad=True)
     ours, theirs = moe(x), dense(moe, x)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     into, weights = torch.randn_like(ours), [x, *moe.parameters()]
-    grads = [torch.autograd.grad((y * into).sum(), weights, allow_unused=True) for y in (ours, theirs)]
+    grads = [torch.autograd.grad((y * into).sum(), weights, allow_unused=True)
+             for y in (ours, theirs)]
     for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a if a is not None else b * 0, b if b is not None else a * 0, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(a if a is not None else b * 0, b if b is not None else a * 0,
+                                   atol=1e-4, rtol=1e-4)
     assert n == 1 or grads[0][1].abs().max() > 0 or n == k == 1, "the router learns"
 
 
@@ -62,8 +69,10 @@ def test_it_computes_what_mixtrals_layer_computes_and_balances_alike(n, k):
     mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
     from transformers import MixtralConfig
     moe = layer(bias=False, n_experts=n, experts_per_token=k, mlp_hidden=20).train()
-    theirs = mixtral.MixtralSparseMoeBlock(MixtralConfig(hidden_size=C, intermediate_size=20, num_local_experts=n,
-                                                         num_experts_per_tok=k, router_jitter_noise=0.0))
+    theirs = mixtral.MixtralSparseMoeBlock(MixtralConfig(hidden_size=C, intermediate_size=20,
+                                                         num_local_experts=n,
+                                                         num_experts_per_tok=k,
+                                                         router_jitter_noise=0.0))
     with torch.no_grad():
         theirs.gate.weight.copy_(moe.router.weight)
         for e, expert in enumerate(moe.experts):
@@ -77,7 +86,8 @@ def test_it_computes_what_mixtrals_layer_computes_and_balances_alike(n, k):
 
 def test_an_even_load_has_the_least_balance_loss_and_its_gradient_leads_there():
     even = torch.arange(8)[:, None] % 4
-    logits = nn.Parameter(F.one_hot(torch.zeros(8, dtype=torch.long), 4) * 2.0)     # all prefer expert 0
+    # all prefer expert 0
+    logits = nn.Parameter(F.one_hot(torch.zeros(8, dtype=torch.long), 4) * 2.0)
     probabilities, _, chosen = choose(logits, 1)
     loss = balance_loss(probabilities, chosen)
     assert loss > balance_loss(torch.full((8, 4), 0.25), even) == 1
@@ -98,7 +108,8 @@ def by_hand(chosen, experts, room):
 
 
 @pytest.mark.parametrize("k", [1, 2])
-@pytest.mark.parametrize("factor, room", [(0.5, {1: 2, 2: 3}), (1.0, {1: 3, 2: 6}), (9.0, {1: 27, 2: 54})])
+@pytest.mark.parametrize("factor, room", [(0.5, {1: 2, 2: 3}), (1.0, {1: 3, 2: 6}),
+                                          (9.0, {1: 27, 2: 54})])
 def test_an_expert_takes_its_share_in_the_order_of_the_text(k, factor, room):
     chosen = torch.rand(3, T, 4, generator=torch.Generator().manual_seed(0)).topk(k).indices
     admitted = within_capacity(chosen, 4, factor)
@@ -139,7 +150,7 @@ def test_the_balance_is_part_of_the_training_loss_alone_and_of_every_layer():
     model = GPT(config_of(balance_loss=0.5)).train()
     with_it = model.loss(idx, idx)
     added = sum(block.mlp.aux_loss for block in model.transformer.h)
-    assert added > 2 * 0.5 * 2 - 0.01                              # at least k a layer, times the factor
+    assert added > 2 * 0.5 * 2 - 0.01  # at least k a layer, times the factor
     torch.testing.assert_close(with_it - added, model.eval().loss(idx, idx))
     torch.testing.assert_close(model.train()(idx, idx)[1], with_it)
     assert set(model.statistics()) == {"dropped", "busiest expert"}
@@ -153,7 +164,7 @@ def test_only_the_chosen_experts_work_is_counted():
         with torch.device("meta"):
             return GPT(config_of(**changes))
     one, few, many = (model(n_experts=n, experts_per_token=1) for n in (1, 2, 8))
-    router = 3 * 2 * 2 * C                                         # training · multiply and add · layers, an expert
+    router = 3 * 2 * 2 * C  # training · multiply and add · layers, an expert
     assert few.flops_per_token() - one.flops_per_token() == router
     assert many.flops_per_token() - one.flops_per_token() == 7 * router
     plain = model(mlp="swiglu")
@@ -171,7 +182,8 @@ def test_a_model_between_two_steps_can_be_copied():
 
 @pytest.mark.parametrize("changes, words", [
     ({"expert": "swiglo"}, "did you mean 'swiglu'"), ({"expert": "moe"}, "no expert 'moe'"),
-    ({"experts_per_token": 5}, "model.experts_per_token=5 of model.n_experts=4"), ({"experts_per_token": 0}, "give 1"),
+    ({"experts_per_token": 5}, "model.experts_per_token=5 of model.n_experts=4"),
+    ({"experts_per_token": 0}, "give 1"),
     ({"n_experts": 0}, "n_experts=0"), ({"capacity_factor": 0}, "model.capacity_factor=0")])
 def test_experts_without_meaning_are_refused(changes, words):
     with pytest.raises(BadInput, match=words):
@@ -179,7 +191,8 @@ def test_experts_without_meaning_are_refused(changes, words):
 
 
 def test_under_autocast_the_router_alone_stays_in_float32():
-    """Switch's selective precision: what is rounded to bf16 chooses other experts where two are nearly as likely."""
+    """Switch's selective precision: what is rounded to bf16 chooses other experts where two are
+    nearly as likely."""
     moe, x = layer(n_experts=8, experts_per_token=2, balance_loss=0.01), torch.randn(4, T, C)
     moe.train()
     moe(x)

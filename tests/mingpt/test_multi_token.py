@@ -14,8 +14,10 @@ V, T, C = 13, 10, 16
 
 def model_of(**changes):
     config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": C, "vocab_size": V,
-                            "block_size": T, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **changes})
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": C,
+                            "vocab_size": V,
+                            "block_size": T, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+                            "attn_pdrop": 0.0, **changes})
     model = GPT(config)
     model.init_weights(3)
     return model
@@ -28,10 +30,12 @@ def rows(n=3, length=T):
 
 def by_hand(model, x, y, n):
     """The sum of the means of −log p(token i on | tokens so far), target by target."""
-    logits = [model.lm_head(h) for h in [model.hidden(x), *(head(model.hidden(x)) for head in model.future)]]
+    logits = [model.lm_head(h) for h in [model.hidden(x), *(head(model.hidden(x))
+                                                            for head in model.future)]]
     total = 0.0
     for i in range(n):
-        nats = [-F.log_softmax(logits[i][b, t], -1)[y[b, t + i]] for b in range(len(x)) for t in range(x.size(1))
+        nats = [-F.log_softmax(logits[i][b, t], -1)[y[b, t + i]] for b in range(len(x))
+                for t in range(x.size(1))
                 if t + i < y.size(1) and y[b, t + i] != IGNORE_INDEX]
         total = total + sum(nats) / len(nats)
     return total
@@ -46,7 +50,8 @@ def test_training_sums_the_nats_of_all_n_and_evaluation_has_the_next_tokens_alon
     torch.testing.assert_close(model.loss(x, y), expected)
     torch.testing.assert_close(model(x, y)[1], expected)
     ours = torch.autograd.grad(model.loss(x, y), list(model.parameters()))
-    for a, b in zip(ours, torch.autograd.grad(by_hand(model, x, y, n), list(model.parameters())), strict=True):
+    for a, b in zip(ours, torch.autograd.grad(by_hand(model, x, y, n), list(model.parameters())),
+                    strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(model.eval().loss(x, y), by_hand(model, x, y, 1))
 
@@ -59,7 +64,8 @@ def test_the_later_tokens_may_weigh_less():
 
 def test_the_next_tokens_path_is_the_model_without_the_heads():
     plain, model, (x, y) = model_of(), model_of(n_future=3), rows()
-    assert [k for k in model.state_dict() if not k.startswith("future.")] == list(plain.state_dict())
+    assert [k
+            for k in model.state_dict() if not k.startswith("future.")] == list(plain.state_dict())
     for name, p in plain.state_dict().items():
         assert torch.equal(model.state_dict()[name], p), name
     assert torch.equal(model.eval()(x)[0], plain.eval()(x)[0])
@@ -68,10 +74,12 @@ def test_the_next_tokens_path_is_the_model_without_the_heads():
 
 
 def test_a_head_learns_its_token_and_not_the_next():
-    model = model_of(n_future=3, position="none").train()      # what is asked depends on the tokens alone
+    # what is asked depends on the tokens alone
+    model = model_of(n_future=3, position="none").train()
     tokens = torch.randint(V, (400, T), generator=torch.Generator().manual_seed(1))
     x, y = tokens, torch.full_like(tokens, IGNORE_INDEX)
-    y[:, 2:] = tokens[:, :-2]         # the target two on is the token itself: only the third head can know it
+    # the target two on is the token itself: only the third head can know it
+    y[:, 2:] = tokens[:, :-2]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for step in range(60):
         part = slice(step % 8 * 50, step % 8 * 50 + 50)
@@ -79,7 +87,8 @@ def test_a_head_learns_its_token_and_not_the_next():
         model.loss(x[part], y[part]).backward()
         optimizer.step()
     model.eval()
-    heads = [F.cross_entropy(model.lm_head(head(model.hidden(x)))[:, :-2].reshape(-1, V), x[:, :-2].reshape(-1))
+    heads = [F.cross_entropy(model.lm_head(head(model.hidden(x)))[:, :-2].reshape(-1, V),
+                             x[:, :-2].reshape(-1))
              for head in model.future]
     assert heads[1] < 0.5 < 1.5 < heads[0], heads
 
@@ -107,8 +116,10 @@ def test_each_head_costs_its_mlp_and_an_unembedding(mlp):
     model, (x, y) = model_of(n_future=3, mlp=mlp).train(), rows()
     with FlopCounterMode(display=False) as counter:
         model.loss(x, y).backward()
-    counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if str(op) in ("aten.mm", "aten.addmm"))
-    counted += 3 * 2 * x.numel() * V * C        # the unembedding's gradient is made by addmm_, which torch leaves out
+    counted = sum(n for op, n in counter.get_flop_counts()["Global"].items()
+                  if str(op) in ("aten.mm", "aten.addmm"))
+    # the unembedding's gradient is made by addmm_, which torch leaves out
+    counted += 3 * 2 * x.numel() * V * C
     scores = 3 * sum(block.attn.score_flops(T) for block in model.transformer.h)
     assert model.flops_per_token() - scores == pytest.approx(counted / x.numel())
 

@@ -108,6 +108,7 @@ def test_rmsnorms_gradients_have_its_parameters_type(dtype):
     norm, x = norm_of("rmsnorm").to(dtype), torch.randn(3, 32, dtype=dtype, requires_grad=True)
     norm(x).square().sum().backward()
     assert x.grad.dtype == norm.weight.grad.dtype == dtype
-    exact = torch.autograd.grad(F.rms_norm(x, (32,), norm.weight, 1e-5).square().sum(), (x, norm.weight))
+    exact = torch.autograd.grad(F.rms_norm(x, (32,), norm.weight, 1e-5).square().sum(),
+                                (x, norm.weight))
     for got, want in zip((x.grad, norm.weight.grad), exact, strict=True):
         torch.testing.assert_close(got, want, rtol=0.05, atol=0.05)

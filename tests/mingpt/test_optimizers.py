@@ -1,4 +1,5 @@
-"""Optimizers: Muon's step against its definition, and two optimizers that are one to whoever saves or schedules."""
+"""Optimizers: Muon's step against its definition, and two optimizers that are one to whoever saves
+or schedules."""
 
 import copy
 import math
@@ -15,8 +16,10 @@ from mingpt.utils import BadInput
 
 def model_of(**changes):
     config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 11,
-                            "block_size": 8, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **changes})
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": 16,
+                            "vocab_size": 11,
+                            "block_size": 8, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+                            "attn_pdrop": 0.0, **changes})
     model = GPT(config)
     model.init_weights(0)
     return model
@@ -43,7 +46,8 @@ def same(a, b):
 
 
 def orthogonalised(matrix):
-    """Five rounds of Newton and Schulz's iteration with Jordan's coefficients, on singular values, as a definition."""
+    """Five rounds of Newton and Schulz's iteration with Jordan's coefficients, on singular values,
+    as a definition."""
     u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
     s = s / s.norm()
     for _ in range(5):
@@ -59,16 +63,19 @@ def test_a_step_of_muon_is_its_definition_and_the_rest_is_adamws():
     for each, optimizer in ((model, ours), (alone, theirs)):
         torch.manual_seed(1)
         for p in each.parameters():
-            p.grad = torch.randn_like(p)      # no singular value near zero, where bfloat16 sees noise
+            p.grad = torch.randn_like(p)  # no singular value near zero, where bfloat16 sees noise
         optimizer.step()
-    muons = {name for name, p in model.named_parameters() if any(p is q for q in ours.param_groups[0]["params"])}
-    assert muons == {n for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("transformer.h.")}
+    muons = {name for name, p in model.named_parameters()
+             if any(p is q for q in ours.param_groups[0]["params"])}
+    assert muons == {n for n, p in model.named_parameters() if p.dim() == 2
+                     and n.startswith("transformer.h.")}
     for (name, p), q in zip(model.named_parameters(), alone.parameters(), strict=True):
         if name not in muons:
             assert torch.equal(p, q), name
             continue
         rate = 0.5 * 0.01
-        step = rate * 0.2 * math.sqrt(max(p.shape)) * orthogonalised(p.grad * 1.95)    # Nesterov's: g + 0.95·g
+        # Nesterov's: g + 0.95·g
+        step = rate * 0.2 * math.sqrt(max(p.shape)) * orthogonalised(p.grad * 1.95)
         expected = before[name] * (1 - rate * 0.2) - step.float()
         error = (p.detach() - expected).norm() / step.norm()
         assert error < 0.05, f"{name}: {error}"     # torch computes it in bfloat16
@@ -102,7 +109,8 @@ def test_the_state_of_both_is_one_state():
     assert isinstance(optimizer, MuonAndAdamW)
     entries = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
     assert entries["transformer.h.1.mlp.c_fc.weight"] == {"momentum_buffer"}
-    assert entries["lm_head.weight"] == entries["transformer.ln_f.bias"] == {"step", "exp_avg", "exp_avg_sq"}
+    assert entries["lm_head.weight"] == entries["transformer.ln_f.bias"] == {"step", "exp_avg",
+                                                                             "exp_avg_sq"}
     assert all(group["lr"] == 0.01 for group in optimizer.param_groups)
 
 

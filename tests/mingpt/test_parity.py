@@ -1,6 +1,7 @@
 """
-The default model and trainer are Karpathy's minGPT: against figures made with it (golden/mingpt.json), and, where the
-environment variable MINGPT names a folder with minGPT in it, against the thing itself and with its own scripts.
+The default model and trainer are Karpathy's minGPT: against figures made with it
+(golden/mingpt.json), and, where the environment variable MINGPT names a folder with minGPT in it,
+against the thing itself and with its own scripts.
 """
 
 import json
@@ -37,7 +38,8 @@ def test_25_losses_agree_with_mingpt_to_1e_5(ours):
     assert ours["losses"][-1] < ours["losses"][0] - 0.5   # they are of a model that learns
 
 
-@pytest.mark.parametrize("figure", ["printed", "groups", "shapes", "samples", "too long", "no vocabulary", "size twice",
+@pytest.mark.parametrize("figure", ["printed", "groups", "shapes", "samples", "too long",
+                                    "no vocabulary", "size twice",
                                     "another model", "overrides"])
 def test_what_a_user_of_mingpt_sees_is_the_same(ours, figure):
     assert ours[figure] == STATED[figure]
@@ -75,7 +77,8 @@ def test_a_weight_that_no_module_has_still_fails_to_load():
         model.load_state_dict({**model.state_dict(), "transformer.h.0.attn.stray": torch.ones(1)})
 
 
-MINGPTS_OWN = CfgNode(n_embd=12, n_head=3, block_size=5, attn_pdrop=0.1, resid_pdrop=0.1)   # what its parts read
+# what its parts read
+MINGPTS_OWN = CfgNode(n_embd=12, n_head=3, block_size=5, attn_pdrop=0.1, resid_pdrop=0.1)
 
 
 @pytest.mark.parametrize("config", [None, MINGPTS_OWN], ids=["ours", "its settings alone"])
@@ -96,14 +99,15 @@ def test_new_gelu_is_the_tanh_formula():
     torch.testing.assert_close(NewGELU()(wide), formula, atol=1e-6, rtol=0)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # programs in minGPT's way: minGPT's own where there is a copy, and one of ours that is always here
 
 
 def run(script, *args, cwd, library=REPO, timeout=280):
     """Run a program with `mingpt` from `library` in a scratch folder → what it printed."""
-    done = subprocess.run([sys.executable, str(script), *args], cwd=cwd, text=True, capture_output=True,
-                          timeout=timeout, env={**os.environ, "PYTHONPATH": str(library)})
+    done = subprocess.run([sys.executable, str(script), *args], cwd=cwd, text=True,
+                          capture_output=True, timeout=timeout,
+                          env={**os.environ, "PYTHONPATH": str(library)})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
@@ -112,9 +116,11 @@ def losses_of(text):
     return [float(line.split()[-1]) for line in text.splitlines() if "train loss" in line]
 
 
-@pytest.mark.parametrize("changes", [(), ("--model.position=rope", "--model.mlp=swiglu")], ids=["default", "two slots"])
+@pytest.mark.parametrize("changes", [(), ("--model.position=rope", "--model.mlp=swiglu")],
+                         ids=["default", "two slots"])
 def test_a_program_written_for_mingpt_runs_and_takes_slots_from_its_command_line(tmp_path, changes):
-    text = run(GOLDEN / "program.py", "--trainer.max_iters=21", "--trainer.num_workers=0", *changes, cwd=tmp_path)
+    text = run(GOLDEN / "program.py", "--trainer.max_iters=21",
+               "--trainer.num_workers=0", *changes, cwd=tmp_path)
     losses = losses_of(text)
     assert len(losses) == 3
     assert losses[-1] < losses[0]
@@ -126,7 +132,8 @@ def test_a_program_written_for_mingpt_runs_and_takes_slots_from_its_command_line
 
 @needs_mingpt
 def test_the_golden_figures_are_mingpts(tmp_path):
-    live = json.loads(run(GOLDEN / "figures.py", cwd=tmp_path, library=MINGPT).partition("\n}")[0] + "}")
+    live = json.loads(run(GOLDEN / "figures.py", cwd=tmp_path,
+                          library=MINGPT).partition("\n}")[0] + "}")
     assert live["losses"] == pytest.approx(STATED["losses"], abs=1e-6)
     assert {k: v for k, v in live.items() if k not in ("losses", "initial")} == {
         k: v for k, v in STATED.items() if k not in ("losses", "initial")}
@@ -137,7 +144,8 @@ def test_mingpts_adder_runs_unmodified_with_the_same_losses(tmp_path):
     adder = Path(MINGPT) / "projects/adder/adder.py"
     args = ["--trainer.max_iters=31", "--trainer.num_workers=0", "--data.ndigit=1",
             *(f"--model.{part}_pdrop=0.0" for part in ("embd", "resid", "attn"))]
-    ours, theirs = (losses_of(run(adder, *args, cwd=tmp_path, library=library)) for library in (REPO, MINGPT))
+    ours, theirs = (losses_of(run(adder, *args, cwd=tmp_path, library=library))
+                    for library in (REPO, MINGPT))
     assert len(ours) == 4
     assert ours == pytest.approx(theirs, abs=2e-5)   # printed to five places
     run(adder, *args, "--model.position=rope", "--model.mlp=swiglu", cwd=tmp_path)
@@ -145,7 +153,8 @@ def test_mingpts_adder_runs_unmodified_with_the_same_losses(tmp_path):
 
 @needs_mingpt
 def test_mingpts_import_of_gpt2_runs_unmodified(tmp_path):
-    """On a freshly drawn GPT-2 of the real size in ./gpt2, with a tokenizer from this package's vocabulary."""
+    """On a freshly drawn GPT-2 of the real size in ./gpt2, with a tokenizer from this package's
+    vocabulary."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     transformers.GPT2LMHeadModel(transformers.GPT2Config()).save_pretrained(tmp_path / "gpt2")
@@ -153,7 +162,8 @@ def test_mingpts_import_of_gpt2_runs_unmodified(tmp_path):
     merges = "".join(f"{a} {b}\n" for a, b in sorted(encoder.bpe_ranks, key=encoder.bpe_ranks.get))
     (tmp_path / "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
-    tokenizer = transformers.GPT2Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    tokenizer = transformers.GPT2Tokenizer(str(tmp_path / "vocab.json"),
+                                           str(tmp_path / "merges.txt"))
     tokenizer.save_pretrained(tmp_path / "gpt2")
     text = run(Path(MINGPT) / "tests/test_huggingface_import.py", cwd=tmp_path)
     assert "number of parameters: 124.44M" in text
@@ -162,8 +172,10 @@ def test_mingpts_import_of_gpt2_runs_unmodified(tmp_path):
 
 @needs_mingpt
 def test_mingpts_chargpt_runs_unmodified(tmp_path):
-    (tmp_path / "input.txt").write_text("O God, O God! how weary, stale, flat and unprofitable\n" * 20)
-    args = ["--trainer.max_iters=2", "--trainer.num_workers=0", "--model.model_type=gpt-nano", "--data.block_size=32",
+    (tmp_path / "input.txt").write_text("O God, O God! how weary, stale, flat and unprofitable\n"
+                                        * 20)
+    args = ["--trainer.max_iters=2", "--trainer.num_workers=0", "--model.model_type=gpt-nano",
+            "--data.block_size=32",
             "--trainer.batch_size=4"]
     text = run(Path(MINGPT) / "projects/chargpt/chargpt.py", *args, cwd=tmp_path)
     assert "O God, O God!" in text

@@ -24,7 +24,8 @@ def rope(**changes):
 
 
 def test_rope_scores_depend_on_the_distance_alone():
-    q, k = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 32, 8)   # one query and one key, at every place
+    # one query and one key, at every place
+    q, k = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 32, 8)
     q, k = rope().rotate(q, k)
     scores = (q @ k.transpose(-2, -1))[0, 0]                   # (32, 32)
     for distance in range(-31, 32):
@@ -37,19 +38,24 @@ def test_rope_scores_depend_on_the_distance_alone():
 def test_rope_is_a_multiplication_of_complex_numbers(base):
     x = torch.randn(3, 2, 32, 8)
     got, _ = rope(rope_base=base).rotate(x, x)
-    place, pair = torch.arange(32, dtype=torch.float64)[:, None], torch.arange(4, dtype=torch.float64)
+    place, pair = torch.arange(32, dtype=torch.float64)[:, None], torch.arange(4,
+                                                                               dtype=torch.float64)
     turn = torch.polar(torch.ones(32, 4, dtype=torch.float64), place * base ** (-2 * pair / 8))
-    want = torch.complex(x[..., :4].double(), x[..., 4:].double()) * turn   # half-split: i belongs to i + hs/2
-    torch.testing.assert_close(got.double(), torch.cat((want.real, want.imag), -1), atol=1e-5, rtol=0)
+    # half-split: i belongs to i + hs/2
+    want = torch.complex(x[..., :4].double(), x[..., 4:].double()) * turn
+    torch.testing.assert_close(got.double(), torch.cat((want.real, want.imag), -1), atol=1e-5,
+                               rtol=0)
 
 
 def test_rope_is_llamas_in_transformers():
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
     from transformers import LlamaConfig
-    theirs = llama.LlamaRotaryEmbedding(LlamaConfig(hidden_size=16, num_attention_heads=2, head_dim=8))
+    theirs = llama.LlamaRotaryEmbedding(LlamaConfig(hidden_size=16, num_attention_heads=2,
+                                                    head_dim=8))
     q, k = torch.randn(2, 3, 2, 32, 8)
     cos, sin = theirs(q, torch.arange(32).unsqueeze(0))
-    for got, want in zip(rope().rotate(q, k), llama.apply_rotary_pos_emb(q, k, cos, sin), strict=True):
+    for got, want in zip(rope().rotate(q, k), llama.apply_rotary_pos_emb(q, k, cos, sin),
+                         strict=True):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
@@ -68,15 +74,18 @@ def test_rope_refuses_an_odd_head_and_says_why():
 @pytest.mark.parametrize("n_head", [1, 2, 3, 6, 8, 12, 16, 25])
 def test_alibi_slopes_are_blooms_in_transformers(n_head):
     bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
-    theirs = bloom.build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), n_head, torch.float32)[:, 0, 1]
+    theirs = bloom.build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), n_head,
+                                      torch.float32)[:, 0, 1]
     torch.testing.assert_close(torch.tensor(alibi_slopes(n_head)), theirs)
 
 
 def test_alibi_takes_slope_times_distance_from_the_scores():
     slopes = POSITIONS["alibi"](config_of("alibi", n_head=4)).slopes
     assert slopes.tolist() == [2 ** -2, 2 ** -4, 2 ** -6, 2 ** -8]
-    q, k, v = torch.zeros(1, 4, 10, 8), torch.zeros(1, 4, 10, 8), torch.eye(10, 8).expand(1, 4, 10, 8)
-    weights = Dense.attend(full(), q, k, v, slopes, None, 0.0)[0]      # v is one-hot: the first 8 weights of each query
+    q, k, v = torch.zeros(1, 4, 10, 8), torch.zeros(1, 4, 10, 8), torch.eye(10, 8).expand(1, 4, 10,
+                                                                                          8)
+    # v is one-hot: the first 8 weights of each query
+    weights = Dense.attend(full(), q, k, v, slopes, None, 0.0)[0]
     for head, slope in enumerate(slopes.tolist()):
         want = torch.tensor([-slope * (7 - j) for j in range(8)]).softmax(0)
         torch.testing.assert_close(weights[head, 7], want)
@@ -84,9 +93,11 @@ def test_alibi_takes_slope_times_distance_from_the_scores():
 
 def test_only_a_learned_table_knows_absolute_places():
     x = torch.randint(23, (1, 16), generator=torch.Generator().manual_seed(0))
-    for position, changes in (("learned", True), ("rope", False), ("alibi", False), ("none", False)):
+    for position, changes in (("learned", True), ("rope", False), ("alibi", False),
+                              ("none", False)):
         model = perturbed(config_of(position, document_end=0))
-        later = torch.cat((torch.tensor([[5, 9, 0]]), x), 1)   # the same text behind another document
+        # the same text behind another document
+        later = torch.cat((torch.tensor([[5, 9, 0]]), x), 1)
         moved = (model(x)[0] - model(later)[0][:, 3:]).abs().max().item()
         assert (moved > 1e-2) is changes, position
         assert moved < 1e-4 or changes
@@ -96,7 +107,8 @@ def test_without_positions_only_the_set_of_earlier_tokens_counts():
     x = torch.tensor([[1, 2, 3, 4, 5]])
     swapped = torch.tensor([[3, 2, 1, 4, 5]])
     for position, blind in (("none", True), ("alibi", False), ("rope", False), ("learned", False)):
-        model = perturbed(config_of(position, n_layer=1))   # a second layer could tell by what the first one saw
+        # a second layer could tell by what the first one saw
+        model = perturbed(config_of(position, n_layer=1))
         moved = (model(x)[0] - model(swapped)[0])[:, -1].abs().max().item()
         assert (moved < 1e-5) is blind, position
 
@@ -110,7 +122,7 @@ def perturbed(config):
     return model
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # attention inside documents
 
 END = 22
@@ -120,7 +132,8 @@ PACKED = torch.tensor([sum(DOCUMENTS, [])])
 
 def test_the_end_of_a_document_belongs_to_it():
     seen = same_document(torch.tensor([[5, END, 6, 7, END, 8]]), END)[0, 0]
-    assert ["".join(".x"[int(s)] for s in row) for row in seen] == ["xx....", "xx....", "..xxx.", "..xxx.", "..xxx.",
+    assert ["".join(".x"[int(s)] for s in row) for row in seen] == ["xx....", "xx....", "..xxx.",
+                                                                    "..xxx.", "..xxx.",
                                                                     ".....x"]
 
 
@@ -133,7 +146,8 @@ def test_a_token_never_sees_an_earlier_document(position):
     moved = (model(edited)[0] - model(PACKED)[0])[0].abs().amax(-1)
     assert (moved[1:4] > 1e-5).all()
     assert not moved[4:].any()
-    assert (plain(edited)[0] - plain(PACKED)[0])[0, 4:].abs().amax() > 1e-4   # without the mask it does
+    # without the mask it does
+    assert (plain(edited)[0] - plain(PACKED)[0])[0, 4:].abs().amax() > 1e-4
 
 
 @pytest.mark.parametrize("position", ["rope", "alibi", "none"])

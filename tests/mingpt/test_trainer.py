@@ -45,7 +45,8 @@ class InOrder(Trainer):
 
 def trainer_of(model=None, cls=InOrder, **changes):
     config = Trainer.get_default_config()
-    config.merge_from_dict({"device": "cpu", "num_workers": 0, "max_iters": 3, "batch_size": 4, **changes})
+    config.merge_from_dict({"device": "cpu", "num_workers": 0, "max_iters": 3, "batch_size": 4,
+                            **changes})
     return cls(config, model or tiny_gpt(), counting())
 
 
@@ -60,7 +61,7 @@ def weights_of(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # minGPT's interface
 
 
@@ -69,7 +70,8 @@ def test_a_batch_ends_before_the_iteration_is_counted():
     for event in ("on_train_start", "on_batch_end", "on_iteration_end"):
         trainer.add_callback(event, lambda t, event=event: events.append((event, t.iter_num)))
     trainer.run()
-    assert events == [("on_train_start", 0), ("on_batch_end", 0), ("on_iteration_end", 1), ("on_batch_end", 1),
+    assert events == [("on_train_start", 0), ("on_batch_end", 0), ("on_iteration_end", 1),
+                      ("on_batch_end", 1),
                       ("on_iteration_end", 2), ("on_batch_end", 2), ("on_iteration_end", 3)]
     assert trainer.iter_num == 3
 
@@ -89,7 +91,8 @@ def test_callbacks_add_up_and_setting_one_replaces_them():
 
 def test_a_callback_finds_what_mingpts_callbacks_find():
     trainer = trainer_of()
-    assert (trainer.iter_num, trainer.iter_time, trainer.iter_dt, trainer.optimizer) == (0, 0.0, 0.0, None)
+    assert (trainer.iter_num, trainer.iter_time, trainer.iter_dt, trainer.optimizer) == (0, 0.0,
+                                                                                         0.0, None)
 
     def look(t):
         assert t.loss.dim() == 0
@@ -128,8 +131,8 @@ def test_a_resumed_run_starts_where_its_callback_says():
 
 
 def test_a_trainer_config_of_mingpts_settings_alone_is_enough():
-    config = CfgNode(device="cpu", num_workers=0, max_iters=2, batch_size=4, learning_rate=3e-4, betas=(0.9, 0.95),
-                     weight_decay=0.1, grad_norm_clip=1.0)
+    config = CfgNode(device="cpu", num_workers=0, max_iters=2, batch_size=4, learning_rate=3e-4,
+                     betas=(0.9, 0.95), weight_decay=0.1, grad_norm_clip=1.0)
     Trainer(config, tiny_gpt(), counting()).run()
     bare = CfgNode(learning_rate=1e-3, betas=[0.8, 0.9], weight_decay=0.2)
     groups = tiny_gpt().configure_optimizers(bare).param_groups
@@ -154,12 +157,14 @@ def test_worker_processes_change_nothing_but_who_fetches():
     assert runs[0] == runs[1]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # options
 
 
 def test_two_batches_accumulated_are_one_of_twice_the_size():
-    whole, halves = trainer_of(batch_size=8, max_iters=5), trainer_of(batch_size=4, accumulation_steps=2, max_iters=5)
+    whole, halves = trainer_of(batch_size=8, max_iters=5), trainer_of(batch_size=4,
+                                                                      accumulation_steps=2,
+                                                                      max_iters=5)
     assert losses_of(halves) == pytest.approx(losses_of(whole), abs=1e-6)
     torch.testing.assert_close(weights_of(halves), weights_of(whole), atol=1e-5, rtol=0)
     assert halves.grad_norm.item() == pytest.approx(whole.grad_norm.item(), rel=1e-4)
@@ -168,7 +173,8 @@ def test_two_batches_accumulated_are_one_of_twice_the_size():
 @given(st.data())
 @settings(max_examples=30, deadline=None)
 def test_accumulation_is_the_big_batch_however_targets_are_masked(data):
-    """One batch of 8 rows, and the same rows in parts, some of which may hold nothing but padding."""
+    """One batch of 8 rows, and the same rows in parts, some of which may hold nothing but
+    padding."""
     kept = data.draw(arrays(bool, (8, 8)).filter(lambda m: m.any()), label="targets that count")
     hidden = data.draw(st.sampled_from([None, 0, 1]), label="a part of padding alone")
     if hidden is not None:
@@ -176,7 +182,8 @@ def test_accumulation_is_the_big_batch_however_targets_are_masked(data):
     model = tiny_gpt()
     steps = {}
     for parts in (1, 2, 4, 8):
-        trainer = trainer_of(copy.deepcopy(model), batch_size=8 // parts, accumulation_steps=parts, max_iters=1)
+        trainer = trainer_of(copy.deepcopy(model), batch_size=8 // parts, accumulation_steps=parts,
+                             max_iters=1)
         x, y = trainer.train_dataset.tensors
         masked = y[:8].masked_fill(~torch.from_numpy(kept), IGNORE_INDEX)
         trainer.train_dataset = TensorDataset(x[:8], masked)
@@ -190,7 +197,8 @@ def test_accumulation_is_the_big_batch_however_targets_are_masked(data):
         assert trainer.loss.item() == pytest.approx(steps[1].loss.item(), abs=1e-6)
         assert trainer.grad_norm.item() == pytest.approx(steps[1].grad_norm.item(), rel=1e-4)
         torch.testing.assert_close([p.grad for p in trainer.model.parameters()],
-                                   [p.grad for p in steps[1].model.parameters()], atol=1e-6, rtol=1e-4)
+                                   [p.grad for p in steps[1].model.parameters()], atol=1e-6,
+                                   rtol=1e-4)
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_reported():
@@ -207,8 +215,11 @@ def test_gradients_are_clipped_to_the_norm_that_is_reported():
 
 
 def test_every_step_takes_the_schedules_rate():
-    trainer, rates = trainer_of(max_iters=6, warmup_steps=2, lr_schedule="linear", min_lr_ratio=0.0), []
-    trainer.add_callback("on_batch_end", lambda t: rates.append([t.lr] + [g["lr"] for g in t.optimizer.param_groups]))
+    trainer, rates = trainer_of(max_iters=6, warmup_steps=2, lr_schedule="linear",
+                                min_lr_ratio=0.0), []
+    trainer.add_callback("on_batch_end", lambda t: rates.append([t.lr] + [g["lr"]
+                                                                          for g
+                                                                          in t.optimizer.param_groups]))
     trainer.run()
     want = [1 / 2, 1, 1, 2 / 3, 1 / 3, 0]
     assert [r[0] / 3e-4 for r in rates] == pytest.approx(want)
@@ -218,7 +229,8 @@ def test_every_step_takes_the_schedules_rate():
 def test_weight_decay_shrinks_the_weights_of_linear_layers_only():
     model = tiny_gpt()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = model.configure_optimizers(CfgNode(learning_rate=0.1, betas=(0.9, 0.95), weight_decay=0.5))
+    optimizer = model.configure_optimizers(CfgNode(learning_rate=0.1, betas=(0.9, 0.95),
+                                                   weight_decay=0.5))
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
@@ -234,14 +246,17 @@ def test_frozen_weights_stay_and_stand_in_no_group():
     trainer = trainer_of(model, weight_decay=0.5)
     trainer.run()
     assert torch.equal(model.transformer.wte.weight, before)
-    assert not any(p is model.transformer.wte.weight for g in trainer.optimizer.param_groups for p in g["params"])
+    assert not any(p is model.transformer.wte.weight for g in trainer.optimizer.param_groups
+                   for p in g["params"])
 
 
 def test_bfloat16_autocast_runs_close_to_float32_and_keeps_float32_weights():
-    wide, narrow = (losses_of(trainer_of(max_iters=2, dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    wide, narrow = (losses_of(trainer_of(max_iters=2, dtype=dtype))
+                    for dtype in ("float32", "bfloat16"))
     assert narrow == pytest.approx(wide, rel=0.02)
     assert narrow != wide
-    for changes in ({"position": "rope", "norm": "rmsnorm", "mlp": "swiglu"}, {"position": "alibi", "qk_norm": True}):
+    for changes in ({"position": "rope", "norm": "rmsnorm", "mlp": "swiglu"},
+                    {"position": "alibi", "qk_norm": True}):
         trainer = trainer_of(tiny_gpt(**changes), max_iters=2, dtype="bfloat16")
         assert all(torch.tensor(losses_of(trainer)).isfinite())
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
@@ -252,7 +267,8 @@ def test_an_unknown_dtype_is_refused_with_the_nearest():
         trainer_of(dtype="bfloat15").run()
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")),
+                    reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("slots", [{}, {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu"}])
 def test_a_compiled_model_has_the_same_losses_and_the_same_state(slots):
     plain, compiled = (trainer_of(tiny_gpt(n_layer=1, **slots), compile=on) for on in (False, True))
@@ -260,10 +276,13 @@ def test_a_compiled_model_has_the_same_losses_and_the_same_state(slots):
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
 
 
-@pytest.mark.parametrize("slots", [{}, {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "logit_softcap": 9.0}])
+@pytest.mark.parametrize("slots", [{}, {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu",
+                                        "logit_softcap": 9.0}])
 def test_no_step_waits_for_the_device(slots, monkeypatch):
-    """On the meta device there are no numbers: whoever asks for one, by .item() or an if, fails. A GPU would stop."""
-    monkeypatch.setattr(GPT, "configure_optimizers", lambda gpt, config: torch.optim.SGD(gpt.parameters()))
+    """On the meta device there are no numbers: whoever asks for one, by .item() or an if, fails. A
+    GPU would stop."""
+    monkeypatch.setattr(GPT, "configure_optimizers", lambda gpt,
+                        config: torch.optim.SGD(gpt.parameters()))
     trainer = trainer_of(tiny_gpt(**slots), device="meta", max_iters=2, accumulation_steps=2)
     trainer.run()
     assert trainer.iter_num == 2 and trainer.loss.is_meta and trainer.grad_norm.is_meta

@@ -47,10 +47,12 @@ def test_an_override_may_hold_a_path_and_equals_signs(argument, value):
 @given(st.text())
 def test_any_text_is_a_value(text):
     value = parse_value(text)
-    assert value == text or not isinstance(value, str) or repr(value)[1:-1] in text or text.strip()[0] in "'\"(rRbBuU"
+    assert value == text or not isinstance(value,
+                                           str) or repr(value)[1:-1] in text or text.strip()[0] in "'\"(rRbBuU"
 
 
-@pytest.mark.parametrize("text", ["{[]: 1}", "(" * 500, "\0", "1" * 5000, "{'a': {[1]}}", "-" * 100_000 + "1",
+@pytest.mark.parametrize("text", ["{[]: 1}", "(" * 500, "\0", "1" * 5000, "{'a': {[1]}}",
+                                  "-" * 100_000 + "1",
                                   "lambda: 0", "b'", "1_"], ids=lambda text: text[:9])
 def test_what_python_cannot_evaluate_stays_text(text):
     assert parse_value(text) == text
@@ -67,8 +69,10 @@ def test_settings_can_be_copied_and_the_copy_is_its_own():
 
 
 def test_settings_print_as_an_indented_tree_and_become_nested_dicts():
-    assert str(CfgNode(a=1, model=CfgNode(b=None, c="x"), d=2)) == "a: 1\nmodel:\n    b: None\n    c: x\nd: 2\n"
-    assert tree().to_dict() == {"seed": 1, "model": {"n_layer": None, "name": "gpt", "deep": {"path": ""}}}
+    assert str(CfgNode(a=1, model=CfgNode(b=None, c="x"),
+                       d=2)) == "a: 1\nmodel:\n    b: None\n    c: x\nd: 2\n"
+    assert tree().to_dict() == {"seed": 1, "model": {"n_layer": None, "name": "gpt",
+                                                     "deep": {"path": ""}}}
 
 
 def test_a_dict_merges_unchecked():

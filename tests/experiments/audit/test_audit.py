@@ -1,4 +1,5 @@
-"""The audit finds what is not as declared and names the place, and finds nothing in what the project ships."""
+"""The audit finds what is not as declared and names the place, and finds nothing in what the
+project ships."""
 
 import contextlib
 import io
@@ -83,7 +84,8 @@ def test_a_fault_in_values_or_in_training_is_caught_and_its_place_named(name):
         if callable(undo):
             undo()
     assert not result["passed"]
-    assert any(words in str(seen) for seen in result["checks"].values() if seen is not True), result["checks"]
+    assert any(words in str(seen) for seen in result["checks"].values()
+               if seen is not True), result["checks"]
 
 
 def test_targets_of_unshifted_or_twice_shifted_batches_are_caught():
@@ -98,7 +100,8 @@ def test_an_untransposed_import_is_caught_at_its_layer():
     source, model = build(seed=1), build(seed=2)
     model.load_state_dict(source.state_dict())
     assert audit(model, settings(), fresh=False, reference=layers_of(source))["passed"]
-    weight = model.transformer.h[1].attn.c_proj.weight      # square: its transpose loads without complaint
+    # square: its transpose loads without complaint
+    weight = model.transformer.h[1].attn.c_proj.weight
     with torch.no_grad():
         weight.copy_(weight.T.clone() * 1.0)
     result = audit(model, settings(), fresh=False, reference=layers_of(source))
@@ -110,7 +113,8 @@ def layers_of(source):
     """Every layer's input, then the logits, as Hugging Face's `hidden_states` and `logits` are."""
     def run(idx):
         inputs = []
-        handles = [block.register_forward_pre_hook(lambda b, args: inputs.append(args[0])) for block in
+        handles = [block.register_forward_pre_hook(lambda b, args: inputs.append(args[0]))
+                   for block in
                    source.transformer.h]
         logits = source.eval()(idx)[0]
         for handle in handles:
@@ -119,9 +123,9 @@ def layers_of(source):
     return run
 
 
-# -- what is shipped passes --------------------------------------------------------------------------------------------
+# -- what is shipped passes ------------------------------------------------------------------------
 
-FLAGGED = {"msla_published"}    # no token sees another there: study 004's fault, kept to be measured
+FLAGGED = {"msla_published"}  # no token sees another there: study 004's fault, kept to be measured
 
 
 def assert_passes(model):
@@ -132,8 +136,10 @@ def assert_passes(model):
 @pytest.mark.parametrize("arm", catalogue())
 def test_every_shipped_arm_passes(arm):
     chosen = make_spec(preset="nano", flags=[arm]).settings
-    assert_passes(build(**{k: v for k, v in chosen.model.to_dict().items() if k != "block_size" and v is not None}
-                        | {"model_type": None, "n_layer": 3, "n_head": 2, "n_embd": 32, "vocab_size": V}))
+    assert_passes(build(**{k: v for k, v in chosen.model.to_dict().items() if k != "block_size"
+                           and v is not None}
+                        | {"model_type": None, "n_layer": 3, "n_head": 2, "n_embd": 32,
+                           "vocab_size": V}))
 
 
 class Corpus:
@@ -144,7 +150,8 @@ class Corpus:
 def test_every_arm_of_a_shipped_study_passes_but_those_that_say_they_do_not(study):
     seen = []
     for arm in load_study(study).arms:
-        chosen = make_spec(study=study, arm=arm, overrides=[*small(study), "--model.n_embd=24"]).settings
+        chosen = make_spec(study=study, arm=arm, overrides=[*small(study),
+                                                            "--model.n_embd=24"]).settings
         if chosen.model not in seen or chosen.run.allow_audit_fail:
             result = audit(build_model(chosen, Corpus, seed=0), settings(),
                            freeze_except=chosen.run.freeze_except)
@@ -159,7 +166,8 @@ def test_every_slot_member_passes_but_what_is_known_to_fail(slot, member):
     assert result["passed"] == (member not in FLAGGED), first_failure(result)
 
 
-@pytest.mark.parametrize("schedule", [*NAMED, "sssl:16", "progressive:40", "r0.3@1*", "s5*", "4+g7*", "6/3*", "1*"])
+@pytest.mark.parametrize("schedule", [*NAMED, "sssl:16", "progressive:40", "r0.3@1*", "s5*",
+                                      "4+g7*", "6/3*", "1*"])
 def test_every_shipped_schedule_passes(schedule):
     assert_passes(build(n_layer=12, n_embd=16, block_size=40, schedule=schedule))
 
@@ -171,15 +179,21 @@ def test_backends_and_positions_pass_together(backend, position):
 
 
 @pytest.mark.parametrize("changes", [
-    {"document_end": EOT}, {"document_end": EOT, "schedule": "8*"}, {"qk_norm": True}, {"tie_weights": True},
+    {"document_end": EOT}, {"document_end": EOT, "schedule": "8*"}, {"qk_norm": True},
+    {"tie_weights": True},
     {"bias": False}, {"logit_softcap": 5.0}, {"block_size": 1}, {"block_size": 2}, {"n_layer": 1},
-    {"resid_pdrop": 0.1, "embd_pdrop": 0.2}, {"attn_pdrop": 0.1}, {"mlp": "moe", "resid_pdrop": 0.1},
-    {"mlp": "moe", "n_experts": 32, "block_size": 16}, {"norm": "rmsnorm", "position": "rope", "n_future": 3},
-    {"block": "sandwich", "z_loss": 0.01, "embd_scale": "sqrt"}, {"block": "parallel", "parallel_norms": 2},
-    {"attention": "gqa", "n_head": 4, "head_dim": 12, "attn_scale": 0.5, "qk_norm": True, "tie_weights": True},
+    {"resid_pdrop": 0.1, "embd_pdrop": 0.2}, {"attn_pdrop": 0.1},
+    {"mlp": "moe", "resid_pdrop": 0.1},
+    {"mlp": "moe", "n_experts": 32, "block_size": 16}, {"norm": "rmsnorm", "position": "rope",
+                                                        "n_future": 3},
+    {"block": "sandwich", "z_loss": 0.01, "embd_scale": "sqrt"},
+    {"block": "parallel", "parallel_norms": 2},
+    {"attention": "gqa", "n_head": 4, "head_dim": 12, "attn_scale": 0.5, "qk_norm": True,
+     "tie_weights": True},
     {"attention": "mla", "q_lora_rank": 12, "position": "rope", "rope_fraction": 0.5},
     {"mlp": "moe", "experts_per_token": 1, "capacity_factor": 1.0, "expert": "relu2"},
-    {"schedule": "f 8 f", "position": "rope", "rope_local_base": 100.0, "nope_layers": "2", "document_end": EOT},
+    {"schedule": "f 8 f", "position": "rope", "rope_local_base": 100.0, "nope_layers": "2",
+     "document_end": EOT},
     {"mlp": "swiglu", "mlp_scaled_init": False}],
     ids=lambda c: "-".join(c))
 def test_settings_that_change_every_model_pass(changes):
@@ -229,7 +243,7 @@ def test_a_fault_far_from_the_first_128_positions_is_caught():
     assert "layer 1's attn, query 200 sees, against its pattern, key 0" in first_failure(audit(model, settings()))
 
 
-# -- what it leaves behind ---------------------------------------------------------------------------------------------
+# -- what it leaves behind -------------------------------------------------------------------------
 
 def test_the_audit_leaves_weights_modes_gradients_and_random_state_as_they_were():
     model = build(resid_pdrop=0.1)
@@ -238,9 +252,11 @@ def test_the_audit_leaves_weights_modes_gradients_and_random_state_as_they_were(
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     modes = [m.training for m in model.modules()]
     audit(model, settings())
-    assert torch.equal(state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
+    assert torch.equal(state, torch.get_rng_state()) and (numpy_state
+                                                          == np.random.get_state()[1]).all()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters()) and [m.training for m in model.modules()] == modes
+    assert all(p.grad is None for p in model.parameters()) and [m.training
+                                                                for m in model.modules()] == modes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -263,24 +279,28 @@ def test_the_same_model_has_the_same_result():
     assert results[0]["checks"].keys() <= {*AS_THEY_ARE, *REDRAWN}
 
 
-# -- the doors ---------------------------------------------------------------------------------------------------------
+# -- the doors -------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
-    lines = (json.dumps({"text": f"document {n}: " + "one two three four " * 9}) for n in range(120))
+    lines = (json.dumps({"text": f"document {n}: " + "one two three four " * 9})
+             for n in range(120))
     (folder / "words.jsonl").write_text("\n".join(lines))
     return folder
 
 
 def arguments(corpus, out, *more):
-    return ["--preset", "nano", "--data", str(corpus / "words.jsonl"), f"--data.cache={corpus / 'cache'}", "--out",
-            str(out), "--device", "cpu", "--model.n_layer=2", *more]
+    return ["--preset", "nano", "--data", str(corpus / "words.jsonl"),
+            f"--data.cache={corpus / 'cache'}", "--out", str(out), "--device", "cpu",
+            "--model.n_layer=2", *more]
 
 
 def test_a_failing_audit_refuses_the_run_in_one_line_and_writes_nothing(corpus, tmp_path):
-    faulty = arguments(corpus, tmp_path, "--model.published_padding=256", "--max-iters", "2", "--data.val_tokens=256")
-    with pytest.raises(BadInput, match="layer 0|the model, query") as error:     # the door makes it exit code 2
+    faulty = arguments(corpus, tmp_path, "--model.published_padding=256", "--max-iters", "2",
+                       "--data.val_tokens=256")
+    # the door makes it exit code 2
+    with pytest.raises(BadInput, match="layer 0|the model, query") as error:
         lab.main(faulty)
     assert "--allow-audit-fail" in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -298,7 +318,8 @@ def test_the_verb_tells_of_an_arm_and_of_a_run(corpus, tmp_path, capsys):
     faulty = arguments(corpus, tmp_path, "--model.published_padding=256", "--json")
     assert lab.main(["audit", *faulty]) == 1
     told = json.loads(capsys.readouterr().out)
-    assert not told["passed"] and "sees the padding at key" in told["checks"]["padding is never attended to"]
+    assert not told["passed"] and "sees the padding at key" in told["checks"]["padding is never "
+                                                                              "attended to"]
     lab.main([*arguments(corpus, tmp_path, "-r", "--max-iters", "2", "--data.val_tokens=256")])
     capsys.readouterr()
     assert lab.main(["audit", "rope.s0", "--out", str(tmp_path), "--device", "cpu"]) == 0
@@ -310,4 +331,5 @@ def test_the_verb_tells_of_an_arm_and_of_a_run(corpus, tmp_path, capsys):
 def test_the_declared_scale_of_residual_outputs_is_that_of_the_depth():
     model = build(n_layer=8, n_embd=64)
     assert_passes(model)
-    assert math.isclose(float(model.transformer.h[0].mlp.c_proj.weight.detach().std()), 0.02 / 4, rel_tol=0.05)
+    assert math.isclose(float(model.transformer.h[0].mlp.c_proj.weight.detach().std()), 0.02 / 4,
+                        rel_tol=0.05)

@@ -1,4 +1,5 @@
-"""Batches: the same for every arm, every block once an epoch, every validation token predicted once."""
+"""Batches: the same for every arm, every block once an epoch, every validation token predicted
+once."""
 
 import json
 
@@ -20,7 +21,8 @@ def opened(tmp_path, data_config):
     """opened(texts, **settings): a corpus of these documents in two sets."""
     def make(texts, **changes):
         path = tmp_path / "a.jsonl"
-        lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n, t in enumerate(texts)]
+        lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n,
+                 t in enumerate(texts)]
         path.write_text("\n".join(lines))
         return open_corpus(data_config(path, **{"min_chars": 0, **changes}))
     return make
@@ -34,17 +36,21 @@ def documents(count: int, longest: int = 60, seed: int = 0) -> list[str]:
 def stream_of(corpus, chosen) -> np.ndarray:
     """The chosen documents end to end, as the store holds them."""
     store = corpus.store
-    return np.concatenate([store.read(int(store.starts[d]), int(store.documents["tokens"][d])) for d in chosen])
+    return np.concatenate([store.read(int(store.starts[d]), int(store.documents["tokens"][d]))
+                           for d in chosen])
 
 
-@given(n=st.integers(1, 3000), keys=st.lists(st.integers(0, 2 ** 64 - 1), min_size=ROUNDS, max_size=ROUNDS))
+@given(n=st.integers(1, 3000), keys=st.lists(st.integers(0, 2 ** 64 - 1), min_size=ROUNDS,
+                                             max_size=ROUNDS))
 @settings(deadline=None)
 def test_the_shuffle_is_a_permutation(n, keys):
     assert sorted(shuffled(np.arange(n), n, list(np.array(keys, np.uint64)))) == list(range(n))
 
 
 def test_the_shuffle_leaves_no_order_that_can_be_seen():
-    out = np.array([shuffled(np.arange(1000), 1000, list(np.random.default_rng(s).integers(0, 2 ** 63, ROUNDS)
+    out = np.array([shuffled(np.arange(1000), 1000, list(np.random.default_rng(s).integers(0,
+                                                                                           2 ** 63,
+                                                                                           ROUNDS)
                                                          .astype(np.uint64))) for s in range(30)])
     correlations = [np.corrcoef(row, np.arange(1000))[0, 1] for row in out]
     neighbours = [np.corrcoef(row[1:], row[:-1])[0, 1] for row in out]
@@ -72,7 +78,8 @@ def test_a_batch_far_away_is_there_at_once(opened):
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 500])
 def test_every_epoch_predicts_every_token_of_the_stream_once(opened, batch_size):
     texts, block = documents(60), 16
-    texts[0] += "z" * (-sum(len(text) + 1 for text in texts[:55]) % block)   # so that nothing is left over
+    # so that nothing is left over
+    texts[0] += "z" * (-sum(len(text) + 1 for text in texts[:55]) % block)
     corpus = opened(texts, val_docs=5)
     stream = stream_of(corpus, range(55))
     batches = corpus.train(block, batch_size, seed=1)
@@ -82,7 +89,8 @@ def test_every_epoch_predicts_every_token_of_the_stream_once(opened, batch_size)
     y = np.concatenate([batches.batch(t)[1] for t in range(steps)])
     for epoch in range(epochs):
         seen = y[epoch * batches.blocks_per_epoch:(epoch + 1) * batches.blocks_per_epoch]
-        assert (np.bincount(seen.ravel(), minlength=257) == np.bincount(stream, minlength=257)).all()
+        assert (np.bincount(seen.ravel(), minlength=257) == np.bincount(stream,
+                                                                        minlength=257)).all()
 
 
 def test_blocks_are_pieces_of_the_ring_of_documents_and_their_ends(opened):
@@ -136,7 +144,8 @@ def test_each_validation_token_is_predicted_once_whatever_the_block(shared_corpu
 def shared_corpus(tmp_path_factory):
     from experiments.corpus import get_default_config
     folder = tmp_path_factory.mktemp("shared")
-    lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n, t in enumerate(documents(150))]
+    lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n,
+             t in enumerate(documents(150))]
     (folder / "a.jsonl").write_text("\n".join(lines))
     config = get_default_config()
     config.merge_from_dict({"paths": [str(folder / "a.jsonl")], "tokenizer": "byte", "min_chars": 0,
@@ -163,15 +172,18 @@ def test_the_validation_set_is_the_same_after_opening_again(opened):
 
 
 def test_truncated_documents_are_rows_padded_and_not_predicted_there(opened):
-    texts = ["short one", "x", "a document that is longer than the block of sixteen", "exactly seventeen", "12"]
+    texts = ["short one", "x", "a document that is longer than the block of sixteen",
+             "exactly seventeen", "12"]
     corpus = opened(texts, pack="truncate", val_docs=1)
     x, y = corpus.train(16, 3, seed=0).batch(0)   # 'x' alone predicts nothing
-    rows = {bytes(row[row != EOT].astype(np.uint8)).decode(): target for row, target in zip(x, y, strict=True)}
+    rows = {bytes(row[row != EOT].astype(np.uint8)).decode(): target for row,
+            target in zip(x, y, strict=True)}
     assert set(rows) == {"short one", "a document that ", "exactly seventee"}
     assert rows["short one"].tolist() == [*b"hort one"] + [-1] * 8
     assert rows["exactly seventee"].tolist() == [*b"xactly seventeen"]
     val = corpus.validation(16)
-    assert val.x.tolist() == [[ord("1"), ord("2")] + [EOT] * 14] and val.y.tolist() == [[ord("2")] + [-1] * 15]
+    assert val.x.tolist() == [[ord("1"), ord("2")] + [EOT] * 14] and val.y.tolist() == [[ord("2")]
+                                                                                        + [-1] * 15]
     assert val.nbytes.sum() == 1 and val.set_id.tolist() == [[0] + [-1] * 15]
 
 

@@ -29,7 +29,8 @@ assert "torch" not in sys.modules
 @pytest.fixture
 def corpus_file(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": f"document number {n}"}) + "\n" for n in range(200)))
+    path.write_text("".join(json.dumps({"text": f"document number {n}"}) + "\n"
+                            for n in range(200)))
     return path
 
 
@@ -63,20 +64,23 @@ def test_the_cache_goes_by_content_not_by_name_or_time(corpus_file, data_config,
 
 
 @pytest.mark.parametrize("change", [{"tokenizer": "gpt2"}, {"min_chars": 3}, {"max_docs": 100}])
-def test_settings_that_change_the_tokens_are_part_of_the_key(corpus_file, data_config, builds, change):
+def test_settings_that_change_the_tokens_are_part_of_the_key(corpus_file, data_config, builds,
+                                                             change):
     open_corpus(data_config(corpus_file))
     open_corpus(data_config(corpus_file, **change))
     assert len(builds) == 2
 
 
-@pytest.mark.parametrize("change", [{"val_docs": 9}, {"val_fraction": 0.5}, {"pack": "truncate"}, {"max_bad": 0.5}])
+@pytest.mark.parametrize("change", [{"val_docs": 9}, {"val_fraction": 0.5}, {"pack": "truncate"},
+                                    {"max_bad": 0.5}])
 def test_settings_that_do_not_are_not(corpus_file, data_config, builds, change):
     open_corpus(data_config(corpus_file))
     open_corpus(data_config(corpus_file, **change))
     assert len(builds) == 1
 
 
-def test_a_large_file_is_known_by_its_size_time_and_samples(corpus_file, data_config, builds, monkeypatch):
+def test_a_large_file_is_known_by_its_size_time_and_samples(corpus_file, data_config, builds,
+                                                            monkeypatch):
     monkeypatch.setattr("experiments.corpus.sources.WHOLE", 10)
     monkeypatch.setattr("experiments.corpus.sources.SAMPLE", 5)
     open_corpus(data_config(corpus_file))
@@ -93,7 +97,8 @@ def test_a_cache_that_lost_a_file_is_built_again(corpus_file, data_config, build
     assert open_corpus(data_config(corpus_file)).describe() == first.describe() and len(builds) == 2
 
 
-def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(corpus_file, data_config, builds, capsys):
+def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(corpus_file, data_config,
+                                                                       builds, capsys):
     config, rng, trials = data_config(corpus_file), random.Random(0), 0
     store = open_corpus(config).store
     tokens = np.array(store.shards[0])
@@ -105,7 +110,8 @@ def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(corpus_fi
                 data[place] ^= 1 << rng.randrange(8)
             elif damage == "page":
                 data[place:place + 99] = b"\0" * len(data[place:place + 99])
-            path.unlink() if damage == "gone" else path.write_bytes(data[:place] if damage == "cut" else data)
+            path.unlink() if damage == "gone" else path.write_bytes(data[:place] if damage == "cut"
+                                                                    else data)
             trials += 1
             again = open_corpus(config).store
             assert len(builds) == 1 + trials and "damaged and is made again" in capsys.readouterr().err, (path, damage)
@@ -132,7 +138,8 @@ def test_a_large_cache_is_verified_where_it_is_read(corpus_file, data_config, bu
 
 def test_threads_change_nothing(tmp_path, data_config, monkeypatch):
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": f"{n} " * (n % 50 + 10)}) + "\n" for n in range(20_000)))
+    path.write_text("".join(json.dumps({"text": f"{n} " * (n % 50 + 10)}) + "\n"
+                            for n in range(20_000)))
     many = open_corpus(data_config(path, cache=str(tmp_path / "many")))
     monkeypatch.setattr(build, "THREADS", 1)
     one = open_corpus(data_config(path, cache=str(tmp_path / "one")))
@@ -154,14 +161,17 @@ def test_killed_half_way_it_starts_again_cleanly(tmp_path, data_config):
     process.communicate()
     left = list(cache.glob("*.tmp"))
     assert left and not any(cache.glob("*/meta.json"))
-    path.write_text("".join(json.dumps({"text": f"document number {n}"}) + "\n" for n in range(200)))
-    account = open_corpus(config).describe()   # another corpus: the killed one's folder goes all the same
+    path.write_text("".join(json.dumps({"text": f"document number {n}"}) + "\n"
+                            for n in range(200)))
+    # another corpus: the killed one's folder goes all the same
+    account = open_corpus(config).describe()
     assert account["documents"] == 200 and not list(cache.glob("*.tmp"))
 
 
 def test_two_at_once_build_once_and_agree(tmp_path, data_config):
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": f"{n} words of a document " * 50}) + "\n" for n in range(15_000)))
+    path.write_text("".join(json.dumps({"text": f"{n} words of a document " * 50}) + "\n"
+                            for n in range(15_000)))
     config = data_config(path, tokenizer="gpt2")
     processes = [start(config) for _ in range(2)]
     outputs = [process.communicate(timeout=120) for process in processes]
@@ -200,13 +210,15 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert build.cache_root(get_default_config()) == tmp_path / "elsewhere"
 
 
-def test_without_data_pythons_own_library_is_read_and_announced(tmp_path, data_config, monkeypatch, capsys):
+def test_without_data_pythons_own_library_is_read_and_announced(tmp_path, data_config, monkeypatch,
+                                                                capsys):
     package = tmp_path / "lib"
     (package / "test").mkdir(parents=True)
     (package / "test" / "secret.py").write_text("'''" + "not for reading " * 50 + "'''")
     for n in range(12):
         (package / f"m{n}.py").write_text(f"'''Module {n} explains itself at some length, as modules should do.'''\n\n"
-                                          f"def double(x):\n    'Twice x.'\n    return {n} * x  # and more\n" * 3)
+                                          f"def double(x):\n    'Twice x.'\n    return {n} * x  # "
+                                          f"and more\n" * 3)
     monkeypatch.setattr("experiments.corpus.sources.StdlibSource", lambda: StdlibSource(package))
     account = open_corpus(data_config()).describe()
     assert "No --data: using the standard library of Python" in capsys.readouterr().err
@@ -216,7 +228,8 @@ def test_without_data_pythons_own_library_is_read_and_announced(tmp_path, data_c
 def test_docstrings_are_taken_out_of_the_sources(tmp_path):
     (tmp_path / "m.py").write_text('"""What the module is for, told in more than a few words, and then some."""\n'
                                    "import os\n\nclass C:\n    '''A class\n    of two lines.'''\n    x = 1  # kept\n\n"
-                                   "    def f(self):\n        'One line.'\n        return os.getcwd(), 'a string'\n")
+                                   "    def f(self):\n        'One line.'\n        return "
+                                   "os.getcwd(), 'a string'\n")
     chunk = next(iter(StdlibSource(tmp_path).chunks()))
     said, code = dict(zip(chunk.sets, chunk.texts, strict=True))["PythonDocstrings"], chunk.texts[1]
     assert "C\n    A class\n    of two lines." in said and "C.f\n    One line." in said
@@ -261,8 +274,10 @@ def test_a_data_set_without_the_library_is_refused_in_one_line(data_config, monk
 
 
 def test_a_data_sets_records_become_documents(data_config, monkeypatch):
-    records = [{"text": f"story number {n}", "meta": {"pile_set_name": "P"} if n % 2 else None} for n in range(500)]
+    records = [{"text": f"story number {n}", "meta": {"pile_set_name": "P"} if n % 2 else None}
+               for n in range(500)]
     monkeypatch.setattr(HubSource, "_records", lambda self: iter(records))
     account = open_corpus(data_config("tinystories", max_docs=150)).describe()
     assert account["documents"] == 150
-    assert {name: totals["documents"] for name, totals in account["sets"].items()} == {"text": 75, "P": 75}
+    assert {name: totals["documents"] for name, totals in account["sets"].items()} == {"text": 75,
+                                                                                       "P": 75}

@@ -16,14 +16,16 @@ from experiments.corpus.readers import PIECE, cut_text, line_chunks, separated
 from mingpt.utils import BadInput
 
 STORIES = [f"Story number {n} is about the number {n * n}." for n in range(40)]
-LINES = [json.dumps({"text": text, "meta": {"pile_set_name": f"Set{n % 2}"}}) for n, text in enumerate(STORIES)]
+LINES = [json.dumps({"text": text, "meta": {"pile_set_name": f"Set{n % 2}"}}) for n,
+         text in enumerate(STORIES)]
 JSONL = ("\n".join(LINES) + "\n").encode()
 
 
 def texts(corpus) -> list[str]:
     """The stored documents, as text."""
     store = corpus.store
-    ids = [store.read(int(s), int(n)) for s, n in zip(store.starts, store.documents["tokens"], strict=True)]
+    ids = [store.read(int(s), int(n)) for s, n in zip(store.starts, store.documents["tokens"],
+                                                      strict=True)]
     assert all(row[-1] == corpus.eot and (row[:-1] != corpus.eot).all() for row in ids)
     return [corpus.tokenizer.decode(row[:-1]) for row in ids]
 
@@ -35,10 +37,12 @@ def write(path, content):
 
 @pytest.mark.parametrize("name, pack", [
     ("a.jsonl", bytes), ("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstandard.compress),
-    ("two_members.jsonl.gz", lambda b: gzip.compress(b[:700]) + gzip.compress(b[700:]) + b"\0" * 100),
+    ("two_members.jsonl.gz", lambda b: gzip.compress(b[:700]) + gzip.compress(b[700:]) + b"\0"
+     * 100),
     ("two_frames.jsonl.zst", lambda b: zstandard.compress(b[:700]) + zstandard.compress(b[700:])),
     ("bom_and_crlf.jsonl", lambda b: b"\xef\xbb\xbf" + b.replace(b"\n", b"\r\n")),
-    ("no_last_newline.jsonl", lambda b: b[:-1]), ("blank_lines.jsonl", lambda b: b.replace(b"\n", b"\n\n \r\n"))])
+    ("no_last_newline.jsonl", lambda b: b[:-1]), ("blank_lines.jsonl",
+                                                  lambda b: b.replace(b"\n", b"\n\n \r\n"))])
 def test_json_lines_read_the_same_however_they_are_packed(tmp_path, data_config, name, pack):
     corpus = open_corpus(data_config(write(tmp_path / name, pack(JSONL))))
     assert texts(corpus) == STORIES
@@ -49,15 +53,22 @@ def test_json_lines_read_the_same_however_they_are_packed(tmp_path, data_config,
 
 
 def test_gpt2_is_the_default_and_reads_the_same(tmp_path, data_config):
-    assert texts(open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL), tokenizer="gpt2"))) == STORIES
+    assert texts(open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL),
+                                         tokenizer="gpt2"))) == STORIES
 
 
-BAD = {"not JSON": b'{"text": "half a li', "no text": b'{"body": "the wrong key"}', "too short": b'{"text": "tiny"}',
-       "text not a string": b'{"text": ["a", "list"]}', "invalid UTF-8": b'{"text": "caf\xe9 au lait"}',
-       "NUL bytes": b'{"text": "a zero \\u0000 in it"}', "too long": b'{"text": "' + b"x" * MAX_LINE + b'"}'}
-VARIANTS = {"no text": [b"[1, 2]", b"7", b"null"], "text not a string": [b'{"text": null}', b'{"text": 3}'],
-            "NUL bytes": [b'{"text": "a raw \0 zero"}'], "invalid UTF-8": [b'{"text": "half \\ud800 a pair"}'],
-            "not JSON": [b"plain words", b"[" * 100_000, b'{"a": ' + b"[" * 3000 + b"]" * 2999 + b"}"],
+BAD = {"not JSON": b'{"text": "half a li', "no text": b'{"body": "the wrong key"}',
+       "too short": b'{"text": "tiny"}',
+       "text not a string": b'{"text": ["a", "list"]}',
+       "invalid UTF-8": b'{"text": "caf\xe9 au lait"}',
+       "NUL bytes": b'{"text": "a zero \\u0000 in it"}',
+       "too long": b'{"text": "' + b"x" * MAX_LINE + b'"}'}
+VARIANTS = {"no text": [b"[1, 2]", b"7", b"null"], "text not a string": [b'{"text": null}',
+                                                                         b'{"text": 3}'],
+            "NUL bytes": [b'{"text": "a raw \0 zero"}'],
+            "invalid UTF-8": [b'{"text": "half \\ud800 a pair"}'],
+            "not JSON": [b"plain words", b"[" * 100_000,
+                         b'{"a": ' + b"[" * 3000 + b"]" * 2999 + b"}"],
             "too short": [b'{"text": ""}']}
 
 
@@ -65,15 +76,19 @@ def test_every_kind_of_bad_line_is_tried():
     assert set(BAD) == set(KINDS)
 
 
-@pytest.mark.parametrize("kind, line", [(k, line) for k in BAD for line in (BAD[k], *VARIANTS.get(k, []))],
+@pytest.mark.parametrize("kind, line", [(k, line) for k in BAD
+                                        for line in (BAD[k], *VARIANTS.get(k, []))],
                          ids=lambda value: value if isinstance(value, str) else value[:20].hex())
 def test_a_bad_line_is_counted_by_kind_with_file_and_line(tmp_path, data_config, kind, line):
     lines = JSONL.splitlines()
     path = write(tmp_path / "a.jsonl", b"\n".join([*lines[:7], b"", line, *lines[7:], line]))
     corpus = open_corpus(data_config(path, max_bad=0.1))
     assert texts(corpus) == STORIES
-    assert corpus.describe()["bad_lines"]["kinds"] == {kind: {"count": 2, "file": str(path), "line": 9}}
-    with pytest.raises(BadInput, match=rf"2 of 42 lines are bad .*2 {kind} \(first: .*a.jsonl:9.*data\.max_bad=0\.048"):
+    assert corpus.describe()["bad_lines"]["kinds"] == {kind: {"count": 2, "file": str(path),
+                                                              "line": 9}}
+    with pytest.raises(BadInput,
+                       match=rf"2 of 42 lines are bad .*2 {kind} \(first: "
+                             rf".*a.jsonl:9.*data\.max_bad=0\.048"):
         open_corpus(data_config(path, max_bad=0.01))
 
 
@@ -85,9 +100,11 @@ def test_long_integers_and_deep_nesting_are_valid_json(tmp_path, data_config, va
                                                                                          "a document all the same"]
 
 
-def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, data_config, monkeypatch):
+def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, data_config,
+                                                                    monkeypatch):
     options = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
-    packer = zstandard.ZstdCompressor(compression_params=options).compressobj()   # no size in the header
+    # no size in the header
+    packer = zstandard.ZstdCompressor(compression_params=options).compressobj()
     path = write(tmp_path / "a.jsonl.zst", packer.compress(JSONL) + packer.flush())
     assert texts(open_corpus(data_config(path))) == STORIES
     monkeypatch.setattr("experiments.corpus.streams.ZSTD_WINDOW", 1 << 27)
@@ -96,7 +113,8 @@ def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, da
 
 
 def test_a_bad_line_in_the_second_file_names_that_file(tmp_path, data_config):
-    first, second = write(tmp_path / "a.jsonl", JSONL), write(tmp_path / "b.jsonl", b"\n\nnot json\n" + JSONL)
+    first, second = write(tmp_path / "a.jsonl", JSONL), write(tmp_path / "b.jsonl",
+                                                              b"\n\nnot json\n" + JSONL)
     kinds = open_corpus(data_config(first, second, max_bad=0.1)).describe()["bad_lines"]["kinds"]
     assert kinds == {"not JSON": {"count": 1, "file": str(second), "line": 3}}
 
@@ -107,7 +125,8 @@ def test_a_blank_line_is_not_a_bad_line(tmp_path, data_config):
 
 
 def test_a_line_of_any_length_between_good_ones_is_skipped_in_bounded_pieces():
-    blocks = [(0, b"first\nsecond\n" + b"x" * 100)] + [(0, b"y" * (1 << 20))] * 200 + [(0, b"z\nlast\n")]
+    blocks = [(0, b"first\nsecond\n" + b"x" * 100)] + [(0, b"y"
+                                                        * (1 << 20))] * 200 + [(0, b"z\nlast\n")]
     chunks = list(line_chunks(blocks))
     assert [c.too_long for c in chunks] == [False, True, False]
     assert b"".join(c.blob for c in chunks) == b"first\nsecond\nlast\n"
@@ -121,7 +140,8 @@ def test_line_chunks_lose_nothing(blocks):
 
 def test_a_wrong_key_gives_up_at_once_and_names_the_keys_there_are(tmp_path, data_config):
     path = write(tmp_path / "a.jsonl", b'{"content": "something to read"}\n' * 100_000)
-    with pytest.raises(BadInput, match=r"no text \(first: .*:1, it has content\).*text_key") as error:
+    with pytest.raises(BadInput,
+                       match=r"no text \(first: .*:1, it has content\).*text_key") as error:
         open_corpus(data_config(path, max_bad=0.01))
     assert int(str(error.value).split(" of ")[1].split(" ")[0].replace(",", "")) < 100_000
     path = write(tmp_path / "b.jsonl", JSONL.replace(b'"text"', b'"content"'))
@@ -129,12 +149,15 @@ def test_a_wrong_key_gives_up_at_once_and_names_the_keys_there_are(tmp_path, dat
 
 
 @pytest.mark.parametrize("suffix, compress", [(".gz", gzip.compress), (".zst", zstandard.compress)])
-def test_a_file_cut_short_names_its_readable_part_and_stops_unless_allowed(tmp_path, data_config, suffix, compress):
+def test_a_file_cut_short_names_its_readable_part_and_stops_unless_allowed(tmp_path, data_config,
+                                                                           suffix, compress):
     stories = [f"{n} " + np.random.default_rng(n).bytes(300).hex() for n in range(2000)]
     many = "".join(json.dumps({"text": story}) + "\n" for story in stories)
     whole = compress(many.encode())
     path = write(tmp_path / f"a.jsonl{suffix}", whole[:len(whole) // 2])
-    with pytest.raises(BadInput, match=r"is cut short at byte .*: ([\d,]+) documents could be read.*allow_truncated"):
+    with pytest.raises(BadInput,
+                       match=r"is cut short at byte .*: ([\d,]+) documents could be "
+                             r"read.*allow_truncated"):
         open_corpus(data_config(path))
     account = open_corpus(data_config(path, allow_truncated=True)).describe()
     assert 800 < account["documents"] < 1100 and account["bad_lines"]["bad"] == 0
@@ -177,7 +200,8 @@ def test_utf16_is_refused_by_name(tmp_path, data_config):
 
 def test_parquet_reads_its_text_column_and_sets(tmp_path, data_config):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    rows = [{"text": s, "meta": {"pile_set_name": "P"}} for s in STORIES] + [{"text": None, "meta": None}]
+    rows = [{"text": s, "meta": {"pile_set_name": "P"}}
+            for s in STORIES] + [{"text": None, "meta": None}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=7)
     corpus = open_corpus(data_config(tmp_path / "a.parquet", max_bad=0.1))
     assert texts(corpus) == STORIES and list(corpus.describe()["sets"]) == ["P"]
@@ -199,7 +223,8 @@ def test_rows_of_tokens_are_documents(tmp_path, data_config):
     assert sorted(map(tuple, np.c_[x, y[:, -1:]])) == sorted(map(tuple, rows[:15]))
 
 
-@pytest.mark.parametrize("array, why", [(np.zeros((3, 4)), "float64"), (np.full((3, 40), 257), "the token 257"),
+@pytest.mark.parametrize("array, why", [(np.zeros((3, 4)), "float64"),
+                                        (np.full((3, 40), 257), "the token 257"),
                                         (np.full((3, 40), -1), "the token -1")])
 def test_rows_that_are_no_tokens_are_refused(tmp_path, data_config, array, why):
     np.save(tmp_path / "a.npy", array)
@@ -214,7 +239,8 @@ def shard(path, tokens, promised=None, magic=20240520, version=1):
 
 
 def test_a_token_shard_is_cut_at_the_ends_of_documents(tmp_path, data_config, monkeypatch):
-    monkeypatch.setattr("experiments.corpus.tokenfiles.STEP", 50)   # documents cross what is read at once
+    # documents cross what is read at once
+    monkeypatch.setattr("experiments.corpus.tokenfiles.STEP", 50)
     documents = [np.random.default_rng(n).integers(0, 256, 5 + n) for n in range(30)]
     path = shard(tmp_path / "a.bin", np.concatenate([np.r_[256, d] for d in documents]))
     corpus = open_corpus(data_config(path))
@@ -232,7 +258,8 @@ def test_a_token_shard_without_any_end_is_cut_all_the_same(tmp_path, data_config
 
 
 def test_token_shards_of_another_kind_or_length_are_refused(tmp_path, data_config):
-    for name, changes, why in (("a", {"magic": 1}, "no token shard"), ("b", {"version": 7}, "version 7"),
+    for name, changes, why in (("a", {"magic": 1}, "no token shard"),
+                               ("b", {"version": 7}, "version 7"),
                                ("c", {"promised": 500}, "holds 100 of the 500 tokens")):
         with pytest.raises(BadInput, match=why):
             open_corpus(data_config(shard(tmp_path / f"{name}.bin", np.arange(100), **changes)))
@@ -241,11 +268,14 @@ def test_token_shards_of_another_kind_or_length_are_refused(tmp_path, data_confi
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
 def test_bare_tokens_are_read_with_a_declared_type(tmp_path, data_config, dtype):
     documents = [np.random.default_rng(n).integers(0, 256, 15 + n) for n in range(30)]
-    bare = write(tmp_path / "train.bin", np.concatenate([np.r_[d, 256] for d in documents]).astype(dtype).tobytes())
+    bare = write(tmp_path / "train.bin", np.concatenate([np.r_[d, 256] for d
+                                                         in documents]).astype(dtype).tobytes())
     store = open_corpus(data_config(bare, bin_dtype=dtype)).store
-    assert [list(store.read(int(s), int(n) - 1)) for s, n in zip(store.starts, store.documents["tokens"], strict=True)
+    assert [list(store.read(int(s), int(n) - 1)) for s,
+            n in zip(store.starts, store.documents["tokens"], strict=True)
             ] == [list(d) for d in documents]
-    with pytest.raises(BadInput, match="as nanoGPT's train.bin, give its type: --data.bin_dtype=uint16"):
+    with pytest.raises(BadInput,
+                       match="as nanoGPT's train.bin, give its type: --data.bin_dtype=uint16"):
         open_corpus(data_config(bare))
 
 
@@ -259,7 +289,8 @@ def test_bare_tokens_of_another_type_than_declared_are_refused(tmp_path, data_co
         open_corpus(data_config(write(tmp_path / "odd.bin", bytes(201)), bin_dtype="uint16"))
     with pytest.raises(BadInput, match="has a header that gives its type"):
         open_corpus(data_config(shard(tmp_path / "a.bin", np.arange(100)), bin_dtype="uint16"))
-    with pytest.raises(BadInput, match="data.bin_dtype belongs to .bin files, and --data names none"):
+    with pytest.raises(BadInput,
+                       match="data.bin_dtype belongs to .bin files, and --data names none"):
         open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL), bin_dtype="uint16"))
 
 
@@ -279,20 +310,23 @@ def test_a_document_between_separators_that_is_too_long_is_a_bad_line(monkeypatc
     monkeypatch.setattr("experiments.corpus.readers.MAX_LINE", 50)
     text = b"one" + MARK.encode() + b"x" * 500 + MARK.encode() + b"two"
     chunks = list(separated([(i, text[i:i + 10]) for i in range(0, len(text), 10)], MARK.encode()))
-    assert [getattr(chunk, "texts", "too long") for chunk in chunks] == [[b"one"], "too long", [b"two"]]
+    assert [getattr(chunk, "texts", "too long") for chunk in chunks] == [[b"one"], "too long",
+                                                                         [b"two"]]
 
 
 def test_end_markers_in_a_text_are_said_and_a_separator_cuts_at_them(tmp_path, data_config, capsys):
-    stories = [story * 20 for story in STORIES]                # more than 16 KB together: without a separator it is cut
+    # more than 16 KB together: without a separator it is cut
+    stories = [story * 20 for story in STORIES]
     path = write(tmp_path / "stories.txt", f"\r\n{MARK}\r\n".join(stories))
-    for _ in range(2):                                                     # said of a corpus from the cache as well
+    for _ in range(2):  # said of a corpus from the cache as well
         corpus = open_corpus(data_config(path))
         assert f"The text holds {MARK!r} {len(STORIES) - 1:,} times" in capsys.readouterr().err
     assert corpus.describe()["markers"] == {MARK: len(STORIES) - 1}
     corpus = open_corpus(data_config(path, separator=MARK))
     assert texts(corpus) == stories and "ordinary text" not in capsys.readouterr().err
     write(tmp_path / "a.jsonl", JSONL)
-    with pytest.raises(BadInput, match="data.separator belongs to .txt files, and --data names none"):
+    with pytest.raises(BadInput,
+                       match="data.separator belongs to .txt files, and --data names none"):
         open_corpus(data_config(tmp_path / "a.jsonl", separator=MARK))
     with pytest.raises(BadInput, match="give a text that is not blank"):
         open_corpus(data_config(path, separator=""))
@@ -310,10 +344,13 @@ def test_folders_and_globs_are_read_in_the_order_of_names(tmp_path, data_config)
 
 
 @pytest.mark.parametrize("given_path, why", [
-    ("a.json", "no such file: did you mean 'a.jsonl'"), ("empty", "holds no file that can be read; known: .jsonl"),
-    ("a.jsn", "cannot read this kind of file: did you mean '.jsonl'"), ("*.zst", "no file has a name like that"),
+    ("a.json", "no such file: did you mean 'a.jsonl'"),
+    ("empty", "holds no file that can be read; known: .jsonl"),
+    ("a.jsn", "cannot read this kind of file: did you mean '.jsonl'"),
+    ("*.zst", "no file has a name like that"),
     ("tinystory", "no data set's name")])
-def test_what_cannot_be_read_is_refused_with_the_nearest_that_can(tmp_path, data_config, given_path, why):
+def test_what_cannot_be_read_is_refused_with_the_nearest_that_can(tmp_path, data_config,
+                                                                  given_path, why):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "a.jsonl", JSONL)
     write(tmp_path / "a.jsn", JSONL)
@@ -322,7 +359,8 @@ def test_what_cannot_be_read_is_refused_with_the_nearest_that_can(tmp_path, data
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", LINES[0].encode(), f"{LINES[0]}\n{LINES[0]}\n".encode()])
+@pytest.mark.parametrize("content", [b"", b"\n\n", LINES[0].encode(),
+                                     f"{LINES[0]}\n{LINES[0]}\n".encode()])
 def test_an_empty_corpus_says_so(tmp_path, data_config, content):
     with pytest.raises(BadInput, match="holds (no|only one) document"):
         open_corpus(data_config(write(tmp_path / "a.jsonl", content)))
@@ -337,4 +375,5 @@ def test_only_the_first_lines_are_read_on_demand_bad_ones_among_them(tmp_path, d
 def test_real_text_reads_whole(real_text, data_config):
     path = real_text("pile_real_permissive.jsonl")
     corpus = open_corpus(data_config(path, tokenizer="gpt2"))
-    assert texts(corpus) == [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+    assert texts(corpus) == [json.loads(line)["text"] for line
+                             in path.read_text(encoding="utf-8").splitlines()]

@@ -12,7 +12,8 @@ from experiments.corpus.clean import hash64
 from experiments.corpus.split import split
 from mingpt.utils import BadInput
 
-HASHES = st.lists(st.integers(0, 60).map(lambda n: hash64(b"%d" % n)), min_size=2, max_size=80).filter(
+HASHES = st.lists(st.integers(0, 60).map(lambda n: hash64(b"%d" % n)), min_size=2,
+                  max_size=80).filter(
     lambda found: len(set(found)) > 1).map(lambda found: np.array(found, np.uint64))
 
 
@@ -30,7 +31,8 @@ def test_by_hash_every_document_is_on_one_side_with_its_copies(hashes, fraction)
 def test_a_held_out_document_stays_held_out_when_the_file_grows(hashes, more):
     limit = 0.3 * 2.0 ** 64
     before, after = split(hashes, 0.3, None), split(np.r_[hashes, more], 0.3, None)
-    if (hashes < limit).any() and (hashes >= limit).any():   # large enough to need no document held out by force
+    # large enough to need no document held out by force
+    if (hashes < limit).any() and (hashes >= limit).any():
         held = np.zeros(len(hashes) + len(more), bool)
         held[after.val] = True
         assert (held[:len(hashes)] == ~before.train).all()
@@ -58,8 +60,10 @@ def test_the_share_held_out_is_about_the_share_asked_for():
 
 @pytest.mark.parametrize("settings_, why", [
     ({"val_fraction": 0.0}, "val_fraction=0.0"), ({"val_fraction": 1.0}, "val_fraction=1.0"),
-    ({"val_docs": 50}, "give 1 to 49"), ({"val_docs": 0}, "val_docs=0"), ({"val_docs": 1.5}, "whole number"),
-    ({"max_docs": -1}, "max_docs=-1"), ({"max_bad": 2}, "max_bad=2"), ({"val_tokens": 0}, "val_tokens=0"),
+    ({"val_docs": 50}, "give 1 to 49"), ({"val_docs": 0}, "val_docs=0"),
+    ({"val_docs": 1.5}, "whole number"),
+    ({"max_docs": -1}, "max_docs=-1"), ({"max_bad": 2}, "max_bad=2"),
+    ({"val_tokens": 0}, "val_tokens=0"),
     ({"pack": "trunc"}, "did you mean 'truncate'"), ({"tokenizer": "bite"}, "did you mean 'byte'")])
 def test_settings_without_meaning_are_refused(tmp_path, data_config, settings_, why):
     path = tmp_path / "a.jsonl"
@@ -71,10 +75,12 @@ def test_settings_without_meaning_are_refused(tmp_path, data_config, settings_, 
 def test_the_account_adds_up_and_names_the_dropped(tmp_path, data_config):
     texts = [f"document number {n}" for n in range(50)]
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in [*texts, texts[3], texts[45], texts[49]]))
+    path.write_text("".join(json.dumps({"text": t}) + "\n"
+                            for t in [*texts, texts[3], texts[45], texts[49]]))
     account = open_corpus(data_config(path, val_docs=3)).describe()
     halves = account["split"]
-    assert (account["documents"], halves["train"]["documents"], halves["val"]["documents"]) == (53, 47, 3)
+    assert (account["documents"], halves["train"]["documents"],
+            halves["val"]["documents"]) == (53, 47, 3)
     assert halves["dropped"] == 3 and halves["by"] == "the last 3 documents"
     assert json.loads(json.dumps(account)) == account
     config = data_config(val_docs=3)
@@ -83,7 +89,9 @@ def test_the_account_adds_up_and_names_the_dropped(tmp_path, data_config):
 
 
 @pytest.mark.parametrize("how", [{"val_fraction": 0.3}, {"val_docs": 10}])
-def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(tmp_path, data_config, capsys, how):
+def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(tmp_path,
+                                                                              data_config, capsys,
+                                                                              how):
     texts = [f"document number {n}" for n in range(40)]
     near = [f"\n document\tnumber\u00a0 {n}\n" for n in range(10, 40)]
     path = tmp_path / "a.jsonl"
@@ -96,14 +104,17 @@ def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(tm
     left_out = [n for n in np.flatnonzero(sides.train) if " ".join(read[n].split()) in held]
     assert left_out and corpus.split.near_copies == len(left_out)
     assert corpus.describe()["split"]["near_copies"] == len(left_out)
-    assert corpus.split.val.tolist() == sides.val.tolist()   # which documents are held out does not change
-    assert np.flatnonzero(corpus.split.train).tolist() == sorted({*np.flatnonzero(sides.train)} - {*left_out})
+    # which documents are held out does not change
+    assert corpus.split.val.tolist() == sides.val.tolist()
+    assert np.flatnonzero(corpus.split.train).tolist() == sorted({*np.flatnonzero(sides.train)}
+                                                                 - {*left_out})
     assert f"{len(left_out)} training documents are left out" in capsys.readouterr().err
 
 
 def test_rows_of_tokens_that_differ_in_white_space_alone_are_near_copies(tmp_path, data_config):
     rows = [f"row {n:02d} of some" for n in range(20)] + ["row\n19 of\nsome"]
-    invalid = [[0xFF, 0xFE, 65, *range(200, 210), n] for n in (0x80, 0x81)]   # no UTF-8: equal only byte for byte
+    # no UTF-8: equal only byte for byte
+    invalid = [[0xFF, 0xFE, 65, *range(200, 210), n] for n in (0x80, 0x81)]
     np.save(tmp_path / "a.npy", np.array([*invalid, *(list(row.encode()) for row in rows)]))
     corpus = open_corpus(data_config(tmp_path / "a.npy", val_docs=1))
     assert corpus.split.near_copies == 1 and not corpus.split.train[21]

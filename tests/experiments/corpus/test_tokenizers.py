@@ -56,13 +56,16 @@ def test_a_vocabulary_beyond_uint16_gets_uint32():
 
 
 @pytest.mark.parametrize("name", ["gpt2", "byte"])
-@given(texts=st.lists(st.one_of(TEXT, st.sampled_from(["\0", "a\0b", " ", "", "\n\n", "<|endoftext|>"])), max_size=8))
+@given(texts=st.lists(st.one_of(TEXT, st.sampled_from(["\0", "a\0b", " ", "", "\n\n",
+                                                       "<|endoftext|>"])), max_size=8))
 @settings(max_examples=100, deadline=None)
 def test_documents_encoded_together_are_encoded_as_each_alone(name, texts):
     tokenizer = get_tokenizer(name)
     together = tokenizer.encode_documents(texts)
-    assert [ids.tolist() for ids in together] == [[*tokenizer.encode(text).tolist(), tokenizer.eot] for text in texts]
-    assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == [ids.tolist()[:-1] for ids in together]
+    assert [ids.tolist() for ids in together] == [[*tokenizer.encode(text).tolist(), tokenizer.eot]
+                                                  for text in texts]
+    assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == [ids.tolist()[:-1]
+                                                                       for ids in together]
 
 
 def test_groups_keep_the_order_and_lose_nothing(monkeypatch):
@@ -70,4 +73,5 @@ def test_groups_keep_the_order_and_lose_nothing(monkeypatch):
     texts = [str(n) * n for n in range(12)]
     groups = list(tokenizers.grouped(texts))
     assert [text for group in groups for text in group] == texts and len(groups) > 3
-    assert [get_tokenizer("gpt2").decode(ids) for ids in get_tokenizer("gpt2").encode_batch(texts)] == texts
+    assert [get_tokenizer("gpt2").decode(ids)
+            for ids in get_tokenizer("gpt2").encode_batch(texts)] == texts

@@ -24,7 +24,8 @@ def study(tmp_path):
 def test_every_arm_of_seven_matched_has_the_baselines_parameters_within_one_percent(preset):
     for arm in load_study("seven_matched").arms:
         spec = make_spec(preset=preset, study="seven_matched", arm=arm)
-        assert measure(spec.settings, "params") == pytest.approx(measure(spec.baseline, "params"), rel=TOLERANCE)
+        assert measure(spec.settings, "params") == pytest.approx(measure(spec.baseline, "params"),
+                                                                 rel=TOLERANCE)
         assert (spec.match is None) == (arm == "baseline")
 
 
@@ -45,20 +46,24 @@ def test_what_was_chosen_is_a_change_and_is_said():
 def test_flops_are_matched_too_and_a_preset_has_no_last_word(study):
     path = study('match = "flops"\n[arms.window]\nmodel.schedule = "8*"\n[arms.swiglu]\n')
     narrow = make_spec(preset="laptop", study=path, arm="window")
-    assert narrow.match.by == "flops" and narrow.match.mlp_hidden > 256   # what attention saves goes to the MLP
+    # what attention saves goes to the MLP
+    assert narrow.match.by == "flops" and narrow.match.mlp_hidden > 256
     assert abs(narrow.match.deviation) <= TOLERANCE
     assert make_spec(preset="paper", study=path, arm="swiglu").settings.model.mlp_hidden != "4d"
 
 
 def test_one_arm_can_be_left_out_and_the_points_of_a_grid_follow_their_arm(study):
-    path = study('match = "params"\nlr = [1e-3]\n[arms.rope]\n[arms.free]\ninclude = ["rope"]\nmatch = "none"\n')
+    path = study('match = "params"\nlr = [1e-3]\n[arms.rope]\n[arms.free]\ninclude = '
+                 '["rope"]\nmatch = "none"\n')
     assert make_spec(preset="laptop", study=path, arm="free").match is None
     assert make_spec(preset="laptop", study=path, arm="rope_lr0.001").match.mlp_hidden == 272
     assert make_spec(preset="laptop", study=path, arm="baseline_lr0.001").match is None
 
 
-@pytest.mark.parametrize(("arm", "why"), [("model.mlp_hidden = 999", "its model.mlp_hidden=999 is given"),
-                                          ("model.n_embd = 256", "even without an MLP it has too many")])
+@pytest.mark.parametrize(("arm", "why"), [("model.mlp_hidden = 999",
+                                           "its model.mlp_hidden=999 is given"),
+                                          ("model.n_embd = 256",
+                                           "even without an MLP it has too many")])
 def test_what_cannot_be_matched_is_refused_with_the_way_out(study, arm, why):
     path = study(f'match = "params"\n[arms.x]\n{arm}\n')
     with pytest.raises(BadInput, match=why) as error:
@@ -67,7 +72,8 @@ def test_what_cannot_be_matched_is_refused_with_the_way_out(study, arm, why):
 
 
 def test_a_width_too_coarse_for_one_percent_names_the_nearest():
-    arm, baseline = (make_spec(preset="nano", overrides=["--model.n_embd=3", f"--model.n_layer={layers}"]).settings
+    arm, baseline = (make_spec(preset="nano", overrides=["--model.n_embd=3",
+                                                         f"--model.n_layer={layers}"]).settings
                      for layers in (48, 40))
     with pytest.raises(BadInput, match="the nearest is model.mlp_hidden=8 with -2.2%"):
         match("x", arm, baseline, "params")

@@ -1,4 +1,5 @@
-"""Every numeric setting has a range; whatever else a setting is given is refused in one line, at once."""
+"""Every numeric setting has a range; whatever else a setting is given is refused in one line, at
+once."""
 
 import math
 import re
@@ -16,14 +17,17 @@ from mingpt.trainer import Trainer
 from mingpt.utils import BadInput, CfgNode
 
 SETTINGS = dict(walk(default_settings()))
-NOT_NUMBERS = {"model.model_type", "model.qkv_bias", "model.attn_out_bias", "model.nope_layers", "data.paths",
+NOT_NUMBERS = {"model.model_type", "model.qkv_bias", "model.attn_out_bias", "model.nope_layers",
+               "data.paths",
                "data.val_pack", "data.cache", "data.separator", "data.bin_dtype", "run.init",
                "run.freeze_except"}     # of those whose default is None
-HOSTILE = ["None", "-1", "0", "nan", "inf", "-inf", "1e9", "1e308", str(10**30), "0.5", "abc", "[]", "{}", "true", "''",
+HOSTILE = ["None", "-1", "0", "nan", "inf", "-inf", "1e9", "1e308", str(10**30), "0.5", "abc",
+           "[]", "{}", "true", "''",
            "[1, 2, 3]", "[None]", "(1,)", "1e-320"]
 
 
-OPTIONS = {f"{section}.{option}" for section, slots in (("model", model.SLOTS), ("trainer", trainer.SLOTS))
+OPTIONS = {f"{section}.{option}" for section, slots in (("model", model.SLOTS),
+                                                        ("trainer", trainer.SLOTS))
            for option in slot_defaults(slots)}
 
 
@@ -31,7 +35,8 @@ def test_every_numeric_setting_has_a_range():
     numeric = {key for key, default in SETTINGS.items()
                if isinstance(default, int | float) and not isinstance(default, bool)
                or default is None and key not in NOT_NUMBERS}
-    assert set(RANGES) <= numeric and numeric - set(RANGES) <= OPTIONS, "an option of a new member needs no row"
+    assert set(RANGES) <= numeric and numeric - set(RANGES) <= OPTIONS, ("an option of a new "
+                                                                         "member needs no row")
 
 
 @pytest.mark.parametrize("value", ["abc", "nan", "inf", "[]", "None", "true", "1e300"])
@@ -52,7 +57,8 @@ def test_a_number_of_thousands_of_digits_is_refused_in_one_line():
 
 def test_a_thousand_layers_of_a_million_tokens_are_checked_at_once():
     begun = time.monotonic()
-    make_spec(preset="nano", overrides=["--model.n_layer=1000", "--model.n_head=1", "--model.block_size=1048576",
+    make_spec(preset="nano", overrides=["--model.n_layer=1000", "--model.n_head=1",
+                                        "--model.block_size=1048576",
                                         "--model.schedule=8/2*"])
     assert time.monotonic() - begun < 2
 
@@ -65,7 +71,8 @@ def test_the_defaults_lie_in_their_ranges():
 
 def test_help_lists_every_range():
     assert all(key in listing() for key in RANGES)
-    assert re.search(r"trainer.grad_norm_clip +largest norm of a gradient; 0 and None: no clipping: "
+    assert re.search(r"trainer.grad_norm_clip +largest norm of a gradient; 0 and None: no "
+                     r"clipping: "
                      r"a number from 0 to 1e\+30 or None\n", listing())
 
 
@@ -88,7 +95,8 @@ def test_a_hostile_value_gives_a_spec_or_one_line(key):
 def test_a_range_holds_in_a_study_and_a_preset_too(tmp_path, value):
     study, preset = tmp_path / "s.toml", tmp_path / "p.toml"
     study.write_text(f"[arms.baseline]\n[arms.other]\ntrainer.learning_rate = {value}\n")
-    preset.write_text(f"[model]\nmodel_type = 'gpt-nano'\nblock_size = 8\n[trainer]\nmax_iters = 3\n"
+    preset.write_text(f"[model]\nmodel_type = 'gpt-nano'\nblock_size = 8\n[trainer]\nmax_iters = "
+                      f"3\n"
                       f"learning_rate = {value}\n")
     for given in ({"study": study, "arm": "other", "preset": "nano"}, {"preset": str(preset)}):
         with pytest.raises(BadInput, match="trainer.learning_rate=.*give a number above 0"):

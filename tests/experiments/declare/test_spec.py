@@ -30,51 +30,63 @@ def test_what_all_arms_share_is_no_change_of_the_arm():
 
 def test_a_slot_chosen_by_override_names_the_arm():
     assert make_spec(preset="nano", overrides=["--model.mlp=geglu"]).arm == "geglu"
-    assert make_spec(preset="nano", flags=["rope"], overrides=["--model.mlp=geglu"]).arm == "rope_geglu"
+    assert make_spec(preset="nano", flags=["rope"],
+                     overrides=["--model.mlp=geglu"]).arm == "rope_geglu"
 
 
 def test_a_schedule_is_an_arm_and_a_backend_is_none():
-    spec = make_spec(preset="nano", flags=["rope"], overrides=["--model.schedule=96/4*", "--model.backend=dense"])
+    spec = make_spec(preset="nano", flags=["rope"], overrides=["--model.schedule=96/4*",
+                                                               "--model.backend=dense"])
     assert spec.arm == "rope_window96_dilation4"
-    assert spec.changes == {"model.position": ["learned", "rope"], "model.schedule": ["full", "96/4*"]}
+    assert spec.changes == {"model.position": ["learned", "rope"],
+                            "model.schedule": ["full", "96/4*"]}
     assert spec.settings.model.backend == spec.baseline.model.backend == "dense"
 
 
 def test_what_is_chosen_but_changes_nothing_names_nothing():
-    assert make_spec(preset="nano", overrides=["--model.schedule=full", "--model.attention=mha"]).arm == "baseline"
+    assert make_spec(preset="nano", overrides=["--model.schedule=full",
+                                               "--model.attention=mha"]).arm == "baseline"
 
 
 def test_a_schedule_of_another_depth_leaves_a_note_and_so_does_one_that_hides_nothing():
     assert make_spec(preset="nano").note is None
-    assert "written for 12 layers" in make_spec(preset="nano", overrides=["--model.schedule=half"]).note
-    assert "hides nothing at model.block_size=64" in make_spec(preset="nano", overrides=["--model.schedule=64*"]).note
+    assert "written for 12 layers" in make_spec(preset="nano",
+                                                overrides=["--model.schedule=half"]).note
+    assert "hides nothing at model.block_size=64" in make_spec(preset="nano",
+                                                               overrides=["--model.schedule=64*"]).note
     assert make_spec(preset="nano", overrides=["--model.schedule=63*"]).note is None
 
 
 def test_a_schedules_file_is_written_out_in_the_settings(tmp_path):
     path = tmp_path / "mine.json"
-    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": 2, "n_layer": 3}}}')
+    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": '
+                    '2, "n_layer": 3}}}')
     spec = make_spec(preset="nano", overrides=[f"--model.schedule={path}:a"])
     assert (spec.arm, spec.settings.model.schedule) == ("mine.a", "8 4 2")
     path.write_text(path.read_text().replace("8", "9"))
-    assert make_spec(preset="nano", overrides=[f"--model.schedule={path}:a"]).settings.model.schedule == "9 4 2"
+    assert make_spec(preset="nano",
+                     overrides=[f"--model.schedule={path}:a"]).settings.model.schedule == "9 4 2"
 
 
 def test_a_shipped_schedule_file_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = make_spec(preset="lms", overrides=["--model.schedule=study000.json:lms_main"])
-    assert (spec.arm, spec.settings.model.schedule) == ("study000.lms_main", "f 256*2 f 128*4 f 256*2 f")
+    assert (spec.arm, spec.settings.model.schedule) == ("study000.lms_main",
+                                                        "f 256*2 f 128*4 f 256*2 f")
 
 
 def test_a_number_is_a_text_where_a_text_is_due():
-    settings = make_spec(preset="nano", overrides=["--model.schedule=8", "--model.n_layer=1"]).settings
+    settings = make_spec(preset="nano", overrides=["--model.schedule=8",
+                                                   "--model.n_layer=1"]).settings
     assert settings.model.schedule == "8"
 
 
 def test_the_lms_preset_is_study_000_and_the_sliding_preset_study_003():
     lms, sliding = (make_spec(preset=name).settings for name in ("lms", "sliding"))
-    assert (lms.model.block_size, lms.trainer.batch_size, lms.trainer.accumulation_steps) == (1024, 8, 2)
-    assert (lms.trainer.learning_rate, lms.trainer.warmup_steps, lms.trainer.weight_decay) == (5e-5, 500, 0.01)
+    assert (lms.model.block_size, lms.trainer.batch_size, lms.trainer.accumulation_steps) == (1024,
+                                                                                              8, 2)
+    assert (lms.trainer.learning_rate, lms.trainer.warmup_steps,
+            lms.trainer.weight_decay) == (5e-5, 500, 0.01)
     assert lms.trainer.max_iters == 2 * 50_000 // 16 and lms.data.max_docs - lms.data.val_docs == 50_000
     model, trainer = sliding.model, sliding.trainer
     assert (model.n_embd, model.n_head, model.n_layer, model.block_size) == (512, 16, 8, 256)
@@ -88,7 +100,7 @@ def test_every_arm_of_every_shipped_study_is_a_model(name):
     for arm in study.arms:
         spec = make_spec(study=name, arm=arm, overrides=small(name))
         model = build_model(spec.settings, Corpus, seed=0)
-        assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline]), f"{arm} changes nothing"
+        assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline]), (f"{arm} changes nothing")
         assert len(model.schedule) == model.config.n_layer
         assert spec.settings.model.schedule == "full" or describe_model(model)["compute_sparsity"] > 0
 
@@ -99,10 +111,12 @@ class Corpus:
 
 
 def test_published_padding_needs_padding():
-    build_model(make_spec(preset="nano", overrides=["--data.published_padding=true", "--data.pack=truncate"]).settings,
+    build_model(make_spec(preset="nano", overrides=["--data.published_padding=true",
+                                                    "--data.pack=truncate"]).settings,
                 Corpus, seed=0)
     with pytest.raises(BadInput, match="data.pack=stream pads nothing"):
-        build_model(make_spec(preset="nano", overrides=["--data.published_padding=true"]).settings, Corpus, seed=0)
+        build_model(make_spec(preset="nano", overrides=["--data.published_padding=true"]).settings,
+                    Corpus, seed=0)
 
 
 def test_a_layer_count_over_a_named_size_keeps_the_rest_of_that_size():
@@ -111,7 +125,8 @@ def test_a_layer_count_over_a_named_size_keeps_the_rest_of_that_size():
 
 
 def test_a_named_size_over_numbers_replaces_them():
-    model = make_spec(preset="nano", overrides=["--model.n_layer=2", "--model.model_type=gpt-micro"]).settings.model
+    model = make_spec(preset="nano", overrides=["--model.n_layer=2",
+                                                "--model.model_type=gpt-micro"]).settings.model
     assert (model.model_type, model.n_layer) == ("gpt-micro", None)
 
 
@@ -124,12 +139,14 @@ def test_every_preset_is_valid_for_every_flag(name):
 def test_the_paper_preset_is_study_002():
     spec = make_spec(preset="paper", flags=["all_modifications"])
     model, trainer, data = spec.settings.model, spec.settings.trainer, spec.settings.data
-    assert (model.model_type, model.block_size, model.mlp_hidden, model.mlp_scaled_init) == ("gpt2", 512, "4d", False)
+    assert (model.model_type, model.block_size, model.mlp_hidden,
+            model.mlp_scaled_init) == ("gpt2", 512, "4d", False)
     assert (trainer.learning_rate, trainer.max_iters, trainer.warmup_steps, trainer.min_lr_ratio) \
         == (5e-6, 175_000, 1000, 1e-4)
     assert (data.pack, data.val_docs, data.max_docs) == ("truncate", 1000, 50_000)
     plain = make_spec(preset="paper").settings   # the numbers of an arm stay out of the others
-    assert (plain.model.mlp_hidden, plain.model.norm_eps, plain.trainer.warmup_steps) == (None, 1e-5, 0)
+    assert (plain.model.mlp_hidden, plain.model.norm_eps, plain.trainer.warmup_steps) == (None,
+                                                                                          1e-5, 0)
 
 
 @pytest.mark.parametrize("override, words", [

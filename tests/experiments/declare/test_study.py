@@ -34,7 +34,7 @@ def message(call, *args):
     return text
 
 
-# -- names ------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 def test_flags_combine_in_the_order_of_the_catalogue_whatever_order_they_came_in():
     for order in itertools.permutations(["rope", "warmup", "swiglu"]):
@@ -44,7 +44,8 @@ def test_flags_combine_in_the_order_of_the_catalogue_whatever_order_they_came_in
 def test_cosine_brings_warmup_along_and_is_named_once():
     name, settings = combine(["warmup", "cosine"])
     assert name == "cosine"
-    assert settings == combine(["cosine"])[1] == {"trainer.warmup_steps": 0.1, "trainer.lr_schedule": "cosine"}
+    assert settings == combine(["cosine"])[1] == {"trainer.warmup_steps": 0.1,
+                                                  "trainer.lr_schedule": "cosine"}
     assert combine(["rope", "cosine"])[0] == "rope_cosine"
 
 
@@ -78,11 +79,12 @@ def test_two_arms_that_set_one_thing_to_different_values_are_refused():
 
 def test_the_long_flags_of_study_002_are_there():
     flags = {flag for arm in catalogue().values() for flag in arm.flags}
-    assert {"-b", "-r", "-s", "-n", "-w", "-c", "-a", "--use_rope", "--use_swiglu", "--use_rmsnorm", "--use_warmup",
+    assert {"-b", "-r", "-s", "-n", "-w", "-c", "-a", "--use_rope", "--use_swiglu",
+            "--use_rmsnorm", "--use_warmup",
             "--use_cosine_scheduler", "--baseline", "--all"} <= flags
 
 
-# -- declarations -----------------------------------------------------------------------------------------------------
+# -- declarations ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_study_declares_a_question_and_has_its_baseline(name):
@@ -100,16 +102,19 @@ def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_ba
     for arm in study.arms:
         spec = make_spec(preset="nano", study=name, arm=arm, overrides=small(name))
         theirs = dict(walk(spec.baseline))
-        assert set(spec.changes) >= {key for key, value in study.arms[arm].items() if theirs[key] != value}
+        assert set(spec.changes) >= {key for key, value in study.arms[arm].items()
+                                     if theirs[key] != value}
         assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline])
         build_model(spec.settings, argparse.Namespace(vocab_size=257, eot=256), seed=0)
 
 
-OF_PARTS = ("aa", "seven_matched", "leave_one_out", "factorial_full", "lr_grid", "norm_detail", "data_detail")
+OF_PARTS = ("aa", "seven_matched", "leave_one_out", "factorial_full", "lr_grid", "norm_detail",
+            "data_detail")
 
 
 def test_every_model_of_the_studies_of_parts_passes_its_audit():
-    """factorial_full has all of seven's and factorial_arch's; schedules are audited in test_audit."""
+    """factorial_full has all of seven's and factorial_arch's; schedules are audited in
+    test_audit."""
     from experiments.audit import audit, first_failure
     from experiments.declare.spec import make_spec
     from experiments.train.predict import RandomTokens
@@ -124,7 +129,8 @@ def test_every_model_of_the_studies_of_parts_passes_its_audit():
             seen.add(shape)
             tokens = RandomTokens(spec.settings)
             model = build_model(spec.settings, tokens, seed=0)
-            assert first_failure(audit(model, spec.settings.trainer, tokens)) is None, f"{name}: {arm}"
+            assert first_failure(audit(model, spec.settings.trainer,
+                                       tokens)) is None, f"{name}: {arm}"
     assert len(seen) >= 15
 
 
@@ -143,10 +149,12 @@ def test_leave_one_out_takes_exactly_one_thing_back_in_each_arm():
 
 
 def test_an_arm_holds_only_what_it_changes_and_include_merges_earlier_ones(study):
-    arms = study('[arms.rope]\n[arms.wide]\nmodel.n_embd = 64\n[arms.both]\ninclude = ["rope", "wide"]\n'
+    arms = study('[arms.rope]\n[arms.wide]\nmodel.n_embd = 64\n[arms.both]\ninclude = ["rope", '
+                 '"wide"]\n'
                  'model.n_embd = 32\n').arms
     assert list(arms) == ["baseline", "rope", "wide", "both"]
-    assert arms["both"] == {"model.position": "rope", "model.n_embd": 32}   # its own word is the last
+    # its own word is the last
+    assert arms["both"] == {"model.position": "rope", "model.n_embd": 32}
 
 
 def test_an_arm_can_include_one_of_the_catalogue_that_the_study_does_not_list(study):
@@ -154,7 +162,8 @@ def test_an_arm_can_include_one_of_the_catalogue_that_the_study_does_not_list(st
 
 
 def test_the_baseline_under_another_name_is_an_arm(study):
-    assert study('[arms.baseline]\n[arms.again]\ninclude = ["baseline"]').arms == {"baseline": {}, "again": {}}
+    assert study('[arms.baseline]\n[arms.again]\ninclude = ["baseline"]').arms == {"baseline": {},
+                                                                                   "again": {}}
 
 
 def test_a_factorial_of_k_arms_is_two_to_the_k(study):
@@ -188,7 +197,8 @@ def test_a_study_in_a_path_with_spaces_written_on_windows_loads(tmp_path):
 
 
 def test_a_grid_adds_an_arm_for_every_rate_that_the_arm_does_not_have_anyway(study):
-    found = study('lr = [1e-3, 4e-3]\n[base]\ntrainer.learning_rate = 1e-3\n[arms.rope]\nlr = [8e-3]\n')
+    found = study('lr = [1e-3, 4e-3]\n[base]\ntrainer.learning_rate = 1e-3\n[arms.rope]\nlr = '
+                  '[8e-3]\n')
     assert found.grids == {"baseline": {"baseline_lr0.004": 4e-3}, "rope": {"rope_lr0.008": 8e-3}}
     assert list(found.arms) == ["baseline", "rope", "baseline_lr0.004", "rope_lr0.008"]
     assert found.arms["rope_lr0.008"] == {"model.position": "rope", "trainer.learning_rate": 8e-3}
@@ -199,7 +209,8 @@ def test_a_factorial_knows_its_cells_and_what_each_arm_is_made_of(study):
     found = study('factorial = ["rope", ["warmup", "cosine"]]')
     (design,) = found.designs
     assert design.factors == ((None, "rope"), (None, "warmup", "cosine"))
-    assert design.cells["rope_cosine"] == ("rope", "cosine") and design.arm((None, None)) == "baseline"
+    assert design.cells["rope_cosine"] == ("rope", "cosine") and design.arm((None,
+                                                                             None)) == "baseline"
     assert found.parts == {"rope_warmup": ("rope", "warmup"), "rope_cosine": ("rope", "cosine")}
 
 
@@ -211,22 +222,29 @@ def test_several_looks_share_the_error(study):
 
 def test_what_was_declared_can_be_told_from_a_record(study):
     declared = study('hypothesis = "It does."\nseeds = "0-4"\nmatch = "params"\n[arms.rope]').declaration("rope")
-    assert declared == {"question": "", "hypothesis": "It does.", "baseline": "baseline", "seeds": [0, 1, 2, 3, 4],
-                        "metric": "val_loss", "margin": 0.01, "alpha": 0.05, "stop": [], "match": "params",
+    assert declared == {"question": "", "hypothesis": "It does.", "baseline": "baseline",
+                        "seeds": [0, 1, 2, 3, 4],
+                        "metric": "val_loss", "margin": 0.01, "alpha": 0.05, "stop": [],
+                        "match": "params",
                         "selection_seeds": None, "arm": {"model.position": "rope"}}
 
 
 BAD = {
     "a match of nothing known": ('match = "param"\n[arms.rope]', "did you mean 'params'"),
-    "an arm's match of nothing known": ('[arms.rope]\nmatch = "size"', "[arms.rope]: match: no 'size'"),
+    "an arm's match of nothing known": ('[arms.rope]\nmatch = "size"',
+                                        "[arms.rope]: match: no 'size'"),
     "a grid of one number": ("lr = 1e-3\n[arms.rope]", "lr is a list of learning rates"),
     "a grid with a rate twice": ("[arms.rope]\nlr = [1e-3, 1e-3]", "names a rate twice"),
     "a grid with no rate": ("[arms.rope]\nlr = [0]", "lr is a list of learning rates"),
-    "a grid with two rates of one name": ("lr = [0.001, 0.0010000001]\n[arms.rope]", "names a rate twice"),
-    "a grid whose name is taken": ('lr = [1e-3]\n[arms.rope]\n[arms."rope_lr0.001"]\nmodel.n_embd = 8', "is taken"),
+    "a grid with two rates of one name": ("lr = [0.001, 0.0010000001]\n[arms.rope]",
+                                          "names a rate twice"),
+    "a grid whose name is taken": ('lr = [1e-3]\n[arms.rope]\n[arms."rope_lr0.001"]\nmodel.n_embd '
+                                   '= 8', "is taken"),
     "selection without a grid": ("selection_seeds = [0]\n[arms.rope]", "no arm has a grid"),
-    "selection of all seeds": ("selection_seeds = [0, 1]\nlr = [1e-3]\n[arms.rope]", "fewer than two of the seeds"),
-    "selection of other seeds": ("selection_seeds = [77]\nlr = [1e-3]\n[arms.rope]", "none of the seeds [0, 1, 2]"),
+    "selection of all seeds": ("selection_seeds = [0, 1]\nlr = [1e-3]\n[arms.rope]",
+                               "fewer than two of the seeds"),
+    "selection of other seeds": ("selection_seeds = [77]\nlr = [1e-3]\n[arms.rope]",
+                                 "none of the seeds [0, 1, 2]"),
     "a stop of a word": ('stop = "soon"\n[arms.rope]', 'stop is "all", or the numbers of seeds'),
     "looks that fall": ("stop = [3, 2]\n[arms.rope]", "must rise"),
     "looks beyond the seeds": ("stop = [2, 5]\n[arms.rope]", "end with 3"),
@@ -249,17 +267,22 @@ BAD = {
     "a margin of nothing": ("margin = 0\n[arms.rope]", "margin must be above 0"),
     "a margin without end": ("margin = inf\n[arms.rope]", "margin must be above 0 and finite"),
     "a margin that overflows": ("margin = 1e400\n[arms.rope]", "margin must be above 0 and finite"),
-    "a margin that is no number": ("margin = nan\n[arms.rope]", "margin must be above 0 and finite"),
-    "a margin of 401 digits": (f"margin = {10**400}\n[arms.rope]", "not 10000000000000000000… and 0.05"),
+    "a margin that is no number": ("margin = nan\n[arms.rope]",
+                                   "margin must be above 0 and finite"),
+    "a margin of 401 digits": (f"margin = {10**400}\n[arms.rope]",
+                               "not 10000000000000000000… and 0.05"),
     "a number of 5,000 digits": (f"margin = {'9' * 5000}\n[arms.rope]", "not TOML"),
     "brackets without end": (f"seeds = {'[' * 5000}", "not TOML"),
-    "a flag that is a number": ("[arms.x]\nflags = 5\nmodel.n_embd = 8", "flags is a list of names"),
+    "a flag that is a number": ("[arms.x]\nflags = 5\nmodel.n_embd = 8",
+                                "flags is a list of names"),
     "a help that is a number": ("[arms.x]\nhelp = 5\nmodel.n_embd = 8", "help is a text"),
     "a margin of text": ('margin = "small"\n[arms.rope]', "margin is a number"),
     "an alpha of one": ("alpha = 1.0\n[arms.rope]", "alpha between"),
-    "factors that include each other": ('factorial = ["warmup", "cosine"]', "list them as the levels of one factor"),
+    "factors that include each other": ('factorial = ["warmup", "cosine"]',
+                                        "list them as the levels of one factor"),
     "an unknown factor": ('factorial = ["rope", "swigl"]', "did you mean 'swiglu'"),
-    "more beside a factorial": ('[arms.g]\nfactorial = ["rope"]\nmodel.n_embd = 8', "factorial stands alone"),
+    "more beside a factorial": ('[arms.g]\nfactorial = ["rope"]\nmodel.n_embd = 8',
+                                "factorial stands alone"),
     "an arm's name with a slash": ('[arms."a/b"]\nmodel.n_embd = 8', "cannot name an arm"),
     "a study's name with a slash": ('name = "a/b"\n[arms.rope]', "cannot name a folder"),
     "no TOML": ("[arms.rope]\nmodel.position = rope", "line 2"),
@@ -282,10 +305,12 @@ def test_an_unknown_study_lists_the_shipped_ones():
 def test_seeds_are_ranges_and_lists():
     assert parse_seeds("0-4") == [0, 1, 2, 3, 4]
     assert parse_seeds("3, 0-1,1") == [3, 0, 1]
-    for text in ("", "4-0", "a", "1-", "-1", "0..4", "0-9999999999", "0-9,5-10009", "9" * 30, "9" * 5000, "٤" * 30):
+    for text in ("", "4-0", "a", "1-", "-1", "0..4", "0-9999999999", "0-9,5-10009", "9" * 30,
+                 "9" * 5000, "٤" * 30):
         assert "seeds" in message(parse_seeds, text)
 
 
 def test_reading_a_study_needs_no_torch():
-    code = "import sys; from experiments.declare.study import load_study; load_study('seven'); sys.exit('torch' in sys.modules)"
+    code = ("import sys; from experiments.declare.study import load_study; load_study('seven'); "
+            "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,5 @@
-"""Figures of findings: they show what is declared, nothing leaves the page, and what cannot be drawn says why."""
+"""Figures of findings: they show what is declared, nothing leaves the page, and what cannot be
+drawn says why."""
 
 from __future__ import annotations
 
@@ -27,9 +28,11 @@ def panel(losses: Path) -> Panel:
 def factorial(tmp_path_factory) -> Panel:
     """2³ arms whose parts add up, but for RoPE and SwiGLU."""
     losses = tmp_path_factory.mktemp("factorial") / "losses"
-    effects = {arm: sum(effect for part, effect in PARTS.items() if part in arm) + 0.05 * ("swiglu_rope" in arm)
+    effects = {arm: sum(effect for part, effect in PARTS.items() if part in arm) + 0.05
+               * ("swiglu_rope" in arm)
                for arm in load_study("factorial_arch").arms}
-    return panel(write_study(losses, effects, study="factorial_arch", seeds=range(4), steps=60, noise=0.002))
+    return panel(write_study(losses, effects, study="factorial_arch", seeds=range(4), steps=60,
+                             noise=0.002))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,8 @@ def on_page(figure) -> None:
     figure.canvas.draw()
     texts = [*figure.texts, *(text for axes in figure.axes for text in (
         *axes.texts, *axes.get_yticklabels(), axes.title, axes.xaxis.label, axes.yaxis.label))]
-    boxes = {text.get_text(): text.get_window_extent() for text in texts if text.get_text() and text.get_visible()}
+    boxes = {text.get_text(): text.get_window_extent() for text in texts if text.get_text()
+             and text.get_visible()}
     assert len(boxes) > 5
     for words, box in boxes.items():
         assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, words
@@ -62,7 +66,8 @@ def on_page(figure) -> None:
 def test_effects_stay_on_the_page_and_name_every_arm(factorial):
     figure = FIGURES["effects"](factorial)
     on_page(figure)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(factorial.results.verdicts)
+    assert [label.get_text()
+            for label in figure.axes[0].get_yticklabels()] == list(factorial.results.verdicts)
 
 
 def test_a_factorial_shows_main_effects_first_and_the_planted_interaction_apart(factorial):
@@ -70,8 +75,10 @@ def test_a_factorial_shows_main_effects_first_and_the_planted_interaction_apart(
     on_page(figure)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == 7 and set(names[:3]) == set(PARTS)
-    term = next(t for t in factorial.results.factorials[0].terms if set(t.factors) == {"rope", "swiglu"})
-    assert term.verdict.word == "worse" and "raises it" in [text.get_text() for text in figure.axes[0].texts]
+    term = next(t for t in factorial.results.factorials[0].terms
+                if set(t.factors) == {"rope", "swiglu"})
+    assert term.verdict.word == "worse" and "raises it" in [text.get_text()
+                                                            for text in figure.axes[0].texts]
 
 
 def test_learning_rates_show_the_best_and_where_seeds_diverged(grid):
@@ -79,13 +86,15 @@ def test_learning_rates_show_the_best_and_where_seeds_diverged(grid):
     on_page(figure)
     marks = [line.get_marker() for line in figure.axes[0].lines]
     assert marks.count("*") == 4 and marks.count("x") == 4
-    assert "seeds 0, 1 alone and judged on seeds 2, 3" in figure.texts[-1].get_text().replace("\n", " ")
+    assert "seeds 0, 1 alone and judged on seeds 2, 3" in figure.texts[-1].get_text().replace("\n",
+                                                                                              " ")
 
 
 def test_places_are_changed_where_the_budgets_say(factorial):
     assert factorial.crossings("tokens", "loss") == {}   # the verdicts' own metric only
     for axis in ("tokens", "flops", "seconds"):
-        told = {b.arm: b.crossing for b in factorial.results.budgets.on(axis) if b.crossing is not None}
+        told = {b.arm: b.crossing for b in factorial.results.budgets.on(axis)
+                if b.crossing is not None}
         assert {arm: x for arm, (x, _) in factorial.crossings(axis, "val_loss").items()} == told
 
 
@@ -116,7 +125,8 @@ def test_what_the_study_does_not_declare_is_left_out_with_the_reason(tmp_path, n
 
 def test_the_page_tells_factorials_rates_cost_and_equal_budgets(factorial, grid):
     text = render(factorial)
-    for words in ("What adds up", "rope × swiglu", "raises it", "At equal FLOPs", "changes places at", "Peak memory"):
+    for words in ("What adds up", "rope × swiglu", "raises it", "At equal FLOPs",
+                  "changes places at", "Peak memory"):
         assert words in text
     text = render(grid)
     assert "Every arm at its own best learning rate" in text and "0.008: " in text and "(1 diverged)" in text

@@ -1,4 +1,5 @@
-"""Running a study's plan: order, retrying, stopping. A stand-in for lab.py plays runs that end in every way."""
+"""Running a study's plan: order, retrying, stopping. A stand-in for lab.py plays runs that end in
+every way."""
 
 import argparse
 import dataclasses
@@ -18,7 +19,17 @@ import pytest
 
 from experiments.declare.study import load_study
 from experiments.launch import launch
-from experiments.launch.plan import Job, Request, duration, is_alive, looks, make_plan, order, status_of, write_order
+from experiments.launch.plan import (
+    Job,
+    Request,
+    duration,
+    is_alive,
+    looks,
+    make_plan,
+    order,
+    status_of,
+    write_order,
+)
 from mingpt.utils import BadInput
 from tests.helpers.synthetic import write_run
 
@@ -71,14 +82,16 @@ def request_for(tmp_path, monkeypatch):
 
     def make(*arms, seeds=(0,)):
         path = tmp_path / "mine.toml"
-        path.write_text("".join(f'[arms.{arm}]\nmodel.n_embd = {8 + i}\n' for i, arm in enumerate(arms)))
+        path.write_text("".join(f'[arms.{arm}]\nmodel.n_embd = {8 + i}\n' for i,
+                                arm in enumerate(arms)))
         return Request(dataclasses.replace(load_study(path), seeds=list(seeds)), tmp_path)
     return make
 
 
 def run(request, arms, slots=1, **kwargs):
     heard = []
-    launcher = launch.Launcher(request, slots, lambda event, job: heard.append((event, job.arm)), **kwargs)
+    launcher = launch.Launcher(request, slots, lambda event, job: heard.append((event, job.arm)),
+                               **kwargs)
     return launcher.run([Job(arm, 0) for arm in arms]), heard
 
 
@@ -86,7 +99,7 @@ def began(request):
     return [line.split() for line in (request.out / "began").read_text().splitlines()]
 
 
-# -- the order --------------------------------------------------------------------------------------------------------
+# -- the order -------------------------------------------------------------------------------------
 
 def test_runs_are_interleaved_so_that_a_study_cut_short_has_whole_pairs():
     study = dataclasses.replace(load_study("seven"), seeds=list(range(6)))
@@ -119,8 +132,10 @@ def test_the_order_of_every_launch_is_kept(tmp_path):
     jobs = order(request.study)
     write_order(request, jobs, 1)
     launches = json.loads(write_order(request, jobs[2:], 2).read_text())
-    assert [launch["runs"] for launch in launches] == [[job.name for job in jobs], [job.name for job in jobs[2:]]]
-    assert launches[0]["shuffled_by"] == ["smoke/0", "smoke/1"] and launches[0]["study_hash"] == request.study.hash
+    assert [launch["runs"] for launch in launches] == [[job.name for job in jobs],
+                                                       [job.name for job in jobs[2:]]]
+    assert launches[0]["shuffled_by"] == ["smoke/0",
+                                          "smoke/1"] and launches[0]["study_hash"] == request.study.hash
 
 
 def test_a_study_stops_at_the_look_that_decides_every_arm(tmp_path, monkeypatch, capsys):
@@ -138,13 +153,14 @@ def test_a_study_stops_at_the_look_that_decides_every_arm(tmp_path, monkeypatch,
     monkeypatch.setattr(launch.Launcher, "run", play)
     monkeypatch.setattr(launch, "tokenize", lambda *_: 0)
     monkeypatch.setattr(launch, "plot", lambda *_: 0)
-    assert command.__name__ and lab.main(["study", str(path), "--out", str(tmp_path), "--local"]) == 0
+    assert command.__name__ and lab.main(["study", str(path), "--out", str(tmp_path),
+                                          "--local"]) == 0
     assert {p.stem for p in (tmp_path / "losses" / "mine").glob("*.json")} == {
         f"{arm}.s{seed}" for arm in ("baseline", "rope") for seed in range(3)}
     assert "a look after 3 seeds: every arm is decided; no more seeds" in capsys.readouterr().err
 
 
-# -- how runs end -----------------------------------------------------------------------------------------------------
+# -- how runs end ----------------------------------------------------------------------------------
 
 def test_a_failing_arm_is_tried_once_more_at_the_end_and_the_others_go_on(request_for):
     request = request_for("fails", "good")
@@ -157,7 +173,8 @@ def test_a_failing_arm_is_tried_once_more_at_the_end_and_the_others_go_on(reques
 def test_a_diverged_or_refused_run_is_not_tried_again(request_for):
     request = request_for("diverges", "refused")
     _, heard = run(request, ["diverges", "refused"])
-    assert heard == [("start", "diverges"), ("diverged", "diverges"), ("start", "refused"), ("refused", "refused")]
+    assert heard == [("start", "diverges"), ("diverged", "diverges"), ("start", "refused"),
+                     ("refused", "refused")]
 
 
 def test_a_run_killed_by_the_system_gets_another_try(request_for):
@@ -219,15 +236,17 @@ def test_a_second_signal_ends_a_run_that_does_not_listen(request_for):
     assert not finished and heard[-1] == ("interrupted", "deaf")
 
 
-# -- what records say -------------------------------------------------------------------------------------------------
+# -- what records say ------------------------------------------------------------------------------
 
 def test_a_record_that_says_running_is_killed_when_its_process_is_gone():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     here = socket.gethostname()
     assert status_of({"status": "running", "process": {"host": here, "pid": gone.pid}}) == "killed"
-    assert status_of({"status": "running", "process": {"host": here, "pid": os.getpid()}}) == "running"
-    assert status_of({"status": "running", "process": {"host": "elsewhere", "pid": gone.pid}}) == "running"
+    assert status_of({"status": "running", "process": {"host": here,
+                                                       "pid": os.getpid()}}) == "running"
+    assert status_of({"status": "running", "process": {"host": "elsewhere",
+                                                       "pid": gone.pid}}) == "running"
     assert is_alive({"process": {"host": "elsewhere", "pid": 1}}) is None
     assert status_of({}) == "missing"
 
@@ -246,8 +265,10 @@ def test_tokenising_happens_once_for_each_corpus_that_the_arms_differ_in(tmp_pat
 
 @pytest.mark.parametrize(("preset", "overrides", "arms"), [
     ("laptop", (), "'baseline' has the learning rate 0.002 anyway, and 'baseline_lr0.002'"),
-    ("nano", ("--trainer.learning_rate=5e-3",), "'baseline_lr0.002' would be the same run again"), ("nano", (), None)])
-def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(tmp_path, preset, overrides, arms):
+    ("nano", ("--trainer.learning_rate=5e-3",), "'baseline_lr0.002' would be the same run again"),
+    ("nano", (), None)])
+def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(tmp_path, preset,
+                                                                            overrides, arms):
     path = tmp_path / "mine.toml"
     path.write_text('seeds = "0-1"\nlr = [2e-3, 4e-3]\n[arms.rope]\n')
     request = Request(load_study(path), tmp_path, preset, overrides=overrides)
@@ -259,21 +280,24 @@ def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(tmp_
     assert arms in str(refused.value) and "\n" not in str(refused.value)
 
 
-# -- the whole of it --------------------------------------------------------------------------------------------------
+# -- the whole of it -------------------------------------------------------------------------------
 
 def test_the_smoke_study_goes_from_text_to_verdicts_and_is_not_trained_twice(tmp_path):
-    """run_all.sh, as a user has it: in a folder whose name has a space, two runs at once, one of them already there."""
+    """run_all.sh, as a user has it: in a folder whose name has a space, two runs at once, one of
+    them already there."""
     text, out = tmp_path / "some text.txt", tmp_path / "my results"
     text.write_text(inspect.getsource(argparse))
     lab = ["train", "--study", "smoke", "--arm", "rope", "--data", text.name, "--out", "my results"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, ROOT / "lab.py", *lab], cwd=tmp_path, env=environment, check=True, timeout=120)
-    command = ["bash", ROOT / "run_all.sh", "smoke", "--seeds", "0", "--data", text.name, "--out", "my results",
+    subprocess.run([sys.executable, ROOT / "lab.py", *lab], cwd=tmp_path, env=environment,
+                   check=True, timeout=120)
+    command = ["bash", ROOT / "run_all.sh", "smoke", "--seeds", "0", "--data", text.name, "--out",
+               "my results",
                "--jobs", "2", "--local"]
 
     def start():
-        done = subprocess.run([*command, "--json"], cwd=tmp_path, env=environment, text=True, capture_output=True,
-                              timeout=240)
+        done = subprocess.run([*command, "--json"], cwd=tmp_path, env=environment, text=True,
+                              capture_output=True, timeout=240)
         assert done.returncode == 0, done.stderr
         files = {path: path.stat().st_mtime_ns for path in (out / "losses").rglob("*.json")}
         return json.loads(done.stdout), files, done.stderr

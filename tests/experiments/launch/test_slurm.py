@@ -1,4 +1,5 @@
-"""Studies on a real SLURM: two nodes on this machine, from the distribution's packages (tests/slurm-sandbox)."""
+"""Studies on a real SLURM: two nodes on this machine, from the distribution's packages
+(tests/slurm-sandbox)."""
 
 import argparse
 import csv
@@ -41,7 +42,7 @@ STUDY = """
 """
 
 
-# -- without a cluster ------------------------------------------------------------------------------------------------
+# -- without a cluster -----------------------------------------------------------------------------
 
 def test_a_time_limit_is_read_as_slurm_reads_it():
     seconds = {"90": 5400, "1:30": 90, "2:00:00": 7200, "1-0": 86400, "1-2:30": 95400, "0-0:0:5": 5}
@@ -62,26 +63,32 @@ def test_the_walltime_leaves_room_and_the_warning_comes_before_a_short_one_is_ov
 
 
 def test_a_task_is_the_run_that_the_plan_of_its_submission_says(tmp_path):
-    request = Request(load_study("seven"), tmp_path, "nano", ("my data.jsonl",), ("--model.n_layer=2",))
+    request = Request(load_study("seven"), tmp_path, "nano", ("my data.jsonl",),
+                      ("--model.n_layer=2",))
     plan = slurm._write_plan(request, [Job("rope", 1), Job("swiglu", 0)])
     arguments = slurm.task_arguments(plan, 0)
-    assert arguments[:7] == ["train", "--study", str(request.study.path), "--arm", "rope", "--seed", "1"]
-    assert arguments[7:] == ["--out", str(tmp_path), "--preset", "nano", "--data", "my data.jsonl", "--model.n_layer=2"]
+    assert arguments[:7] == ["train", "--study", str(request.study.path), "--arm", "rope",
+                             "--seed", "1"]
+    assert arguments[7:] == ["--out", str(tmp_path), "--preset", "nano", "--data", "my data.jsonl",
+                             "--model.n_layer=2"]
     with pytest.raises(BadInput, match="no task 2; it has 0 to 1"):
         slurm.task_arguments(plan, 2)
 
 
 @pytest.mark.parametrize("words, cluster", [("slurm 22.05.8", True),
-                                            ("sbatch: fatal: Could not establish a configuration source", False),
-                                            ("sbatch: error: Unable to contact slurm controller", True)])
-def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(tmp_path, monkeypatch, words, cluster):
+                                            ("sbatch: fatal: Could not establish a configuration "
+                                             "source", False),
+                                            ("sbatch: error: Unable to contact slurm controller",
+                                             True)])
+def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(tmp_path, monkeypatch, words,
+                                                                   cluster):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{words}' >&2\n")
     (tmp_path / "sbatch").chmod(0o755)
     assert slurm.available() == cluster
 
 
-# -- with one ---------------------------------------------------------------------------------------------------------
+# -- with one --------------------------------------------------------------------------------------
 
 class Cluster:
     """SLURM's commands in the environment of the sandbox."""
@@ -93,8 +100,8 @@ class Cluster:
             self.env.pop(name, None)
 
     def __call__(self, *command, **kwargs):
-        done = subprocess.run(command, env={**self.env, **kwargs.pop("env", {})}, text=True, capture_output=True,
-                              timeout=120, **kwargs)
+        done = subprocess.run(command, env={**self.env, **kwargs.pop("env", {})}, text=True,
+                              capture_output=True, timeout=120, **kwargs)
         assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -148,7 +155,8 @@ def place(tmp_path_factory):
     (folder / "tiny.toml").write_text(textwrap.dedent(STUDY))
     parts = inspect.getsource(argparse).split("\n\n")
     texts = ["\n\n".join(parts[i:i + 8]) for i in range(0, len(parts), 8)]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n"
+                                                 for text in texts))
     return folder
 
 
@@ -159,12 +167,14 @@ def record(path):
 def numbers(path):
     """A CSV without what a clock or a memory meter says."""
     with open(path) as f:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(f)]
+        return [{key: value for key, value in row.items() if key not in TIMINGS}
+                for row in csv.DictReader(f)]
 
 
 @pytest.fixture(scope="module")
 def submitted(cluster, place):
-    """The study, trained by SLURM, one of its runs told in the middle that its time is nearly up."""
+    """The study, trained by SLURM, one of its runs told in the middle that its time is nearly
+    up."""
     out = place / "out"
     args = [place / "tiny.toml", "--data", place / "corpus.jsonl", "--out", out]
     ids = cluster.study(*args, "--array-max", 2)["jobs"]
@@ -190,19 +200,26 @@ def test_one_array_trains_every_run_and_the_last_job_plots_though_an_arm_failed(
 
 
 @pytest.mark.slurm
-def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_had_been(submitted, place, cluster):
+def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_had_been(submitted,
+                                                                                        place,
+                                                                                        cluster):
     log = (submitted.out / "logs" / "tiny" / f"{submitted.ids['runs']}_{submitted.task}.out").read_text()
     assert log.count("queueing job") == 1   # and what came before and after it is in one log
-    restarts = [cluster("scontrol", "show", "job", f"{submitted.ids['runs']}_{task}").split("Restarts=")[1].split()[0]
+    restarts = [cluster("scontrol", "show", "job",
+                        f"{submitted.ids['runs']}_{task}").split("Restarts=")[1].split()[0]
                 for task in range(3)]
-    assert restarts == ["1" if task == submitted.task else "0" for task in range(3)]   # it alone, not the whole array
+    # it alone, not the whole array
+    assert restarts == ["1" if task == submitted.task else "0" for task in range(3)]
     undisturbed = place / "undisturbed"
-    cluster(sys.executable, str(ROOT / "lab.py"), "train", "--study", str(place / "tiny.toml"), "--arm", "long",
+    cluster(sys.executable, str(ROOT / "lab.py"), "train", "--study", str(place / "tiny.toml"),
+            "--arm", "long",
             "--out", str(undisturbed), "--data", str(place / "corpus.jsonl"))
     name = Path("losses") / "tiny" / "long.s0"
     assert numbers(submitted.out / f"{name}.csv") == numbers(undisturbed / f"{name}.csv")
-    ours, theirs = (record(folder / f"{name}.json")["result"] for folder in (submitted.out, undisturbed))
-    assert {k: v for k, v in ours.items() if k not in TIMINGS} == {k: v for k, v in theirs.items() if k not in TIMINGS}
+    ours, theirs = (record(folder / f"{name}.json")["result"]
+                    for folder in (submitted.out, undisturbed))
+    assert {k: v for k, v in ours.items() if k not in TIMINGS} == {k: v for k, v in theirs.items()
+                                                                   if k not in TIMINGS}
 
 
 @pytest.mark.slurm
@@ -222,7 +239,8 @@ def test_submitting_again_leaves_out_what_is_queued_and_what_is_done(submitted, 
 @pytest.mark.slurm
 def test_flag_and_sbatch_run_one_arm_as_in_study_002(cluster, place):
     flag = "-r --preset nano --max-iters 10 --seed 3 --data corpus.jsonl"
-    cluster("sbatch", str(ROOT / "run_single.sh"), cwd=place, env={"FLAG": flag})   # its header as it is
+    # its header as it is
+    cluster("sbatch", str(ROOT / "run_single.sh"), cwd=place, env={"FLAG": flag})
     cluster.wait()
     assert record(place / "losses" / "rope.s3.json")["status"] == "done", \
         "".join(path.read_text() for path in place.glob("ablate_*.out"))

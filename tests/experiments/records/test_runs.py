@@ -25,7 +25,8 @@ def test_runs_are_found_at_the_top_and_one_level_down(tmp_path):
     write_study(tmp_path, {"baseline": 0, "rope": -0.1}, seeds=(0, 10, 2), study="seven", steps=20)
     write_run(tmp_path, "swiglu", 4, steps=20)
     runs = find_runs(tmp_path)
-    assert [run.name for run in runs] == ["swiglu.s4", "seven/baseline.s0", "seven/baseline.s2", "seven/baseline.s10",
+    assert [run.name for run in runs] == ["swiglu.s4", "seven/baseline.s0", "seven/baseline.s2",
+                                          "seven/baseline.s10",
                                           "seven/rope.s0", "seven/rope.s2", "seven/rope.s10"]
     assert [(run.arm, run.seed, run.study, run.status) for run in runs[:2]] == [
         ("swiglu", 4, None, "done"), ("baseline", 0, "seven", "done")]
@@ -36,7 +37,8 @@ def test_the_folder_of_one_study_can_be_given_alone(tmp_path):
     write_study(tmp_path / "losses", {"baseline": 0}, seeds=(0,), study="seven", steps=20)
     (run,) = find_runs(tmp_path / "losses" / "seven")
     assert run.study == "seven"
-    (tmp_path / "losses").rename(tmp_path / "kept")     # what the records name is a study's folder wherever it lies
+    # what the records name is a study's folder wherever it lies
+    (tmp_path / "losses").rename(tmp_path / "kept")
     (run,) = find_runs(tmp_path / "kept" / "seven")
     assert run.study == "seven"
     (tmp_path / "kept" / "seven").rename(tmp_path / "kept" / "renamed")
@@ -47,7 +49,8 @@ def test_the_folder_of_one_study_can_be_given_alone(tmp_path):
 def test_two_column_files_are_runs_of_an_unknown_seed(tmp_path):
     write_two_columns(tmp_path, {"baseline": 0.0})
     (run,) = find_runs(tmp_path)
-    assert (run.arm, run.seed, run.record, run.status, len(run.table)) == ("baseline", None, None, "unrecorded", 88)
+    assert (run.arm, run.seed, run.record, run.status, len(run.table)) == ("baseline", None, None,
+                                                                           "unrecorded", 88)
     assert run.table["val_loss"].isna().all()
     assert run.final() is None
 
@@ -69,8 +72,10 @@ def test_a_record_without_a_csv_is_still_a_run(tmp_path):
     (HEADER + "1,5\n2,4\n3", [1, 2], "line 4 is half written"),
     (HEADER + "1,5\n2,4", [1, 2], "line 3 has no newline"),
     (HEADER + "1,5\n2,4\n2,3\n", [1, 2], "an iteration stands twice, line 3"),
-    (HEADER + "1,5\n2,4\n3,3\n1,6\n2,5\n", [1, 2], "started over at line 5 (iteration 1); 3 older rows left out"),
-    (HEADER + "1,5\n2,4\n3,3\n4,2\n3,3\n4,2\n5,1\n", [1, 2, 3, 4, 5], "was continued at line 6 (iteration 3); 2 older"),
+    (HEADER + "1,5\n2,4\n3,3\n1,6\n2,5\n", [1, 2],
+     "started over at line 5 (iteration 1); 3 older rows left out"),
+    (HEADER + "1,5\n2,4\n3,3\n4,2\n3,3\n4,2\n5,1\n", [1, 2, 3, 4, 5],
+     "was continued at line 6 (iteration 3); 2 older"),
     (HEADER + "1,5\nx,4\n3,3\n", [1, 3], "iteration is no number in line 3 ('x')"),
     (HEADER + "1,5\n2,wat\n3,3\n", [1, 2, 3], "loss is no number in line 3 ('wat')"),
     (HEADER + "1,5\n2,4,7\n3,3\n", [1, 3], "line 3 not of 2 columns"),
@@ -78,7 +83,8 @@ def test_a_record_without_a_csv_is_still_a_run(tmp_path):
     (HEADER + ",5\n2,4\n", [2], "no iteration in line 2"),
     (HEADER + "1,5\n\n2,4\n", [1, 2], None),
     ('"iteration","loss"\n1,5\n"2","4"\n', [1, 2], None),
-    (HEADER + "1,5\n2,1e308\n3,-4e38\n", [1, 2, 3], "the loss is NaN or infinite in 2 lines, first 3"),
+    (HEADER + "1,5\n2,1e308\n3,-4e38\n", [1, 2, 3],
+     "the loss is NaN or infinite in 2 lines, first 3"),
     (HEADER + "1,5\n1e300,4\n", [1], "no iteration in line 3"),
     (HEADER + "1,5\n2," + "4" * 200_000 + "\n", [1], "line 3 not of 2 columns"),
     ("\ufeffIteration, Loss\r\n1,5\r\n2,4\r\n", [1, 2], None),
@@ -137,23 +143,27 @@ def test_a_seed_counts_once_however_it_is_written(tmp_path):
     baseline, rope = find_runs(tmp_path)
     assert (baseline.path.name, baseline.seed, baseline.problems) == ("baseline.s01.csv", 1, [])
     assert (rope.path.name, rope.seed, len(rope.table)) == ("rope.s0.csv", 0, 4)
-    assert rope.problems == [f"rope.s{zeros}.csv: left out, the same seed as rope.s0.csv" for zeros in ("00", "000")]
+    assert rope.problems == [f"rope.s{zeros}.csv: left out, the same seed as rope.s0.csv"
+                             for zeros in ("00", "000")]
 
 
 def test_a_seed_that_no_run_can_have_is_left_out_and_named(tmp_path):
     (tmp_path / "rope.s99999999999999999999.csv").write_text(HEADER + "1,5\n")
     (run,) = find_runs(tmp_path)
     assert run.table.empty and run.seed is None
-    assert run.problems == [f"rope.s99999999999999999999.csv: left out, no run has a seed above {MAX_SEED}"]
+    assert run.problems == [f"rope.s99999999999999999999.csv: left out, no run has a seed above "
+                            f"{MAX_SEED}"]
 
 
-@pytest.mark.parametrize(("value", "final"), [(2.5, 2.5), (10**400, math.inf), (-10**400, -math.inf), (1e308, math.inf),
+@pytest.mark.parametrize(("value", "final"), [(2.5, 2.5), (10**400, math.inf),
+                                              (-10**400, -math.inf), (1e308, math.inf),
                                               (math.nan, math.nan), ("2.5", None), (True, None)],
                          ids=["loss", "400 digits", "less", "float64", "nan", "text", "truth"])
 def test_a_recorded_number_that_no_run_computes_is_infinite_and_what_is_none_does_not_count(tmp_path, value, final):
     path = write_run(tmp_path, "rope", 0, steps=20, result={"val_loss": value})
     path.write_text(HEADER + "1,5\n")
-    assert read_run(path).final() == (pytest.approx(final, nan_ok=True) if final is not None else None)
+    assert read_run(path).final() == (pytest.approx(final, nan_ok=True) if final is not None
+                                      else None)
 
 
 def test_files_being_written_are_not_runs(tmp_path):

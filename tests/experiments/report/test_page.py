@@ -1,4 +1,5 @@
-"""report.html: what it says, and that it works in a real browser, on a phone, without scripts, with hostile names."""
+"""report.html: what it says, and that it works in a real browser, on a phone, without scripts, with
+hostile names."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from experiments.verdicts.results import collect
 from tests.helpers.browser import chromium  # noqa: F401 (a fixture)
 from tests.helpers.synthetic import EFFECTS, write_run, write_study, write_two_columns
 
-HOSTILE = ("<script>window.pwned = 1</script></script><img src=x onerror='window.pwned=1'>" + "\"'`{{7*7}}&amp; "
+HOSTILE = ("<script>window.pwned = 1</script></script><img src=x onerror='window.pwned=1'>"
+           + "\"'`{{7*7}}&amp; "
            "\u00ad\u2028 \u202e \u6a21\u578b")
 FILE_NAME = """x'"><b onmouseover=alert(1)>é 模型"""
 
@@ -44,7 +46,8 @@ def seven(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def opened(chromium, seven):  # noqa: F811
-    """opened(path, **context): the page in a browser that notes errors and requests; closed at the end."""
+    """opened(path, **context): the page in a browser that notes errors and requests; closed at the
+    end."""
     contexts = []
 
     def open_(path=seven, **options):
@@ -71,8 +74,10 @@ def test_the_command_writes_one_file_that_holds_everything(tmp_path, capsys):
     assert "report.html" in capsys.readouterr().out
     text = (tmp_path / "visualizations" / "seven" / "report.html").read_text(encoding="utf-8")
     assert len(text) < 3e6
-    assert not re.findall(r"""(?:src|href)="(?!#)|@import|url\(""", text)   # nothing but its own anchors
-    for what in ("Hypothesis", "better", "What each arm changes", "no layer sees a later position", "796,621",
+    # nothing but its own anchors
+    assert not re.findall(r"""(?:src|href)="(?!#)|@import|url\(""", text)
+    for what in ("Hypothesis", "better", "What each arm changes", "no layer sees a later position",
+                 "796,621",
                  "2.13.0+cpu", "python lab.py train --study seven --arm rope --seed 2"):
         assert what in text
 
@@ -96,7 +101,8 @@ def test_the_same_runs_give_the_same_page(tmp_path):
 # --- warnings ---
 
 def told(losses: Path, study_file=None) -> dict[str, str]:
-    return {notice.title: " | ".join(notice.details) for notice in notices.notices(results_of(losses, study_file))}
+    return {notice.title: " | ".join(notice.details) for notice
+            in notices.notices(results_of(losses, study_file))}
 
 
 def test_a_clean_study_has_no_warnings(tmp_path):
@@ -114,12 +120,15 @@ def test_a_clean_study_has_no_warnings(tmp_path):
     ({"data": {"hash": "other"}}, "Runs used different data"),
     ({"config": {"model": {"n_layer": 5}}}, "Runs of one arm had different settings"),
     ({"study_hash": "0" * 12}, "The study's declaration is not at hand"),
-    ({"audit": {"passed": False, "checks": {"a target is the next token": "no"}}}, "The audit failed"),
+    ({"audit": {"passed": False, "checks": {"a target is the next token": "no"}}},
+     "The audit failed"),
     ({"start": "2026-03-01T00:05:00+00:00"}, "Timings are not to be trusted"),
     ({"audit": None}, "Runs without an audit"),
     ({"result": {"val_loss": 5.0, "tokens_per_second": 9.0}}, "Timings are not to be trusted"),
-    ({"data": [], "audit": 3, "code": "x", "environment": None, "config": [], "process": 0, "start": 5, "changes": 1,
-      "model": [], "command": {}, "result": "?", "message": [1], "end": {}}, "Runs without an audit"),
+    ({"data": [], "audit": 3, "code": "x", "environment": None, "config": [], "process": 0,
+      "start": 5, "changes": 1,
+      "model": [], "command": {}, "result": "?", "message": [1], "end": {}},
+      "Runs without an audit"),
 ])
 def test_what_is_wrong_with_one_run_is_said(tmp_path, part, said):
     write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", steps=50)
@@ -141,7 +150,8 @@ def test_a_seed_far_from_the_others_is_named(tmp_path):
 def test_a_hypothesis_changed_after_the_first_run_is_flagged(tmp_path):
     study = tmp_path / "mine.toml"
     study.write_text("seeds = [0, 1]\n[arms.baseline]\n[arms.rope]\n")
-    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, study="mine", seeds=(0, 1), steps=50)
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, study="mine", seeds=(0, 1),
+                steps=50)
     for path in (tmp_path / "losses" / "mine").glob("*.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"study_hash": results_of(
             tmp_path / "losses", study).declared.hash}))
@@ -198,7 +208,8 @@ def contrasts(page, selector: str) -> list[float]:
         while (behind && getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
         return [getComputedStyle(each).color, getComputedStyle(behind || document.body).backgroundColor];
     })""", selector)
-    to_hex = lambda text: "#" + "".join(f"{int(float(v)):02x}" for v in re.findall(r"[\d.]+", text)[:3])  # noqa: E731
+    to_hex = lambda text: "#" + "".join(f"{int(float(v)):02x}"
+                                        for v in re.findall(r"[\d.]+", text)[:3])  # noqa: E731
     return [colors.contrast(to_hex(text), to_hex(behind)) for text, behind in pairs]
 
 
@@ -237,7 +248,8 @@ def test_pointing_at_the_curves_reads_their_values(opened):
 def test_arrow_keys_read_the_values_aloud(opened):
     page = opened()
     page.locator(".view:visible .plot").focus()
-    for key, place in (("End", "600 iterations"), ("ArrowLeft", "540 iterations"), ("Home", "60 iterations")):
+    for key, place in (("End", "600 iterations"), ("ArrowLeft", "540 iterations"),
+                       ("Home", "60 iterations")):
         page.keyboard.press(key)
         assert page.locator("#spoken").inner_text().startswith(f"{place}: all_modifications ")
     page.keyboard.press("Escape")
@@ -263,7 +275,8 @@ def test_every_view_can_be_chosen_and_shows_alone(opened):
             page.locator(f"#m-{metric}").check()
             page.locator(f"#o-{over}").check()
             assert page.locator(".view:visible").get_attribute("id") == f"v-{metric}-{over}"
-            assert page.locator(".view:visible .series").count() == (6 if metric == "difference" else 7)
+            assert page.locator(".view:visible .series").count() == (6 if metric == "difference"
+                                                                     else 7)
     assert page.noted == []
 
 
@@ -309,17 +322,22 @@ def hostile(tmp_path_factory) -> Path:
     """A study in which every text that a page can show is an attack."""
     root = tmp_path_factory.mktemp("hostile")
     study = root / "evil.toml"
-    study.write_text(f"question = {json.dumps(HOSTILE)}\nhypothesis = {json.dumps(HOSTILE)}\nseeds = [0, 1, 2]\n"
+    study.write_text(f"question = {json.dumps(HOSTILE)}\nhypothesis = {json.dumps(HOSTILE)}\nseeds "
+                     f"= [0, 1, 2]\n"
                      f"[arms.baseline]\n[arms.rope]\n")
-    more = {"message": HOSTILE, "command": HOSTILE, "changes": {HOSTILE: [HOSTILE, {HOSTILE: HOSTILE}]},
-            "environment": {HOSTILE: HOSTILE, "python": HOSTILE}, "code": {"commit": HOSTILE, "version": HOSTILE},
-            "data": {"hash": HOSTILE, HOSTILE: [HOSTILE]}, "audit": {"passed": False, "checks": {HOSTILE: HOSTILE}},
+    more = {"message": HOSTILE, "command": HOSTILE, "changes": {HOSTILE: [HOSTILE,
+                                                                          {HOSTILE: HOSTILE}]},
+            "environment": {HOSTILE: HOSTILE, "python": HOSTILE},
+            "code": {"commit": HOSTILE, "version": HOSTILE},
+            "data": {"hash": HOSTILE, HOSTILE: [HOSTILE]},
+            "audit": {"passed": False, "checks": {HOSTILE: HOSTILE}},
             "process": {"host": HOSTILE}, "study_hash": HOSTILE, "start": HOSTILE, "end": HOSTILE,
             "model": {"parameters": HOSTILE, "flops_per_token": HOSTILE}}
     for seed in range(3):
         write_run(root / "losses", "baseline", seed, 0, study="evil", steps=50)
         write_run(root / "losses", FILE_NAME, seed, -0.1, study="evil", steps=50, slot=1, **more)
-    write_run(root / "losses", FILE_NAME, 3, -0.1, study="evil", steps=50, slot=1, **more, status="failed")
+    write_run(root / "losses", FILE_NAME, 3, -0.1, study="evil", steps=50, slot=1, **more,
+              status="failed")
     path = root / "report.html"
     path.write_text(page_of(root / "losses", study), encoding="utf-8")
     return path
@@ -358,8 +376,10 @@ def test_a_study_of_one_log_point_has_a_page(tmp_path):
 def test_the_answer_says_which_words_stand_at_every_arms_own_best_rate(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text('seeds = "0-4"\nlr = [4e-3]\n[arms.baseline]\n[arms.rope]\n[arms.swiglu]\n')
-    arms = {"baseline": 0.0, "baseline_lr0.004": -0.2, "rope": -0.2, "rope_lr0.004": -0.4, "swiglu": -0.2,
+    arms = {"baseline": 0.0, "baseline_lr0.004": -0.2, "rope": -0.2, "rope_lr0.004": -0.4,
+            "swiglu": -0.2,
             "swiglu_lr0.004": 0.0}
     write_study(tmp_path / "losses", arms, study="mine", seeds=range(5), steps=50)
     text = lead(results_of(tmp_path / "losses", file))
-    assert text.startswith("Better: rope, swiglu. At every arm's own best learning rate, better: rope; ")
+    assert text.startswith("Better: rope, swiglu. At every arm's own best learning rate, better: "
+                           "rope; ")

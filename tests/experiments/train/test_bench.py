@@ -5,7 +5,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.declare.spec import make_spec
-from experiments.train.bench import CEILING, FULL, SDPA_ON_CPU, bench, check_losses, removed, spread, variants
+from experiments.train.bench import (
+    CEILING,
+    FULL,
+    SDPA_ON_CPU,
+    bench,
+    check_losses,
+    removed,
+    spread,
+    variants,
+)
 from mingpt.patterns.kinds import full
 from mingpt.sparse.backends import BACKENDS
 from mingpt.utils import BadInput
@@ -18,12 +27,14 @@ def spec(*overrides):
 def test_every_backend_stands_beside_full_and_beside_no_attention():
     rows = variants(spec("--model.schedule=8*").settings)
     assert [row.name for row in rows] == [*BACKENDS, FULL, CEILING]
-    assert [row.settings.model.schedule for row in rows] == ["8*"] * len(BACKENDS) + ["full", "full"]
+    assert [row.settings.model.schedule for row in rows] == ["8*"] * len(BACKENDS) + ["full",
+                                                                                      "full"]
     assert [row.settings.model.backend for row in rows] == [*BACKENDS, "auto", "auto"]
 
 
 def test_a_bench_measures_each_in_turn_and_says_who_refused():
-    result = bench(spec("--model.schedule=f 8 8/4"), rounds=5, only=["dense", "banded", "flash", CEILING])
+    result = bench(spec("--model.schedule=f 8 8/4"), rounds=5,
+                   only=["dense", "banded", "flash", CEILING])
     rows = {row["name"]: row for row in result["rows"]}
     assert list(rows) == ["dense", "flash", "banded", CEILING]
     assert "flash sees all keys, not pattern '8'" in rows["flash"]["refused"]

@@ -21,7 +21,8 @@ TEXTS = ["the red house on the green hill is old", "a blue bird sat in the old g
 
 def held_out(*texts, T=32):
     """A validation set of one row a text, cut or padded to T tokens."""
-    rows = [np.concatenate([BYTES.encode(text), np.full(T + 1, BYTES.eot, np.uint16)])[:T + 1] for text in texts]
+    rows = [np.concatenate([BYTES.encode(text), np.full(T + 1, BYTES.eot, np.uint16)])[:T + 1]
+            for text in texts]
     x, y = np.stack(rows)[:, :-1].astype(np.int64), np.stack(rows)[:, 1:].astype(np.int64)
     y[y == BYTES.eot] = -1
     return SimpleNamespace(x=x, y=y)
@@ -48,7 +49,8 @@ def test_a_model_that_writes_what_stands_there_scores_100_and_any_other_less():
 def test_the_score_is_sacrebleus_of_the_second_halves():
     model = Parrot([TEXTS[0], TEXTS[1][:20] + TEXTS[0][20:], TEXTS[2]])
     written = [TEXTS[0][16:32], (TEXTS[1][:20] + TEXTS[0][20:])[16:32], TEXTS[2][16:32]]
-    assert continuations(model, BYTES, held_out(*TEXTS), rows=3) == (written, [text[16:32] for text in TEXTS])
+    assert continuations(model, BYTES, held_out(*TEXTS),
+                         rows=3) == (written, [text[16:32] for text in TEXTS])
     found = bleu(model, BYTES, held_out(*TEXTS))
     assert found["score"] == sacrebleu.corpus_bleu(written, [[text[16:32] for text in TEXTS]]).score
     assert "tok:13a" in found["signature"]
@@ -62,7 +64,8 @@ def test_rows_that_end_early_are_left_out():
 
 def test_generation_is_timed_on_a_real_model():
     config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 1, "n_head": 1, "n_embd": 8, "vocab_size": 257,
+    config.merge_from_dict({"model_type": None, "n_layer": 1, "n_head": 1, "n_embd": 8,
+                            "vocab_size": 257,
                             "block_size": 32})
     with contextlib.redirect_stdout(io.StringIO()):
         model = GPT(config)

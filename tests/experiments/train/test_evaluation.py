@@ -30,7 +30,8 @@ def out(tmp_path_factory) -> Path:
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     for flags in ((), ("rope",)):
         spec = make_spec(preset="nano", flags=flags, data=[str(data)], overrides=[
-            "--trainer.max_iters=30", "--trainer.device=cpu", "--run.keep_best=true", "--run.eval_every=15",
+            "--trainer.max_iters=30", "--trainer.device=cpu", "--run.keep_best=true",
+            "--run.eval_every=15",
             "--data.val_tokens=1024", f"--data.cache={folder / 'cache'}"])
         assert Run(spec, 0, folder, open_corpus(spec.settings.data)).execute() == 0
     return folder
@@ -49,7 +50,8 @@ def test_the_evaluation_of_a_saved_run_is_what_its_record_says(out):
 def test_the_best_weights_are_those_of_the_best_evaluation(out):
     files = find_run("rope.s0", out)
     best = json.loads(files.json.read_text())["result"]["best"]["val_loss"]
-    assert evaluate_run(files, device="cpu", which="best")["val_loss"] == pytest.approx(best, abs=1e-6)
+    assert evaluate_run(files, device="cpu", which="best")["val_loss"] == pytest.approx(best,
+                                                                                        abs=1e-6)
 
 
 @pytest.mark.parametrize("text", ["rope.s0", "rope", "losses/rope.s0.csv", "losses/rope.s0.json",
@@ -73,11 +75,13 @@ def test_a_seed_gives_the_same_samples_and_several_differ(out):
 def test_temperature_0_is_greedy(out):
     model, tokenizer, _ = load_run(find_run("baseline.s0", out), "cpu")
     texts = continue_text(model, tokenizer, "red ", 20, temperature=0, samples=2, seed=5)
-    assert texts[0] == texts[1] == continue_text(model, tokenizer, "red ", 20, temperature=0, seed=6)[0]
+    assert texts[0] == texts[1] == continue_text(model, tokenizer, "red ", 20, temperature=0,
+                                                 seed=6)[0]
 
 
 def test_the_command_compares_runs_and_writes_what_it_found(out):
-    done = subprocess.run([sys.executable, str(LAB), "eval", "baseline.s0", "rope.s0", "--compare", "--device", "cpu",
+    done = subprocess.run([sys.executable, str(LAB), "eval", "baseline.s0", "rope.s0", "--compare",
+                           "--device", "cpu",
                            "--out", str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "rope.s0" in done.stdout and "%)" in done.stdout
@@ -86,7 +90,8 @@ def test_the_command_compares_runs_and_writes_what_it_found(out):
 
 
 def test_a_draft_changes_no_greedy_text_and_says_what_it_brought(out, capsys):
-    request = ["sample", "rope.s0", "--prompt", "red ", "--tokens", "30", "--temperature", "0", "--out", str(out),
+    request = ["sample", "rope.s0", "--prompt", "red ", "--tokens", "30", "--temperature", "0",
+               "--out", str(out),
                "--device", "cpu", "--json"]
     told = []
     for more in ([], ["--draft", "baseline.s0", "--drafted", "3"]):
@@ -102,7 +107,8 @@ def test_a_draft_changes_no_greedy_text_and_says_what_it_brought(out, capsys):
 
 
 def test_a_draft_in_other_tokens_or_without_heads_is_refused(out):
-    request = ["sample", "rope.s0", "--tokens", "3", "--out", str(out), "--device", "cpu", "--draft"]
+    request = ["sample", "rope.s0", "--tokens", "3", "--out", str(out), "--device", "cpu",
+               "--draft"]
     state = out / "checkpoints/baseline.s0/state.json"
     before = state.read_text()
     try:

@@ -15,7 +15,8 @@ from experiments.train.observer import Observer
 from mingpt.utils import BadInput
 
 ROOT = Path(__file__).resolve().parents[3]
-RECORD = {"config_hash": "0123456789ab", "config": {"model": {"n_layer": 2}}, "changes": {}, "data": {}, "code": {},
+RECORD = {"config_hash": "0123456789ab", "config": {"model": {"n_layer": 2}}, "changes": {},
+          "data": {}, "code": {},
           "model": {"parameters": 10}, "result": {"val_loss": 2.5, "val_loss_by_set": {"A": 2.5}}}
 ROW = {"iteration": 10, "loss": 3.0, "val_loss": None, "learning_rate": 0.001, "tokens": 640}
 
@@ -27,10 +28,13 @@ def fake_run(name="mine/rope.s1"):
 
 
 def train(out, *arguments):
-    command = [sys.executable, str(ROOT / "lab.py"), "train", "-r", "--preset", "nano", "--max-iters", "20",
-               "--model.n_layer=1", "--data.val_tokens=512", "--run.log_every=5", "--run.eval_every=10", "--device",
+    command = [sys.executable, str(ROOT / "lab.py"), "train", "-r", "--preset", "nano",
+               "--max-iters", "20",
+               "--model.n_layer=1", "--data.val_tokens=512", "--run.log_every=5",
+               "--run.eval_every=10", "--device",
                "cpu", "--out", str(out), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(command, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def scalars(folder):
@@ -38,13 +42,15 @@ def scalars(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]}
 
 
 def test_tensorboard_holds_every_cell_of_the_csv(tmp_path):
     pytest.importorskip("tensorboard")
     text = tmp_path / "words.jsonl"
-    text.write_text("".join(json.dumps({"text": f"document {n}: one two three four five"}) + "\n" for n in range(300)))
+    text.write_text("".join(json.dumps({"text": f"document {n}: one two three four five"}) + "\n"
+                            for n in range(300)))
     done = train(tmp_path, "--logger", "tensorboard", "--data", str(text))
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "losses" / "rope.s0.csv") as file:
@@ -53,9 +59,11 @@ def test_tensorboard_holds_every_cell_of_the_csv(tmp_path):
     for column in set(rows[0]) - {"iteration"}:
         expected = [(int(row["iteration"]), float(row[column])) for row in rows if row[column]]
         assert [step for step, _ in seen[column]] == [step for step, _ in expected]
-        assert [value for _, value in seen[column]] == pytest.approx([value for _, value in expected], rel=1e-6)
+        assert [value for _, value in seen[column]] == pytest.approx([value for _,
+                                                                      value in expected], rel=1e-6)
     assert json.loads((tmp_path / "losses" / "rope.s0.json").read_text())["config"]["run"]["logger"] == "tensorboard"
-    again = train(tmp_path, "--data", str(text))   # a logger is no other setting: the run is done already
+    # a logger is no other setting: the run is done already
+    again = train(tmp_path, "--data", str(text))
     assert again.returncode == 0 and "done already" in again.stderr
 
 
@@ -65,7 +73,8 @@ def test_what_a_resumed_run_writes_again_stands_once_in_tensorboard(tmp_path):
         logger = make_logger("tensorboard", tmp_path)
         logger.start(fake_run(), resumed)
         for iteration in iterations:
-            logger.row({**ROW, "iteration": iteration, "loss": float(iteration + (resumed or 0))}, None)
+            logger.row({**ROW, "iteration": iteration, "loss": float(iteration + (resumed or 0))},
+                       None)
         logger.end(fake_run(), "done", None)
     seen = scalars(tmp_path / "tensorboard" / "mine" / "rope.s1")["loss"]
     assert seen == [(0, 0.0), (5, 5.0), (15, 25.0), (20, 30.0)]

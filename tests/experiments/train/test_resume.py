@@ -22,9 +22,12 @@ from mingpt.optimizers import adamw
 from mingpt.utils import BadInput, CfgNode
 
 ROOT = Path(__file__).resolve().parents[3]
-SIZE = ["--model.n_layer=1", "--model.block_size=32", "--trainer.max_iters=12", "--trainer.batch_size=2",
-        "--trainer.device=cpu", "--run.log_every=3", "--run.eval_every=6", "--run.checkpoint_every=4",
-        "--run.keep_best=true", "--data.val_tokens=512", "--run.rehearsals=0", "--model.resid_pdrop=0.1"]
+SIZE = ["--model.n_layer=1", "--model.block_size=32", "--trainer.max_iters=12",
+        "--trainer.batch_size=2",
+        "--trainer.device=cpu", "--run.log_every=3", "--run.eval_every=6",
+        "--run.checkpoint_every=4",
+        "--run.keep_best=true", "--data.val_tokens=512", "--run.rehearsals=0",
+        "--model.resid_pdrop=0.1"]
 TIMINGS = ("seconds", "tokens_per_second", "peak_memory_mb")
 
 
@@ -53,21 +56,25 @@ class Told:
 def text(tmp_path_factory) -> Path:
     rng, path = random.Random(0), tmp_path_factory.mktemp("text") / "words.jsonl"
     words = ["red", "green", "blue", "one", "two", "three", "runs", "sleeps", "and", "then"]
-    path.write_text("".join(json.dumps({"text": f"{n} " + " ".join(rng.choices(words, k=30))}) + "\n"
+    path.write_text("".join(json.dumps({"text": f"{n} " + " ".join(rng.choices(words, k=30))})
+                            + "\n"
                             for n in range(200)))
     return path
 
 
 @pytest.fixture
 def go(text, tmp_path, monkeypatch):
-    """go(*overrides, resume=…, out=…) runs the baseline in this process; returns (exit code, what was said)."""
+    """go(*overrides, resume=…, out=…) runs the baseline in this process; returns (exit code, what
+    was said)."""
     monkeypatch.setenv("ABLATE_CACHE", str(text.parent / "cache"))
 
     def run(*overrides, resume="auto", out="a"):
-        curve = ["--trainer.lr_schedule=cosine", "--trainer.warmup_steps=3"]   # going on, the rate must go on as well
+        # going on, the rate must go on as well
+        curve = ["--trainer.lr_schedule=cosine", "--trainer.warmup_steps=3"]
         spec = make_spec(preset="nano", data=[str(text)], overrides=[*SIZE, *curve, *overrides])
         told = Told()
-        run = Run(spec, 0, tmp_path / out, open_corpus(spec.settings.data), observer=told, name="baseline")
+        run = Run(spec, 0, tmp_path / out, open_corpus(spec.settings.data), observer=told,
+                  name="baseline")
         code = run.execute(resume)
         return code, told.lines
     return run
@@ -84,11 +91,13 @@ def outcome(tmp_path, out="a"):
     assert record["status"] == "done"
     table = [line.split(",")[:7] for line in run.csv.read_text().splitlines()]
     result = {k: v for k, v in record["result"].items() if k not in TIMINGS}
-    return table, result, {k: v.tolist() for k, v in checkpoint.load_tensors(run.checkpoint).items()}
+    return table, result, {k: v.tolist() for k,
+                           v in checkpoint.load_tensors(run.checkpoint).items()}
 
 
 def killed_at(monkeypatch, operation):
-    """Kill this process, as it were, before its nth change of a file's name; returns the counter."""
+    """Kill this process, as it were, before its nth change of a file's name; returns the
+    counter."""
     count = [0]
 
     def counted(real):
@@ -148,7 +157,8 @@ def test_a_restart_never_meets_the_weights_of_the_run_that_it_replaces(go, tmp_p
 def test_another_runs_checkpoint_is_refused_by_the_settings_that_differ(go, tmp_path, monkeypatch):
     interrupted(go, monkeypatch, "--trainer.learning_rate=0.5")
     (tmp_path / "a/losses").rename(tmp_path / "moved")
-    with pytest.raises(BadInput, match=r"another run \(trainer.learning_rate 0.5 → 0.003\).*--resume restart"):
+    with pytest.raises(BadInput,
+                       match=r"another run \(trainer.learning_rate 0.5 → 0.003\).*--resume restart"):
         go()
     assert not files(tmp_path).json.exists() and not files(tmp_path).csv.exists()
     assert go(resume="restart")[0] == 0
@@ -159,7 +169,8 @@ def test_with_its_losses_gone_a_run_goes_on_from_its_own_checkpoint(go, tmp_path
     interrupted(go, monkeypatch)
     (tmp_path / "a/losses").rename(tmp_path / "moved")
     code, said = go()
-    assert code == 0 and "from 4" in said and any("is missing: it is written again" in line for line in said)
+    assert code == 0 and "from 4" in said and any("is missing: it is written again" in line
+                                                  for line in said)
     assert outcome(tmp_path) == outcome(tmp_path, "whole")
     (tmp_path / "a/losses").rename(tmp_path / "moved again")          # of a finished run as well
     assert go()[0] == 0
@@ -185,7 +196,8 @@ def test_a_checkpoint_from_before_checksums_still_serves(go, tmp_path, monkeypat
     (folder / "state.json").write_text(json.dumps(state | {"csv_bytes": size}))
     (folder / "state-previous.json").unlink(missing_ok=True)
     csv = files(tmp_path).csv.read_bytes()
-    for broken in (b"", csv[:size - 5], csv[:size - 5] + b"\0" * 100, csv.replace(b"\n", b"\r\n")[:size]):
+    for broken in (b"", csv[:size - 5], csv[:size - 5] + b"\0" * 100,
+                   csv.replace(b"\n", b"\r\n")[:size]):
         files(tmp_path).csv.write_bytes(broken)
         with pytest.raises(BadInput, match="missing, cut or changed"):
             go()
@@ -195,7 +207,8 @@ def test_a_checkpoint_from_before_checksums_still_serves(go, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("how", ["missing", "short", "torn", "crlf", "nul", "other"])
-def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(go, tmp_path, monkeypatch, how):
+def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(go, tmp_path, monkeypatch,
+                                                                       how):
     go(out="whole")
     interrupted(go, monkeypatch)
     path = files(tmp_path).csv
@@ -208,7 +221,8 @@ def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(go, tmp_p
     assert outcome(tmp_path) == outcome(tmp_path, "whole") and b"\0" not in path.read_bytes()
 
 
-def test_a_csv_without_rows_or_record_is_no_obstacle_and_one_with_rows_is_not_overwritten(go, tmp_path):
+def test_a_csv_without_rows_or_record_is_no_obstacle_and_one_with_rows_is_not_overwritten(go,
+                                                                                          tmp_path):
     path = files(tmp_path).csv
     path.parent.mkdir(parents=True)
     path.write_text("iteration,loss\n5,1.0\n")
@@ -230,11 +244,12 @@ def test_a_full_disk_at_the_first_record_leaves_nothing_in_the_way(go, tmp_path,
 
 def test_what_a_kill_left_half_written_is_removed_and_nothing_else(go, tmp_path):
     run = files(tmp_path)
-    ours = [run.csv.parent / ".baseline.s0.json.a1b2c3d4", run.csv.parent / ".baseline.s0.csv.a1b2c3d4",
-            run.checkpoint / ".state.json.a1b2c3d4", run.checkpoint / ".model-000004.tmp",
-            run.checkpoint / "model-000003.safetensors"]
-    others = [run.csv.parent / ".baseline.s01.json.a1b2c3d4", run.csv.parent / ".baseline.s0.json.mine",
-              run.checkpoint / "notes.txt", run.csv.parent / "thesis.tmp"]
+    ours = [run.csv.parent / ".baseline.s0.json.a1b2c3d4",
+            run.csv.parent / ".baseline.s0.csv.a1b2c3d4", run.checkpoint / ".state.json.a1b2c3d4",
+            run.checkpoint / ".model-000004.tmp", run.checkpoint / "model-000003.safetensors"]
+    others = [run.csv.parent / ".baseline.s01.json.a1b2c3d4",
+              run.csv.parent / ".baseline.s0.json.mine", run.checkpoint / "notes.txt",
+              run.csv.parent / "thesis.tmp"]
     for path in [*ours, *others]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
@@ -247,16 +262,18 @@ def test_a_restart_that_slurm_requeues_goes_on(go, tmp_path, monkeypatch):
     interrupted(go, monkeypatch, resume="restart")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert "from 4" in go(resume="restart")[1]
-    monkeypatch.setenv("SLURM_JOB_ID", "78")                          # another job with the same command
+    monkeypatch.setenv("SLURM_JOB_ID", "78")  # another job with the same command
     assert "from None" in go(resume="restart")[1]
     monkeypatch.delenv("SLURM_RESTART_COUNT")
     assert "from None" in go(resume="restart")[1]
 
 
 def test_a_real_kill_during_a_restart(text, tmp_path):
-    """The whole of it with real processes: learning rate 0.5, SIGKILL, restart at another rate, SIGKILL, and go on."""
+    """The whole of it with real processes: learning rate 0.5, SIGKILL, restart at another rate,
+    SIGKILL, and go on."""
     def start(*args):
-        command = [sys.executable, str(ROOT / "lab.py"), "-b", "--preset", "nano", *SIZE, "--trainer.max_iters=400",
+        command = [sys.executable, str(ROOT / "lab.py"), "-b", "--preset", "nano", *SIZE,
+                   "--trainer.max_iters=400",
                    "--data", str(text), "--out", str(tmp_path / "a"), *args]
         env = {**os.environ, "ABLATE_CACHE": str(text.parent / "cache"), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
@@ -286,18 +303,20 @@ def test_the_optimizers_state_lies_where_torch_puts_it(tmp_path):
     optimizer.step()
     checkpoint.save(tmp_path, 1, model, optimizer, {})
     there = torch.nn.Linear(3, 2, device="meta")
-    loaded, expected = (torch.optim.AdamW(list(there.named_parameters()), lr=1e-3) for _ in range(2))
+    loaded, expected = (torch.optim.AdamW(list(there.named_parameters()), lr=1e-3)
+                        for _ in range(2))
     for each in (loaded, expected):
         each.param_groups[0]["fused"] = True
     checkpoint.load_optimizer(tmp_path, checkpoint.read_state(tmp_path), there, loaded)
     expected.load_state_dict(optimizer.state_dict())
     for p in there.parameters():
         kinds = {entry: (t.device, t.dtype, t.shape) for entry, t in loaded.state[p].items()}
-        assert kinds == {entry: (t.device, t.dtype, t.shape) for entry, t in expected.state[p].items()}
+        assert kinds == {entry: (t.device, t.dtype, t.shape) for entry,
+                         t in expected.state[p].items()}
         assert {t.device.type for t in loaded.state[p].values()} == {"meta"}
 
 
-# -- corruption -------------------------------------------------------------------------------------------------------
+# -- corruption ------------------------------------------------------------------------------------
 
 DAMAGES = {
     "flipped bit": lambda data, rng: flipped(data, rng.randrange(len(data) * 8)),
@@ -327,7 +346,8 @@ def two_checkpoints(tmp_path_factory):
     for iteration in (7, 14):
         model(torch.randn(2, 16)).sum().backward()
         optimizer.step()
-        checkpoint.save(folder, iteration, model, optimizer, {"best": None, "seconds": 1.5}, b"iteration\n7\n")
+        checkpoint.save(folder, iteration, model, optimizer, {"best": None, "seconds": 1.5},
+                        b"iteration\n7\n")
     return folder
 
 
@@ -350,7 +370,8 @@ def test_every_damage_is_noticed_and_the_older_checkpoint_used(two_checkpoints, 
                 assert (told is not None) == newest and (not newest or name in told)
         (two_checkpoints / name).write_bytes(whole)
     state = json.loads((two_checkpoints / "state.json").read_text())
-    (two_checkpoints / "state.json").write_text(json.dumps(state | {"iteration": 15}))     # edited by hand
+    # edited by hand
+    (two_checkpoints / "state.json").write_text(json.dumps(state | {"iteration": 15}))
     assert checkpoint.find(two_checkpoints)[0]["iteration"] == 7
     (two_checkpoints / "state-previous.json").write_text("{}")
     with pytest.raises(BadInput, match="no checkpoint in .* is whole"):
@@ -359,7 +380,9 @@ def test_every_damage_is_noticed_and_the_older_checkpoint_used(two_checkpoints, 
 
 
 @pytest.mark.parametrize("kind", ["model", "optimizer", "log"])
-def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(go, tmp_path, monkeypatch, kind):
+def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(go, tmp_path,
+                                                                                      monkeypatch,
+                                                                                      kind):
     go(out="whole")
     interrupted(go, monkeypatch, saves=2)
     folder = files(tmp_path).checkpoint
@@ -367,5 +390,6 @@ def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_ends_with_the_same
     path = folder / state["files"][kind]
     path.write_bytes(flipped(path.read_bytes(), 900))
     code, said = go()
-    assert code == 0 and f"from {state['iteration'] - 4}" in said and any("the older checkpoint" in s for s in said)
+    assert code == 0 and f"from {state['iteration'] - 4}" in said and any("the older checkpoint"
+                                                                          in s for s in said)
     assert outcome(tmp_path) == outcome(tmp_path, "whole")

@@ -22,7 +22,8 @@ from mingpt.utils import IGNORE_INDEX, CfgNode
 ROOT = Path(__file__).resolve().parents[3]
 TIMINGS = ("seconds", "tokens_per_second", "peak_memory_mb")
 SMALL = ["--preset", "nano", "--max-iters", "45", "--run.log_every=3",
-         "--run.eval_every=10", "--run.checkpoint_every=7", "--model.n_layer=2", "--data.val_tokens=2048",
+         "--run.eval_every=10", "--run.checkpoint_every=7", "--model.n_layer=2",
+         "--data.val_tokens=2048",
          "--device", "cpu"]
 
 
@@ -35,14 +36,17 @@ def corpus(tmp_path_factory) -> Path:
     with open(path, "w") as f:
         for n in range(400):
             text = f"document {n}: " + " ".join(rng.choices(words, k=40)) + "."
-            f.write(json.dumps({"text": text, "meta": {"pile_set_name": "A" if n % 2 else "B"}}) + "\n")
+            f.write(json.dumps({"text": text, "meta": {"pile_set_name": "A" if n % 2 else "B"}})
+                    + "\n")
     return path
 
 
 def lab(corpus, out, *args, check=0, env=None, **kwargs):
-    command = [sys.executable, str(ROOT / "lab.py"), "train", *SMALL, "--data", str(corpus), "--out", str(out), *args]
+    command = [sys.executable, str(ROOT / "lab.py"), "train", *SMALL, "--data", str(corpus),
+               "--out", str(out), *args]
     cache = {"ABLATE_CACHE": str(corpus.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **cache, **(env or {})}, **kwargs)
+    done = subprocess.run(command, capture_output=True, text=True,
+                          env={**os.environ, **cache, **(env or {})}, **kwargs)
     assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -85,7 +89,8 @@ def test_a_run_records_what_it_did(whole):
     record = json.loads((whole / "losses/rope.s0.json").read_text())
     assert (record["status"], record["arm"], record["seed"]) == ("done", "rope", 0)
     assert record["changes"] == {"model.position": ["learned", "rope"]}
-    assert record["result"]["val_loss_by_set"].keys() == {"A", "B"} and record["result"]["bits_per_byte"] > 0
+    assert record["result"]["val_loss_by_set"].keys() == {"A",
+                                                          "B"} and record["result"]["bits_per_byte"] > 0
     assert record["audit"]["passed"] and record["model"]["parameters"] > record["model"]["non_embedding"]
     table = rows(whole, "rope.s0")
     assert [int(r["iteration"]) for r in table] == sorted({*range(0, 46, 3), *range(0, 46, 10)})
@@ -94,17 +99,20 @@ def test_a_run_records_what_it_did(whole):
 
 
 def test_the_result_is_the_last_row(whole):
-    assert float(rows(whole, "rope.s0")[-1]["val_loss"]) == pytest.approx(result(whole, "rope.s0")["val_loss"])
+    assert float(rows(whole, "rope.s0")[-1]["val_loss"]) == pytest.approx(result(whole,
+                                                                                 "rope.s0")["val_loss"])
 
 
 def test_killed_at_any_moment_and_started_again_gives_the_same_bits(corpus, whole, tmp_path):
-    command = [sys.executable, str(ROOT / "lab.py"), "train", *SMALL, "--data", str(corpus), "--out", str(tmp_path),
+    command = [sys.executable, str(ROOT / "lab.py"), "train", *SMALL, "--data", str(corpus),
+               "--out", str(tmp_path),
                "-r", "--model.resid_pdrop=0.1"]
     env = {**os.environ, "ABLATE_CACHE": str(corpus.parent / "cache"), "OMP_NUM_THREADS": "1"}
     rng, path, kills = random.Random(os.getpid()), tmp_path / "losses/rope.s0.csv", 0
     for _ in range(3):
         before = path.stat().st_size if path.exists() else 0
-        child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
         while child.poll() is None and (not path.exists() or path.stat().st_size == before):
             time.sleep(0.005)   # until it has written something new
         time.sleep(rng.random() * 0.3)
@@ -118,10 +126,12 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(corpus, whol
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_exits_3_and_the_run_goes_on_exactly(corpus, whole, tmp_path, number):
-    command = [sys.executable, str(ROOT / "lab.py"), "train", *SMALL, "--data", str(corpus), "--out", str(tmp_path),
+    command = [sys.executable, str(ROOT / "lab.py"), "train", *SMALL, "--data", str(corpus),
+               "--out", str(tmp_path),
                "-r", "--model.resid_pdrop=0.1"]
     env = {**os.environ, "ABLATE_CACHE": str(corpus.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                             text=True)
     path = tmp_path / "losses/rope.s0.csv"
     while not (path.exists() and path.read_text().count("\n") >= 3):
         time.sleep(0.005)
@@ -145,9 +155,11 @@ def test_other_settings_are_refused_by_name(corpus, whole):
 
 
 def test_a_diverging_run_stops_keeps_its_rows_and_exits_1(corpus, tmp_path):
-    lab(corpus, tmp_path, "-b", "--trainer.learning_rate=1e30", "--trainer.grad_norm_clip=1e30", check=1)
+    lab(corpus, tmp_path, "-b", "--trainer.learning_rate=1e30", "--trainer.grad_norm_clip=1e30",
+        check=1)
     record = json.loads((tmp_path / "losses/baseline.s0.json").read_text())
-    assert record["status"] == "diverged" and record["result"] is None and rows(tmp_path, "baseline.s0")
+    assert record["status"] == "diverged" and record["result"] is None and rows(tmp_path,
+                                                                                "baseline.s0")
 
 
 def test_the_audit_of_the_dry_run_trains_nothing(corpus, tmp_path):
@@ -158,18 +170,21 @@ def test_the_audit_of_the_dry_run_trains_nothing(corpus, tmp_path):
 
 
 def test_a_schedule_trains_and_its_record_says_what_it_leaves_out(corpus, tmp_path):
-    done = lab(corpus, tmp_path, "-r", "--schedule", "lms_main", "--model.block_size=512", "--model.n_layer=4",
+    done = lab(corpus, tmp_path, "-r", "--schedule", "lms_main", "--model.block_size=512",
+               "--model.n_layer=4",
                "--trainer.batch_size=2", "--max-iters", "6")
     record = json.loads((tmp_path / "losses/rope_lms_main.s0.json").read_text())
     assert done.stderr.count("written for 12 layers") == 1
     assert record["model"]["schedule"] == "f*2 128 256"
     assert record["model"]["sparsity"] > record["model"]["compute_sparsity"] > 0
-    assert record["changes"] == {"model.position": ["learned", "rope"], "model.schedule": ["full", "lms_main"]}
+    assert record["changes"] == {"model.position": ["learned", "rope"],
+                                 "model.schedule": ["full", "lms_main"]}
 
 
 @pytest.mark.parametrize("pack", ["stream", "truncate"])
 def test_tokens_are_targets_and_flops_count_padding(corpus, tmp_path, monkeypatch, pack):
-    """Rows of 300 positions, longer than any document; the count is taken again from the batches themselves."""
+    """Rows of 300 positions, longer than any document; the count is taken again from the batches
+    themselves."""
     lab(corpus, tmp_path, "-b", "--max-iters=6", f"--data.pack={pack}", "--model.block_size=300",
         "--trainer.accumulation_steps=2", "--trainer.batch_size=2")
     settings = CfgNode(**record(tmp_path, "baseline.s0")["config"]["data"])
@@ -177,13 +192,15 @@ def test_tokens_are_targets_and_flops_count_padding(corpus, tmp_path, monkeypatc
     batches = open_corpus(settings).train(300, 2, 0)
     counted = sum(int((batches.batch(t)[1] != IGNORE_INDEX).sum()) for t in range(12))
     measured = record(tmp_path, "baseline.s0")
-    assert measured["result"]["tokens"] == counted == int(rows(tmp_path, "baseline.s0")[-1]["tokens"])
+    assert measured["result"]["tokens"] == counted == int(rows(tmp_path,
+                                                               "baseline.s0")[-1]["tokens"])
     assert (counted == 12 * 600) == (pack == "stream")
     assert measured["result"]["flops"] == measured["model"]["flops_per_token"] * 12 * 600
 
 
 def test_an_arm_of_a_study_of_schedules_trains(corpus, tmp_path):
-    lab(corpus, tmp_path, "--study", "schedules", "--arm", "quarter", "--model.n_layer=4", "--max-iters", "6")
+    lab(corpus, tmp_path, "--study", "schedules", "--arm", "quarter", "--model.n_layer=4",
+        "--max-iters", "6")
     record = json.loads((tmp_path / "losses/schedules/quarter.s0.json").read_text())
     assert (record["status"], record["model"]["schedule"]) == ("done", "f 64 16 1")
     assert record["audit"]["passed"], record["audit"]
@@ -191,17 +208,20 @@ def test_an_arm_of_a_study_of_schedules_trains(corpus, tmp_path):
 
 def test_a_schedule_file_that_has_changed_is_noticed_and_so_is_another_backend(corpus, tmp_path):
     path = tmp_path / "mine.json"
-    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": 4, "n_layer": 2}}}')
+    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": '
+                    '4, "n_layer": 2}}}')
     run = "--schedule", f"{path}:a", "--max-iters", "6"
     lab(corpus, tmp_path, *run)
     assert "done already" in lab(corpus, tmp_path, *run).stderr
-    assert "model.backend 'auto' → 'dense'" in lab(corpus, tmp_path, *run, "--backend", "dense", check=2).stderr
+    assert "model.backend 'auto' → 'dense'" in lab(corpus, tmp_path, *run, "--backend", "dense",
+                                                   check=2).stderr
     path.write_text(path.read_text().replace("8", "6"))
     assert "model.schedule '8 4' → '6 4'" in lab(corpus, tmp_path, *run, check=2).stderr
 
 
 def test_early_stopping_keeps_the_best_weights(corpus, tmp_path):
-    lab(corpus, tmp_path, "-b", "--run.patience=1", "--run.keep_best=true", "--trainer.learning_rate=0.5",
+    lab(corpus, tmp_path, "-b", "--run.patience=1", "--run.keep_best=true",
+        "--trainer.learning_rate=0.5",
         "--run.eval_every=2")
     record = json.loads((tmp_path / "losses/baseline.s0.json").read_text())
     assert record["status"] == "done" and "stopped early" in record["message"]
@@ -214,8 +234,10 @@ def test_the_seconds_recorded_are_those_of_all_steps(corpus, tmp_path, monkeypat
     from experiments.declare.spec import make_spec
     from experiments.train.run import Run
     from experiments.train.seeded import SeededTrainer
-    spec = make_spec(preset="nano", data=[str(corpus)], overrides=[f"--data.cache={corpus.parent / 'cache'}", *(
-        ["--trainer.max_iters=20", "--run.log_every=7", "--run.checkpoint_every=9", "--trainer.device=cpu"])])
+    spec = make_spec(preset="nano", data=[str(corpus)],
+                     overrides=[f"--data.cache={corpus.parent / 'cache'}", *(
+        ["--trainer.max_iters=20", "--run.log_every=7", "--run.checkpoint_every=9",
+         "--trainer.device=cpu"])])
     step = SeededTrainer.step
     monkeypatch.setattr(SeededTrainer, "step", lambda *args: (time.sleep(0.02), step(*args)))
     run = Run(spec, 0, tmp_path, open_corpus(spec.settings.data))
@@ -231,13 +253,16 @@ def test_an_arm_and_the_baseline_share_batches_and_common_weights():
     class Corpus:
         vocab_size, eot = 257, 256
     base = build_model(make_spec(preset="nano").settings, Corpus, seed=1).state_dict()
-    arm = build_model(make_spec(preset="nano", flags=["all_modifications"]).settings, Corpus, seed=1).state_dict()
+    arm = build_model(make_spec(preset="nano", flags=["all_modifications"]).settings, Corpus,
+                      seed=1).state_dict()
     common = [k for k in base if k in arm and base[k].shape == arm[k].shape and base[k].any()]
     assert len(common) > 8 and all((base[k] == arm[k]).all() for k in common)
     def batches(*flags):
-        settings = make_spec(preset="nano", flags=flags, overrides=["--trainer.device=cpu"]).settings
+        settings = make_spec(preset="nano", flags=flags,
+                             overrides=["--trainer.device=cpu"]).settings
         source = SimpleNamespace(batch=lambda t: (np.full((2, 3), t), np.full((2, 3), t)))
-        trainer = SeededTrainer(settings.trainer, build_model(settings, Corpus, seed=1), source, seed=1)
+        trainer = SeededTrainer(settings.trainer, build_model(settings, Corpus, seed=1), source,
+                                seed=1)
         stream, seen = trainer.batches(), []
         for trainer.iter_num in range(3):
             x, _ = next(stream)

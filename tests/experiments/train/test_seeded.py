@@ -1,4 +1,5 @@
-"""What makes arms comparable: draws keyed by seed, rehearsals that change nothing, data that all are measured on."""
+"""What makes arms comparable: draws keyed by seed, rehearsals that change nothing, data that all
+are measured on."""
 
 import contextlib
 
@@ -10,7 +11,8 @@ from experiments.declare.spec import make_spec
 from experiments.train.predict import RandomTokens
 from experiments.train.seeded import SeededTrainer, build_model
 
-TINY = ["--model.n_layer=1", "--model.block_size=16", "--trainer.batch_size=2", "--trainer.device=cpu",
+TINY = ["--model.n_layer=1", "--model.block_size=16", "--trainer.batch_size=2",
+        "--trainer.device=cpu",
         "--model.resid_pdrop=0.2"]
 
 
@@ -43,12 +45,13 @@ def test_all_arms_of_data_detail_are_measured_on_the_same_tokens(tmp_path, data_
     import argparse
     import inspect
     text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(inspect.getsource(module) for module in (argparse, contextlib, inspect)))
+    text.write_text("\n\n".join(inspect.getsource(module)
+                                for module in (argparse, contextlib, inspect)))
     held = []
     for arm in ("baseline", "truncate", "document_mask"):
         data = make_spec(preset="nano", study="data_detail", arm=arm).settings.data
-        corpus = open_corpus(data_config(text, pack=data.pack, val_pack=data.val_pack, document_mask=data.document_mask,
-                                         val_docs=1))
+        corpus = open_corpus(data_config(text, pack=data.pack, val_pack=data.val_pack,
+                                         document_mask=data.document_mask, val_docs=1))
         held.append(corpus.validation(64, 4096))
     for other in held[1:]:
         assert np.array_equal(held[0].x, other.x) and np.array_equal(held[0].y, other.y)

@@ -5,18 +5,21 @@ from experiments.records.runs import find_runs
 from experiments.verdicts.results import collect
 from tests.helpers.synthetic import write_run
 
-TEXT = 'question = "Does it?"\nhypothesis = "{hypothesis}"\nmargin = {margin}\n{more}[arms.baseline]\n[arms.rope]\n'
+TEXT = ('question = "Does it?"\nhypothesis = "{hypothesis}"\nmargin = '
+        '{margin}\n{more}[arms.baseline]\n[arms.rope]\n')
 
 
 def changed(tmp_path, first, then, declaration=True):
-    """The lines about a study whose runs were made under the first text and which now reads as the second."""
+    """The lines about a study whose runs were made under the first text and which now reads as the
+    second."""
     path = tmp_path / "mine.toml"
     path.write_text(TEXT.format(**first))
     study = load_study(path)
     for seed in (0, 1):
         for arm in study.arms:
             told = {"declaration": study.declaration(arm)} if declaration else {}
-            write_run(tmp_path / "losses", arm, seed, study="mine", steps=20, study_hash=study.hash, **told)
+            write_run(tmp_path / "losses", arm, seed, study="mine", steps=20,
+                      study_hash=study.hash, **told)
     path.write_text(TEXT.format(**then))
     (results,) = collect(find_runs(tmp_path / "losses"), path)
     return [change.line() for change in results.changed]
@@ -32,9 +35,11 @@ def test_an_unchanged_study_and_a_comment_say_nothing(tmp_path):
 
 def test_a_hypothesis_and_a_margin_that_follow_the_data_are_named_with_both_versions(tmp_path):
     lines = changed(tmp_path, PLAIN, PLAIN | {"hypothesis": "It does not.", "margin": 0.5})
-    assert lines == ["hypothesis changed after 4 runs (baseline.s0, the first on 2026-03-01 at 00:00): "
+    assert lines == ["hypothesis changed after 4 runs (baseline.s0, the first on 2026-03-01 at "
+                     "00:00): "
                      "'It does.' → 'It does not.'",
-                     "margin changed after 4 runs (baseline.s0, the first on 2026-03-01 at 00:00): 0.01 → 0.5"]
+                     "margin changed after 4 runs (baseline.s0, the first on 2026-03-01 at 00:00): "
+                     "0.01 → 0.5"]
 
 
 def test_so_are_the_metric_the_seeds_and_an_arm(tmp_path):
@@ -59,4 +64,5 @@ def test_an_arm_that_means_something_else_now_is_named(tmp_path):
               declaration=study.declaration("x"))
     path.write_text("[arms.x]\nmodel.n_embd = 16\n")
     (results,) = collect(find_runs(tmp_path / "losses"), path)
-    assert [(c.key, c.was, c.now) for c in results.changed] == [("arm x", {"model.n_embd": 8}, {"model.n_embd": 16})]
+    assert [(c.key, c.was, c.now) for c in results.changed] == [("arm x", {"model.n_embd": 8},
+                                                                 {"model.n_embd": 16})]

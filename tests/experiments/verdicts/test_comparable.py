@@ -1,4 +1,5 @@
-"""A verdict needs the same validation tokens, and the same value of every setting that the arm does not declare."""
+"""A verdict needs the same validation tokens, and the same value of every setting that the arm does
+not declare."""
 
 import csv
 import json
@@ -25,7 +26,8 @@ def edit(path, change):
 
 
 def studied(folder, change, arms=("rope",), seeds=(0, 1, 2), **more):
-    """Results of a baseline and arms that are 0.5 nats better; `change` edits every record of the arms."""
+    """Results of a baseline and arms that are 0.5 nats better; `change` edits every record of the
+    arms."""
     for k, arm in enumerate(("baseline", *arms)):
         for seed in seeds:
             path = write_run(folder, arm, seed, -0.5 * bool(k), slot=k, **more)
@@ -42,7 +44,8 @@ DIFFERENT = {"trainer.batch_size": put("trainer", "batch_size", 32),
              "trainer.learning_rate": put("trainer", "learning_rate", 0.1),
              "model.n_layer": put("model", "n_layer", 2),
              "the data's hash": lambda record: record["data"].update(hash="f" * 16),
-             "validation set": lambda record: record["data"].update(validation={"hash": "b", "text_hash": "b"})}
+             "validation set": lambda record: record["data"].update(validation={"hash": "b",
+                                                                                "text_hash": "b"})}
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
@@ -57,11 +60,13 @@ def test_no_door_gives_a_word_on_an_arm_that_differs_in_more_than_it_declares(na
         edit(run.path, lambda record: record["data"].update(own))
     results = collect(find_runs(tmp_path))[0]
     v = results.verdicts["rope"]
-    assert (v.word, v.p, v.ci, v.ci_holm, v.difference) == ("not comparable", None, None, None, None)
+    assert (v.word, v.p, v.ci, v.ci_holm, v.difference) == ("not comparable", None, None, None,
+                                                            None)
     assert name in v.reason
     assert "not comparable" in v.line() and name in v.line()
     assert "not comparable" in to_markdown(results)
-    assert {row["arm"]: row["word"] for row in csv.DictReader(to_csv(results).splitlines())}["rope"] == v.word
+    assert {row["arm"]: row["word"]
+            for row in csv.DictReader(to_csv(results).splitlines())}["rope"] == v.word
     assert results.summary()["verdicts"]["rope"]["word"] == v.word
     assert not any(results.budgets.on(axis) for axis in AXES)
     trials = gather(results)
@@ -117,11 +122,14 @@ def test_another_tokenizer_over_the_same_text_is_judged_in_bits_per_byte(tmp_pat
 
             def change(record, shift=0.01 * seed + 0.001 * seed**2 * (arm == "rope"),
                        tokenizer=tokenizer, nats=nats, bits=bits):
-                record["result"] |= {"val_loss": nats + shift * nats / bits, "bits_per_byte": bits + shift}
-                record["data"] |= {"tokenizer": tokenizer, "validation": {"hash": tokenizer, "text_hash": "same"}}
+                record["result"] |= {"val_loss": nats + shift * nats / bits,
+                                     "bits_per_byte": bits + shift}
+                record["data"] |= {"tokenizer": tokenizer,
+                                   "validation": {"hash": tokenizer, "text_hash": "same"}}
                 record["config"]["data"] = {"tokenizer": tokenizer}
                 if tokenizer == "gpt2":
-                    record["changes"] = {"data.tokenizer": ["byte", "gpt2"], "model.thing": ["a", "rope"]}
+                    record["changes"] = {"data.tokenizer": ["byte", "gpt2"],
+                                         "model.thing": ["a", "rope"]}
             edit(path, change)
     results = collect(find_runs(tmp_path))[0]
     v = results.verdicts["rope"]
@@ -138,7 +146,8 @@ def test_another_tokenizer_over_the_same_text_is_judged_in_bits_per_byte(tmp_pat
 
 
 def test_old_records_say_by_their_settings_which_validation_set_they_scored():
-    old = {"config": {"data": {"val_fraction": 0.1}}, "changes": {}, "data": {"hash": "h", "tokenizer": "byte"}}
+    old = {"config": {"data": {"val_fraction": 0.1}}, "changes": {},
+           "data": {"hash": "h", "tokenizer": "byte"}}
     arm = {"config": {"data": {"val_fraction": 0.3}}, "changes": {"data.val_fraction": [0.1, 0.3]},
            "data": old["data"]}
     assert "data.val_fraction 0.1 (baseline) and 0.3" in compare_records(arm, old).reason
@@ -160,9 +169,11 @@ def test_csvs_alone_are_compared_at_their_last_common_iteration(tmp_path):
 
 
 def test_values_of_three_decimals_do_not_raise_the_rate_of_false_words(monkeypatch):
-    """Six arms without effect, sd 0.001, written with three decimals: at most 5 % of studies say a false word."""
+    """Six arms without effect, sd 0.001, written with three decimals: at most 5 % of studies say a
+    false word."""
     from experiments.verdicts.stats import verdicts
-    monkeypatch.setattr("gc.collect", lambda: 0)      # statsmodels collects in every correction: most of the time here
+    # statsmodels collects in every correction: most of the time here
+    monkeypatch.setattr("gc.collect", lambda: 0)
     rng, false, studies = np.random.default_rng(0), 0, 150
     for _ in range(studies):
         table = {arm: dict(enumerate(np.round(rng.normal(3, 0.001, 3), 3))) for arm in "bcdefga"}
@@ -170,5 +181,5 @@ def test_values_of_three_decimals_do_not_raise_the_rate_of_false_words(monkeypat
         false += any(v.word in ("better", "worse") for v in found.values())
     assert false <= 0.05 * studies + 2 * (studies * 0.05 * 0.95) ** 0.5
     full = {s: 3.0 + x for s, x in enumerate((0.123456789, 0.123456912, 0.123456501))}
-    assert compare({s: v + 0.001 for s, v in full.items()}, {s: v + 1e-7 * s for s, v in full.items()},
-                   margin=1e-6).word == "worse"
+    assert compare({s: v + 0.001 for s, v in full.items()},
+                   {s: v + 1e-7 * s for s, v in full.items()}, margin=1e-6).word == "worse"

@@ -15,7 +15,8 @@ BAR = {"margin": 0.01, "alpha": 0.05, "resamples": 0}
 
 
 def write(folder, arm, seed, loss, slower=1.0, steps=100, **result):
-    """A run whose val_loss falls as 3 + loss + 2·exp(−step/20), measured every tenth step of `slower` seconds."""
+    """A run whose val_loss falls as 3 + loss + 2·exp(−step/20), measured every tenth step of
+    `slower` seconds."""
     noise = 0.001 * np.random.default_rng([seed, len(arm)]).normal()
     rows = [HEADER]
     for step in range(0, steps + 1, 10):
@@ -25,10 +26,13 @@ def write(folder, arm, seed, loss, slower=1.0, steps=100, **result):
     path = folder / f"{arm}.s{seed}.csv"
     path.write_text("\n".join(rows) + "\n")
     path.with_suffix(".json").write_text(json.dumps({
-        "schema": 1, "study": None, "arm": arm, "seed": seed, "status": "done", "changes": {}, "message": None,
+        "schema": 1, "study": None, "arm": arm, "seed": seed, "status": "done", "changes": {},
+        "message": None,
         "model": {"parameters": 1000, "flops_per_token": 6e6 * slower},
-        "result": {"val_loss": value, "perplexity": math.exp(value), "bits_per_byte": value / math.log(2) / 4,
-                   "iterations": steps, "seconds": steps * slower, "tokens_per_second": 1000 / slower,
+        "result": {"val_loss": value, "perplexity": math.exp(value),
+                   "bits_per_byte": value / math.log(2) / 4,
+                   "iterations": steps, "seconds": steps * slower,
+                   "tokens_per_second": 1000 / slower,
                    "peak_memory_mb": 50 * slower, **result}}))
 
 
@@ -47,7 +51,8 @@ def test_a_slow_arm_is_better_at_equal_tokens_and_worse_at_equal_seconds(study):
     assert words == {"tokens": "better", "flops": "worse", "seconds": "worse"}
     at = found.of("wide", "seconds")
     assert at.at == 100.0     # the baseline's whole run, and the half of the slow arm's
-    assert at.verdict.difference == pytest.approx(-0.05 + 2 * math.exp(-2.5) - 2 * math.exp(-5), abs=3e-3)
+    assert at.verdict.difference == pytest.approx(-0.05 + 2 * math.exp(-2.5) - 2 * math.exp(-5),
+                                                  abs=3e-3)
     assert found.of("wide", "tokens").crossing is None
     assert len(found.on("flops")) == 1
 
@@ -58,21 +63,25 @@ def test_the_crossing_is_where_the_curves_change_places(tmp_path):
         write(tmp_path, "wide", seed, -0.2, slower=2.0)
     at = budgets(find_runs(tmp_path), ["baseline", "wide"], "baseline", **BAR).of("wide", "seconds")
     assert at.verdict.word == "better"
-    halves = 2 * (math.exp(-at.crossing / 40) - math.exp(-at.crossing / 20))   # what being slow costs there
+    # what being slow costs there
+    halves = 2 * (math.exp(-at.crossing / 40) - math.exp(-at.crossing / 20))
     assert halves == pytest.approx(0.2, abs=0.01)
 
 
 def test_the_metric_of_the_study_is_the_metric_of_the_budget(study):
     for metric in ("perplexity", "bits_per_byte"):
-        found = budgets(find_runs(study), ["baseline", "wide"], "baseline", metric=metric, **BAR).of("wide", "tokens")
+        found = budgets(find_runs(study), ["baseline", "wide"], "baseline", metric=metric,
+                        **BAR).of("wide", "tokens")
         finals = {run.arm: run.final(metric) for run in find_runs(study) if run.seed == 0}
-        assert found.verdict.difference == pytest.approx(finals["wide"] - finals["baseline"], abs=0.05)
+        assert found.verdict.difference == pytest.approx(finals["wide"] - finals["baseline"],
+                                                         abs=0.05)
 
 
 def test_a_run_that_diverged_takes_better_back_here_too(study):
     write_run(study, "wide", 9, status="diverged", steps=50)
     write(study, "baseline", 9, 0.0)
-    found = budgets(find_runs(study), ["baseline", "wide"], "baseline", **BAR).of("wide", "tokens").verdict
+    found = budgets(find_runs(study), ["baseline", "wide"], "baseline", **BAR).of("wide",
+                                                                                  "tokens").verdict
     assert found.word == "undecided" and "diverged on seed 9" in found.reason
 
 
@@ -88,16 +97,18 @@ def test_costs_are_means_over_finished_runs_and_ratios_to_the_baseline(study):
     assert [cost.arm for cost in found.arms] == ["baseline", "wide"]
     assert found.of("wide").n == 5
     assert found.of("baseline").step_seconds == pytest.approx(1.0)
-    ratios = {key: found.ratio("wide", key) for key in ("parameters", "flops_per_token", "step_seconds",
+    ratios = {key: found.ratio("wide", key) for key in ("parameters", "flops_per_token",
+                                                        "step_seconds",
                                                         "tokens_per_second", "peak_memory_mb")}
-    assert ratios == {"parameters": 1.0, "flops_per_token": 2.0, "step_seconds": 2.0, "tokens_per_second": 0.5,
+    assert ratios == {"parameters": 1.0, "flops_per_token": 2.0, "step_seconds": 2.0,
+                      "tokens_per_second": 0.5,
                       "peak_memory_mb": 2.0}
     assert found.ratio("nobody", "parameters") is None
 
 
 def test_what_else_used_the_machine_does_not_change_the_step_time(tmp_path):
-    """Neighbours that slow two runs of five throughout and a third for its second half: the mean would be 1.5 times as
-    long."""
+    """Neighbours that slow two runs of five throughout and a third for its second half: the mean
+    would be 1.5 times as long."""
     for seed in range(5):
         write(tmp_path, "baseline", seed, 0.0)
         write(tmp_path, "wide", seed, -0.05, slower=2.0 if seed < 2 else 1.0)
@@ -109,7 +120,8 @@ def test_what_else_used_the_machine_does_not_change_the_step_time(tmp_path):
     runs = find_runs(tmp_path)
     found = costs(runs, ["wide", "baseline"], "baseline")
     paced = [at_pace(run, found.of(run.arm)) for run in runs]
-    at_equal = [budgets(each, ["baseline", "wide"], "baseline", **BAR).of("wide", "seconds") for each in (runs, paced)]
+    at_equal = [budgets(each, ["baseline", "wide"], "baseline", **BAR).of("wide", "seconds")
+                for each in (runs, paced)]
     assert at_equal[0].verdict.word != "better" == at_equal[1].verdict.word
     assert at_equal[1].verdict.difference == pytest.approx(-0.05, abs=3e-3)
     assert found.ratio("wide", "step_seconds") == pytest.approx(1.0)
@@ -120,20 +132,24 @@ def thin(folder, keep):
     """Keep the rows of these iterations."""
     for path in folder.glob("*.csv"):
         head, *rows = path.read_text().splitlines()
-        path.write_text("\n".join([head, *(row for row in rows if int(row.split(",")[0]) in keep)]) + "\n")
+        path.write_text("\n".join([head, *(row for row in rows if int(row.split(",")[0]) in keep)])
+                        + "\n")
 
 
 @pytest.mark.parametrize("keep", [{0, 100}, {100}, {90, 100}, {0, 50, 100}])
 def test_between_evaluations_too_far_apart_nothing_is_made_up(tmp_path, keep):
-    """At equal tokens all were measured. At equal FLOPs the dearer arm was not, and its curve could run anywhere."""
+    """At equal tokens all were measured. At equal FLOPs the dearer arm was not, and its curve could
+    run anywhere."""
     for seed in range(5):
         write(tmp_path, "baseline", seed, 0.0)
         write(tmp_path, "wide", seed, -0.05, slower=1.3)
     thin(tmp_path, keep)
-    found = {b.axis: b for b in budgets(find_runs(tmp_path), ["baseline", "wide"], "baseline", **BAR).table}
+    found = {b.axis: b for b in budgets(find_runs(tmp_path), ["baseline", "wide"], "baseline",
+                                        **BAR).table}
     assert found["tokens"].verdict.word == "better"
     for axis in ("flops", "seconds"):
-        assert (found[axis].verdict.word, found[axis].verdict.p, found[axis].crossing) == ("undecided", None, None)
+        assert (found[axis].verdict.word, found[axis].verdict.p,
+                found[axis].crossing) == ("undecided", None, None)
         assert "too far apart" in found[axis].verdict.reason
 
 

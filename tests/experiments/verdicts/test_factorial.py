@@ -17,7 +17,8 @@ def cells(design, effect, seeds=5, noise=0.002, seed=0):
     """arm → seed → 3 + what `effect(levels)` adds + noise; seeds share their level."""
     rng = np.random.default_rng(seed)
     level = 0.05 * rng.normal(size=seeds)
-    return {arm: {s: 3 + level[s] + effect(set(filter(None, levels))) + noise * rng.normal() for s in range(seeds)}
+    return {arm: {s: 3 + level[s] + effect(set(filter(None, levels))) + noise * rng.normal()
+                  for s in range(seeds)}
             for arm, levels in design.cells.items()}
 
 
@@ -31,13 +32,15 @@ def test_planted_main_effects_and_an_interaction_are_found_and_nothing_else():
     found = analyse(arch(), cells(arch(), effect, seed=2), **BAR)
     by_name = {term.name: term.verdict for term in found.terms}
     assert len(by_name) == 7 and len(found.main) == 3 and len(found.interactions) == 4
-    assert by_name["rope"].difference == pytest.approx(-0.17, abs=0.005)      # averaged over without and with SwiGLU
+    # averaged over without and with SwiGLU
+    assert by_name["rope"].difference == pytest.approx(-0.17, abs=0.005)
     assert by_name["swiglu"].difference == pytest.approx(-0.07, abs=0.005)
     assert by_name["rope × swiglu"].difference == pytest.approx(0.06, abs=0.005)
     assert found.lines()[0].startswith("rmsnorm: ") and found.lines()[2].startswith("rope: lowers it −0.1")
     assert found.lines()[3].startswith("rope × swiglu: raises it +0.0")
     assert "rope × rmsnorm (within the margin)" in found.lines()[4] and len(found.lines()) == 5
-    assert {name for name, v in by_name.items() if v.word in ("better", "worse")} == {"rope", "swiglu", "rope × swiglu"}
+    assert {name for name, v in by_name.items() if v.word
+            in ("better", "worse")} == {"rope", "swiglu", "rope × swiglu"}
 
 
 def test_arms_that_do_not_add_up_are_named():
@@ -45,15 +48,19 @@ def test_arms_that_do_not_add_up_are_named():
         return -0.2 * ("rope" in on) - 0.1 * ("swiglu" in on) + 0.06 * ({"rope", "swiglu"} <= on)
     found = analyse(arch(), cells(arch(), effect), **BAR)
     words = {each.arm: each.word for each in found.sums}
-    assert words == {"swiglu_rope": "higher than the sum", "swiglu_rope_rmsnorm": "higher than the sum",
+    assert words == {"swiglu_rope": "higher than the sum",
+                     "swiglu_rope_rmsnorm": "higher than the sum",
                      "rope_rmsnorm": "adds up", "swiglu_rmsnorm": "adds up"}
     both = next(each for each in found.sums if each.arm == "swiglu_rope")
-    assert both.observed == pytest.approx(-0.24, abs=0.005) and both.expected == pytest.approx(-0.3, abs=0.005)
+    assert both.observed == pytest.approx(-0.24,
+                                          abs=0.005) and both.expected == pytest.approx(-0.3,
+                                                                                        abs=0.005)
     assert "swiglu_rope (higher than the sum)" in found.line()
 
 
 def test_effects_are_those_of_least_squares_on_the_full_factorial():
-    """A reference by other means: the regression with all products of 0/1 factors, its coefficients recombined."""
+    """A reference by other means: the regression with all products of 0/1 factors, its coefficients
+    recombined."""
     rng = np.random.default_rng(1)
     design = arch()
     values = {arm: {0: rng.normal(), 1: rng.normal()} for arm in design.cells}
@@ -92,20 +99,25 @@ def test_only_seeds_on_which_every_cell_has_a_value_count_and_the_others_are_nam
 
 
 def test_false_effects_are_rare_over_the_whole_family():
-    found = [analyse(arch(), cells(arch(), lambda on: 0.0, noise=0.02, seed=i), **BAR) for i in range(40)]
+    found = [analyse(arch(), cells(arch(), lambda on: 0.0, noise=0.02, seed=i), **BAR)
+             for i in range(40)]
     false = sum(any(term.verdict.word in ("better", "worse") for term in f.terms) for f in found)
     assert false / 40 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 40)
 
 
 def test_an_arm_of_included_parts_is_compared_with_their_sum_and_implied_parts_count_once():
     parts = load_study("seven").parts
-    assert parts == {"all_modifications": ("swiglu", "rope", "rmsnorm", "cosine")}   # cosine brings warm-up along
+    # cosine brings warm-up along
+    assert parts == {"all_modifications": ("swiglu", "rope", "rmsnorm", "cosine")}
     rng = np.random.default_rng(0)
-    effects = {"baseline": 0, "swiglu": -0.1, "rope": -0.2, "rmsnorm": 0, "cosine": -0.05, "all_modifications": -0.45}
-    values = {arm: {s: 3 + e + 0.001 * rng.normal() for s in range(5)} for arm, e in effects.items()}
+    effects = {"baseline": 0, "swiglu": -0.1, "rope": -0.2, "rmsnorm": 0, "cosine": -0.05,
+               "all_modifications": -0.45}
+    values = {arm: {s: 3 + e + 0.001 * rng.normal() for s in range(5)} for arm,
+              e in effects.items()}
     (found,) = sums(parts, values, "baseline", **BAR)
     assert found.word == "lower than the sum"
-    assert (found.observed, found.expected) == (pytest.approx(-0.45, abs=0.003), pytest.approx(-0.35, abs=0.004))
+    assert (found.observed, found.expected) == (pytest.approx(-0.45, abs=0.003),
+                                                pytest.approx(-0.35, abs=0.004))
     assert found.line().startswith("all_modifications  lower than the sum: −0.4")
 
 

@@ -21,7 +21,8 @@ def test_a_a_arms_measure_it_and_each_kind_for_itself():
     floor = noise_floor(BASE, {"again": ("nothing", dict(BASE)),
                                "rounding": ("rounding", {0: 3.001, 1: 3.099, 2: 2.9}),
                                "reseeded": ("seeds", {0: 3.3, 1: 3.0, 2: 2.9})})
-    assert (floor.source, floor.n, floor.arms, floor.identical) == ("A/A", 3, ("reseeded",), ("again",))
+    assert (floor.source, floor.n, floor.arms, floor.identical) == ("A/A", 3, ("reseeded",),
+                                                                    ("again",))
     assert floor.spread == pytest.approx(math.sqrt((0.3**2 + 0.1**2) / 3))
     assert (floor.mean, floor.largest) == (pytest.approx(0.2 / 3), pytest.approx(0.3))
     assert floor.rounding == pytest.approx(math.sqrt(2e-6 / 3))
@@ -41,7 +42,8 @@ def test_an_arm_is_an_a_a_arm_when_it_changes_nothing_that_matters():
 
 
 def test_only_a_baseline_of_the_same_model_training_and_data_lends_its_noise():
-    config = {"model": {"n_layer": 4}, "trainer": {"learning_rate": 1e-3, "device": "cpu"}, "data": {"cache": "here"},
+    config = {"model": {"n_layer": 4}, "trainer": {"learning_rate": 1e-3, "device": "cpu"},
+              "data": {"cache": "here"},
               "run": {"log_every": 1}}
     record = {"data": {"hash": "a"}, "config": config}
 
@@ -53,4 +55,5 @@ def test_only_a_baseline_of_the_same_model_training_and_data_lends_its_noise():
     assert not same_baseline(record, other(model={"n_layer": 5}))
     assert not same_baseline(record, {**other(), "data": {"hash": "b"}})
     assert not same_baseline(record, None)
-    assert not any(same_baseline(record, {**other(), "config": odd}) for odd in (None, [], "x", {"model": 3}, {}))
+    assert not any(same_baseline(record, {**other(), "config": odd})
+                   for odd in (None, [], "x", {"model": 3}, {}))

@@ -1,4 +1,5 @@
-"""A seed that ended far from the others is named, and normal noise names one in a hundred studies."""
+"""A seed that ended far from the others is named, and normal noise names one in a hundred
+studies."""
 
 import math
 
@@ -11,7 +12,8 @@ from experiments.verdicts.outliers import outliers
 def study(seeds=5, arms=4, seed=0):
     draw = np.random.default_rng(seed)
     shared = draw.normal(2.0, 0.02, seeds)
-    return {f"arm{a}": dict(enumerate((shared + draw.normal(0, 0.01, seeds)).tolist())) for a in range(arms)}
+    return {f"arm{a}": dict(enumerate((shared + draw.normal(0, 0.01, seeds)).tolist()))
+            for a in range(arms)}
 
 
 def test_a_planted_bad_run_is_named_with_its_arm_seed_and_size():
@@ -21,13 +23,15 @@ def test_a_planted_bad_run_is_named_with_its_arm_seed_and_size():
     assert (found.arm, found.seed, found.n) == ("arm2", 3, 5)
     assert found.value == pytest.approx(values["arm2"][3] - values["arm0"][3])
     assert found.line().startswith("arm2.s3: +0.4")
-    assert outliers(values, "arm0", margin=0.5) == []     # far from the others, and by less than matters
+    # far from the others, and by less than matters
+    assert outliers(values, "arm0", margin=0.5) == []
 
 
 def test_a_bad_run_of_the_baseline_is_its_own_and_shows_in_every_difference():
     values = study()
     values["arm0"][1] += 1.0
-    assert [(o.arm, o.seed) for o in outliers(values, "arm0", 0.001)] == [(f"arm{a}", 1) for a in range(4)]
+    assert [(o.arm, o.seed) for o in outliers(values, "arm0", 0.001)] == [(f"arm{a}", 1)
+                                                                          for a in range(4)]
 
 
 def test_of_seeds_that_are_otherwise_identical_the_one_that_is_not_is_named():
@@ -50,9 +54,11 @@ def test_p_is_grubbs_critical_value():
     for _ in range(60):      # the seventh value at which the statistic is the table's
         middle = (low + high) / 2
         seven = np.append(rest, middle)
-        low, high = (middle, high) if (middle - seven.mean()) / seven.std(ddof=1) < 2.020 else (low, middle)
+        low, high = (middle,
+                     high) if (middle - seven.mean()) / seven.std(ddof=1) < 2.020 else (low, middle)
     import experiments.verdicts.outliers as module
-    assert module._farthest("x", np.arange(7), np.append(rest, low)).p == pytest.approx(0.05, rel=0.02)
+    assert module._farthest("x", np.arange(7), np.append(rest, low)).p == pytest.approx(0.05,
+                                                                                        rel=0.02)
 
 
 @pytest.mark.parametrize("values", [
@@ -60,6 +66,7 @@ def test_p_is_grubbs_critical_value():
     {0: 1.0, 1: math.nan, 2: 1.1, 3: 9.0}])
 def test_where_there_is_nothing_to_judge_nothing_is_said(values):
     assert outliers({"b": values}, "b", 1e-9) == []
-    assert outliers({"b": study()["arm0"], "a": {s: v for s, v in values.items() if s != 3}}, "b", 1e-9) == []
+    assert outliers({"b": study()["arm0"], "a": {s: v for s, v in values.items() if s != 3}}, "b",
+                    1e-9) == []
 
 

@@ -33,21 +33,25 @@ def test_an_unknown_study_gets_the_defaults_and_finds_its_baseline_by_the_record
     record = tmp_path / "mine" / "zeta.s0.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"changes": {}}))
     results = only(tmp_path)
-    assert (results.baseline, results.arms, results.margin) == ("zeta", ("zeta", "alpha"), DEFAULT_MARGIN)
+    assert (results.baseline, results.arms, results.margin) == ("zeta", ("zeta", "alpha"),
+                                                                DEFAULT_MARGIN)
 
 
 def test_a_study_file_can_be_given(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text('question = "Is it?"\nmargin = 0.5\n[arms.baseline]\n[arms.rope]\n')
-    results = only(write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, study="mine", steps=20),
+    results = only(write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, study="mine",
+                               steps=20),
                    study_file=file)
     assert (results.title, results.margin) == ("Is it?", 0.5)
     assert results.verdicts["rope"].margin == 0.5
 
 
 def test_planted_effects_get_their_words(tmp_path):
-    results = only(write_study(tmp_path, {"baseline": 0, "rope": -0.2, "cosine": 0.2}, seeds=range(5), steps=100))
-    assert {arm: v.word for arm, v in results.verdicts.items()} == {"rope": "better", "cosine": "worse"}
+    results = only(write_study(tmp_path, {"baseline": 0, "rope": -0.2, "cosine": 0.2},
+                               seeds=range(5), steps=100))
+    assert {arm: v.word for arm, v in results.verdicts.items()} == {"rope": "better",
+                                                                    "cosine": "worse"}
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
@@ -83,7 +87,8 @@ def test_the_points_of_a_grid_are_no_arms_of_the_verdicts_and_the_best_rates_are
 
 
 @pytest.mark.parametrize("config", ["text", [1], None, {"trainer": None}, {"trainer": [1]},
-                                    *({"trainer": {"learning_rate": rate}} for rate in ("fast", [1], -1, 1e400))])
+                                    *({"trainer": {"learning_rate": rate}}
+                                      for rate in ("fast", [1], -1, 1e400))])
 def test_a_record_without_a_learning_rate_costs_that_point_of_the_grid_alone(tmp_path, config):
     for slot, arm in enumerate(("baseline", "baseline_lr0.004")):
         for seed in range(3):
@@ -96,7 +101,8 @@ def test_a_study_with_looks_is_judged_at_the_last_one_reached_with_its_share_of_
     path = tmp_path / "mine.toml"
     path.write_text('seeds = "0-4"\nstop = [2, 4, 5]\n[arms.baseline]\n[arms.rope]\n')
     for seeds, look in ((1, 0), (3, 2), (4, 4)):
-        write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, seeds=range(seeds), study="mine", steps=50)
+        write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, seeds=range(seeds),
+                    study="mine", steps=50)
         results = only(tmp_path / "losses", study_file=path)
         assert results.look == look and results.alpha == pytest.approx(0.05 / 3)
         verdict = results.verdicts["rope"]
@@ -111,8 +117,10 @@ def test_the_noise_of_aa_is_that_of_the_studies_beside_it_that_have_its_baseline
                   changes={"run.seed_offset": [0, 1000]})
     by_name = {results.name: results for results in collect(find_runs(tmp_path / "losses"))}
     floor = by_name["seven"].noise_floor
-    assert (floor.source, floor.arms) == ("A/A", ("reseeded",)) and floor == by_name["aa"].noise_floor
-    assert only(tmp_path / "losses" / "seven").noise_floor == floor     # looked at alone, it finds what lies beside
+    assert (floor.source, floor.arms) == ("A/A", ("reseeded",
+                                          )) and floor == by_name["aa"].noise_floor
+    # looked at alone, it finds what lies beside
+    assert only(tmp_path / "losses" / "seven").noise_floor == floor
     for path in (tmp_path / "losses" / "aa").glob("*.json"):
         record = json.loads(path.read_text())
         record["config"]["model"]["n_layer"] = 12
@@ -122,7 +130,8 @@ def test_the_noise_of_aa_is_that_of_the_studies_beside_it_that_have_its_baseline
 
 def test_two_column_files_are_undecided_one_unpaired_run_an_arm(tmp_path):
     results = only(write_two_columns(tmp_path, EFFECTS))
-    assert {(v.word, v.reason) for v in results.verdicts.values()} == {("undecided", "one unpaired run an arm")}
+    assert {(v.word, v.reason) for v in results.verdicts.values()} == {("undecided",
+                                                                        "one unpaired run an arm")}
     assert len(results.verdicts) == 6
 
 
@@ -144,7 +153,8 @@ def test_a_declaration_is_of_the_runs_that_are_there_or_refused(tmp_path):
     results = only(tmp_path / "bare", study_file=file)
     assert (results.name, results.margin) == ("mine", 0.5)
     write_study(tmp_path / "other", {"baseline": 0, "rope": -0.1}, study="theirs", steps=20)
-    with pytest.raises(BadInput, match="--study mine: no runs of that study here; there are: theirs"):
+    with pytest.raises(BadInput,
+                       match="--study mine: no runs of that study here; there are: theirs"):
         only(tmp_path / "other", study_file=file)
 
 
@@ -152,7 +162,8 @@ def looking(tmp_path, stop, seeds):
     """A study that looks at these numbers of seeds, with runs of so many."""
     file = tmp_path / "mine.toml"
     file.write_text(f'seeds = "0-4"\nstop = {stop}\n[arms.baseline]\n[arms.rope]\n')
-    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, seeds=range(seeds), study="mine", steps=100)
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, seeds=range(seeds),
+                study="mine", steps=100)
     return file
 
 

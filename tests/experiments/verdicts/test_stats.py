@@ -1,4 +1,5 @@
-"""Claims about verdicts, most of them checked on studies whose truth is known because it was drawn."""
+"""Claims about verdicts, most of them checked on studies whose truth is known because it was
+drawn."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def study(rng, effects, seeds=4, spread=0.02, noise=0.005):
     """arm → seed → value: seeds share their level, which pairing removes."""
     level = {s: 3.2 + spread * rng.normal() for s in range(seeds)}
     arms = {"baseline": 0.0} | {f"arm{i}": effect for i, effect in enumerate(effects)}
-    return {arm: {s: v + effect + noise * rng.normal() for s, v in level.items()} for arm, effect in arms.items()}
+    return {arm: {s: v + effect + noise * rng.normal() for s, v in level.items()} for arm,
+            effect in arms.items()}
 
 
 def judge(rng, effects, **kwargs):
@@ -45,15 +47,18 @@ def judge(rng, effects, **kwargs):
 pytestmark = pytest.mark.usefixtures("frozen")
 
 
-@pytest.mark.parametrize("noise", [simulated.NOISES[0], simulated.NOISES[1]], ids=lambda noise: noise.name)
+@pytest.mark.parametrize("noise", [simulated.NOISES[0], simulated.NOISES[1]],
+                         ids=lambda noise: noise.name)
 @pytest.mark.parametrize("n", [3, 5, 20])
 def test_words_are_false_in_at_most_five_percent_of_studies_and_intervals_cover(noise, n):
-    """The reduced form of benchmarks/verdicts.py, which compares a part of its studies with `verdicts` itself."""
+    """The reduced form of benchmarks/verdicts.py, which compares a part of its studies with
+    `verdicts` itself."""
     studies = 1500
     found = simulated.errors(noise, n, studies, resamples=0)
     slack = 3 * math.sqrt(0.05 * 0.95 / studies)
     assert max(found["null"], found["mixed"], found["sign"], found["equivalent"]) <= 0.05 + slack
-    assert found["equivalent"] > 0.02   # the arms stand at the boundary, so the test must err sometimes
+    # the arms stand at the boundary, so the test must err sometimes
+    assert found["equivalent"] > 0.02
     assert abs(found["coverage"] - 0.95) <= 0.03
 
 
@@ -77,7 +82,8 @@ def test_the_pages_tables_are_those_of_the_full_simulation():
     page = (Path(simulated.__file__).parent.parent / "docs" / "statistics.md").read_text()
     assert "10,000 studies a line" in page
     row = next(line for line in page.splitlines() if line.startswith("| 5 | 7.6"))
-    assert row == simulated._row(5, *simulated.tuned(5, simulated.STUDIES).values())   # seeded: the same again
+    # seeded: the same again
+    assert row == simulated._row(5, *simulated.tuned(5, simulated.STUDIES).values())
 
 
 def test_a_real_effect_is_found_and_a_shift_of_two_standard_errors_is_not():
@@ -103,7 +109,8 @@ def test_the_seeds_that_decide_are_the_fewest_that_do():
     n = seeds_that_decide(0.0, 1.0, 1.0, 0.05)
     assert power_of_tost(0.0, 1.0, n, 1.0, 0.05) >= 0.8 > power_of_tost(0.0, 1.0, n - 1, 1.0, 0.05)
     assert seeds_that_decide(0.0, 1.0, 1e-3, 0.05) is None
-    assert seeds_that_decide(0.0256, 1.0, 1e-3, 0.05) is None    # 12,000 seeds would, and MAX_SEEDS is 10,000
+    # 12,000 seeds would, and MAX_SEEDS is 10,000
+    assert seeds_that_decide(0.0256, 1.0, 1e-3, 0.05) is None
     assert 9_000 < seeds_that_decide(0.0290, 1.0, 1e-3, 0.05) < MAX_SEEDS
 
 
@@ -117,13 +124,15 @@ def test_the_numbers_are_scipys_on_the_paired_differences():
     assert v.ci == pytest.approx(tuple(result.confidence_interval(0.95)))
     differences = np.array(list(arm.values())) - np.array(list(BASE.values()))
     assert v.d_z == pytest.approx(differences.mean() / differences.std(ddof=1))
-    assert v.p_sign_flip == pytest.approx(2 / 2**4)   # all four agree in sign: the least that four seeds can give
+    # all four agree in sign: the least that four seeds can give
+    assert v.p_sign_flip == pytest.approx(2 / 2**4)
     assert v.ci_bootstrap[0] < v.difference < v.ci_bootstrap[1]
     assert compare(arm, BASE, margin=MARGIN) == v     # seeded: the same again
 
 
 def test_holm_multiplies_the_smallest_p_by_the_number_of_arms_and_the_next_by_one_less():
-    values = {"baseline": BASE, "a": shifted(-0.05), "b": shifted(0.02, (0.01, -0.005, 0.01, -0.01)),
+    values = {"baseline": BASE, "a": shifted(-0.05), "b": shifted(0.02,
+                                                                  (0.01, -0.005, 0.01, -0.01)),
               "c": shifted(0.001, (0.02, -0.02, 0.01, -0.015))}
     judged = verdicts(values, "baseline", margin=MARGIN)
     assert list(judged) == ["a", "b", "c"]
@@ -150,11 +159,13 @@ def test_significant_but_inside_the_margin_is_better_and_says_so():
 def test_values_written_in_steps_as_wide_as_their_spread_get_no_word():
     rng, judged = np.random.default_rng(0), set()
     for _ in range(60):
-        values = {arm: {s: float(x) for s, x in enumerate(rng.normal(mean, 3e-4, 4))} for arm, mean in
+        values = {arm: {s: float(x) for s, x in enumerate(rng.normal(mean, 3e-4, 4))} for arm,
+                  mean in
                   (("b", 3), ("a", 2.99))}
         fine = compare(values["a"], values["b"], margin=1e-4)
         assert fine.word == "better"
-        coarse = compare(*({s: round(x, 3) for s, x in values[arm].items()} for arm in "ab"), margin=1e-4)
+        coarse = compare(*({s: round(x, 3) for s, x in values[arm].items()} for arm in "ab"),
+                         margin=1e-4)
         if 0 < coarse.sd < 1e-3:
             assert coarse.word == "undecided" and "written in steps of 0.001, coarse against" in coarse.reason
         judged.add(coarse.word)
@@ -241,10 +252,12 @@ def test_seeds_that_only_one_arm_has_are_named():
 
 def test_the_line_reads_as_the_documentation_shows():
     v = verdicts({"baseline": BASE, "rope": shifted(-0.083)}, "baseline", margin=MARGIN)["rope"]
-    assert v.line(6).startswith("rope    better     −0.0826 nats [−0.0846, −0.0806]  n = 4 seeds, p < 0.0001 (Holm ")
+    assert v.line(6).startswith("rope    better     −0.0826 nats [−0.0846, −0.0806]  n = 4 seeds, "
+                                "p < 0.0001 (Holm ")
 
 
-@pytest.mark.parametrize("kwargs", [{"margin": 0.0}, {"margin": -1}, {"margin": math.nan}, {"margin": 1, "alpha": 0.0}])
+@pytest.mark.parametrize("kwargs", [{"margin": 0.0}, {"margin": -1}, {"margin": math.nan},
+                                    {"margin": 1, "alpha": 0.0}])
 def test_a_margin_or_alpha_without_meaning_is_refused(kwargs):
     with pytest.raises(BadInput, match="default"):
         compare(BASE, BASE, **kwargs)
@@ -256,11 +269,13 @@ def test_an_unknown_baseline_names_the_nearest():
 
 
 def test_seeds_that_all_differ_alike_decide_nothing_however_many():
-    """Values of two decimals have the same difference twice in a tenth of studies without any effect."""
+    """Values of two decimals have the same difference twice in a tenth of studies without any
+    effect."""
     for shift in (-0.01, 0.001):
         v = compare({0: 3.21 + shift, 1: 3.19 + shift}, {0: 3.21, 1: 3.19}, margin=MARGIN)
         assert (v.word, v.p) == ("undecided", None)
         assert "no variance" in v.reason
     same = {0: 3.21, 1: 3.19}
     assert compare(same, same, margin=MARGIN).word == "equivalent"
-    assert compare({s: 3.1 + s for s in range(3)}, {s: 3.2 + s for s in range(3)}, margin=MARGIN).word == "undecided"
+    assert compare({s: 3.1 + s for s in range(3)}, {s: 3.2 + s for s in range(3)},
+                   margin=MARGIN).word == "undecided"

@@ -25,7 +25,8 @@ PAIR = {"baseline": 0.0, "window96_dilation4": 0.05}
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("trials")
     write_study(root / "losses", PAIR, seeds=range(4), study="sliding", steps=100)
-    write_run(root / "losses", "window96_dilation4", 9, study="sliding", steps=50, status="diverged")
+    write_run(root / "losses", "window96_dilation4", 9, study="sliding", steps=50,
+              status="diverged")
     assert plotter.main([str(root / "losses")]) == 0
     return root
 
@@ -52,12 +53,14 @@ def test_the_files_hold_the_finished_runs_and_nothing_else(drawn):
     (results,) = collect(find_runs(drawn / "losses"))
     for arm in PAIR:
         values = [v for v in results.values[arm].values() if np.isfinite(v)]
-        assert told[arm]["mean_sd"]["val_loss"] == pytest.approx([np.mean(values), np.std(values, ddof=1)])
+        assert told[arm]["mean_sd"]["val_loss"] == pytest.approx([np.mean(values),
+                                                                  np.std(values, ddof=1)])
 
 
 def test_the_text_tells_the_paired_and_the_unpaired_test(drawn):
     text = (drawn / "visualizations" / "sliding" / "comparison" / TEXT).read_text()
-    for title in ("final training loss", "validation loss", "tokens per second", "peak memory (MB)"):
+    for title in ("final training loss", "validation loss", "tokens per second",
+                  "peak memory (MB)"):
         assert f"\n{title}\n" in text
     line = next(line for line in text.splitlines() if "window96" in line)
     assert "n = 4" in line and "%" in line and "paired Holm p" in line and "Welch p" in line
@@ -82,7 +85,8 @@ def test_a_file_with_an_object_in_it_is_refused_and_not_run(tmp_path):
 
 def test_a_file_with_flipped_bits_is_read_or_refused_in_one_line(tmp_path):
     write_study(tmp_path / "losses", PAIR, seeds=(0,), steps=20)
-    whole, rng = save(trials_of(tmp_path / "losses"), tmp_path)[0].read_bytes(), np.random.default_rng(0)
+    whole, rng = save(trials_of(tmp_path / "losses"),
+                      tmp_path)[0].read_bytes(), np.random.default_rng(0)
     refused = 0
     for _ in range(400):
         torn = bytearray(whole)
@@ -98,7 +102,8 @@ def test_a_file_with_flipped_bits_is_read_or_refused_in_one_line(tmp_path):
 def test_saving_and_loading_gives_the_same_trials_without_seeds_too(tmp_path):
     trials = trials_of(write_two_columns(tmp_path / "losses", PAIR))
     again = load(save(trials, tmp_path)[0])
-    assert (again.arms, again.baseline, again.over, again.margin) == (trials.arms, trials.baseline, "iteration", 0.01)
+    assert (again.arms, again.baseline, again.over, again.margin) == (trials.arms, trials.baseline,
+                                                                      "iteration", 0.01)
     for a, b in zip(trials.all, again.all, strict=True):
         assert (a.arm, a.seed) == (b.arm, b.seed) == (a.arm, -1)
         assert np.array_equal(a.curve, b.curve)

@@ -1,4 +1,5 @@
-"""A run may begin with another model's weights: what fits is taken, what differs is made from it, and it is told."""
+"""A run may begin with another model's weights: what fits is taken, what differs is made from it,
+and it is told."""
 
 import contextlib
 import io
@@ -38,7 +39,8 @@ def gpt2(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("gpt2")
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=257, n_positions=80, n_embd=24, n_layer=2, n_head=4, bos_token_id=256, eos_token_id=256))
+        vocab_size=257, n_positions=80, n_embd=24, n_layer=2, n_head=4, bos_token_id=256,
+        eos_token_id=256))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -50,13 +52,15 @@ def gpt2(tmp_path_factory):
 def data(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
     texts = (f"{n}: " + " ".join(rng.choices(["red", "green", "blue"], k=40)) for n in range(100))
-    (folder / "words.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "words.jsonl").write_text("".join(json.dumps({"text": text}) + "\n"
+                                                for text in texts))
     return folder / "words.jsonl"
 
 
 def spec_of(data, *overrides, **options):
     return make_spec(preset="nano", data=[str(data)], overrides=[
-        "--trainer.max_iters=6", "--trainer.device=cpu", "--data.val_tokens=512", "--run.eval_every=3",
+        "--trainer.max_iters=6", "--trainer.device=cpu", "--data.val_tokens=512",
+        "--run.eval_every=3",
         f"--data.cache={data.parent / 'cache'}", *overrides], **options)
 
 
@@ -70,7 +74,8 @@ def trained(out, data, *overrides, **options):
 
 def ours_like(folder, **changes):
     """A fresh model with a source's shape."""
-    settings = {**GPT.get_default_config().to_dict(), **read_settings(folder)[2], "block_size": 64, **changes}
+    settings = {**GPT.get_default_config().to_dict(), **read_settings(folder)[2], "block_size": 64,
+                **changes}
     with contextlib.redirect_stdout(io.StringIO()):
         config = GPT.get_default_config()
         config.merge_from_dict(settings)
@@ -91,15 +96,18 @@ def test_a_run_begins_with_the_sources_shape_and_loss(gpt2, data, tmp_path):
     val = open_corpus(spec.settings.data).validation(64, 512)
     with torch.no_grad():
         logits = theirs(torch.from_numpy(val.x)).logits
-    want = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(val.y).flatten(), ignore_index=-1)
+    want = torch.nn.functional.cross_entropy(logits.flatten(0, 1),
+                                             torch.from_numpy(val.y).flatten(), ignore_index=-1)
     assert float(first) == pytest.approx(want.item(), abs=1e-5)
 
 
 def test_heads_of_keys_and_values_are_pooled_by_their_mean_or_the_first(gpt2):
     state = read(gpt2)[2]
     for attention, kv in (("gqa", 2), ("mqa", 1)):
-        for pooling, pool in (("mean", lambda heads: sum(heads) / len(heads)), ("first", lambda heads: heads[0])):
-            model = ours_like(gpt2, attention=attention, n_kv_head=kv if attention == "gqa" else None)
+        for pooling, pool in (("mean", lambda heads: sum(heads) / len(heads)),
+                              ("first", lambda heads: heads[0])):
+            model = ours_like(gpt2, attention=attention,
+                              n_kv_head=kv if attention == "gqa" else None)
             taken = upcycle(model, state, HEADS, pooling)
             source = state["transformer.h.1.attn.c_attn.weight"]
             got = model.transformer.h[1].attn.c_attn.weight
@@ -117,7 +125,8 @@ def test_pooling_heads_that_are_equal_changes_nothing(gpt2):
     state = dict(read(gpt2)[2])
     for name in [n for n in state if "c_attn" in n]:
         q, k, v = HEADS.split(state[name])
-        k, v = (torch.cat([head for pair in t.split(12) for head in (pair[:6], pair[:6])]) for t in (k, v))
+        k, v = (torch.cat([head for pair in t.split(12) for head in (pair[:6], pair[:6])])
+                for t in (k, v))
         state[name] = torch.cat((q, k, v))
     whole, grouped = ours_like(gpt2), ours_like(gpt2, attention="gqa", n_kv_head=2)
     upcycle(whole, state, HEADS)
@@ -125,12 +134,14 @@ def test_pooling_heads_that_are_equal_changes_nothing(gpt2):
     idx = torch.randint(257, (2, 64))
     assert torch.allclose(whole(idx)[0], grouped(idx)[0], atol=1e-5)
     back = ours_like(gpt2)
-    upcycle(back, dict(grouped.named_parameters()), Heads(4, 2, 6))     # and repeated heads are the same again
+    # and repeated heads are the same again
+    upcycle(back, dict(grouped.named_parameters()), Heads(4, 2, 6))
     assert torch.allclose(whole(idx)[0], back(idx)[0], atol=1e-5)
 
 
 def test_mla_of_full_rank_computes_the_same_and_of_a_lower_one_nearly(gpt2):
-    state, idx = read(gpt2)[2], torch.randint(257, (2, 64), generator=torch.Generator().manual_seed(2))
+    state, idx = read(gpt2)[2], torch.randint(257, (2, 64),
+                                              generator=torch.Generator().manual_seed(2))
     state = {name: t * 0.1 if name.endswith("c_attn.bias") else t for name, t in state.items()}
     whole, off = ours_like(gpt2), {}
     upcycle(whole, state, HEADS)
@@ -141,17 +152,20 @@ def test_mla_of_full_rank_computes_the_same_and_of_a_lower_one_nearly(gpt2):
         assert taken.new == taken.dropped == set()
     assert off[24] < 1e-4 and off[30] < 1e-4      # the two norms' eps, beside small activations
     assert off[6] > off[12] > off[18] > 100 * off[24]
-    assert taken.made["transformer.h.*.attn.kv_b_proj.weight"].endswith("rank 24 holds 100.0% of keys and values")
+    assert taken.made["transformer.h.*.attn.kv_b_proj.weight"].endswith("rank 24 holds 100.0% of "
+                                                                        "keys and values")
 
 
 def test_mla_from_a_model_that_turns_keeps_its_own_turning_part(tmp_path, data):
     trained(tmp_path, data, "--model.n_head=4", "--model.n_embd=24", flags=["rope", "rmsnorm"])
     folder = find_run("rope_rmsnorm.s0", tmp_path).checkpoint
-    record = trained(tmp_path / "mla", data, f"--run.init={folder}", "--model.attention=mla", "--model.bias=false")
+    record = trained(tmp_path / "mla", data, f"--run.init={folder}", "--model.attention=mla",
+                     "--model.bias=false")
     assert "transformer.h.*.attn.kv_a_proj.weight" in record["init"]["taken"]["made"]
     assert record["config"]["model"]["position"] == "rope"
     with pytest.raises(BadInput, match="q_lora_rank"):
-        trained(tmp_path / "no", data, f"--run.init={folder}", "--model.attention=mla", "--model.q_lora_rank=8")
+        trained(tmp_path / "no", data, f"--run.init={folder}", "--model.attention=mla",
+                "--model.q_lora_rank=8")
 
 
 def test_the_published_msla_has_the_sources_projections_under_its_own_names(gpt2):
@@ -175,7 +189,8 @@ def test_msla_takes_queries_keys_and_values_as_they_are(gpt2):
 
 def test_study_004s_count_of_trained_parameters_at_its_size():
     spec = make_spec(preset="msla", overrides=[
-        "--run.init=gpt2", "--model.attention=msla_published", "--model.msla_latents=256", "--model.msla_topk=16",
+        "--run.init=gpt2", "--model.attention=msla_published", "--model.msla_latents=256",
+        "--model.msla_topk=16",
         "--run.freeze_except=attn"])
     config = GPT.get_default_config()
     config.merge_from_dict({**spec.settings.model.to_dict(), "vocab_size": 50257})
@@ -185,8 +200,9 @@ def test_study_004s_count_of_trained_parameters_at_its_size():
     counted = {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
                "parameters": sum(p.numel() for p in model.parameters())}
     assert trainable_line(counted) == "trainable 30,707,712 of 133,886,208 (22.94 %)"
-    freeze_except(model, "attn,attn.c_proj")       # GPT-2's own output projection, when it is asked for
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 30_707_712 + 12 * 768 * 769
+    freeze_except(model, "attn,attn.c_proj")  # GPT-2's own output projection, when it is asked for
+    assert sum(p.numel()
+               for p in model.parameters() if p.requires_grad) == 30_707_712 + 12 * 768 * 769
 
 
 def test_what_has_no_place_and_what_is_new_are_told(gpt2, data, tmp_path):
@@ -195,7 +211,8 @@ def test_what_has_no_place_and_what_is_new_are_told(gpt2, data, tmp_path):
     assert "transformer.wpe.weight" in taken["dropped"]
     assert "transformer.h.*.mlp.c_gate.weight" in taken["new"]
     assert "transformer.h.*.ln_1.weight" in taken["kept"]
-    assert record["changes"] == {"model.mlp": ["gelu", "swiglu"], "model.position": ["learned", "rope"],
+    assert record["changes"] == {"model.mlp": ["gelu", "swiglu"],
+                                 "model.position": ["learned", "rope"],
                                  "model.norm": ["layernorm", "rmsnorm"]}
     assert record["config"]["model"]["mlp_hidden"] is None     # SwiGLU's own, not GPT-2's
 
@@ -210,25 +227,31 @@ def test_a_run_of_ours_is_a_source_too(data, tmp_path):
 
 
 def test_only_what_is_named_is_trained_held_and_changed(gpt2, data, tmp_path):
-    record = trained(tmp_path, data, f"--run.init={gpt2}", "--run.freeze_except=attn, ln_f", arm="frozen")
+    record = trained(tmp_path, data, f"--run.init={gpt2}", "--run.freeze_except=attn, ln_f",
+                     arm="frozen")
     assert record["audit"]["passed"]
     model, _, _ = load_run(find_run("frozen.s0", tmp_path), "cpu")
     before = load(gpt2, block_size=64)
-    changed = {name for (name, p), q in zip(model.named_parameters(), before.parameters(), strict=True)
+    changed = {name for (name, p), q in zip(model.named_parameters(), before.parameters(),
+                                            strict=True)
                if not torch.equal(p, q)}
-    assert changed == {name for name, _ in model.named_parameters() if ".attn." in name or ".ln_f." in name}
-    assert record["model"]["trainable"] == sum(p.numel() for name, p in model.named_parameters() if name in changed)
+    assert changed == {name for name, _ in model.named_parameters() if ".attn." in name
+                       or ".ln_f." in name}
+    assert record["model"]["trainable"] == sum(p.numel() for name,
+                                               p in model.named_parameters() if name in changed)
     assert record["model"]["parameters"] == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("patterns, message", [("atn", "did you mean 'attn'"), ("", "nothing would be trained"),
+@pytest.mark.parametrize("patterns, message", [("atn", "did you mean 'attn'"),
+                                               ("", "nothing would be trained"),
                                                ("attn,c_foo", "no parameter is named 'c_foo'")])
 def test_a_pattern_that_names_nothing_is_refused(gpt2, patterns, message):
     with pytest.raises(BadInput, match=message):
         freeze_except(ours_like(gpt2), patterns)
 
 
-@pytest.mark.parametrize("pattern, names", [("h.0", "transformer.h.0."), ("mlp.c_fc", ".mlp.c_fc."), ("ln_?", ".ln_"),
+@pytest.mark.parametrize("pattern, names", [("h.0", "transformer.h.0."),
+                                            ("mlp.c_fc", ".mlp.c_fc."), ("ln_?", ".ln_"),
                                             ("*.bias", ".bias")])
 def test_patterns_name_words_of_dotted_names(gpt2, pattern, names):
     model = ours_like(gpt2)
@@ -238,9 +261,12 @@ def test_patterns_name_words_of_dotted_names(gpt2, pattern, names):
 
 
 @pytest.mark.parametrize("overrides, message", [
-    (["--model.n_layer=3"], "model.n_layer is 2, not 3"), (["--model.n_embd=48"], "model.n_embd is 24, not 48"),
-    (["--data.tokenizer=gpt2"], "data.tokenizer. is 257, not 50257"), (["--model.block_size=128"], "80 positions"),
-    (["--model.n_head=3"], "4 heads of 6, the model 3 of 8"), (["--run.init_heads=mode"], "known: mean, first"),
+    (["--model.n_layer=3"], "model.n_layer is 2, not 3"),
+    (["--model.n_embd=48"], "model.n_embd is 24, not 48"),
+    (["--data.tokenizer=gpt2"], "data.tokenizer. is 257, not 50257"),
+    (["--model.block_size=128"], "80 positions"),
+    (["--model.n_head=3"], "4 heads of 6, the model 3 of 8"),
+    (["--run.init_heads=mode"], "known: mean, first"),
     (["--run.init=7"], "in quotes")])
 def test_a_source_of_another_size_is_refused(gpt2, data, tmp_path, overrides, message):
     with pytest.raises(BadInput, match=message):
@@ -282,8 +308,10 @@ def test_gpt2s_sizes_are_known_without_the_hub(monkeypatch):
 
 
 def test_the_dry_run_says_what_would_be_taken_and_trained(gpt2, tmp_path):
-    words = ["--init", str(gpt2), "--attention", "gqa", "--freeze-except", "attn", "--preset", "nano", "--dry-run"]
-    done = subprocess.run([sys.executable, str(LAB), *words], capture_output=True, text=True, cwd=tmp_path)
+    words = ["--init", str(gpt2), "--attention", "gqa", "--freeze-except", "attn", "--preset",
+             "nano", "--dry-run"]
+    done = subprocess.run([sys.executable, str(LAB), *words], capture_output=True, text=True,
+                          cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("trainable ") and line.endswith(" %)") for line in lines)
@@ -292,13 +320,15 @@ def test_the_dry_run_says_what_would_be_taken_and_trained(gpt2, tmp_path):
 
 def test_the_study_runs_from_a_folder_at_nano_size(data, tmp_path):
     config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 12, "n_embd": 48, "vocab_size": 257,
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 12, "n_embd": 48,
+                            "vocab_size": 257,
                             "block_size": 64, "tie_weights": True})
     with contextlib.redirect_stdout(io.StringIO()):
         save(GPT(config), tmp_path / "source")
     for arm in ("gqa4", "mla", "msla64", "msla_published"):
-        words = ["--study", "upcycle", "--arm", arm, "--preset", "nano", "--init", str(tmp_path / "source"), "--data",
-                 str(data), "--max-iters", "2", "--data.length=32", "--device", "cpu", "--out", str(tmp_path)]
+        words = ["--study", "upcycle", "--arm", arm, "--preset", "nano", "--init",
+                 str(tmp_path / "source"), "--data", str(data), "--max-iters", "2",
+                 "--data.length=32", "--device", "cpu", "--out", str(tmp_path)]
         assert lab_main(words) == 0
         record = read_record(tmp_path / "losses" / "upcycle" / f"{arm}.s0.json")
         assert record["init"]["taken"]["kept"] and record["model"]["trainable"] < record["model"]["parameters"] / 2

@@ -1,4 +1,5 @@
-"""A trained run goes out as a folder that transformers opens: the same logits, the same tokens, the same ids."""
+"""A trained run goes out as a folder that transformers opens: the same logits, the same tokens, the
+same ids."""
 
 import json
 import random
@@ -42,7 +43,8 @@ def out(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("arm, family", [("baseline", "gpt2"), ("all", "llama"), ("rope", "starcoder2"),
+@pytest.mark.parametrize("arm, family", [("baseline", "gpt2"), ("all", "llama"),
+                                         ("rope", "starcoder2"),
                                          ("mixed", "smollm3"), ("neo", "gpt_neo")])
 def test_a_trained_run_is_opened_with_its_logits_tokens_and_ids(out, tmp_path, arm, family):
     files = find_run(arm, out)
@@ -53,7 +55,8 @@ def test_a_trained_run_is_opened_with_its_logits_tokens_and_ids(out, tmp_path, a
     ours, ids, _ = load_run(files, "cpu")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run").eval()
     prompt = torch.tensor([ids.encode("12: red ").tolist()])
-    got = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
+    got = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20,
+                          do_sample=False)
     assert torch.equal(got, ours.generate(prompt, 20)[:, :got.size(1)])
     assert theirs.config.eos_token_id == ids.eot
 

@@ -1,4 +1,5 @@
-"""An exported run is scored by the usual evaluation suite, offline, on a task of this repository's own pages."""
+"""An exported run is scored by the usual evaluation suite, offline, on a task of this repository's
+own pages."""
 
 import importlib.util
 import json
@@ -19,7 +20,8 @@ from experiments.weights.export import export_run
 from experiments.weights.saved import find_run, load_run
 
 pytest.importorskip("transformers")
-needs_lm_eval = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("lm_eval", "accelerate")),
+needs_lm_eval = pytest.mark.skipif(any(importlib.util.find_spec(name) is None
+                                       for name in ("lm_eval", "accelerate")),
                                    reason="lm_eval is not installed: pip install '.[eval]'")
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = ROOT / "docs" / "lm_eval"
@@ -30,10 +32,12 @@ def run(tmp_path_factory):
     """A short run of the nano preset with 256 tokens of context, and its folder."""
     out, rng = tmp_path_factory.mktemp("out"), random.Random(0)
     data = out / "words.jsonl"
-    texts = (" ".join(rng.choices(["every", "arm", "of", "a", "study"], k=60)) + "." for _ in range(60))
+    texts = (" ".join(rng.choices(["every", "arm", "of", "a", "study"], k=60)) + "."
+             for _ in range(60))
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     spec = make_spec(preset="nano", flags=["rope"], data=[str(data)], overrides=[
-        "--trainer.max_iters=10", "--trainer.batch_size=2", "--trainer.device=cpu", "--model.block_size=256",
+        "--trainer.max_iters=10", "--trainer.batch_size=2", "--trainer.device=cpu",
+        "--model.block_size=256",
         "--data.val_tokens=512", f"--data.cache={out / 'cache'}"])
     assert Run(spec, 0, out, open_corpus(spec.settings.data)).execute() == 0
     return find_run("rope.s0", out), out
@@ -43,11 +47,14 @@ def run(tmp_path_factory):
 def test_lm_eval_gives_an_exported_run_the_bits_per_byte_that_the_run_itself_has(run, tmp_path):
     files, _ = run
     export_run(files, tmp_path / "hf")
-    words = ["run", "--model", "hf", "--model_args", f"pretrained={tmp_path / 'hf'},dtype=float32", "--tasks",
-             "pages_ends,pages_text", "--include_path", str(TASKS), "--device", "cpu", "--batch_size", "8",
+    words = ["run", "--model", "hf", "--model_args", f"pretrained={tmp_path / 'hf'},dtype=float32",
+             "--tasks",
+             "pages_ends,pages_text", "--include_path", str(TASKS), "--device", "cpu",
+             "--batch_size", "8",
              "--output_path", str(tmp_path / "results")]
-    done = subprocess.run([sys.executable, "-m", "lm_eval", *words], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+    done = subprocess.run([sys.executable, "-m", "lm_eval", *words], cwd=ROOT, capture_output=True,
+                          text=True, env={**os.environ, "HF_HUB_OFFLINE": "1",
+                                          "HF_DATASETS_OFFLINE": "1",
                                "HF_DATASETS_CACHE": str(tmp_path / "cache")})
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(next((tmp_path / "results").rglob("results_*.json")).read_text())["results"]
@@ -68,7 +75,8 @@ def nats(model, tokenizer, text, before=None):
     """Nats of a text after another, or after the end of a document."""
     begin = [tokenizer.eot] if before is None else tokenizer.encode(before).tolist()
     ids = torch.tensor([begin + tokenizer.encode(text).tolist()])
-    losses = torch.nn.functional.cross_entropy(model(ids[:, :-1])[0][0], ids[0, 1:], reduction="none")
+    losses = torch.nn.functional.cross_entropy(model(ids[:, :-1])[0][0], ids[0, 1:],
+                                               reduction="none")
     return losses[len(begin) - 1:].sum().item()
 
 

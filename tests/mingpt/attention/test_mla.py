@@ -1,4 +1,5 @@
-"""Multi-head latent attention against DeepSeek's own code in transformers, and its compressed cache."""
+"""Multi-head latent attention against DeepSeek's own code in transformers, and its compressed
+cache."""
 
 import contextlib
 import io
@@ -38,7 +39,7 @@ def perturbed(module):
     return module
 
 
-# -- DeepSeek's ------------------------------------------------------------------------------------------------------
+# -- DeepSeek's ------------------------------------------------------------------------------------
 
 def deepseek(version, q_lora_rank, bias):
     """(their attention with all parameters perturbed, a function from x to its output)."""
@@ -46,9 +47,10 @@ def deepseek(version, q_lora_rank, bias):
     import transformers
     name = f"Deepseek{version.upper()}"
     config = getattr(transformers, f"{name}Config")(
-        hidden_size=C, num_attention_heads=4, num_key_value_heads=4, q_lora_rank=q_lora_rank, attention_bias=bias,
-        kv_lora_rank=12, qk_nope_head_dim=6, qk_rope_head_dim=4, v_head_dim=10, max_position_embeddings=T,
-        attn_implementation="eager", num_hidden_layers=1, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+        hidden_size=C, num_attention_heads=4, num_key_value_heads=4, q_lora_rank=q_lora_rank,
+        attention_bias=bias, kv_lora_rank=12, qk_nope_head_dim=6, qk_rope_head_dim=4,
+        v_head_dim=10, max_position_embeddings=T, attn_implementation="eager", num_hidden_layers=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4})
     module = getattr(transformers.models, f"deepseek_{version}")
     modeling = getattr(module, f"modeling_deepseek_{version}")
     attention = perturbed(getattr(modeling, f"{name}Attention")(config, 0).eval())
@@ -63,7 +65,8 @@ def deepseek(version, q_lora_rank, bias):
 
 def copied(theirs, ours):
     """Their weights in our attention: the pairs (2i, 2i + 1) that they turn are our (i, i + 2)."""
-    names = {"q_a_layernorm": "q_a_norm", "kv_a_proj_with_mqa": "kv_a_proj", "kv_a_layernorm": "kv_a_norm",
+    names = {"q_a_layernorm": "q_a_norm", "kv_a_proj_with_mqa": "kv_a_proj",
+             "kv_a_layernorm": "kv_a_norm",
              "o_proj": "c_proj"}
     split = torch.tensor([0, 2, 1, 3])
     state = {}
@@ -92,16 +95,19 @@ def test_it_is_deepseeks_to_1e_5(version, q_lora_rank, bias):
     want, got = run(x), ours(x)
     assert want.abs().mean() > 0.1
     assert (got - want).abs().max() < 1e-5
-    ours.kv_a_norm.eps *= 1e4                                                      # and not whatever it does
+    ours.kv_a_norm.eps *= 1e4  # and not whatever it does
     assert (ours(x) - want).abs().max() > 1e-4
 
 
-# -- by itself -------------------------------------------------------------------------------------------------------
+# -- by itself -------------------------------------------------------------------------------------
 
-CASES = [{}, {"position": "rope"}, {"position": "rope", **SIZES}, {"position": "rope", "q_lora_rank": 8, **SIZES},
-         {"position": "alibi"}, {"position": "none", "attn_scale": 0.3}, {"position": "rope", "nope_layers": "1"},
+CASES = [{}, {"position": "rope"}, {"position": "rope", **SIZES},
+         {"position": "rope", "q_lora_rank": 8, **SIZES},
+         {"position": "alibi"}, {"position": "none", "attn_scale": 0.3},
+         {"position": "rope", "nope_layers": "1"},
          {"position": "rope", "schedule": "5 f", "rope_local_base": 50.0, **SIZES},
-         {"position": "rope", "schedule": "4/3 s5", "attn_scale": 0.3}, {"document_end": 7, "schedule": "b4x1*"}]
+         {"position": "rope", "schedule": "4/3 s5", "attn_scale": 0.3},
+         {"document_end": 7, "schedule": "b4x1*"}]
 
 
 @pytest.mark.parametrize("changes", CASES, ids=str)
@@ -110,7 +116,8 @@ def test_the_absorbed_form_over_the_cache_is_the_expanded_one(changes):
     model = gpt(**changes)
     idx = torch.randint(V, (2, T))
     cache = Cache(model, 2, slack=2)
-    got = torch.cat([advance(model, piece, cache) for piece in idx.split([3, 1, 1, 3, 1, 2, 1, 1, 3], 1)], 1)
+    got = torch.cat([advance(model, piece, cache) for piece
+                     in idx.split([3, 1, 1, 3, 1, 2, 1, 1, 3], 1)], 1)
     torch.testing.assert_close(got, model(idx)[0], atol=1e-4, rtol=1e-4)
 
 
@@ -126,13 +133,14 @@ def test_the_cache_holds_one_latent_and_one_turned_key_a_token_for_all_heads(hea
 def test_sizes_left_out_have_the_papers_proportions():
     layer = gpt(position="rope").transformer.h[0].attn                            # heads of 8
     assert (layer.rank, layer.nope, layer.rope, layer.v_size) == (32, 8, 4, 8)
-    assert gpt().transformer.h[0].attn.rope == 0                                  # nothing is turned
+    assert gpt().transformer.h[0].attn.rope == 0  # nothing is turned
     wide = gpt(head_dim=20, position="rope").transformer.h[0].attn
     assert (wide.rank, wide.nope, wide.rope, wide.v_size) == (80, 20, 10, 20)
 
 
 @pytest.mark.parametrize("backend", ["dense", "banded", "flash"])
-@pytest.mark.parametrize("changes", [{"position": "rope", **SIZES}, {"position": "rope", "schedule": "5*", **SIZES}],
+@pytest.mark.parametrize("changes", [{"position": "rope", **SIZES},
+                                     {"position": "rope", "schedule": "5*", **SIZES}],
                          ids=["full", "window"])
 def test_every_backend_agrees_in_values_and_gradients(backend, changes):
     if backend == "flash" and "schedule" in changes:
@@ -154,9 +162,12 @@ def test_its_scores_cost_what_its_sizes_say():
     assert layer.score_flops(T) == 2 * 4 * (6 + 4 + 10) * (T + 1) / 2
 
 
-@pytest.mark.parametrize("changes, hint", [({"qk_norm": True}, "norms its latents"), ({"kv_lora_rank": 0}, "from 1"),
-                                           ({"q_lora_rank": 2.5}, "from 1"), ({"v_head_dim": True}, "from 1"),
-                                           ({"position": "rope", "qk_rope_head_dim": 3}, "must be even")], ids=str)
+@pytest.mark.parametrize("changes, hint", [({"qk_norm": True}, "norms its latents"),
+                                           ({"kv_lora_rank": 0}, "from 1"),
+                                           ({"q_lora_rank": 2.5}, "from 1"),
+                                           ({"v_head_dim": True}, "from 1"),
+                                           ({"position": "rope", "qk_rope_head_dim": 3},
+                                            "must be even")], ids=str)
 def test_what_has_no_meaning_is_refused(changes, hint):
     with pytest.raises(BadInput, match=hint):
         gpt(**changes)

@@ -53,17 +53,20 @@ def read_weights(scores, k):
 
 
 @pytest.mark.parametrize("changes", [{}, {"position": "alibi"}, {"msla_topk": 1, "qkv_bias": False},
-                                     {"msla_topk": 7, "attn_scale": 1.0}, {"head_dim": 5, "qk_norm": True}], ids=str)
+                                     {"msla_topk": 7, "attn_scale": 1.0},
+                                     {"head_dim": 5, "qk_norm": True}], ids=str)
 @torch.no_grad()
 def test_it_is_its_definition(changes):
     layer = gpt(**changes).transformer.h[0].attn
     x = torch.randn(2, T, C)
-    q, k, v = (heads(part) for part in F.linear(x, layer.c_attn.weight, layer.c_attn.bias).chunk(3, -1))
+    q, k, v = (heads(part) for part in F.linear(x, layer.c_attn.weight,
+                                                layer.c_attn.bias).chunk(3, -1))
     q, k = layer.q_norm(q), layer.k_norm(k)
     latents = heads(layer.latents.weight)                                           # (nh, L, hs)
     scale = changes.get("attn_scale", q.size(-1) ** -0.5)
     write = (k @ latents.mT * scale).softmax(-1) + FLOOR
-    y = slow(read_weights(q @ latents.mT * scale, changes.get("msla_topk", 3)), write, v, layer.position.slopes)
+    y = slow(read_weights(q @ latents.mT * scale, changes.get("msla_topk", 3)), write, v,
+             layer.position.slopes)
     want = F.linear(y.transpose(1, 2).flatten(2), layer.c_proj.weight, layer.c_proj.bias)
     torch.testing.assert_close(layer(x), want, atol=1e-5, rtol=1e-4)
 
@@ -74,10 +77,12 @@ def test_what_a_query_gives_the_tokens_before_it_sums_to_one():
         layer.c_attn.weight[2 * C:] = 0          # all values are one and the same
         layer.c_attn.bias[2 * C:] = torch.linspace(-1, 1, C)
         y = layer(torch.randn(2, T, C))
-    torch.testing.assert_close(y, layer.c_proj(layer.c_attn.bias[2 * C:]).expand_as(y), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(y, layer.c_proj(layer.c_attn.bias[2 * C:]).expand_as(y), atol=1e-5,
+                               rtol=1e-4)
 
 
-@pytest.mark.parametrize("slack, pieces", [(0, [CHUNK + 3] + [1] * 20), (3, [70, 4, 3, 1, 2, 4]), (0, [1] * 12),
+@pytest.mark.parametrize("slack, pieces", [(0, [CHUNK + 3] + [1] * 20), (3, [70, 4, 3, 1, 2, 4]),
+                                           (0, [1] * 12),
                                            (5, [2, 6, 6, 1])], ids=str)
 @pytest.mark.parametrize("position", ["learned", "alibi"])
 @torch.no_grad()
@@ -88,7 +93,8 @@ def test_token_by_token_it_is_the_same_and_the_memory_does_not_grow(position, sl
     got = torch.cat([advance(model, piece, cache) for piece in idx.split(pieces, 1)], 1)
     torch.testing.assert_close(got, model(idx)[0], atol=1e-4, rtol=1e-4)
     for layer in cache.layers:
-        assert {state.held.shape for state in layer.states} == {(2, 4, 7, 8 + 1)}       # (B, nh, L, hs + 1)
+        # (B, nh, L, hs + 1)
+        assert {state.held.shape for state in layer.states} == {(2, 4, 7, 8 + 1)}
         assert len(layer.states) == slack + 2
 
 
@@ -102,7 +108,8 @@ def test_what_was_fed_can_be_taken_back():
             advance(model, other, cache)
             cache.truncate(start)
             got = advance(model, idx[:, start:start + 3], cache)
-            torch.testing.assert_close(got, model(idx[:, :start + 3])[0][:, start:], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(got, model(idx[:, :start + 3])[0][:, start:], atol=1e-4,
+                                       rtol=1e-4)
         with pytest.raises(BadInput, match="can keep"):
             cache.truncate(prompt)
 
@@ -121,16 +128,19 @@ def test_twice_the_text_is_twice_the_work():
 
 
 @pytest.mark.parametrize("kind", ["msla", "msla_published"])
-@pytest.mark.parametrize("changes, hint", [({"schedule": "5*"}, "pattern '5'"), ({"position": "rope"}, "rope"),
-                                           ({"backend": "dense"}, "use auto"), ({"document_end": 3}, "document_mask"),
-                                           ({"msla_topk": 8}, "from 1 to 7"), ({"msla_latents": 0}, "from 1"),
+@pytest.mark.parametrize("changes, hint", [({"schedule": "5*"}, "pattern '5'"),
+                                           ({"position": "rope"}, "rope"),
+                                           ({"backend": "dense"}, "use auto"),
+                                           ({"document_end": 3}, "document_mask"),
+                                           ({"msla_topk": 8}, "from 1 to 7"),
+                                           ({"msla_latents": 0}, "from 1"),
                                            ({"msla_topk": True}, "from 1 to 7")], ids=str)
 def test_what_has_no_meaning_is_refused(kind, changes, hint):
     with pytest.raises(BadInput, match=hint):
         gpt(attention=kind, **changes)
 
 
-# -- as published ----------------------------------------------------------------------------------------------------
+# -- as published ----------------------------------------------------------------------------------
 
 @torch.no_grad()
 def test_published_is_its_description():
@@ -143,8 +153,9 @@ def test_published_is_its_description():
 
 
 def test_published_at_124m_trains_as_many_parameters_as_the_study_printed():
-    config = config_of(model_type="gpt2", n_layer=None, n_head=None, n_embd=None, attention="msla_published",
-                       vocab_size=50257, block_size=1024, tie_weights=True, msla_latents=256, msla_topk=16)
+    config = config_of(model_type="gpt2", n_layer=None, n_head=None, n_embd=None,
+                       attention="msla_published", vocab_size=50257, block_size=1024,
+                       tie_weights=True, msla_latents=256, msla_topk=16)
     with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
         model = GPT(config)
     total = sum(p.numel() for p in model.parameters())
@@ -163,7 +174,8 @@ def test_no_token_of_the_published_sees_another_and_the_audit_says_which():
     assert not result["passed"]
     assert result["checks"]["every layer sees exactly the keys of its pattern"] == (
         "layer 0's attn, query 1 does not see, as its pattern declares, key 0 (T = 15)")
-    assert "transformer.h.0.attn.msla.k_proj.weight" in result["checks"]["every parameter is reached by the gradient"]
+    assert "transformer.h.0.attn.msla.k_proj.weight" in result["checks"]["every parameter is "
+                                                                         "reached by the gradient"]
     assert audit(gpt(block_size=24), Trainer.get_default_config(), fresh=False)["passed"]
 
 

@@ -37,8 +37,8 @@ def test_chunks_give_what_a_loop_over_the_queries_gives_and_its_gradients(T, slo
     got, want = running_means(*inputs, slopes), slow(*inputs, slopes)
     torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
     upstream = torch.randn_like(got)
-    for a, b in zip(torch.autograd.grad(got, inputs, upstream), torch.autograd.grad(want, inputs, upstream),
-                    strict=True):
+    for a, b in zip(torch.autograd.grad(got, inputs, upstream),
+                    torch.autograd.grad(want, inputs, upstream), strict=True):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-7)
 
 
@@ -57,7 +57,8 @@ def test_half_precision_is_computed_in_float32():
     inputs = [x.bfloat16() for x in drawn(2 * CHUNK)]
     got = running_means(*inputs)
     assert got.dtype == torch.bfloat16
-    torch.testing.assert_close(got.float(), running_means(*(x.float() for x in inputs)), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(got.float(), running_means(*(x.float() for x in inputs)), atol=0.02,
+                               rtol=0.02)
 
 
 def test_no_token_counts_before_its_place():

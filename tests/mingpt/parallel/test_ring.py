@@ -1,4 +1,5 @@
-"""Ring attention: several ranks compute what one process computes, and no more than the pattern asks for."""
+"""Ring attention: several ranks compute what one process computes, and no more than the pattern
+asks for."""
 
 import contextlib
 import io
@@ -19,15 +20,19 @@ T, RANKS = 48, 4
 PATTERNS = ["f", "5", "12", "13", "25", "6/4", "b8x1", "s7", "4+g9", "r0.5@3"]
 # name: (ranks, pattern, heads of keys, slopes)
 CASES = {f"{text} over {ranks}": (ranks, text, 4, False) for text in PATTERNS for ranks in (2, 4)}
-CASES |= {"three ranks": (3, "9", 4, False), "one rank": (1, "f", 4, False), "shared heads": (4, "f", 2, False),
+CASES |= {"three ranks": (3, "9", 4, False), "one rank": (1, "f", 4, False),
+          "shared heads": (4, "f", 2, False),
           "one head of keys and slopes": (4, "14", 1, True), "slopes": (2, "f", 4, True)}
-MODELS = {"learned": {}, "rope, shared heads, windows": {"position": "rope", "attention": "gqa", "schedule": "f 9"},
-          "alibi, parallel, tied": {"position": "alibi", "block": "parallel", "tie_weights": True, "z_loss": 0.1}}
+MODELS = {"learned": {}, "rope, shared heads, windows": {"position": "rope", "attention": "gqa",
+                                                         "schedule": "f 9"},
+          "alibi, parallel, tied": {"position": "alibi", "block": "parallel", "tie_weights": True,
+                                    "z_loss": 0.1}}
 
 
 def inputs(kv_heads):
     generator = torch.Generator().manual_seed(0)
-    q, k, v, into = (torch.randn(2, heads, T, 8, generator=generator) for heads in (4, kv_heads, kv_heads, 4))
+    q, k, v, into = (torch.randn(2, heads, T, 8, generator=generator)
+                     for heads in (4, kv_heads, kv_heads, 4))
     return q, k, v, into, torch.tensor([0.5, 0.25, 0.1, 0.0])
 
 
@@ -46,8 +51,10 @@ def dense(case):
 
 def model_of(name):
     config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 19,
-                            "block_size": T, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **MODELS[name]})
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 4, "n_embd": 32,
+                            "vocab_size": 19,
+                            "block_size": T, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+                            "attn_pdrop": 0.0, **MODELS[name]})
     with contextlib.redirect_stdout(io.StringIO()):
         model = GPT(config)
     model.init_weights(1)
@@ -57,7 +64,7 @@ def model_of(name):
 def batch():
     idx = torch.randint(19, (2, T + 1), generator=torch.Generator().manual_seed(2))
     targets = idx[:, 1:].clone()
-    targets[0, 5:30] = IGNORE_INDEX           # all of the second rank's in a row, and not alike in all ranks
+    targets[0, 5:30] = IGNORE_INDEX  # all of the second rank's in a row, and not alike in all ranks
     targets[1, 12:24] = IGNORE_INDEX
     return idx[:, :-1], targets
 
@@ -65,9 +72,11 @@ def batch():
 def work(rank, folder):
     """One rank: its part of every case, in files."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank,
+                            world_size=RANKS)
     groups = {n: None if n == RANKS else dist.new_group(range(n)) for n in (1, 2, 3, RANKS)}
-    found = {case: share(case, rank, groups[CASES[case][0]]) for case in CASES if rank < CASES[case][0]}
+    found = {case: share(case, rank, groups[CASES[case][0]])
+             for case in CASES if rank < CASES[case][0]}
     for name in MODELS:
         model = model_of(name)
         ring = ContextParallel(model)
@@ -85,7 +94,8 @@ def share(case, rank, group):
     q, k, v, into = (x.chunk(ranks, dim=2)[rank] for x in parts)
     for x in (q, k, v):
         x.requires_grad_()
-    out = ring_attention(q, k, v, parse_pattern(text), slopes=slopes if biased else None, group=group)
+    out = ring_attention(q, k, v, parse_pattern(text), slopes=slopes if biased else None,
+                         group=group)
     return [out.detach(), *torch.autograd.grad((out * into).sum(), (q, k, v))]
 
 
@@ -113,10 +123,12 @@ def test_a_whole_model_over_ranks_has_one_process_loss_and_gradients(found, name
     for rank in range(RANKS):
         torch.testing.assert_close(found[rank][name][0], loss.detach(), atol=1e-6, rtol=1e-6)
         for parameter, p in model.named_parameters():
-            torch.testing.assert_close(found[rank][name][1][parameter], p.grad, atol=1e-6, rtol=1e-4)
+            torch.testing.assert_close(found[rank][name][1][parameter], p.grad, atol=1e-6,
+                                       rtol=1e-4)
 
 
-@pytest.mark.parametrize("text, computed", [("f", 10), ("1", 4), ("2", 7), ("12", 7), ("13", 7), ("14", 9), ("25", 9),
+@pytest.mark.parametrize("text, computed", [("f", 10), ("1", 4), ("2", 7), ("12", 7), ("13", 7),
+                                            ("14", 9), ("25", 9),
                                             ("26", 10), ("s7", 10), ("b12x0", 7), ("b12x1", 9)])
 def test_a_window_skips_whole_ranks(text, computed):
     """Of 16 pairs of 12 queries and 12 keys, 6 are in the future."""
@@ -132,28 +144,33 @@ def test_a_stretch_that_is_seen_by_few_is_computed_by_few(monkeypatch):
     """Within a rank too: scores are made of the keys within reach only."""
     made = []
     scores = torch.Tensor.__matmul__
-    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: made.append(b.shape[-1]) or scores(a, b))
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a,
+                        b: made.append(b.shape[-1]) or scores(a, b))
     q = torch.randn(1, 1, 1024, 8)
     attend(q, q, q, Place(1024, 0, 2048, parse_pattern("65")))
-    assert sum(n for n in made if n != 8) == 64      # of 4 · 1024: the first tile meets the last 64 keys
+    # of 4 · 1024: the first tile meets the last 64 keys
+    assert sum(n for n in made if n != 8) == 64
 
 
 def test_parts_merge_in_any_order_and_a_query_may_see_nothing_of_one():
     q, k, v, into, _ = inputs(4)
     pattern = parse_pattern("20")
-    parts = [attend(q, k[:, :, a:b], v[:, :, a:b], Place(0, a, T, pattern)) for a, b in ((0, 16), (16, 40), (40, T))]
+    parts = [attend(q, k[:, :, a:b], v[:, :, a:b], Place(0, a, T, pattern)) for a,
+             b in ((0, 16), (16, 40), (40, T))]
     assert parts[2][1][:, :, 0].eq(-math.inf).all() and parts[2][0][:, :, 0].eq(0).all()
     out, lse = merge(merge(parts[0], parts[1]), parts[2])
     whole, whole_lse = attend(q, k, v, Place(0, 0, T, pattern))
-    rows = slice(0, 36)                              # later queries see none of the first part's keys
+    rows = slice(0, 36)  # later queries see none of the first part's keys
     torch.testing.assert_close(out[:, :, rows], whole[:, :, rows])
     torch.testing.assert_close(lse[:, :, rows], whole_lse[:, :, rows])
     delta = (whole * into).sum(-1, keepdim=True)
-    dq = sum(gradients(q, k[:, :, a:b], v[:, :, a:b], into, whole_lse, delta, Place(0, a, T, pattern))[0]
+    dq = sum(gradients(q, k[:, :, a:b], v[:, :, a:b], into, whole_lse, delta,
+                       Place(0, a, T, pattern))[0]
              for a, b in ((0, 16), (16, T)))
     q.requires_grad_()
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=pattern.mask(T))
-    torch.testing.assert_close(dq, torch.autograd.grad((y * into).sum(), q)[0], atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(dq, torch.autograd.grad((y * into).sum(), q)[0], atol=2e-6,
+                               rtol=1e-5)
 
 
 @pytest.fixture

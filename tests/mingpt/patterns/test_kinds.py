@@ -30,7 +30,8 @@ size, few = st.integers(1, 40), st.integers(0, 5)
 LEAVES = {
     "full": st.builds(full),
     "window": st.builds(window, size),
-    "shifted": st.integers(1, 6).flatmap(lambda n: st.builds(shifted, size, st.integers(0, n - 1), st.just(n))),
+    "shifted": st.integers(1, 6).flatmap(lambda n: st.builds(shifted, size, st.integers(0, n - 1),
+                                                             st.just(n))),
     "dilated": st.builds(dilated, size, size),
     "block": st.builds(block, size, few),
     "strided": st.builds(strided, size),
@@ -39,7 +40,8 @@ LEAVES = {
 }
 leaves = st.one_of(*LEAVES.values())
 patterns = st.recursive(leaves, lambda inner: st.one_of(st.builds(lambda a, b: a & b, inner, inner),
-                                                        st.builds(lambda a, b: a | b, inner, inner)), max_leaves=4)
+                                                        st.builds(lambda a, b: a | b, inner,
+                                                                  inner)), max_leaves=4)
 lengths = st.integers(1, 150)   # beyond two of the streams' blocks of rows
 check = settings(deadline=None, max_examples=150)
 
@@ -156,15 +158,16 @@ def test_random_drops_its_share_the_same_pairs_at_every_length():
 
 def test_random_drops_evenly_by_query_and_by_distance():
     seen = random(0.5, seed=0).mask(1024).numpy()
-    by_query = [seen[i, :i].mean() for i in range(512, 1024)]                  # each of at least 512 coin tosses:
-    by_distance = [seen.diagonal(-k).mean() for k in range(1, 513)]            # five standard errors are 0.11
+    by_query = [seen[i, :i].mean() for i in range(512, 1024)]  # each of at least 512 coin tosses:
+    by_distance = [seen.diagonal(-k).mean() for k in range(1, 513)]  # five standard errors are 0.11
     by_key = [seen[j + 1:, j].mean() for j in range(512)]
     for shares in (by_query, by_distance, by_key):
         assert np.abs(np.array(shares) - 0.5).max() < 0.11
-        assert 0.01 < np.std(shares) < 0.03                                    # 0.5/√n: 0.016 to 0.022
+        assert 0.01 < np.std(shares) < 0.03  # 0.5/√n: 0.016 to 0.022
 
 
-@pytest.mark.parametrize("pattern", [dilated(64, 8), random(0.1, seed=1), window(64) | strided(8)], ids=str)
+@pytest.mark.parametrize("pattern", [dilated(64, 8), random(0.1, seed=1), window(64) | strided(8)],
+                         ids=str)
 def test_counting_builds_nothing_of_size_t_squared(pattern):
     T = 6000
     tracemalloc.start()
@@ -178,15 +181,20 @@ def test_counting_builds_nothing_of_size_t_squared(pattern):
 
 def test_patterns_are_counted_and_drawn_without_torch():
     code = ("import sys; from mingpt.patterns.schedule import parse_schedule as p; "
-            "s = p('half', 12); s.sparsity(64), s.receptive_field(64), s[6].draw(8); assert 'torch' not in sys.modules")
+            "s = p('half', 12); s.sparsity(64), s.receptive_field(64), s[6].draw(8); assert "
+            "'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("text, says", [
-    ("0", "w = 0, the least is 1"), ("-3", "w = -3, the least is 1"), ("96/0", "d = 0"), ("b0x1", "size = 0"),
-    ("b8x-1", "previous = -1, the least is 0"), ("s0", "s = 0"), ("8+g0", "every = 0"), ("r1.0@0", "drop = 1.0"),
-    ("256>2/2", "index = 2, the largest is 1"), ("99999999999999999999", "the largest is 2147483647"),
-    ("s8.5", "no pattern is spelled 's8.5'"), ("(64", "no pattern is spelled"), ("64|", "no pattern is spelled ''"),
+    ("0", "w = 0, the least is 1"), ("-3", "w = -3, the least is 1"), ("96/0", "d = 0"),
+    ("b0x1", "size = 0"),
+    ("b8x-1", "previous = -1, the least is 0"), ("s0", "s = 0"), ("8+g0", "every = 0"),
+    ("r1.0@0", "drop = 1.0"),
+    ("256>2/2", "index = 2, the largest is 1"), ("99999999999999999999",
+                                                 "the largest is 2147483647"),
+    ("s8.5", "no pattern is spelled 's8.5'"), ("(64", "no pattern is spelled"),
+    ("64|", "no pattern is spelled ''"),
     ("64&(s8|x)", "no pattern is spelled 'x'"),
 ])
 def test_a_pattern_without_meaning_is_refused(text, says):

@@ -1,4 +1,5 @@
-"""Schedules: the seeds' values and sparsities, the grammar, both JSON formats, and what is refused."""
+"""Schedules: the seeds' values and sparsities, the grammar, both JSON formats, and what is
+refused."""
 
 import json
 from pathlib import Path
@@ -8,8 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mingpt.patterns.kinds import block, dilated, full, local_global, random, shifted, strided, window
-from mingpt.patterns.schedule import FORMULAS, NAMED, NAMED_LAYERS, parse_layers, parse_schedule, uniform
+from mingpt.patterns.kinds import (
+    block,
+    dilated,
+    full,
+    local_global,
+    random,
+    shifted,
+    strided,
+    window,
+)
+from mingpt.patterns.schedule import (
+    FORMULAS,
+    NAMED,
+    NAMED_LAYERS,
+    parse_layers,
+    parse_schedule,
+    uniform,
+)
 from mingpt.utils import BadInput
 
 SHIPPED = Path(__file__).resolve().parents[3] / "experiments" / "schedules"
@@ -49,23 +66,29 @@ def test_named_schedules_and_formulas_have_the_seeds_windows(name, layers):
 
 
 def test_block_sparse_and_the_group_shift_are_the_seeds():
-    assert list(parse_schedule("block_sparse", 12)) == [full()] * 4 + [block(128, 4), block(64, 4), block(42, 4)] \
+    assert list(parse_schedule("block_sparse", 12)) == [full()] * 4 + [block(128, 4), block(64, 4),
+                                                                       block(42, 4)] \
         + [block(32, 4)] * 5
     groups = [p for p in parse_schedule("lms_main_shifted", 12) if p != full()]
-    assert groups == [shifted(256, 0, 2), shifted(256, 1, 2)] + [shifted(128, i, 4) for i in range(4)] \
+    assert groups == [shifted(256, 0, 2), shifted(256, 1, 2)] + [shifted(128, i, 4)
+                                                                 for i in range(4)] \
         + [shifted(256, 0, 2), shifted(256, 1, 2)]
 
 
 def test_the_grammar_repeats_fills_and_composes():
-    assert windows(parse_schedule("f 256 256 f 128*4 f 256 256 f", 12)) == windows(parse_schedule("lms_main", 12))
+    assert windows(parse_schedule("f 256 256 f 128*4 f 256 256 f",
+                                  12)) == windows(parse_schedule("lms_main", 12))
     assert windows(parse_schedule("f 256* f", 5)) == [0, 256, 256, 256, 0]
-    assert list(parse_schedule("96/4 64 | s8 r0.1@7", 3)) == [dilated(96, 4), window(64) | strided(8), random(0.1, 7)]
+    assert list(parse_schedule("96/4 64 | s8 r0.1@7", 3)) == [dilated(96, 4), window(64)
+                                                              | strided(8), random(0.1, 7)]
     assert list(parse_schedule(uniform(64), 2)) == [window(64)] * 2
     assert list(parse_schedule(uniform(64, 8), 2)) == [dilated(64, 8)] * 2
-    assert list(parse_schedule(256, 1)) == [window(256)]   # as the command line's parser hands it over
+    # as the command line's parser hands it over
+    assert list(parse_schedule(256, 1)) == [window(256)]
 
 
-@given(st.lists(st.sampled_from([full(), window(8), dilated(4, 2), local_global(4, 8), window(2) | strided(3)]),
+@given(st.lists(st.sampled_from([full(), window(8), dilated(4, 2), local_global(4, 8),
+                                 window(2) | strided(3)]),
                 min_size=1, max_size=16))
 def test_a_schedule_prints_as_a_text_that_parses_back(layers):
     text = " ".join(map(str, layers))
@@ -89,12 +112,14 @@ def test_other_depths_follow_relative_depth_and_say_so(name):
 
 @pytest.mark.parametrize("name", STUDY_000)
 def test_the_expanded_file_holds_study_000(name):
-    assert parse_schedule(f"{SHIPPED}/study000.json:{name}", 12).layers == parse_schedule(name, 12).layers
+    assert parse_schedule(f"{SHIPPED}/study000.json:{name}", 12).layers == parse_schedule(name,
+                                                                                          12).layers
 
 
 @pytest.mark.parametrize("name", STUDY_001)
 def test_the_compact_file_holds_study_001(name):
-    assert parse_schedule(f"{SHIPPED}/study001.json:{name}", 12).layers == parse_schedule(f"{name}_001", 12).layers
+    assert parse_schedule(f"{SHIPPED}/study001.json:{name}",
+                          12).layers == parse_schedule(f"{name}_001", 12).layers
 
 
 def test_every_shipped_file_holds_only_what_is_tested():
@@ -118,7 +143,8 @@ def written(tmp_path):
 
 
 def expanded(*layers, **more):
-    return {"schedules": {"mine": {"layers": {str(l): layer for l, layer in enumerate(layers)}}}, **more}
+    return {"schedules": {"mine": {"layers": {str(l): layer for l, layer in enumerate(layers)}}},
+            **more}
 
 
 def test_every_mask_type_of_the_expanded_format_is_read(written):
@@ -132,13 +158,14 @@ def test_every_mask_type_of_the_expanded_format_is_read(written):
         {"mask_type": "random_sparse", "sparsity": None},
     ))
     schedule = parse_schedule(f"{path}:mine", 7)
-    assert list(schedule) == [full(), window(96), shifted(96, 1, 2), block(32, 4), strided(8), local_global(64, 64),
-                              random(0.1, 0)]
+    assert list(schedule) == [full(), window(96), shifted(96, 1, 2), block(32, 4), strided(8),
+                              local_global(64, 64), random(0.1, 0)]
     assert parse_schedule(path, 7).layers == schedule.layers   # it is the only one
 
 
 def test_a_file_may_have_another_ending_and_a_compact_schedule_another_depth(written):
-    compact = {"type": "progressive", "start_layer": 1, "start_window": 40, "end_window": 8, "n_layer": 5}
+    compact = {"type": "progressive", "start_layer": 1, "start_window": 40, "end_window": 8,
+               "n_layer": 5}
     path = written({"schedules": {"mine": compact}}, name="s.conf")
     assert windows(parse_schedule(f"{path}:mine", 5)) == [0, 40, 20, 10, 8]
 
@@ -182,8 +209,10 @@ SLIDING = {"mask_type": "sliding_window", "window_size": 8}
     (expanded(SLIDING, default_schedule="theirs"), "no schedule 'theirs'"),
     (expanded(SLIDING | {"mask_type": "slidingwindow"}), "did you mean 'sliding_window'?"),
     (expanded({"window_size": 8}), "layer 0: mask_type is missing"),
-    (expanded({"mask_type": "sliding_window", "window_size": None}), "layer 0: window_size is missing"),
-    (expanded(SLIDING, SLIDING | {"window_size": 0}), "layer 1: pattern '0': w = 0, the least is 1"),
+    (expanded({"mask_type": "sliding_window", "window_size": None}),
+     "layer 0: window_size is missing"),
+    (expanded(SLIDING, SLIDING | {"window_size": 0}),
+     "layer 1: pattern '0': w = 0, the least is 1"),
     (expanded(SLIDING | {"window_size": 2.5}), "w = 2.5 is no whole number"),
     (expanded(SLIDING | {"group_idx": 2, "num_groups": 2}), "index = 2, the largest is 1"),
     (expanded(SLIDING | {"layer_idx": 4}), "layer_idx is 4, not 0"),
@@ -191,7 +220,8 @@ SLIDING = {"mask_type": "sliding_window", "window_size": 8}
     ({"schedules": {"mine": {"layers": {"0": SLIDING, "2": SLIDING}}}}, "layer 1 is missing"),
     ({"schedules": {"mine": {"type": "progresive"}}}, "did you mean 'progressive'?"),
     ({"schedules": {"mine": {"type": "progressive", "start_window": 8}}}, "end_window is missing"),
-    ({"schedules": {"mine": {"type": "progressive", "start_layer": 6.0, "start_window": 8, "end_window": 2}}},
+    ({"schedules": {"mine": {"type": "progressive", "start_layer": 6.0, "start_window": 8,
+                             "end_window": 2}}},
      "start_layer = 6.0 is no whole number"),
 ])
 def test_a_bad_file_is_refused_in_one_line_that_names_it(written, content, says):

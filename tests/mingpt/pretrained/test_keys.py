@@ -1,12 +1,12 @@
 """
 Every key of config.json is read as transformers reads it, or refused by its name.
 
-EVERY_KEY=1 in the environment runs all trials (40 seconds); without it, each family runs a third of them, and another
-third than the family before it.
+EVERY_KEY=1 in the environment runs all trials (40 seconds); without it, each family runs a third of
+them, and another third than the family before it.
 
-Each trial sets one key of one family, in a model of transformers' and in the config.json that it saves. transformers
-opens the folder, and so do we: the logits agree, or we raise BadInput. Where transformers itself cannot open the
-folder, nothing can be compared.
+Each trial sets one key of one family, in a model of transformers' and in the config.json that it
+saves. transformers opens the folder, and so do we: the logits agree, or we raise BadInput. Where
+transformers itself cannot open the folder, nothing can be compared.
 """
 
 import json
@@ -27,7 +27,8 @@ from mingpt.utils import BadInput
 transformers = pytest.importorskip("transformers")
 
 AGREE = 1e-4
-LISTS = {"layer_types": [["sliding_attention", "full_attention"], ["full_attention"] * 2, ["full_attention"] * 3],
+LISTS = {"layer_types": [["sliding_attention", "full_attention"], ["full_attention"] * 2,
+                         ["full_attention"] * 3],
          "no_rope_layers": [[0, 1], [0, 0], [1], []],
          "attention_types": [[[["local"], 2]], [[["global", "local"], 1]]],
          "attention_layers": [["local", "local"], ["global", "local"]]}
@@ -38,23 +39,33 @@ ROPE = [{}, {"rope_theta": 37.0}, {"partial_rotary_factor": 0.5}, {"partial_rota
         {"rope_type": "default", "factor": 2.0}, {"type": "default", "rope_theta": 37.0},
         {"full_attention": {"rope_type": "default", "rope_theta": 37.0}}, {"attention_factor": 2.0}]
 # keys that change what some family computes, set in every family
-ELSEWHERE = {"rope_theta": [37.0], "rotary_emb_base": [37.0], "partial_rotary_factor": [0.5, 0.67], "rotary_pct": [0.5],
-             "head_dim": [4, 8, None], "sliding_window": [3, None], "use_sliding_window": [True], "window_size": [3],
-             "max_window_layers": [1], "attention_bias": [True, False], "mlp_bias": [True, False], "use_bias": [True],
-             "qk_norm": [True], "qk_layernorm": [True], "rope_interleave": [False], "is_causal": [False],
-             "attn_logit_softcapping": [5.0], "final_logit_softcapping": [5.0], "logit_scale": [0.3],
+ELSEWHERE = {"rope_theta": [37.0], "rotary_emb_base": [37.0], "partial_rotary_factor": [0.5, 0.67],
+             "rotary_pct": [0.5],
+             "head_dim": [4, 8, None], "sliding_window": [3, None], "use_sliding_window": [True],
+             "window_size": [3],
+             "max_window_layers": [1], "attention_bias": [True, False], "mlp_bias": [True, False],
+             "use_bias": [True],
+             "qk_norm": [True], "qk_layernorm": [True], "rope_interleave": [False],
+             "is_causal": [False],
+             "attn_logit_softcapping": [5.0], "final_logit_softcapping": [5.0],
+             "logit_scale": [0.3],
              "logits_scaling": [3.0], "attention_multiplier": [0.5], "residual_multiplier": [0.5],
              "embedding_multiplier": [3.0], "scale_attn_weights": [False], "hidden_act": ["relu"],
-             "activation_function": ["relu"], "tie_word_embeddings": [True, False], "num_key_value_heads": [1, 2, None],
-             "rms_norm_eps": [0.1], "norm_eps": [0.1], "norm_epsilon": [0.1], "layer_norm_epsilon": [0.1],
-             "num_attention_heads": [2], "num_hidden_layers": [1], "hidden_size": [12], "is_decoder": [True],
+             "activation_function": ["relu"], "tie_word_embeddings": [True, False],
+             "num_key_value_heads": [1, 2, None],
+             "rms_norm_eps": [0.1], "norm_eps": [0.1], "norm_epsilon": [0.1],
+             "layer_norm_epsilon": [0.1],
+             "num_attention_heads": [2], "num_hidden_layers": [1], "hidden_size": [12],
+             "is_decoder": [True],
              "is_encoder_decoder": [True], "chunk_size_feed_forward": [1], "pretraining_tp": [2],
-             "pruned_heads": [{"0": [1]}], "no_rope_layers": [[0, 1]], "no_rope_layer_interval": [2], **{
+             "pruned_heads": [{"0": [1]}], "no_rope_layers": [[0, 1]],
+             "no_rope_layer_interval": [2], **{
                  key: LISTS[key] for key in ("layer_types", "attention_types", "attention_layers")}}
 
 
 def plain(family):
-    """(the settings of a tiny model of the family, all keys of its config class with their values)."""
+    """(the settings of a tiny model of the family, all keys of its config class with their
+    values)."""
     settings = next({**settings} for kind, settings in CASES.values() if kind == family)
     layers = next(key for key in ("n_layer", "num_layers", "num_hidden_layers") if key in settings)
     settings |= {key: value[:2] for key, value in settings.items() if isinstance(value, list)}
@@ -84,14 +95,16 @@ def others(key, value):
 def trials(family):
     """(key, value) of every trial of the family; the value ... leaves the key out."""
     settings, keys = plain(family)
-    found = [(key, value) for key in keys if key not in BOOKKEEPING for value in (*others(key, keys[key]), ...)]
+    found = [(key, value) for key in keys if key not in BOOKKEEPING
+             for value in (*others(key, keys[key]), ...)]
     found += [(key, value) for key in SPELLED for value in ROPE]
     found += [(key, value) for key, values in ELSEWHERE.items() for value in values]
     return [trial for n, trial in enumerate(found) if trial not in found[:n]]
 
 
 def folder_of(family, key, value, folder):
-    """Save a model with that key in `folder`, or without it in the weights where transformers makes none with it."""
+    """Save a model with that key in `folder`, or without it in the weights where transformers makes
+    none with it."""
     base = plain(family)[0]
     for settings in (base if value is ... else {**base, key: value}, base):
         try:
@@ -102,7 +115,8 @@ def folder_of(family, key, value, folder):
         except Exception:    # transformers raises all kinds for a value that it refuses
             continue
     written = json.loads((folder / "config.json").read_text())
-    if key not in SPELLED and key in ("rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base"):
+    if key not in SPELLED and key in ("rope_theta", "partial_rotary_factor", "rotary_pct",
+                                      "rotary_emb_base"):
         written.pop("rope_parameters", None)
     if key == "rope_scaling":
         written.pop("rope_parameters", None)
@@ -142,7 +156,8 @@ def test_every_key_is_read_as_transformers_reads_it_or_refused(family, tmp_path)
 @pytest.mark.parametrize("family, key, value", [
     *((family, "rope_parameters", {"rope_theta": 37.0, "partial_rotary_factor": 0.5})
       for family in ("llama", "mistral", "qwen3", "deepseek_v2")),
-    ("llama", "attn_logit_softcapping", 5.0), ("llama", "sliding_window", 3), ("gpt2", "is_causal", False),
+    ("llama", "attn_logit_softcapping", 5.0), ("llama", "sliding_window", 3),
+    ("gpt2", "is_causal", False),
     ("gpt_neox", "rope_theta", 37.0), ("mistral", "layer_types", ["full_attention"] * 2)])
 def test_a_key_that_the_family_does_not_have_is_refused_by_name(family, key, value, tmp_path):
     folder_of(family, key, value, tmp_path)
@@ -154,10 +169,12 @@ def test_a_key_that_the_family_does_not_have_is_refused_by_name(family, key, val
 
 
 def test_listed_windows_without_a_window_in_use_are_refused(tmp_path):
-    """transformers' SmolLM3 then masks by the window with one attention kernel and sees everything with another."""
+    """transformers' SmolLM3 then masks by the window with one attention kernel and sees everything
+    with another."""
     folder_of("smollm3", "layer_types", ["sliding_attention", "full_attention"], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"use_sliding_window": False, "sliding_window": 5}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"use_sliding_window": False,
+                                                               "sliding_window": 5}))
     with pytest.raises(BadInput, match="layer_types has sliding_attention, but use_sliding_window"):
         load(tmp_path)
 
@@ -168,7 +185,8 @@ def test_a_tied_pair_is_read_from_whichever_is_stored_and_refused_where_the_two_
     table = tensors.pop("model.embed_tokens.weight")
     save_file({**tensors, "lm_head.weight": table}, tmp_path / WEIGHTS, metadata={"format": "pt"})
     assert difference(load(tmp_path), open_theirs(tmp_path)) <= AGREE
-    save_file({**tensors, "lm_head.weight": table, "model.embed_tokens.weight": 2 * table}, tmp_path / WEIGHTS)
+    save_file({**tensors, "lm_head.weight": table, "model.embed_tokens.weight": 2 * table},
+              tmp_path / WEIGHTS)
     with pytest.raises(BadInput, match=r"embed_tokens\.weight and lm_head\.weight differ"):
         load(tmp_path)
 
@@ -177,7 +195,8 @@ def test_a_flag_about_biases_must_say_what_the_tensors_say(tmp_path):
     folder_of("llama", "attention_bias", True, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"attention_bias": False}))
-    with pytest.raises(BadInput, match=r"attention_bias=False, but tensor .*q_proj\.bias' is there"):
+    with pytest.raises(BadInput,
+                       match=r"attention_bias=False, but tensor .*q_proj\.bias' is there"):
         load(tmp_path)
     folder_of("mistral", "sliding_window", 3, tmp_path)
     bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(24)}

@@ -1,4 +1,5 @@
-"""A model computes the same here and in transformers, whichever way it goes; and what cannot go is named."""
+"""A model computes the same here and in transformers, whichever way it goes; and what cannot go is
+named."""
 
 import contextlib
 import io
@@ -9,7 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.weights import parity
-from experiments.weights.parity import CASES, difference, greedy, greedy_theirs, open_theirs, perturbed, random_model
+from experiments.weights.parity import (
+    CASES,
+    difference,
+    greedy,
+    greedy_theirs,
+    open_theirs,
+    perturbed,
+    random_model,
+)
 from mingpt.model import GPT, load
 from mingpt.pretrained.families import FAMILIES
 from mingpt.pretrained.files import INDEX, WEIGHTS
@@ -47,7 +56,7 @@ def ours_with(seed=0, **changes):
         return perturbed(GPT(config))
 
 
-# -- both ways --------------------------------------------------------------------------------------------------------
+# -- both ways -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_family_gives_the_same_logits_and_greedy_tokens_in_and_out(case):
@@ -63,29 +72,39 @@ def test_every_family_has_a_case():
 
 # arm → the family that it goes out as
 ARMS = {
-    "gpt2": [{}, {"tie_weights": True}, {"bias": False}, {"position": "none"}, {"mlp": "relu2"}, {"mlp": "gelu_erf"},
+    "gpt2": [{}, {"tie_weights": True}, {"bias": False}, {"position": "none"}, {"mlp": "relu2"},
+             {"mlp": "gelu_erf"},
              {"attention": "gqa", "n_kv_head": 2}, {"attn_scale": 0.3}, {"schedule": "32*"},
              {"embd_scale": "sqrt"}, {"n_future": 3}, {"attn_out_bias": False}],
-    "llama": [LLAMA, {**LLAMA, "bias": False}, {**LLAMA, "bias": False, "qkv_bias": True, "attn_out_bias": True},
-              {**LLAMA, "attention": "mqa", "rope_base": 5e5}, {**LLAMA, "mlp": "geglu", "head_dim": 8}],
+    "llama": [LLAMA, {**LLAMA, "bias": False}, {**LLAMA, "bias": False, "qkv_bias": True,
+                                                "attn_out_bias": True},
+              {**LLAMA, "attention": "mqa", "rope_base": 5e5},
+              {**LLAMA, "mlp": "geglu", "head_dim": 8}],
     "mistral": [{**LLAMA, "bias": False, "schedule": "5*", "attention": "gqa", "n_kv_head": 2}],
     "qwen2": [{**LLAMA, "bias": False, "schedule": "f 5 f"},
               {**LLAMA, "bias": False, "qkv_bias": True, "schedule": "5*"}],
-    "qwen3": [{**LLAMA, "bias": False, "qk_norm": True}, {**LLAMA, "bias": False, "qk_norm": True, "schedule": "5 5 f"},
+    "qwen3": [{**LLAMA, "bias": False, "qk_norm": True},
+              {**LLAMA, "bias": False, "qk_norm": True, "schedule": "5 5 f"},
               {**LLAMA, "bias": False, "qk_norm": True, "attn_scale": 1.0}],
-    "smollm3": [{**LLAMA, "schedule": "f 5 f"}, {**LLAMA, "nope_layers": "0,2"}, {**LLAMA, "position": "none"}],
-    "starcoder2": [{"position": "rope"}, {"position": "rope", "attention": "gqa", "n_kv_head": 2, "schedule": "5*"},
+    "smollm3": [{**LLAMA, "schedule": "f 5 f"}, {**LLAMA, "nope_layers": "0,2"},
+                {**LLAMA, "position": "none"}],
+    "starcoder2": [{"position": "rope"}, {"position": "rope", "attention": "gqa", "n_kv_head": 2,
+                                          "schedule": "5*"},
                    {"position": "rope", "bias": False}, {"position": "rope", "mlp": "relu2"}],
     "stablelm": [{"position": "rope", "mlp": "swiglu", "bias": False},
-                 {"position": "rope", "mlp": "swiglu", "bias": False, "qkv_bias": True, "rope_fraction": 0.34}],
+                 {"position": "rope", "mlp": "swiglu", "bias": False, "qkv_bias": True,
+                  "rope_fraction": 0.34}],
     "gpt_neo": [{"schedule": "f 5 f", "qkv_bias": False}, {"schedule": "5*", "bias": False}],
-    "deepseek_v2": [{**LLAMA, "attention": "mla"}, {**LLAMA, "attention": "mla", "q_lora_rank": 8, "attn_scale": 0.3}],
-    "gpt_neox": [{"position": "rope", "rope_fraction": 0.67}, {"position": "rope", "block": "parallel",
+    "deepseek_v2": [{**LLAMA, "attention": "mla"}, {**LLAMA, "attention": "mla", "q_lora_rank": 8,
+                                                    "attn_scale": 0.3}],
+    "gpt_neox": [{"position": "rope", "rope_fraction": 0.67},
+                 {"position": "rope", "block": "parallel",
                                                                "parallel_norms": 2}],
 }
 
 
-@pytest.mark.parametrize("family, changes", [(family, changes) for family, arms in ARMS.items() for changes in arms],
+@pytest.mark.parametrize("family, changes", [(family, changes) for family, arms in ARMS.items()
+                                             for changes in arms],
                          ids=str)
 def test_an_arm_goes_out_as_the_family_that_computes_the_same(family, changes, tmp_path):
     ours = ours_with(**changes)
@@ -97,7 +116,8 @@ def test_an_arm_goes_out_as_the_family_that_computes_the_same(family, changes, t
 
 
 def test_a_trained_biased_model_goes_out_as_gpt_neo_by_moving_what_has_no_place(tmp_path):
-    """GPT-Neo has no biases of q, k and v. Of trained size, they fit into those of the norm and of the output."""
+    """GPT-Neo has no biases of q, k and v. Of trained size, they fit into those of the norm and of
+    the output."""
     ours = ours_with(schedule="f 5 f")
     with torch.no_grad():
         for block in ours.transformer.h:
@@ -106,12 +126,13 @@ def test_a_trained_biased_model_goes_out_as_gpt_neo_by_moving_what_has_no_place(
     assert difference(ours, open_theirs(tmp_path)) <= CLOSE
     with torch.no_grad():
         w_q = ours.transformer.h[1].attn.c_attn.weight[:24]
-        w_q[0].copy_(w_q[1])    # singular, while the biases of the two rows differ: nothing in front can do both
+        # singular, while the biases of the two rows differ: nothing in front can do both
+        w_q[0].copy_(w_q[1])
     with pytest.raises(BadInput, match=r"model\.bias=True \(of attn\.c_attn\)"):
         convert(ours, "gpt_neo")
 
 
-# -- the comparison notices what it should ----------------------------------------------------------------------------
+# -- the comparison notices what it should ---------------------------------------------------------
 
 @pytest.mark.parametrize("case", [case for case, (_, config) in CASES.items()
                                   if config.get("sliding_window") or "window_size" in config])
@@ -132,7 +153,8 @@ def test_ten_times_the_eps_breaks_parity(folder, case):
 def test_a_norm_or_bias_left_behind_breaks_parity(folder, case):
     theirs, path = folder(case)
     begun = load(path)
-    kinds = {name.rpartition(".h.")[2][2:] for name, p in begun.named_parameters() if p.dim() == 1 and p.any()}
+    kinds = {name.rpartition(".h.")[2][2:] for name, p in begun.named_parameters() if p.dim() == 1
+             and p.any()}
     assert len(kinds) >= 2
     for kind in kinds:
         ours = load(path)
@@ -143,7 +165,8 @@ def test_a_norm_or_bias_left_behind_breaks_parity(folder, case):
         assert difference(ours, theirs) > FAR, kind
 
 
-@pytest.mark.parametrize("case", [case for case, (kind, _) in CASES.items() if kind not in ("gpt2", "gpt_neo")
+@pytest.mark.parametrize("case", [case for case, (kind, _) in CASES.items()
+                                  if kind not in ("gpt2", "gpt_neo")
                                   and "deepseek" not in kind])
 def test_the_other_rotary_layout_breaks_parity(folder, case):
     """GPT-J's and the first Llama's neighbours turn together; here and in all of these, halves."""
@@ -154,13 +177,15 @@ def test_the_other_rotary_layout_breaks_parity(folder, case):
             attn = block.attn
             heads = Heads(attn.n_head, attn.n_kv_head, attn.head_dim)
             for part in heads.split(attn.c_attn.weight)[:2]:
-                part.copy_(part.unflatten(0, (-1, attn.head_dim // 2, 2)).transpose(1, 2).flatten(0, 2))
+                part.copy_(part.unflatten(0, (-1, attn.head_dim // 2,
+                                              2)).transpose(1, 2).flatten(0, 2))
     assert difference(ours, theirs) > FAR
 
 
 @pytest.mark.parametrize("case, forgotten", [(case, layout) for case, layout in (
     ("gpt2", "Transposed"), ("gpt2", "TransposedQKV"), ("gpt_neo local", "UnscaledQKV"),
-    ("gpt_neox parallel", "QKVByHead"), ("deepseek_v2", "PairedQueries"), ("deepseek_v3", "PairedKey"))])
+    ("gpt_neox parallel", "QKVByHead"), ("deepseek_v2", "PairedQueries"),
+    ("deepseek_v3", "PairedKey"))])
 def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, monkeypatch):
     from mingpt.pretrained import weights as hf_weights
     plain = {"UnscaledQKV": hf_weights.SplitQKV}.get(forgotten, hf_weights.Plain)
@@ -174,18 +199,24 @@ def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, mo
         assert wrong > FAR
 
 
-# -- what has no counterpart ------------------------------------------------------------------------------------------
+# -- what has no counterpart -----------------------------------------------------------------------
 
 @pytest.mark.parametrize("changes, named", [
-    ({"attention": "msla"}, "model.attention='msla'"), ({"attention": "mla"}, "model.attention='mla'"),
-    ({"position": "alibi"}, "model.position='alibi'"), ({"logit_softcap": 30.0}, "model.logit_softcap=30.0"),
+    ({"attention": "msla"}, "model.attention='msla'"), ({"attention": "mla"},
+                                                        "model.attention='mla'"),
+    ({"position": "alibi"}, "model.position='alibi'"), ({"logit_softcap": 30.0},
+                                                        "model.logit_softcap=30.0"),
     ({**LLAMA, "mlp": "relu2"}, "model.mlp='relu2'"), ({"mlp": "swiglu"}, "model.mlp='swiglu'"),
-    ({"schedule": "5/2*"}, "model.schedule='5/2*'"), ({**LLAMA, "bias": False, "schedule": "f 5 6"}, "model.schedule="),
-    ({"schedule": "f 5 b4x1", "qkv_bias": False}, "model.schedule="), ({"block": "sandwich"}, "model.block='sandwich'"),
+    ({"schedule": "5/2*"}, "model.schedule='5/2*'"), ({**LLAMA, "bias": False,
+                                                       "schedule": "f 5 6"}, "model.schedule="),
+    ({"schedule": "f 5 b4x1", "qkv_bias": False}, "model.schedule="),
+    ({"block": "sandwich"}, "model.block='sandwich'"),
     ({"embd_scale": 2.0, "tie_weights": True}, "model.embd_scale=2.0"),
     ({"norm": "rmsnorm"}, "model.norm='rmsnorm'"), ({"qk_norm": True}, "model.qk_norm=True"),
-    ({"document_end": 60}, "data.document_mask=60"), ({"published_padding": 60}, "data.published_padding=60"),
-    ({"position": "rope", "mlp": "swiglu"}, "stablelm lacks model.bias=True (of attn.c_proj, mlp.c_fc"),
+    ({"document_end": 60}, "data.document_mask=60"), ({"published_padding": 60},
+                                                      "data.published_padding=60"),
+    ({"position": "rope", "mlp": "swiglu"},
+     "stablelm lacks model.bias=True (of attn.c_proj, mlp.c_fc"),
     ({**LLAMA, "schedule": "f 5 f", "rope_local_base": 100.0}, "model.rope_local_base=100.0"),
 ], ids=str)
 def test_a_setting_without_a_counterpart_is_named(changes, named):
@@ -215,10 +246,12 @@ def edited(path, tmp_path, change):
     ("llama", "hidden_act", "quick_gelu", "hidden_act='quick_gelu'"),
     ("llama", "rope_scaling", {"rope_type": "yarn", "factor": 2.0}, "rope_type='yarn'"),
     ("gpt2", "scale_attn_by_inverse_layer_idx", True, "scale_attn_by_inverse_layer_idx=True"),
-    ("stablelm", "qk_layernorm", True, "qk_layernorm=True"), ("qwen2", "model_type", "qwen9", "no family 'qwen9'"),
+    ("stablelm", "qk_layernorm", True, "qk_layernorm=True"),
+    ("qwen2", "model_type", "qwen9", "no family 'qwen9'"),
     ("qwen2 layer_types", "layer_types", ["chunked_attention"] * 3, "layer_types"),
     ("gpt_neox parallel", "use_parallel_residual", "both", "use_parallel_residual='both'")])
-def test_a_configuration_without_a_counterpart_is_refused(folder, tmp_path, case, key, value, named):
+def test_a_configuration_without_a_counterpart_is_refused(folder, tmp_path, case, key, value,
+                                                          named):
     def change(config, tensors):
         config.pop("rope_parameters", None)
         config[key] = value
@@ -233,13 +266,15 @@ def test_a_key_of_a_wrong_kind_is_one_line_or_harmless(folder, tmp_path, case):
     keys, refused = json.loads((path / "config.json").read_text()), set()
     for key in keys:
         for value in ("x", [1], -1, 0, None, {}, 2.5, True):
-            copy = edited(path, tmp_path, lambda config, tensors, new={key: value}: config.update(new))
+            copy = edited(path, tmp_path, lambda config, tensors,
+                          new={key: value}: config.update(new))
             try:
                 load(copy)
             except BadInput as refusal:
                 assert "\n" not in str(refusal)
                 refused.add(key)
-    assert len(refused & {"n_embd", "hidden_size", "n_head", "num_attention_heads", "vocab_size", "model_type"}) == 4
+    assert len(refused & {"n_embd", "hidden_size", "n_head", "num_attention_heads", "vocab_size",
+                          "model_type"}) == 4
 
 
 def test_weights_of_another_size_than_the_configuration_says_are_named(folder, tmp_path):
@@ -258,21 +293,25 @@ def test_a_tensor_too_few_or_too_many_is_named(folder, tmp_path):
         load(edited(path, tmp_path, lambda config, tensors: tensors.update(extra)))
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 def test_masks_of_older_checkpoints_are_no_weights(folder, tmp_path):
     theirs, path = folder("gpt2")
-    masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 16, 16), "transformer.h.1.attn.masked_bias": torch.ones(1)}
-    assert difference(load(edited(path, tmp_path, lambda c, tensors: tensors.update(masks))), theirs) <= CLOSE
+    masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 16, 16),
+             "transformer.h.1.attn.masked_bias": torch.ones(1)}
+    assert difference(load(edited(path, tmp_path, lambda c, tensors: tensors.update(masks))),
+                      theirs) <= CLOSE
 
 
 def test_weights_in_several_files_and_without_the_trunks_name_are_read(folder, tmp_path):
     theirs, path = folder("gpt2")
-    bare = {k.removeprefix("transformer."): t for k, t in load_file(path / WEIGHTS).items() if k != "lm_head.weight"}
+    bare = {k.removeprefix("transformer."): t for k, t in load_file(path / WEIGHTS).items()
+            if k != "lm_head.weight"}
     parts = [dict(list(bare.items())[::2]), dict(list(bare.items())[1::2])]
     for n, part in enumerate(parts):
         save_file(part, tmp_path / f"part-{n}.safetensors")
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {k: f"part-{n}.safetensors" for n, part in enumerate(parts)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {k: f"part-{n}.safetensors" for n,
+                                                             part in enumerate(parts)
                                                              for k in part}}))
     (tmp_path / "config.json").write_text((path / "config.json").read_text())
     assert difference(load(tmp_path), theirs) <= CLOSE
@@ -281,7 +320,8 @@ def test_weights_in_several_files_and_without_the_trunks_name_are_read(folder, t
 def test_keys_of_earlier_transformers_mean_the_same(folder, tmp_path):
     def change(config, tensors):
         parameters = config.pop("rope_parameters")
-        config.update(rope_theta=parameters["rope_theta"], partial_rotary_factor=parameters["partial_rotary_factor"])
+        config.update(rope_theta=parameters["rope_theta"],
+                      partial_rotary_factor=parameters["partial_rotary_factor"])
     theirs, path = folder("stablelm")
     assert difference(load(edited(path, tmp_path, change)), theirs) <= CLOSE
 
@@ -310,7 +350,8 @@ def test_a_name_that_is_no_folder_is_sought_on_the_hub(monkeypatch):
         asked.append((name, allow_patterns))
         raise ConnectionError("no network\nat all")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(BadInput, match="'a/b' is no folder.*ConnectionError: no network") as refusal:
+    with pytest.raises(BadInput,
+                       match="'a/b' is no folder.*ConnectionError: no network") as refusal:
         load("a/b")
     assert "\n" not in str(refusal.value)
     assert asked == [("a/b", ["config.json", "*.safetensors", INDEX])]
@@ -326,7 +367,7 @@ def test_a_model_is_cut_to_fewer_positions(folder):
             load(path, block_size=33)
 
 
-# -- minGPT's door ----------------------------------------------------------------------------------------------------
+# -- minGPT's door ---------------------------------------------------------------------------------
 
 def test_from_pretrained_reads_a_local_folder(folder, tmp_path, monkeypatch):
     theirs, path = folder("gpt2")
@@ -338,10 +379,12 @@ def test_from_pretrained_reads_a_local_folder(folder, tmp_path, monkeypatch):
 
 
 def test_an_imported_gpt2_agrees_in_small_logits_too(tmp_path, monkeypatch):
-    """As minGPT's own test asks: torch.allclose, whose 1e-5 is relative. Fresh weights give logits around zero."""
+    """As minGPT's own test asks: torch.allclose, whose 1e-5 is relative. Fresh weights give logits
+    around zero."""
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=999, n_positions=64, n_embd=192, n_layer=4, n_head=3, bos_token_id=0, eos_token_id=0)).eval()
+        vocab_size=999, n_positions=64, n_embd=192, n_layer=4, n_head=3, bos_token_id=0,
+        eos_token_id=0)).eval()
     theirs.save_pretrained(tmp_path / "gpt2")
     monkeypatch.chdir(tmp_path)
     text = torch.randint(999, (4, 64), generator=torch.Generator().manual_seed(1))

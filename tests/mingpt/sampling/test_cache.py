@@ -1,5 +1,5 @@
-"""The cache: whatever the model, tokens read one by one, a few at once or again after a truncation have the logits, and
-greedy text the tokens, of reading everything at once."""
+"""The cache: whatever the model, tokens read one by one, a few at once or again after a truncation
+have the logits, and greedy text the tokens, of reading everything at once."""
 
 import contextlib
 import io
@@ -15,10 +15,14 @@ from mingpt.utils import BadInput
 
 V, BLOCK = 23, 24
 
-PATTERNS = ("f*", "5*", "6>1/2 f", "4/3*", "b4x1*", "b5x0 b4x2", "s5*", "4+g6*", "r0.3@1*", "5&s2 3|s7", "24 1")
-HEADS = ({}, {"tie_weights": True}, {"logit_softcap": 2.0}, {"document_end": 7}, {"qk_norm": True, "bias": False},
-         {"norm": "rmsnorm", "mlp": "swiglu"}, {"position": "rope", "rope_local_base": 50.0, "rope_fraction": 0.5},
-         {"position": "rope", "nope_layers": "1"}, {"block": "parallel", "attn_scale": 0.5, "head_dim": 6})
+PATTERNS = ("f*", "5*", "6>1/2 f", "4/3*", "b4x1*", "b5x0 b4x2", "s5*", "4+g6*", "r0.3@1*",
+            "5&s2 3|s7", "24 1")
+HEADS = ({}, {"tie_weights": True}, {"logit_softcap": 2.0}, {"document_end": 7},
+         {"qk_norm": True, "bias": False},
+         {"norm": "rmsnorm", "mlp": "swiglu"}, {"position": "rope", "rope_local_base": 50.0,
+                                                "rope_fraction": 0.5},
+         {"position": "rope", "nope_layers": "1"}, {"block": "parallel", "attn_scale": 0.5,
+                                                    "head_dim": 6})
 
 
 def build(**changes):
@@ -39,13 +43,17 @@ def build(**changes):
 
 
 def every_kind():
-    """Every attention with every pattern, mha with every position too; positions beside the others, and what else bears
-    on a cache, are taken in turn."""
+    """Every attention with every pattern, mha with every position too; positions beside the others,
+    and what else bears on a cache, are taken in turn."""
     turns = itertools.cycle(models.POSITIONS)
-    products = [(attention, position, pattern) for attention in models.ATTENTIONS for pattern in PATTERNS
-                for position in (models.POSITIONS if attention == "mha" else (next(turns), next(turns)))]
-    products += [(attention, position, "f*") for attention in ("msla", "mla") for position in models.POSITIONS]
-    for (attention, position, schedule), rest in zip(products, itertools.cycle(HEADS), strict=False):
+    products = [(attention, position, pattern) for attention in models.ATTENTIONS
+                for pattern in PATTERNS
+                for position in (models.POSITIONS if attention == "mha"
+                                 else (next(turns), next(turns)))]
+    products += [(attention, position, "f*") for attention in ("msla", "mla")
+                 for position in models.POSITIONS]
+    for (attention, position, schedule), rest in zip(products, itertools.cycle(HEADS),
+                                                     strict=False):
         changes = {"attention": attention, "position": position, "schedule": schedule, **rest}
         if (model := build(**changes)) is not None:
             yield changes, model
@@ -82,7 +90,7 @@ def test_after_a_truncation_other_tokens_may_follow():
     for changes, model in every_kind():
         idx, cache = tokens(), Cache(model, 2, slack=4)
         advance(model, idx[:, :9], cache)
-        for start in range(9, 18, 3):                           # four drafts, of which three are kept each time
+        for start in range(9, 18, 3):  # four drafts, of which three are kept each time
             advance(model, other[:, start:start + 4], cache)
             cache.truncate(start)
             got = advance(model, idx[:, start:start + 3], cache)
@@ -100,7 +108,8 @@ def recomputed(model, idx, n):
 
 def test_greedy_text_is_that_of_recomputing_beyond_the_block_too():
     for n, (changes, model) in enumerate(every_kind()):
-        prompt, new = ((7, 22), (1, 30), (30, 4), (BLOCK, 2))[n % 4]      # a window's prompt is longer than it
+        # a window's prompt is longer than it
+        prompt, new = ((7, 22), (1, 30), (30, 4), (BLOCK, 2))[n % 4]
         got = model.generate(tokens(prompt), new)
         assert torch.equal(got, recomputed(model, tokens(prompt), new)), changes
 
@@ -108,7 +117,8 @@ def test_greedy_text_is_that_of_recomputing_beyond_the_block_too():
 def fed(model, run):
     """How many positions pass through the model in a run."""
     passed = []
-    handle = model.transformer.wte.register_forward_hook(lambda module, args, y: passed.append(y.size(1)))
+    handle = model.transformer.wte.register_forward_hook(lambda module, args,
+                                                         y: passed.append(y.size(1)))
     run()
     handle.remove()
     return passed
@@ -123,7 +133,9 @@ def test_a_prompt_is_read_once_and_then_every_token_once():
 
 def test_beyond_the_block_windows_with_relative_positions_read_again_only_what_they_see():
     near, far = build(schedule="4 3", position="rope"), build(schedule="4 3")
-    assert fed(near, lambda: near.generate(tokens(20), 40)) == [20, 1, 1, 1, 1] + ([6] + 18 * [1]) + ([6] + 15 * [1])
+    assert fed(near, lambda: near.generate(tokens(20), 40)) == [20, 1, 1, 1,
+                                                                1] + ([6] + 18 * [1]) + ([6] + 15
+                                                                                         * [1])
     assert fed(far, lambda: far.generate(tokens(20), 8)) == [20, 1, 1, 1, 1, BLOCK, BLOCK, BLOCK]
 
 
@@ -159,15 +171,18 @@ def test_what_a_window_has_let_go_cannot_be_brought_back():
         cache.truncate(9)
     assert cache.length == 13, "a refusal changes nothing"
     cache.truncate(10)
-    with pytest.raises(BadInput, match="can keep 10 … 10"):       # what position 12 drove out is still gone
+    # what position 12 drove out is still gone
+    with pytest.raises(BadInput, match="can keep 10 … 10"):
         cache.truncate(9)
     cache.truncate(0)
-    torch.testing.assert_close(advance(model, tokens(4), cache), model(tokens(4))[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(advance(model, tokens(4), cache), model(tokens(4))[0], atol=1e-4,
+                               rtol=0)
     full = build()
     cache = Cache(full, 2)
     read(full, tokens(), [10, 3], cache)
     cache.truncate(1)                                             # nothing is ever let go
-    torch.testing.assert_close(read(full, tokens(), [5], cache), full(tokens()[:, :6])[0][:, 1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(read(full, tokens(), [5], cache), full(tokens()[:, :6])[0][:, 1:],
+                               atol=1e-4, rtol=0)
 
 
 def test_more_than_there_is_room_for_is_refused():

@@ -1,4 +1,5 @@
-"""Where keys are kept: no key that a query may still see is overwritten, and no more is kept than that needs."""
+"""Where keys are kept: no key that a query may still see is overwritten, and no more is kept than
+that needs."""
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from mingpt.patterns.kinds import parse_pattern
 from mingpt.sampling.cache_plan import Ledger, last_queries, plan
 
 T = 70
-PATTERNS = ["f", "1", "5", "200", "9>1/3", "4/3", "b4x1", "b7x0", "s5", "4+g6", "r0.3@1", "5&s2", "3|s7", "b4x1|2/9"]
+PATTERNS = ["f", "1", "5", "200", "9>1/3", "4/3", "b4x1", "b7x0", "s5", "4+g6", "r0.3@1", "5&s2",
+            "3|s7", "b4x1|2/9"]
 
 
 @pytest.mark.parametrize("pattern", [parse_pattern(text) for text in PATTERNS], ids=str)
@@ -25,13 +27,14 @@ def test_a_slot_is_used_again_only_when_no_query_needs_it(pattern, slack):
     held = np.full(size, -1)
     for position in range(T):
         held[slots[position]] = position
-        for query in range(max(0, position - slack), position + 1):      # those that may be asked again
+        for query in range(max(0, position - slack), position + 1):  # those that may be asked again
             keys = pattern.rows(query, query + 1)[0].nonzero()[0]
             assert set(keys) <= set(held), f"query {query}, when {position} had been kept"
     assert evicts is (size < T)
 
 
-@pytest.mark.parametrize("text, size", [("f", T), ("5", 5), ("200", T), ("b4x1", 8), ("b7x0", 7), ("s5", T // 5 + 1),
+@pytest.mark.parametrize("text, size", [("f", T), ("5", 5), ("200", T), ("b4x1", 8), ("b7x0", 7),
+                                        ("s5", T // 5 + 1),
                                         ("9>1/3", 6), ("1", 1), ("4/3", T)])
 def test_no_more_is_kept_than_a_query_sees(text, size):
     assert plan(parse_pattern(text), T, 0).size == size
@@ -48,7 +51,8 @@ def test_what_is_read_is_what_the_query_sees(text):
         if fed:
             for row, query in enumerate(range(fed, fed + n)):
                 held = view.positions if view.seen is None else view.positions[view.seen[row]]
-                assert sorted(held.tolist()) == pattern.rows(query, query + 1)[0].nonzero()[0].tolist()
+                assert sorted(held.tolist()) == pattern.rows(query,
+                                                             query + 1)[0].nonzero()[0].tolist()
                 slots = torch.arange(view.stop) if view.index is None else view.index
                 assert (torch.from_numpy(ledger.holds)[slots] == view.positions).all()
         fed += n

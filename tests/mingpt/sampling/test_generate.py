@@ -57,7 +57,8 @@ def test_drawing_follows_the_seed(model):
 def test_draws_follow_the_distribution(model):
     probabilities = distribution(model(START[:1])[0][:, -1], temperature=0.7, top_k=5)[0]
     torch.manual_seed(0)
-    drawn = model.generate(START[:1].expand(20_000, 3), 1, temperature=0.7, do_sample=True, top_k=5)[:, -1]
+    drawn = model.generate(START[:1].expand(20_000, 3), 1, temperature=0.7, do_sample=True,
+                           top_k=5)[:, -1]
     shares = torch.bincount(drawn, minlength=13) / 20_000
     torch.testing.assert_close(shares, probabilities, atol=0.015, rtol=0)   # four standard errors
     assert not shares[probabilities == 0].any()
@@ -82,7 +83,8 @@ def test_top_k_keeps_the_k_most_likely():
     assert kept(top_k=2)[0] == [1, 3]
     assert kept(top_k=1)[0] == [1]
     assert kept(top_k=99) == kept() == [[0, 1, 2, 3, 4]] * 2   # more than there are
-    torch.testing.assert_close(distribution(LOGITS, top_k=2)[0, [1, 3]], torch.tensor([4 / 7, 3 / 7]))
+    torch.testing.assert_close(distribution(LOGITS, top_k=2)[0, [1, 3]],
+                               torch.tensor([4 / 7, 3 / 7]))
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():

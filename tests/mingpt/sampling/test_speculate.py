@@ -1,4 +1,5 @@
-"""Speculative decoding writes what the model alone would: the same tokens greedily, else the same distribution."""
+"""Speculative decoding writes what the model alone would: the same tokens greedily, else the same
+distribution."""
 
 import contextlib
 import io
@@ -17,8 +18,10 @@ from mingpt.utils import BadInput
 
 def model_of(seed=0, scale=0.3, **changes):
     config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 11,
-                            "block_size": 32, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, **changes})
+    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": 16,
+                            "vocab_size": 11,
+                            "block_size": 32, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+                            "attn_pdrop": 0.0, **changes})
     with contextlib.redirect_stdout(io.StringIO()):
         model = GPT(config)
     torch.manual_seed(seed)
@@ -32,13 +35,16 @@ def like(model, seed, scale):
     """A model that mostly agrees with another one."""
     torch.manual_seed(seed)
     twin = GPT(model.config.__class__(**model.config.to_dict() | {"model_type": None})).eval()
-    twin.load_state_dict({k: p + scale * torch.randn_like(p) for k, p in model.state_dict().items()})
+    twin.load_state_dict({k: p + scale * torch.randn_like(p) for k,
+                          p in model.state_dict().items()})
     return twin
 
 
 PROMPT = torch.tensor([[3, 1, 4, 1, 5]])
-TARGETS = {"learned": {}, "rope, windows": {"position": "rope", "schedule": "f 5", "attention": "gqa"},
-           "windows alone": {"position": "rope", "schedule": "4*"}, "experts": {"mlp": "moe"}, "alibi": {
+TARGETS = {"learned": {}, "rope, windows": {"position": "rope", "schedule": "f 5",
+                                            "attention": "gqa"},
+           "windows alone": {"position": "rope", "schedule": "4*"}, "experts": {"mlp": "moe"},
+           "alibi": {
            "position": "alibi", "schedule": "6/3*"}, "documents": {"document_end": 7}}
 
 
@@ -46,7 +52,8 @@ TARGETS = {"learned": {}, "rope, windows": {"position": "rope", "schedule": "f 5
 @pytest.mark.parametrize("most", [1, 4, 7])
 def test_greedy_text_is_the_models_own_whatever_drafts(name, most):
     model = model_of(**TARGETS[name])
-    drafts = {"another": model_of(seed=5, n_layer=1), "much the same": like(model, 1, 0.02), "itself": model,
+    drafts = {"another": model_of(seed=5, n_layer=1), "much the same": like(model, 1, 0.02),
+              "itself": model,
               "a shorter one": model_of(block_size=16)}
     drafts = {who: ModelDraft(drafter, most) for who, drafter in drafts.items()}
     for tokens in (1, 2, 20, 40):              # the last passes block_size
@@ -56,7 +63,8 @@ def test_greedy_text_is_the_models_own_whatever_drafts(name, most):
             assert torch.equal(text, expected), (who, tokens)
             assert count.accepted <= count.drafted
             if who == "itself" and tokens == 20:
-                assert count.acceptance == 1 and count.passes == -(-19 // (most + 1)), "one token is the prompt's"
+                assert count.acceptance == 1 and count.passes == -(-19 // (most
+                                                                           + 1)), "one token is the prompt's"
 
 
 @pytest.mark.parametrize("changes", [{}, {"schedule": "3*", "position": "rope"}], ids=str)
@@ -65,8 +73,10 @@ def test_a_models_future_heads_draft_for_it(changes):
     text, count = speculate(model, PROMPT, 20, HeadDraft(model))
     assert torch.equal(text, model.generate(PROMPT, 20))
     assert count.drafted > 0
-    expected = model.hidden(text[:, :6])[0, -1]        # behind the last token that was read stands the next one's own
-    drawn, chances = HeadDraft(model).draft(text[:, :7], expected, 3, lambda logits: logits.softmax(-1))
+    # behind the last token that was read stands the next one's own
+    expected = model.hidden(text[:, :6])[0, -1]
+    drawn, chances = HeadDraft(model).draft(text[:, :7], expected, 3,
+                                            lambda logits: logits.softmax(-1))
     heads = [model.lm_head(head(expected[None])).softmax(-1)[0] for head in model.future]
     torch.testing.assert_close(chances, torch.stack(heads))
     assert drawn.shape == (3,)
@@ -118,10 +128,12 @@ def fits(drawn, chances, n):
 
 
 def test_one_token_is_distributed_exactly_as_wanted():
-    """Summed over what may be drafted: kept with min(1, wanted / chance), replaced by what is left over."""
+    """Summed over what may be drafted: kept with min(1, wanted / chance), replaced by what is left
+    over."""
     torch.manual_seed(0)
     for _ in range(50):
-        wanted, chances = (torch.rand(6).pow(4) * (torch.rand(6) < 0.7) + torch.eye(6)[k] * 0.1 for k in (0, 1))
+        wanted, chances = (torch.rand(6).pow(4) * (torch.rand(6) < 0.7) + torch.eye(6)[k] * 0.1
+                           for k in (0, 1))
         wanted, chances = wanted / wanted.sum(), chances / chances.sum()
         keep = torch.where(chances > 0, (wanted / chances.clamp(min=1e-9)).clamp(max=1), 0)
         result = chances * keep + (chances * (1 - keep)).sum() * leftover(wanted, chances)
@@ -130,7 +142,8 @@ def test_one_token_is_distributed_exactly_as_wanted():
 
 def test_what_is_kept_are_the_first_ones_before_a_refusal():
     sure = torch.eye(4)
-    assert accepted(torch.tensor([0, 1, 2]), sure[[0, 1, 2]], sure[[0, 1, 2, 3]]).tolist() == [0, 1, 2, 3]
+    assert accepted(torch.tensor([0, 1, 2]), sure[[0, 1, 2]],
+                    sure[[0, 1, 2, 3]]).tolist() == [0, 1, 2, 3]
     assert accepted(torch.tensor([0, 1, 2]), sure[[0, 1, 2]], sure[[0, 3, 2, 1]]).tolist() == [0, 3]
     assert accepted(torch.tensor([0, 1, 2]), sure[[0, 1, 2]], sure[[2, 1, 2, 1]]).tolist() == [2]
     assert accepted(torch.tensor([], dtype=torch.long), sure[:0], sure[[2]]).tolist() == [2]

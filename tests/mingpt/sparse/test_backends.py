@@ -32,7 +32,8 @@ def gpt(seed=0, **changes):
         model = GPT(config)
     model.init_weights(seed)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():   # as after some training: at std 0.02 attention is nearly uniform, whatever the scores
+    # as after some training: at std 0.02 attention is nearly uniform, whatever the scores
+    with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=generator))
     return model
@@ -48,14 +49,15 @@ def loss_and_gradients(model, idx):
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
-# -- all are the dense mask ------------------------------------------------------------------------------------------
+# -- all are the dense mask ------------------------------------------------------------------------
 
 @pytest.mark.parametrize("T", [1, 5, 37, 70])
 @pytest.mark.parametrize("position", ["learned", "rope", "alibi"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_backend_has_the_dense_masks_loss_and_gradients(schedule, position, T):
     idx = tokens(T)
-    loss, gradients = loss_and_gradients(gpt(schedule=schedule, position=position, backend="dense"), idx)
+    loss, gradients = loss_and_gradients(gpt(schedule=schedule, position=position,
+                                             backend="dense"), idx)
     compared = set()
     for backend in ("auto", "flash", "banded"):
         try:
@@ -65,7 +67,8 @@ def test_every_backend_has_the_dense_masks_loss_and_gradients(schedule, position
         other, theirs = loss_and_gradients(model, idx)
         assert other.item() == pytest.approx(loss.item(), abs=1e-5)
         for name, gradient in gradients.items():
-            torch.testing.assert_close(theirs[name], gradient, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}")  # noqa: B023
+            torch.testing.assert_close(theirs[name], gradient, atol=1e-5, rtol=1e-4,
+                                       msg=lambda m: f"{name}: {m}")  # noqa: B023
         compared.add(backend)
     assert compared >= ({"auto"} if "r0.4" in schedule else {"auto", "banded"})
     assert ("flash" in compared) is (schedule == "full" and position != "alibi")
@@ -74,7 +77,8 @@ def test_every_backend_has_the_dense_masks_loss_and_gradients(schedule, position
 @pytest.mark.parametrize("position", ["learned", "alibi"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_flex_has_the_dense_masks_logits(schedule, position):
-    dense, flexible = (gpt(schedule=schedule, position=position, backend=b).eval() for b in ("dense", "flex"))
+    dense, flexible = (gpt(schedule=schedule, position=position, backend=b).eval()
+                       for b in ("dense", "flex"))
     with torch.no_grad():
         torch.testing.assert_close(flexible(tokens(37))[0], dense(tokens(37))[0], atol=1e-4, rtol=0)
 
@@ -83,7 +87,8 @@ def test_flex_has_the_dense_masks_logits(schedule, position):
 def test_flexs_masks_and_its_blocks_are_the_patterns(text):
     pattern, T = parse_pattern(text), 300
     blocks = block_mask(pattern, T, torch.device("cpu"))
-    assert torch.equal(create_mask(blocks.mask_mod, 1, 1, T, T, device="cpu")[0, 0], pattern.mask(T))
+    assert torch.equal(create_mask(blocks.mask_mod, 1, 1, T, T, device="cpu")[0, 0],
+                       pattern.mask(T))
     side = -(-T // BLOCK)
     whole = torch.zeros(side * BLOCK, side * BLOCK, dtype=torch.bool)
     whole[:T, :T] = pattern.mask(T)
@@ -96,7 +101,8 @@ def test_fewer_key_heads_serve_several_query_heads(backend):
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 6, 33, 16), torch.randn(2, 2, 33, 16), torch.randn(2, 2, 33, 16)
     got = BACKENDS[backend].attend(full(), q, k, v, None, None, 0.0)
-    want = Dense.attend(full(), q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), None, None, 0.0)
+    want = Dense.attend(full(), q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), None,
+                        None, 0.0)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
@@ -108,7 +114,8 @@ def test_dense_with_slopes_and_a_document_mask_is_the_textbook_formula():
     distance = torch.arange(9)[:, None] - torch.arange(9)
     for s in (None, slopes):
         for a in (None, allowed):
-            scores = q @ k.transpose(-2, -1) / 8 ** 0.5 - (0 if s is None else s[:, None, None] * distance)
+            scores = q @ k.transpose(-2, -1) / 8 ** 0.5 - (0 if s is None
+                                                           else s[:, None, None] * distance)
             hidden = ~window(4).mask(9) | (torch.zeros(1, dtype=torch.bool) if a is None else ~a)
             want = scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v
             got = Dense.attend(window(4), q, k, v, s, a, 0.0)
@@ -133,7 +140,7 @@ def test_a_model_can_be_copied_with_its_backend(backend):
         assert torch.equal(twin(tokens(20))[0], model(tokens(20))[0])
 
 
-# -- masks are never stale -------------------------------------------------------------------------------------------
+# -- masks are never stale -------------------------------------------------------------------------
 
 @pytest.mark.parametrize("backend", ["auto", "dense", "banded", "flex"])
 def test_a_length_does_not_depend_on_the_lengths_before_it(backend):
@@ -143,7 +150,8 @@ def test_a_length_does_not_depend_on_the_lengths_before_it(backend):
             for earlier in (70, 3, T):
                 logits = model(tokens(earlier))[0]
             seen = torch.stack([p.mask(T) for p in fresh.schedule])
-        assert torch.equal(seen, torch.stack([mask_of(p, T, torch.device("cpu")) for p in fresh.schedule]))
+        assert torch.equal(seen, torch.stack([mask_of(p, T, torch.device("cpu"))
+                                              for p in fresh.schedule]))
         torch.testing.assert_close(logits, fresh(tokens(T))[0], atol=1e-4, rtol=0)
 
 
@@ -151,7 +159,8 @@ def test_a_length_does_not_depend_on_the_lengths_before_it(backend):
 @settings(max_examples=60, deadline=None)
 def test_a_mask_is_the_patterns_whatever_was_asked_before(text, lengths):
     for T in lengths:
-        assert torch.equal(mask_of(parse_pattern(text), T, torch.device("cpu")), parse_pattern(text).mask(T))
+        assert torch.equal(mask_of(parse_pattern(text), T, torch.device("cpu")),
+                           parse_pattern(text).mask(T))
 
 
 def test_a_mask_first_made_while_sampling_serves_in_training():
@@ -161,10 +170,11 @@ def test_a_mask_first_made_while_sampling_serves_in_training():
     loss_and_gradients(model, tokens(70))
 
 
-# -- what is refused -------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("changes, words", [
-    ({"backend": "flash", "schedule": "f 7"}, "flash sees all keys, not pattern '7': use auto or dense"),
+    ({"backend": "flash", "schedule": "f 7"},
+     "flash sees all keys, not pattern '7': use auto or dense"),
     ({"backend": "flash", "position": "alibi"}, "flash adds no bias, as model.position asks"),
     ({"backend": "flash", "document_end": 3}, "flash has no document mask"),
     ({"backend": "banded", "document_end": 3}, "banded has no document mask"),
@@ -203,7 +213,7 @@ def test_a_document_mask_that_comes_unannounced_is_refused(backend):
         part(torch.randn(1, 6, 48), torch.ones(1, 1, 6, 6, dtype=torch.bool))
 
 
-# -- auto ------------------------------------------------------------------------------------------------------------
+# -- auto ------------------------------------------------------------------------------------------
 
 def test_auto_takes_flash_for_what_is_full_and_banded_for_a_narrow_window_of_a_long_text():
     assert fastest(full(), 1024, Case()) == fastest(window(64), 64, Case()) == "flash"
@@ -229,15 +239,18 @@ def test_auto_takes_only_what_can_do_it(text, T, case):
 
 def test_auto_and_a_document_mask_are_dense():
     idx = tokens(40)
-    losses = [gpt(schedule="f 7", backend=b, document_end=3)(idx, idx)[1].item() for b in ("auto", "dense")]
+    losses = [gpt(schedule="f 7", backend=b, document_end=3)(idx, idx)[1].item()
+              for b in ("auto", "dense")]
     assert losses[0] == losses[1]
 
 
-# -- the schedule in the model ---------------------------------------------------------------------------------------
+# -- the schedule in the model ---------------------------------------------------------------------
 
 def test_every_layer_has_its_own_pattern():
     model = gpt(schedule="f 7/3")
-    assert [str(block.attn.pattern) for block in model.transformer.h] == ["f", "7/3"] == list(map(str, model.schedule))
+    assert [str(block.attn.pattern) for block in model.transformer.h] == ["f",
+                                                                          "7/3"] == list(map(str,
+                                                                                             model.schedule))
 
 
 def test_parts_built_alone_take_their_layers_pattern():
@@ -253,17 +266,22 @@ def test_flops_count_the_patterns_keys_exactly():
     T, C = 70, 48
     wide, narrow = gpt(), gpt(schedule="7/3 s5")
     skipped = sum(full().count(T) - pattern.count(T) for pattern in narrow.schedule)
-    assert wide.flops_per_token() - narrow.flops_per_token() == pytest.approx(3 * 4 * C * skipped / T, rel=1e-9)
-    assert narrow.flops_per_token(pattern=full()) == pytest.approx(wide.flops_per_token(), rel=1e-12)
+    assert wide.flops_per_token() - narrow.flops_per_token() == pytest.approx(3 * 4 * C
+                                                                              * skipped / T,
+                                                                              rel=1e-9)
+    assert narrow.flops_per_token(pattern=full()) == pytest.approx(wide.flops_per_token(),
+                                                                   rel=1e-12)
     assert wide.transformer.h[0].attn.score_flops(T) == 2 * 2 * C * (T + 1) / 2
 
 
 def test_a_model_keeps_its_schedule_when_the_file_has_gone(tmp_path):
     path = tmp_path / "mine.json"
-    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": 4, "n_layer": 2}}}')
+    path.write_text('{"schedules": {"a": {"type": "progressive", "start_window": 8, "end_window": '
+                    '4, "n_layer": 2}}}')
     model = gpt(schedule=f"{path}:a")
     path.unlink()
-    assert str(gpt(**{**model.config.to_dict(), "model_type": None}).schedule) == str(model.schedule) == "8 4"
+    assert str(gpt(**{**model.config.to_dict(),
+                      "model_type": None}).schedule) == str(model.schedule) == "8 4"
 
 
 def test_another_depth_says_so_on_the_schedule_and_prints_nothing():
@@ -271,13 +289,14 @@ def test_another_depth_says_so_on_the_schedule_and_prints_nothing():
     assert gpt(schedule="f 7").schedule.note is None
 
 
-# -- study 000's padding ---------------------------------------------------------------------------------------------
+# -- study 000's padding ---------------------------------------------------------------------------
 
 PAD = 0
 
 
 def padded():
-    """Two rows of ten: the first whole, the second padded from 6 on. No text token is the padding's."""
+    """Two rows of ten: the first whole, the second padded from 6 on. No text token is the
+    padding's."""
     idx = torch.randint(1, 19, (2, 10), generator=torch.Generator().manual_seed(5))
     idx[1, 6:] = PAD
     return idx
@@ -308,4 +327,5 @@ def test_published_padding_is_learned_as_if_it_were_text():
     targets[:, :4] = 5
     every = targets.masked_fill(targets == -1, PAD)
     logits, loss = model(idx, targets)
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits.flatten(0, 1), every.flatten()))
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits.flatten(0, 1),
+                                                                       every.flatten()))
