@@ -1,7 +1,8 @@
 """
 Draw every study under a results folder and print a verdict for each arm.
 
-    python plotter.py [LOSSES_DIR] [--out DIR] [--x iteration|tokens|seconds|flops] [--metric loss|val_loss] [--html]
+    python plotter.py [LOSSES_DIR] [--out DIR] [--x iteration|tokens|seconds|flops]
+                      [--metric loss|val_loss] [--html]
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """
-All benchmarks, one after the other: `make bench`, or `python -m benchmarks [NAME…] [--quick]`. With
---quick that is eleven minutes on two idle cores, without copies of minGPT and nanoGPT.
+Run all benchmarks, one after the other.
+
+    make bench
+    python -m benchmarks [NAME…] [--quick]
+
+With --quick it takes eleven minutes on two idle cores, without copies of minGPT and nanoGPT.
 
 `make bench MINGPT=path NANOGPT=path` compares with copies of these two as well. Options that one
 benchmark has go to it alone: `make bench ARGS='step --only gpt-mini litgpt'`.

@@ -1,6 +1,7 @@
 """
-Banded attention against torch's fused kernels, forward and backward: `python -m
-benchmarks.attention [--out DIR]`.
+Banded attention against torch's fused kernels, forward and backward.
+
+    python -m benchmarks.attention [--out DIR]
 
 Every row times three kernels in one process, taking turns, so that what disturbs one disturbs all:
 SDPA's causal flash kernel, which computes full attention; SDPA with the pattern as a dense mask;

@@ -1,6 +1,7 @@
 """
-Our generation against others': `python -m benchmarks.generation [--tokens 8] [--prompt 512]
-[--quick]`.
+Our generation against that of others.
+
+    python -m benchmarks.generation [--tokens 8] [--prompt 512] [--quick]
 
 GPT-2's 124M shape with random weights, one prompt, greedy, as many new tokens for all; everyone's
 own `generate`, in a process of its own, taking turns (turns.py). What is compared is the time of a

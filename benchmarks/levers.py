@@ -1,6 +1,7 @@
 """
-What made the step fast: each lever undone by itself, over the step as it is: `python -m
-benchmarks.levers [--only …]`.
+What made the step fast: each lever is undone by itself.
+
+    python -m benchmarks.levers [--only …]
 
 The first row of a size is ours. Every other row is ours with one thing as it was, or as one writes
 it first; how many times as long it takes is what that lever is worth. torch.compile is added

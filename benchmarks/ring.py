@@ -1,7 +1,8 @@
 """
-Ring attention beside one process, in value and gradient, and what a window saves: `torchrun
---nproc-per-node 4 -m benchmarks.ring [--length T] [--window W]`, on one machine or several; without
-torchrun `python -m benchmarks.ring --ranks 4` starts the processes itself.
+Ring attention beside one process: value and gradient, and what a window saves.
+
+    torchrun --nproc-per-node 4 -m benchmarks.ring [--length T] [--window W]
+    python -m benchmarks.ring --ranks 4        starts the processes itself
 
 On one machine the ranks share its cores: what counts there are the pairs of stretches computed and
 the numbers sent.

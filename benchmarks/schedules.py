@@ -1,6 +1,9 @@
 """
-A whole training step under each shipped schedule, against full attention, a dense mask, and
-attention removed: `python -m benchmarks.schedules [--full] [--length 2048] [--out DIR]`.
+A whole training step under each shipped schedule.
+
+    python -m benchmarks.schedules [--full] [--length 2048] [--out DIR]
+
+It is compared with full attention, with a dense mask, and with attention removed.
 
 The model has 12 layers, is 384 wide with 6 heads, and reads bytes, so that its head is no part of
 the work. Every variant is a process of its own; they take turns, and ratios are taken within a
@@ -75,9 +78,11 @@ def _ratio(spread: dict[str, float]) -> str:
 
 def draw(results: dict[str, Any], T: int, rounds: int):
     """Speed of a whole step over that of full attention, against sparsity, with the ceiling."""
-    caption = (f"a whole training step, 12 layers, 384 wide, T = {T}, batch 1, on a CPU; mark: "
-               f"median of {rounds} "
-               "interleaved rounds, bar: quartiles; ceiling: every score skipped, all else as it is")
+    caption = (
+        f"a whole training step, 12 layers, 384 wide, T = {T}, batch 1, on a CPU; mark: "
+        f"median of {rounds} "
+        "interleaved rounds, bar: quartiles; ceiling: every score skipped, all else as it is"
+    )
     figure, (axes,) = page(5.0, "What can skipping attention save, and what does it?", caption)
     ceilings = [result["rows"][CEILING][f"against_{FULL}"]["median"] for result in results.values()]
     axes.axhspan(min(ceilings), max(ceilings), color="#009E73", alpha=0.25, lw=0)

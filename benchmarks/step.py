@@ -1,6 +1,7 @@
 """
-Our training step against others', a whole step as a user trains: `python -m benchmarks.step [--only
-NAME…] [--quick]`.
+Our training step against others', a whole step as a user trains.
+
+    python -m benchmarks.step [--only NAME…] [--quick]
 
 Forward, loss, backward, clipping, optimizer; dropout off, vocabulary 50,257, the same tokens.
 Everyone is in a process of its own and takes turns (turns.py); a ratio is the median of the rounds'

@@ -1,7 +1,10 @@
 """
-What every technique of docs/techniques.md costs at laptop size: parameters, FLOPs, and the time of
-a step, taking turns with the baseline: `python -m benchmarks.techniques [--write] [--rounds N]
-[--only WORD…]`. --write puts the table into the page.
+What every technique of docs/techniques.md costs at laptop size.
+
+    python -m benchmarks.techniques [--write] [--rounds N] [--only WORD…]
+
+It measures parameters, FLOPs and the time of a step, taking turns with the baseline. --write puts
+the table into the page.
 
 All models stand in one process, as their steps are short and make no large tensor. A step of the
 arm and one of the baseline follow each other, and a row is the median of their ratios.

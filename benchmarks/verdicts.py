@@ -1,6 +1,7 @@
 """
-Are the verdicts right? Studies whose truth is known because it was drawn, 10,000 for every line of
-the tables: `python -m benchmarks.verdicts [--quick] [--docs docs/statistics.md]`.
+Are the verdicts right? Judge studies whose truth is known, 10,000 per line of the tables.
+
+    python -m benchmarks.verdicts [--quick] [--docs docs/statistics.md]
 
 The tests are computed for all studies at once here, by scipy; on some studies of every line the
 words and the numbers are compared with those of experiments/verdicts/stats.py, which must be the
@@ -204,8 +205,10 @@ def looking(studies: int, seed: int = 3) -> dict[str, float]:
     something to say."""
     d = differences(np.random.default_rng(seed), NOISES[0], LOOKS[-1], np.zeros(1), studies)[:, 0]
     p = np.stack([sp.ttest_1samp(d[:, :n], 0, axis=-1).pvalue for n in LOOKS])
-    return {"each": float((p < ALPHA).any(0).mean()), "shared": float((p
-                                                                       < ALPHA / len(LOOKS)).any(0).mean())}
+    return {
+        "each": float((p < ALPHA).any(0).mean()),
+        "shared": float((p < ALPHA / len(LOOKS)).any(0).mean()),
+    }
 
 
 def tables(studies: int, say: Callable[[str], None] = lambda text: None) -> str:

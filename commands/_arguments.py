@@ -17,7 +17,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         word = message.rpartition("unrecognized arguments: ")[2].split(" ")[0]
         hint = did_you_mean(word.partition("=")[0], self.known()) if word.startswith("--") else ""
-        raise BadInput(f"{self.prog}: {message}{hint if 'did you mean' in hint else f' (see {self.prog} --help)'}")
+        if "did you mean" not in hint:
+            hint = f" (see {self.prog} --help)"
+        raise BadInput(f"{self.prog}: {message}{hint}")
 
     def known(self) -> list[str]:
         """Every option, long and short."""

@@ -1,15 +1,15 @@
 """
-Analyse attention: what a window, a schedule or a trained run sees, and what that saves, counted and
-measured.
+Analyse attention: which keys a window, a schedule or a trained run uses, and what that saves.
 
-    python lab.py analyze                      study 003's eight pairs of window and dilation at S = 256
-                                               (--model.block_size=512: at another)
-    python lab.py analyze 64 8 512             one pair, W D [S]
-    python lab.py analyze lms_main 512         a schedule (a name, 'f 256*2 f*', FILE.json[:NAME]) and S, default 1024
-    python lab.py analyze rope.s0              where a trained run's attention goes, on its validation text
+    python lab.py analyze                  study 003's eight pairs of window and dilation at S = 256
+                                           (--model.block_size=512 takes another length)
+    python lab.py analyze 64 8 512         one pair: W D [S]
+    python lab.py analyze lms_main 512     a schedule (a name, 'f 256*2 f*' or FILE.json[:NAME])
+                                           at S, 1024 by default
+    python lab.py analyze rope.s0          where a trained run's attention goes on validation text
 
-Sparsity, keys, reach and receptive field are exact counts; speed-ups are measured, forward and
-backward, or left out with --no-timing. The model's shape is --preset's, its batch 2,048 tokens.
+Sparsity, keys, reach and receptive field are exact counts. Speed-ups are measured, forward and
+backward; --no-timing leaves them out. The model has --preset's shape, its batch 2,048 tokens.
 Pictures, text and JSON are written under OUT/visualizations/analysis/.
 """
 

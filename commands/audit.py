@@ -1,6 +1,5 @@
 """
-Audit an arm: establish on the model itself what it really sees, and compare that with what it
-declares.
+Audit an arm: check on the model itself that it does what it declares.
 
     python lab.py audit -r --schedule lms_main     an arm, as `train` would build it
     python lab.py audit rope.s0                    the model of a trained run, as it was saved

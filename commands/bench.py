@@ -1,6 +1,5 @@
 """
-Measure one arm's attention under every backend: equal losses, then time, memory and FLOPs of a
-training step.
+Measure one arm's attention under every backend: losses, time, memory and FLOPs of a step.
 
     python lab.py bench --schedule lms_main --model.block_size=1024
 

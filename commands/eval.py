@@ -1,6 +1,5 @@
 """
-Evaluate trained runs: loss, perplexity, bits per byte, BLEU, throughput, latency, memory,
-parameters.
+Evaluate trained runs: loss, perplexity, bits per byte, BLEU, speed, memory and parameters.
 
     python lab.py eval baseline.s0 rope.s0 --compare
 
@@ -103,7 +102,11 @@ def _barred(result: dict, first: dict) -> tuple[tuple[str, ...], str]:
     if same_validation(result, first):
         return (), ""
     if same_text(result, first):
-        return PER_TOKEN, "another tokenizer over the same text: bits per byte compare, loss and perplexity do not"
+        return (
+            PER_TOKEN,
+            "another tokenizer over the same text: bits per byte compare, loss and perplexity do "
+            "not",
+        )
     return QUALITY, f"not comparable in loss with {first['run']}: another validation set was scored"
 
 

@@ -1,10 +1,11 @@
 """
 Export a trained run for Hugging Face's transformers: config, weights and tokenizer in one folder.
 
-    python lab.py export rope.s0 --to hf rope-hf     AutoModelForCausalLM.from_pretrained("rope-hf") then opens it
-    python lab.py export --parity                    how close every family is, in and out, on random models
+    python lab.py export rope.s0 --to hf rope-hf     write the folder rope-hf, which
+                                                     AutoModelForCausalLM.from_pretrained opens
+    python lab.py export --parity                    how close every family is, on random models
 
-A run without an exact counterpart is refused, naming the settings that have none.
+A run without an exact counterpart is refused. The message names the settings that have none.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """
 Sample text from a trained run.
 
-    python lab.py sample rope.s0 --prompt "Once upon a time" --samples 3 --temperature 0.8 --top-k 50 --top-p 0.95
-    python lab.py sample large.s0 --draft small.s0       # the same distribution, faster where the draft is often right
+    python lab.py sample rope.s0 --prompt "Once upon a time" --samples 3 --temperature 0.8 \\
+        --top-k 50 --top-p 0.95
+    python lab.py sample large.s0 --draft small.s0
 
-With --draft another run with the same tokenizer drafts tokens, which the run reads all at once and
-keeps or replaces (speculative decoding); `--draft heads` lets the run's own future heads draft
-(trained with --model.n_future=4).
+With --draft, another run with the same tokenizer drafts tokens. The run reads them all at once and
+keeps or replaces them (speculative decoding). The distribution of the text stays the same, and
+sampling is faster where the draft is often right. `--draft heads` lets the run's own future heads
+draft (trained with --model.n_future=4).
 """
 
 from __future__ import annotations
@@ -76,10 +78,12 @@ def main(args: argparse.Namespace) -> int:
         print(f"--- {files.name}, sample {number}" if args.samples > 1 else f"--- {files.name}")
         print(text)
     if brought:
-        print(f"--- {args.draft} drafted {brought['drafted']:,} tokens, "
-              f"{brought['acceptance']:.1%} were kept: "
-              f"{brought['tokens_a_pass']:.2f} tokens a pass; {brought['seconds']:.2f} s, "
-              f"{brought['seconds_without']:.2f} s without: {brought['speed_up']:.2f} times as fast")
+        print(
+            f"--- {args.draft} drafted {brought['drafted']:,} tokens, "
+            f"{brought['acceptance']:.1%} were kept: "
+            f"{brought['tokens_a_pass']:.2f} tokens a pass; {brought['seconds']:.2f} s, "
+            f"{brought['seconds_without']:.2f} s without: {brought['speed_up']:.2f} times as fast"
+        )
     return 0
 
 

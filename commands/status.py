@@ -133,9 +133,9 @@ def table(rows: list[dict[str, Any]]):
     for each in rows:
         style, texts, done = STYLES.get(each["status"], ""), cells(each), share(each)
         if each["status"] == "running" and done is not None:
-            texts["iteration"] = "━" * round(BAR * done) + "╌" * (BAR
-                                                                  - round(BAR
-                                                                          * done)) + " " + texts["iteration"]
+            texts["iteration"] = (
+                "━" * round(BAR * done) + "╌" * (BAR - round(BAR * done)) + " " + texts["iteration"]
+            )
         shown.add_row(*(Text(texts[name], style=style if name in ("status", "curve") else "")
                         for name in COLUMNS))
     return shown

@@ -1,6 +1,5 @@
 """
-Train one arm: flags turn changes on, alone or together; the result is a CSV, a record and a
-checkpoint.
+Train one arm. Flags turn changes on, alone or together. Writes a CSV, a record, a checkpoint.
 
 A run that was interrupted goes on exactly where it stopped; a finished one is not repeated.
 Exit codes: 0 done, 1 failed or diverged, 2 bad input, 3 interrupted with a checkpoint saved.

@@ -8,9 +8,9 @@ the same result.
 
 An encoding goes through four steps:
     text    'Hello 🤗'
-    words   ['Hello', ' 🤗']                       split by a regular expression; a space leads its word
-    bytes   ['Hello', 'ĠðŁ¤Ĺ']                     UTF-8, each byte drawn as one printable character
-    merges  [['Hello'], ['ĠðŁ', '¤', 'Ĺ']]         the earliest-learned pair first, until none is left
+    words   ['Hello', ' 🤗']                    split by a regular expression; a space leads a word
+    bytes   ['Hello', 'ĠðŁ¤Ĺ']                  UTF-8, each byte drawn as one printable character
+    merges  [['Hello'], ['ĠðŁ', '¤', 'Ĺ']]      the earliest-learned pair first, until none is left
     ids     [15496, 12520, 97, 245]
 """
 

@@ -38,8 +38,9 @@ def slot_defaults(slots: dict[str, dict]) -> dict:
     for members in slots.values():
         for member in members.values():
             for option, value in member.options.items():
-                assert defaults.setdefault(option,
-                                           value) == value, f"two members disagree about {option}'s default"
+                assert defaults.setdefault(option, value) == value, (
+                    f"two members disagree about {option}'s default"
+                )
     return defaults
 
 

@@ -133,7 +133,11 @@ class MixtureOfExperts(nn.Module):
         self.router = Linear(config.n_embd, config.n_experts, bias=False)
         self.experts = nn.ModuleList([DENSE[config.expert](config)
                                       for _ in range(config.n_experts)])
-        self.k, self.balance, self.capacity = config.experts_per_token, config.balance_loss, config.capacity_factor
+        self.k, self.balance, self.capacity = (
+            config.experts_per_token,
+            config.balance_loss,
+            config.capacity_factor,
+        )
         self.aux_loss: torch.Tensor | None = None
         # (n_experts,): choices of the last training step, dropped or not
         self.load: torch.Tensor | None = None
@@ -145,8 +149,11 @@ class MixtureOfExperts(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             logits = self.router(x.to(self.router.weight.dtype))
         probabilities, weights, chosen = choose(logits.view(B * T, -1), self.k)
-        self.aux_loss = self.balance * balance_loss(probabilities,
-                                                    chosen) if self.training and self.balance else None
+        self.aux_loss = (
+            self.balance * balance_loss(probabilities, chosen)
+            if self.training and self.balance
+            else None
+        )
         if self.training:
             chosen = self._admitted(chosen.view(B, T, self.k)).view(B * T, self.k)
         return dispatch(x.view(B * T, C), weights, chosen, self.experts).view(B, T, C)

@@ -98,7 +98,11 @@ class GPT(nn.Module):
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
         self.future, self.future_weight = future_heads(config), config.future_weight
-        self.softcap, self.z_loss, self.document_end = config.logit_softcap, config.z_loss, config.document_end
+        self.softcap, self.z_loss, self.document_end = (
+            config.logit_softcap,
+            config.z_loss,
+            config.document_end,
+        )
         self.published_padding = config.published_padding
         self.init_weights()
         # the head's parameters are not counted, as in minGPT

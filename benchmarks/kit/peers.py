@@ -167,7 +167,8 @@ def _from_copy(option: str, path: str):
         sys.modules.update(ours)
 
 
-# -- builders: (case, device, a copy's module) → (model, optimizer, (x, y) → (what their loop keeps, loss)) --
+# -- builders: (case, device, a copy's module) →
+#    (model, optimizer, (x, y) → (what their loop keeps, loss)) --
 
 def _mingpt(case: Case, device: str, module):
     config = module.GPT.get_default_config()

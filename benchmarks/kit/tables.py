@@ -63,7 +63,10 @@ def time_cell(ms: dict[str, float]) -> str:
 def ratio_cell(ratio: dict[str, float] | float, floor: Floor | None) -> tuple[str, str]:
     """(the ratio with its quartiles, its floor and whether it is met)."""
     if isinstance(ratio, dict):
-        middle, text = ratio["median"], f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+        middle, text = (
+            ratio["median"],
+            f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})",
+        )
     else:
         middle, text = ratio, f"{ratio:.2f}"
     return text, verdict(middle, floor)

@@ -115,8 +115,10 @@ class Worker:
         except EOFError:
             self.process.join()
             code = self.process.exitcode
-            raise RuntimeError(f"the process of {self.side.name!r} ended with exit code {code}"
-                               f"{': killed, most likely out of memory' if code == -9 else ''}") from None
+            raise RuntimeError(
+                f"the process of {self.side.name!r} ended with exit code {code}"
+                f"{': killed, most likely out of memory' if code == -9 else ''}"
+            ) from None
 
     def ask(self, steps: int) -> Any:
         """Mean seconds of a run of so many; for none, the peak memory in MB, and the process
@@ -140,8 +142,9 @@ def workers(sides: list[Side], say: Callable[[str], None]) -> Iterator[list[Work
             worker.process.join()
 
 
-def take_turns(sides: list[Side], rounds: int, say: Callable[[str],
-                                                             None] = lambda text: None) -> dict[str, dict]:
+def take_turns(
+    sides: list[Side], rounds: int, say: Callable[[str], None] = lambda text: None
+) -> dict[str, dict]:
     """Name → {"seconds": [one a round], "peak_mb", and what its builder says}; or {"failed": why}
     for one whose code raised when it was built. Seconds at the same place in two lists are of the
     same round."""

@@ -99,14 +99,24 @@ def run_text(result: dict[str, Any]) -> str:
                       f"{mean['first']:.1%}", f"{layer['output_over_residual']:.3f}"))
     head = (f"{result['run']}: {result['schedule']}, T = {result['T']}, sparsity "
             f"{result['sparsity']:.1%}")
-    return "\n".join([head, "", *aligned(table), "", *_wrapped(
-        f"Means over the heads and {result['queries']:,} queries in {result['rows']} rows of "
-        f"validation text. entropy: "
-        "in nats, at most that of uniform attention over the keys that the pattern allows. "
-        "distance: of the attended "
-        "key, in tokens. on itself, on the first: the share of the weight on the query's own key "
-        "and on the text's "
-        "first. output/residual: length of what attention adds against that of what it is added to.")])
+    return "\n".join(
+        [
+            head,
+            "",
+            *aligned(table),
+            "",
+            *_wrapped(
+                f"Means over the heads and {result['queries']:,} queries in {result['rows']} rows "
+                "of validation text. entropy: "
+                "in nats, at most that of uniform attention over the keys that the pattern allows. "
+                "distance: of the attended "
+                "key, in tokens. on itself, on the first: the share of the weight on the query's "
+                "own key and on the text's "
+                "first. output/residual: length of what attention adds against that of what it is "
+                "added to."
+            ),
+        ]
+    )
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

@@ -105,7 +105,10 @@ def sample(ways: Sequence[Way], qkv: list[torch.Tensor], upstream: torch.Tensor,
 
 def seconds(way: Way, qkv: list[torch.Tensor], upstream: torch.Tensor, repeats: int) -> float:
     """Mean seconds of a forward and backward."""
-    attend, wait = BACKENDS[way.backend].attend, torch.cuda.synchronize if upstream.is_cuda else _nothing
+    attend, wait = (
+        BACKENDS[way.backend].attend,
+        torch.cuda.synchronize if upstream.is_cuda else _nothing,
+    )
     wait()
     start = time.perf_counter()
     for _ in range(repeats):

@@ -3,7 +3,8 @@ What an arm really does, established on the model itself before it is trained: a
 claims, each true or a sentence that names the layer, the query and the key, or the parameter, where
 it is not so.
 
-    result = audit(model, settings.trainer, batches)    # {"passed": bool, "seconds": float, "checks": {claim: …}}
+    result = audit(model, settings.trainer, batches)
+    result["passed"], result["seconds"], result["checks"]      # bool, float, {claim: …}
     first_failure(result)                               # None, or "claim: sentence"
 
 A claim is established by changing what goes in, by gradients, and by comparing values with a plain

@@ -6,8 +6,8 @@ It shares no code with `mingpt`. Weights come as a dict P from the state dict's 
 usually in float64. Speed does not matter here. The audit compares an arm's parts with these
 functions. See reference_attention.py for attention and positions.
 
-    B rows, T tokens per row, C channels, V words; c is the resolved model config; name is a prefix such as
-    'transformer.h.2.mlp.'
+    B rows, T tokens per row, C channels, V words; c is the resolved model config; name is a prefix
+    such as 'transformer.h.2.mlp.'
 """
 
 from __future__ import annotations

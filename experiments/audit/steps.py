@@ -132,7 +132,8 @@ def _moved(subject: Subject, config, named: dict, before: dict, made: dict) -> b
             continue
         decay = config.weight_decay if name in linear else 0.0
         wanted = -RATE * (g / (g.abs() + getattr(config, "adam_eps", 1e-8)) + decay * was)
-        if float((p.detach() - was - wanted).abs().max()) > 1e-2 * RATE * (1 + decay
-                                                                           * float(was.abs().max())):
+        if float((p.detach() - was - wanted).abs().max()) > 1e-2 * RATE * (
+            1 + decay * float(was.abs().max())
+        ):
             return f"a step moves {name} otherwise than AdamW at the declared rate and decay"
     return True

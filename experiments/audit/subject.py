@@ -49,7 +49,13 @@ class Subject:
     def __init__(self, model: GPT, trainer: CN, batches: Any, fresh: bool,
                  reference: Callable | None, freeze_except: str | None = None):
         self.freeze_except = freeze_except
-        self.model, self.trainer, self.batches, self.fresh, self.reference = model, trainer, batches, fresh, reference
+        self.model, self.trainer, self.batches, self.fresh, self.reference = (
+            model,
+            trainer,
+            batches,
+            fresh,
+            reference,
+        )
         self.config, self.device = model.config, model.lm_head.weight.device
         self.generator = torch.Generator().manual_seed(0)
         self.blocks = list(model.transformer.h)
@@ -207,8 +213,9 @@ def redrawn(model: GPT) -> Iterator[None]:
     through twelve layers can be below what float32 holds, and what begins at zero hides all that is
     behind it."""
     generator = torch.Generator().manual_seed(1)
-    tables = {m.weight for m in model.modules() if isinstance(m,
-                                                              nn.Embedding)} - {model.lm_head.weight}
+    tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)} - {
+        model.lm_head.weight
+    }
     with kept(model):
         with torch.no_grad():
             for p in model.parameters():

@@ -97,7 +97,9 @@ def _check(config: CN) -> None:
         if value not in PACKS:
             raise BadInput(f"data.{name}={value!r}{did_you_mean(str(value), PACKS)}")
     if config.bin_dtype not in (None, *BIN_DTYPES):
-        raise BadInput(f"data.bin_dtype={config.bin_dtype!r}{did_you_mean(str(config.bin_dtype), BIN_DTYPES)}")
+        raise BadInput(
+            f"data.bin_dtype={config.bin_dtype!r}{did_you_mean(str(config.bin_dtype), BIN_DTYPES)}"
+        )
     if config.separator is not None and (not isinstance(config.separator, str)
                                          or not config.separator.strip()):
         raise BadInput(f"data.separator={config.separator!r}: give a text that is not blank, such "

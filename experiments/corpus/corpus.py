@@ -48,7 +48,13 @@ class Corpus:
     """What `open_corpus` returns."""
 
     def __init__(self, config, names: list[str], store: Store, split: Split, tokenizer: Tokenizer):
-        self.config, self.names, self.store, self.split, self.tokenizer = config, names, store, split, tokenizer
+        self.config, self.names, self.store, self.split, self.tokenizer = (
+            config,
+            names,
+            store,
+            split,
+            tokenizer,
+        )
         self.vocab_size, self.eot = tokenizer.vocab_size, tokenizer.eot
 
     def train(self, block_size: int, batch_size: int, seed: int) -> TrainBatches:

@@ -66,8 +66,9 @@ class HubSource:
         self.size = self.named.size
 
     def fingerprint(self) -> str:
-        return hashlib.blake2b(f"hub {self.named.path} {self.named.config} {self.max_docs}".encode(),
-                               digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            f"hub {self.named.path} {self.named.config} {self.max_docs}".encode(), digest_size=16
+        ).hexdigest()
 
     def chunks(self, text_key: str, **_) -> Iterator[Chunk]:
         """Documents as the hub sends them. BadInput where the library or the network is missing."""

@@ -162,7 +162,9 @@ def read_parquet(path: Path, text_key: str, **_) -> Iterator[TextChunk]:
             position = int(path.stat().st_size * read / max(1, file.metadata.num_rows))
             yield TextChunk(position, batch.nbytes, texts, _parquet_sets(batch, columns))
     except pa.ArrowException as error:
-        raise BadInput(f"--data {path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+        raise BadInput(
+            f"--data {path} cannot be read as parquet: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _parquet_columns(path: Path, schema, text_key: str) -> list[str]:

@@ -55,7 +55,9 @@ class FileSource:
         try:
             yield from READERS[suffix_of(self.path)](self.path, **reading)
         except OSError as error:
-            raise BadInput(f"--data {self.path} cannot be read: {error.strerror or error}") from None
+            raise BadInput(
+                f"--data {self.path} cannot be read: {error.strerror or error}"
+            ) from None
 
 
 def suffix_of(path: Path) -> str | None:

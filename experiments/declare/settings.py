@@ -84,7 +84,9 @@ def set_flat(settings: CN, key: str, value: Any) -> None:
     section, _, leaf = key.partition(".")
     sections = settings.to_dict()
     if section not in sections:
-        raise BadInput(f"no section {section!r} in setting {key!r}{did_you_mean(section, sections)}")
+        raise BadInput(
+            f"no section {section!r} in setting {key!r}{did_you_mean(section, sections)}"
+        )
     if leaf not in sections[section]:
         known = [f"{section}.{name}" for name in sections[section]]
         raise BadInput(f"no setting {key!r}{did_you_mean(key, known)}")

@@ -43,8 +43,11 @@ def _note(axes, panel: Panel, arm: str) -> None:
     verdict = panel.results.verdicts.get(arm)
     text = ""
     if verdict is not None:
-        number = f" {verdict.difference:+.3f}".replace("-",
-                                                       "−") if verdict.difference is not None else ""
+        number = (
+            f" {verdict.difference:+.3f}".replace("-", "−")
+            if verdict.difference is not None
+            else ""
+        )
         text = verdict.word + number
     axes.text(0.97, 0.93, text, transform=axes.transAxes, ha="right", va="top", size=8.5,
               color=MUTED)

@@ -32,8 +32,12 @@ def shows_heads(result: dict[str, Any]) -> bool:
 
 def layer_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
     """maps (layers, nh, n, n) → each layer's mean over its heads."""
-    figure, cells = small_pictures(len(maps),
-                                   f"{result['run']}: attention of each layer, mean over its heads", _caption(result), subtitle=AXES)
+    figure, cells = small_pictures(
+        len(maps),
+        f"{result['run']}: attention of each layer, mean over its heads",
+        _caption(result),
+        subtitle=AXES,
+    )
     for number, (axes, layer) in enumerate(zip(cells, maps, strict=False)):
         _map(axes, layer.mean(0), result["T"])
         axes.set_title(f"L{number}  {spelled(result['layers'][number]['pattern'], 18)}")

@@ -113,7 +113,8 @@ def _crossed(crossings: dict[str, tuple[float, float]], panel: Panel, x: str) ->
     unit, size, suffixes = unit_of(x, top)
     places = ", ".join(f"{arm} {short(float(f'{at / size:.3g}'), suffixes)}" for arm,
                        (at, _) in crossings.items())
-    return f"; ring: where an arm last changes places with {panel.baseline}, at {places} {unit}".rstrip()
+    text = f"; ring: where an arm last changes places with {panel.baseline}, at {places} {unit}"
+    return text.rstrip()
 
 
 def _late_range(lines: dict[str, Series], cut: float) -> tuple[float, float] | None:

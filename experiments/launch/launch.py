@@ -50,7 +50,13 @@ class Launcher:
                  report: Callable[[str, Job], None] = lambda event, job: None,
                  tick: Callable[[list[Child]], None] = lambda running: None,
                  stdout: IO | None = None):
-        self.request, self.slots, self.report, self.tick, self.stdout = request, slots, report, tick, stdout
+        self.request, self.slots, self.report, self.tick, self.stdout = (
+            request,
+            slots,
+            report,
+            tick,
+            stdout,
+        )
         self.running: list[Child] = []
         self.outcomes: dict[Job, str] = {}
         self.stopping = False

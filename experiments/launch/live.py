@@ -123,8 +123,11 @@ def sparkline(values: list[float], width: int = 12) -> str:
 def share(row: dict[str, Any]) -> float | None:
     """How much of a run is done, 0 to 1."""
     done, whole = row.get("iteration"), row.get("max_iters")
-    return min(1.0, done / whole) if isinstance(done, int) and isinstance(whole,
-                                                                          int) and whole > 0 else None
+    return (
+        min(1.0, done / whole)
+        if isinstance(done, int) and isinstance(whole, int) and whole > 0
+        else None
+    )
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

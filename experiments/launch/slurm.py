@@ -141,7 +141,9 @@ def _slurm(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise BadInput(f"SLURM refuses `{command[0]}`: {words} (--local trains here, without SLURM)")
+        raise BadInput(
+            f"SLURM refuses `{command[0]}`: {words} (--local trains here, without SLURM)"
+        )
     return done.stdout
 
 

@@ -171,8 +171,8 @@ class Log:
     def __init__(self, path: Path, before: bytes | None = None):
         self.path = path
         write_atomic(path, ",".join(COLUMNS) + "\n" if before is None else before)
-        self.file = open(path, "a", encoding="utf-8",
-                         newline="")  # noqa: SIM115 (open as long as the run)
+        # noqa below: the file stays open as long as the run
+        self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Append one row; a column without a value stays empty."""

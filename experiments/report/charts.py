@@ -148,8 +148,11 @@ def _line(panel: Panel, number: int, arm: str, line: Series, axes: tuple[str, st
 
 def thinned(count: int, room: int) -> np.ndarray:
     """Indices of at most `room` of `count` points, evenly spread, first and last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count,
-                                                   room)).round().astype(int)) if count else np.array([], int)
+    return (
+        np.unique(np.linspace(0, count - 1, min(count, room)).round().astype(int))
+        if count
+        else np.array([], int)
+    )
 
 
 def _short(values: Sequence[float]) -> list[float]:

@@ -53,8 +53,11 @@ def _quantity(results: Results, each: Cost, quantity: str) -> str:
     shown = amount("flops",
                    value).removesuffix("FLOP") if quantity == "flops_per_token" and value else text(
         value, QUANTITIES[quantity][1])
-    change = f" ({100 * (ratio - 1):+.1f} %)".replace("-",
-                                                      "−") if ratio and each.arm != results.baseline else ""
+    change = (
+        f" ({100 * (ratio - 1):+.1f} %)".replace("-", "−")
+        if ratio and each.arm != results.baseline
+        else ""
+    )
     return shown + change
 
 
@@ -87,14 +90,16 @@ def _spent(budget: Budget | None) -> tuple[str, str]:
         return "–", "–"
     v = budget.verdict
     where = f" at {amount(budget.axis, budget.at)}" if budget.at else ""
-    return f"{v.word} {_difference(v)}{where}", amount(budget.axis,
-                                                       budget.crossing) if budget.crossing else "never"
+    return f"{v.word} {_difference(v)}{where}", amount(
+        budget.axis, budget.crossing
+    ) if budget.crossing else "never"
 
 
 def amount(axis: str, value: float) -> str:
     """12.5 M, 3.1 PFLOP, 4 minutes."""
     unit, size, suffixes = unit_of(axis, value)
-    return f"{short(float(f'{value / size:.3g}'), suffixes)}{'' if unit == 'FLOP' else ' '}{unit}".rstrip()
+    blank = "" if unit == "FLOP" else " "
+    return f"{short(float(f'{value / size:.3g}'), suffixes)}{blank}{unit}".rstrip()
 
 
 def factorial(results: Results) -> Section | None:
@@ -145,8 +150,10 @@ def rates(results: Results) -> Section | None:
         verdict = (f"{each.verdict.word} {_difference(each.verdict)}" if each.verdict
                    else "the baseline")
         rows.append([each.arm, best, verdict, text(each.range, "{:.4f}"), grid])
-    seeds = ", ".join(map(str, found.selection_seeds)) or "none", ", ".join(map(str,
-                                                                                found.judging_seeds)) or "none"
+    seeds = (
+        ", ".join(map(str, found.selection_seeds)) or "none",
+        ", ".join(map(str, found.judging_seeds)) or "none",
+    )
     texts = [f"Seeds {seeds[0]} chose each arm's rate, seeds {seeds[1]} judge it: a rate is not "
              f"judged by the runs "
              "that it was chosen on."]

@@ -51,15 +51,25 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
     drawn, sections = charts(panel), _sections(results)
     parts = {"answer": "Answer", "curves": "Curves"} if drawn else {"answer": "Answer"}
     contents = [("warnings", "Warnings"), *parts.items(), *((s.id, s.title) for s in sections)]
-    return {"title": results.title, "name": results.name or "runs", "study": results.name,
-            "source": source,
-            "hypothesis": results.declared.hypothesis if results.declared else "",
-            "version": package_version() or "", "facts": _facts(results), "contents": contents,
-            "notices": notices(results), "sections": sections, "arms": _arms(panel),
-            "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            "script": Markup(script),
-            "script_hash": f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
-            **_answer(panel), **_curves(panel, drawn)}
+    return {
+        "title": results.title,
+        "name": results.name or "runs",
+        "study": results.name,
+        "source": source,
+        "hypothesis": results.declared.hypothesis if results.declared else "",
+        "version": package_version() or "",
+        "facts": _facts(results),
+        "contents": contents,
+        "notices": notices(results),
+        "sections": sections,
+        "arms": _arms(panel),
+        "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": "sha256-"
+        + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **_answer(panel),
+        **_curves(panel, drawn),
+    }
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -128,7 +138,8 @@ def lead(results: Results) -> str:
     """The answer in one sentence."""
     if not results.verdicts:
         absent = results.baseline not in results.arms
-        return (f"No verdicts: {'no run of the baseline is' if absent else 'only runs of the baseline are'} here.")
+        return f"No verdicts: {'no run' if absent else 'only runs'} of the baseline " + (
+            "is here." if absent else "are here.")
     told = " ".join(map(_sentence, _by_word(list(results.verdicts.values()))))
     tuned = [arm.verdict for arm in results.sensitivity.arms
              if arm.verdict] if results.sensitivity else []

@@ -46,7 +46,9 @@ def keep(runs: Iterable[Run], folder: Path) -> int:
                 write_atomic(place / run.path.name, rows)
             write_record(place / f"{run.path.stem}.json", public(run.record, hosts))
         except OSError as error:
-            raise BadInput(f"--keep: cannot copy {run.path} to {place}: {error.strerror or error}") from None
+            raise BadInput(
+                f"--keep: cannot copy {run.path} to {place}: {error.strerror or error}"
+            ) from None
         count += 1
     return count
 

@@ -30,9 +30,11 @@ class Reporter(Observer):
         record, self.max_iters = run.record, run.settings.trainer.max_iters
         self.statistics = run.trainer.model.statistics
         model, data = record["model"], record["data"]
-        self.say(f"{run.files.name}: {model['parameters']:,} parameters, "
-                 f"{model['flops_per_token'] / 1e6:.1f} MFLOP "
-                 f"a token, {data['tokens']:,} tokens of data, on {record['environment']['device']}")
+        self.say(
+            f"{run.files.name}: {model['parameters']:,} parameters, "
+            f"{model['flops_per_token'] / 1e6:.1f} MFLOP "
+            f"a token, {data['tokens']:,} tokens of data, on {record['environment']['device']}"
+        )
         if record["init"]:
             self.say(f"  {begun_line(record['init'])}")
         if line := trainable_line(model):
@@ -47,7 +49,12 @@ class Reporter(Observer):
             self.say(f"  going on from the checkpoint at iteration {resumed_at:,}")
         self.began, self.first, self.shown = time.monotonic(), resumed_at or 0, 0.0
         if self.console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("", total=self.max_iters, completed=self.first)
             self.bar.start()

@@ -108,7 +108,12 @@ def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], N
     there = files.csv.read_bytes() if files.csv.exists() else None
     if kept is None:                             # written before checkpoints kept a copy
         size = state["csv_bytes"]
-        if there is None or len(there) < size or b"\0" in there[:size] or not there[:size].endswith(b"\n"):
+        if (
+            there is None
+            or len(there) < size
+            or b"\0" in there[:size]
+            or not there[:size].endswith(b"\n")
+        ):
             raise BadInput(f"{files.csv} is missing, cut or changed, and its checkpoint has no "
                            f"copy of it: {RESTART}")
         return there[:size]

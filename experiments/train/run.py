@@ -58,7 +58,12 @@ class Run:
 
     def __init__(self, spec: Spec, seed: int, out: Path, corpus, command: str = "",
                  observer: Any = None, name: str | None = None):
-        self.spec, self.seed, self.corpus, self.observer = spec, seed, corpus, observer or Observer()
+        self.spec, self.seed, self.corpus, self.observer = (
+            spec,
+            seed,
+            corpus,
+            observer or Observer(),
+        )
         self.files = RunFiles(Path(out), spec.study.name if spec.study else None, name or spec.arm,
                               seed)
         self.settings, self.limits = spec.settings, spec.settings.run
@@ -281,7 +286,9 @@ class Run:
     def _check(self, trainer: Trainer, loss: float) -> None:
         if not math.isfinite(loss) or not math.isfinite(self.count.evaluation["val_loss"]):
             self._stop(trainer, "diverged", f"loss {loss} at iteration {trainer.iter_num}")
-        elif self.limits.patience is not None and self.count.bad_evaluations >= self.limits.patience:
+        elif (
+            self.limits.patience is not None and self.count.bad_evaluations >= self.limits.patience
+        ):
             self._stop(trainer, "done",
                        f"no better evaluation in {self.count.bad_evaluations}: stopped early")
 

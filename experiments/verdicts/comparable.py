@@ -202,8 +202,13 @@ def _budget(arm: Mapping[str, Any], baseline: Mapping[str, Any],
     """What an arm that declares another budget or other training data was given."""
     told = []
     mine, theirs = (at(record, "result", "tokens") for record in (arm, baseline))
-    if declared and mine and theirs and abs(mine / theirs - 1) > 0.01 and at(arm, "result",
-                                                                             "val_loss") is not None:
+    if (
+        declared
+        and mine
+        and theirs
+        and abs(mine / theirs - 1) > 0.01
+        and at(arm, "result", "val_loss") is not None
+    ):
         told.append(f"with {mine / theirs:.3g}× the tokens")
     if set(declared) & {"data.paths", "data.mixture"}:
         told.append("on training data of its own")

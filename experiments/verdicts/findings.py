@@ -62,7 +62,11 @@ class Findings:
     @cached_property
     def sums(self) -> tuple[Sum, ...]:
         """Arms made of others against the sum of those: of factorials and of `include` alike."""
-        if not self.declared or self.declared.arms[self.declared.baseline] or self.baseline not in self.arms:
+        if (
+            not self.declared
+            or self.declared.arms[self.declared.baseline]
+            or self.baseline not in self.arms
+        ):
             return ()   # parts are measured from an arm that has none of them
         parts = {arm: parts for arm, parts in self.declared.parts.items()
                  if {arm, *parts} <= set(self.arms)}

@@ -34,8 +34,10 @@ class Outlier:
 
     def line(self) -> str:
         """One readable line."""
-        return f"{self.arm}.s{self.seed}: {signed(self.value)}, where the other {self.n - 1} seeds have " \
-               f"{signed(self.mean)} (sd {self.sd:.4f})"
+        return (
+            f"{self.arm}.s{self.seed}: {signed(self.value)}, where the other {self.n - 1} seeds "
+            f"have {signed(self.mean)} (sd {self.sd:.4f})"
+        )
 
 
 def outliers(values: Mapping[str, Values], baseline: str, margin: float) -> list[Outlier]:

@@ -64,8 +64,11 @@ def too_few(arm: Values, baseline: Values) -> str:
         return "one unpaired run an arm"
     if not len(pairs):
         return f"no common seeds (this arm {seed_list(arm)}, baseline {seed_list(baseline)})"
-    note = "one pair tells nothing of the spread over seeds" if np.isfinite(pairs).all(axis=1).any() else (
-        "no pair of finite values")
+    note = (
+        "one pair tells nothing of the spread over seeds"
+        if np.isfinite(pairs).all(axis=1).any()
+        else ("no pair of finite values")
+    )
     return "; ".join(lost_seeds(arm, baseline).temper("undecided", [note])[1])
 
 

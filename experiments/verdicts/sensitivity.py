@@ -54,8 +54,11 @@ class Sensitivity:
 def split(seeds: Sequence[int], declared: Sequence[int] | None = None) -> tuple[tuple[int, ...],
                                                                                 tuple[int, ...]]:
     """(choosing, judging): those declared, or the first third, at least one."""
-    chosen = set(seeds) & set(declared) if declared else set(sorted(seeds)[:max(1,
-                                                                                round(len(seeds) / 3))])
+    chosen = (
+        set(seeds) & set(declared)
+        if declared
+        else set(sorted(seeds)[: max(1, round(len(seeds) / 3))])
+    )
     return tuple(sorted(chosen)), tuple(sorted(set(seeds) - chosen))
 
 

@@ -5,8 +5,8 @@ Seed s gives every arm the same batches and the same shared weights, so the arms
 compared with each other and the seeds are the replicates: everything here works on the differences
 arm − baseline, one a seed. Lower is better in every metric a study may have.
 
-    verdicts({"baseline": {0: 3.2114, 1: 3.1902, 2: 3.2231}, "rope": {0: 3.1208, 1: 3.1097, 2: 3.1349}}, "baseline",
-             margin=0.01)
+    verdicts({"baseline": {0: 3.2114, 1: 3.1902, 2: 3.2231},
+              "rope": {0: 3.1208, 1: 3.1097, 2: 3.1349}}, "baseline", margin=0.01)
 """
 
 from __future__ import annotations
@@ -219,7 +219,9 @@ def _decide(v: Verdict, lost: Lost, p: float | None) -> Verdict:
 
 def _check(margin: float, alpha: float) -> None:
     if not (math.isfinite(margin) and margin > 0):
-        raise BadInput(f"margin must be above 0, not {margin}; {DEFAULT_MARGIN} nats is the default")
+        raise BadInput(
+            f"margin must be above 0, not {margin}; {DEFAULT_MARGIN} nats is the default"
+        )
     if not 0 < alpha < 0.5:
         raise BadInput(f"alpha must lie between 0 and 0.5, not {alpha}; {DEFAULT_ALPHA} is the "
                        f"default")

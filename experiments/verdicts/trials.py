@@ -177,7 +177,9 @@ def load(path: Path) -> Trials:
         barred = tuple((str(arm), str(why)) for arm, why in arrays.get("barred", ()))
         in_bytes = tuple(map(str, arrays.get("in_bytes", ())))
     except FileNotFoundError:
-        raise BadInput(f"no file {path}; plotter.py writes {NAME}.npz under visualizations/") from None
+        raise BadInput(
+            f"no file {path}; plotter.py writes {NAME}.npz under visualizations/"
+        ) from None
     except UNREADABLE as error:
         raise BadInput(f"{path}: not a file of results as plotter.py writes it ({error})") from None
     return Trials(**facts, **numbers, all=trials, barred=barred, in_bytes=in_bytes, diverged=lost)

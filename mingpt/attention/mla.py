@@ -83,8 +83,11 @@ class MultiHeadLatentAttention(Mixer):
 
     def queries(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """(B, T, C) → (B, nh, T, nope) and, turned, (B, nh, T, rope)."""
-        q = self.q_b_proj(self.q_a_norm(self.q_a_proj(x))) if hasattr(self,
-                                                                      "q_a_proj") else self.q_proj(x)
+        q = (
+            self.q_b_proj(self.q_a_norm(self.q_a_proj(x)))
+            if hasattr(self, "q_a_proj")
+            else self.q_proj(x)
+        )
         nope, rope = q.unflatten(-1, (self.n_head, -1)).transpose(1, 2).split([self.nope,
                                                                                self.rope], -1)
         return nope, self._turned(rope, start)

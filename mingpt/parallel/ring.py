@@ -3,9 +3,9 @@ Ring attention: a text too long for one process is split over several. Each rank
 T/R tokens, keys and values travel from rank to rank, and what each stretch contributes is merged by
 its log Σ exp(score): the numbers are those of one process. Liu et al. 2023, arXiv 2310.01889.
 
-    ring = ContextParallel(model)                     # in every rank of an initialised torch.distributed group
-    x = model.hidden(ring.mine(idx), ring)            # (B, T/R, C): this rank's stretch, in place of a cache
-    loss = ring.loss(idx, targets)                    # the mean over all ranks; after loss.backward():
+    ring = ContextParallel(model)          # in every rank of an initialised torch.distributed group
+    x = model.hidden(ring.mine(idx), ring) # (B, T/R, C): this rank's stretch, in place of a cache
+    loss = ring.loss(idx, targets)         # the mean over all ranks; after loss.backward():
     ring.sum_gradients()
 
 Everything is causal, so a stretch travels only onwards, and no further than the pattern reaches:

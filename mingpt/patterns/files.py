@@ -1,15 +1,17 @@
 """
-Schedules in the JSON files of studies 000 and 001, read unchanged.
+Read schedules from the JSON files of studies 000 and 001, unchanged.
 
-Expanded (000): every layer is spelled out; `mask_patterns` and descriptions are for the reader.
+Expanded (000): the file spells out every layer. `mask_patterns` and descriptions are ignored.
 
-    {"schedules": {NAME: {"layers": {"0": {"layer_idx": 0, "mask_type": "sliding_window", "window_size": 256,
-                                           "group_idx": null, "num_groups": null}, …}}}, "default_schedule": NAME}
+    {"schedules": {NAME: {"layers": {"0": {"layer_idx": 0, "mask_type": "sliding_window",
+                                           "window_size": 256, "group_idx": null,
+                                           "num_groups": null}, …}}},
+     "default_schedule": NAME}
 
-Compact (001): a formula a schedule, for GPT-2's 12 layers, or for those that an optional "n_layer"
-gives.
+Compact (001): one formula per schedule, for GPT-2's 12 layers or for the optional "n_layer".
 
-    {"schedules": {"half": {"type": "progressive", "start_layer": 6, "start_window": 512, "end_window": 16},
+    {"schedules": {"half": {"type": "progressive", "start_layer": 6, "start_window": 512,
+                            "end_window": 16},
                    "full": {"type": "none"}}}
 """
 

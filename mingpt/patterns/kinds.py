@@ -1,17 +1,21 @@
 """
-Which keys a query may see: a pattern is a predicate on (i, j), query and key. Every one is causal
-and lets a query see itself, so no softmax is ever empty. Patterns compose, count and draw
-themselves (predicate.py), and are spelled in few letters, which parse back:
+Which keys a query may see: a pattern is a predicate on (i, j), query and key.
 
-    f          full: every key up to the query                                   full() at T = 4: x... xx.. xxx. xxxx
-    256        window: i − j < 256, the query's own key included              window(2) at T = 4: x... xx.. .xx. ..xx
-    256>1/2    shifted: moved by 1/2 of itself towards the future, which is cut off: the same keys as 128
+Every pattern is causal and lets a query see itself, so no softmax is ever empty. Patterns compose,
+count and draw themselves (pattern.py). Each has a short spelling, which parses back:
+
+    f          full: every key up to the query          at T = 4: x... xx.. xxx. xxxx
+    256        window: i − j < 256, with the query's own key
+                                                window(2) at T = 4: x... xx.. .xx. ..xx
+    256>1/2    shifted: the window moves by 1/2 of itself towards the future, which is cut off.
+               This leaves the same keys as 128.
     96/4       dilated: a window of 96, then keys i−96−4, i−96−8, …; key i−96 is in a gap
-    b128x4     block: the query's own block of 128, up to the query, and the 4 before it
+    b128x4     block: the query's own block of 128, up to the query, and the 4 blocks before it
     s8         strided: keys 0, 8, 16, … and the query's own
     64+g64     local_global: a window of 64, and keys 0, 64, 128, …
-    r0.1@7     random: each earlier key dropped with probability 0.1, by seed 7
-    64&s8      in both          64|s8      in either          (64|s8)&b128x4      & binds more closely than |
+    r0.1@7     random: each earlier key is dropped with probability 0.1, by seed 7
+    64&s8      the keys in both; 64|s8 the keys in either. & binds more closely than |:
+               (64|s8)&b128x4 needs its brackets.
 """
 
 import re

@@ -1,16 +1,20 @@
 """
-A schedule is one pattern a layer. It is written as
+A schedule gives each layer one pattern. It is written as
 
-    "f 256 256 f 128*4 f 256 256 f"   patterns.py's spellings, from the first layer to the last; *4 repeats
-    "f 96/4* f"                       a * without a number takes the layers that are left: "256*" is a window everywhere
-    "lms_main"                        a shipped name: NAMED below. Written for 12 layers; of n, layer l takes ⌊l·12/n⌋
-    "sssl", "sssl:128"                three short windows (256), then one full, over and over
-    "progressive:512>16@6"            study 001's: full before layer 6 (0 if not given), then 512 256 128 … 16 16
-    "progressive:1024"                study 000's: a straight line, ⌊1024·(1 − l/n)⌋ + 1 in layer l of n
-    "FILE.json:NAME", "FILE.json"     schedule_files.py reads both seeds' formats; alone, its default_schedule
+    "f 256 256 f 128*4 f 256 256 f"   the spellings of kinds.py, first layer first; *4 repeats
+    "f 96/4* f"                       a * without a number fills the layers that are left:
+                                      "256*" is a window in every layer
+    "lms_main"                        a name in NAMED, written for 12 layers. With n layers,
+                                      layer l takes ⌊l·12/n⌋
+    "sssl", "sssl:128"                three short windows (256), then one full, repeated
+    "progressive:512>16@6"            study 001's: full before layer 6 (default 0), then
+                                      512 256 128 … 16 16
+    "progressive:1024"                study 000's straight line: ⌊1024·(1 − l/n)⌋ + 1 in layer l
+    "FILE.json:NAME", "FILE.json"     a schedule of a file (files.py); without NAME its
+                                      default_schedule
 
-Spaces part layers; & and | may stand in spaces. `progressive` and `sssl` follow the model's own
-depth.
+Spaces separate layers. & and | may have spaces around them. `progressive` and `sssl` follow the
+model's own depth.
 """
 
 import os
@@ -164,7 +168,9 @@ def _items(text: str) -> Iterator[tuple[Pattern, int | None]]:
             yield parse_pattern(spelling), int(times or 1) if times or not star else None
         except BadInput as error:
             if len(words) == 1 and re.fullmatch(r"[A-Za-z]\w+(:.*)?", word):
-                raise BadInput(f"no schedule {word!r}{did_you_mean(word, [*NAMED, *FORMULAS])}") from None
+                raise BadInput(
+                    f"no schedule {word!r}{did_you_mean(word, [*NAMED, *FORMULAS])}"
+                ) from None
             raise BadInput(f"schedule {text!r}, item {k + 1}: {error}") from None
 
 

@@ -1,12 +1,14 @@
 """
-Attention of one kind made from another's queries, keys and values, to compute the same or as nearly
-as it can.
+Make one kind of attention from another's queries, keys and values, so that it computes the same or
+nearly the same.
 
-    gqa, mqa          groups of heads of keys and values become one (Ainslie et al. 2023, arXiv 2305.13245)
-    mla               keys and values of least squared error with a latent of that rank, by singular values; exact with
-                      as large a rank as the model is wide, where positions are a table
-    msla_published    its projections, as study 004 names them
-    msla, mha         as they are; heads of keys and values are repeated where the source had fewer
+    gqa, mqa          groups of heads of keys and values become one head (Ainslie et al. 2023,
+                      arXiv 2305.13245)
+    mla               keys and values with the least squared error for a latent of that rank, by
+                      singular values. Exact where the rank is the model's width and positions are
+                      a table.
+    msla_published    the same projections under study 004's names
+    msla, mha         unchanged; heads of keys and values are repeated where the source has fewer
 """
 
 from __future__ import annotations

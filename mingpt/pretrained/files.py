@@ -89,10 +89,13 @@ def _weight_files(folder: Path) -> list[str]:
         return [WEIGHTS]
     if (folder / INDEX).is_file():
         try:
-            return sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            return sorted(
+                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{folder / INDEX}: no index of weights ({type(error).__name__}: "
-                           f"{error})") from None
+            raise BadInput(
+                f"{folder / INDEX}: no index of weights ({type(error).__name__}: {error})"
+            ) from None
     pickled = any(folder.glob("*.bin"))
     raise BadInput(f"{folder}: no {WEIGHTS}"
                    + (": its weights are pickles, which can run code; convert them" if pickled

@@ -70,7 +70,9 @@ def _gathered(theirs: Mapping[str, Any]) -> Mapping[str, Any]:
             raise BadInput(f"config.json: {key} has a key {unknown[0]!r} that is not known here; "
                            f"known: {', '.join(sorted(INSIDE))}")
     if len(found) == 2 and found["rope_parameters"] != found["rope_scaling"]:
-        raise BadInput("config.json: rope_parameters and rope_scaling differ; leave out one of them")
+        raise BadInput(
+            "config.json: rope_parameters and rope_scaling differ; leave out one of them"
+        )
     return next(iter(found.values()), {})
 
 
@@ -83,7 +85,9 @@ def _agreed(name: str, own: str, absent: float, gathered: Mapping[str, Any],
     value = given[0] if given else absent
     for other in (*given, theirs.get(name)):
         if other is not None and other != value:
-            raise BadInput(f"config.json: {name} is {value!r} in one place and {other!r} in another")
+            raise BadInput(
+                f"config.json: {name} is {value!r} in one place and {other!r} in another"
+            )
     return value
 
 

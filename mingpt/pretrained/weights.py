@@ -123,13 +123,17 @@ class PairedKey(Plain):
 
     @staticmethod
     def to_theirs(ours, heads):
-        return (turned_last(ours, heads.rope, lambda t: t.unflatten(0, (2, -1)).transpose(0,
-                                                                                          1).flatten(0, 1)),)
+        return (
+            turned_last(
+                ours, heads.rope, lambda t: t.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+            ),
+        )
 
     @staticmethod
     def to_ours(theirs, heads):
-        return turned_last(theirs[0], heads.rope, lambda t: t.unflatten(0, (-1, 2)).transpose(0,
-                                                                                              1).flatten(0, 1))
+        return turned_last(
+            theirs[0], heads.rope, lambda t: t.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+        )
 
 
 class PairedQueries(Plain):

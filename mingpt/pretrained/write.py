@@ -95,7 +95,11 @@ def settled(model: nn.Module, family: Family) -> dict[str, Any]:
     """What the model's settings say of what it computes, in the words that families' entries use:
     numbers instead of defaults, one word a layer in the schedule, only the options of the members
     that are there."""
-    config, attn, mlp = model.config.to_dict(), model.transformer.h[0].attn, model.transformer.h[0].mlp
+    config, attn, mlp = (
+        model.config.to_dict(),
+        model.transformer.h[0].attn,
+        model.transformer.h[0].mlp,
+    )
     options = [option for slot, members in model.slots.items()
                for option in members[config[slot]].options]
     ours = {k: v for k, v in config.items() if k not in set(slot_defaults(model.slots))
@@ -133,7 +137,9 @@ def _positions(ours: dict[str, Any], config: CN, family: Family) -> dict[str, An
         ours["nope_layers"] = ",".join(map(str, sorted(without))) or None
     if ours["position"] == "none" and family.table:
         ours["position"] = "learned"
-    if ours.get("rope_local_base") == ours.get("rope_base") or set(ours["schedule"].split()) == {"f"}:
+    if ours.get("rope_local_base") == ours.get("rope_base") or set(ours["schedule"].split()) == {
+        "f"
+    }:
         ours["rope_local_base"] = None
     return ours
 

@@ -2,16 +2,16 @@
 A key/value cache: what a model keeps of the tokens that it has read, so that the next ones cost one
 position each.
 
-    cache = Cache(model, batch=2)                     # room for model.block_size tokens; Cache(…, length=64) for fewer
-    logits = advance(model, prompt, cache)            # (B, T) tokens → (B, T, vocab): reads them all at once
-    logits = advance(model, token, cache)             # (B, 1): each is the model's logits over all tokens so far
-    logits = advance(model, drafts, cache)            # (B, n): several at once, as speculative decoding does
-    cache.truncate(cache.length - 2)                  # forget the last two; others may be fed in their place
-    cache.reset()                                     # forget all
+    cache = Cache(model, batch=2)             # room for model.block_size tokens, or for length=64
+    logits = advance(model, prompt, cache)    # (B, T) tokens → (B, T, vocab): reads all at once
+    logits = advance(model, token, cache)     # (B, 1) → (B, 1, vocab): sees all tokens so far
+    logits = advance(model, drafts, cache)    # (B, n) → (B, n, vocab), as speculative decoding does
+    cache.truncate(cache.length - 2)          # forget the last two tokens
+    cache.reset()                             # forget all tokens
 
 A layer keeps a key as long as a later query may see it: all of them in a full layer, a ring of the
 last w in a window, a block and those before it, every s-th of a stride and the last one. Which slot
-of memory a position has is planned before, from the pattern (ledger.py), and the memory is
+of memory a position has is planned before, from the pattern (cache_plan.py), and the memory is
 allocated once. What a pattern lets go is gone: where any layer lets go, `truncate` reaches back
 slack + 1 tokens at most, and as many can be fed at once (`advance` splits what is longer). A
 speculative decoder that drafts n tokens makes its cache with slack=n. Where no layer lets go,

@@ -5,7 +5,8 @@ sampled, its distribution is the model's own, whatever the draft. Leviathan et a
 2211.17192; Chen et al. 2023, arXiv 2302.01318.
 
     tokens, count = speculate(model, idx, 100, ModelDraft(small), do_sample=True, temperature=0.8)
-    tokens, count = speculate(model, idx, 100, HeadDraft(model))     # by its own future heads (future.py)
+    # by its own future heads (multi_token.py)
+    tokens, count = speculate(model, idx, 100, HeadDraft(model))
     count.acceptance, count.tokens_a_pass
 
 One row at a time: rows would accept different numbers. Beyond block_size the model reads a window
@@ -173,8 +174,9 @@ def accepted(drawn: Tensor, chances: Tensor, wanted: Tensor) -> Tensor:
     """
     n = len(drawn)
     index = drawn[:, None]
-    keep = torch.rand(n, 1, device=drawn.device) * chances.gather(1, index) < wanted[:n].gather(1,
-                                                                                                index)
+    keep = torch.rand(n, 1, device=drawn.device) * chances.gather(1, index) < wanted[:n].gather(
+        1, index
+    )
     kept = int(keep.view(-1).long().cumprod(0).sum())
     last = wanted[kept] if kept == n else leftover(wanted[kept], chances[kept])
     return torch.cat((drawn[:kept], torch.multinomial(last, 1)))

@@ -5,7 +5,7 @@ memory, and in what they can do at all.
 
     q (B, nh, T, hs), k and v (B, nkv, T, hs), where nkv divides nh → (B, nh, T, hs)
     slopes (nh,)           slope · (i − j) is taken from the scores, as ALiBi's
-    allowed (B, 1, T, T)   where it is false a key is not seen, even if the pattern has it: a document mask
+    allowed (B, 1, T, T)   false hides a key that the pattern has, as a document mask does
     dropout_p              the share of attention weights that is dropped
 """
 
@@ -88,8 +88,11 @@ class PublishedPadding(Dense):
     def lacks(self, pattern, config, biased):
         if config.document_end is not None:
             return "cannot have model.published_padding and data.document_mask both"
-        return None if config.backend in ("auto",
-                                          "dense") else "is not where study 000's padding went wrong"
+        return (
+            None
+            if config.backend in ("auto", "dense")
+            else "is not where study 000's padding went wrong"
+        )
 
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):
@@ -168,8 +171,11 @@ class Flex(Backend):
     pattern. CUDA; the CPU's has no backward. Not measured yet: no GPU was at hand."""
 
     def lacks(self, pattern, config, biased):
-        return f"drops no weights, as model.attn_pdrop={config.attn_pdrop} asks" if config.attn_pdrop \
+        return (
+            f"drops no weights, as model.attn_pdrop={config.attn_pdrop} asks"
+            if config.attn_pdrop
             else _no_documents(config)
+        )
 
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):

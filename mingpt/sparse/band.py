@@ -190,7 +190,10 @@ def _edges(b: int, reach: int, window: int | None, dtype: torch.dtype,
 @lru_cache(maxsize=256)
 def _before_start(b: int, reach: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(reach / b, 1, L): HIDDEN for the keys of a head's first blocks that lie before the head."""
-    position = torch.arange(reach // b, device=device)[:, None] * b + torch.arange(b + reach,
-                                                                                   device=device) - reach
+    position = (
+        torch.arange(reach // b, device=device)[:, None] * b
+        + torch.arange(b + reach, device=device)
+        - reach
+    )
     return torch.zeros(position.shape, dtype=dtype, device=device).masked_fill_(position < 0,
                                                                                 HIDDEN)[:, None]

@@ -80,8 +80,10 @@ class Staircase:
         # (…, length, classes, hs)
         laid = laid.view(*x.shape[:-2], self.classes, -1, x.size(-1)).transpose(-3, -2)
         rounds, rest = divmod(x.size(-2), self.classes)
-        yield x[..., :rounds * self.classes, :].unflatten(-2, (rounds, self.classes)), laid[...,
-                                                                                            :rounds, :, :]
+        yield (
+            x[..., : rounds * self.classes, :].unflatten(-2, (rounds, self.classes)),
+            laid[..., :rounds, :, :],
+        )
         if rest:
             yield x[..., rounds * self.classes:, :], laid[..., rounds, :rest, :]
 

@@ -23,7 +23,12 @@ def for_each(work: Callable[..., None], jobs: list[tuple], device: torch.device)
     depend on threads."""
     threads = torch.get_num_threads()
     # a mode that watches operations, as a FLOP counter is, sees its own thread's only
-    if device.type != "cpu" or threads == 1 or len(jobs) < threads or _get_current_dispatch_mode() is not None:
+    if (
+        device.type != "cpu"
+        or threads == 1
+        or len(jobs) < threads
+        or _get_current_dispatch_mode() is not None
+    ):
         for job in jobs:
             work(*job)
         return

@@ -159,7 +159,11 @@ def test_a_step_is_compared_with_ours_and_the_absent_are_named(capsys):
     assert result["absent"] == {"minGPT": "no copy given: --mingpt PATH"}
     assert list(result["rows"]) == ["transformers", "ours"]
     found = result["rows"]["transformers"]
-    assert found["against"] == "ours" and found["speed"]["median"] > 0 and 0 < found["own_mb"] < found["peak_mb"]
+    assert (
+        found["against"] == "ours"
+        and found["speed"]["median"] > 0
+        and 0 < found["own_mb"] < found["peak_mb"]
+    )
     step.table(NANO, result, "cpu").print()
     shown = capsys.readouterr().out
     assert "minGPT: absent: no copy given" in shown and "transformers" in shown
@@ -198,12 +202,18 @@ def test_an_arm_is_charged_for_its_time_not_for_its_flops():
     taken = {"baseline": {"seconds": [1.0, 2.0], "flops": 100},
              "arm": {"seconds": [1.5, 3.0], "flops": 150}}
     found = arms.row(taken, "arm")
-    assert found["time"]["median"] == 1.5 and found["flops"] == 1.5 and found["per_flop"]["median"] == 1
+    assert (
+        found["time"]["median"] == 1.5
+        and found["flops"] == 1.5
+        and found["per_flop"]["median"] == 1
+    )
 
 
 def test_members_are_single_changes_that_no_arm_makes():
     found = dict(arms.members())
-    assert "position=alibi" in found and "position=rope" not in found and "norm=rmsnorm" not in found
+    assert (
+        "position=alibi" in found and "position=rope" not in found and "norm=rmsnorm" not in found
+    )
     assert found["position=alibi"] == {"settings": {"model.position": "alibi"}}
 
 

@@ -67,7 +67,12 @@ def test_a_technique_trains(command, small):
     experts = "mlp=moe" in command
     assert ("statistics" in record["result"]) == experts == ("statistics" in record["progress"])
     if experts:
-        assert 0 <= record["result"]["statistics"]["dropped"] < 1 <= record["result"]["statistics"]["busiest expert"]
+        assert (
+            0
+            <= record["result"]["statistics"]["dropped"]
+            < 1
+            <= record["result"]["statistics"]["busiest expert"]
+        )
 
 
 @pytest.mark.parametrize("command", SAMPLED)

@@ -63,8 +63,11 @@ def test_a_description_counts_exactly():
     mask = parse_pattern("4/3").mask(16).numpy()
     keys = mask.sum(1)
     assert row["density"] == pytest.approx(mask.sum() / (16 * 17 / 2))
-    assert row["density"] == pytest.approx(1
-                                           - row["sparsity"]) == pytest.approx(1 / row["ideal_speedup"])
+    assert (
+        row["density"]
+        == pytest.approx(1 - row["sparsity"])
+        == pytest.approx(1 / row["ideal_speedup"])
+    )
     assert row["keys_per_query"] == {"min": keys.min(), "mean": pytest.approx(keys.mean()),
                                      "max": keys.max()}
     assert row["layers"][0]["reach"] == max(i - j for i in range(16)
@@ -115,7 +118,12 @@ def test_without_words_it_analyses_the_eight_pairs(tmp_path, capsys):
     assert lab.main(["analyze", "--no-timing", "--out", str(tmp_path)]) == 0
     folder = tmp_path / "visualizations" / "analysis"
     text = (folder / "hyperparameter_analysis.txt").read_text()
-    assert text in capsys.readouterr().out and UNTIMED in text and "w 128, d 4" in text and "49.6%" in text
+    assert (
+        text in capsys.readouterr().out
+        and UNTIMED in text
+        and "w 128, d 4" in text
+        and "49.6%" in text
+    )
     pictures = {path.name for path in folder.glob("*.png")}
     assert pictures == {"hyperparameter_comparison.png", *(f"config_w{w}_d{d}.png" for w,
                                                            d in PAIRS)}
@@ -140,8 +148,10 @@ def test_one_pair_as_json(tmp_path, capsys):
     assert lab.main(["analyze", "64", "8", "512", "--rounds", "5", "--json", "--device", "cpu",
                      "--out", str(tmp_path), *SMALL]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["rows"][0]["sparsity"] == pytest.approx(0.672,
-                                                         abs=6e-4) and found["measured"]["rounds"] == 5
+    assert (
+        found["rows"][0]["sparsity"] == pytest.approx(0.672, abs=6e-4)
+        and found["measured"]["rounds"] == 5
+    )
     assert found["rows"][0]["measured"]["banded_over_flash"]["median"] > 0
     folder = tmp_path / "visualizations" / "analysis"
     assert {path.name for path in folder.iterdir()} == {f"config_w64_d8.{kind}"

@@ -154,7 +154,11 @@ def test_the_small_curve_leaves_the_first_drop_out_and_survives_a_half_written_r
     values = live.curve(tmp_path / "a.csv")
     assert len(values) == live.SPARK and max(values) < 3 and values == sorted(values, reverse=True)
     assert live.sparkline(values)[0] == "█" and live.sparkline(values)[-1] == "▁"
-    assert live.curve(tmp_path / "none.csv") == [] and live.sparkline([]) == "" and live.sparkline([1.0]) == "▁"
+    assert (
+        live.curve(tmp_path / "none.csv") == []
+        and live.sparkline([]) == ""
+        and live.sparkline([1.0]) == "▁"
+    )
 
 
 def test_watching_without_a_terminal_prints_a_line_a_change(out, monkeypatch, capsys):
@@ -188,8 +192,9 @@ def test_a_terminal_shows_the_urgent_runs_when_there_is_no_room_for_all(out):
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned=1'>\"é 模型"
 
 
-def test_the_page_is_written_whole_refreshes_itself_only_when_watched_and_stays_text(out, chromium,
-                                                                                     monkeypatch):  # noqa: F811
+def test_the_page_is_whole_refreshes_itself_only_when_watched_and_stays_text(
+    out, chromium, monkeypatch  # noqa: F811
+):
     path = out / "losses" / "mine" / "nan.s4.json"
     write_record(path, json.loads(path.read_text()) | {"message": HOSTILE, "arm": HOSTILE})
     (out / "losses" / "mine" / "live.s1.csv").write_text("iteration,loss\n1,5.0\n2,4.0\n3,3.5\n")
@@ -207,11 +212,18 @@ def test_the_page_is_written_whole_refreshes_itself_only_when_watched_and_stays_
     page.on("request", lambda request: noted.append(request.url)
             if request.url != page_file.as_uri() else None)
     page.goto(page_file.as_uri())
-    assert noted == [] and page.evaluate("window.pwned") is None and page.locator("img, script").count() == 0
+    assert (
+        noted == []
+        and page.evaluate("window.pwned") is None
+        and page.locator("img, script").count() == 0
+    )
     assert page.locator("meta[http-equiv=refresh]").get_attribute("content") == "30"
     assert page.locator("h1").inner_text() == "1 of 6 runs are done"
     assert HOSTILE in page.locator("#failures").inner_text()
-    assert "diverged" in page.locator("tbody tr").first.inner_text() and page.locator(".spark").count() == 1
+    assert (
+        "diverged" in page.locator("tbody tr").first.inner_text()
+        and page.locator(".spark").count() == 1
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 
@@ -227,6 +239,9 @@ def test_what_cannot_be_shown_is_refused(out, more, said):
 
 
 def test_looking_needs_no_torch(out):
-    code = f"import sys; from experiments.launch import live; live.find(__import__('pathlib').Path({str(out)!r}));" \
-           "sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from experiments.launch import live; "
+        f"live.find(__import__('pathlib').Path({str(out)!r}));"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -29,7 +29,9 @@ fi
 exit "${CODE:-0}"
 """
 SCONTROL = """#!/usr/bin/env bash
-if [[ $1 == show ]]; then printf 'JobId=7 JobName=ablate\\n   Command=%s/run_single.sh -r\\n   WorkDir=/\\n' "$HOME"; fi
+if [[ $1 == show ]]; then
+    printf 'JobId=7 JobName=ablate\\n   Command=%s/run_single.sh -r\\n   WorkDir=/\\n' "$HOME"
+fi
 if [[ $1 == requeue ]]; then echo "requeued $2"; fi
 """
 

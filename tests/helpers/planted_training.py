@@ -93,7 +93,10 @@ def groups_with(change):
 
 
 def exchanged(groups):
-    groups[0]["weight_decay"], groups[1]["weight_decay"] = groups[1]["weight_decay"], groups[0]["weight_decay"]
+    groups[0]["weight_decay"], groups[1]["weight_decay"] = (
+        groups[1]["weight_decay"],
+        groups[0]["weight_decay"],
+    )
 
 
 def doubled(groups):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-HEADER = ("iteration,loss,val_loss,learning_rate,grad_norm,tokens,flops,seconds,tokens_per_second,peak_memory_mb")
+HEADER = ("iteration,loss,val_loss,learning_rate,grad_norm,tokens,flops,seconds,"
+          "tokens_per_second,peak_memory_mb")
 EFFECTS = {"baseline": 0.0, "rope": -0.083, "swiglu": -0.03, "rmsnorm": 0.002, "warmup": -0.012,
            "cosine": -0.05,
            "all_modifications": -0.15}
@@ -34,8 +35,12 @@ def write_run(losses: Path, arm: str, seed: int, effect: float = 0.0, *, study: 
     """One run; returns the CSV's path. `more` replaces parts of its record."""
     shared, own = np.random.default_rng(seed), np.random.default_rng([seed, slot, 7])
     iterations = np.arange(every, steps + 1, every)
-    level = 5.2 + 5.6 * np.exp(-iterations / (0.09 * steps)) + 0.9 * (1
-                                                                      - iterations / steps) + 0.01 * shared.normal()
+    level = (
+        5.2
+        + 5.6 * np.exp(-iterations / (0.09 * steps))
+        + 0.9 * (1 - iterations / steps)
+        + 0.01 * shared.normal()
+    )
     shift = effect * (1 - np.exp(-iterations / (0.25 * steps)))
     train = (level + shift + 0.05 * shared.normal(size=len(iterations)) + 0.008
              * own.normal(size=len(iterations)))
@@ -45,8 +50,11 @@ def write_run(losses: Path, arm: str, seed: int, effect: float = 0.0, *, study: 
         measured = f"{v:.6f}" if it % (steps // 10) == 0 else ""
         flops, seconds = it * 4096 * 6.1e6 * (1 + 0.03 * slot), it * (0.31 + 0.02
                                                                       * slot) + 0.1 * own.random()
-        rows.append(f"{it},{a:.6f},{measured},0.001,{1 + own.random():.4f},{it * 4096},{flops:.6g},{seconds:.3f},"
-                    f"{13000 + i},812.5")
+        rows.append(
+            f"{it},{a:.6f},{measured},0.001,{1 + own.random():.4f},{it * 4096},{flops:.6g},"
+            f"{seconds:.3f},"
+            f"{13000 + i},812.5"
+        )
     folder = losses / study if study else losses
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{arm}.s{seed}.csv"

@@ -57,7 +57,9 @@ def test_the_merges_and_ids_are_the_published_files(encoder, real_text):
 def test_there_are_fifty_thousand_merges_and_the_first_is_a_blank_before_t(encoder):
     assert len(encoder.bpe_ranks) == 50_000 and len(encoder.encoder) == 50_257
     assert next(iter(encoder.bpe_ranks)) == ("Ġ", "t")
-    assert encoder.encoder["<|endoftext|>"] == 50_256 and encoder.decode([50_256]) == "<|endoftext|>"
+    assert (
+        encoder.encoder["<|endoftext|>"] == 50_256 and encoder.decode([50_256]) == "<|endoftext|>"
+    )
 
 
 def test_published_reference_encodings(encoder, real_text):

@@ -128,7 +128,9 @@ def test_what_is_dropped_adds_nothing_is_counted_and_only_in_training():
     assert moe.statistics()["dropped"] == pytest.approx(1 - admitted.float().mean().item())
     load = torch.bincount(chosen.flatten(), minlength=4)
     assert torch.equal(moe.load, load)
-    assert moe.statistics()["busiest expert"] == pytest.approx(float(load.max() / load.double().mean()))
+    assert moe.statistics()["busiest expert"] == pytest.approx(
+        float(load.max() / load.double().mean())
+    )
     with torch.no_grad():
         flat = x.view(2 * T, C)
         rest = sum((weights * (chosen == e) * ~admitted).sum(1, keepdim=True) * expert(flat)

@@ -217,9 +217,9 @@ def test_gradients_are_clipped_to_the_norm_that_is_reported():
 def test_every_step_takes_the_schedules_rate():
     trainer, rates = trainer_of(max_iters=6, warmup_steps=2, lr_schedule="linear",
                                 min_lr_ratio=0.0), []
-    trainer.add_callback("on_batch_end", lambda t: rates.append([t.lr] + [g["lr"]
-                                                                          for g
-                                                                          in t.optimizer.param_groups]))
+    trainer.add_callback(
+        "on_batch_end", lambda t: rates.append([t.lr] + [g["lr"] for g in t.optimizer.param_groups])
+    )
     trainer.run()
     want = [1 / 2, 1, 1, 2 / 3, 1 / 3, 0]
     assert [r[0] / 3e-4 for r in rates] == pytest.approx(want)

@@ -47,8 +47,12 @@ def test_an_override_may_hold_a_path_and_equals_signs(argument, value):
 @given(st.text())
 def test_any_text_is_a_value(text):
     value = parse_value(text)
-    assert value == text or not isinstance(value,
-                                           str) or repr(value)[1:-1] in text or text.strip()[0] in "'\"(rRbBuU"
+    assert (
+        value == text
+        or not isinstance(value, str)
+        or repr(value)[1:-1] in text
+        or text.strip()[0] in "'\"(rRbBuU"
+    )
 
 
 @pytest.mark.parametrize("text", ["{[]: 1}", "(" * 500, "\0", "1" * 5000, "{'a': {[1]}}",

@@ -90,7 +90,9 @@ def test_a_fault_in_values_or_in_training_is_caught_and_its_place_named(name):
 
 def test_targets_of_unshifted_or_twice_shifted_batches_are_caught():
     good = audit(build(), settings(), Batches())
-    assert good["passed"] and good["checks"]["a target is the next token"] is True, first_failure(good)
+    assert good["passed"] and good["checks"]["a target is the next token"] is True, first_failure(
+        good
+    )
     for shift in (0, 2):
         seen = audit(build(), settings(), Batches(shift))["checks"]["a target is the next token"]
         assert seen.startswith("batch 0, row 0: the target at 0 is")
@@ -216,7 +218,9 @@ def test_a_part_of_the_users_own_is_said_to_be_unchecked_and_the_others_are_comp
     monkeypatch.setitem(models.NORMS, "dyt", DyT)
     model = build(norm="dyt")
     result = audit(model, settings())
-    assert result["passed"] and result["unchecked"] == ["model.norm=dyt has no reference"], first_failure(result)
+    assert result["passed"] and result["unchecked"] == ["model.norm=dyt has no reference"], (
+        first_failure(result)
+    )
     model.transformer.h[1].mlp.act = torch.nn.SiLU()
     assert "layer 1's MLP differs from the reference" in first_failure(audit(model, settings()))
 
@@ -240,7 +244,9 @@ def test_windows_are_looked_at_where_they_are_windows():
 def test_a_fault_far_from_the_first_128_positions_is_caught():
     model = build(block_size=512, schedule="f 200 f")
     sees(1, parse_pattern("201"))(model)
-    assert "layer 1's attn, query 200 sees, against its pattern, key 0" in first_failure(audit(model, settings()))
+    assert "layer 1's attn, query 200 sees, against its pattern, key 0" in first_failure(
+        audit(model, settings())
+    )
 
 
 # -- what it leaves behind -------------------------------------------------------------------------
@@ -313,7 +319,11 @@ def test_a_failing_audit_refuses_the_run_in_one_line_and_writes_nothing(corpus, 
 def test_the_verb_tells_of_an_arm_and_of_a_run(corpus, tmp_path, capsys):
     assert lab.main(["audit", *arguments(corpus, tmp_path, "-r")]) == 0
     table = capsys.readouterr().out
-    assert "yes  no layer sees a later position" in table and "rope: passed" in table and "\nno " not in table
+    assert (
+        "yes  no layer sees a later position" in table
+        and "rope: passed" in table
+        and "\nno " not in table
+    )
     assert not list(tmp_path.iterdir())
     faulty = arguments(corpus, tmp_path, "--model.published_padding=256", "--json")
     assert lab.main(["audit", *faulty]) == 1

@@ -83,7 +83,10 @@ def test_every_epoch_predicts_every_token_of_the_stream_once(opened, batch_size)
     corpus = opened(texts, val_docs=5)
     stream = stream_of(corpus, range(55))
     batches = corpus.train(block, batch_size, seed=1)
-    assert batches.blocks_per_epoch == len(stream) // block and batches.positions_per_batch == batch_size * block
+    assert (
+        batches.blocks_per_epoch == len(stream) // block
+        and batches.positions_per_batch == batch_size * block
+    )
     epochs = 2
     steps = -(-epochs * batches.blocks_per_epoch // batch_size)
     y = np.concatenate([batches.batch(t)[1] for t in range(steps)])
@@ -135,7 +138,13 @@ def test_each_validation_token_is_predicted_once_whatever_the_block(shared_corpu
     used = val.y != IGNORE_INDEX
     assert (val.y[used] == stream).all() and val.tokens == len(stream) == used.sum()
     assert (val.x.ravel()[used.ravel()] == np.r_[EOT, stream[:-1]]).all()
-    assert val.x.shape == val.y.shape == val.set_id.shape == val.nbytes.shape == (-(-len(stream) // block), block)
+    assert (
+        val.x.shape
+        == val.y.shape
+        == val.set_id.shape
+        == val.nbytes.shape
+        == (-(-len(stream) // block), block)
+    )
     assert ((val.set_id == -1) == ~used).all() and (val.nbytes[used] == (stream != EOT)).all()
     assert not val.nbytes[~used].any()
 

@@ -114,7 +114,9 @@ def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(corpus_fi
                                                                     else data)
             trials += 1
             again = open_corpus(config).store
-            assert len(builds) == 1 + trials and "damaged and is made again" in capsys.readouterr().err, (path, damage)
+            assert (
+                len(builds) == 1 + trials and "damaged and is made again" in capsys.readouterr().err
+            ), (path, damage)
             assert (again.shards[0] == tokens).all()
     assert trials == 4 * 4
 
@@ -216,9 +218,11 @@ def test_without_data_pythons_own_library_is_read_and_announced(tmp_path, data_c
     (package / "test").mkdir(parents=True)
     (package / "test" / "secret.py").write_text("'''" + "not for reading " * 50 + "'''")
     for n in range(12):
-        (package / f"m{n}.py").write_text(f"'''Module {n} explains itself at some length, as modules should do.'''\n\n"
-                                          f"def double(x):\n    'Twice x.'\n    return {n} * x  # "
-                                          f"and more\n" * 3)
+        (package / f"m{n}.py").write_text(
+            f"'''Module {n} explains itself at some length, as modules should do.'''\n\n"
+            f"def double(x):\n    'Twice x.'\n    return {n} * x  # "
+            f"and more\n" * 3
+        )
     monkeypatch.setattr("experiments.corpus.sources.StdlibSource", lambda: StdlibSource(package))
     account = open_corpus(data_config()).describe()
     assert "No --data: using the standard library of Python" in capsys.readouterr().err
@@ -226,10 +230,12 @@ def test_without_data_pythons_own_library_is_read_and_announced(tmp_path, data_c
 
 
 def test_docstrings_are_taken_out_of_the_sources(tmp_path):
-    (tmp_path / "m.py").write_text('"""What the module is for, told in more than a few words, and then some."""\n'
-                                   "import os\n\nclass C:\n    '''A class\n    of two lines.'''\n    x = 1  # kept\n\n"
-                                   "    def f(self):\n        'One line.'\n        return "
-                                   "os.getcwd(), 'a string'\n")
+    (tmp_path / "m.py").write_text(
+        '"""What the module is for, told in more than a few words, and then some."""\n'
+        "import os\n\nclass C:\n    '''A class\n    of two lines.'''\n    x = 1  # kept\n\n"
+        "    def f(self):\n        'One line.'\n        return "
+        "os.getcwd(), 'a string'\n"
+    )
     chunk = next(iter(StdlibSource(tmp_path).chunks()))
     said, code = dict(zip(chunk.sets, chunk.texts, strict=True))["PythonDocstrings"], chunk.texts[1]
     assert "C\n    A class\n    of two lines." in said and "C.f\n    One line." in said

@@ -96,8 +96,10 @@ def test_a_bad_line_is_counted_by_kind_with_file_and_line(tmp_path, data_config,
                                    b'{"a": [' * 2000 + b'"]}[{", 1' + b"]}" * 2000])
 def test_long_integers_and_deep_nesting_are_valid_json(tmp_path, data_config, value):
     line = b'{"id": ' + value + b', "text": "a document all the same"}'
-    assert texts(open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL + line)))) == [*STORIES,
-                                                                                         "a document all the same"]
+    assert texts(open_corpus(data_config(write(tmp_path / "a.jsonl", JSONL + line)))) == [
+        *STORIES,
+        "a document all the same",
+    ]
 
 
 def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, data_config,

@@ -52,8 +52,10 @@ def test_a_schedule_of_another_depth_leaves_a_note_and_so_does_one_that_hides_no
     assert make_spec(preset="nano").note is None
     assert "written for 12 layers" in make_spec(preset="nano",
                                                 overrides=["--model.schedule=half"]).note
-    assert "hides nothing at model.block_size=64" in make_spec(preset="nano",
-                                                               overrides=["--model.schedule=64*"]).note
+    assert (
+        "hides nothing at model.block_size=64"
+        in make_spec(preset="nano", overrides=["--model.schedule=64*"]).note
+    )
     assert make_spec(preset="nano", overrides=["--model.schedule=63*"]).note is None
 
 
@@ -87,7 +89,10 @@ def test_the_lms_preset_is_study_000_and_the_sliding_preset_study_003():
                                                                                               8, 2)
     assert (lms.trainer.learning_rate, lms.trainer.warmup_steps,
             lms.trainer.weight_decay) == (5e-5, 500, 0.01)
-    assert lms.trainer.max_iters == 2 * 50_000 // 16 and lms.data.max_docs - lms.data.val_docs == 50_000
+    assert (
+        lms.trainer.max_iters == 2 * 50_000 // 16
+        and lms.data.max_docs - lms.data.val_docs == 50_000
+    )
     model, trainer = sliding.model, sliding.trainer
     assert (model.n_embd, model.n_head, model.n_layer, model.block_size) == (512, 16, 8, 256)
     assert (trainer.batch_size, trainer.learning_rate, trainer.warmup_steps, trainer.lr_schedule) \
@@ -100,9 +105,13 @@ def test_every_arm_of_every_shipped_study_is_a_model(name):
     for arm in study.arms:
         spec = make_spec(study=name, arm=arm, overrides=small(name))
         model = build_model(spec.settings, Corpus, seed=0)
-        assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline]), (f"{arm} changes nothing")
+        assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline]), (
+            f"{arm} changes nothing"
+        )
         assert len(model.schedule) == model.config.n_layer
-        assert spec.settings.model.schedule == "full" or describe_model(model)["compute_sparsity"] > 0
+        assert (
+            spec.settings.model.schedule == "full" or describe_model(model)["compute_sparsity"] > 0
+        )
 
 
 class Corpus:

@@ -158,7 +158,10 @@ def test_an_arm_holds_only_what_it_changes_and_include_merges_earlier_ones(study
 
 
 def test_an_arm_can_include_one_of_the_catalogue_that_the_study_does_not_list(study):
-    assert list(study('[arms.x]\ninclude = ["warmup"]\ntrainer.learning_rate = 1e-3').arms) == ["baseline", "x"]
+    assert list(study('[arms.x]\ninclude = ["warmup"]\ntrainer.learning_rate = 1e-3').arms) == [
+        "baseline",
+        "x",
+    ]
 
 
 def test_the_baseline_under_another_name_is_an_arm(study):
@@ -221,7 +224,9 @@ def test_several_looks_share_the_error(study):
 
 
 def test_what_was_declared_can_be_told_from_a_record(study):
-    declared = study('hypothesis = "It does."\nseeds = "0-4"\nmatch = "params"\n[arms.rope]').declaration("rope")
+    declared = study(
+        'hypothesis = "It does."\nseeds = "0-4"\nmatch = "params"\n[arms.rope]'
+    ).declaration("rope")
     assert declared == {"question": "", "hypothesis": "It does.", "baseline": "baseline",
                         "seeds": [0, 1, 2, 3, 4],
                         "metric": "val_loss", "margin": 0.01, "alpha": 0.05, "stop": [],

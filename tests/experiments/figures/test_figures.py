@@ -60,7 +60,12 @@ def on_page(figure) -> None:
              and text.get_visible()}
     assert len(boxes) > 5
     for words, box in boxes.items():
-        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, words
+        assert (
+            box.x0 >= -1
+            and box.x1 <= figure.bbox.x1 + 1
+            and box.y0 >= -1
+            and box.y1 <= figure.bbox.y1 + 1
+        ), words
 
 
 def test_effects_stay_on_the_page_and_name_every_arm(factorial):
@@ -129,4 +134,8 @@ def test_the_page_tells_factorials_rates_cost_and_equal_budgets(factorial, grid)
                   "changes places at", "Peak memory"):
         assert words in text
     text = render(grid)
-    assert "Every arm at its own best learning rate" in text and "0.008: " in text and "(1 diverged)" in text
+    assert (
+        "Every arm at its own best learning rate" in text
+        and "0.008: " in text
+        and "(1 diverged)" in text
+    )

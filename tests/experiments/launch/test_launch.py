@@ -44,7 +44,8 @@ STAND_IN = """
     record = out / "losses" / "mine" / f"{arm}.s{args['--seed']}.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     with open(out / "began", "a") as f:
-        print(arm, os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES"), time.time(), file=f)
+        print(arm, os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES"),
+              time.time(), file=f)
     def end(status, code):
         record.write_text(json.dumps({"schema": 1, "status": status}))
         print("played", status, flush=True)
@@ -134,8 +135,10 @@ def test_the_order_of_every_launch_is_kept(tmp_path):
     launches = json.loads(write_order(request, jobs[2:], 2).read_text())
     assert [launch["runs"] for launch in launches] == [[job.name for job in jobs],
                                                        [job.name for job in jobs[2:]]]
-    assert launches[0]["shuffled_by"] == ["smoke/0",
-                                          "smoke/1"] and launches[0]["study_hash"] == request.study.hash
+    assert (
+        launches[0]["shuffled_by"] == ["smoke/0", "smoke/1"]
+        and launches[0]["study_hash"] == request.study.hash
+    )
 
 
 def test_a_study_stops_at_the_look_that_decides_every_arm(tmp_path, monkeypatch, capsys):

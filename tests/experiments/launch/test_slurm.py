@@ -196,14 +196,18 @@ def test_one_array_trains_every_run_and_the_last_job_plots_though_an_arm_failed(
     assert statuses == {"baseline.s0": "done", "long.s0": "done", "explodes.s0": "diverged"}
     last = (submitted.out / "logs" / "tiny" / f"plot_{submitted.ids['plot']}.out").read_text()
     assert "explodes.s0 diverged" in last
-    assert (submitted.out / "visualizations" / "tiny" / "training_comparison.png").stat().st_size > 1000
+    assert (
+        submitted.out / "visualizations" / "tiny" / "training_comparison.png"
+    ).stat().st_size > 1000
 
 
 @pytest.mark.slurm
 def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_had_been(submitted,
                                                                                         place,
                                                                                         cluster):
-    log = (submitted.out / "logs" / "tiny" / f"{submitted.ids['runs']}_{submitted.task}.out").read_text()
+    log = (
+        submitted.out / "logs" / "tiny" / f"{submitted.ids['runs']}_{submitted.task}.out"
+    ).read_text()
     assert log.count("queueing job") == 1   # and what came before and after it is in one log
     restarts = [cluster("scontrol", "show", "job",
                         f"{submitted.ids['runs']}_{task}").split("Restarts=")[1].split()[0]

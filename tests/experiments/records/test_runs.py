@@ -155,11 +155,22 @@ def test_a_seed_that_no_run_can_have_is_left_out_and_named(tmp_path):
                             f"{MAX_SEED}"]
 
 
-@pytest.mark.parametrize(("value", "final"), [(2.5, 2.5), (10**400, math.inf),
-                                              (-10**400, -math.inf), (1e308, math.inf),
-                                              (math.nan, math.nan), ("2.5", None), (True, None)],
-                         ids=["loss", "400 digits", "less", "float64", "nan", "text", "truth"])
-def test_a_recorded_number_that_no_run_computes_is_infinite_and_what_is_none_does_not_count(tmp_path, value, final):
+@pytest.mark.parametrize(
+    ("value", "final"),
+    [
+        (2.5, 2.5),
+        (10**400, math.inf),
+        (-(10**400), -math.inf),
+        (1e308, math.inf),
+        (math.nan, math.nan),
+        ("2.5", None),
+        (True, None),
+    ],
+    ids=["loss", "400 digits", "less", "float64", "nan", "text", "truth"],
+)
+def test_a_recorded_number_that_no_run_computes_is_infinite_and_what_is_none_does_not_count(
+    tmp_path, value, final
+):
     path = write_run(tmp_path, "rope", 0, steps=20, result={"val_loss": value})
     path.write_text(HEADER + "1,5\n")
     assert read_run(path).final() == (pytest.approx(final, nan_ok=True) if final is not None

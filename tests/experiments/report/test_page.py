@@ -186,7 +186,8 @@ def test_the_page_fits_its_window_in_light_and_dark(opened, width, scheme):
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
     least = page.evaluate("""() => Math.min(...[...document.querySelectorAll('body *')]
-        .filter(each => each.childElementCount === 0 && each.textContent.trim() && each.offsetParent)
+        .filter(each => each.childElementCount === 0)
+        .filter(each => each.textContent.trim() && each.offsetParent)
         .map(each => parseFloat(getComputedStyle(each).fontSize)))""")
     assert least >= 12
 
@@ -203,13 +204,19 @@ def test_the_scale_below_the_intervals_is_theirs(opened, width):
 
 def contrasts(page, selector: str) -> list[float]:
     """WCAG contrast of every such element's text with what is painted behind it."""
-    pairs = page.evaluate("""(selector) => [...document.querySelectorAll(selector)].map(each => {
+    pairs = page.evaluate(
+        """(selector) => [...document.querySelectorAll(selector)].map(each => {
         let behind = each;
-        while (behind && getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
-        return [getComputedStyle(each).color, getComputedStyle(behind || document.body).backgroundColor];
-    })""", selector)
-    to_hex = lambda text: "#" + "".join(f"{int(float(v)):02x}"
-                                        for v in re.findall(r"[\d.]+", text)[:3])  # noqa: E731
+        const painted = (one) => getComputedStyle(one).backgroundColor;
+        while (behind && painted(behind) === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
+        return [getComputedStyle(each).color, painted(behind || document.body)];
+    })""",
+        selector,
+    )
+
+    def to_hex(text):
+        return "#" + "".join(f"{int(float(v)):02x}" for v in re.findall(r"[\d.]+", text)[:3])
+
     return [colors.contrast(to_hex(text), to_hex(behind)) for text, behind in pairs]
 
 

@@ -40,14 +40,22 @@ def test_a_bench_measures_each_in_turn_and_says_who_refused():
     assert "flash sees all keys, not pattern '8'" in rows["flash"]["refused"]
     assert rows["dense"]["loss"] == pytest.approx(rows["banded"]["loss"], abs=1e-4)
     assert rows[CEILING]["loss"] is None and rows[CEILING]["flops_needed"] is None
-    assert rows[CEILING]["flops_counted"] < rows["dense"]["flops_needed"] < rows["dense"]["flops_counted"]
+    assert (
+        rows[CEILING]["flops_counted"]
+        < rows["dense"]["flops_needed"]
+        < rows["dense"]["flops_counted"]
+    )
     assert rows["dense"]["against_dense"] == {"median": 1, "low": 1, "high": 1}
     for name in ("dense", "banded", CEILING):
         row = rows[name]
         assert row["peak_memory_mb"] > 50
         assert 0 < row["step_ms"]["low"] <= row["step_ms"]["median"] <= row["step_ms"]["high"]
         assert row["tokens_per_second"] == pytest.approx(8 * 64 / (row["step_ms"]["median"] / 1e3))
-    assert result["rounds"] == 5 and result["schedule"] == "f 8 8/4" and 0 < result["compute_sparsity"] < 1
+    assert (
+        result["rounds"] == 5
+        and result["schedule"] == "f 8 8/4"
+        and 0 < result["compute_sparsity"] < 1
+    )
 
 
 def test_different_losses_are_an_error_not_a_table():

@@ -33,7 +33,11 @@ class Parrot(torch.nn.Module):
 
     def __init__(self, texts, T=32):
         super().__init__()
-        self.weight, self.block_size, self.rows = torch.nn.Parameter(torch.zeros(1)), T, held_out(*texts, T=T).x
+        self.weight, self.block_size, self.rows = (
+            torch.nn.Parameter(torch.zeros(1)),
+            T,
+            held_out(*texts, T=T).x,
+        )
 
     def generate(self, idx, tokens):
         start = idx.size(1)

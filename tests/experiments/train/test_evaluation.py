@@ -99,11 +99,16 @@ def test_a_draft_changes_no_greedy_text_and_says_what_it_brought(out, capsys):
         told.append(json.loads(capsys.readouterr().out))
     assert told[0]["samples"] == told[1]["samples"] and "draft" not in told[0]
     brought = told[1]["draft"]
-    assert 0 <= brought["acceptance"] <= 1 <= brought["tokens_a_pass"] <= 4 and brought["drafted"] > 0
+    assert (
+        0 <= brought["acceptance"] <= 1 <= brought["tokens_a_pass"] <= 4 and brought["drafted"] > 0
+    )
     assert brought["speed_up"] == pytest.approx(brought["seconds_without"] / brought["seconds"])
     assert lab.main([*request[:-1], "--draft", "rope.s0", "--samples", "2"]) == 0
     text = capsys.readouterr().out
-    assert "rope.s0 drafted 46 tokens, 100.0% were kept: 4.83 tokens a pass" in text and "times as fast" in text
+    assert (
+        "rope.s0 drafted 46 tokens, 100.0% were kept: 4.83 tokens a pass" in text
+        and "times as fast" in text
+    )
 
 
 def test_a_draft_in_other_tokens_or_without_heads_is_refused(out):

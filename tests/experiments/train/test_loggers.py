@@ -61,7 +61,10 @@ def test_tensorboard_holds_every_cell_of_the_csv(tmp_path):
         assert [step for step, _ in seen[column]] == [step for step, _ in expected]
         assert [value for _, value in seen[column]] == pytest.approx([value for _,
                                                                       value in expected], rel=1e-6)
-    assert json.loads((tmp_path / "losses" / "rope.s0.json").read_text())["config"]["run"]["logger"] == "tensorboard"
+    assert (
+        json.loads((tmp_path / "losses" / "rope.s0.json").read_text())["config"]["run"]["logger"]
+        == "tensorboard"
+    )
     # a logger is no other setting: the run is done already
     again = train(tmp_path, "--data", str(text))
     assert again.returncode == 0 and "done already" in again.stderr
@@ -92,8 +95,14 @@ def test_wandb_is_told_the_run_its_rows_and_its_result(tmp_path, monkeypatch):
     logger.start(fake_run("my study/rope.s1"), None)
     logger.row(ROW, None)
     logger.end(fake_run("my study/rope.s1"), "done", None)
-    assert session.options["project"] == "my study" and session.options["id"] == "my-study-rope.s1-0123456789ab"
-    assert session.options["config"]["model"] == {"n_layer": 2} and session.options["config"]["seed"] == 1
+    assert (
+        session.options["project"] == "my study"
+        and session.options["id"] == "my-study-rope.s1-0123456789ab"
+    )
+    assert (
+        session.options["config"]["model"] == {"n_layer": 2}
+        and session.options["config"]["seed"] == 1
+    )
     assert session.rows == [(10, {"loss": 3.0, "learning_rate": 0.001, "tokens": 640})]
     assert session.summary == {"final/val_loss": 2.5} and session.ended == [0]
 

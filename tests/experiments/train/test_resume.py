@@ -157,8 +157,9 @@ def test_a_restart_never_meets_the_weights_of_the_run_that_it_replaces(go, tmp_p
 def test_another_runs_checkpoint_is_refused_by_the_settings_that_differ(go, tmp_path, monkeypatch):
     interrupted(go, monkeypatch, "--trainer.learning_rate=0.5")
     (tmp_path / "a/losses").rename(tmp_path / "moved")
-    with pytest.raises(BadInput,
-                       match=r"another run \(trainer.learning_rate 0.5 → 0.003\).*--resume restart"):
+    with pytest.raises(
+        BadInput, match=r"another run \(trainer.learning_rate 0.5 → 0.003\).*--resume restart"
+    ):
         go()
     assert not files(tmp_path).json.exists() and not files(tmp_path).csv.exists()
     assert go(resume="restart")[0] == 0

@@ -89,9 +89,14 @@ def test_a_run_records_what_it_did(whole):
     record = json.loads((whole / "losses/rope.s0.json").read_text())
     assert (record["status"], record["arm"], record["seed"]) == ("done", "rope", 0)
     assert record["changes"] == {"model.position": ["learned", "rope"]}
-    assert record["result"]["val_loss_by_set"].keys() == {"A",
-                                                          "B"} and record["result"]["bits_per_byte"] > 0
-    assert record["audit"]["passed"] and record["model"]["parameters"] > record["model"]["non_embedding"]
+    assert (
+        record["result"]["val_loss_by_set"].keys() == {"A", "B"}
+        and record["result"]["bits_per_byte"] > 0
+    )
+    assert (
+        record["audit"]["passed"]
+        and record["model"]["parameters"] > record["model"]["non_embedding"]
+    )
     table = rows(whole, "rope.s0")
     assert [int(r["iteration"]) for r in table] == sorted({*range(0, 46, 3), *range(0, 46, 10)})
     assert float(table[-1]["val_loss"]) < float(table[0]["val_loss"]) - 0.5, "the loss falls"
@@ -99,8 +104,9 @@ def test_a_run_records_what_it_did(whole):
 
 
 def test_the_result_is_the_last_row(whole):
-    assert float(rows(whole, "rope.s0")[-1]["val_loss"]) == pytest.approx(result(whole,
-                                                                                 "rope.s0")["val_loss"])
+    assert float(rows(whole, "rope.s0")[-1]["val_loss"]) == pytest.approx(
+        result(whole, "rope.s0")["val_loss"]
+    )
 
 
 def test_killed_at_any_moment_and_started_again_gives_the_same_bits(corpus, whole, tmp_path):
@@ -146,12 +152,17 @@ def test_a_signal_saves_and_exits_3_and_the_run_goes_on_exactly(corpus, whole, t
 def test_a_finished_run_is_not_repeated(corpus, whole):
     before = (whole / "losses/rope.s0.csv").stat().st_mtime_ns
     done = lab(corpus, whole, "-r", "--model.resid_pdrop=0.1")
-    assert "done already" in done.stderr and (whole / "losses/rope.s0.csv").stat().st_mtime_ns == before
+    assert (
+        "done already" in done.stderr
+        and (whole / "losses/rope.s0.csv").stat().st_mtime_ns == before
+    )
 
 
 def test_other_settings_are_refused_by_name(corpus, whole):
     done = lab(corpus, whole, "-r", "--model.resid_pdrop=0.2", check=2)
-    assert "model.resid_pdrop 0.1 → 0.2" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        "model.resid_pdrop 0.1 → 0.2" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    )
 
 
 def test_a_diverging_run_stops_keeps_its_rows_and_exits_1(corpus, tmp_path):

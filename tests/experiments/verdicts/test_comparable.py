@@ -94,7 +94,9 @@ def test_a_declared_budget_is_judged_and_said(tmp_path):
     assert (v.word, v.reason) == ("better", "with 3× the tokens")
 
 
-def test_a_change_that_is_declared_from_another_value_than_the_baselines_is_not_comparable(tmp_path):
+def test_a_change_that_is_declared_from_another_value_than_the_baselines_is_not_comparable(
+    tmp_path,
+):
     def change(record):
         record["changes"] = {"model.thing": ["a", "rope"], "trainer.batch_size": [8, 16]}
     assert "declared as a change from 8" in studied(tmp_path, change).verdicts["rope"].reason
@@ -164,7 +166,9 @@ def test_csvs_alone_are_compared_at_their_last_common_iteration(tmp_path):
                 path.write_text("\n".join(lines[:7 if seed == 1 else None]) + "\n")
     results = collect(find_runs(tmp_path))[0]
     assert results.common_iteration == 60
-    assert abs(results.verdicts["rope"].difference) < 0.02 and results.verdicts["rope"].word != "worse"
+    assert (
+        abs(results.verdicts["rope"].difference) < 0.02 and results.verdicts["rope"].word != "worse"
+    )
     assert any("all are compared at iteration 60" in line for line in notes(results))
 
 

@@ -36,7 +36,9 @@ def test_planted_main_effects_and_an_interaction_are_found_and_nothing_else():
     assert by_name["rope"].difference == pytest.approx(-0.17, abs=0.005)
     assert by_name["swiglu"].difference == pytest.approx(-0.07, abs=0.005)
     assert by_name["rope × swiglu"].difference == pytest.approx(0.06, abs=0.005)
-    assert found.lines()[0].startswith("rmsnorm: ") and found.lines()[2].startswith("rope: lowers it −0.1")
+    assert found.lines()[0].startswith("rmsnorm: ") and found.lines()[2].startswith(
+        "rope: lowers it −0.1"
+    )
     assert found.lines()[3].startswith("rope × swiglu: raises it +0.0")
     assert "rope × rmsnorm (within the margin)" in found.lines()[4] and len(found.lines()) == 5
     assert {name for name, v in by_name.items() if v.word

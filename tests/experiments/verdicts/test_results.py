@@ -73,7 +73,9 @@ def test_a_diverged_run_takes_better_back(tmp_path):
     assert "diverged on seed 3" in verdict.reason
 
 
-def test_the_points_of_a_grid_are_no_arms_of_the_verdicts_and_the_best_rates_are_judged_apart(tmp_path):
+def test_the_points_of_a_grid_are_no_arms_of_the_verdicts_and_the_best_rates_are_judged_apart(
+    tmp_path,
+):
     effects = {"baseline": 0, "rope": -0.1, "baseline_lr0.004": -0.05, "rope_lr0.004": -0.3}
     for k, (arm, effect) in enumerate(effects.items()):
         for seed in range(5):
@@ -106,7 +108,11 @@ def test_a_study_with_looks_is_judged_at_the_last_one_reached_with_its_share_of_
         results = only(tmp_path / "losses", study_file=path)
         assert results.look == look and results.alpha == pytest.approx(0.05 / 3)
         verdict = results.verdicts["rope"]
-        assert verdict.n == look if look else "before the study's first look, at 2 seeds" in verdict.reason
+        assert (
+            verdict.n == look
+            if look
+            else "before the study's first look, at 2 seeds" in verdict.reason
+        )
 
 
 def test_the_noise_of_aa_is_that_of_the_studies_beside_it_that_have_its_baseline(tmp_path):

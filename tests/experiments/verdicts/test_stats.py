@@ -167,7 +167,10 @@ def test_values_written_in_steps_as_wide_as_their_spread_get_no_word():
         coarse = compare(*({s: round(x, 3) for s, x in values[arm].items()} for arm in "ab"),
                          margin=1e-4)
         if 0 < coarse.sd < 1e-3:
-            assert coarse.word == "undecided" and "written in steps of 0.001, coarse against" in coarse.reason
+            assert (
+                coarse.word == "undecided"
+                and "written in steps of 0.001, coarse against" in coarse.reason
+            )
         judged.add(coarse.word)
     assert judged == {"undecided"}
 

@@ -47,7 +47,10 @@ def test_summary_md_shows_effect_cost_and_noise_and_what_they_rest_on(seven):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1] == f"**{seven.verdicts['rope'].word}**" and cells[2].startswith("−0.0")
     assert cells[5:] == ["1.00×", "1.03×", "1.07×"]
-    assert "- noise floor: two runs of the baseline differ by" in text and "- adding up: all_modifications" in text
+    assert (
+        "- noise floor: two runs of the baseline differ by" in text
+        and "- adding up: all_modifications" in text
+    )
 
 
 def test_two_column_files_have_a_summary_that_says_undecided(tmp_path):
@@ -81,7 +84,11 @@ def test_a_pages_table_is_filled_from_the_records_and_a_stale_one_is_another_tex
     assert plotter.main([str(tmp_path / "runs"), "--tables", str(page)]) == 0
     assert f"{page}: table seven" in capsys.readouterr().out
     text = page.read_text()
-    assert text == f"# A page\n<!-- table: seven -->\n{table(seven).strip()}\n<!-- /table: seven -->\nafter\n"
+    assert (
+        text
+        == f"# A page\n<!-- table: seven -->\n{table(seven).strip()}\n"
+        "<!-- /table: seven -->\nafter\n"
+    )
     assert filled(text, [seven], "page") == text
     assert filled(text.replace("better", "worse"), [seven], "page") == text
 

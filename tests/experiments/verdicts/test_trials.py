@@ -114,7 +114,9 @@ def test_what_the_runs_do_not_say_is_left_out_with_the_reason(tmp_path, capsys):
     write_two_columns(tmp_path / "losses", PAIR)
     assert plotter.main([str(tmp_path / "losses")]) == 0
     out = capsys.readouterr().out
-    assert "skipped 4_speedup_quality: no run of the baseline 'baseline' has tokens_per_second" in out
+    assert (
+        "skipped 4_speedup_quality: no run of the baseline 'baseline' has tokens_per_second" in out
+    )
     assert (tmp_path / "visualizations" / "comparison" / "1_training_curves.png").exists()
 
 

@@ -117,7 +117,10 @@ def test_heads_of_keys_and_values_are_pooled_by_their_mean_or_the_first(gpt2):
                 for n, head in enumerate(got[24 + part * 6 * kv:][:6 * kv].split(6)):
                     group = theirs[n * (4 // kv):(n + 1) * (4 // kv)]
                     assert torch.allclose(head, pool(group), atol=1e-7)
-            assert taken.made["transformer.h.*.attn.c_attn.weight"] == f"4 → {kv} heads of keys and values ({pooling})"
+            assert (
+                taken.made["transformer.h.*.attn.c_attn.weight"]
+                == f"4 → {kv} heads of keys and values ({pooling})"
+            )
             assert taken.new == taken.dropped == set()
 
 
@@ -331,7 +334,10 @@ def test_the_study_runs_from_a_folder_at_nano_size(data, tmp_path):
                  "--data.length=32", "--device", "cpu", "--out", str(tmp_path)]
         assert lab_main(words) == 0
         record = read_record(tmp_path / "losses" / "upcycle" / f"{arm}.s0.json")
-        assert record["init"]["taken"]["kept"] and record["model"]["trainable"] < record["model"]["parameters"] / 2
+        assert (
+            record["init"]["taken"]["kept"]
+            and record["model"]["trainable"] < record["model"]["parameters"] / 2
+        )
         assert record["audit"]["passed"] == (arm != "msla_published")
 
 

@@ -108,7 +108,9 @@ def test_a_splitting_that_is_not_ours_is_noticed(tmp_path):
     write_tokenizer(get_tokenizer("gpt2"), tmp_path, 128)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     assert same_ids(get_tokenizer("gpt2"), tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast"}'
+    )
     assert not same_ids(get_tokenizer("gpt2"), tmp_path)     # '<|endoftext|>' is no text any more
 
 

@@ -57,7 +57,9 @@ def test_lm_eval_gives_an_exported_run_the_bits_per_byte_that_the_run_itself_has
                                           "HF_DATASETS_OFFLINE": "1",
                                "HF_DATASETS_CACHE": str(tmp_path / "cache")})
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(next((tmp_path / "results").rglob("results_*.json")).read_text())["results"]
+    results = json.loads(next((tmp_path / "results").rglob("results_*.json")).read_text())[
+        "results"
+    ]
     items = [json.loads(line) for line in (TASKS / "pages.jsonl").read_text().splitlines()]
     model, tokenizer, _ = load_run(files, "cpu")
     bits = sum(nats(model, tokenizer, item["text"]) for item in items) / math.log(2)

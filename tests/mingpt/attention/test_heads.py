@@ -77,7 +77,9 @@ def test_fewer_kv_heads_are_fewer_parameters_and_as_many_scores():
              for kv in (1, 2, 4)}
     assert sizes[4] - sizes[2] == (32 + 1) * 2 * 2 * 8
     assert sizes[4] - sizes[1] == (32 + 1) * 2 * 3 * 8
-    assert gpt(attention="mqa").transformer.h[0].attn.score_flops(T) == gpt().transformer.h[0].attn.score_flops(T)
+    assert gpt(attention="mqa").transformer.h[0].attn.score_flops(T) == gpt().transformer.h[
+        0
+    ].attn.score_flops(T)
 
 
 @pytest.mark.parametrize("wanted", [3, 0, -2, 8, True, "two"])

@@ -160,7 +160,9 @@ def test_published_at_124m_trains_as_many_parameters_as_the_study_printed():
         model = GPT(config)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for name, p in model.named_parameters() if ".attn.msla." in name)
-    assert f"{trained:,} of {total:,} ({trained / total:.2%})" == "30,707,712 of 133,886,208 (22.94%)"
+    assert (
+        f"{trained:,} of {total:,} ({trained / total:.2%})" == "30,707,712 of 133,886,208 (22.94%)"
+    )
 
 
 def test_no_token_of_the_published_sees_another_and_the_audit_says_which():

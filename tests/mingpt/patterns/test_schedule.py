@@ -107,7 +107,11 @@ def test_other_depths_follow_relative_depth_and_say_so(name):
     if len(set(twelve)) == 1:
         assert six.note is None   # nothing has changed
     else:
-        assert "12 layers" in six.note and "layer l of 6" in six.note and "windows are not scaled" in six.note
+        assert (
+            "12 layers" in six.note
+            and "layer l of 6" in six.note
+            and "windows are not scaled" in six.note
+        )
 
 
 @pytest.mark.parametrize("name", STUDY_000)

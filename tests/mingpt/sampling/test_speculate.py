@@ -63,8 +63,9 @@ def test_greedy_text_is_the_models_own_whatever_drafts(name, most):
             assert torch.equal(text, expected), (who, tokens)
             assert count.accepted <= count.drafted
             if who == "itself" and tokens == 20:
-                assert count.acceptance == 1 and count.passes == -(-19 // (most
-                                                                           + 1)), "one token is the prompt's"
+                assert count.acceptance == 1 and count.passes == -(-19 // (most + 1)), (
+                    "one token is the prompt's"
+                )
 
 
 @pytest.mark.parametrize("changes", [{}, {"schedule": "3*", "position": "rope"}], ids=str)

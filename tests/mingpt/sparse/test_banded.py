@@ -339,7 +339,8 @@ import torch
 from mingpt.sparse.banded import banded_attention
 from mingpt.patterns.kinds import parse_pattern
 def peak():
-    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 def step(T):
     q, k, v = (torch.randn(1, 6, T, 64, requires_grad=True) for _ in range(3))
     banded_attention(q, k, v, parse_pattern("256")).sum().backward()
