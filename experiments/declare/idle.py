@@ -87,7 +87,9 @@ def refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
     from mingpt.attention.heads import ATTENTIONS
     from mingpt.config import SIZES
     kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
-    if "model.attention" not in asked or model.attention == plain or not hasattr(kind, "kv_heads"):
+    if "model.attention" not in asked or model.attention == plain:
+        return
+    if getattr(kind, "kv_heads", None) in (None, ATTENTIONS[plain].kv_heads):
         return
     heads = CN(**model.to_dict() | SIZES.get(model.model_type, {}))
     if kind.kv_heads(heads) == heads.n_head:
