@@ -1,5 +1,6 @@
 """
-What keeps the residual stream's scale in hand: slot `norm`. (..., C) → (..., C).
+Slot `norm`: rescales each activation vector, (…, C) → (…, C), so that what a layer reads keeps one
+scale.
 """
 
 import torch
@@ -20,8 +21,8 @@ class Norm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """GPT-2's: subtract the mean, divide by the deviation, scale and shift. Ba et al. 2016, arXiv
-    1607.06450."""
+    """GPT-2's norm, (…, C) → (…, C): subtract the mean, divide by the standard deviation, multiply
+    by a weight and, with model.bias, add a bias. Ba et al. 2016, arXiv 1607.06450."""
     options = {"norm_eps": 1e-5}
 
     def __init__(self, dim: int, config: CfgNode):
@@ -29,10 +30,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(Norm):
-    """LayerNorm without the mean and the shift: x / rms(x) · weight. Zhang & Sennrich 2019, arXiv
-    1910.07467.
+    """x / rms(x) · weight, (…, C) → (…, C): LayerNorm without the mean and the bias. Zhang &
+    Sennrich 2019, arXiv 1910.07467.
 
-    Its eps is LayerNorm's, so that the two arms differ in one thing only.
+    Its eps is LayerNorm's, so that two arms which compare them differ in one thing only.
     """
     options = {"norm_eps": 1e-5}
 
@@ -42,16 +43,16 @@ class RMSNorm(Norm):
         self.eps = config.norm_eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # in float32 also under autocast: the square of a bf16 activation loses its small terms in
-        # the mean
-        if x.is_cuda:   # where torch's own is one kernel; unmeasured
+        """x (…, C) → (…, C), in x's dtype."""
+        # in float32 also under autocast: in bf16, the mean of the squares would lose small terms
+        if x.is_cuda:   # there torch's own is one kernel; its speed is unmeasured
             return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
         return _RMS.apply(x.float(), self.weight, self.eps).to(x.dtype)
 
 
 class _RMS(torch.autograd.Function):
-    """x / √(mean x² + eps) · weight. On a CPU torch's own has a backward five times as slow as
-    LayerNorm's."""
+    """x (…, C), weight (C,) → x / √(mean x² + eps) · weight, (…, C). It exists because on a CPU the
+    backward of torch's own is five times as slow as LayerNorm's."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -66,8 +67,9 @@ class _RMS(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         unit, wide = x * scale, weight.to(x.dtype)
         aligned = grad * unit
-        along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))  # what scaling x cannot change
-        dweight = aligned.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)
+        # (…, 1): the gradient along x itself, which is taken out: scaling x does not change y
+        along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))
+        dweight = aligned.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)       # (C,)
         return (grad * wide).addcmul_(unit, along, value=-1).mul_(scale), dweight, None
 
 
