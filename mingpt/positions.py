@@ -191,7 +191,7 @@ def layers_without(config: CfgNode) -> set[int]:
 
 
 def _base(config: CfgNode, layer: int) -> float:
-    """RoPE's base in this layer: `rope_local_base` where it is given and the pattern is not full."""
+    """RoPE's base in this layer: `rope_local_base`, if given, where the pattern is not full."""
     if config.rope_local_base is None or isinstance(pattern_of(config, layer), Full):
         return config.rope_base
     return config.rope_local_base
