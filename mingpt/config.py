@@ -36,8 +36,8 @@ LAYER = {
 }
 
 
-# What a member of each slot must offer beside its constructor, and how it is written. A member's
-# `options`, {name: default}, may be left out: it then has none.
+# What a member of each slot must have besides its constructor, and how to write it. A member
+# without `options`, {name: default}, has no options.
 OFFERS = {
     "block": {"forward": "forward(self, x, allowed=None, cache=None)",
               "final_norm": "a static method final_norm(config), or derive from Block"},
@@ -56,17 +56,19 @@ OFFERS = {
 
 
 def options_of(member: Any) -> dict[str, Any]:
-    """The options that a slot's member declares, each with its default; none where it has none."""
+    """Return the options that a slot's member declares, as {name: default}; {} if it declares
+    none."""
     return getattr(member, "options", {})
 
 
 def check_members(slots: dict[str, dict]) -> None:
-    """TypeError for a member that lacks what its slot asks for. The sentence says what to add."""
+    """Raise TypeError for a member that lacks what its slot needs (see OFFERS). The message says
+    what to add."""
     for slot, members in slots.items():
         for name, member in members.items():
             for attribute, how in OFFERS[slot].items():
                 found = getattr(member, attribute, None)
-                # torch's modules come with a forward that says that there is none
+                # nn.Module has a placeholder forward of this name, which only raises
                 if found is None or getattr(found, "__name__", "") == "_forward_unimplemented":
                     raise TypeError(f"{slot} {name!r} lacks {attribute}: add {how}")
 
@@ -97,7 +99,7 @@ def check_slots(config: CfgNode, slots: dict[str, dict], section: str) -> None:
 def filled(config: CfgNode, slots: dict[str, dict]) -> CfgNode:
     """Return the config, with defaults for the settings of a layer (LAYER and these slots) that it
     lacks. A config made for minGPT, which has none of them, can then build these parts too. The
-    config given is not changed."""
+    given config is not changed."""
     absent = {name: value for name, value in {**LAYER, **slot_defaults(slots)}.items()
               if not hasattr(config, name)}
     if not absent:

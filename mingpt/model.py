@@ -117,15 +117,16 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int | None = None) -> None:
-        """Draw all weights from a normal distribution of std 0.02. Projections that write into the
-        residual stream get 0.02/√(2·n_layer). Biases are 0; norms start at their defaults.
+        """Draw the weights of linear layers and embeddings from a normal distribution of std 0.02,
+        or 0.02/√(2·n_layer) where a projection writes into the residual stream. Their biases are 0.
+        Other modules that have `reset_parameters`, such as norms, set their own weights.
 
         Without a seed, all weights come from torch's global generator in minGPT's order. With a
         seed, every tensor has its own generator, made from the seed and the tensor's name: two
         models with the same seed then begin with the same values in every weight that they share.
         """
         for module in self.modules():
-            # norms, and whatever else a member brings that can set its own parameters
+            # norms, and any other part of a member that sets its own parameters
             if hasattr(module, "reset_parameters") and not isinstance(module,
                                                                       nn.Linear | nn.Embedding):
                 module.reset_parameters()

@@ -11,11 +11,12 @@ from mingpt.utils import CfgNode
 
 
 class Norm(nn.Module):
-    """What a norm of your own can derive from. It has no options, and it begins with every weight
-    at 1 and every bias at 0. A norm that begins otherwise has a `reset_parameters` of its own."""
+    """A base class for your own norm. It has no options, and it begins with every weight at 1 and
+    every bias at 0. A norm that begins otherwise overrides `reset_parameters`."""
     options: dict = {}
 
     def reset_parameters(self) -> None:
+        """Set every weight to 1 and every bias to 0."""
         for name, parameter in self.named_parameters():
             nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
