@@ -53,8 +53,8 @@ def warmup_iterations(config: CfgNode) -> int:
                            f"is not set")
         return round(steps * config.max_iters)
     if not whole or steps < 0:
-        raise BadInput(f"trainer.warmup_steps={steps}: give a number of iterations, or a share of "
-                       f"the run below 1")
+        raise BadInput(f"trainer.warmup_steps={steps}: give a whole number of iterations, or a "
+                       f"number below 1, which is a share of the run")
     return int(steps)
 
 
@@ -63,8 +63,8 @@ def learning_rate(iteration: int, config: CfgNode) -> float:
     the schedule's curve. BadInput where the curve needs max_iters and there is none."""
     curve, warmup = SCHEDULES[config.lr_schedule], warmup_iterations(config)
     if config.max_iters is None and curve is not constant:  # refused at once, not after the warm-up
-        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: it ends "
-                       f"there")
+        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: the "
+                       f"schedule ends there")
     if iteration < warmup:
         # + 1, so that the first iteration's rate is not 0
         return config.learning_rate * (iteration + 1) / warmup

@@ -77,8 +77,8 @@ class RoPE(NoPosition):
                      else f"model.rope_fraction={config.rope_fraction} of ")
             whole = (f"{config.n_embd}/{config.n_head} = {hs}" if size is None
                      and not config.head_dim else str(hs))
-            raise BadInput(f"model.position=rope turns pairs: {share}the head size {whole} must be "
-                           f"even and not 0")
+            raise BadInput(f"model.position=rope rotates pairs of numbers: {share}the head size "
+                           f"{whole} must be even and not 0")
         frequency = _base(config, layer) ** (-torch.arange(0, self.turned, 2,
                                                            dtype=torch.float64) / self.turned)
         # (block_size, r/2)
@@ -181,12 +181,12 @@ def layers_without(config: CfgNode) -> set[int]:
         return set(range(int(match[1]) - 1, depth or 0, int(match[1])))
     numbers = re.findall(r"\d+", str(asked))
     if not re.fullmatch(r"[\[(]?\s*\d+(\s*,\s*\d+)*\s*,?\s*[\])]?", str(asked)):
-        raise BadInput(f"model.nope_layers={asked!r}: write 3,7 (layers, from 0) or 'every 4' "
-                       f"(layers 3, 7, 11, …)")
+        raise BadInput(f"model.nope_layers={asked!r}: write 3,7 (layers, counted from 0) or "
+                       f"'every 4' (layers 3, 7, 11, …)")
     layers = {int(n) for n in numbers}
     if depth and max(layers) >= depth:
-        raise BadInput(f"model.nope_layers={asked!r}: layer {max(layers)} of {depth}; the last is "
-                       f"{depth - 1}")
+        raise BadInput(f"model.nope_layers={asked!r}: there is no layer {max(layers)}; of {depth} "
+                       f"layers, counted from 0, the last is {depth - 1}")
     return layers
 
 
