@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mingpt.losses import wide_dtype
 from mingpt.sampling.cache import Cache
 
 CHUNK = 64      # tokens that meet each other as pairs
@@ -65,7 +66,7 @@ def _held(fade: Fade, write: Tensor, v: Tensor) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(wide_dtype(x.dtype))
 
 
 def _chunked(x: Tensor) -> Tensor:

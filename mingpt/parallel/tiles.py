@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mingpt.losses import wide_dtype
 from mingpt.patterns.kinds import Pattern
 
 TILE = 256      # queries whose scores exist at once
@@ -35,7 +36,7 @@ class Place:
 def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> tuple[Tensor, Tensor]:
     """→ what these keys contribute, (B, nh, n, hs), and its lse; where a query sees none of them 0
     and −∞."""
-    q, k, v = _wide(q), *_for_heads(q, k, v)
+    q, k, v = q.to(wide_dtype(q.dtype)), *_for_heads(q, k, v)
     out, lse = torch.zeros_like(q), q.new_full((*q.shape[:3], 1), -math.inf)
     for rows, columns in _tiles(q.size(2), k.size(2), place):
         scores = _scores(q, k, rows, columns, place)
@@ -60,7 +61,7 @@ def gradients(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, lse: Tensor, delta:
     """dQ, dK, dV of these pairs alone, from dO, from the lse over all keys, and from δ = Σ dO·O,
     (B, nh, n, 1)."""
     kv_shape, scale = k.shape, 1 / math.sqrt(q.size(-1))
-    q, dout, k, v = _wide(q), _wide(dout), *_for_heads(q, k, v)
+    q, dout, k, v = q.to(wide_dtype(q.dtype)), dout.to(wide_dtype(dout.dtype)), *_for_heads(q, k, v)
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for rows, columns in _tiles(q.size(2), k.size(2), place):
         weights = _scores(q, k, rows, columns, place).sub_(lse[:, :, rows]).exp_()
@@ -95,8 +96,5 @@ def _tiles(n: int, m: int, place: Place) -> Iterator[tuple[slice, slice]]:
 
 def _for_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values for every query head, in what is computed in."""
-    return tuple(_wide(x).repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return tuple(x.to(wide_dtype(x.dtype)).repeat_interleave(q.size(1) // x.size(1), dim=1)
+                 for x in (k, v))

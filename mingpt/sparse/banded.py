@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mingpt.losses import wide_dtype
 from mingpt.patterns.kinds import Block, Dilated, Full, LocalGlobal, Pattern, Strided, Window
 from mingpt.sparse.band import Band
 from mingpt.sparse.staircase import Staircase
@@ -119,7 +120,8 @@ class _Attention(torch.autograd.Function):
         ctx.seed = int(torch.randint(2**62, ())) if dropout_p else 0
         # memory in the order (B, T, nh, hs), as SDPA's: side by side again, the heads need no copy
         out = q.new_empty(B, T, nh, v.size(-1)).transpose(1, 2)
-        shares = q.new_empty(len(parts), B, nh, T, 1, dtype=_dtype(q)) if len(parts) > 1 else None
+        shares = q.new_empty(len(parts), B, nh, T, 1,
+                             dtype=wide_dtype(q.dtype)) if len(parts) > 1 else None
         for_each(_forward, [(parts, job, (q[heads], k[heads], v[heads]), out[heads],
                              None if shares is None else shares[:, *heads]) for heads,
                              job in _jobs(ctx, q)], q.device)
@@ -139,16 +141,11 @@ class _Attention(torch.autograd.Function):
         return *grads, None, None, None
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    """What to compute in."""
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-
-
 def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], Job]]:
     """Slices of the batch and of the heads, all heads of several samples or some of one, about a
     tile's work each."""
     B, nh, T, hs = q.shape
-    like = q.new_empty(0, dtype=_dtype(q))
+    like = q.new_empty(0, dtype=wide_dtype(q.dtype))
     fit = max(1, tile_size(like) // (T * ctx.parts[0].keys_met))
     if not q.is_cuda:
         fit = min(fit, max(1, B * nh // torch.get_num_threads()))            # some for every thread
