@@ -117,8 +117,8 @@ def pattern_of(config: CfgNode, layer: int) -> Pattern:
 
 
 def without_file(text: str, n_layer: int) -> str:
-    """The schedule as text that needs no file: a schedule of a file is spelled out as its patterns,
-    any other text comes back unchanged."""
+    """The schedule as text that needs no file. A schedule from a file is spelled out as the
+    patterns that the file holds now. Any other text is returned unchanged."""
     text = str(text).strip()
     named = text in NAMED or text.partition(":")[0] in FORMULAS
     return text if named or not _file(text) else str(parse_schedule(text, n_layer))

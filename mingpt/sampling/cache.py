@@ -44,6 +44,7 @@ def advance(model, idx: Tensor, cache: Cache, last: bool = False) -> Tensor:
     most = cache.at_once()
     pieces = idx.split(most, dim=1) if idx.size(1) > most else (idx,)
     hidden = [model.hidden(piece, cache) for piece in pieces]
+    # (B, n, C), or (B, 1, C) if last
     x = hidden[-1][:, -1:] if last else torch.cat(hidden, 1) if len(hidden) > 1 else hidden[0]
     return soft_cap(model.lm_head(x), model.softcap)
 
@@ -155,7 +156,7 @@ class Kept:
             self.memory = [memory.to(x.dtype) for memory, x in zip(self.memory, new, strict=True)]
         if not self.memory or self.memory[0].dtype != new[0].dtype:
             self.memory = [x.new_empty(*x.shape[:2], self.ledger.plan.size, x.size(-1))
-                           for x in new]
+                           for x in new]                            # (B, heads, slots, size)
         slots = self.ledger.slots
         if len(slots) == 1 or not self.ledger.plan.evicts:
             for memory, x in zip(self.memory, new, strict=True):
@@ -185,7 +186,7 @@ class Kept:
 
 class KeyValues(Kept):
     """One layer's keys and values. It is called like a backend, with q, k and v of the new tokens.
-    The first tokens see only themselves, so they go through the layer's own backend."""
+    The first tokens fed see only one another, so they go through the layer's own backend."""
 
     def __init__(self, ledger: Ledger, backend: Callable):
         super().__init__(ledger)
@@ -227,7 +228,7 @@ def over_keys(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: f
         q = q.reshape(B, kv_heads, heads // kv_heads * n, -1)       # (B, nkv, groups · n, hs)
         mask = None if mask is None else _grouped(mask, heads, kv_heads)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=scale)
-    return y.view(B, heads, n, -1)
+    return y.view(B, heads, n, -1)                                  # (B, nh, n, hs)
 
 
 def _grouped(mask: Tensor, heads: int, kv_heads: int) -> Tensor:

@@ -77,14 +77,14 @@ class Job:
                 lse: Tensor | None = None) -> Tensor:
         """The attention weights of a tile, (n, b, L), in scratch memory: the softmax of QKᵀ/√hs
         plus mask and bias. If lse is given, each query's log Σ exp(score) is written into it."""
-        scores = self.scratch("scores", *tile.shape)
+        scores = self.scratch("scores", *tile.shape)                        # (n, b, L)
         torch.baddbmm(tile.mask(q), tile.queries(q), tile.keys(k).transpose(1, 2),
                       alpha=self.scale, out=scores)
         tile.adjust(scores, None if self.slopes is None
                     else self.slopes.repeat_interleave(part.classes))
         if lse is None:
             return torch.softmax(scores, -1, out=scores)
-        top = scores.amax(-1, keepdim=True)
+        top = scores.amax(-1, keepdim=True)                                 # (n, b, 1)
         weights = torch.softmax(scores, -1, out=scores)
         # the largest weight is exp(top − lse) ≥ 1/L, so its logarithm is finite
         tile.queries(lse).copy_(top - weights.amax(-1, keepdim=True).log_())
