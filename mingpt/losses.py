@@ -86,7 +86,7 @@ class _HeadLoss(torch.autograd.Function):
                 z_loss: float) -> Tensor:
         counted = targets != IGNORE_INDEX
         # (N,): each row's weight in the mean
-        share = counted / counted.sum().clamp(min=1).to(_wide(x.dtype))
+        share = counted / counted.sum().clamp(min=1).to(wide_dtype(x.dtype))
         narrow, table = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
         # weighting x is cheaper than weighting the logits
         weighted = (narrow * share.unsqueeze(1)).to(narrow.dtype)
@@ -147,7 +147,7 @@ def _chunks(x: Tensor, weight: Tensor, cap: float | None) -> Iterator[tuple[slic
     buffer = x.new_empty(size, weight.size(0))
     for start in range(0, x.size(0), size):
         part = slice(start, min(start + size, x.size(0)))
-        made = torch.mm(x[part], weight.t(), out=buffer[:part.stop - start]).to(_wide(x.dtype))
+        made = torch.mm(x[part], weight.t(), out=buffer[:part.stop - start]).to(wide_dtype(x.dtype))
         yield part, made if cap is None else made.div_(cap).tanh_().mul_(cap)
 
 
@@ -174,5 +174,6 @@ def _product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums are computed in: float32, or the type itself where it is wider."""
     return torch.promote_types(dtype, torch.float32)

@@ -151,11 +151,11 @@ def environment(device: str) -> dict[str, Any]:
     cuda = str(device).startswith("cuda")
     return {"python": platform.python_version(), "torch": torch.__version__,
             "numpy": metadata.version("numpy"),
-            "platform": platform.platform(), "cpu": _cpu(), "threads": torch.get_num_threads(),
+            "platform": platform.platform(), "cpu": processor(), "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if cuda else str(device)}
 
 
-def _cpu() -> str:
+def processor() -> str:
     """The processor's own name where the system tells it."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():

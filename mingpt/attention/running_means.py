@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mingpt.losses import wide_dtype
 from mingpt.sampling.cache import Cache
 
 CHUNK = 64      # tokens per chunk; within a chunk, tokens are computed as pairs
@@ -73,8 +74,8 @@ def _held(fade: Fade, write: Tensor, v: Tensor) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """x in float64 if it is that already, else in float32."""
-    return x if x.dtype == torch.float64 else x.float()
+    """x in the type that sums are computed in: see wide_dtype."""
+    return x.to(wide_dtype(x.dtype))
 
 
 def _chunked(x: Tensor) -> Tensor:
