@@ -208,8 +208,8 @@ def _check_experts(config: CfgNode) -> None:
         raise BadInput(f"no expert {config.expert!r} "
                        f"(--model.expert){did_you_mean(config.expert, DENSE)}")
     if n < 1 or not 1 <= k <= n:
-        raise BadInput(f"model.experts_per_token={k} of model.n_experts={n}: give at least one "
-                       f"expert, and from 1 to n_experts per token")
+        raise BadInput(f"model.experts_per_token={k} of model.n_experts={n}: give 1 or more "
+                       f"experts, and 1 to n_experts of them per token")
     if factor is not None and not factor > 0:
         raise BadInput(f"model.capacity_factor={factor!r}: give a number above 0, or None to drop "
                        f"nothing")

@@ -1,6 +1,6 @@
 """
-A GPT language model whose parts are slots. The first member of every slot is GPT-2's, so the
-default model is minGPT's.
+A GPT language model whose parts are slots: each part is chosen by name from a few members (see
+config.py). The first member of every slot is GPT-2's, so the default model is minGPT's.
 
 References:
 1) GPT-2: https://github.com/openai/gpt-2/blob/master/src/model.py
@@ -262,8 +262,8 @@ class GPT(nn.Module):
         return 3 * (products + scores) - sum(attn.constant_flops(T) for attn in layers)
 
     def statistics(self) -> dict[str, float]:
-        """What parts count while they train, such as the choices that experts drop: a dict from the
-        statistic's name to its mean over the parts that report one."""
+        """What parts count while they train, such as the choices that experts drop: {name: mean
+        over the parts that report statistics}; {} if none does."""
         counted = [m.statistics() for m in self.modules() if m is not self
                    and hasattr(m, "statistics")]
         names = dict.fromkeys(name for each in counted for name in each)
