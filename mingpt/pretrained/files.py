@@ -101,7 +101,7 @@ def _weight_files(folder: Path) -> list[str]:
                 f"{folder / INDEX}: not an index of weights ({type(error).__name__}: {error})"
             ) from None
     pickled = any(folder.glob("*.bin"))
-    raise BadInput(f"{folder}: {WEIGHTS} is missing"
+    raise BadInput(f"{folder}: there is no {WEIGHTS}"
                    + ("; its weights are pickles, which can run code: convert them to safetensors"
                       if pickled else ""))
 
