@@ -30,7 +30,7 @@ COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "token
 # the run computes.
 FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths",
                   "run.allow_audit_fail", "run.logger"})
-MAX_SEED = 2**63 - 1     # the greatest int64, which arrays of seeds hold
+MAX_SEED = 2**63 - 1     # the greatest int64: seeds are kept in int64 arrays
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -50,14 +50,17 @@ class RunFiles:
 
     @property
     def csv(self) -> Path:
+        """The path of the run's log points."""
         return Path(self.out) / "losses" / f"{self.name}.csv"
 
     @property
     def json(self) -> Path:
+        """The path of the run's record."""
         return Path(self.out) / "losses" / f"{self.name}.json"
 
     @property
     def checkpoint(self) -> Path:
+        """The folder of the run's checkpoints."""
         return Path(self.out) / "checkpoints" / self.name
 
 
