@@ -53,7 +53,8 @@ def _descent(subject: Subject, P: dict, c: SimpleNamespace, x: Tensor, y: Tensor
             handle.remove()
     theirs, streams = reference.loss(P, c, subject.patterns, x, y)
     if off(ours.detach(), theirs.detach()) > close:
-        return f"the loss in training is {ours.item():.6f}, but the reference's is {theirs.item():.6f}"
+        return (f"the loss in training is {ours.item():.6f}, but the reference's is "
+                f"{theirs.item():.6f}")
     if not ours.requires_grad:
         return "the loss in training has no gradient"
     fair = [P[name] for name in named]
