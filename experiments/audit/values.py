@@ -109,7 +109,7 @@ class Weights(dict):
     """{name: tensor}. Looking up a name that the model does not have raises a Finding."""
 
     def __missing__(self, name: str) -> Tensor:
-        raise Finding(f"what the settings declare needs {name}, but the model has no such parameter")
+        raise Finding(f"what is declared needs {name}, but the model has no such parameter")
 
 
 def declared(subject: Subject) -> tuple[dict[str, Tensor], SimpleNamespace]:
