@@ -61,7 +61,7 @@ def test_one_arm_can_be_left_out_and_the_points_of_a_grid_follow_their_arm(study
 
 
 @pytest.mark.parametrize(("arm", "why"), [("model.mlp_hidden = 999",
-                                           "its model.mlp_hidden=999 is given"),
+                                           "model.mlp_hidden=999 is set by the arm"),
                                           ("model.n_embd = 256",
                                            "even without an MLP it has too many")])
 def test_what_cannot_be_matched_is_refused_with_the_way_out(study, arm, why):

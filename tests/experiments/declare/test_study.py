@@ -287,7 +287,7 @@ BAD = {
                                         "list them as the levels of one factor"),
     "an unknown factor": ('factorial = ["rope", "swigl"]', "did you mean 'swiglu'"),
     "more beside a factorial": ('[arms.g]\nfactorial = ["rope"]\nmodel.n_embd = 8',
-                                "factorial stands alone"),
+                                "factorial must be the only key"),
     "an arm's name with a slash": ('[arms."a/b"]\nmodel.n_embd = 8', "cannot name an arm"),
     "a study's name with a slash": ('name = "a/b"\n[arms.rope]', "cannot name a folder"),
     "no TOML": ("[arms.rope]\nmodel.position = rope", "line 2"),
