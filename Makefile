@@ -22,7 +22,8 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
-# litgpt is installed without its dependencies, because its bound on huggingface_hub contradicts that of transformers.
+# litgpt is installed without its dependencies, because its bound on huggingface_hub contradicts
+# that of transformers.
 $(VENV)/.installed-bench: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps litgpt

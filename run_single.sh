@@ -12,15 +12,15 @@
 #
 #   bash run_single.sh -r --seed 1                    # with lab.py's arguments
 #   FLAG="-r" sbatch --gres=gpu:1 run_single.sh       # with lab.py's arguments in $FLAG
-#   sbatch --array=0-20 run_single.sh                 # task n trains the n-th run of the study `seven`
+#   sbatch --array=0-20 run_single.sh                 # task n trains run n of the study `seven`
 #
-# The options above ask for no GPU, because a cluster without GPUs would refuse the job. Give --gres=gpu:1, or set
-# SBATCH_GRES=gpu:1 once. Two minutes before its time limit a job saves a checkpoint and queues itself again. It then
-# continues from the checkpoint.
+# The options above ask for no GPU, because a cluster without GPUs would refuse the job. Give
+# --gres=gpu:1, or set SBATCH_GRES=gpu:1 once. Two minutes before its time limit a job saves a
+# checkpoint and queues itself again. It then continues from the checkpoint.
 set -euo pipefail
 
-# The last task of an array has the array's own id as its job id. SLURM would take that id for all tasks, so name the
-# task itself.
+# The last task of an array has the array's own id as its job id. SLURM would take that id for all
+# tasks, so name the task itself.
 job=${SLURM_JOB_ID:-}
 if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
@@ -57,8 +57,8 @@ if [[ -z ${CUDA_VISIBLE_DEVICES:-} ]] && sinfo -h -o %G | grep -q gpu; then
     echo "run_single.sh: this cluster has GPUs, and this job asked for none (sbatch --gres=gpu:1 asks for one)" >&2
 fi
 
-# SLURM signals only this shell. A shell handles no signal while a program runs in its foreground, so the program runs
-# in the background.
+# SLURM signals only this shell. A shell handles no signal while a program runs in its foreground,
+# so the program runs in the background.
 "$python" "$root/lab.py" "$@" &
 child=$!
 # shellcheck disable=SC2317    # the traps call it
@@ -74,7 +74,8 @@ while [[ $again == yes ]]; do     # a signal ends `wait` but not the program, so
     wait "$child" || code=$?
 done
 
-# Exit code 3: the run was interrupted and has saved a checkpoint. 138: the signal came before the program had started.
+# Exit code 3: the run was interrupted and has saved a checkpoint.
+# Exit code 138: the signal came before the program had started.
 if [[ $heard == USR1 && ( $code == 3 || $code == 138 ) ]]; then
     echo "run_single.sh: the time limit is near: queueing job $job again" >&2
     scontrol requeue "$job"
