@@ -109,6 +109,8 @@ class Truncate(Pack):
     @staticmethod
     def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int,
                  eot: int) -> tuple:
+        """One row per document, for as many documents as fit into `max_tokens` targets, and at
+        least one."""
         documents = _two_tokens(store, documents)
         if not len(documents):
             raise BadInput("--data holds no validation document of two tokens or more: give a "

@@ -29,10 +29,12 @@ class FileSource:
 
     @property
     def name(self) -> str:
+        """The file's path, as messages and records show it."""
         return str(self.path)
 
     @property
     def size(self) -> int:
+        """The file's bytes."""
         return self.path.stat().st_size
 
     def fingerprint(self) -> str:

@@ -120,6 +120,7 @@ class TiktokenTokenizer(Tokenizer):
                                  special_tokens={SEPARATOR: self.eot})
 
     def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
+        """Texts → the ids of each, followed by eot."""
         # One call encodes all texts. With one call per text, threads would wait for each other at
         # the GIL after every text.
         if any(SEPARATOR in text or len(safe_pieces(text)) > 1 for text in texts):

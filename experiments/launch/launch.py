@@ -27,7 +27,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 ATTEMPTS = 2
 INTERRUPTED = 3   # exit code of a program that was asked to end
-POLL = 0.1   # seconds
+POLL = 0.1        # seconds between two looks at the processes
 
 
 @dataclass

@@ -65,8 +65,8 @@ def _changed(settings: CN, **model: str) -> CN:
 
 
 def removed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **rest: Any) -> torch.Tensor:
-    """Stands in for a backend and returns v, (B, nh, T, hs), with key and value heads repeated for
-    all query heads. The projections remain; no score is computed."""
+    """Stands in for a backend and returns v, with its heads repeated for all query heads:
+    (B, nh, T, hs). The projections remain; no score is computed."""
     return v.repeat_interleave(q.size(1) // v.size(1), dim=1) if q.size(1) != v.size(1) else v
 
 

@@ -49,8 +49,9 @@ class TensorBoard(Observer):
         self.out, self.writer = Path(out), None
 
     def start(self, run: Any, resumed_at: int | None) -> None:
+        """Open the event file and write the run's description as text."""
         from torch.utils.tensorboard import SummaryWriter
-        # purge_step hides what an earlier attempt logged after the checkpoint, as it comes again.
+        # purge_step hides what an earlier attempt logged after the checkpoint: it is logged again.
         self.writer = SummaryWriter(str(self.out / "tensorboard" / run.files.name),
                                     purge_step=resumed_at or 0)
         described = {key: run.record[key] for key in ("changes", "config", "code", "data", "model")}
@@ -75,6 +76,7 @@ class WandB(Observer):
         self.out, self.session = Path(out), None
 
     def start(self, run: Any, resumed_at: int | None) -> None:
+        """Start the W&B run, or resume it: its id is made from the run's name and settings."""
         import wandb
         record = run.record
         self.out.mkdir(parents=True, exist_ok=True)
@@ -90,6 +92,7 @@ class WandB(Observer):
         self.session.log(measured(row), step=row["iteration"])
 
     def end(self, run: Any, status: str, message: str | None) -> None:
+        """Write the numbers of the result into the summary, as final/NAME."""
         for name, value in (run.record["result"] or {}).items():
             if isinstance(value, int | float):
                 self.session.summary[f"final/{name}"] = value

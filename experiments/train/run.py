@@ -79,9 +79,8 @@ class Run:
     # -- from start to end -------------------------------------------------------------------------
 
     def execute(self, resume: str = "auto") -> int:
-        """Train to the end and return the exit code. `resume` is auto (continue an earlier attempt
-        if there is one) or restart. Raises BadInput, before anything is written, where the run
-        cannot start."""
+        """Train to the end and return the exit code. `resume` is "auto" (continue an earlier
+        attempt, if there is one) or "restart". Raises BadInput where the run cannot start."""
         source = self.limits.init
         if source and Path(source).resolve() == self.files.checkpoint.resolve():
             raise BadInput(f"--init {source} is this run's own checkpoint, which it would "
@@ -186,6 +185,7 @@ class Run:
             self.observer.say(f"  {told}")
 
     def _start(self, trainer: Trainer) -> None:
+        """Before the first iteration: restore counts and optimizer, or write the first row."""
         self.count = Counters()
         if self.state:
             self.count = Counters.from_state(self.state)
@@ -247,6 +247,7 @@ class Run:
         self.clock = time.perf_counter()
 
     def _evaluate(self, trainer: Trainer) -> None:
+        """Measure the validation loss, and note whether it is the best so far."""
         count = self.count
         count.evaluation = evaluate(trainer.model, self.validation, self.eval_batch,
                                     trainer.autocast())
@@ -261,6 +262,8 @@ class Run:
             count.bad_evaluations += 1
 
     def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
+        """Write one row of the CSV and bring the record's progress up to date. Without `measured`
+        the row has no val_loss."""
         n, count = trainer.iter_num, self.count
         tokens, seconds = count.tokens - count.row_tokens, count.seconds - count.row_seconds
         row = {"iteration": n, "loss": loss,
@@ -283,6 +286,7 @@ class Run:
         self.observer.row(row, count.evaluation)
 
     def _check(self, trainer: Trainer, loss: float) -> None:
+        """Stop the run where it has diverged, or where its patience is used up."""
         if not math.isfinite(loss) or not math.isfinite(self.count.evaluation["val_loss"]):
             self._stop(trainer, "diverged", f"loss {loss} at iteration {trainer.iter_num}")
         elif (self.limits.patience is not None
@@ -305,6 +309,7 @@ class Run:
     # -- the end -----------------------------------------------------------------------------------
 
     def _conclude(self) -> int:
+        """Save the result of a finished run, end its record, and return the exit code."""
         status, message = self.outcome
         if status == "done":
             self.record["result"] = self._result()
@@ -314,7 +319,8 @@ class Run:
         return {"done": DONE, "interrupted": INTERRUPTED}.get(status, FAILED)
 
     def _complete(self) -> int:
-        """Write the record of a run that was killed between its last checkpoint and its record."""
+        """Write the final record of a run that was killed after its last checkpoint and before that
+        record."""
         self.log = Log(self.files.csv, self.before)
         self.trainer.iter_num, self.record["result"] = self.state["iteration"], self.state["result"]
         self.record["progress"] = {"iteration": self.state["iteration"],
@@ -325,6 +331,7 @@ class Run:
         return DONE
 
     def _result(self) -> dict[str, Any]:
+        """The result of a finished run, for its record."""
         n, count = self.trainer.iter_num, self.count
         best = {key: count.best[key] for key in ("val_loss", "iteration")}
         return {**count.evaluation, "best": best, "iterations": n, "tokens": count.tokens,
@@ -334,6 +341,7 @@ class Run:
                 **({"statistics": counted} if (counted := self.trainer.model.statistics()) else {})}
 
     def _finish(self, status: str, message: str | None) -> None:
+        """Write the status and the end into the record, and close the CSV."""
         self.record |= {"status": status, "message": message, "end": now()}
         write_record(self.files.json, self.record)
         if hasattr(self, "log"):
