@@ -106,8 +106,8 @@ def _resolve(names: Iterable[str], arms: Mapping[str, Arm]) -> list[str]:
     idle = [name for name in names if not arms[name].settings]
     if idle and len(names) > 1:
         others = " ".join(_call(arms[n]) for n in names if n not in idle) or _call(arms[names[1]])
-        raise BadInput(f"{_call(arms[idle[0]])} changes nothing, so it cannot stand with {others}: "
-                       f"leave one out")
+        raise BadInput(f"{_call(arms[idle[0]])} changes nothing, so it cannot be combined with "
+                       f"{others}: leave one out")
     return [name for name in names if name not in idle]
 
 

@@ -68,7 +68,8 @@ def test_nothing_at_all_is_the_baseline():
 
 @pytest.mark.parametrize("other", [["rope"], ["all_modifications"], ["rope", "warmup"]])
 def test_the_baseline_cannot_stand_with_another_flag(other):
-    assert "-b changes nothing, so it cannot stand with -" in message(combine, ["baseline", *other])
+    assert "-b changes nothing, so it cannot be combined with -" in message(
+        combine, ["baseline", *other])
 
 
 def test_two_arms_that_set_one_thing_to_different_values_are_refused():
