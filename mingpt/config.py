@@ -5,6 +5,7 @@ Slots: a dict from name to member, the first GPT-2's; and what settings are wher
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from mingpt.utils import BadInput, CfgNode, did_you_mean
 
@@ -32,12 +33,47 @@ LAYER = {
 }
 
 
+# What a member of each slot must offer beside its constructor, and how it is written. A member's
+# `options`, {name: default}, may be left out: it then has none.
+OFFERS = {
+    "block": {"forward": "forward(self, x, allowed=None, cache=None)",
+              "final_norm": "a static method final_norm(config), or derive from Block"},
+    "attention": {"forward": "forward(self, x, allowed=None, cache=None)",
+                  "score_flops": "score_flops(self, T, pattern=None)",
+                  "constant_flops": "constant_flops(self, T), or derive from Mixer"},
+    "norm": {"forward": "forward(self, x)",
+             "reset_parameters": "reset_parameters(self), or derive from Norm"},
+    "mlp": {"forward": "forward(self, x)"},
+    "position": {"table": "a static method table(config), or derive from NoPosition",
+                 "rotate": "rotate(self, q, k, start=0), or derive from NoPosition",
+                 "slopes": "a property slopes, or derive from NoPosition"},
+    "lr_schedule": {"__call__": "a function of (progress, config)"},
+    "optimizer": {"__call__": "a function of (groups, config)"},
+}
+
+
+def options_of(member: Any) -> dict[str, Any]:
+    """The options that a slot's member declares, each with its default; none where it has none."""
+    return getattr(member, "options", {})
+
+
+def check_members(slots: dict[str, dict]) -> None:
+    """TypeError for a member that lacks what its slot asks for. The sentence says what to add."""
+    for slot, members in slots.items():
+        for name, member in members.items():
+            for attribute, how in OFFERS[slot].items():
+                found = getattr(member, attribute, None)
+                # torch's modules come with a forward that says that there is none
+                if found is None or getattr(found, "__name__", "") == "_forward_unimplemented":
+                    raise TypeError(f"{slot} {name!r} lacks {attribute}: add {how}")
+
+
 def slot_defaults(slots: dict[str, dict]) -> dict:
     """Every slot's first member, and every option that any member declares, with its default."""
     defaults = {slot: next(iter(members)) for slot, members in slots.items()}
     for members in slots.values():
         for member in members.values():
-            for option, value in member.options.items():
+            for option, value in options_of(member).items():
                 assert defaults.setdefault(option, value) == value, (
                     f"two members disagree about {option}'s default"
                 )

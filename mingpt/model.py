@@ -22,7 +22,7 @@ import torch.nn as nn
 
 from mingpt.attention.heads import ATTENTIONS, CausalSelfAttention
 from mingpt.blocks import BLOCKS, Block
-from mingpt.config import LAYER, SIZES, check_slots, slot_defaults
+from mingpt.config import LAYER, SIZES, check_members, check_slots, slot_defaults
 from mingpt.layers import Linear, dropout, token_embedding
 from mingpt.losses import cross_entropy, head_loss, soft_cap, token_losses
 from mingpt.mlps import MLPS, NewGELU, UnfusedGELU
@@ -43,6 +43,7 @@ __all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU", "
 
 SLOTS = {"block": BLOCKS, "attention": ATTENTIONS, "norm": NORMS, "mlp": MLPS,
          "position": POSITIONS}
+check_members(SLOTS)
 
 
 class GPT(nn.Module):
@@ -119,7 +120,9 @@ class GPT(nn.Module):
         weight they have in common.
         """
         for module in self.modules():
-            if isinstance(module, tuple(NORMS.values())):
+            # norms, and whatever else a member brings that can set its own parameters
+            if hasattr(module, "reset_parameters") and not isinstance(module,
+                                                                      nn.Linear | nn.Embedding):
                 module.reset_parameters()
         modules = {name: m for name, m in self.named_modules()
                    if isinstance(m, nn.Linear | nn.Embedding)}

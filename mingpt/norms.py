@@ -9,6 +9,16 @@ from torch.nn import functional as F
 from mingpt.utils import CfgNode
 
 
+class Norm(nn.Module):
+    """What a norm of your own can derive from. It has no options, and it begins with every weight
+    at 1 and every bias at 0. A norm that begins otherwise has a `reset_parameters` of its own."""
+    options: dict = {}
+
+    def reset_parameters(self) -> None:
+        for name, parameter in self.named_parameters():
+            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+
+
 class LayerNorm(nn.LayerNorm):
     """GPT-2's: subtract the mean, divide by the deviation, scale and shift. Ba et al. 2016, arXiv
     1607.06450."""
@@ -18,7 +28,7 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(dim, eps=config.norm_eps, bias=config.bias)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Norm):
     """LayerNorm without the mean and the shift: x / rms(x) · weight. Zhang & Sennrich 2019, arXiv
     1910.07467.
 
@@ -30,9 +40,6 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = config.norm_eps
-
-    def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # in float32 also under autocast: the square of a bf16 activation loses its small terms in

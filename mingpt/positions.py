@@ -11,6 +11,7 @@ import re
 import torch
 import torch.nn as nn
 
+from mingpt.config import options_of
 from mingpt.patterns.kinds import Full
 from mingpt.patterns.schedule import pattern_of
 from mingpt.utils import BadInput, CfgNode
@@ -160,7 +161,7 @@ def layers_without(config: CfgNode) -> set[int]:
     asked, depth = config.nope_layers, config.n_layer
     if asked is None:
         return set()
-    if "nope_layers" not in POSITIONS[config.position].options:
+    if "nope_layers" not in options_of(POSITIONS[config.position]):
         raise BadInput(f"model.nope_layers={asked!r}: model.position={config.position} does not "
                        f"act in layers; "
                        "use rope or alibi")

@@ -15,13 +15,14 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from mingpt.config import check_slots, slot_defaults
+from mingpt.config import check_members, check_slots, slot_defaults
 from mingpt.lr_schedules import SCHEDULES, learning_rate
 from mingpt.optimizers import OPTIMIZERS
 from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 SLOTS = {"lr_schedule": SCHEDULES, "optimizer": OPTIMIZERS}
+check_members(SLOTS)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

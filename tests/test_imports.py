@@ -9,43 +9,16 @@ import subprocess
 import sys
 import tomllib
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).parents[1]
+from tests.helpers.rooms import FLOORS, PICTURE, REPO, arrows, draw, file_of, imports
+
 LIBRARY = sorted((REPO / "mingpt").rglob("*.py"))
 HARNESS = sorted((REPO / "experiments").rglob("*.py"))
 COMMANDS = sorted((REPO / "commands").glob("*.py"))
 VERBS = [path for path in COMMANDS if not path.stem.startswith("_")]
-DOORS = [REPO / "lab.py", REPO / "plotter.py"]
-BENCHMARKS = sorted((REPO / "benchmarks").rglob("*.py"))
-FLOORS = {  # of the rooms of a part, the lowest first; rooms of one floor do not import each other
-    "mingpt": ["utils moe", "config layers norms losses patterns optimizers lr_schedules bpe",
-               "mlps positions sparse sampling trainer", "attention multi_token pretrained",
-               "blocks parallel", "model"],
-    "experiments": ["records corpus audit", "weights", "declare", "train verdicts",
-                    "launch figures",
-                    "report analysis"],
-}
 HEAVY = {"scipy", "pandas", "matplotlib", "statsmodels"}
-
-
-def imports(path, lazy=True):
-    """Every module that a file imports, by its full name; without lazy only those of its own
-    level."""
-    package = ".".join(path.relative_to(REPO).parts[:-1])
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = set()
-    for node in ast.walk(tree) if lazy else tree.body:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[:len(package.split(".")) - node.level
-                                       + 1] if node.level else []
-            source = ".".join([*above, *([node.module] if node.module else [])])
-            found |= {source} | {f"{source}.{alias.name}" for alias in node.names}
-    return found
 
 
 def under(names, *packages):
@@ -71,37 +44,23 @@ def test_commands_know_nothing_of_the_doors(path):
     assert not under(imports(path), "lab", "plotter")
 
 
-def room(path):
-    """A file's folder, or the file itself where it stands at the front of its part:
-    'mingpt/attention', 'mingpt/model'.
-    """
-    parts = path.relative_to(REPO).with_suffix("").parts
-    return "/".join(parts[:2] if len(parts) > 1 else parts)
-
-
-def arrows():
-    """{room: the rooms that its files import, late imports as well}"""
-    found = {}
-    for path in [*LIBRARY, *HARNESS, *COMMANDS, *DOORS, *BENCHMARKS]:
-        targets = {room(file) for name in imports(path) if (file := file_of(name)) is not None}
-        found.setdefault(room(path), set()).update(targets - {room(path)})
-    return found
-
-
 def test_a_room_imports_only_from_rooms_below_it():
-    levels = {name: level for part, floors in FLOORS.items() for level, names in enumerate(floors)
-              for name in (f"{part}/{n}" for n in names.split())}
+    levels = {f"{part}/{name}": level for part, floors in FLOORS.items()
+              for level, floor in enumerate(floors) for name in floor.split()}
     for name, targets in arrows().items():
         part = name.partition("/")[0]
-        if part in FLOORS and not name.endswith("__init__"):
-            assert name in levels, f"give {name} a floor"
-            own = {target for target in targets if target.startswith(f"{part}/")
-                   and not target.endswith("__init__")}
+        if part in FLOORS:
+            assert name in levels, f"give {name} a floor in tests/helpers/rooms.py"
+            own = {target for target in targets if target.startswith(f"{part}/")}
             assert not {target for target in own if levels[target] >= levels[name]}, name
 
 
 def test_no_circle_leads_through_rooms():
     list(TopologicalSorter(arrows()).static_order())     # CycleError names the circle
+
+
+def test_the_picture_of_the_rooms_shows_the_imports_of_today():
+    assert PICTURE.read_text(encoding="utf-8") == draw(), "run python -m tests.helpers.rooms"
 
 
 @pytest.mark.parametrize("path", [*LIBRARY, *HARNESS, *COMMANDS], ids=label)
@@ -114,13 +73,6 @@ def test_no_import_goes_round_in_a_circle(path):
             if file and file not in seen:
                 seen.add(file)
                 open_.append(file)
-
-
-def file_of(module):
-    stem = REPO.joinpath(*module.split("."))
-    if stem.with_suffix(".py").is_file():
-        return stem.with_suffix(".py")
-    return stem / "__init__.py" if (stem / "__init__.py").is_file() else None
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=label)

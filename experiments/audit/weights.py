@@ -105,14 +105,16 @@ def _residual_writers(subject: Subject) -> Iterator[nn.Module]:
 
 
 def _last_linears(part: nn.Module, call: Call) -> Iterator[nn.Module]:
-    """Those whose output is the part's."""
+    """Those whose output is the part's. Where something follows them, such as a gate, those that
+    declare by `scaled_init` that they write into the residual stream."""
     out: dict[nn.Module, Tensor] = {}
     handles = [m.register_forward_hook(lambda m, args, y: out.__setitem__(m, y))
                for m in part.modules() if isinstance(m, nn.Linear)]
     y = part(*call[0], **call[1])
     for handle in handles:
         handle.remove()
-    yield from (m for m, z in out.items() if z.data_ptr() == y.data_ptr())
+    last = [m for m, z in out.items() if z.data_ptr() == y.data_ptr()]
+    yield from last or [m for m in out if getattr(m, "scaled_init", False)]
 
 
 @torch.no_grad()

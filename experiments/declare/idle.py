@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from mingpt.config import options_of
 from mingpt.lr_schedules import warmup_iterations
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
@@ -28,7 +29,7 @@ def refuse_idle(settings: CN, given: Iterable[str], plain: Mapping[str, Any]) ->
 def _belongs(key: str, settings: CN) -> str | None:
     """What a setting belongs to that the arm does not have; None where it has an effect."""
     section, _, option = key.partition(".")
-    owners = {slot: [name for name, member in members.items() if option in member.options]
+    owners = {slot: [name for name, member in members.items() if option in options_of(member)]
               for slot, members in _slots(section).items()}
     owners = {slot: names for slot, names in owners.items() if names}
     config = getattr(settings, section)
@@ -47,7 +48,9 @@ def _slots(section: str) -> Mapping[str, Mapping[str, Any]]:
 
 def _active(member: Any, config: CN) -> Iterable[str]:
     """The options that a member reads with these settings."""
-    return member.active_options(config) if hasattr(member, "active_options") else member.options
+    if hasattr(member, "active_options"):
+        return member.active_options(config)
+    return options_of(member)
 
 
 # setting → (what it belongs to, whether these settings have that)
@@ -84,7 +87,9 @@ def refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
     from mingpt.attention.heads import ATTENTIONS
     from mingpt.config import SIZES
     kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
-    if "model.attention" not in asked or model.attention == plain or not hasattr(kind, "kv_heads"):
+    if "model.attention" not in asked or model.attention == plain:
+        return
+    if getattr(kind, "kv_heads", None) in (None, ATTENTIONS[plain].kv_heads):
         return
     heads = CN(**model.to_dict() | SIZES.get(model.model_type, {}))
     if kind.kv_heads(heads) == heads.n_head:

@@ -17,6 +17,7 @@ from functools import cache
 import torch
 
 from experiments.corpus.tokenizers import get_tokenizer
+from mingpt.config import options_of
 from mingpt.mlps import MLPS
 from mingpt.model import GPT
 from mingpt.utils import BadInput
@@ -65,7 +66,7 @@ def match(arm: str, settings: CN, baseline: CN, by: str, fixed: bool = False) ->
     if fixed:
         raise BadInput(f"{what}: its model.mlp_hidden={settings.model.mlp_hidden!r} is given: "
                        f"{instead}")
-    if "mlp_hidden" not in MLPS[settings.model.mlp].options:
+    if "mlp_hidden" not in options_of(MLPS[settings.model.mlp]):
         raise BadInput(f"{what}: model.mlp={settings.model.mlp!r} has no hidden size: {instead}")
     few, many = (measure(_with(settings, hidden), by) for hidden in (64, 128))
     hidden = round(64 + (target - few) / ((many - few) / 64))

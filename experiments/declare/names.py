@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.declare.arms import Arm, catalogue, closure, combine
+from mingpt.config import options_of
 from mingpt.utils import BadInput
 
 LONGEST = 80         # letters of a schedule in a name; file systems end at 255 bytes
@@ -92,7 +93,8 @@ def _parts(rest: Mapping[str, Any]) -> list[str]:
     for key, value in rest.items():
         if key in slots:
             members.append(_member(key, value, slots))
-            owned = [f"{key.partition('.')[0]}.{option}" for option in slots[key][value].options]
+            section = key.partition(".")[0]
+            owned = [f"{section}.{option}" for option in options_of(slots[key][value])]
             members += [_option(option, others.pop(option))
                         for option in [*others] if option in owned]
     schedule = [_schedule(rest["model.schedule"])] if "model.schedule" in rest else []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mingpt.config import slot_defaults
+from mingpt.config import options_of, slot_defaults
 from mingpt.positions import layers_without
 from mingpt.pretrained.families import FAMILIES, Family
 from mingpt.pretrained.files import write_model
@@ -101,7 +101,7 @@ def settled(model: nn.Module, family: Family) -> dict[str, Any]:
         model.transformer.h[0].mlp,
     )
     options = [option for slot, members in model.slots.items()
-               for option in members[config[slot]].options]
+               for option in options_of(members[config[slot]])]
     ours = {k: v for k, v in config.items() if k not in set(slot_defaults(model.slots))
             - set(model.slots) or k in options}
     ours["schedule"] = " ".join(_word(pattern, model.block_size) for pattern in model.schedule)
@@ -160,7 +160,7 @@ def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: nn.Module,
         back |= {"nope_layers": ours.get("nope_layers")}
     different = [k for k in ours if k not in FREE | IN_TENSORS and ours[k] != back.get(k)]
     implied = {option for slot in model.slots if slot in different
-               for option in model.slots[slot][ours[slot]].options}
+               for option in options_of(model.slots[slot][ours[slot]])}
     different = [k for k in different if k not in implied]      # a member's options go with it
     return [f"{CALLED.get(k, f'model.{k}')}={model.config.to_dict()[k]!r}" for k in different]
 

@@ -61,8 +61,8 @@ def ending() -> Built:
 
 
 def test_sides_answer_once_a_round_and_one_that_fails_says_why():
-    sides = [Side("a", "tests.test_benchmarks:counting", {"start": 10}, sample_seconds=0),
-             Side("b", "tests.test_benchmarks:broken")]
+    sides = [Side("a", f"{__name__}:counting", {"start": 10}, sample_seconds=0),
+             Side("b", f"{__name__}:broken")]
     results = take_turns(sides, rounds=3)
     # two runs to warm up
     assert results["a"]["seconds"] == [12, 13, 14] and results["a"]["began"] == 10
@@ -72,7 +72,7 @@ def test_sides_answer_once_a_round_and_one_that_fails_says_why():
 
 def test_a_process_that_ends_is_an_error_that_names_it():
     with pytest.raises(RuntimeError, match="'gone' ended with exit code 7"):
-        take_turns([Side("gone", "tests.test_benchmarks:ending")], rounds=1)
+        take_turns([Side("gone", f"{__name__}:ending")], rounds=1)
 
 
 # -- what is counted -------------------------------------------------------------------------------

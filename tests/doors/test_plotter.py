@@ -86,7 +86,7 @@ def test_plotting_imports_no_torch(tmp_path):
 @pytest.fixture
 def no_comparison(monkeypatch):
     """Leave the ten pictures out, which test_trials.py looks at."""
-    monkeypatch.setattr(plotter, "compare", lambda *arguments: None)
+    monkeypatch.setattr("experiments.report.draw.compare", lambda *arguments: None)
 
 
 def test_each_format_is_written_and_axes_can_be_chosen(tmp_path, no_comparison):

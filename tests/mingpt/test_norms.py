@@ -7,6 +7,8 @@ from torch.nn import functional as F
 from mingpt.model import GPT
 from mingpt.norms import _RMS, NORMS
 
+SHIPPED = ("layernorm", "rmsnorm")
+
 
 def norm_of(name, dim=32, **changes):
     config = GPT.get_default_config()
@@ -31,15 +33,15 @@ def test_rmsnorm_is_torchs_in_value_and_gradient(scale):
 
 
 def test_rmsnorms_eps_is_layernorms():
-    assert {norm_of(name).eps for name in NORMS} == {1e-5}
-    assert {norm_of(name, norm_eps=1e-3).eps for name in NORMS} == {1e-3}
+    assert {norm_of(name).eps for name in SHIPPED} == {1e-5}
+    assert {norm_of(name, norm_eps=1e-3).eps for name in SHIPPED} == {1e-3}
 
 
 def test_rmsnorm_is_layernorm_without_the_mean():
     x = torch.randn(5, 32)
     x = x - x.mean(-1, keepdim=True)
     outputs = []
-    for name in NORMS:
+    for name in SHIPPED:
         norm = NORMS[name](32, GPT.get_default_config())
         outputs.append(norm(x))
         assert norm(x + 1).allclose(norm(x), atol=1e-5) is (name == "layernorm")
