@@ -1,11 +1,11 @@
 """
-ablate: change one thing in a GPT, train the arms, get an answer that can be trusted.
+ablate: change one thing in a GPT, train the variants, and get an answer that can be trusted.
 
     python lab.py -r -s -w                train one arm: rotary positions, SwiGLU, warm-up
-    python lab.py VERB --help             what each verb takes
+    python lab.py VERB --help             explain one verb and its options
 
-A first argument that is no verb means `train`. Any setting: --model.n_layer=2
---trainer.learning_rate=1e-3
+Without a verb, `train` is meant. Any setting can be given as --section.key=value, for example
+--model.n_layer=2 --trainer.learning_rate=1e-3
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ from pathlib import Path
 from commands._arguments import Parser
 from mingpt.utils import BadInput, did_you_mean
 
-# Threads that spin while they wait take the cores from whoever has work: beside one busy process on
-# two cores, 60 steps of a small model took 28 s spinning as libgomp does, 4.4 s with this, and
-# alone 1.9 s either way. Read with torch.
+# Waiting OpenMP threads spin, which takes the cores from processes that have work. Beside one busy
+# process on two cores, 60 steps of a small model took 28 s with libgomp's default and 4.4 s with
+# this limit; alone they took 1.9 s either way. The variable must be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 COMMANDS = Path(__file__).resolve().parent / "commands"
 
 
 def verbs() -> list[str]:
-    """Every module of commands/ is a verb."""
+    """The verbs: the names of the modules in commands/ that do not start with an underscore."""
     return sorted(path.stem for path in COMMANDS.glob("[a-z]*.py"))
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """(the rest, the `--section.key=value` overrides); `--section.key value` is read as well."""
+    """Split the arguments into (all others, the overrides of settings).
+
+    An override is `--section.key=value` or `--section.key value`; both are returned in the first
+    form. Raises BadInput where the value is missing.
+    """
     rest, overrides, words = [], [], iter(argv)
     for word in words:
         name = word.partition("=")[0]
@@ -51,7 +55,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def overview() -> str:
-    """The help of lab.py itself: each verb with the first line of its module."""
+    """The help of lab.py itself: each verb with the first line of its module's docstring."""
     lines = [__doc__.strip(), "", "verbs:"]
     for verb in verbs():
         text = (COMMANDS / f"{verb}.py").read_text(encoding="utf-8").lstrip().lstrip('"').lstrip()
@@ -60,7 +64,7 @@ def overview() -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb and return its exit code."""
+    """Run one verb and return its exit code. Raises BadInput."""
     if argv and argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -86,7 +90,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:   # the reader (head, less) has seen enough
+    except BrokenPipeError:   # the reader of a pipe (head, less) has closed it
         sys.exit(0)
     except Exception:
         traceback.print_exc()

@@ -19,33 +19,34 @@ METRICS = ("loss", "val_loss")
 
 
 def parser() -> Parser:
+    """The options of plotter.py."""
     p = Parser(prog="plotter.py", description=__doc__.strip().splitlines()[0], allow_abbrev=False)
     p.add_argument("losses", nargs="?", default="losses", metavar="LOSSES_DIR",
-                   help="where runs wrote (./losses); or experiment_results.npz, to draw a "
-                        "comparison again")
+                   help="the folder that runs wrote to (default ./losses), or an "
+                        "experiment_results.npz, whose comparison is drawn again")
     p.add_argument("--out", metavar="DIR",
-                   help="where figures go (visualizations, beside LOSSES_DIR)")
+                   help="where figures go (default: visualizations/ beside LOSSES_DIR)")
     p.add_argument("--x", default=X[0], metavar="|".join(X),
-                   help="what the curves are drawn over (iteration)")
+                   help="the horizontal axis of the curves (default iteration)")
     p.add_argument("--metric", default=METRICS[0], metavar="|".join(METRICS),
-                   help="what is drawn (loss)")
+                   help="the vertical axis of the curves (default loss)")
     p.add_argument("--format", default="png", metavar="png,svg,pdf",
-                   help="one or several, with commas (png)")
+                   help="file formats of the figures, separated by commas (default png)")
     p.add_argument("--html", action="store_true",
-                   help="write report.html as well: all of it in one page")
+                   help="also write report.html, one page with everything")
     p.add_argument("--tables", nargs="+", default=[], metavar="PAGE", type=Path,
-                   help="draw nothing; write the tables "
-                   "that these pages have markers for, <!-- table: STUDY --> to <!-- /table: STUDY "
-                   "-->")
+                   help="draw nothing; write the verdict tables into these pages, "
+                   "between the markers <!-- table: STUDY --> and <!-- /table: STUDY -->")
     p.add_argument("--keep", metavar="DIR", type=Path,
-                   help="draw nothing; copy runs that are over to DIR/STUDY, "
-                   "without this machine's name and paths, to be published")
-    p.add_argument("--study", metavar="FILE", help="the declaration of a study that is not shipped")
+                   help="draw nothing; copy the runs that have ended to DIR/STUDY for "
+                   "publication, without this machine's name and paths")
+    p.add_argument("--study", metavar="FILE",
+                   help="the TOML file of a study that does not ship with the project")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 drawn, 2 nothing to plot or bad input."""
+    """Run plotter.py and return its exit code: 0 done, 2 nothing to plot or bad input."""
     options = parser()
     try:
         args, unknown = options.parse_known_args(argv)
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plot(args: argparse.Namespace) -> int:
-    """Read, report, draw. Raises BadInput."""
+    """Read the runs, print the verdicts and draw the figures; return 0. Raises BadInput."""
     from experiments.figures import FORMATS
     formats = tuple(dict.fromkeys(part.strip() for part in args.format.split(",")))
     for option, chosen, known in (("--x", (args.x,), X), ("--metric", (args.metric,), METRICS),
@@ -80,12 +81,12 @@ def plot(args: argparse.Namespace) -> int:
     if all(run.table.empty for run in runs):
         raise BadInput(f"nothing to plot in {losses}: "
                        + (f"none of its {len(runs)} files holds a row" if runs else
-                       "no .csv there or one folder down; runs write ARM.s<SEED>.csv"))
+                       "it holds no ARM.s<SEED>.csv, and neither do the folders in it"))
     for option, column in (("--x", args.x), ("--metric", args.metric)):
         if not any(run.table[column].notna().any() for run in runs):
             has = [c for c in X + METRICS if any(run.table[c].notna().any() for run in runs)]
-            raise BadInput(f"{option}: nothing to plot in {losses}: no run has {column}; they have "
-                           f"{', '.join(has)}")
+            raise BadInput(f"{option}: nothing to plot in {losses}: no run has {column}; "
+                           f"the runs have {', '.join(has)}")
     if args.keep or args.tables:
         return publish(args, runs)
     out = Path(args.out) if args.out else beside(losses)
@@ -96,7 +97,7 @@ def plot(args: argparse.Namespace) -> int:
 
 
 def publish(args: argparse.Namespace, runs) -> int:
-    """Copy records, or write tables into pages."""
+    """For --keep, copy the records; for --tables, write tables into pages. Returns 0."""
     from experiments.report.publish import fill, keep
     from experiments.verdicts.results import collect
     if args.keep:
@@ -105,12 +106,13 @@ def publish(args: argparse.Namespace, runs) -> int:
     for page in args.tables:
         if not page.is_file():
             raise BadInput(f"--tables: no page {page}")
-        print(f"{page}: " + (", ".join(fill(page, studies)) or "no markers <!-- table: STUDY -->"))
+        print(f"{page}: " + (", ".join(fill(page, studies))
+                             or "it has no markers <!-- table: STUDY -->"))
     return 0
 
 
 def beside(losses: Path) -> Path:
-    """X/losses → X/visualizations, and X/losses/STUDY too."""
+    """The default output folder: X/visualizations, both for X/losses and for X/losses/STUDY."""
     folder = losses.resolve()
     root = folder.parent if folder.parent.name == "losses" else folder
     try:

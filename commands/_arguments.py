@@ -1,5 +1,5 @@
 """
-The options that several verbs share, and the parser of every door.
+The options that several verbs share, and the argument parser of lab.py and plotter.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from mingpt.utils import BadInput, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its errors as the one line that every other bad input gets."""
+    """An ArgumentParser whose errors are raised as BadInput, so they print as one line."""
 
     def error(self, message: str) -> None:
+        """Raise BadInput with argparse's message and the nearest known option."""
         word = message.rpartition("unrecognized arguments: ")[2].split(" ")[0]
         hint = did_you_mean(word.partition("=")[0], self.known()) if word.startswith("--") else ""
         if "did you mean" not in hint:
@@ -22,57 +23,59 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{self.prog}: {message}{hint}")
 
     def known(self) -> list[str]:
-        """Every option, long and short."""
+        """Every option, long and short, as it is written on the command line."""
         return [option for action in self._actions for option in action.option_strings]
 
 
 def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every verb that builds one arm takes."""
-    arms = parser.add_argument_group("arms (they combine)")
+    """Add the options of the verbs that build one arm."""
+    arms = parser.add_argument_group("arms (these flags combine)")
     for arm in catalogue().values():
         arms.add_argument(*arm.flags, dest="flags", action="append_const", const=arm.name,
                           help=arm.help)
-    arms.add_argument("--study", metavar="FILE", help="a study's TOML file or name; with --arm")
+    arms.add_argument("--study", metavar="FILE",
+                      help="a study, by name or as a TOML file; needs --arm")
     arms.add_argument("--arm", metavar="NAME",
-                      help="an arm of the study; without one, a name for this combination")
+                      help="an arm of the study; without --study, a name for this combination")
     attention = parser.add_argument_group("attention")
     attention.add_argument("--schedule", metavar="S",
-                           help="which keys each layer sees: lms_main, half, sssl …, one "
-                           "pattern a layer as in 'f 256 128*4 f', or FILE.json[:NAME]")
+                           help="which keys each layer sees: a name (lms_main, half, sssl, …), "
+                           "one pattern per layer ('f 256 128*4 f'), or FILE.json[:NAME]")
     attention.add_argument("--window", type=int, metavar="W",
-                           help="in every layer the last W keys only")
+                           help="every layer sees only the last W keys")
     attention.add_argument("--dilation", type=int, metavar="D",
-                           help="and beyond the window every D-th")
-    attention.add_argument("--attention", metavar="NAME", help="who makes queries, keys and values")
+                           help="with --window: beyond the window, also every D-th key")
+    attention.add_argument("--attention", metavar="NAME",
+                           help="how queries, keys and values are made (mha, gqa, mqa, mla, msla)")
     attention.add_argument("--backend", metavar="NAME",
                            help="how attention is computed (auto, dense, flash, banded, "
-                           "flex): the same numbers in other time and memory")
+                           "flex); changes time and memory, not the numbers")
     source = parser.add_argument_group("weights of another model")
     source.add_argument("--init", metavar="SOURCE",
-                        help="begin with those of gpt2, of another Hugging Face model (a "
-                        "folder or a name on the hub), or of a run, as far as they fit")
+                        help="start from the weights of gpt2, of another Hugging Face model (a "
+                        "folder or a name on the hub) or of a run, as far as they fit")
     source.add_argument("--freeze-except", metavar="WORDS",
-                        help="train only the parameters that these words name: "
-                        "attn, or several parted by commas (mlp.c_fc,ln_*)")
+                        help="train only the parameters whose names contain these words, "
+                        "separated by commas (attn, or mlp.c_fc,ln_*)")
 
 
 def attention_overrides(args: argparse.Namespace) -> list[str]:
-    """The options about attention as settings."""
+    """The attention options as overrides, `--model.key=value`. Raises BadInput."""
     schedule = args.schedule
     if args.window is not None:
         from mingpt.patterns.schedule import uniform
         if schedule is not None:
-            raise BadInput(f"--window {args.window} is a schedule of its own: leave out --schedule "
-                           f"{schedule}")
+            raise BadInput(f"--window {args.window} already sets the schedule: leave out "
+                           f"--schedule {schedule}")
         schedule = uniform(args.window, args.dilation)
     elif args.dilation is not None:
-        raise BadInput(f"--dilation {args.dilation} is beyond a window: give --window W as well")
+        raise BadInput(f"--dilation {args.dilation} needs a window: give --window W as well")
     given = {"schedule": schedule, "attention": args.attention, "backend": args.backend}
     return [f"--model.{key}={value}" for key, value in given.items() if value is not None]
 
 
 def source_overrides(args: argparse.Namespace) -> list[str]:
-    """The options about where weights begin, and which are trained, as settings."""
+    """--init and --freeze-except as overrides, `--run.key=value`. Raises BadInput."""
     given = []
     if args.init is not None:
         from experiments.weights.begin import find_source
@@ -83,10 +86,10 @@ def source_overrides(args: argparse.Namespace) -> list[str]:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every verb that builds a model and a corpus takes."""
+    """Add the options of the verbs that build a model and open a corpus."""
     add_size_arguments(parser)
     parser.add_argument("--data", nargs="+", metavar="PATH",
-                        help="files, folders, globs, or a data set's name "
+                        help="files, folders, globs, or the name of a data set "
                         "(default: a corpus made from Python's own standard library)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
                         help="where losses/, checkpoints/ and visualizations/ are written (default "
@@ -94,16 +97,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every verb that builds a model takes."""
+    """Add the options of the verbs that build a model: its size and its device."""
     parser.add_argument("--preset", metavar="NAME",
-                        help="laptop (default), nano, paper, gpt2, lms, sliding or a TOML "
-                        "file")
+                        help="model size and training settings: laptop (default), nano, paper, "
+                        "gpt2, lms, sliding, … or a TOML file")
     parser.add_argument("--device", metavar="D",
-                        help="cuda, mps, cpu (default: the fastest there is)")
+                        help="cuda, mps or cpu (default: the fastest on this machine)")
 
 
 def spec_from(args: argparse.Namespace):
-    """The Spec that the arguments describe."""
+    """The Spec (arm and settings) that the arguments describe. Raises BadInput."""
     from experiments.declare.spec import make_spec
     overrides = [*attention_overrides(args), *source_overrides(args), *args.overrides]
     if getattr(args, "max_iters", None) is not None:

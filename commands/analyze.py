@@ -1,16 +1,16 @@
 """
-Analyse attention: which keys a window, a schedule or a trained run uses, and what that saves.
+Analyse which keys a window, a schedule or a trained run uses, and what that saves.
 
-    python lab.py analyze                  study 003's eight pairs of window and dilation at S = 256
-                                           (--model.block_size=512 takes another length)
-    python lab.py analyze 64 8 512         one pair: W D [S]
+    python lab.py analyze                  the eight pairs of window and dilation of study 003, at
+                                           length S = 256 (or as --model.block_size=512 sets it)
+    python lab.py analyze 64 8 512         one pair: window W, dilation D, length [S]
     python lab.py analyze lms_main 512     a schedule (a name, 'f 256*2 f*' or FILE.json[:NAME])
-                                           at S, 1024 by default
+                                           at length S, 1024 by default
     python lab.py analyze rope.s0          where a trained run's attention goes on validation text
 
 Sparsity, keys, reach and receptive field are exact counts. Speed-ups are measured, forward and
-backward; --no-timing leaves them out. The model has --preset's shape, its batch 2,048 tokens.
-Pictures, text and JSON are written under OUT/visualizations/analysis/.
+backward; --no-timing leaves them out. The model has the shape that --preset gives, and a batch has
+2,048 tokens. Pictures, text and JSON are written under OUT/visualizations/analysis/.
 """
 
 from __future__ import annotations
@@ -22,29 +22,32 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `analyze`."""
     parser.add_argument("words", nargs="*", metavar="WHAT",
-                        help="W D [S], SCHEDULE [S] or RUN; nothing: eight pairs")
+                        help="W D [S], SCHEDULE [S] or RUN (default: study 003's eight pairs)")
     parser.add_argument("--layers", type=int, default=12, metavar="N",
-                        help="of a schedule's model (default 12)")
+                        help="number of layers, for a schedule (default 12)")
     parser.add_argument("--preset", default="sliding", metavar="NAME",
-                        help="the model's heads and width, and a pair's "
-                        "layers (default sliding, study 003's: 16 heads of 32)")
-    parser.add_argument("--no-timing", action="store_true", help="count only, measure no speed-up")
+                        help="the model's heads and width and, for a pair, its layers "
+                        "(default sliding, as in study 003: 16 heads of 32)")
+    parser.add_argument("--no-timing", action="store_true",
+                        help="only count; do not measure speed-ups")
     parser.add_argument("--rounds", type=int, default=7, metavar="N",
-                        help="timings of each, at least 5 (default 7)")
+                        help="timings per variant, at least 5 (default 7)")
     parser.add_argument("--rows", type=int, default=16, metavar="N",
-                        help="of validation text, for a run (default 16)")
+                        help="rows of validation text, for a run (default 16)")
     parser.add_argument("--best", action="store_true",
-                        help="a run's weights of the best evaluation")
+                        help="for a run: use the weights of its best evaluation")
     parser.add_argument("--device", default="auto", metavar="D",
-                        help="cuda, mps, cpu (default: the fastest there is)")
+                        help="cuda, mps or cpu (default: the fastest on this machine)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
-                        help="where runs are and where to write "
+                        help="the folder that holds the runs and gets the results "
                         "(default .)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Analyse the subject that the words name, and return the exit code 0. Raises BadInput."""
     from experiments.analysis.subjects import is_run
     from mingpt.utils import BadInput
     if args.rounds < 5:
@@ -81,7 +84,7 @@ def _schedules(args: argparse.Namespace) -> int:
 
 
 def _names_one_run(word: str, out: Path) -> bool:
-    """Whether a word that is no schedule is the arm of a trained run."""
+    """Whether the word, which is not a schedule, names the arm of a trained run."""
     from experiments.weights.saved import known_runs
     return any(word in (files.arm, f"{files.study}/{files.arm}")
                for files in known_runs(out).values())
@@ -95,8 +98,8 @@ def _run(args: argparse.Namespace) -> int:
     from mingpt.utils import BadInput
     run = find_run(args.words[0], args.out)
     if args.overrides:
-        raise BadInput(f"analyze {args.words[0]}: a trained run is what it is; leave out "
-                       f"{args.overrides[0]}")
+        raise BadInput(f"analyze {args.words[0]}: a trained run's settings cannot be changed; "
+                       f"leave out {args.overrides[0]}")
     result, maps = analyze_run(run, args.rows, args.device, "best" if args.best else "model")
     written = files.write_run(result, maps, files.folder_of(args.out))
     return _print(run_text(result) + "\n", result, written, args.json)

@@ -1,10 +1,11 @@
 """
 Audit an arm: check on the model itself that it does what it declares.
 
-    python lab.py audit -r --schedule lms_main     an arm, as `train` would build it
-    python lab.py audit rope.s0                    the model of a trained run, as it was saved
+    python lab.py audit -r --schedule lms_main     audit an arm, as `train` would build it
+    python lab.py audit rope.s0                    audit the saved model of a trained run
 
-Training begins with the same audit, and refuses an arm that fails unless told --allow-audit-fail.
+Training begins with the same audit. It refuses an arm that fails, unless --allow-audit-fail is
+given.
 Exit codes: 0 passed, 1 failed, 2 bad input.
 """
 
@@ -17,17 +18,19 @@ from commands._arguments import add_arm_arguments, add_run_arguments, spec_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `audit`."""
     parser.add_argument("run", nargs="?", metavar="RUN",
-                        help="a trained run's name (rope.s0, seven/rope.s0) or a file "
-                        "of it, instead of an arm")
+                        help="instead of an arm: a trained run, by name (rope.s0, "
+                        "seven/rope.s0) or by one of its files")
     add_arm_arguments(parser)
     add_run_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N",
-                        help="of the initial weights (default 0)")
+                        help="seed of the initial weights (default 0)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Print what the audit found; return 0 if it passed, 1 if it failed. Raises BadInput."""
     name, result = _trained(args) if args.run else _arm(args)
     if args.json:
         print(json.dumps({"arm": name, **result}, indent=2, ensure_ascii=False))
@@ -42,11 +45,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _arm(args: argparse.Namespace) -> tuple[str, dict]:
-    """An arm's initial model, on the batches that it would be trained on."""
+    """(name, audit result) of an arm's initial model, on the batches that it would train on."""
     spec = spec_from(args)
     from mingpt.utils import BadInput
     if args.seed < 0:
-        raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0")
+        raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 up")
     from experiments.audit import audit
     from experiments.corpus import open_corpus
     from experiments.train.seeded import build_model, row_length
@@ -61,11 +64,14 @@ def _arm(args: argparse.Namespace) -> tuple[str, dict]:
 
 
 def _trained(args: argparse.Namespace) -> tuple[str, dict]:
-    """A trained run's model; its initial weights and its batches are gone."""
+    """(name, audit result) of a trained run's saved model.
+
+    Its initial weights and its batches are gone, so nothing is claimed about them.
+    """
     if args.flags or args.overrides or args.study:
         from mingpt.utils import BadInput
-        raise BadInput(f"audit {args.run}: a trained run is what it is; leave out the arm's flags "
-                       f"and settings")
+        raise BadInput(f"audit {args.run}: a trained run's settings cannot be changed; leave out "
+                       f"the arm's flags and settings")
     from experiments.audit import audit
     from experiments.weights.saved import find_run, load_run
     from mingpt.trainer import Trainer

@@ -1,11 +1,12 @@
 """
-Measure one arm's attention under every backend: losses, time, memory and FLOPs of a step.
+Measure one arm's training step under every attention backend.
 
     python lab.py bench --schedule lms_main --model.block_size=1024
 
-Beside the backends stand `full` (the same model that sees everything) and `attention removed`
-(every score skipped): the ceiling, which no schedule can pass. All take turns; a time is the median
-over the rounds, with its quartiles.
+For each backend it prints the losses, time, memory and FLOPs of a step. Two more rows are for
+comparison: `full` is the same model with full attention, and `attention removed` skips every score.
+No schedule can be faster than the second. All variants take turns. A time is the median over the
+rounds, with its quartiles.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from commands._arguments import add_arm_arguments, add_size_arguments, spec_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `bench`."""
     add_arm_arguments(parser)
     add_size_arguments(parser)
     parser.add_argument("--rounds", type=int, default=7, metavar="N",
-                        help="samples a backend, at least 5 (default 7)")
+                        help="samples per backend, at least 5 (default 7)")
     parser.add_argument("--only", nargs="+", metavar="NAME",
-                        help="some rows of the table, such as dense banded full")
+                        help="measure only these rows of the table (dense banded full)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Measure, print the table or JSON, and return the exit code 0. Raises BadInput."""
     from rich.console import Console
 
     from mingpt.utils import BadInput
@@ -80,7 +83,7 @@ def _cells(row: dict) -> list[str]:
 
 
 def _spread(values: dict | None, form: str) -> str:
-    """The median and its quartiles: '12.3 (12.1–12.9)'"""
+    """The median and its quartiles, as '12.3 (12.1–12.9)'; '-' for None."""
     if values is None:
         return "-"
     middle, low, high = (form.format(values[key]) for key in ("median", "low", "high"))

@@ -3,7 +3,7 @@ Evaluate trained runs: loss, perplexity, bits per byte, BLEU, speed, memory and 
 
     python lab.py eval baseline.s0 rope.s0 --compare
 
-Writes evaluation_results.json under OUT.
+The results are also written to evaluation_results.json under OUT.
 """
 
 from __future__ import annotations
@@ -14,22 +14,28 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `eval`."""
     parser.add_argument("runs", nargs="+", metavar="RUN",
-                        help="names of runs (rope.s0, seven/rope.s0), or their files")
-    parser.add_argument("--compare", action="store_true", help="show each run against the first")
-    parser.add_argument("--data", nargs="+", metavar="PATH", help="other data than the run's own")
+                        help="trained runs, by name (rope.s0, seven/rope.s0) or by one of their "
+                             "files")
+    parser.add_argument("--compare", action="store_true",
+                        help="show each run's difference from the first")
+    parser.add_argument("--data", nargs="+", metavar="PATH",
+                        help="evaluate on this data instead of each run's own")
     parser.add_argument("--best", action="store_true",
-                        help="the weights of the best evaluation (--run.keep_best=true)")
+                        help="use the weights of the best evaluation (kept by "
+                             "--run.keep_best=true)")
     parser.add_argument("--bleu", type=int, default=16, metavar="ROWS",
-                        help="held-out rows whose second halves are "
-                        "written anew and compared with what stands there (default 16; 0: none)")
+                        help="held-out rows for BLEU: the model continues each first half, and the "
+                        "result is compared with the second half (default 16; 0: none)")
     parser.add_argument("--device", default="auto", metavar="D")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
-                        help="where the runs are (default .)")
+                        help="the folder that holds the runs (default .)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Evaluate the runs, write and print the results, and return 0. Raises BadInput."""
     from experiments.train.evaluation import evaluate_runs, results_path
     from experiments.weights.saved import find_run
     from mingpt.utils import write_atomic
@@ -51,7 +57,7 @@ ROWS = (  # label, key, format
     ("perplexity", "perplexity", "{:,.2f}"),
     ("bits per byte", "bits_per_byte", "{:.4f}"),
     ("parameters", "parameters", "{:,}"),
-    ("FLOPs a token (training)", "flops_per_token", "{:,.0f}"),
+    ("FLOPs per token (training)", "flops_per_token", "{:,.0f}"),
     ("tokens/s (evaluation)", "eval_tokens_per_second", "{:,.0f}"),
     ("samples/s (evaluation)", "eval_samples_per_second", "{:,.2f}"),
     ("peak memory (MB)", "peak_memory_mb", "{:,.0f}"),
@@ -64,8 +70,10 @@ ROWS = (  # label, key, format
 
 
 BLEU = "BLEU of continuations"
-PER_TOKEN = ("val loss (nats per token)", "perplexity")    # rows that another tokenizer changes
-QUALITY = (*PER_TOKEN, "bits per byte", BLEU)  # rows that another validation set changes
+# rows that cannot be compared between runs with different tokenizers
+PER_TOKEN = ("val loss (nats per token)", "perplexity")
+# rows that cannot be compared between runs with different validation sets
+QUALITY = (*PER_TOKEN, "bits per byte", BLEU)
 
 
 def _print(results: list[dict], compare: bool) -> None:
@@ -96,21 +104,25 @@ def _print(results: list[dict], compare: bool) -> None:
 
 
 def _barred(result: dict, first: dict) -> tuple[tuple[str, ...], str]:
-    """(the rows that do not compare with the first run's, why): those of quality, over another
-    validation set."""
+    """(labels of the rows that must not be compared with the first run's, the reason).
+
+    Both are empty where the two runs scored the same validation tokens.
+    """
     from experiments.verdicts.comparable import same_text, same_validation
     if same_validation(result, first):
         return (), ""
     if same_text(result, first):
         return (
             PER_TOKEN,
-            "another tokenizer over the same text: bits per byte compare, loss and perplexity do "
-            "not",
+            "it has another tokenizer over the same text: compare bits per byte, not loss or "
+            "perplexity",
         )
-    return QUALITY, f"not comparable in loss with {first['run']}: another validation set was scored"
+    return QUALITY, (f"its loss is not comparable with {first['run']}: it scored another "
+                     f"validation set")
 
 
 def _against(cell: str, value: float | None, first: float | None) -> str:
+    """The cell with its relative difference from the first run's value, where there are both."""
     if value is None or not first:
         return cell
     return f"{cell} ({value / first - 1:+.1%})"

@@ -1,9 +1,12 @@
 """
-Export a trained run for Hugging Face's transformers: config, weights and tokenizer in one folder.
+Export a trained run as a folder that Hugging Face's transformers opens.
 
     python lab.py export rope.s0 --to hf rope-hf     write the folder rope-hf, which
                                                      AutoModelForCausalLM.from_pretrained opens
-    python lab.py export --parity                    how close every family is, on random models
+    python lab.py export --parity                    measure on random models how closely every
+                                                     family's logits agree
+
+The folder holds the config, the weights and the tokenizer.
 
 A run without an exact counterpart is refused. The message names the settings that have none.
 """
@@ -16,33 +19,39 @@ from pathlib import Path
 
 
 class Parity(argparse.Action):
-    """As --help is: prints, and leaves nothing more to do."""
+    """The option --parity. Like --help it prints and exits, so no other argument is needed."""
 
     def __call__(self, parser, namespace, values, option_string=None):
+        """Print the table and exit."""
         print_parity()
         parser.exit()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `export`."""
     parser.add_argument("run", metavar="RUN",
-                        help="a run's name (rope.s0, seven/rope.s0), or a file of it")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+                        help="a trained run, by name (rope.s0, seven/rope.s0) or by one of its "
+                             "files")
+    parser.add_argument("folder", type=Path, metavar="DIR",
+                        help="the folder to write; it must not exist yet")
     parser.add_argument("--to", choices=["hf"], default="hf",
-                        help="the format: hf, Hugging Face's (default)")
+                        help="the format: hf (default) is Hugging Face's")
     parser.add_argument("--family", metavar="NAME",
-                        help="as this one of their models (llama, qwen2, …), instead of "
-                        "the plainest that computes the same")
+                        help="the model family to write (llama, qwen2, …), instead of the "
+                        "plainest one that computes the same")
     parser.add_argument("--best", action="store_true",
-                        help="the weights of the best evaluation (--run.keep_best=true)")
+                        help="use the weights of the best evaluation (kept by "
+                             "--run.keep_best=true)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
-                        help="where the runs are (default .)")
+                        help="the folder that holds the runs (default .)")
     parser.add_argument("--parity", action=Parity, nargs=0,
-                        help="compare random models of every family, print a "
-                        "table, and export nothing")
+                        help="export nothing; compare random models of every family and print a "
+                        "table")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Export the run, print what was written, and return 0. Raises BadInput."""
     from experiments.weights.export import export_run
     from experiments.weights.saved import find_run
     result = export_run(find_run(args.run, args.out), args.folder,
@@ -54,18 +63,18 @@ def main(args: argparse.Namespace) -> int:
           f"tokenizer "
           f"{result['tokenizer']}")
     if "largest_difference" not in result:
-        print("not compared: transformers is not installed")
+        print("not compared with the run: transformers is not installed")
         return 0
     print(f"opened with transformers: the largest difference of a logit is "
           f"{result['largest_difference']:.1e}")
     if not result["same_ids"]:
-        print(f"AutoTokenizer has a splitting of its own for {result['family']}; for the run's: "
-              f"PreTrainedTokenizerFast(tokenizer_file='{result['folder']}/tokenizer.json')")
+        print(f"AutoTokenizer splits text in its own way for {result['family']}; for the run's ids "
+              f"use PreTrainedTokenizerFast(tokenizer_file='{result['folder']}/tokenizer.json')")
     return 0
 
 
 def print_parity() -> None:
-    """Every case of every family, as a Markdown table."""
+    """Print how closely every case of every family agrees, as a Markdown table."""
     from experiments.weights.parity import tables
     rows = tables()
     print("| case | imported | exported again | greedy tokens |\n|---|---|---|---|")

@@ -7,8 +7,8 @@ Sample text from a trained run.
 
 With --draft, another run with the same tokenizer drafts tokens. The run reads them all at once and
 keeps or replaces them (speculative decoding). The distribution of the text stays the same, and
-sampling is faster where the draft is often right. `--draft heads` lets the run's own future heads
-draft (trained with --model.n_future=4).
+sampling is faster where the draft is often right. With `--draft heads` the run's own heads for
+later tokens draft; such a run is trained with --model.n_future=4.
 """
 
 from __future__ import annotations
@@ -19,39 +19,46 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `sample`."""
     parser.add_argument("run", metavar="RUN",
-                        help="a run's name (rope.s0, seven/rope.s0), or a file or folder of it")
+                        help="a trained run, by name (rope.s0, seven/rope.s0) or by one of its "
+                             "files or folders")
     parser.add_argument("--prompt", default="",
-                        help="the text to continue (default: the beginning of a document)")
+                        help="the text to continue (default: start a new document)")
     parser.add_argument("--tokens", type=int, default=120, metavar="N",
-                        help="new tokens (default 120)")
+                        help="number of new tokens (default 120)")
     parser.add_argument("--samples", type=int, default=1, metavar="N",
-                        help="how many continuations (default 1)")
+                        help="number of continuations (default 1)")
     parser.add_argument("--temperature", type=float, default=0.8,
-                        help="below 1 safer, above 1 wilder, 0 greedy (0.8)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="only from the K likeliest tokens")
+                        help="divides the logits: below 1 safer, above 1 wilder, 0 greedy "
+                             "(default 0.8)")
+    parser.add_argument("--top-k", type=int, metavar="K",
+                        help="sample only from the K likeliest tokens")
     parser.add_argument("--top-p", type=float, metavar="P",
-                        help="only from the likeliest tokens that hold P together")
+                        help="sample only from the likeliest tokens that together have "
+                             "probability P")
     parser.add_argument("--draft", metavar="RUN",
-                        help="the run that drafts, or `heads`; reports what that brings")
+                        help="the run that drafts, or `heads`; the speed-up is reported")
     parser.add_argument("--drafted", type=int, default=4, metavar="N",
-                        help="tokens that a run drafts at once (4)")
+                        help="number of tokens that a run drafts at once (default 4)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--best", action="store_true",
-                        help="the weights of the best evaluation (--run.keep_best=true)")
+                        help="use the weights of the best evaluation (kept by "
+                             "--run.keep_best=true)")
     parser.add_argument("--device", default="auto", metavar="D")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
-                        help="where the runs are (default .)")
+                        help="the folder that holds the runs (default .)")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Print the samples and return the exit code 0. Raises BadInput."""
     from mingpt.utils import BadInput
     if args.tokens < 1 or args.samples < 1:
         raise BadInput(f"--tokens {args.tokens} --samples {args.samples}: at least 1 of each")
     if args.temperature < 0 or (args.top_p is not None and not 0 < args.top_p <= 1):
-        raise BadInput(f"--temperature {args.temperature} --top-p {args.top_p}: from 0, and above "
-                       f"0 to 1")
+        raise BadInput(f"--temperature {args.temperature} --top-p {args.top_p}: the temperature is "
+                       f"at least 0, and top-p is above 0 and at most 1")
     if args.top_k is not None and args.top_k < 1:
         raise BadInput(f"--top-k {args.top_k}: at least 1")
     if args.drafted < 1:
@@ -81,14 +88,14 @@ def main(args: argparse.Namespace) -> int:
         print(
             f"--- {args.draft} drafted {brought['drafted']:,} tokens, "
             f"{brought['acceptance']:.1%} were kept: "
-            f"{brought['tokens_a_pass']:.2f} tokens a pass; {brought['seconds']:.2f} s, "
+            f"{brought['tokens_a_pass']:.2f} tokens per pass; {brought['seconds']:.2f} s, "
             f"{brought['seconds_without']:.2f} s without: {brought['speed_up']:.2f} times as fast"
         )
     return 0
 
 
 def _draft(args: argparse.Namespace, files, model):
-    """Who drafts for the model of a run. BadInput where the two do not write in the same tokens."""
+    """The draft for the run's model. Raises BadInput where the two have different tokenizers."""
     from experiments.weights.checkpoint import read_state
     from experiments.weights.saved import find_run, load_run
     from mingpt.sampling.speculate import HeadDraft, ModelDraft
@@ -100,5 +107,5 @@ def _draft(args: argparse.Namespace, files, model):
     if ours != theirs:
         raise BadInput(f"--draft {args.draft}: its tokenizer is {theirs!r}, that of {files.name} "
                        f"{ours!r}: give a run "
-                       "with the same")
+                       "with the same tokenizer")
     return ModelDraft(load_run(others, args.device)[0], args.drafted)

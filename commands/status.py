@@ -1,7 +1,9 @@
-"""show all runs under a results folder: how far they are, how fast, how long they still take
+"""
+Show the progress, speed and remaining time of all runs under a results folder.
 
-Failures come first. --watch keeps looking: a table in a terminal, a line a change elsewhere. --html
-writes a page, which with --watch is written anew at every look and refreshes itself in the browser.
+Failures come first. --watch repeats this until Ctrl-C: in a terminal it updates a table, elsewhere
+it prints one line per change. --html writes a page. With --watch the page is written again each
+time, and it refreshes itself in the browser.
 """
 
 from __future__ import annotations
@@ -22,27 +24,29 @@ NUMBERS = ("seed", "iteration", "loss", "val_loss", "tokens/s", "left")
 STYLES = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red",
           "unreadable": "red",
           "killed": "yellow", "interrupted": "yellow"}
-BAR = 10         # characters of a run's progress in a terminal
+BAR = 10         # width of a run's progress bar in a terminal, in characters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="only this study's runs")
+    """Add the options of `status`."""
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="show only this study's runs")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
-                        help="the folder that holds losses/ (.)")
-    parser.add_argument("--watch", action="store_true", help="keep showing it until Ctrl-C")
+                        help="the folder that holds losses/ (default .)")
+    parser.add_argument("--watch", action="store_true", help="keep updating until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, metavar="S",
-                        help="seconds between two looks (2)")
+                        help="with --watch: seconds between two updates (default 2)")
     parser.add_argument("--html", type=Path, metavar="FILE",
-                        help="write it as a page; with --watch, again and again")
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+                        help="write an HTML page; with --watch, write it at every update")
+    parser.add_argument("--json", action="store_true", help="print the runs as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Show the runs and return the exit code 0. Raises BadInput."""
     if args.overrides:
         raise BadInput(f"status takes no settings: {args.overrides[0]}")
     if args.json and (args.watch or args.html):
-        raise BadInput("--json prints the runs once: leave out --watch and --html, or call it "
-                       "again and again")
+        raise BadInput("--json prints the runs once: leave out --watch and --html, or repeat the "
+                       "command")
     if not 0.1 <= args.every <= 3600:
         raise BadInput(f"--every {args.every:g}: give seconds from 0.1 to 3600")
     if args.watch:
@@ -60,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def look(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows as they are now, written to the page where one is wanted."""
+    """The rows as they are now. With --html they are also written to the page."""
     from experiments.launch.live import find
     rows = find(args.out, args.study)
     if args.html:
@@ -70,7 +74,7 @@ def look(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def watch(args: argparse.Namespace) -> int:
-    """Look again until Ctrl-C, which is a fine way to end."""
+    """Update until Ctrl-C, then return the exit code 0."""
     from rich.live import Live
     terminal = console()
     seen: dict[str, str] = {}
@@ -88,7 +92,7 @@ def watch(args: argparse.Namespace) -> int:
 
 
 def say_changes(rows: list[dict[str, Any]], seen: dict[str, str]) -> None:
-    """A line for every run that is not as it was at the last look."""
+    """Print one line for every run that has changed since the last look, and update `seen`."""
     from experiments.launch.live import cells
     for row in rows:
         shown = cells(row)
@@ -103,8 +107,10 @@ def say_changes(rows: list[dict[str, Any]], seen: dict[str, str]) -> None:
 
 
 def screen(rows: list[dict[str, Any]], height: int):
-    """What fits a terminal: the summary, and as many rows as there is room for, the urgent ones
-    first."""
+    """What fits a terminal of this height: the summary, then as many rows as there is room for.
+
+    `rows` has failures first, so they are shown even where not all rows fit.
+    """
     from rich.console import Group
     from rich.text import Text
 
@@ -115,13 +121,13 @@ def screen(rows: list[dict[str, Any]], height: int):
 
 
 def console():
-    """As wide as the terminal; in a pipe or a file as wide as the table."""
+    """A console as wide as the terminal, or 200 characters wide in a pipe or a file."""
     from rich.console import Console
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def table(rows: list[dict[str, Any]]):
-    """The rows as a rich table."""
+    """The rows as a rich table, with the columns of COLUMNS."""
     from rich.table import Table
     from rich.text import Text
 

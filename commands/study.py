@@ -1,7 +1,8 @@
-"""train every arm of a study with every seed, here or on SLURM, then plot: what run_all.sh runs
+"""
+Train every arm of a study with every seed, here or on SLURM, and plot the results.
 
-Finished runs are not repeated and interrupted ones go on, so the same command may be given again at
-any time.
+run_all.sh runs this verb. Finished runs are not repeated and interrupted ones continue, so the same
+command may be given again at any time.
 """
 
 from __future__ import annotations
@@ -20,42 +21,45 @@ DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `study`."""
     add = parser.add_argument
     add("study", nargs="?", default="seven", metavar="STUDY",
-        help="a shipped study, or a path to a TOML file (seven)")
-    add("--seeds", metavar="0-4", help="instead of the study's own; 0-4 or 0,2,5")
+        help="a shipped study, or a path to a TOML file (default seven)")
+    add("--seeds", metavar="0-4",
+        help="the seeds to run, as 0-4 or 0,2,5 (default: the study's own)")
     add("--preset", metavar="NAME", help="size and training settings of all arms")
     add("--data", nargs="+", default=[], metavar="PATH",
-        help="files, folders, globs or a data set's name")
+        help="files, folders, globs or the name of a data set")
     add("--out", default=".", metavar="DIR",
-        help="where losses/, checkpoints/, visualizations/, logs/ go (.)")
+        help="where losses/, checkpoints/, visualizations/ and logs/ are written (default .)")
     add("--jobs", type=int, default=1, metavar="N",
-        help="runs at once; threads and GPUs are divided among them (1)")
+        help="number of runs at once; threads and GPUs are divided among them (default 1)")
     add("--max-iters", type=int, metavar="N", help="iterations of each run")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
-    add("--local", action="store_true", help="train here, even where there is SLURM")
+    add("--local", action="store_true", help="train on this machine, even where SLURM is available")
     add("--dry-run", action="store_true",
-        help="print the plan and the expected time, train nothing")
-    add("--plot", action="store_true", help="train nothing, say how the runs went and plot them")
+        help="print the plan and the expected time; train nothing")
+    add("--plot", action="store_true", help="train nothing; say how the runs went and plot them")
     add("--json", action="store_true", help="print the plan or the outcome as JSON")
     slurm = parser.add_argument_group("SLURM (used where sbatch is on the PATH)").add_argument
     for name in ("partition", "qos", "account", "gres", "time"):
         slurm(f"--{name}", metavar=name.upper(), help={
-            "gres": "gpu:1 where the cluster has GPUs, else none",
-            "time": "a run's limit; predicted if not given",
+            "gres": "sbatch's --gres (default: gpu:1 where the cluster has GPUs, else none)",
+            "time": "time limit of one run (default: predicted)",
         }.get(name, f"sbatch's --{name}"))
-    slurm("--array-max", type=int, metavar="N", help="runs at once")
+    slurm("--array-max", type=int, metavar="N", help="number of runs at once")
     slurm("--sbatch", action="append", default=[], metavar="OPTION",
-          help="any other: --sbatch=--constraint=a100")
+          help="any other option of sbatch, as in --sbatch=--constraint=a100")
     slurm("--tokenize-here", action="store_true",
-          help="tokenise before submitting: when nodes reach no network")
-    # run_single.sh: this task of a submitted plan
+          help="tokenise before submitting, for nodes that reach no network")
+    # run_single.sh gives --plan: run one task of a submitted plan
     slurm("--plan", type=Path, help=argparse.SUPPRESS)
     slurm("--task", type=int, metavar="N",
           help="run only the N-th run of the study, counted from 0")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Plan the study, then submit it or train it here; return the exit code. Raises BadInput."""
     from experiments.launch import slurm
     if args.plan:
         return _become(slurm.task_arguments(args.plan, _task(args)))
@@ -81,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace):
-    """What was asked for, with the study read and checked."""
+    """The request that the arguments describe, with the study read and checked."""
     from experiments.declare.study import load_study, parse_seeds
     from experiments.launch.plan import Request
     if args.jobs < 1:
@@ -96,6 +100,7 @@ def _request(args: argparse.Namespace):
 
 
 def _task(args: argparse.Namespace) -> int:
+    """The number of the plan's task: --task, or else SLURM's own. Raises BadInput."""
     task = args.task if args.task is not None else os.environ.get("SLURM_ARRAY_TASK_ID")
     if task is None:
         raise BadInput("--plan needs --task, or SLURM_ARRAY_TASK_ID")
@@ -103,7 +108,7 @@ def _task(args: argparse.Namespace) -> int:
 
 
 def _nth(request, task: int) -> list[str]:
-    """The arguments of the study's n-th run."""
+    """lab.py's arguments for the study's run number `task`, counted from 0. Raises BadInput."""
     from experiments.launch.plan import order
     jobs = order(request.study)
     if not 0 <= task < len(jobs):
@@ -112,19 +117,20 @@ def _nth(request, task: int) -> list[str]:
 
 
 def _become(arguments: list[str]) -> int:
-    """Go on as the process of one run, which then hears the signals itself."""
+    """Replace this process by one run of lab.py, so that the run receives the signals itself."""
     from experiments.launch.launch import LAB
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(LAB), *arguments])
 
 
 def _train(args: argparse.Namespace, request, jobs) -> int:
-    """Run the plan here, then plot."""
+    """Run the plan on this machine, then plot; return the exit code."""
     from experiments.launch import board, launch
     from experiments.launch.plan import looks, write_order
-    stdout = sys.stderr if args.json else None   # the children's words must not get into the JSON
+    # what the children print must not get into the JSON
+    stdout = sys.stderr if args.json else None
     if any(not job.ended for job in jobs) and (code := launch.tokenize(request, stdout)):
-        return code   # it has said why
+        return code   # the child has printed why
     refused = set()
     for until, between in looks(request, jobs):
         if todo := [job for job in between if not job.ended]:
@@ -142,7 +148,7 @@ def _train(args: argparse.Namespace, request, jobs) -> int:
 
 
 def _finish(args: argparse.Namespace, request, refused=()) -> int:
-    """Plot, and say how all runs went. 0 when every one is done and drawn."""
+    """Plot, and print how all runs went. Returns 0 when every run is done and drawn, else 1."""
     from experiments.launch import board, launch
     code = launch.plot(request, sys.stderr if args.json else None)
     whole = board.outcome(request, refused, as_json=args.json)
@@ -150,13 +156,13 @@ def _finish(args: argparse.Namespace, request, refused=()) -> int:
 
 
 def _submit(args: argparse.Namespace, request, jobs) -> int:
-    """Hand what is left to SLURM and print the jobs' ids."""
+    """Submit the runs that are left to SLURM and print the jobs' ids; return the exit code."""
     from experiments.launch import launch, slurm
     held = slurm.queued(request)
     todo = [job for job in jobs if not job.ended and (job.arm, job.seed) not in held]
     if held:
         queued = ", ".join(sorted(set(held.values())))
-        print(f"{len(held)} runs are queued or running already: job {queued}", file=sys.stderr)
+        print(f"{len(held)} runs are already queued or running: job {queued}", file=sys.stderr)
     if not todo:
         print(json.dumps({"jobs": {}, "runs": 0}) if args.json else "nothing to submit")
         return DONE

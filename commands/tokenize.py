@@ -1,9 +1,10 @@
 """
-Tokenise a corpus into the cache and say what is in it: documents, tokens, sets, split, bad lines.
+Tokenise a corpus into the cache and print what is in it.
 
     python lab.py tokenize --data corpus.jsonl.zst --data.tokenizer=byte
 
-Runs do this by themselves; doing it beforehand spares a job on a GPU the wait.
+It prints the documents, tokens, sets, split and bad lines. A run tokenises its corpus by itself;
+doing it beforehand saves a GPU job the wait.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ import time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `tokenize`."""
     parser.add_argument("--data", nargs="+", metavar="PATH",
-                        help="files, folders, globs, or a data set's name "
+                        help="files, folders, globs, or the name of a data set "
                         "(default: a corpus made from Python's own standard library)")
     parser.add_argument("--preset", metavar="NAME",
-                        help="whose data settings to begin with (default laptop)")
+                        help="the preset whose data settings to start from (default laptop)")
     parser.add_argument("--study", metavar="FILE",
-                        help="a study's TOML file or name, for its data settings")
+                        help="a study, by name or as a TOML file, whose data settings to use")
     parser.add_argument("--arm", metavar="NAME",
-                        help="the study's arm whose data settings to take (its baseline)")
+                        help="the arm of the study whose data settings to use (default: its "
+                             "baseline)")
     parser.add_argument("--json", action="store_true", help="print the account as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Tokenise, print the account as a table or JSON, and return 0. Raises BadInput."""
     from experiments.corpus import open_corpus
     from experiments.declare.spec import build_settings
     settings = build_settings(preset=args.preset, study=args.study, arm=_arm(args), data=args.data,
@@ -43,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _arm(args: argparse.Namespace) -> str | None:
-    """A study's arms share their data: without --arm, its baseline's settings."""
+    """The arm whose data settings to use: --arm, or else the study's baseline."""
     if args.study is None or args.arm is not None:
         return args.arm
     from experiments.declare.study import load_study
@@ -68,12 +72,13 @@ def _print(account: dict) -> None:
 
 
 def _numbers(totals: dict) -> list[str]:
+    """Documents, tokens, bytes, and bytes per token, as text."""
     counts = [f"{totals[key]:,}" for key in ("documents", "tokens", "bytes")]
     return [*counts, f"{totals['bytes'] / totals['tokens']:.3f}" if totals["tokens"] else "-"]
 
 
 def _bad(report: dict) -> list[str]:
-    """The bad lines, a line a kind."""
+    """The report of bad lines: a total, then one line per kind."""
     share = f" ({report['bad'] / report['lines']:.2%})" if report["bad"] else ""
     lines = [f"bad lines  {report['bad']:,} of {report['lines']:,}{share}"]
     lines += [f"  {kind:<18} {found['count']:>9,}  first: {found['file']}:{found['line']}"
@@ -84,7 +89,8 @@ def _bad(report: dict) -> list[str]:
 
 def _notes(account: dict) -> list[str]:
     dropped = account["split"]["dropped"]
-    copies = f"; {dropped:,} training documents dropped, copies of held-out ones" if dropped else ""
+    copies = (f"; {dropped:,} training documents dropped because they copy held-out ones"
+              if dropped else "")
     return [f"held out   {account['split']['by']}{copies}",
             f"tokenizer  {account['tokenizer']} ({account['vocab_size']:,} tokens)",
             f"hash       {account['hash']}",

@@ -1,7 +1,8 @@
 """
-Train one arm. Flags turn changes on, alone or together. Writes a CSV, a record, a checkpoint.
+Train one arm and write its curve, record and checkpoint.
 
-A run that was interrupted goes on exactly where it stopped; a finished one is not repeated.
+Flags turn changes on, alone or together. An interrupted run continues exactly where it stopped. A
+finished run is not repeated.
 Exit codes: 0 done, 1 failed or diverged, 2 bad input, 3 interrupted with a checkpoint saved.
 """
 
@@ -17,27 +18,30 @@ from experiments.declare.ranges import listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `train`."""
     parser.epilog = f"Numbers that --section.key=value takes:\n{listing()}"
     add_arm_arguments(parser)
     add_run_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N",
-                        help="of weights and data order (default 0)")
+                        help="seed of the weights and the data order (default 0)")
     parser.add_argument("--max-iters", type=int, metavar="N",
-                        help="iterations, instead of the preset's")
+                        help="number of iterations, instead of the preset's")
     parser.add_argument("--resume", choices=["auto", "restart"], default="auto",
-                        help="auto: go on from a checkpoint (default); restart: throw the earlier "
-                             "run away")
+                        help="auto: continue from a checkpoint if there is one (default); restart: "
+                             "discard the earlier run")
     parser.add_argument("--allow-audit-fail", action="store_true",
-                        help="train although the audit finds that the arm is not what it declares")
+                        help="train even if the audit finds that the arm does not do what it "
+                             "declares")
     parser.add_argument("--logger", metavar="NAME",
-                        help="besides the CSV: tensorboard, wandb or none (default)")
+                        help="log to tensorboard or wandb besides the CSV (default none)")
     parser.add_argument("--dry-run", action="store_true",
-                        help="print what would be trained and what it costs")
+                        help="print what would be trained and what it would cost; train nothing")
     parser.add_argument("--json", action="store_true",
                         help="print the result (or the dry run) as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Train the arm, or print the dry run, and return the exit code. Raises BadInput."""
     spec = spec_from(args)
     from experiments.records.record import MAX_SEED
     from mingpt.utils import BadInput
@@ -50,7 +54,8 @@ def main(args: argparse.Namespace) -> int:
     from experiments.train.progress import Reporter
     from experiments.train.run import Run
     from mingpt.trainer import find_device
-    find_device(spec.settings.trainer.device)   # refused before a corpus is tokenised for it
+    # refuse a missing device before tokenising the corpus
+    find_device(spec.settings.trainer.device)
     observer = Observers(Reporter(), make_logger(spec.settings.run.logger, args.out))
     corpus = open_corpus(spec.settings.data)
     run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]),
@@ -62,6 +67,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _dry_run(spec, args: argparse.Namespace) -> int:
+    """Print the plan of the run as text or JSON, and return the exit code 0."""
     from experiments.records.record import begun_line, trainable_line
     from experiments.train.predict import preview
     plan = preview(spec, args.seed, args.out)
@@ -81,7 +87,7 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
         print(line)
     if plan["init"]:
         print(begun_line(plan["init"]))
-    print(f"FLOPs a token     {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
+    print(f"FLOPs per token   {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
     print(f"audit             {'passed' if plan['audit']['passed'] else 'failed'}")
     for claim, seen in plan["audit"]["checks"].items():
         print(f"  {'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True

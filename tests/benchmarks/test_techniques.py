@@ -82,7 +82,7 @@ def test_drafting_works_with_the_runs_of_the_page(command, small, capsys):
         if "--arm" in line:
             assert train(line, small) == 0      # at once, where it was trained before
     assert lab.main([*words(command), "--tokens", "12", "--out", small[-1], "--device", "cpu"]) == 0
-    assert re.search(r"drafted \d+ tokens, [\d.]+% were kept: [\d.]+ tokens a pass",
+    assert re.search(r"drafted \d+ tokens, [\d.]+% were kept: [\d.]+ tokens per pass",
                      capsys.readouterr().out)
 
 

@@ -279,7 +279,7 @@ def test_a_trained_run_is_analysed(trained, capsys):
 
 
 def test_a_run_cannot_be_changed(trained):
-    with pytest.raises(BadInput, match="is what it is"):
+    with pytest.raises(BadInput, match="settings cannot be changed"):
         lab.main(["analyze", "turned.s0", "--out", str(trained), "--model.n_layer=2"])
     with pytest.raises(BadInput, match="the least is 1"):
         lab.main(["analyze", "turned.s0", "--out", str(trained), "--rows", "0"])

@@ -131,7 +131,7 @@ def test_problems_go_to_stderr_by_file_and_the_rest_is_plotted(tmp_path, no_comp
     (["--format", "png,jpg"], "--format: no 'jpg'"),
     (["--metrc", "loss"], "no option '--metrc': did you mean '--metric'?"),
     (["--study", "none.toml"], "no study file 'none.toml'"),
-    (["--x", "flops"], "no run has flops; they have iteration, loss"),
+    (["--x", "flops"], "no run has flops; the runs have iteration, loss"),
     (["--out", "losses/baseline.csv"], "--out: cannot write to"),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, said):

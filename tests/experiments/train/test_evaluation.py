@@ -106,7 +106,7 @@ def test_a_draft_changes_no_greedy_text_and_says_what_it_brought(out, capsys):
     assert lab.main([*request[:-1], "--draft", "rope.s0", "--samples", "2"]) == 0
     text = capsys.readouterr().out
     assert (
-        "rope.s0 drafted 46 tokens, 100.0% were kept: 4.83 tokens a pass" in text
+        "rope.s0 drafted 46 tokens, 100.0% were kept: 4.83 tokens per pass" in text
         and "times as fast" in text
     )
 
