@@ -48,7 +48,9 @@ def _slots(section: str) -> Mapping[str, Mapping[str, Any]]:
 
 def _active(member: Any, config: CN) -> Iterable[str]:
     """The options that a slot's member reads under these settings."""
-    return member.active_options(config) if hasattr(member, "active_options") else member.options
+    if hasattr(member, "active_options"):
+        return member.active_options(config)
+    return options_of(member)
 
 
 # setting → (what it needs to have an effect, whether the given settings have that)

@@ -67,7 +67,7 @@ def match(arm: str, settings: CN, baseline: CN, by: str, fixed: bool = False) ->
     if fixed:
         raise BadInput(f"{what}: model.mlp_hidden={settings.model.mlp_hidden!r} is set by the arm "
                        f"or the command line: {instead}")
-    if "mlp_hidden" not in MLPS[settings.model.mlp].options:
+    if "mlp_hidden" not in options_of(MLPS[settings.model.mlp]):
         raise BadInput(f"{what}: model.mlp={settings.model.mlp!r} has no hidden size: {instead}")
     few, many = (measure(_with(settings, hidden), by) for hidden in (64, 128))
     hidden = round(64 + (target - few) / ((many - few) / 64))

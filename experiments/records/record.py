@@ -156,11 +156,11 @@ def environment(device: str) -> dict[str, Any]:
     cuda = str(device).startswith("cuda")
     return {"python": platform.python_version(), "torch": torch.__version__,
             "numpy": metadata.version("numpy"), "platform": platform.platform(),
-            "cpu": _cpu(), "threads": torch.get_num_threads(),
+            "cpu": processor(), "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if cuda else str(device)}
 
 
-def _cpu() -> str:
+def processor() -> str:
     """The name of the processor, or of its architecture where the system gives no name."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
