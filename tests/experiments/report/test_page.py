@@ -89,7 +89,7 @@ def test_a_study_of_fifty_arms_stays_below_three_megabytes(tmp_path):
 
 def test_two_column_files_give_a_page_that_says_undecided_and_why(tmp_path):
     text = page_of(write_two_columns(tmp_path / "losses", EFFECTS))
-    assert text.count("one unpaired run an arm") == 6
+    assert text.count("one unpaired run per arm") == 6
     assert "Files that name no seed cannot be paired" in text and "Curves without a record" in text
 
 
