@@ -157,6 +157,7 @@ class _ScaledLocator(MaxNLocator):
         self.scale = scale
 
     def tick_values(self, vmin: float, vmax: float):
+        """Return the ticks between vmin and vmax, in the axis's own unit."""
         return super().tick_values(vmin / self.scale, vmax / self.scale) * self.scale
 
 

@@ -183,7 +183,8 @@ def _readings(panel: Panel, chart: Chart) -> dict[str, Any]:
 
 
 def _values(panel: Panel, chart: Chart) -> tables.Table:
-    """Return the curves as a table of numbers, for readers who cannot see the chart or print it."""
+    """Return a chart's curves as a table of numbers, for readers who cannot see the chart and for
+    print."""
     longest = max((line.x for line in chart.lines), key=len)
     xs = [longest[round(k * (len(longest) - 1) / (ROWS - 1))] for k in range(ROWS)]
     xs = list(dict.fromkeys(xs))
