@@ -1,10 +1,11 @@
 """
-What a schedule leaves out, what that saves, and what a trained model's attention does with the
-rest.
+Analyse a schedule: which keys it leaves out, how much time that saves, and how a trained model's
+attention uses the remaining keys.
 
-    subjects.py     what is looked at: a window and dilation, a schedule, a trained run
+    subjects.py     what is analysed: a window and dilation, a schedule, or a trained run
     describe.py     exact counts: sparsity, keys per query, reach, receptive field
-    timing.py       speed-ups, measured
+    timing.py       measured speed-ups
     trained.py      a trained run's attention on validation text
-    report.py       all of it as text; files.py writes it, with its pictures
+    report.py       the analysis as text
+    files.py        writes the text, the JSON and the pictures
 """

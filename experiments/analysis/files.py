@@ -1,5 +1,5 @@
 """
-Where an analysis goes: OUT/visualizations/analysis/, as text, JSON and pictures.
+Write an analysis to OUT/visualizations/analysis/, as text, JSON and pictures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ PAIRS_NAME = "hyperparameter_analysis"
 
 
 def folder_of(out: Path) -> Path:
-    """The folder of all analyses under OUT, made if need be. BadInput where it cannot be."""
+    """Return the folder of all analyses under OUT, and create it where needed. Raises BadInput
+    where it cannot be created."""
     folder = Path(out) / "visualizations" / "analysis"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,8 @@ def folder_of(out: Path) -> Path:
 
 
 def text_of(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None) -> str:
-    """The whole report of pairs, or of one schedule with its layers."""
+    """Return the whole report as text, on pairs or on one schedule with its layers. `how` says how
+    speed-ups were measured; None means they were not."""
     parts = [counts_text(rows)]
     if rows[0]["pair"] is None:
         parts.append(layers_text(rows[0]))
@@ -37,7 +39,8 @@ def text_of(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None) -> str:
 
 def write_rows(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None,
                folder: Path) -> list[Path]:
-    """Text, JSON and pictures of several pairs, or of one pair or schedule under its own name."""
+    """Write the text, JSON and pictures of several pairs, or of one pair or schedule under its own
+    name. Return the paths."""
     stem = PAIRS_NAME if len(rows) > 1 else rows[0]["name"]
     return [*_documents(folder / stem, text_of(rows, how), {"measured": how, "rows": list(rows)}),
             *_pictures(rows, how, folder)]
@@ -60,7 +63,8 @@ def _pictures(rows: Sequence[dict[str, Any]], how: dict[str, Any] | None,
 
 
 def write_run(result: dict[str, Any], maps: np.ndarray, folder: Path) -> list[Path]:
-    """Text, JSON and pictures of a trained run, in a folder of its name."""
+    """Write the text, JSON and pictures of a trained run into a folder of its name. Return the
+    paths."""
     from experiments.figures import heads, masks
     folder = folder / result["run"]
     jobs = {"attention_maps": lambda: heads.layer_maps(result, maps),
@@ -79,4 +83,5 @@ def _documents(stem: Path, text: str, document: dict[str, Any]) -> list[Path]:
 
 
 def as_json(document: dict[str, Any]) -> str:
+    """Return the document as indented JSON, with a line end."""
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

@@ -1,10 +1,10 @@
 """
-The speed-up of attention, measured: forward and backward, this project's banded kernel and what
+Measure the speed-up of attention, forward and backward: this project's banded kernel and what
 `auto` takes, against torch's causal flash kernel and against a dense mask.
 
-In a round every kernel takes a sample, one after the other and in another order every time, so that
-what disturbs the machine disturbs all alike; speed-ups are ratios within a round. A schedule's time
-is the sum of its layers'.
+In each round every kernel is timed once, in a new random order, so that other work on the machine
+disturbs all kernels alike. Speed-ups are ratios within a round. A schedule's time is the sum of the
+times of its layers.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from mingpt.sparse.banded import supports
 from mingpt.sparse.flex import flex_fits
 from mingpt.trainer import find_device
 
-TOKENS = 2048           # in a batch: study 003's 8 rows of 256
-LONGEST_DENSE = 4096    # beyond, a dense mask's scores need gigabytes
-SAMPLE_SECONDS = 0.04   # a sample is at least about so long
+TOKENS = 2048           # tokens per batch, as in study 003: 8 rows of 256
+LONGEST_DENSE = 4096    # for longer texts, the scores of a dense mask need gigabytes
+SAMPLE_SECONDS = 0.04   # a sample takes at least about this long
 FEWEST_ROUNDS = 5
 
 
 class Way(NamedTuple):
-    """A kernel over a pattern."""
+    """A kernel that computes a pattern."""
     backend: str
     pattern: Pattern
 
@@ -44,10 +44,10 @@ FLASH = Way("flash", Full())
 
 
 def measure(subjects: Sequence[Subject], rounds: int = 7, device: str = "auto",
-            say: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any],
-                                                                     list[dict[str, Any]]]:
-    """(how it was measured, the speed-ups of each subject). All subjects are in one model and at
-    one T."""
+            say: Callable[[str], None] = lambda text: None,
+            ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return (how it was measured, the speed-ups of each subject). All subjects must have the same
+    model and the same T. `say` receives lines of progress."""
     device = find_device(device)
     qkv, upstream = _tensors(subjects[0], device)
     chosen = [[chosen_ways(pattern, qkv[0]) for pattern in subject.schedule]
@@ -55,16 +55,16 @@ def measure(subjects: Sequence[Subject], rounds: int = 7, device: str = "auto",
     ways = list(dict.fromkeys([FLASH, *(way for layers in chosen for layer in layers
                                         for way in layer.values())]))
     how = {"rounds": rounds, "shape": list(qkv[0].shape), "device": device,
-           "threads": torch.get_num_threads(),
-           "cpus": os.cpu_count(), "load_before": os.getloadavg()[0], "torch": torch.__version__,
+           "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
+           "load_before": os.getloadavg()[0], "torch": torch.__version__,
            "machine": platform.machine()}
     samples = sample(ways, qkv, upstream, rounds, say)
     return how, [speedups(layers, samples) for layers in chosen]
 
 
 def _tensors(subject: Subject, device: str) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """([q, k, v], the output's gradient), each (B, nh, T, hs): B·T is TOKENS, nh and hs are the
-    model's."""
+    """Return ([q, k, v], the output's gradient), each (B, nh, T, hs). B is TOKENS // T, at least 1;
+    nh and hs are the model's."""
     model = subject.spec.settings.model
     size = SIZES[model.model_type] if model.model_type else model.to_dict()
     shape = (max(1, TOKENS // subject.T), size["n_head"], subject.T,
@@ -75,8 +75,8 @@ def _tensors(subject: Subject, device: str) -> tuple[list[torch.Tensor], torch.T
 
 
 def chosen_ways(pattern: Pattern, q: torch.Tensor) -> dict[str, Way]:
-    """What is measured of a pattern: banded, a dense mask, and what `auto` takes. Absent: what
-    there is no form for."""
+    """Return the kernels to measure for a pattern: "auto", and "banded" and "dense" where they can
+    compute it."""
     T, case = q.size(-2), Case(cuda=q.is_cuda, flex=flex_fits(q))
     taken = fastest(pattern, T, case)
     ways = {"auto": FLASH if taken == "flash" else Way(taken, pattern)}
@@ -89,11 +89,11 @@ def chosen_ways(pattern: Pattern, q: torch.Tensor) -> dict[str, Way]:
 
 def sample(ways: Sequence[Way], qkv: list[torch.Tensor], upstream: torch.Tensor, rounds: int,
            say: Callable[[str], None]) -> dict[Way, list[float]]:
-    """Seconds of a forward and backward, `rounds` of each, taken in turns."""
+    """Return way → seconds of a forward and backward, one value per round."""
     say(f"warming up {len(ways)} kernels")
     repeats = {}
     for way in ways:
-        seconds(way, qkv, upstream, 1)     # builds masks, fills caches
+        seconds(way, qkv, upstream, 1)     # this first call builds masks and fills caches
         repeats[way] = max(1, math.ceil(SAMPLE_SECONDS / seconds(way, qkv, upstream, 1)))
     samples: dict[Way, list[float]] = {way: [] for way in ways}
     for number in range(rounds):
@@ -104,11 +104,9 @@ def sample(ways: Sequence[Way], qkv: list[torch.Tensor], upstream: torch.Tensor,
 
 
 def seconds(way: Way, qkv: list[torch.Tensor], upstream: torch.Tensor, repeats: int) -> float:
-    """Mean seconds of a forward and backward."""
-    attend, wait = (
-        BACKENDS[way.backend].attend,
-        torch.cuda.synchronize if upstream.is_cuda else _nothing,
-    )
+    """Return the mean seconds of a forward and backward over `repeats` calls."""
+    attend, wait = (BACKENDS[way.backend].attend,
+                    torch.cuda.synchronize if upstream.is_cuda else _nothing)
     wait()
     start = time.perf_counter()
     for _ in range(repeats):
@@ -118,12 +116,12 @@ def seconds(way: Way, qkv: list[torch.Tensor], upstream: torch.Tensor, repeats: 
 
 
 def _nothing() -> None:
-    """A CPU's work is done when the call returns."""
+    """Do nothing: on a CPU the work is done when the call returns."""
 
 
 def speedups(layers: list[dict[str, Way]], samples: dict[Way, list[float]]) -> dict[str, Any]:
-    """A schedule's milliseconds a round and speed-ups, each with its quartiles; None where a layer
-    has no such form."""
+    """Return a schedule's speed-ups and its milliseconds per pass, each with its median and
+    quartiles. A speed-up is None where some layer has no such kernel."""
     totals = {"flash": [len(layers) * s for s in samples[FLASH]]}
     for kind in ("dense", "banded", "auto"):
         if all(kind in ways for ways in layers):

@@ -1,10 +1,10 @@
 """
-What a trained model's attention does: on validation text, where the weights go.
+Measure where a trained model's attention puts its weights on validation text.
 
-The weights are read off the model's own dense attention: its output is linear in v, so with v the
-identity the output is the weights, (B, nh, T, T), after rotation, bias, pattern and document mask
-alike. With q zero they are uniform over the keys that a query may see: the reference that entropy
-and distance are held against.
+The weights are read off the model's own dense attention. Its output is linear in v, so with the
+identity as v the output is the weights, (B, nh, T, T), with rotation, bias, pattern and document
+mask all applied. With q = 0 the weights are uniform over the keys that a query may see. Entropy and
+distance are compared with these uniform weights.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from mingpt.sparse.backends import Backend, Dense, PublishedPadding
 from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 
-CELLS = 128          # a map has at most so many cells a side
+CELLS = 128          # a map has at most this many cells per side
 STATISTICS = ("entropy", "distance", "self", "first")
 
 
 class Watch:
-    """In the place of a layer's backend: gives the dense attention's output, and sums up its
-    weights on the way."""
+    """Replaces a layer's backend: it returns the output of dense attention, and sums up statistics
+    of the attention weights."""
 
     def __init__(self, backend: Backend):
         self.backend = backend
         self.kind = PublishedPadding if isinstance(backend, PublishedPadding) else Dense
-        self.counted: Tensor | None = None  # (B, T) bool: the queries that statistics are over
+        self.counted: Tensor | None = None  # (B, T) bool: the queries that count in the statistics
         self.sums, self.uniform, self.queries, self.map = 0.0, 0.0, 0, 0.0
-        # Σ |attention's output| / |residual|, and over how many
+        # [Σ |attention's output| / |residual|, the number of terms]
         self.norms = torch.zeros(2, dtype=torch.float64)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, slopes: Tensor | None = None,
@@ -53,13 +53,13 @@ class Watch:
 
     def weights(self, q: Tensor, k: Tensor, slopes: Tensor | None,
                 allowed: Tensor | None) -> Tensor:
-        """(B, nh, T, T): what each query gives each key."""
+        """Return (B, nh, T, T): the weight that each query gives each key."""
         B, heads, T, _ = k.shape
         identity = torch.eye(T, dtype=q.dtype, device=q.device).expand(B, heads, T, T)
         return self.kind.attend(self.backend.pattern, q, k, identity, slopes, allowed, 0.0)
 
     def _sums(self, weights: Tensor) -> Tensor:
-        """(4, nh): STATISTICS summed over the counted queries."""
+        """Return (4, nh): the STATISTICS, summed over the counted queries."""
         place = torch.arange(weights.size(-1), device=weights.device)
         distance = (place[:, None] - place).to(weights.dtype)
         rows = torch.stack([entropy(weights), (weights * distance).sum(-1),
@@ -67,19 +67,20 @@ class Watch:
         return (rows * self.counted[:, None]).sum((1, 3), dtype=torch.float64).cpu()
 
     def watch_norms(self, before: Tensor, output: Tensor) -> None:
-        """|attention's output| against |the residual it is added to|, both (B, T, C)."""
+        """Add up the ratio of |attention's output| to |the residual it is added to|. Both tensors
+        are (B, T, C)."""
         ratio = (output.norm(dim=-1) / before.norm(dim=-1))[self.counted]
         self.norms += torch.tensor([ratio.double().sum(), ratio.numel()], dtype=torch.float64)
 
 
 def entropy(weights: Tensor) -> Tensor:
-    """(…, keys) → (…): nats. Uniform weights have log(keys)."""
+    """Return the entropy in nats: (…, keys) → (…). Uniform weights have log(keys)."""
     return torch.special.entr(weights).sum(-1)
 
 
 def coarse(weights: Tensor) -> Tensor:
-    """(B, nh, T, T) → (nh, n, n): summed over the batch, averaged over square cells so that n is at
-    most CELLS."""
+    """Sum weights over the batch and average them over square cells: (B, nh, T, T) → (nh, n, n),
+    with n at most CELLS."""
     total, cell = weights.sum(0), -(-weights.size(-1) // CELLS)
     if cell > 1:
         total = torch.nn.functional.avg_pool2d(total[None], cell, ceil_mode=True,
@@ -89,13 +90,14 @@ def coarse(weights: Tensor) -> Tensor:
 
 @contextmanager
 def watched(model: GPT) -> Iterator[list[Watch]]:
-    """A Watch in every layer; the model as it was outside."""
+    """Put a Watch into every layer, yield the watches, and restore the model afterwards. Raises
+    BadInput where a layer has no attention weights."""
     watches = []
     with ExitStack() as undo:
         for layer, block in enumerate(model.transformer.h):
             if not isinstance(getattr(block.attn, "attend", None), Backend):
                 raise BadInput(f"layer {layer}: {type(block.attn).__name__} has no attention "
-                               f"weights to look at")
+                               f"weights to analyse")
             watches.append(Watch(block.attn.attend))
             undo.callback(setattr, block.attn, "attend", block.attn.attend)
             block.attn.attend = watches[-1]
@@ -104,12 +106,12 @@ def watched(model: GPT) -> Iterator[list[Watch]]:
 
 
 def _hook_norms(block: Block, watch: Watch):
-    """Show the watch what enters the block and what its attention gives. Returns what takes the
-    hooks away."""
+    """Pass the block's input and its attention's output to the watch. Return the function that
+    removes the hooks."""
     entered = []
     before = block.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
-    after = block.attn.register_forward_hook(lambda module, args,
-                                             output: watch.watch_norms(entered.pop(), output))
+    after = block.attn.register_forward_hook(
+        lambda module, args, output: watch.watch_norms(entered.pop(), output))
 
     def undo() -> None:
         before.remove()
@@ -117,13 +119,16 @@ def _hook_norms(block: Block, watch: Watch):
     return undo
 
 
-def attention_of(model: GPT, x: np.ndarray, y: np.ndarray) -> tuple[list[dict[str, Any]],
-                                                                    np.ndarray]:
-    """(a dict a layer, the maps (layers, nh, n, n)) over rows of tokens x and targets y (n, T). The
-    first query of a row, which sees itself alone, and queries without a target do not count."""
+def attention_of(model: GPT, x: np.ndarray,
+                 y: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Return (one dict of statistics per layer, the maps (layers, nh, n, n)).
+
+    x and y are tokens and targets, each (rows, T). Two kinds of queries do not count in the
+    statistics: the first of each row, which sees only itself, and those without a target.
+    """
     device = next(model.parameters()).device
     with evaluating(model), watched(model) as watches:
-        for row in range(len(x)):          # one at a time: the weights of a layer are nh·T² numbers
+        for row in range(len(x)):  # one row at a time: a layer's weights are nh·T² numbers per row
             counted = torch.from_numpy(y[row:row + 1] != IGNORE_INDEX).to(device)
             counted[:, 0] = False
             for watch in watches:
@@ -134,8 +139,8 @@ def attention_of(model: GPT, x: np.ndarray, y: np.ndarray) -> tuple[list[dict[st
 
 
 def layer_statistics(watch: Watch) -> dict[str, Any]:
-    """Means over the counted queries, by head and over the heads, and what uniform attention would
-    have."""
+    """Return the means over the counted queries, by head and over all heads, beside those of
+    uniform attention."""
     values, even = watch.sums / watch.queries, watch.uniform[:, 0] / watch.queries
     row: dict[str, Any] = {"pattern": str(watch.backend.pattern)}
     for name, by_head, uniform in zip(STATISTICS, values, even, strict=True):
@@ -146,20 +151,19 @@ def layer_statistics(watch: Watch) -> dict[str, Any]:
 
 def analyze_run(files: RunFiles, rows: int, device: str = "auto",
                 which: str = "model") -> tuple[dict, np.ndarray]:
-    """(everything `analyze RUN` reports, the maps) of a run on the first rows of its validation
-    text."""
+    """Return (everything that `analyze RUN` reports, the maps) of a run, over the first `rows` rows
+    of its validation text. Raises BadInput where `rows` < 1 or the run has no record."""
     from experiments.corpus import open_corpus
     if rows < 1:
         raise BadInput(f"--rows {rows}: the least is 1")
     model, _, record = load_run(files, device, which)
     if "config" not in record:
-        raise BadInput(f"{files.json}: no record there, which says what the run was trained on")
+        raise BadInput(f"{files.json}: no record here, so the run's training data is unknown")
     config = CN(**record["config"]["data"])
     validation = open_corpus(config).validation(model.block_size, config.val_tokens)
     layers, maps = attention_of(model, validation.x[:rows], validation.y[:rows])
     return {"run": files.name, "weights": which, "T": model.block_size,
             "rows": min(rows, len(validation.x)),
             "queries": int((validation.y[:rows, 1:] != IGNORE_INDEX).sum()),
-            "schedule": str(model.schedule),
-            "sparsity": model.schedule.sparsity(model.block_size), "n_head": model.config.n_head,
-            "layers": layers}, maps
+            "schedule": str(model.schedule), "sparsity": model.schedule.sparsity(model.block_size),
+            "n_head": model.config.n_head, "layers": layers}, maps

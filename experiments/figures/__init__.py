@@ -1,5 +1,6 @@
 """
-The pictures of a study. Adding one is a function from a Panel to a Figure, and a line in FIGURES.
+The figures of a study. To add one, write a function from a Panel to a Figure and add a line to
+FIGURES.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ FIGURES: dict[str, Callable[[Panel], Figure]] = {
 __all__ = ["FIGURES", "FORMATS", "Panel", "Skip", "draw", "save"]
 
 
-def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",
-         )) -> Iterator[tuple[str, list[Path] | str]]:
-    """Draw every figure of a study and one of each arm. Yields (name, files written), or (name, why
-    it was skipped)."""
+def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",),
+         ) -> Iterator[tuple[str, list[Path] | str]]:
+    """Draw every figure of a study, and one figure per arm. Yield (name, files written), or (name,
+    why it was skipped)."""
     jobs = dict(FIGURES)
     for arm in sorted(panel.arms, key=lambda arm: arm in FIGURES):
         jobs[_free(arm, jobs)] = lambda panel, arm=arm: arm_figure(panel, arm)
@@ -54,8 +55,8 @@ def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",
 
 
 def _free(arm: str, taken: Container[str]) -> str:
-    """The name of an arm's figure: the arm's own, or `arm_effects` where a figure of the study is
-    called that."""
+    """Return the name of an arm's figure: the arm's own name, with `arm_` in front where a figure
+    of the study already has that name."""
     while arm in taken:
         arm = f"arm_{arm}"
     return arm

@@ -1,5 +1,5 @@
 """
-One arm alone: every seed, their mean, and the baseline behind it.
+The figure of one arm: every seed, their mean, and the baseline behind it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from experiments.figures.style import BASELINE, LABELS, label_x, page
 
 
 def arm_figure(panel: Panel, arm: str) -> Figure:
-    """The arm's curve against the baseline's. Raises Skip when it has no curve."""
+    """Draw the arm's curve with the baseline's behind it. Raises Skip when the arm has no curve."""
     own = panel.require(arm)
     shown = {arm: own} | baseline_line(panel, arm)
     verdict = panel.results.verdicts.get(arm)
-    said = " ".join(verdict.line().split()).removeprefix(f"{arm} ") if verdict else _role(panel,
-                                                                                          arm)
+    said = (" ".join(verdict.line().split()).removeprefix(f"{arm} ") if verdict
+            else _role(panel, arm))
     figure, (axes,) = page(4.6, arm, panel.caption({arm: own}, panel.metric, band=False),
                            subtitle=said, headed=False)
     draw_arm(axes, panel, arm, shown)
@@ -36,7 +36,8 @@ def arm_figure(panel: Panel, arm: str) -> Figure:
 
 def draw_arm(axes: Axes, panel: Panel, arm: str, shown: dict[str, Series], *,
              width: float = 2.0) -> None:
-    """Seeds thin, mean bold, the baseline black behind."""
+    """Draw each seed as a thin line, their mean as a bold line, and the baseline in black behind
+    them."""
     style, own = panel.styles[arm], shown[arm]
     for other, line in shown.items():
         if other != arm:
@@ -55,7 +56,8 @@ def draw_arm(axes: Axes, panel: Panel, arm: str, shown: dict[str, Series], *,
 
 
 def baseline_line(panel: Panel, arm: str) -> dict[str, Series]:
-    """The baseline's mean, unless the arm is the baseline or there is none."""
+    """Return {baseline: its mean}; empty where the arm is the baseline or the baseline has no
+    curve."""
     if arm == panel.baseline or panel.baseline not in panel.arms:
         return {}
     line = panel.mean(panel.baseline, panel.x, panel.metric)

@@ -1,6 +1,6 @@
 """
-The ten pictures of a comparison, each from the trials alone: curves, values, and quality against
-speed and memory.
+The ten pictures of a comparison: curves, values, and quality against speed and memory. They are
+drawn from the trials alone.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ TEN: dict[str, Callable[[Pictures], Figure]] = {
 }
 
 
-def draw_ten(trials: Trials, folder: Path, formats: tuple[str, ...]) -> Iterator[tuple[str,
-                                                                                       list[Path]
-                                                                                       | str]]:
-    """Draw all ten. Yields (name, files written), or (name, why it was skipped)."""
+def draw_ten(trials: Trials, folder: Path,
+             formats: tuple[str, ...]) -> Iterator[tuple[str, list[Path] | str]]:
+    """Draw all ten pictures. Yield (name, files written), or (name, why it was skipped)."""
     pictures = Pictures(trials)
     for name, function in TEN.items():
         try:

@@ -1,5 +1,5 @@
 """
-Loss minus the baseline's: the figure in which small effects can be seen at all.
+The figure of the loss minus the baseline's loss, in which small effects become visible.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from experiments.figures.style import BASELINE, LABELS, label_x, page
 
 
 def loss_minus_baseline(panel: Panel) -> Figure:
-    """Each seed's arm minus the same seed's baseline, averaged over seeds. Below zero is better."""
+    """Draw each arm minus the baseline of the same seed, averaged over seeds. Below zero is better.
+    Raises Skip where no arm can be compared."""
     lines, paired = panel.differences(panel.x, panel.metric)
     height = min(12.0, max(4.9, 2.0 + 0.155 * len(lines)))
     size = font_size(len(lines) + 1, height - 1.9)
@@ -22,8 +23,8 @@ def loss_minus_baseline(panel: Panel) -> Figure:
     caption += (f"; grey: the margin ±{panel.results.margin:g}"
                 if panel.results.metric == "val_loss" else "")
     caption += ("" if paired
-                else "; files name no seed: runs are not paired, and noise of both is in the "
-                     "difference")
+                else "; files name no seed, so runs are not paired and the difference has the "
+                     "noise of both")
     right = margin([*lines, panel.baseline], size)
     figure, (axes,) = page(height, panel.results.title, caption, left=0.85, right=right)
     limits = settled_range(list(lines.values()), 0.2)
@@ -39,14 +40,14 @@ def loss_minus_baseline(panel: Panel) -> Figure:
     what = LABELS[panel.metric].partition(" (")[0]
     axes.set_ylabel(f"{what} minus {panel.baseline}'s (nats)")
     axes.set_title("below zero: better than the baseline")
-    ends = {arm: (line.x[-1], line.y[-1]) for arm, line in lines.items()} | {panel.baseline: (end,
-                                                                                              0.0)}
+    ends = ({arm: (line.x[-1], line.y[-1]) for arm, line in lines.items()}
+            | {panel.baseline: (end, 0.0)})
     label_ends(axes, ends, panel.styles, size, dots=len(lines) > MANY)
     return figure
 
 
 def _reference(axes, panel: Panel) -> None:
-    """Zero, and the margin inside which arms count as the same."""
+    """Draw the zero line, and the margin inside which arms count as equivalent."""
     axes.axhline(0, color=BASELINE, lw=1.6, zorder=2)
     if panel.results.metric == "val_loss":   # a margin in another unit has no place on this axis
         axes.axhspan(-panel.results.margin, panel.results.margin, color=BASELINE, alpha=0.06, lw=0,

@@ -1,6 +1,6 @@
 """
-A factorial taken apart: what each factor does on average over the others, and what factors do
-together.
+The figure of a factorial design: what each factor does on average over the others, and what factors
+do together.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from experiments.figures.style import BASELINE, MUTED, PALETTE, page
 from experiments.verdicts.factorial import FactorialAnalysis, Term
 from experiments.verdicts.verdict import p_text, signed
 
-# main effects, interactions of two, of three, of more
+# the colours of main effects and of interactions of two, of three and of more factors
 ORDERS = (PALETTE[4], PALETTE[5], PALETTE[3], PALETTE[2])
 
 
 def factorial_effects(panel: Panel) -> Figure:
-    """Main effects above, interactions below, one column of axes a design."""
+    """Draw one row per effect, main effects above interactions, design by design. Raises Skip where
+    there is no effect."""
     results = panel.results
-    designs = [design for design in results.factorials if any(t.verdict.difference is not None
-                                                              for t in design.terms)]
+    designs = [design for design in results.factorials
+               if any(t.verdict.difference is not None for t in design.terms)]
     if not designs:
         raise Skip("the study declares no factorial" if not results.factorials else
-                   "no seed has every cell of the factorial")
+                   "no seed has a value in every cell of the factorial")
     rows = [(design, term) for design in designs for term in design.terms
             if term.verdict.difference is not None]
     caption = (f"point: effect, mean over seeds; bar: {100 * (1 - results.alpha):g} % interval, "
-               f"Holm-adjusted over the "
-               f"effects of a design; grey: the margin ±{results.margin:g}. A main effect is with "
-               f"minus without, "
-               "averaged over the other factors; an interaction is what factors do together beyond "
-               "their sum. Seeds: "
+               f"Holm-adjusted over the effects of a design; grey: the margin "
+               f"±{results.margin:g}. A main effect is the metric with the factor minus without "
+               "it, averaged over the other factors. An interaction is what factors do together "
+               "beyond their sum. Seeds: "
                + "; ".join(str(len(design.seeds)) for design in designs))
     figure, (axes,) = page(2.1 + 0.34 * len(rows), results.title, caption, left=2.45, right=3.1)
     for place, (_, term) in enumerate(rows):
@@ -64,7 +64,8 @@ def _row(axes: Axes, place: int, term: Term) -> None:
 
 
 def _frame(axes: Axes, designs: list[FactorialAnalysis], rows: list) -> None:
-    """Names at the left, a line between main effects and interactions and between designs."""
+    """Write the names at the left, and draw a line between main effects and interactions and
+    between designs."""
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [shortened(term.name, 30) for _, term in rows], fontsize=9.5,
                     color="#222222")

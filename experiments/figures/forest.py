@@ -1,5 +1,6 @@
 """
-Effects with their intervals, one arm a row, beside the margin and the noise floor.
+The figure of the effects with their intervals, one row per arm, beside the margin and the noise
+floor.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ FLOOR = "#0072B2"
 
 
 def interval(verdict: Verdict) -> tuple[float, float] | None:
-    """What is drawn: the interval at Holm's level, which excludes zero exactly where the word is
-    better or worse."""
+    """Return the interval to draw: the one at Holm's level, which excludes zero exactly where the
+    word is better or worse."""
     return verdict.ci_holm or verdict.ci
 
 
 def tost_interval(verdict: Verdict) -> tuple[float, float] | None:
-    """The interval at 1 − 2 alpha: inside the margin exactly where two one-sided tests find the arm
-    equivalent."""
+    """Return the interval at 1 − 2 alpha, which lies inside the margin exactly where two one-sided
+    tests find the arm equivalent. None where it cannot be computed."""
     if verdict.sd is None or verdict.difference is None or verdict.n < 2:
         return None
     half = float(t.ppf(1 - verdict.alpha, verdict.n - 1)) * verdict.sd / math.sqrt(verdict.n)
@@ -38,8 +39,11 @@ def tost_interval(verdict: Verdict) -> tuple[float, float] | None:
 
 
 def reach(results: Results) -> tuple[float, float]:
-    """A scale for all arms, from below 0 to above it: every effect, the usual interval, margin and
-    noise floor. A very wide interval or floor is cut, and a side on which nothing lies is short."""
+    """Return (low, high) of one scale for all arms, from below 0 to above it.
+
+    The scale covers every effect, the usual interval, the margin and the noise floor. A very wide
+    interval or noise floor is cut off. A side with nothing on it is short.
+    """
     shown = [v for v in results.verdicts.values() if v.difference is not None
              and v.unit == results.unit]
     drawn = [interval(v) or (v.difference, v.difference) for v in shown]
@@ -55,7 +59,7 @@ def reach(results: Results) -> tuple[float, float]:
 
 
 def effects(panel: Panel) -> Figure:
-    """The study's answer as a picture."""
+    """Draw the study's verdicts, one row per arm. Raises Skip where no arm has a difference."""
     results = panel.results
     shown = [v for v in results.verdicts.values() if v.difference is not None
              and v.unit == results.unit]
@@ -64,9 +68,9 @@ def effects(panel: Panel) -> Figure:
     tested = sum(v.p is not None for v in results.verdicts.values())
     level = f"{100 * (1 - results.alpha):g} % CI, Holm-adjusted over {tested} arms"
     caption = f"point: mean over seeds of arm − {panel.baseline}, paired; thin: {level}; "
-    caption += (f"thick: {100 * (1 - 2 * results.alpha):g} %, not adjusted, which inside the grey "
+    caption += (f"thick: {100 * (1 - 2 * results.alpha):g} % CI, not adjusted; inside the grey "
                 f"margin ")
-    caption += f"(±{results.margin:g}) means equivalent" + _floor_text(results)
+    caption += f"(±{results.margin:g}) it means equivalent" + _floor_text(results)
     height = 1.95 + 0.36 * len(shown)
     figure, (axes,) = page(height, results.title, caption, left=2.45, right=3.45)
     scale = reach(results)
@@ -88,7 +92,7 @@ def effects(panel: Panel) -> Figure:
 
 
 def directions(axes: Axes, left: str, right: str) -> None:
-    """What the two sides of zero mean, above them."""
+    """Write above the axes what the two sides of zero mean."""
     for text, side in ((f"← {left}   ", "right"), (f"   {right} →", "left")):
         axes.text(0, 1.02, text, transform=axes.get_xaxis_transform(), ha=side, va="bottom",
                   color=MUTED, size=9.5)

@@ -1,5 +1,5 @@
 """
-Small multiples: every arm on the same axes, the baseline behind each.
+The figure with one small picture per arm, all on the same axes, with the baseline behind each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from experiments.figures.style import LABELS, MUTED, label_x, page
 
 
 def individual_grid(panel: Panel) -> Figure:
-    """3 × 3 up to nine arms, then rows of four; what is left over stays empty."""
+    """Draw one small picture per arm: 3 × 3 for up to nine arms, else rows of four. Cells without
+    an arm stay empty."""
     lines = panel.lines(panel.x, panel.metric)
     columns = 3 if len(lines) <= 9 else 4
     rows = max(math.ceil(len(lines) / columns), 3 if len(lines) > 4 else 1)
@@ -39,22 +40,19 @@ def individual_grid(panel: Panel) -> Figure:
 
 
 def _note(axes, panel: Panel, arm: str) -> None:
-    """The verdict's word and the difference, in the corner."""
+    """Write the verdict's word and the difference in the corner."""
     verdict = panel.results.verdicts.get(arm)
     text = ""
     if verdict is not None:
-        number = (
-            f" {verdict.difference:+.3f}".replace("-", "−")
-            if verdict.difference is not None
-            else ""
-        )
+        number = (f" {verdict.difference:+.3f}".replace("-", "−")
+                  if verdict.difference is not None else "")
         text = verdict.word + number
     axes.text(0.97, 0.93, text, transform=axes.transAxes, ha="right", va="top", size=8.5,
               color=MUTED)
 
 
 def _key(panel: Panel, lines: dict) -> str:
-    """What the thin and the black lines are, where there are any."""
+    """Return the part of the caption about the thin and the black lines, where there are any."""
     seeds = "; thin: each seed" if any(line.n > 1 for line in lines.values()) else ""
     return seeds + (f"; black: {panel.baseline}" if panel.baseline in lines and len(lines) > 1
                     else "")

@@ -1,6 +1,6 @@
 """
-What a trained model's attention looks like: maps a layer and a head, and the statistics of every
-layer.
+Pictures of a trained model's attention: one map per layer, one map per head, and the statistics of
+every layer.
 """
 
 from __future__ import annotations
@@ -17,27 +17,24 @@ from matplotlib.figure import Figure
 from experiments.figures.masks import SECOND, SEEN, small_pictures, spelled
 from experiments.figures.style import MUTED, WIDTH, page
 
-MANY = 72               # beyond as many heads a map each is too small to read
-TALLEST = 13.0          # inches that the layers of a grid of heads take
-ACROSS = 8              # at most as many layers stand beside each other
-LEAST = 1e-4            # of the colours' scale
+MANY = 72               # with more heads than this, one map per head is too small to read
+TALLEST = 13.0          # most inches for all rows of a grid of heads
+ACROSS = 8              # most layers beside each other
+LEAST = 1e-4            # lowest weight on the colour scale
 AXES = "the weight of each key (to the right) for each query (downwards)"
 COLORS = matplotlib.colormaps["viridis"].with_extremes(bad="white")
 
 
 def shows_heads(result: dict[str, Any]) -> bool:
-    """Whether a map for every head can be read."""
+    """Return whether one map per head is large enough to read."""
     return len(result["layers"]) * result["n_head"] <= MANY
 
 
 def layer_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
-    """maps (layers, nh, n, n) → each layer's mean over its heads."""
+    """Draw one map per layer, the mean over its heads. maps: (layers, nh, n, n)."""
     figure, cells = small_pictures(
-        len(maps),
-        f"{result['run']}: attention of each layer, mean over its heads",
-        _caption(result),
-        subtitle=AXES,
-    )
+        len(maps), f"{result['run']}: attention of each layer, mean over its heads",
+        _caption(result), subtitle=AXES)
     for number, (axes, layer) in enumerate(zip(cells, maps, strict=False)):
         _map(axes, layer.mean(0), result["T"])
         axes.set_title(f"L{number}  {spelled(result['layers'][number]['pattern'], 18)}")
@@ -46,19 +43,20 @@ def layer_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
 
 
 def head_maps(result: dict[str, Any], maps: np.ndarray) -> Figure:
-    """A row a layer, a column a head; a deep model with few heads the other way."""
+    """Draw one map per head: one row per layer and one column per head, or the other way round for
+    a model with few heads and up to ACROSS layers. maps: (layers, nh, n, n)."""
     layers, heads = maps.shape[:2]
     turned = heads < layers <= ACROSS
-    names = [f"L{number}" for number in range(layers)], [f"head {number}"
-                                                         for number in range(heads)]
+    names = ([f"L{number}" for number in range(layers)],
+             [f"head {number}" for number in range(heads)])
     (rows, columns), gap, left, right = names[::-1] if turned else names, 0.1, 0.75, 0.25
     side = min((WIDTH - left - right - gap * (len(columns) - 1)) / len(columns), 1.9,
                TALLEST / len(rows))
     figure, cells = page(1.82 + (side + gap) * len(rows) - gap,
                          f"{result['run']}: attention of every head", _caption(result),
                          subtitle=AXES, columns=(1,) * len(columns), rows=len(rows), gap=gap,
-                         row_gap=gap, left=left, right=WIDTH - left - len(columns) * (side + gap)
-                         + gap)
+                         row_gap=gap, left=left,
+                         right=WIDTH - left - len(columns) * (side + gap) + gap)
     for number, axes in enumerate(cells):
         row, column = divmod(number, len(columns))
         _map(axes, maps[column, row] if turned else maps[row, column], result["T"])
@@ -81,7 +79,7 @@ def _map(axes: Axes, weights: np.ndarray, T: int) -> None:
 
 
 def _scale(figure: Figure) -> None:
-    """The colours' key, at the right above, beside the subtitle."""
+    """Draw the colour scale at the top right, beside the subtitle."""
     height = figure.get_figheight()
     axes = figure.add_axes((1 - 2.1 / WIDTH, 1 - 0.34 / height, 1.7 / WIDTH, 0.1 / height))
     axes.imshow(np.geomspace(LEAST, 1, 256)[None], cmap=COLORS, norm=LogNorm(LEAST, 1),
@@ -98,11 +96,11 @@ def _caption(result: dict[str, Any]) -> str:
 
 
 def statistics(result: dict[str, Any]) -> Figure:
-    """Entropy, distance, the share on two special keys, and the length of what attention adds, by
-    layer."""
+    """Draw, by layer: entropy, distance, the share of the weight on two special keys, and the
+    length of what attention adds."""
     caption = (f"dot: a head; line: the layer's mean; dashed: uniform attention over the keys that "
-               f"the pattern allows. "
-               f"{result['queries']:,} queries in {result['rows']} rows of validation text")
+               f"the pattern allows. {result['queries']:,} queries in {result['rows']} rows of "
+               f"validation text")
     figure, cells = page(6.4, f"{result['run']}: attention by layer", caption, columns=(1, 1),
                          rows=2, gap=0.8, row_gap=0.75)
     found = result["layers"]

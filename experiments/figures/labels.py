@@ -1,5 +1,5 @@
 """
-Names at the ends of lines: a reader need not travel to a legend and back.
+Names at the ends of lines, so that a reader needs no legend.
 """
 
 from __future__ import annotations
@@ -9,35 +9,36 @@ from matplotlib.axes import Axes
 
 from experiments.figures.style import WIDTH, ArmStyle
 
-LINE = 1.35          # line height of a label, in its font size
-GLYPH = 0.6          # mean width of a glyph, in the font size
-LONGEST = 34         # characters of a name that are shown
+LINE = 1.35          # line height of a label, in units of its font size
+GLYPH = 0.6          # mean width of a glyph, in units of the font size
+LONGEST = 34         # most characters of a name that are shown
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:
-    """Long names lose their middle: they tend to differ at the ends."""
+    """Return the name, with its middle cut out where it is too long: long names tend to differ at
+    the ends."""
     head = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:head]}…{name[head + 1 - longest:]}"
 
 
 def font_size(count: int, height: float) -> float:
-    """The largest size, up to 9.5 pt, at which `count` labels stand above each other in `height`
-    inches."""
+    """Return the largest font size, from 5.5 to 9.5 pt, at which `count` labels fit above each
+    other in `height` inches."""
     return min(9.5, max(5.5, 72 * height / (LINE * max(count, 1))))
 
 
 def margin(names: list[str], size: float) -> float:
-    """Inches to the right of the axes that labels of these names need."""
+    """Return the inches that labels of these names need to the right of the axes."""
     longest = max((len(shortened(n)) for n in names), default=0)
     return min(0.42 * WIDTH, longest * GLYPH * size / 72 + 0.47)
 
 
 def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Positions near the wanted ones, in their order, at least `gap` apart and inside [low, high]
-    when they fit."""
+    """Return positions near the wanted ones, in the same order, at least `gap` apart and inside
+    [low, high] when they fit."""
     order = np.argsort(wanted, kind="stable")
-    # Substituting p_i − i·gap turns "apart by gap" into "non-decreasing": pool neighbours that
-    # violate it.
+    # Substituting p_i − i·gap turns "at least gap apart" into "non-decreasing". Neighbours that
+    # violate it are pooled.
     blocks: list[list[float]] = []   # [sum, count]
     for i, k in enumerate(order):
         blocks.append([wanted[k] - i * gap, 1])
@@ -45,8 +46,8 @@ def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
             total, count = blocks.pop()
             blocks[-1][0] += total
             blocks[-1][1] += count
-    level = np.concatenate([np.full(int(n), total / n) for total,
-                            n in blocks]) if blocks else np.array([])
+    level = (np.concatenate([np.full(int(n), total / n) for total, n in blocks]) if blocks
+             else np.array([]))
     top = max(low, high - gap * (len(wanted) - 1))
     placed = np.empty(len(wanted))
     placed[order] = np.clip(level, low, top) + gap * np.arange(len(wanted))
@@ -55,24 +56,24 @@ def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
 
 def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[str, ArmStyle],
                size: float, *, dots: bool = False) -> None:
-    """Write each arm's name to the right of the axes, by its line's end (x, y), moved apart where
-    needed."""
+    """Write each arm's name to the right of the axes beside the end (x, y) of its line. Names that
+    would overlap are moved apart."""
     if not ends:
         return
     low, high = axes.get_ylim()
     box = axes.get_position()
     height, inch = box.height * axes.figure.get_figheight(), 1 / (box.width * WIDTH)
-    # axes fractions, as all below
+    # the ends' heights in axes fractions, as are all places below
     at = np.clip((np.array([y for _, y in ends.values()]) - low) / (high - low), 0, 1)
     edge = axes.get_xlim()[1]
-    for (name, end), y, place in zip(ends.items(), at, spread(at, LINE * size / 72 / height, 0.0,
-                                                              1.0), strict=True):
+    for (name, end), y, place in zip(
+            ends.items(), at, spread(at, LINE * size / 72 / height, 0.0, 1.0), strict=True):
         style = styles[name]
-        # where it ended early
+        # a dotted line leads from the end of a line that ends early to the edge of the axes
         axes.plot([end[0], edge], [end[1]] * 2, color=style.color, lw=0.8, ls=(0, (1, 2)))
         axes.plot(1 + inch * np.array([0, 0.07, 0.2, 0.27]), [y, y, place, place],
                   transform=axes.transAxes, clip_on=False, color=style.color, lw=0.9)
-        if dots:   # the key to lines that share a colour
+        if dots:   # a marker tells lines of the same colour apart
             axes.plot(1 + 0.27 * inch, place, transform=axes.transAxes, clip_on=False,
                       color=style.color, ls="", marker=style.marker, ms=4)
         axes.text(1 + (0.37 if dots else 0.32) * inch, place, shortened(name),

@@ -1,5 +1,5 @@
 """
-All arms in one figure: the whole run, and its last third magnified, where the differences are.
+All arms in one figure: the whole run, and its last third magnified, where arms differ.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from experiments.figures.panel import Panel, Skip
 from experiments.figures.series import Series, points, settled_range
 from experiments.figures.style import LABELS, ArmStyle, label_x, page, short, unit_of
 
-LAST = 1 / 3        # of the x range is magnified
-MANY = 7            # beyond as many arms, bands hide lines and markers help
+LAST = 1 / 3        # the last part of the x range that is magnified
+MANY = 7            # with more arms, lines have markers and no bands, which would hide other lines
 
 
 def training_comparison(panel: Panel) -> Figure:
-    """Every arm's chosen metric over the chosen x."""
+    """Draw every arm's chosen metric over the chosen x."""
     return overlay(panel, panel.x, panel.metric)
 
 
 def validation_curves(panel: Panel) -> Figure:
-    """The validation loss, on the same tokens for every arm and seed."""
+    """Draw the validation loss of every arm, measured on the same tokens for every arm and seed."""
     return overlay(panel, panel.x, "val_loss", dots=True)
 
 
 def against(x: str):
-    """A figure over a cost: at equal tokens, seconds or FLOPs, which arm is lower, and where do
-    they change places?
+    """Return the function that draws a figure over a cost. It shows which arm is lower at equal
+    tokens, seconds or FLOPs, and where arms last cross the baseline.
 
-    The validation loss where there is one: what verdicts at equal budgets rest on.
+    The figure shows the validation loss where it was measured, as the verdicts at equal budgets
+    rest on it.
     """
     def figure(panel: Panel) -> Figure:
         if x in ("seconds", "flops") and not any(run.table[x].gt(0).any()
@@ -44,15 +45,14 @@ def against(x: str):
 
 def overlay(panel: Panel, x: str, y: str, *, dots: bool = False,
             crossings: dict[str, tuple[float, float]] | None = None) -> Figure:
-    """Two axes side by side: from the start, and the last third; names at the ends of the lines."""
+    """Draw two axes side by side, the whole run and its last third, with the arms' names at the
+    ends of the lines. `crossings` maps arm → (x, y) of a ring to draw."""
     lines = panel.lines(x, y)
     height = min(12.0, max(4.9, 2.0 + 0.155 * len(lines)))
     size = font_size(len(lines), height - 1.9)
-    caption = panel.caption(lines, y,
-                            band=len(lines) <= MANY) + ("; time at each arm's undisturbed pace, "
-                                                        "the lower "
-                                                                 "quartile of its log points"
-                                                                 if x == "seconds" else "")
+    caption = panel.caption(lines, y, band=len(lines) <= MANY) + (
+        "; time at each arm's undisturbed pace, the lower quartile of its log points"
+        if x == "seconds" else "")
     if crossings is not None:
         caption += _crossed(crossings, panel, x)
     figure, (whole, late) = page(height, panel.results.title, caption, columns=(1.1, 1.0),
@@ -83,7 +83,7 @@ def overlay(panel: Panel, x: str, y: str, *, dots: bool = False,
 
 def draw_line(axes: Axes, line: Series, style: ArmStyle, *, band: bool = True,
               dots: bool = False) -> None:
-    """A mean with its band. A single point is a dot."""
+    """Draw a mean with its band. A single point is drawn as a dot."""
     dots = dots or len(line.x) == 1
     axes.plot(line.x, line.y, color=style.color, ls=style.dash, lw=style.width,
               zorder=2.4 if style.width > 2 else 2.5, marker=style.marker if dots else None, ms=4,
@@ -93,7 +93,8 @@ def draw_line(axes: Axes, line: Series, style: ArmStyle, *, band: bool = True,
 
 
 def draw_strays(axes: Axes, panel: Panel, arm: str, x: str, y: str) -> None:
-    """Runs that are not complete: dotted, and a cross where one broke off for good."""
+    """Draw the runs that are not complete as dotted lines. A cross marks the end of a run that
+    diverged or failed, an arrowhead the end of any other."""
     for run in panel.strays(arm):
         xs, ys = points(run, x, y)
         if len(xs):
@@ -104,27 +105,28 @@ def draw_strays(axes: Axes, panel: Panel, arm: str, x: str, y: str) -> None:
 
 
 def _crossed(crossings: dict[str, tuple[float, float]], panel: Panel, x: str) -> str:
-    """What the rings are, and at which place each stands."""
+    """Return the part of the caption about the rings and their places."""
     if panel.baseline not in panel.arms:
         return ""
     if not crossings:
-        return f"; no arm's mean changes places with {panel.baseline}'s after the start"
+        return f"; no arm's mean crosses {panel.baseline}'s after the start"
     top = max(at for at, _ in crossings.values())
     unit, size, suffixes = unit_of(x, top)
-    places = ", ".join(f"{arm} {short(float(f'{at / size:.3g}'), suffixes)}" for arm,
-                       (at, _) in crossings.items())
-    text = f"; ring: where an arm last changes places with {panel.baseline}, at {places} {unit}"
+    places = ", ".join(f"{arm} {short(float(f'{at / size:.3g}'), suffixes)}"
+                       for arm, (at, _) in crossings.items())
+    text = f"; ring: where an arm's mean last crosses {panel.baseline}'s, at {places} {unit}"
     return text.rstrip()
 
 
 def _late_range(lines: dict[str, Series], cut: float) -> tuple[float, float] | None:
-    """y-limits of what lies beyond `cut`, the lines' own where none does."""
+    """Return the y-limits of the lines beyond x = `cut`, or of the whole lines where none reaches
+    beyond it."""
     late = [Series(s.x[m], s.y[m], s.low[m], s.high[m], s.n)
             for s in lines.values() if (m := s.x >= cut).any()]
     return settled_range(late or list(lines.values()), 0.0)
 
 
 def _above(axes: Axes, lines: dict[str, Series]) -> str:
-    """Says so when the first drop starts above the frame."""
+    """Return the text " (from 10.82)" where the lines start above the frame, else ""."""
     first = max(float(s.high[0]) for s in lines.values())
     return f" (from {first:.2f})" if first > axes.get_ylim()[1] else ""

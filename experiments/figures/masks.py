@@ -1,5 +1,6 @@
 """
-Which keys a query sees, as pictures: pairs of window and dilation, and a schedule layer by layer.
+Pictures of the keys that a query sees: for pairs of window and dilation, and for a schedule layer
+by layer.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from mingpt.patterns.kinds import Pattern, parse_pattern
 SEEN, HIDDEN, SECOND = PALETTE[4], "#e4e4e4", PALETTE[5]
 SHARE = LinearSegmentedColormap.from_list("share", [HIDDEN, SEEN])
 KEY = "blue: keys that are seen; grey: earlier keys that are not; white: later ones"
-ACROSS = 4       # small pictures in a row
-CELLS = 256      # of a small picture a side; cells of several pairs show the share seen
+ACROSS = 4       # small pictures per row
+CELLS = 256      # most cells per side of a small picture; a cell of several pairs shows the share
 
 
 def draw(figure: Callable[[], Figure], stem: Path) -> Path:
-    """Draw in the house's style and write STEM.png."""
+    """Draw in the project's style, write STEM.png, and return its path."""
     with rc_context(RC):
         return save(figure(), stem, ("png",))[0]
 
 
 def shares(pattern: Pattern, T: int, cells: int = CELLS) -> np.ndarray:
-    """(n, n), n at most `cells`: the share of a cell's causal pairs that is seen, NaN where there
-    are none."""
+    """Return (n, n), n at most `cells`: the share of each cell's causal pairs that is seen, NaN
+    where a cell has none."""
     cell = -(-T // cells)
     n = -(-T // cell)
     out = np.full((n, n), np.nan)
@@ -48,7 +49,7 @@ def shares(pattern: Pattern, T: int, cells: int = CELLS) -> np.ndarray:
 
 
 def draw_mask(axes: Axes, pattern: Pattern, T: int, cells: int = CELLS) -> None:
-    """A pattern, queries downwards and keys to the right."""
+    """Draw a pattern, with queries downwards and keys to the right."""
     axes.imshow(shares(pattern, T, cells), cmap=SHARE, vmin=0, vmax=1, extent=(0, T, T, 0))
     axes.grid(False)
     axes.set_xticks([0, T // 2, T])
@@ -56,14 +57,13 @@ def draw_mask(axes: Axes, pattern: Pattern, T: int, cells: int = CELLS) -> None:
 
 
 def comparison(rows: list[dict[str, Any]]) -> Figure:
-    """The patterns of several pairs side by side."""
+    """Draw the patterns of several pairs side by side."""
     T = rows[0]["T"]
-    figure, cells = small_pictures(len(rows),
-                                   f"Windows with dilated links at S = {T}, and the share of the "
-                                   f"causal "
-                                   "triangle that they leave out",
-                                   KEY + "; w: keys of the window, the query's own "
-                                   "included; d: beyond it every d-th key")
+    figure, cells = small_pictures(
+        len(rows), f"Windows with dilated links at S = {T}, and the share of the causal "
+                   "triangle that they leave out",
+        KEY + "; w: keys of the window, including the query's own; d: every d-th key beyond the "
+              "window")
     for axes, row in zip(cells, rows, strict=False):
         draw_mask(axes, parse_pattern(row["layers"][0]["pattern"]), T)
         w, d = row["pair"]
@@ -72,7 +72,7 @@ def comparison(rows: list[dict[str, Any]]) -> Figure:
 
 
 def layers(row: dict[str, Any]) -> Figure:
-    """Every layer's mask of a schedule."""
+    """Draw the mask of every layer of a schedule."""
     title = (f"{row['title']}: what each layer sees at S = {row['T']}; sparsity "
              f"{row['sparsity']:.1%}")
     figure, cells = small_pictures(len(row["layers"]), title, KEY)
@@ -84,20 +84,22 @@ def layers(row: dict[str, Any]) -> Figure:
 
 
 def spelled(pattern: str, longest: int) -> str:
-    """A pattern's name under a picture."""
+    """Return a pattern's name for the title of a picture, at most `longest` characters."""
     return "full" if pattern == "f" else shortened(pattern, longest)
 
 
-def small_pictures(count: int, title: str, caption: str, subtitle: str = "") -> tuple[Figure,
-                                                                                      list[Axes]]:
-    """A page of square pictures, ACROSS a row, those left over hidden; ticks at the edges only."""
+def small_pictures(count: int, title: str, caption: str,
+                   subtitle: str = "") -> tuple[Figure, list[Axes]]:
+    """Return a page of square pictures, ACROSS per row, with ticks at the edges only. Cells without
+    a picture are hidden."""
     down, across = -(-count // ACROSS), min(count, ACROSS)
     left, right, gap, row_gap = 0.75, 0.25, 0.28, 0.36
     side = (WIDTH - left - right - gap * (ACROSS - 1)) / ACROSS
     height = (1.82 if subtitle else 1.6) + side * down + row_gap * (down - 1)
     figure, cells = page(height, title, caption, subtitle=subtitle, columns=(1,) * across,
-                         rows=down, left=left, right=WIDTH - left - across * side - (across - 1)
-                         * gap, gap=gap, row_gap=row_gap)
+                         rows=down, left=left,
+                         right=WIDTH - left - across * side - (across - 1) * gap,
+                         gap=gap, row_gap=row_gap)
     for number, axes in enumerate(cells):
         axes.set_visible(number < count)
         axes.tick_params(labelleft=number % across == 0, labelbottom=number + across >= count)
@@ -107,14 +109,13 @@ def small_pictures(count: int, title: str, caption: str, subtitle: str = "") -> 
 
 
 def one_pair(row: dict[str, Any], how: dict[str, Any] | None) -> Figure:
-    """One pair's pattern, large, and how many keys each query sees."""
+    """Draw one pair's pattern, large, beside the number of keys that each query sees."""
     T, pattern = row["T"], parse_pattern(row["layers"][0]["pattern"])
     w, d = row["pair"]
-    figure, (left, right) = page(5.6,
-                                 f"Window {w}, every {d}th key beyond it, S = {T}: "
-                                 f"{row['sparsity']:.1%} of the "
-                                 "causal triangle left out", KEY, subtitle=measured_line(row, how),
-                                 columns=(1.25, 1), gap=0.75)
+    figure, (left, right) = page(
+        5.6, f"Window {w}, every {d}th key beyond it, S = {T}: {row['sparsity']:.1%} of the "
+             "causal triangle left out",
+        KEY, subtitle=measured_line(row, how), columns=(1.25, 1), gap=0.75)
     draw_mask(left, pattern, T, cells=512)
     left.set_title("which keys a query sees")
     left.set_xlabel("key")
@@ -125,7 +126,7 @@ def one_pair(row: dict[str, Any], how: dict[str, Any] | None) -> Figure:
     right.annotate("full", (0.62 * T, 0.62 * T), (-8, 2), textcoords="offset points", ha="right",
                    color=MUTED)
     mean = row["keys_per_query"]["mean"]
-    right.set_title(f"keys a query: mean {mean:.1f}, most {row['keys_per_query']['max']}")
+    right.set_title(f"keys per query: mean {mean:.1f}, most {row['keys_per_query']['max']}")
     right.set_xlabel("query")
     right.set_xlim(0, T)
     right.set_ylim(0, T)
@@ -133,7 +134,7 @@ def one_pair(row: dict[str, Any], how: dict[str, Any] | None) -> Figure:
 
 
 def measured_line(row: dict[str, Any], how: dict[str, Any] | None) -> str:
-    """The measured speed-ups in a line, or that there are none."""
+    """Return one line with the measured speed-ups, or one that says they were not measured."""
     if how is None:
         return "Speed-up not measured."
     parts = []
@@ -143,19 +144,18 @@ def measured_line(row: dict[str, Any], how: dict[str, Any] | None) -> str:
             parts.append(f"{ratio['median']:.2f}× {other} ({ratio['low']:.2f} to "
                          f"{ratio['high']:.2f})")
     return (f"Measured speed of banded attention, forward and backward: {', '.join(parts)}; the "
-            f"pairs seen would allow "
-            f"{row['ideal_speedup']:.2f}× flash's. Median and quartiles of {how['rounds']} rounds, "
-            f"{how['device']}.")
+            f"pairs seen would allow {row['ideal_speedup']:.2f}× flash's. Median and quartiles of "
+            f"{how['rounds']} rounds, {how['device']}.")
 
 
 def reach(row: dict[str, Any]) -> Figure:
-    """How far back each layer looks, and how far back all layers up to it do."""
+    """Draw how far back each layer looks, and how far back all layers up to it look together."""
     found, T = row["layers"], row["T"]
     title = f"{row['title']}: how far back each layer looks at S = {T}"
     figure, (axes,) = page(4.4, title,
                            "bar: the farthest key that a query sees in the layer; line: how far "
-                           "back the "
-                           "text's last query depends on it, through all layers up to this one")
+                           "back the last query depends on the text, through all layers up to this "
+                           "one")
     place = np.arange(len(found))
     bars = axes.bar(place, [layer["reach"] for layer in found], color=SEEN, width=0.7,
                     label="this layer", zorder=2)

@@ -1,5 +1,5 @@
 """
-What a figure is drawn from: one study's results, the arms' styles, and the chosen axes.
+The input of every figure: one study's results, the arms' styles, and the chosen axes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Skip(Exception):
 
 @dataclass
 class Panel:
-    """Results and how to look at them. `x` and `metric` name columns of the runs' tables."""
+    """One study's results and how to draw them. `x` and `metric` name columns of the runs'
+    tables."""
     results: Results
     x: str = "iteration"
     metric: str = "loss"
@@ -32,42 +33,46 @@ class Panel:
 
     @property
     def arms(self) -> tuple[str, ...]:
+        """The study's arms that have runs, the baseline first."""
         return self.results.arms
 
     @property
     def baseline(self) -> str:
+        """The name of the study's baseline."""
         return self.results.baseline
 
     def mean(self, arm: str, x: str, y: str) -> Series | None:
-        """An arm's mean over its complete runs, or over all of them as long as none is complete."""
+        """Return an arm's mean over its complete runs, or over all its runs while none is complete;
+        None where there is no curve."""
         key = (arm, x, y)
         if key not in self._means:
             self._means[key] = mean([points(run, x, y) for run in self.shown(arm)])
         return self._means[key]
 
     def require(self, arm: str) -> Series:
-        """An arm's mean on the chosen axes. Raises Skip when it has none."""
+        """Return an arm's mean on the chosen axes. Raises Skip when it has none."""
         line = self.mean(arm, self.x, self.metric)
         if line is None:
             raise Skip(f"{arm} has no {self.metric} over {self.x}")
         return line
 
     def shown(self, arm: str) -> list[Run]:
-        """The runs that stand for an arm."""
+        """Return the runs whose mean stands for an arm: the complete ones, or all while none is
+        complete."""
         runs = self.runs_of(arm)
         return [run for run in runs if run.complete] or runs
 
     def runs_of(self, arm: str) -> list[Run]:
-        """An arm's runs, seconds at its undisturbed pace."""
+        """Return an arm's runs, with their seconds at the arm's undisturbed pace."""
         return [run for run in self.results.paced if run.arm == arm]
 
     def strays(self, arm: str) -> list[Run]:
-        """Runs beside an arm's complete ones: drawn on their own, never in a mean."""
+        """Return the other runs of an arm. They are drawn on their own and enter no mean."""
         shown = self.shown(arm)
         return [run for run in self.runs_of(arm) if not any(run is each for each in shown)]
 
     def lines(self, x: str, y: str) -> dict[str, Series]:
-        """The mean of every arm that has both columns. Raises Skip when none has."""
+        """Return arm → mean for every arm that has both columns. Raises Skip when none has."""
         lines = {arm: line for arm in self.arms if (line := self.mean(arm, x, y)) is not None}
         if not lines:
             missing = [c for c in (x, y) if not any(run.table[c].notna().any()
@@ -77,8 +82,8 @@ class Panel:
         return lines
 
     def differences(self, x: str, y: str) -> tuple[dict[str, Series], bool]:
-        """Arm − baseline for every arm that shares seeds with it, and whether those are pairs.
-        Raises Skip."""
+        """Return arm → (arm − baseline) for every arm that shares seeds with the baseline, and
+        whether runs are paired by seed. Raises Skip where there is no such arm."""
         if self.baseline not in self.arms:
             raise Skip(f"no run of the baseline {self.baseline!r}")
         base, lines, paired = self.shown(self.baseline), {}, True
@@ -88,15 +93,15 @@ class Panel:
                 lines |= {arm: line} if line is not None else {}
                 paired &= pairs or line is None
         if not lines:
-            self.lines(x, y)   # says so when a column is missing
+            self.lines(x, y)   # raises Skip with the reason when a column is missing
             raise Skip(f"no arm shares a seed with the baseline {self.baseline!r}")
         return lines, paired
 
     def crossings(self, x: str, y: str) -> dict[str, tuple[float, float]]:
-        """Where each arm's mean last changes places with the baseline's; arms that never do are not
-        there."""
-        base = self.mean(self.baseline, x,
-                         y) if self.baseline in self.arms and y == "val_loss" else None
+        """Return arm → (x, y) where its mean last crosses the baseline's. Arms that never cross it
+        are left out."""
+        base = (self.mean(self.baseline, x, y)
+                if self.baseline in self.arms and y == "val_loss" else None)
         found = self.results.budgets.on(x) if base is not None else ()
         return {budget.arm: (budget.crossing, float(np.interp(budget.crossing, base.x, base.y)))
                 for budget in found
@@ -104,12 +109,12 @@ class Panel:
 
     def caption(self, lines: dict[str, Series], y: str, *, band: bool = True,
                 strays: bool = True) -> str:
-        """What the lines and bands are, and which runs are not in them."""
+        """Return the caption: what the lines and bands are, and which runs are not complete."""
         counts = sorted({line.n for line in lines.values()})
         seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        parts = ["one run an arm" if counts == [1] else
-                 f"line: mean over {seeds} seeds" + ("; band: least to greatest of them" if band
-                                                     else "")]
+        parts = ["one run per arm" if counts == [1] else
+                 f"line: mean over {seeds} seeds"
+                 + ("; band: from the lowest to the highest of them" if band else "")]
         rows = max((len(line.x) for line in lines.values()), default=0)
         if y == "loss" and window(rows) > 1:
             parts.append(f"training loss averaged over {window(rows)} log points")

@@ -1,5 +1,5 @@
 """
-What the pictures of a comparison are drawn from: the trials, and how their arms look.
+The input of the pictures of a comparison: the trials, and how their arms look.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from experiments.figures.style import ArmStyle, arm_styles
 from experiments.verdicts.results import known_arms
 from experiments.verdicts.trials import Trials
 
-MANY = 24             # arms that still have room beside each other
-LOWER = ("final_loss", "val_loss", "seconds", "peak_memory_mb")   # is better
+MANY = 24             # most arms that have room beside each other
+LOWER = ("final_loss", "val_loss", "seconds", "peak_memory_mb")   # measures where lower is better
 
 
 @dataclass
@@ -29,11 +29,13 @@ class Pictures:
 
     @property
     def quality(self) -> str:
-        """The loss that quality is judged by: the validation loss where there is one."""
+        """The loss by which quality is judged: the validation loss where there is one, else the
+        final training loss."""
         return next((m for m in ("val_loss", "final_loss") if self.trials.values(m)), "final_loss")
 
     def arrays(self, measure: str) -> dict[str, np.ndarray]:
-        """Arm → its runs' values. Raises Skip where no run has one."""
+        """Return arm → the values of its runs. Raises Skip where no run has one, or where there are
+        too many arms."""
         found = {arm: np.array(list(v.values())) for arm, v in self.trials.values(measure).items()}
         if not found:
             raise Skip(f"no finished run has {measure}")
@@ -42,30 +44,33 @@ class Pictures:
         return found
 
     def measured(self, *wanted: str) -> list[str]:
-        """Those of the measures that any run has. Raises Skip when there is none."""
+        """Return those of the wanted measures that any run has. Raises Skip when there is none."""
         found = [measure for measure in wanted if self.trials.values(measure)]
         if not found:
             raise Skip(f"no finished run has {' or '.join(wanted)}")
         return found
 
     def ratios(self, measure: str) -> dict[str, np.ndarray]:
-        """Arm → its runs' values over the baseline's of the same seed, or over its mean where no
-        seed is shared."""
+        """Return arm → the values of its runs, each divided by the baseline's value of the same
+        seed, or by the baseline's mean where it lacks that seed. Raises Skip where the baseline has
+        no value."""
         values = self.trials.values(measure)
         base = values.get(self.trials.baseline)
         if not base:
             raise Skip(f"no run of the baseline {self.trials.baseline!r} has {measure}")
         mean = float(np.mean(list(base.values())))
-        return {arm: np.array([value / (base.get(seed, mean) or np.nan) for seed,
-                               value in runs.items()])
+        return {arm: np.array([value / (base.get(seed, mean) or np.nan)
+                               for seed, value in runs.items()])
                 for arm, runs in values.items()}
 
     def caption(self, text: str) -> str:
+        """Return the caption: the number of runs per arm, then the text."""
         counts = sorted({len(self.trials.of(arm)) for arm in self.trials.arms})
         runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        return f"{runs} finished run{'s' * (counts != [1])} an arm; {text}"
+        return f"{runs} finished run{'s' * (counts != [1])} per arm; {text}"
 
 
 def legend(axes: Axes) -> None:
+    """Draw the legend to the right of the axes."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=9,
                 borderaxespad=0.0, handlelength=2.4)

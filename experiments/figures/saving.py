@@ -1,5 +1,5 @@
 """
-Writing a figure: whole or not at all, and the same bytes for the same runs.
+Write a figure atomically, with the same bytes for the same runs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def save(figure: Figure, stem: Path, formats: tuple[str, ...]) -> list[Path]:
-    """Write a figure in each format, whole or not at all. Dates are left out, so the same runs give
-    the same file."""
+    """Write STEM.png, STEM.svg or STEM.pdf for each format, atomically; return their paths. Dates
+    are left out, so the same runs give the same file."""
     paths = []
     for kind in formats:
         buffer = io.BytesIO()
         undated = {"png": {"Software": None}, "svg": {"Date": None},
                    "pdf": {"CreationDate": None}}[kind]
         figure.savefig(buffer, format=kind, metadata=undated)
-        # with_suffix would eat the end of a name with a dot
+        # with_suffix would cut off the end of a name that contains a dot
         path = stem.with_name(f"{stem.name}.{kind}")
         write_atomic(path, buffer.getvalue())
         paths.append(path)

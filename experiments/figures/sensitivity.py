@@ -1,5 +1,5 @@
 """
-The metric over the learning rate, and each arm's own best.
+The figure of the metric over the learning rate, with each arm's own best rate.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from experiments.verdicts.sensitivity import ArmSensitivity
 
 
 def learning_rates(panel: Panel) -> Figure:
-    """A line an arm over its grid: mean and spread over seeds, a star at the best, a cross where a
-    seed diverged."""
+    """Draw one line per arm over its grid: mean and spread over seeds, a star at the best rate, and
+    a cross where a seed diverged. Raises Skip where no arm has two rates with a result."""
     found = panel.results.sensitivity
-    arms = [each for each in found.arms if any(p.mean is not None
-                                               for p in each.points)] if found else []
+    arms = ([each for each in found.arms if any(p.mean is not None for p in each.points)]
+            if found else [])
     if not any(len(each.points) > 1 for each in arms):
         raise Skip("the study declares no learning-rate grid" if not found
                    else "no arm has two rates with a result")
     caption = (f"mean over seeds, bar: sd; star: an arm's best, chosen on seeds "
-               f"{_seeds(found.selection_seeds)} alone "
-               f"and judged on seeds {_seeds(found.judging_seeds)}; cross: a seed diverged at that "
-               f"rate. ")
+               f"{_seeds(found.selection_seeds)} alone and judged on seeds "
+               f"{_seeds(found.judging_seeds)}; cross: a seed diverged at that rate. ")
     caption += " ".join(_judged(each) for each in arms if each.verdict)
     height = max(4.9, 2.2 + 0.2 * len(arms))
     size = font_size(len(arms), height - 1.9)
@@ -52,7 +51,8 @@ def _judged(each: ArmSensitivity) -> str:
 
 
 def _line(axes: Axes, panel: Panel, each: ArmSensitivity, cross: float) -> None:
-    """One arm; `cross`: how high up the axes its crosses stand, lest arms hide each other's."""
+    """Draw one arm. `cross` is the height of its crosses in axes fractions; it differs between arms
+    so that their crosses do not overlap."""
     style = panel.styles[each.arm]
     points = [p for p in each.points if p.mean is not None]
     x, y = [p.rate for p in points], [p.mean for p in points]
@@ -68,8 +68,8 @@ def _line(axes: Axes, panel: Panel, each: ArmSensitivity, cross: float) -> None:
 
 
 def _scale(axes: Axes, arms: list[ArmSensitivity]) -> None:
-    """Rates on a logarithmic axis, y from the best to where the usual rate ends: one wild rate
-    hides nothing."""
+    """Put the rates on a logarithmic axis. Cut the y axis a little above the usual results where
+    one rate is far worse, so that it does not flatten the others."""
     rates = sorted({p.rate for each in arms for p in each.points})
     means = np.array([p.mean for each in arms for p in each.points if p.mean is not None])
     low, high = means.min(), means.max()

@@ -1,5 +1,5 @@
 """
-From runs to lines: the mean of an arm over its seeds, its band, and its difference from the
+Turn runs into lines: the mean of an arm over its seeds, its band, and its difference from the
 baseline.
 """
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from experiments.records.runs import Run
 
-SMOOTH = 30   # a training curve of more points than this is averaged over 1/SMOOTH of them
+SMOOTH = 30   # a training curve is averaged over windows of about 1/SMOOTH of its points
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line with its band. Arrays are (points,); low and high are the least and the greatest over
-    the n runs."""
+    """A line with its band. Arrays are (points,); low and high are the lowest and the highest value
+    over the n runs."""
     x: np.ndarray
     y: np.ndarray
     low: np.ndarray
@@ -27,7 +27,8 @@ class Series:
 
 
 def points(run: Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """One run's curve where both columns were measured, the training loss smoothed."""
+    """Return one run's curve (x, y), each (points,), where both columns were measured. The training
+    loss is smoothed."""
     table = run.table[[x, y]].dropna()
     values = table[y]
     if y == "loss":
@@ -36,13 +37,14 @@ def points(run: Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def window(points: int) -> int:
-    """Rows that a smoothed training loss is averaged over: odd, 1 for a short curve."""
+    """Return the number of rows over which a training loss is averaged: odd, and 1 for a short
+    curve."""
     return 2 * (points // SMOOTH // 2) + 1
 
 
 def mean(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Series | None:
-    """Mean and range of several curves over the stretch that all of them cover. None: there is no
-    such stretch."""
+    """Return the mean and the range of several curves over the part of x that all of them cover;
+    None where there is no such part."""
     curves = [(x, y) for x, y in curves if len(x)]
     if not curves:
         return None
@@ -55,10 +57,10 @@ def mean(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Series | None:
     return Series(grid, ys.mean(0), ys.min(0), ys.max(0), len(curves))
 
 
-def difference(arm: Sequence[Run], baseline: Sequence[Run], x: str, y: str) -> tuple[Series | None,
-                                                                                     bool]:
-    """Arm − baseline, each seed against its own, and whether seeds were paired; a lone unseeded run
-    is not."""
+def difference(arm: Sequence[Run], baseline: Sequence[Run], x: str,
+               y: str) -> tuple[Series | None, bool]:
+    """Return arm − baseline, each seed minus the same seed, and whether runs were paired by seed.
+    Runs whose files name no seed are not paired."""
     other = {run.seed: run for run in baseline}
     paired = [run.seed is not None for run in arm if run.seed in other]
     curves = []
@@ -74,7 +76,8 @@ def difference(arm: Sequence[Run], baseline: Sequence[Run], x: str, y: str) -> t
 
 def settled_range(series: Sequence[Series], share: float = 0.15,
                   pad: float = 0.06) -> tuple[float, float] | None:
-    """y-limits that leave out the first drop: everything after `share` of the x range is inside."""
+    """Return y-limits that leave out the first drop: they cover everything after the first `share`
+    of the x range. None where there is nothing to cover."""
     parts = []
     for s in series:
         late = s.x >= s.x[0] + share * (s.x[-1] - s.x[0])

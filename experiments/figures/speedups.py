@@ -1,5 +1,5 @@
 """
-Measured speed-up over sparsity, with the line that no amount of skipping passes.
+The figure of measured speed-up over sparsity, with the line of the ideal speed-up.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ AGAINST = (("flash", "over torch's causal flash kernel"), ("dense", "over a dens
 
 
 def tradeoff(rows: list[dict[str, Any]], how: dict[str, Any]) -> Figure:
-    """The speed-up of banded attention, and of what `auto` takes, over each reference."""
+    """Draw the speed-up of banded attention, and of what `auto` takes, over each reference."""
     B, heads, T, size = how["shape"]
     caption = (f"forward and backward of attention alone, B = {B}, {heads} heads of {size}, on "
-               f"{how['device']}, "
-               f"torch threads: {how['threads']}; mark: median of {how['rounds']} interleaved "
-               f"rounds; bar: "
-               "quartiles; labels: w/d; ideal: the pairs (query, key) that the reference computes "
-               "over those seen; the "
-               "causal triangle for flash, all S × S for the dense mask")
+               f"{how['device']}, torch threads: {how['threads']}; mark: median of "
+               f"{how['rounds']} interleaved rounds; bar: quartiles; labels: w/d; ideal: the pairs "
+               "(query, key) that the reference computes, divided by those seen. Flash computes "
+               "the causal triangle, the dense mask all S × S")
     figure, panels = page(5.2, f"What sparsity saves, measured: S = {T}", caption, columns=(1, 1),
                           gap=0.6)
     for axes, (other, title) in zip(panels, AGAINST, strict=True):
@@ -39,7 +37,8 @@ def tradeoff(rows: list[dict[str, Any]], how: dict[str, Any]) -> Figure:
 
 
 def _panel(axes: Axes, rows: list[dict[str, Any]], other: str, pairs: float) -> None:
-    """`pairs`: those that the reference computes, over the causal triangle's."""
+    """Draw one reference. `pairs` is the number of pairs that the reference computes, divided by
+    the causal triangle's."""
     most = max(row["sparsity"] for row in rows)
     end = most + 0.15 * (1 - most)
     x = np.linspace(0, end, 100)
@@ -56,7 +55,8 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], other: str, pairs: float) -> 
 
 
 def _names(axes: Axes, rows: list[dict[str, Any]], other: str) -> None:
-    """w/d at the top, neighbours at four heights, each with a line down to its point."""
+    """Write each w/d at the top, with a line down to its point. Neighbours stand at four different
+    heights."""
     for number, row in enumerate(sorted(rows, key=lambda row: row["sparsity"])):
         x, height = 100 * row["sparsity"], 0.97 - 0.05 * (number % 4)
         found = row["measured"][f"banded_over_{other}"] or row["measured"][f"auto_over_{other}"]

@@ -1,9 +1,9 @@
 """
-How every figure looks: one colour an arm, one page, units on the axes.
+The style of every figure: one colour per arm, one page layout, units on the axes.
 
-An arm's colour follows from its name alone (its place among the arms that the catalogue and the
-shipped studies know, or a hash of the name), so it is the same in every figure, study and folder.
-The one exception is the rule that readers expect: the baseline of a study is black.
+An arm's colour depends only on its name: on its place among the arms of the catalogue and the
+shipped studies, or else on a hash of the name. So it is the same in every figure, study and folder.
+The one exception is what readers expect: the baseline of a study is black.
 """
 
 from __future__ import annotations
@@ -24,28 +24,24 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 # Tol's muted ones.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#882255", "#999933",
            "#6A51A3")
-# a second round of the palette is dashed
+# The first round of the palette is solid; every further round has its own dashes.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = "osD^vPX"
 BASELINE, INK, MUTED, GRID = "#000000", "#222222", "#6b6b6b", "#e6e6e6"
 
-WIDTH, DPI = 9.0, 150    # inches; shown at 900 px, so 10 pt reads as 14 px
+WIDTH, DPI = 9.0, 150    # width in inches; shown at 900 px, so 10 pt reads as 14 px
 RC = {"font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
-      "axes.edgecolor": "#9a9a9a",
-      "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
-      "axes.labelcolor": INK,
-      "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
-      "text.color": INK,
-      "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9,
-      "lines.linewidth": 1.8,
+      "axes.edgecolor": "#9a9a9a", "axes.linewidth": 0.8, "axes.spines.top": False,
+      "axes.spines.right": False, "axes.labelcolor": INK, "axes.grid": True, "grid.color": GRID,
+      "grid.linewidth": 0.8, "axes.axisbelow": True, "text.color": INK, "xtick.color": MUTED,
+      "ytick.color": MUTED, "xtick.labelsize": 9, "ytick.labelsize": 9, "lines.linewidth": 1.8,
       "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titleweight": "bold",
-      "svg.fonttype": "none",
-      "svg.hashsalt": "ablate", "pdf.fonttype": 42, "path.simplify": True,
-      "text.parse_math": False}   # titles and arms are anybody's text: a dollar is a dollar
+      "svg.fonttype": "none", "svg.hashsalt": "ablate", "pdf.fonttype": 42, "path.simplify": True,
+      "text.parse_math": False}   # a dollar sign in a title or an arm's name is plain text
 
 LABELS = {"iteration": "iterations", "tokens": "tokens seen", "seconds": "wall-clock time",
-          "flops": "training compute",
-          "loss": "training loss (nats a token)", "val_loss": "validation loss (nats a token)"}
+          "flops": "training compute", "loss": "training loss (nats per token)",
+          "val_loss": "validation loss (nats per token)"}
 X_UNITS = {"seconds": ("", 1.0, ("",)), "tokens": ("", 1.0, ("", " k", " M", " B", " T")),
            "flops": ("FLOP", 1.0, ("", " k", " M", " G", " T", " P", " E", " Z"))}
 CLOCK = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
@@ -53,8 +49,8 @@ CLOCK = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 @dataclass(frozen=True)
 class ArmStyle:
-    """How an arm is drawn. Colour tells up to nine arms apart, dashes four times as many, markers
-    the rest."""
+    """How an arm is drawn. Colour tells up to nine arms apart, dashes up to four times as many, and
+    markers the rest."""
     color: str
     dash: object = "-"
     marker: str = "o"
@@ -62,15 +58,15 @@ class ArmStyle:
 
 
 def arm_styles(arms: Iterable[str], baseline: str, known: list[str]) -> dict[str, ArmStyle]:
-    """A style for each arm. Two strangers whose names hash alike are told apart in alphabetical
-    order."""
+    """Return a style for each arm. Where the names of two unknown arms hash to the same style, the
+    later one in alphabetical order takes the next free style."""
     slots = {arm: known.index(arm) for arm in arms if arm in known}
     rounds = len(PALETTE) * len(DASHES)
     for arm in sorted(set(arms) - set(slots)):
         slot = zlib.crc32(arm.encode()) % rounds
         free = (s % rounds for s in range(slot, slot + rounds))
         slots[arm] = next((s for s in free if s not in slots.values()), slot)
-    # slot 0 is the arm that changes nothing
+    # slot 0 belongs to the arm that changes nothing
     styles = {arm: _slot_style(slot - 1) for arm, slot in slots.items()}
     return styles | {baseline: ArmStyle(BASELINE, width=2.2)}
 
@@ -83,13 +79,14 @@ def _slot_style(slot: int) -> ArmStyle:
 
 def page(height: float, title: str, caption: str, *, subtitle: str = "",
          columns: tuple[float, ...] = (1,), rows: int = 1, left: float = 0.75, right: float = 0.25,
-         gap: float = 0.55, row_gap: float = 0.5, headed: bool = True, **axes) -> tuple[Figure,
-                                                                                        list[Axes]]:
-    """A figure with its title at the left above and its caption below, and rows × columns of axes
-    between (inches).
+         gap: float = 0.55, row_gap: float = 0.5, headed: bool = True,
+         **axes) -> tuple[Figure, list[Axes]]:
+    """Return a figure with its title at the top left, its caption at the bottom, and rows × columns
+    of axes between them, row by row.
 
-    `columns` are relative widths; `axes` goes to Figure.subplots. Fixed margins instead of a layout
-    engine: a page then takes a quarter of the time, and pages of one study line up.
+    Height, margins and gaps are in inches. `columns` are relative widths. `axes` goes to
+    Figure.subplots. Margins are fixed instead of set by a layout engine: a page then takes a
+    quarter of the time, and the pages of one study line up.
     """
     head = _balanced(title, 84)
     foot = textwrap.wrap(caption, 138)
@@ -118,7 +115,7 @@ def page(height: float, title: str, caption: str, *, subtitle: str = "",
 
 
 def _balanced(text: str, width: int) -> list[str]:
-    """Wrapped into as few lines as fit, of about equal length."""
+    """Wrap the text into as few lines as fit, of about equal length, and at most three."""
     lines = len(textwrap.wrap(text, width))
     while width > 20 and len(textwrap.wrap(text, width - 1)) == lines:
         width -= 1
@@ -126,8 +123,8 @@ def _balanced(text: str, width: int) -> list[str]:
 
 
 def label_x(axes: Axes, x: str, top: float, *, text: bool = True, ticks: int = 6) -> None:
-    """Ticks in the unit a reader thinks in: 20k iterations, 1.5 M tokens, 3 PFLOP, minutes or
-    hours."""
+    """Label the x axis in the unit that suits its length: 20k iterations, 1.5 M tokens, 3 PFLOP,
+    minutes or hours. `top` is the end of the axis."""
     unit, scale, suffixes = unit_of(x, top)
     axes.xaxis.set_major_locator(_ScaledLocator(ticks, scale, whole=x == "iteration"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value / scale, suffixes)))
@@ -135,7 +132,7 @@ def label_x(axes: Axes, x: str, top: float, *, text: bool = True, ticks: int = 6
 
 
 def unit_of(x: str, top: float) -> tuple[str, float, tuple[str, ...]]:
-    """(unit, its size, suffixes of its thousands) for an axis that ends at `top`."""
+    """Return (unit, its size, suffixes of its thousands) for an axis that ends at `top`."""
     if x == "seconds":
         unit, scale, suffixes = X_UNITS["seconds"]
         return (*next(((u, s) for u, s in CLOCK if top > 2.5 * s), CLOCK[-1]), suffixes)
@@ -143,8 +140,8 @@ def unit_of(x: str, top: float) -> tuple[str, float, tuple[str, ...]]:
 
 
 def tick_labels(x: str, low: float, high: float, ticks: int) -> tuple[list[tuple[float, str]], str]:
-    """([(value, text)], unit) of round ticks inside [low, high], for a page that draws its own
-    axes."""
+    """Return ([(value, text)], unit) of round ticks inside [low, high], for a page that draws its
+    own axes."""
     unit, scale, suffixes = unit_of(x, high)
     values = _ScaledLocator(ticks, scale, whole=x == "iteration").tick_values(low, high)
     step = min(np.diff(values), default=0.0)
@@ -153,18 +150,19 @@ def tick_labels(x: str, low: float, high: float, ticks: int) -> tuple[list[tuple
 
 
 class _ScaledLocator(MaxNLocator):
-    """Round ticks in minutes or hours on an axis of seconds."""
+    """Place ticks at round values of the unit, such as whole minutes on an axis of seconds."""
 
     def __init__(self, ticks: int, scale: float, whole: bool):
         super().__init__(ticks, steps=[1, 2, 2.5, 5, 10], integer=whole)
         self.scale = scale
 
     def tick_values(self, vmin: float, vmax: float):
+        """Return the ticks between vmin and vmax, in the axis's own unit."""
         return super().tick_values(vmin / self.scale, vmax / self.scale) * self.scale
 
 
 def short(value: float, suffixes: tuple[str, ...]) -> str:
-    """12,500 → 12.5k."""
+    """Return a number with a suffix for its thousands: 12,500 → 12.5k."""
     step = 0
     while abs(value) >= 1000 and step < len(suffixes) - 1:
         value, step = value / 1000, step + 1

@@ -1,5 +1,5 @@
 """
-A comparison's curves: the whole run, its end, and its course without the noise.
+The curves of a comparison: the whole run, its end, and the whole run smoothed.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from experiments.figures.pictures import Pictures, legend
 from experiments.figures.style import LABELS, label_x, page
 from experiments.verdicts.trials import Trials
 
-LEVEL = 0.95
-POINTS = 200          # of a drawn curve
-SMOOTH = 0.1          # of a run is averaged over in the picture of convergence
+LEVEL = 0.95          # of the confidence bands
+POINTS = 200          # points of a drawn curve
+SMOOTH = 0.1          # the picture of convergence averages over this share of a run
 
 
 def training_curves(p: Pictures) -> Figure:
-    """Training loss over tokens, mean and its confidence band."""
+    """Draw the training loss over tokens: the mean and its confidence band."""
     return _curves(p, "Training loss", 0.0, 1.0,
                    "line: mean; band: 95 % confidence interval of the mean")
 
 
 def final_losses(p: Pictures) -> Figure:
-    """The last tenth of the runs."""
+    """Draw the training loss over the last tenth of the runs."""
     return _curves(p, "The last tenth of training", 0.9, 1.0,
                    "line: mean; band: 95 % confidence interval of the mean")
 
 
 def convergence(p: Pictures) -> Figure:
-    """Training loss, averaged over a tenth of the run."""
+    """Draw the training loss, averaged over a tenth of the run."""
     return _curves(p, "Convergence", 0.0, 1.0,
                    f"training loss averaged over {SMOOTH:.0%} of a run; band: 95 % "
                    "confidence interval of the mean", smooth=SMOOTH)
@@ -40,8 +40,8 @@ def convergence(p: Pictures) -> Figure:
 
 def _curves(p: Pictures, title: str, start: float, stop: float, caption: str,
             smooth: float = 0.0) -> Figure:
-    curves = {arm: line for arm in p.trials.arms if (line := mean_curve(p.trials, arm, smooth))
-              is not None}
+    curves = {arm: line for arm in p.trials.arms
+              if (line := mean_curve(p.trials, arm, smooth)) is not None}
     if not curves:
         raise Skip("no finished run has a curve of two points")
     end = max(x[-1] for x, *_ in curves.values())
@@ -65,24 +65,24 @@ def _curves(p: Pictures, title: str, start: float, stop: float, caption: str,
     return figure
 
 
-def mean_curve(trials: Trials, arm: str, smooth: float = 0.0) -> tuple[np.ndarray, np.ndarray,
-                                                                       np.ndarray] | None:
-    """(x, mean over runs, half the confidence interval), on a grid that all of an arm's runs
-    cover."""
+def mean_curve(trials: Trials, arm: str, smooth: float = 0.0,
+               ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return (x, mean over runs, half the confidence interval), each (POINTS,), on a grid that all
+    of an arm's runs cover. None where no run has two points."""
     curves = [trial.curve for trial in trials.of(arm) if len(trial.curve) > 1]
     if not curves:
         return None
     grid = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), POINTS)
     ys = np.stack([np.interp(grid, c[:, 0], running_mean(c[:, 1], smooth)) for c in curves])
     n = len(curves)
-    half = t.ppf((1 + LEVEL) / 2,
-                 n - 1) * ys.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(POINTS)
+    half = (t.ppf((1 + LEVEL) / 2, n - 1) * ys.std(0, ddof=1) / np.sqrt(n) if n > 1
+            else np.zeros(POINTS))
     return grid, ys.mean(0), half
 
 
 def running_mean(values: np.ndarray, share: float) -> np.ndarray:
-    """Each value's mean with its neighbours, over `share` of all; shorter at the ends, and centred
-    there too."""
+    """Return each value averaged with its neighbours over a window of `share` of all values. At the
+    ends the window is shorter, so that it stays centred."""
     reach = int(share * len(values)) // 2
     sums = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(values))

@@ -1,6 +1,6 @@
 """
-A comparison's values: bars, boxes, run by run, in per cent of the baseline, and quality against
-speed and memory.
+The values of a comparison: as bars, as boxes, run by run, in per cent of the baseline, and quality
+against speed and memory.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ TITLES = {"final_loss": "final training loss (nats)", "val_loss": "validation lo
 
 
 def metrics_comparison(p: Pictures) -> Figure:
-    """A bar an arm for every measure."""
+    """Draw one bar per arm for every measure."""
     measures = p.measured("val_loss" if p.quality == "val_loss" else "final_loss",
-                          "tokens_per_second", "seconds",
-                          "peak_memory_mb")
+                          "tokens_per_second", "seconds", "peak_memory_mb")
     figure, cells = _panels(p, measures, "Every measure", "bar: mean over runs; whisker: sd")
     for axes, measure in zip(cells, measures, strict=False):
         for place, (arm, values) in enumerate(p.arrays(measure).items()):
@@ -37,7 +36,7 @@ def metrics_comparison(p: Pictures) -> Figure:
 
 
 def distributions(p: Pictures) -> Figure:
-    """Box plots with every run."""
+    """Draw box plots with a dot for every run."""
     measures = p.measured("final_loss", "val_loss", "tokens_per_second", "peak_memory_mb")
     figure, cells = _panels(p, measures, "Distributions over runs",
                             "box: quartiles and median; whiskers: range; dot: a run")
@@ -54,7 +53,7 @@ def distributions(p: Pictures) -> Figure:
 
 
 def per_run(p: Pictures) -> Figure:
-    """Every run by its seed, and the arm's mean."""
+    """Draw every run at its seed, and the arm's mean."""
     measures = p.measured("final_loss", "val_loss", "tokens_per_second", "peak_memory_mb")
     rows = -(-len(measures) // 2)
     figure, cells = page(1.6 + 2.7 * rows, f"Run by run: {p.trials.title}",
@@ -80,7 +79,8 @@ def per_run(p: Pictures) -> Figure:
 
 
 def summary(p: Pictures) -> Figure:
-    """Every arm's change against the baseline, in per cent; to the right is better."""
+    """Draw every arm's change against the baseline, in per cent; to the right is better. Raises
+    Skip where there is no arm beside the baseline."""
     measures = p.measured(p.quality, "tokens_per_second", "peak_memory_mb")
     arms = [arm for arm in p.trials.arms if arm != p.trials.baseline]
     if not arms or p.trials.baseline not in p.trials.arms:
@@ -103,13 +103,14 @@ def summary(p: Pictures) -> Figure:
 
 def _panels(p: Pictures, measures: list[str], title: str, caption: str,
             arms: list[str] | None = None):
-    """Axes side by side with the arms as rows, names at the left of the first of a row."""
+    """Return axes side by side with the arms as rows. The arms' names stand at the left of the
+    first axes of each row."""
     shown = arms or list(p.arrays(measures[0]))
     rows = -(-len(measures) // 2) if len(measures) > 3 else 1
     columns = min(len(measures), 2) if rows > 1 else len(measures)
     height = 1.55 + rows * (0.85 + 0.27 * len(shown))
-    figure, cells = page(height, f"{title}: {p.trials.title}", p.caption(caption), columns=(1,
-                         ) * columns, rows=rows, left=1.75, gap=0.35, row_gap=1.0)
+    figure, cells = page(height, f"{title}: {p.trials.title}", p.caption(caption),
+                         columns=(1,) * columns, rows=rows, left=1.75, gap=0.35, row_gap=1.0)
     for number, axes in enumerate(cells):
         axes.set_visible(number < len(measures))
         if number < len(measures):
@@ -131,7 +132,8 @@ def _thousands(axis: Axis, measure: str) -> None:
 
 
 def _zoom(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
-    """Bars start at zero unless that hides every difference, and then the axis says so."""
+    """Start the bars above zero where starting at zero would hide every difference, and label the
+    axis so."""
     means = [values.mean() for values in arrays.values()]
     low, high = min(v.min() for v in arrays.values()), max(v.max() for v in arrays.values())
     if high - low < 0.15 * abs(np.mean(means)):
@@ -141,17 +143,17 @@ def _zoom(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
 
 
 def speedup_quality(p: Pictures) -> Figure:
-    """Speed against quality."""
+    """Draw speed against quality, relative to the baseline."""
     return _scatter(p, "tokens_per_second", p.quality, "Speed against quality")
 
 
 def memory_quality(p: Pictures) -> Figure:
-    """Memory against quality."""
+    """Draw memory against quality, relative to the baseline."""
     return _scatter(p, "peak_memory_mb", p.quality, "Memory against quality")
 
 
 def memory_speed(p: Pictures) -> Figure:
-    """Memory against speed."""
+    """Draw memory against speed, relative to the baseline."""
     return _scatter(p, "peak_memory_mb", "tokens_per_second", "Memory against speed")
 
 

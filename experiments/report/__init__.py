@@ -1,2 +1,2 @@
-"""report.html: everything a study shows, in one file that loads nothing and needs no script
+"""Write report.html: everything a study shows, in one file that loads nothing and needs no script
 (page.py)."""

@@ -1,6 +1,6 @@
 """
-Curves as plain geometry: what the page draws as inline SVG and reads out at a point. Knows nothing
-of markup.
+Curves as plain geometry: what the page draws as inline SVG and reads out at a point. This module
+writes no markup.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from experiments.figures.panel import Panel, Skip
 from experiments.figures.series import Series, points, settled_range
 from experiments.figures.style import LABELS, tick_labels
 
-WIDTH, HEIGHT = 1000, 420        # of the viewBox; the page stretches it
-POINTS = 30_000                  # over all lines of the page: what a file below 3 MB has room for
+WIDTH, HEIGHT = 1000, 420        # size of the viewBox, which the page stretches
+POINTS = 30_000                  # points over all lines of the page, so the file stays below 3 MB
 METRICS = {"val_loss": "validation loss", "loss": "training loss",
            "difference": "minus the baseline's"}
 OVER = {"iteration": "iterations", "seconds": "time", "flops": "FLOPs", "tokens": "tokens"}
@@ -23,13 +23,13 @@ OVER = {"iteration": "iterations", "seconds": "time", "flops": "FLOPs", "tokens"
 
 @dataclass(frozen=True)
 class Line:
-    """One arm's curve. `number` is its place among the study's arms: colours and switches go by
-    it."""
+    """One arm's curve. `number` is the arm's place in the study; it selects the colour and the
+    switch. The paths are values of SVG's attribute `d`."""
     number: int
     arm: str
-    path: str                    # d of the mean
-    band: str                    # d of least to greatest; empty for a single run
-    strays: tuple[str, ...]      # d of runs that are not complete
+    path: str                    # path of the mean over seeds
+    band: str                    # path from lowest to highest run; empty for a single run
+    strays: tuple[str, ...]      # paths of the runs that are not complete
     x: list[float]
     y: list[float]
     dash: str = "none"           # stroke-dasharray
@@ -37,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One view: a metric over a cost."""
+    """One view: a metric over a cost, such as validation loss over tokens."""
     key: str
     metric: str
     over: str
@@ -47,13 +47,13 @@ class Chart:
     x_ticks: list[tuple[float, str]]     # (per cent from the left, text)
     y_ticks: list[tuple[float, str]]     # (per cent from the top, text)
     lines: list[Line]
-    frame: tuple[float, float, float, float]   # least and greatest x, least and greatest y
-    zero: float | None  # per cent from the top of the line at zero, in a difference
-    margin: tuple[float, float] | None   # top and height of ±margin, in per cent
+    frame: tuple[float, float, float, float]   # lowest and highest x, lowest and highest y
+    zero: float | None  # the zero line of a difference, in per cent from the top
+    margin: tuple[float, float] | None   # top and height of the ±margin band, in per cent
 
 
 def charts(panel: Panel) -> list[Chart]:
-    """Every view that the runs allow, the study's own metric first."""
+    """Return every view for which the runs have data, validation loss first."""
     wanted = [(metric, over) for metric in METRICS for over in OVER]
     drawn = [(metric, over, lines) for metric, over in wanted
              if (lines := _lines(panel, metric, over))]
@@ -76,8 +76,8 @@ def _lines(panel: Panel, metric: str, over: str) -> dict[str, Series]:
 
 
 def _same_as_iterations(panel: Panel) -> bool:
-    """Whether every arm sees equally many tokens an iteration: the view over tokens is then the
-    same picture."""
+    """Return whether every arm sees the same number of tokens per iteration. The view over tokens
+    is then the same picture as the view over iterations."""
     rates = {round(float(last["tokens"] / last["iteration"]), 6) for run in panel.results.runs
              if len(table := run.table[["iteration", "tokens"]].dropna())
              and (last := table.iloc[-1])["iteration"]}
@@ -85,8 +85,8 @@ def _same_as_iterations(panel: Panel) -> bool:
 
 
 def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room: int) -> Chart:
-    left, right = min(line.x[0] for line in lines.values()), max(line.x[-1]
-                                                                 for line in lines.values())
+    left, right = (min(line.x[0] for line in lines.values()),
+                   max(line.x[-1] for line in lines.values()))
     right = right if right > left else left + 1
     low, high = settled_range(list(lines.values()), 0.2 if metric == "difference" else 0.1)
     margin = (panel.results.margin if metric == "difference" and panel.results.metric == "val_loss"
@@ -101,32 +101,36 @@ def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room:
     y = LABELS.get(metric, "").partition(" (")[0] or f"loss minus {panel.baseline}'s"
     return Chart(
         key=f"{metric}-{over}", metric=metric, over=over,
-        title=f"{METRICS[metric]} over {OVER[over]}", x_label=LABELS[over]
-        + (f" ({unit})" if unit else ""), y_label=f"{y} (nats a token)",
+        title=f"{METRICS[metric]} over {OVER[over]}",
+        x_label=LABELS[over] + (f" ({unit})" if unit else ""), y_label=f"{y} (nats per token)",
         x_ticks=[(frame.across(value), text) for value, text in xs],
         y_ticks=[(frame.down(value), text.replace("-", "−")) for value, text in ys],
-        lines=[_line(panel, numbers[arm], arm, line, (metric, over), frame, room) for arm,
-               line in lines.items()], frame=(float(left), float(right), float(low), float(high)),
+        lines=[_line(panel, numbers[arm], arm, line, (metric, over), frame, room)
+               for arm, line in lines.items()],
+        frame=(float(left), float(right), float(low), float(high)),
         zero=frame.down(0.0) if metric == "difference" else None,
         margin=(frame.down(margin), frame.down(-margin) - frame.down(margin)) if margin else None)
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The data's window on the page."""
+    """The range of the data that the view shows, mapped to the page."""
     left: float
     right: float
     low: float
     high: float
 
     def across(self, value: float) -> float:
+        """Return the place of an x value, in per cent from the left."""
         return round(float(100 * (value - self.left) / (self.right - self.left)), 2)
 
     def down(self, value: float) -> float:
+        """Return the place of a y value, in per cent from the top."""
         return round(float(100 * (self.high - value) / (self.high - self.low)), 2)
 
     def path(self, x: np.ndarray, y: np.ndarray, start: str = "M") -> str:
-        """d of a line; what lies far outside is cut at three heights, which the frame hides."""
+        """Return the path of a line. Values far outside are clipped at three heights beyond the
+        frame, where they are hidden anyway."""
         across = WIDTH * (x - self.left) / (self.right - self.left)
         down = np.clip(HEIGHT * (self.high - y) / (self.high - self.low), -3 * HEIGHT, 4 * HEIGHT)
         return start + " ".join(f"{a:.0f},{b:.1f}" for a, b in zip(across, down, strict=True))
@@ -147,12 +151,10 @@ def _line(panel: Panel, number: int, arm: str, line: Series, axes: tuple[str, st
 
 
 def thinned(count: int, room: int) -> np.ndarray:
-    """Indices of at most `room` of `count` points, evenly spread, first and last among them."""
-    return (
-        np.unique(np.linspace(0, count - 1, min(count, room)).round().astype(int))
-        if count
-        else np.array([], int)
-    )
+    """Return the indices of at most `room` of `count` points, evenly spaced and including the first
+    and the last."""
+    return (np.unique(np.linspace(0, count - 1, min(count, room)).round().astype(int)) if count
+            else np.array([], int))
 
 
 def _short(values: Sequence[float]) -> list[float]:

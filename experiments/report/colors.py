@@ -1,26 +1,26 @@
 """
-The figures' colours where a page's background is not theirs: shifted until a line can be told from
-it.
+The figures' colours on the page. They are shifted until each line has enough contrast with the
+page's background.
 """
 
 from __future__ import annotations
 
 from experiments.figures.style import BASELINE, ArmStyle
 
-LIGHT, DARK = "#ffffff", "#191f27"   # what curves stand on (report.css)
-CONTRAST = 3.0                       # WCAG 2.2, 1.4.11: graphics
+LIGHT, DARK = "#ffffff", "#191f27"   # the backgrounds of the curves (report.css)
+CONTRAST = 3.0                       # the least contrast of graphics by WCAG 2.2, 1.4.11
 
 
 def on_page(style: ArmStyle) -> tuple[str, str]:
-    """An arm's colour on the light page and on the dark one; the baseline is black here and white
-    there."""
+    """Return an arm's colours on the light page and on the dark page. The baseline is black on the
+    light page and white on the dark one."""
     if style.color == BASELINE:
         return BASELINE, LIGHT
     return readable(style.color, LIGHT, "#000000"), readable(style.color, DARK, "#ffffff")
 
 
 def readable(color: str, background: str, towards: str) -> str:
-    """The colour, mixed with `towards` as little as gives enough contrast."""
+    """Return the colour mixed with just enough of `towards` to have enough contrast."""
     for share in range(0, 101, 4):
         mixed = mix(color, towards, share / 100)
         if contrast(mixed, background) >= CONTRAST:
@@ -29,13 +29,13 @@ def readable(color: str, background: str, towards: str) -> str:
 
 
 def mix(a: str, b: str, share: float) -> str:
-    """`share` of b in a."""
-    return "#" + "".join(f"{round((1 - share) * x + share * y):02x}" for x,
-                         y in zip(_rgb(a), _rgb(b), strict=True))
+    """Return colour a with a `share` (0 to 1) of colour b mixed in."""
+    return "#" + "".join(f"{round((1 - share) * x + share * y):02x}"
+                         for x, y in zip(_rgb(a), _rgb(b), strict=True))
 
 
 def contrast(a: str, b: str) -> float:
-    """WCAG's ratio, 1 to 21."""
+    """Return WCAG's contrast ratio of two colours, 1 to 21."""
     dark, light = sorted((_luminance(a), _luminance(b)))
     return (light + 0.05) / (dark + 0.05)
 

@@ -1,6 +1,6 @@
 """
-Draw what a study found: its figures, its tables, its page, and the comparison of its trials. Prints
-what was written.
+Draw what a study found: its figures, its tables, its page, and the comparison of its trials. These
+functions print what they write.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from mingpt.utils import BadInput, write_atomic
 
 def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, metric: str,
                losses: Path | None = None) -> None:
-    """Print one study's verdicts, draw its figures, and say what was written. With `losses`, the
-    folder of its runs, write report.html as well."""
+    """Print one study's verdicts, draw its figures, and print what was written. With `losses`, the
+    folder of its runs, write report.html as well. Raises BadInput where the folder cannot be
+    written."""
     folder = out / results.name if results.name else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +38,8 @@ def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, me
 
 
 def write_tables(results: Results, folder: Path) -> list[Path]:
-    """verdicts.json, and the summary as a table for programs and one for people."""
+    """Write verdicts.json, summary.csv (for programs) and summary.md (for people); return their
+    paths."""
     texts = {"verdicts.json": json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n",
              "summary.csv": to_csv(results), "summary.md": to_markdown(results)}
     for name, text in texts.items():
@@ -46,7 +48,7 @@ def write_tables(results: Results, folder: Path) -> list[Path]:
 
 
 def compare(trials: Trials, folder: Path, formats: tuple[str, ...]) -> None:
-    """The ten pictures of a comparison, and the files from which they can be drawn again."""
+    """Write the ten pictures of a comparison, and the files from which they can be drawn again."""
     if not trials.all:
         print("  skipped comparison/: no run has finished")
         return
@@ -57,19 +59,19 @@ def compare(trials: Trials, folder: Path, formats: tuple[str, ...]) -> None:
 
 
 def say_drawn(outcomes, folder: Path, others: list[Path]) -> None:
-    """What was written, and what was left out and why."""
+    """Print what was written, and what was skipped and why."""
     written, skipped = [], []
     for name, outcome in outcomes:
         if isinstance(outcome, str):
             skipped.append(f"  skipped {name}: {outcome}")
         else:
             written += outcome
-    print("\n".join([f"  wrote {folder}/: " + ", ".join(path.name for path
-                                                        in [*written, *others]), *skipped]))
+    print("\n".join([f"  wrote {folder}/: " + ", ".join(path.name for path in [*written, *others]),
+                     *skipped]))
 
 
 def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
-    """Draw a comparison again from its own file."""
+    """Draw a comparison again from its experiment_results.npz; return the exit status 0."""
     trials, folder = load(path), Path(out) if out else path.parent
     print(f"\n{trials.title}")
     try:
@@ -80,13 +82,12 @@ def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
 
 
 def report(results: Results) -> list[str]:
-    """The baseline's line, one verdict an arm, and what they rest on."""
+    """Return the baseline's line, one line per verdict, and the notes on them."""
     width = max(len(arm) for arm in results.arms)
     lines = [verdict.line(width) for verdict in results.verdicts.values()]
     if results.baseline in results.arms:
         lines.insert(0, results.baseline_line(width))
     else:
-        lines.insert(0,
-                     f"no verdicts: no run of the baseline {results.baseline!r} among "
-                     f"{', '.join(results.arms)}")
+        lines.insert(0, f"no verdicts: no run of the baseline {results.baseline!r} among "
+                        f"{', '.join(results.arms)}")
     return lines + notes(results)

@@ -1,6 +1,6 @@
 """
-What a study shows beyond one verdict an arm, as tables: cost, equal budgets, factorials, sums of
-parts, learning rates.
+What a study shows beyond one verdict per arm, as tables: cost, equal budgets, factorials, sums of
+parts and learning rates.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from experiments.verdicts.factorial import FactorialAnalysis
 from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import Verdict, p_text, signed
 
-QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"), "flops_per_token": ("FLOPs a token",
-                                                                           "{:.4g}"),
-              "step_seconds": ("Seconds a step", "{:.4g}"),
+QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"),
+              "flops_per_token": ("FLOPs per token", "{:.4g}"),
+              "step_seconds": ("Seconds per step", "{:.4g}"),
               "tokens_per_second": ("Tokens/s", "{:,.0f}"),
               "peak_memory_mb": ("Peak memory, MB", "{:,.0f}")}
 SPENT = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time"}
 
 
 def sections(results: Results) -> Iterator[Section]:
-    """Those that the study has something to say in."""
+    """Yield the sections for which the study has results."""
     for make in (cost, budgets, factorial, rates):
         if (section := make(results)) is not None:
             yield section
 
 
 def cost(results: Results) -> Section | None:
-    """Every quantity of every arm, with its change against the baseline."""
+    """Return the section with every quantity of every arm and its change against the baseline; None
+    where no quantity is known."""
     known = [q for q in QUANTITIES if any(getattr(each, q) is not None
                                           for each in results.costs.arms)]
     if not known:
@@ -40,24 +41,19 @@ def cost(results: Results) -> Section | None:
              _difference(results.verdicts.get(each.arm))]
             for each in results.costs.arms]
     head = ["Arm", *(QUANTITIES[q][0] for q in known), f"{results.metric} − {results.baseline}'s"]
-    table = Table("What an arm costs over its finished runs, beside what it brings", head, rows,
+    table = Table("What each arm costs over its finished runs, and what it changes", head, rows,
                   numeric=tuple(range(1, len(head))))
-    texts = ["Times and memory are of the machine below; a time is the lower quartile over the log "
-             "points of all runs. "
-             "Parameters and FLOPs are exact."]
+    texts = ["Times and memory are measured on the machine named below. A time is the lower "
+             "quartile over the log points of all runs. Parameters and FLOPs are exact."]
     return Section("cost", "Cost", texts, [table])
 
 
 def _quantity(results: Results, each: Cost, quantity: str) -> str:
     value, ratio = getattr(each, quantity), results.costs.ratio(each.arm, quantity)
-    shown = amount("flops",
-                   value).removesuffix("FLOP") if quantity == "flops_per_token" and value else text(
-        value, QUANTITIES[quantity][1])
-    change = (
-        f" ({100 * (ratio - 1):+.1f} %)".replace("-", "−")
-        if ratio and each.arm != results.baseline
-        else ""
-    )
+    shown = (amount("flops", value).removesuffix("FLOP") if quantity == "flops_per_token" and value
+             else text(value, QUANTITIES[quantity][1]))
+    change = (f" ({100 * (ratio - 1):+.1f} %)".replace("-", "−")
+              if ratio and each.arm != results.baseline else "")
     return shown + change
 
 
@@ -66,23 +62,22 @@ def _difference(verdict: Verdict | None) -> str:
 
 
 def budgets(results: Results) -> Section | None:
-    """The verdict when arm and baseline have spent the same tokens, FLOPs or seconds."""
+    """Return the section with the verdicts at equal tokens, FLOPs and seconds; None where there are
+    none."""
     axes = [axis for axis in AXES if results.budgets.on(axis)]
     if not axes:
         return None
     rows = [[arm, *(cell for axis in axes for cell in _spent(results.budgets.of(arm, axis)))]
             for arm in dict.fromkeys(budget.arm for budget in results.budgets.table)]
     head = ["Arm", *(name for axis in axes for name in (f"At equal {SPENT[axis]}",
-                                                        "changes places at"))]
-    texts = ["An arm that is slower has done fewer steps after the same time. Each verdict "
-             "compares validation losses "
-             "where arm and baseline have spent the same, as much as all runs of both reached; "
-             "Holm over the arms of a "
-             "column. Changes places: where the mean curves last cross. Time is that of training "
-             "alone, at the pace "
-             "that an arm keeps undisturbed: the lower quartile of its log points."]
-    return Section("budgets", "At equal cost", texts, [Table("Verdicts at equal budgets", head,
-                                                             rows)])
+                                                        "curves cross at"))]
+    texts = ["A slower arm has done fewer steps after the same time. Each verdict compares "
+             "validation losses at the largest budget that all runs of the arm and of the baseline "
+             "reached. The p-values are Holm-adjusted over the arms of a column. \"Curves cross "
+             "at\" is where the mean curves last cross. Time is the time of training alone, at the "
+             "arm's undisturbed pace: the lower quartile over its log points."]
+    return Section("budgets", "At equal cost", texts,
+                   [Table("Verdicts at equal budgets", head, rows)])
 
 
 def _spent(budget: Budget | None) -> tuple[str, str]:
@@ -90,20 +85,20 @@ def _spent(budget: Budget | None) -> tuple[str, str]:
         return "–", "–"
     v = budget.verdict
     where = f" at {amount(budget.axis, budget.at)}" if budget.at else ""
-    return f"{v.word} {_difference(v)}{where}", amount(
-        budget.axis, budget.crossing
-    ) if budget.crossing else "never"
+    return (f"{v.word} {_difference(v)}{where}",
+            amount(budget.axis, budget.crossing) if budget.crossing else "never")
 
 
 def amount(axis: str, value: float) -> str:
-    """12.5 M, 3.1 PFLOP, 4 minutes."""
+    """Return an amount with its unit: 12.5 M, 3.1 PFLOP, 4 minutes."""
     unit, size, suffixes = unit_of(axis, value)
     blank = "" if unit == "FLOP" else " "
     return f"{short(float(f'{value / size:.3g}'), suffixes)}{blank}{unit}".rstrip()
 
 
 def factorial(results: Results) -> Section | None:
-    """Main effects and interactions of every design, and arms against the sum of their parts."""
+    """Return the section with the effects of every factorial design, and with arms compared with
+    the sum of their parts; None where there are neither."""
     blocks = [table for design in results.factorials for table in _design(design)]
     if results.sums:
         rows = [[each.arm, " + ".join(each.parts), text(each.observed, "{:+.4f}"),
@@ -111,13 +106,13 @@ def factorial(results: Results) -> Section | None:
                  for each in results.sums]
         head = ["Arm", "Parts", "Observed", "Sum of parts", "Adds up?",
                 "Interval of the difference"]
-        blocks.append(Table("Arms of several parts against the sum of what their parts do alone",
-                            head, rows, numeric=(2, 3)))
-    texts = ["A main effect is with the factor minus without it, averaged over all combinations of "
-             "the others. An "
-             "interaction is what factors do together beyond the sum of what they do apart."]
-    return Section("factorial", "What adds up", texts[:len(results.factorials)],
-                   blocks) if blocks else None
+        blocks.append(Table("Arms of several parts, compared with the sum of what their parts do "
+                            "alone", head, rows, numeric=(2, 3)))
+    texts = ["A main effect is the metric with the factor minus the metric without it, averaged "
+             "over all combinations of the other factors. An interaction is what factors do "
+             "together beyond the sum of what each does alone."]
+    return (Section("factorial", "What adds up", texts[:len(results.factorials)], blocks)
+            if blocks else None)
 
 
 def _design(design: FactorialAnalysis) -> list[Table]:
@@ -125,7 +120,7 @@ def _design(design: FactorialAnalysis) -> list[Table]:
              p_text("", v.p_holm).strip() if v.p_holm is not None else "–", v.reason]
             for term, v in ((term, term.verdict) for term in design.terms)]
     left_out = f"; left out: {', '.join(design.missing)}" if design.missing else ""
-    caption = f"Effects over {len(design.seeds)} seeds on which every cell has a value{left_out}"
+    caption = f"Effects over the {len(design.seeds)} seeds with a value in every cell{left_out}"
     return [Table(caption, ["Effect", "Word", "Size", "Interval (Holm)", "p (Holm)", "Note"], rows,
                   numeric=(2, 3, 4))]
 
@@ -136,29 +131,25 @@ def _interval(verdict: Verdict) -> str:
 
 
 def rates(results: Results) -> Section | None:
-    """Every arm at its own best learning rate."""
+    """Return the section with every arm at its own best learning rate; None without a grid."""
     found = results.sensitivity
     if found is None:
         return None
     rows = []
     for each in found.arms:
-        grid = ", ".join(f"{p.rate:g}: {text(p.mean, '{:.4f}')}" + (f" ({p.diverged} diverged)"
-                                                                    if p.diverged else "")
+        grid = ", ".join(f"{p.rate:g}: {text(p.mean, '{:.4f}')}"
+                         + (f" ({p.diverged} diverged)" if p.diverged else "")
                          for p in each.points)
         best = (f"{each.best.rate:g}{', at the edge of the grid' if each.at_edge else ''}"
                 if each.best else "none")
         verdict = (f"{each.verdict.word} {_difference(each.verdict)}" if each.verdict
                    else "the baseline")
         rows.append([each.arm, best, verdict, text(each.range, "{:.4f}"), grid])
-    seeds = (
-        ", ".join(map(str, found.selection_seeds)) or "none",
-        ", ".join(map(str, found.judging_seeds)) or "none",
-    )
-    texts = [f"Seeds {seeds[0]} chose each arm's rate, seeds {seeds[1]} judge it: a rate is not "
-             f"judged by the runs "
-             "that it was chosen on."]
-    head = ["Arm", "Best rate", "Verdict there", "A wrong rate costs",
+    seeds = (", ".join(map(str, found.selection_seeds)) or "none",
+             ", ".join(map(str, found.judging_seeds)) or "none")
+    texts = [f"Seeds {seeds[0]} choose each arm's rate and seeds {seeds[1]} judge it, so no rate "
+             "is judged by the runs that chose it."]
+    head = ["Arm", "Best rate", "Verdict at that rate", "A wrong rate costs up to",
             f"Mean {found.metric} by rate"]
     return Section("rates", "Learning rates", texts,
-                   [Table("Every arm at its own best learning rate", head, rows,
-                                                            numeric=(3,))])
+                   [Table("Every arm at its own best learning rate", head, rows, numeric=(3,))])

@@ -1,5 +1,5 @@
 """
-The verdict table's rows, and the scale on which their intervals are drawn.
+The rows of the verdict table, and the scale on which their intervals are drawn.
 """
 
 from __future__ import annotations
@@ -12,33 +12,35 @@ from experiments.verdicts.noise import NoiseFloor
 from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import Verdict, p_text, signed
 
-ARROW = 2.0     # per cent of the width that the head of a cut interval takes
+ARROW = 2.0     # width of the arrowhead of a cut interval, in per cent of the scale
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Differences from low to high across 0 to 100."""
+    """A scale that maps differences from low to high onto places from 0 to 100."""
     low: float
     high: float
-    margin: tuple[float, float]            # from, width
+    margin: tuple[float, float]            # start and width of the ±margin band
     ticks: list[tuple[float, str]]
 
     @property
     def zero(self) -> float:
+        """The place of the difference 0."""
         return self.at(0)
 
     def at(self, value: float) -> float:
-        return round(100 * (max(self.low, min(self.high, value)) - self.low) / (self.high
-                                                                                - self.low), 2)
+        """Return the place of a difference; values off the scale are put at its ends."""
+        return round(100 * (max(self.low, min(self.high, value)) - self.low)
+                     / (self.high - self.low), 2)
 
     def band(self, half: float) -> tuple[float, float]:
-        """From and width of ±half."""
+        """Return the start and the width of the band ±half."""
         return self.at(-half), round(self.at(half) - self.at(-half), 2)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm's verdict as text and as places on the scale."""
+    """One arm's verdict, as text and as places on the scale."""
     number: int
     dash: str
     arm: str
@@ -57,7 +59,7 @@ class Row:
 
 
 def scale(results: Results) -> Scale:
-    """One scale for all arms."""
+    """Return the one scale that all arms share."""
     low, high = reach(results)
     bare = Scale(low, high, (0, 0), [])
     ticks = [(bare.at(v), text.replace("-", "−")) for v, text in tick_labels("", low, high, 4)[0]]
@@ -65,7 +67,7 @@ def scale(results: Results) -> Scale:
 
 
 def rows(results: Results, numbers: dict[str, int], dashes: dict[str, str], on: Scale) -> list[Row]:
-    """One a verdict, in the study's order."""
+    """Return one row per verdict, in the study's order."""
     return [_row(verdict, numbers[arm], dashes[arm], on, results.noise_floor)
             for arm, verdict in results.verdicts.items()]
 
@@ -78,7 +80,7 @@ def _row(v: Verdict, number: int, dash: str, on: Scale, floor: NoiseFloor | None
         cuts = tuple(f"M{x + turn * ARROW},4L{x},10L{x + turn * ARROW},16" for end, x, turn in
                      ((ends[0], 0, 1), (ends[1], 100, -1)) if not on.low <= end <= on.high)
     least = floor.of_mean(v.n) if floor else None
-    # it has no place on the metric's scale
+    # a verdict in another unit has no place on the metric's scale
     other_unit = "" if floor is None or v.unit == floor.unit else v.unit
     difference = signed(v.difference, other_unit) if v.difference is not None else "–"
     spoken = f"{v.word}, difference {difference}" + ("" if other_unit else f" {v.unit}")

@@ -1,5 +1,5 @@
 """
-The live view as a page: written whole at every look, and read again by the browser by itself.
+The live view as a page. It is rewritten whole at every look, and the browser reloads it by itself.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TONES = {"done": "better", "running": "equivalent", "killed": "undecided",
 
 def write(path: Path, rows: list[dict[str, Any]], out: Path, study: str | None,
           every: float | None) -> None:
-    """The page, whole or not at all. `every`: seconds after which the browser reads it again; None:
-    never."""
+    """Write the page, atomically. `every` is the number of seconds after which the browser reloads
+    it; None means never. Raises BadInput where the page cannot be written."""
     try:
         write_atomic(path, render(rows, out, study, every))
     except OSError as error:
@@ -31,6 +31,7 @@ def write(path: Path, rows: list[dict[str, Any]], out: Path, study: str | None,
 
 
 def render(rows: list[dict[str, Any]], out: Path, study: str | None, every: float | None) -> str:
+    """Return the page as text, from one row per run."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     done = sum(row["status"] == "done" for row in rows)
@@ -46,11 +47,12 @@ def render(rows: list[dict[str, Any]], out: Path, study: str | None, every: floa
 
 
 def path_of(values: list[float]) -> str:
-    """d of a small curve in a box of 100 by 24."""
+    """Return the SVG path of a small curve in a box of 100 by 24; empty for fewer than two
+    values."""
     if len(values) < 2:
         return ""
     low, span = min(values), (max(values) - min(values)) or 1.0
     step = 100 / (len(values) - 1)
-    places = (f"{k * step:.1f},{22 - 20 * (value - low) / span:.1f}" for k,
-              value in enumerate(values))
+    places = (f"{k * step:.1f},{22 - 20 * (value - low) / span:.1f}"
+              for k, value in enumerate(values))
     return "M" + " ".join(places)

@@ -1,5 +1,5 @@
 """
-What a reader must know before believing a study: what is missing, what broke, and what was not the
+What a reader must know before believing a study: what is missing, what failed, and what was not the
 same for all runs.
 """
 
@@ -15,17 +15,17 @@ from experiments.records.record import FREE, at
 from experiments.records.runs import Run
 from experiments.verdicts.results import Results
 
-# fastest over slowest seed of an arm, beyond which something else was using the machine
+# Where the fastest seed of an arm is faster than the slowest by more than this factor, something
+# else was using the machine.
 SPREAD = 1.25
-SHOWN = 8           # names in a list before it is cut
+SHOWN = 8           # a longer list is cut after this many names
 SAME = {"python": "Python", "torch": "torch", "numpy": "numpy", "cpu": "processor",
-        "threads": "threads",
-        "device": "device", "platform": "system"}
+        "threads": "threads", "device": "device", "platform": "system"}
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing to know. `grave` ones can turn a verdict round, the others weaken it or the
+    """One thing to know. A `grave` notice can reverse a verdict; the others weaken a verdict or the
     timings."""
     title: str
     details: tuple[str, ...]
@@ -33,13 +33,13 @@ class Notice:
 
 
 def notices(results: Results) -> list[Notice]:
-    """Everything to know first, the grave ones first."""
+    """Return all notices on a study, the grave ones first."""
     found = [notice for check in CHECKS for notice in check(results)]
     return sorted(found, key=lambda notice: not notice.grave)
 
 
 def listed(names: list[str]) -> str:
-    """a, b, c and 5 more."""
+    """Return names as one text, cut after SHOWN names: "a, b, c and 5 more"."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -50,8 +50,8 @@ def _status(results: Results) -> Iterator[Notice]:
         if not run.complete:
             by_status[run.status].append(run)
     for status, runs in by_status.items():
-        details = [run.path.stem + (f": {at(run.record, 'message')}" if at(run.record, "message")
-                                    else "")
+        details = [run.path.stem
+                   + (f": {at(run.record, 'message')}" if at(run.record, "message") else "")
                    for run in runs]
         yield Notice(f"{len(runs)} {'run is' if len(runs) == 1 else 'runs are'} {status}, not done",
                      tuple(details[:SHOWN]) + _rest(details))
@@ -64,7 +64,8 @@ def _missing(results: Results) -> Iterator[Notice]:
     seeds = {arm: {run.seed for run in results.runs_of(arm)} - {None} for arm in results.arms}
     wanted = set(results.declared.seeds) if results.declared else set().union(*seeds.values())
     if results.look and all(verdict.word != "undecided" for verdict in results.verdicts.values()):
-        wanted = {run.seed for run in results.judged_runs}      # the study's own rule ended it here
+        # the study's own stopping rule ended it here
+        wanted = {run.seed for run in results.judged_runs}
     arms = list(results.declared.arms) if results.declared else list(results.arms)
     absent = [f"{arm}: seeds {', '.join(map(str, sorted(gone)))}" for arm in arms
               if (gone := wanted - seeds.get(arm, set())) and (arm in seeds or results.declared)]
@@ -77,7 +78,7 @@ def _few(results: Results) -> Iterator[Notice]:
     finished = {arm: len(values) for arm, values in results.values.items()}
     one = [arm for arm, n in finished.items() if n == 1]
     if one:
-        yield Notice("One run an arm tells nothing of the spread over seeds",
+        yield Notice("One run per arm says nothing about the spread over seeds",
                      (f"{listed(one)}: undecided, whatever the curves look like.",))
     unnamed = [run.path.name for run in results.runs if run.seed is None]
     if unnamed:
@@ -101,10 +102,10 @@ def _hypothesis(results: Results) -> Iterator[Notice]:
         yield Notice("The study's file was changed after its first run",
                      tuple(details[:SHOWN]) + _rest(details))
     if hashes and not declared:
-        yield Notice("The study's declaration is not at hand",
-                     (f"Name it with --study FILE: hypothesis, margin ({results.margin:g}) and "
-                      f"metric shown here are "
-                      "the defaults.",), grave=False)
+        yield Notice("The study's declaration was not found",
+                     ("Name it with --study FILE. The hypothesis, the margin "
+                      f"({results.margin:g}) and the metric shown here are the defaults.",),
+                     grave=False)
 
 
 def _audit(results: Results) -> Iterator[Notice]:
@@ -116,7 +117,7 @@ def _audit(results: Results) -> Iterator[Notice]:
                 if isinstance(checks, dict) else ["failed"]
             failed |= {f"{run.arm}: {what}": None for what in wrong}
     if failed:
-        yield Notice("The audit failed: an arm is not what it declares", tuple(failed))
+        yield Notice("The audit failed: an arm is not what it declares to be", tuple(failed))
     bare = sorted({run.arm for run in results.runs if run.record
                    and not isinstance(at(run.record, "audit"), dict)})
     if bare:
@@ -127,8 +128,8 @@ def _data(results: Results) -> Iterator[Notice]:
     hashes = Counter(str(value) for run in results.runs
                      if (value := at(run.record, "data", "hash")))
     if len(hashes) > 1:
-        yield Notice("Runs used different data", tuple(f"{n} runs: {value}" for value,
-                                                       n in hashes.most_common()))
+        yield Notice("Runs used different data",
+                     tuple(f"{n} runs: {value}" for value, n in hashes.most_common()))
     details = [line for arm in results.arms for line in _settings(arm, results.runs_of(arm))]
     if details:
         yield Notice("Runs of one arm had different settings",
@@ -136,18 +137,19 @@ def _data(results: Results) -> Iterator[Notice]:
 
 
 def _settings(arm: str, runs: list[Run]) -> Iterator[str]:
-    """Settings that are not the same in all runs of an arm, those aside that change no number."""
-    configs = [dict(leaves(config)) for run in runs if isinstance(config := at(run.record,
-                                                                               "config"), dict)]
+    """Yield the settings that are not the same in all runs of an arm. Settings that change no
+    number are skipped."""
+    configs = [dict(leaves(config)) for run in runs
+               if isinstance(config := at(run.record, "config"), dict)]
     for key in dict.fromkeys(key for config in configs for key in config if key not in FREE):
         seen = Counter(repr(config[key]) for config in configs if key in config)
         if len(seen) > 1:
-            yield f"{arm}: {key} = " + ", ".join(f"{value} ({n} runs)" for value,
-                                                 n in seen.most_common())
+            yield f"{arm}: {key} = " + ", ".join(f"{value} ({n} runs)"
+                                                 for value, n in seen.most_common())
 
 
 def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """('section.key', value)."""
+    """Yield ('section.key', value) for every leaf of a nested dict."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")
@@ -162,7 +164,7 @@ def _rest(details: list[str]) -> tuple[str, ...]:
 def _code(results: Results) -> Iterator[Notice]:
     dirty = [run.path.stem for run in results.runs if at(run.record, "code", "dirty")]
     if dirty:
-        yield Notice("The code had changes that no commit holds",
+        yield Notice("The code had uncommitted changes",
                      (f"{len(dirty)} of {len(results.runs)} runs: {listed(dirty)}",), grave=False)
     commits = Counter(str(value)[:12] for run in results.runs
                       if (value := at(run.record, "code", "commit")
@@ -179,8 +181,8 @@ def _environment(results: Results) -> Iterator[Notice]:
         seen = Counter(str(value) for run in results.runs
                        if (value := at(run.record, "environment", key)) is not None)
         if len(seen) > 1:
-            details.append(f"{name}: " + ", ".join(f"{value} ({n} runs)" for value,
-                                                   n in seen.most_common()))
+            details.append(f"{name}: " + ", ".join(f"{value} ({n} runs)"
+                                                   for value, n in seen.most_common()))
     if details:
         yield Notice("Runs were made in different environments", tuple(details), grave=False)
 
@@ -189,8 +191,8 @@ def _timing(results: Results) -> Iterator[Notice]:
     details = []
     together = overlapping(list(results.runs))
     if together:
-        details.append(f"{together} runs shared a machine with another run of this study while "
-                       f"they trained")
+        details.append(f"{together} runs trained while another run of this study used the same "
+                       f"machine")
     for arm in results.arms:
         rates = [rate for run in results.runs_of(arm) if run.complete
                  and isinstance(rate := at(run.record, "result", "tokens_per_second"), int | float)
@@ -198,12 +200,12 @@ def _timing(results: Results) -> Iterator[Notice]:
         if len(rates) > 1 and max(rates) > SPREAD * min(rates):
             details.append(f"{arm}: {min(rates):,.0f} to {max(rates):,.0f} tokens/s over its seeds")
     if details:
-        yield Notice("Timings are not to be trusted: something else was using the machine",
+        yield Notice("Timings are unreliable: something else was using the machine",
                      tuple(details), grave=False)
 
 
 def overlapping(runs: list[Run]) -> int:
-    """How many runs were training while another of them was, on the same machine."""
+    """Return how many of the runs trained while another of them trained on the same machine."""
     spans = defaultdict(list)
     for number, run in enumerate(runs):
         start, end = moment(at(run.record, "start")), moment(at(run.record, "end"))
@@ -221,7 +223,8 @@ def overlapping(runs: list[Run]) -> int:
 
 
 def moment(text: Any) -> datetime | None:
-    """An ISO time, None where it is none. Times without a zone are taken as they stand."""
+    """Return the moment that an ISO time names; None where the text is not one. The time zone is
+    ignored."""
     try:
         return datetime.fromisoformat(text).replace(tzinfo=None)
     except (TypeError, ValueError):
@@ -231,10 +234,10 @@ def moment(text: Any) -> datetime | None:
 def _files(results: Results) -> Iterator[Notice]:
     problems = [problem for run in results.runs for problem in run.problems]
     if problems:
-        yield Notice("Faults in files", tuple(problems[:SHOWN]) + _rest(problems), grave=False)
+        yield Notice("Files with problems", tuple(problems[:SHOWN]) + _rest(problems), grave=False)
     bare = [run.path.name for run in results.runs if run.record is None]
     if bare:
-        yield Notice("Curves without a record: nobody knows how they were made", (listed(bare),),
+        yield Notice("Curves without a record: how they were made is unknown", (listed(bare),),
                      grave=False)
 
 

@@ -1,5 +1,5 @@
 """
-Puts the page together: what the templates show, every string of it escaped by jinja2.
+Put the page together: collect what the templates show. jinja2 escapes every string of it.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from mingpt.utils import write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
 NAME = "report.html"
-ROWS = 8          # of a table of curve values
+ROWS = 8          # the number of points in a table of curve values
 
 
 def write(panel: Panel, folder: Path, source: Path) -> Path:
-    """FOLDER/report.html, whole or not at all."""
+    """Write FOLDER/report.html atomically; return its path."""
     write_atomic(folder / NAME, render(panel, source))
     return folder / NAME
 
 
 def render(panel: Panel, source: Path | str = "losses") -> str:
-    """The page as text. `source` is where the runs were read, for the footer."""
+    """Return the page as text. `source` is where the runs were read; the footer shows it."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html.j2").render(context(panel, str(source)))
 
 
 def context(panel: Panel, source: str) -> dict[str, Any]:
-    """Everything that the template names."""
+    """Return every value that the template uses."""
     results, script = panel.results, (TEMPLATES / "report.js").read_text(encoding="utf-8")
     drawn, sections = charts(panel), _sections(results)
     parts = {"answer": "Answer", "curves": "Curves"} if drawn else {"answer": "Answer"}
@@ -74,12 +74,12 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
 
 def _facts(results: Results) -> list[tuple[str, str]]:
     seeds = sorted({run.seed for run in results.runs if run.seed is not None})
-    ends = sorted(str(end) for run in results.runs if (end := at(run.record, "end")
-                                                       or at(run.record, "start")))
+    ends = sorted(str(end) for run in results.runs
+                  if (end := at(run.record, "end") or at(run.record, "start")))
     states = Counter(run.status for run in results.runs)
     unit = results.unit
-    facts = [("Baseline", results.baseline), ("Metric",
-                                              f"{results.metric} ({unit}; lower is better)"),
+    facts = [("Baseline", results.baseline),
+             ("Metric", f"{results.metric} ({unit}; lower is better)"),
              ("Margin", f"±{results.margin:g} {unit}"),
              ("Error allowed (α)", f"{results.alpha:g} over all arms"),
              ("Seeds", ", ".join(map(str, seeds)) or "not named"),
@@ -99,10 +99,10 @@ def _arms(panel: Panel) -> list[dict[str, Any]]:
 
 
 def dash(panel: Panel, arm: str) -> str:
-    """An arm's dashes as SVG has them, in pixels."""
+    """Return an arm's dashes as SVG's stroke-dasharray, in pixels."""
     pattern = panel.styles[arm].dash
-    return "none" if isinstance(pattern, str) else " ".join(f"{2.4 * length:g}"
-                                                            for length in pattern[1])
+    return ("none" if isinstance(pattern, str)
+            else " ".join(f"{2.4 * length:g}" for length in pattern[1]))
 
 
 # -- the answer ------------------------------------------------------------------------------------
@@ -117,17 +117,17 @@ def _answer(panel: Panel) -> dict[str, Any]:
               else ", one run" if values else "")
     unit = results.unit
     caption = (f"Differences are arm − baseline, paired by seed, in {unit}; below zero is better. "
-               f"Thin bar: the ")
-    caption += (f"interval of the column before it. Thick: {100 * (1 - 2 * results.alpha):g} %, "
-                f"not adjusted; inside ")
+               f"The thin bar is the ")
+    caption += (f"interval in the column before it. The thick bar is the "
+                f"{100 * (1 - 2 * results.alpha):g} % interval, not adjusted; inside ")
     caption += "the grey margin it means equivalent."
-    caption += (" Blue strip: the noise floor, one standard error of no effect." if floor
-                and floor.spread else "")
-    return {"verdicts": forest.rows(results, numbers, {arm: dash(panel, arm)
-                                                       for arm in panel.arms}, on), "forest": on,
-            "baseline": results.baseline, "alpha": f"{results.alpha:g}",
-            "margin": f"{results.margin:g}",
-            "unit": unit, "level": f"{100 * (1 - results.alpha):g} % CI, Holm-adjusted",
+    caption += (" The blue strip is the noise floor: one standard error if there is no effect."
+                if floor and floor.spread else "")
+    return {"verdicts": forest.rows(results, numbers,
+                                    {arm: dash(panel, arm) for arm in panel.arms}, on),
+            "forest": on, "baseline": results.baseline, "alpha": f"{results.alpha:g}",
+            "margin": f"{results.margin:g}", "unit": unit,
+            "level": f"{100 * (1 - results.alpha):g} % CI, Holm-adjusted",
             "baseline_text": f"{fmean(values):.4f}{spread}" if values
             else f"no final {results.metric}",
             "verdict_caption": caption, "lead": lead(results),
@@ -135,20 +135,20 @@ def _answer(panel: Panel) -> dict[str, Any]:
 
 
 def lead(results: Results) -> str:
-    """The answer in one sentence."""
+    """Return the answer in a few words: the arms by verdict."""
     if not results.verdicts:
         absent = results.baseline not in results.arms
         return f"No verdicts: {'no run' if absent else 'only runs'} of the baseline " + (
             "is here." if absent else "are here.")
     told = " ".join(map(_sentence, _by_word(list(results.verdicts.values()))))
-    tuned = [arm.verdict for arm in results.sensitivity.arms
-             if arm.verdict] if results.sensitivity else []
+    tuned = ([arm.verdict for arm in results.sensitivity.arms if arm.verdict]
+             if results.sensitivity else [])
     return told + (f" At every arm's own best learning rate, {'; '.join(_by_word(tuned))}."
                    if tuned else "")
 
 
 def _by_word(verdicts: list[Verdict]) -> list[str]:
-    """["better: a, b", "undecided: c"]"""
+    """Return the arms grouped by word: ["better: a, b", "undecided: c"]."""
     words = ("better", "worse", "equivalent", "undecided", NOT_COMPARABLE)
     arms = {word: [v.arm for v in verdicts if v.word == word] for word in words}
     return [f"{word}: {', '.join(names)}" for word, names in arms.items() if names]
@@ -175,7 +175,7 @@ def _curves(panel: Panel, drawn: list[Chart]) -> dict[str, Any]:
 
 
 def _readings(panel: Panel, chart: Chart) -> dict[str, Any]:
-    """What the script reads values from."""
+    """Return the data from which the page's script reads values."""
     unit, size, _ = unit_of(chart.over, chart.frame[1])
     return {"frame": chart.frame, "scale": size, "unit": unit or OVER[chart.over],
             "signed": chart.metric == "difference", "names": list(panel.arms),
@@ -183,7 +183,8 @@ def _readings(panel: Panel, chart: Chart) -> dict[str, Any]:
 
 
 def _values(panel: Panel, chart: Chart) -> tables.Table:
-    """A curve as numbers, for those who do not see it or have it printed."""
+    """Return a chart's curves as a table of numbers, for readers who cannot see the chart and for
+    print."""
     longest = max((line.x for line in chart.lines), key=len)
     xs = [longest[round(k * (len(longest) - 1) / (ROWS - 1))] for k in range(ROWS)]
     xs = list(dict.fromkeys(xs))
@@ -205,8 +206,7 @@ def _value_at(line, x: float) -> str:
 
 def _sections(results: Results) -> list[tables.Section]:
     evidence = [table for table in (tables.secondary(results), tables.seeds(results)) if table]
-    return [*findings.sections(results), tables.Section("evidence", "The evidence in numbers", [],
-                                                        evidence),
-            tables.changes(results),
-            tables.audit(results), tables.data(results), tables.environment(results),
-            tables.runs(results)]
+    return [*findings.sections(results),
+            tables.Section("evidence", "The evidence in numbers", [], evidence),
+            tables.changes(results), tables.audit(results), tables.data(results),
+            tables.environment(results), tables.runs(results)]

@@ -1,6 +1,6 @@
 """
-Results for a page: copies of the records without what is only this machine's, and the tables that a
-page shows.
+Publish results: copy the records without the names and paths of the machine, and fill in the tables
+that a Markdown page shows.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from experiments.verdicts.summary import between_markers, bullets, table
 from mingpt.utils import BadInput, did_you_mean, write_atomic
 
 MARKER = re.compile(r"<!-- (table|notes): (.+?) -->")
-# The folders of absolute paths. A schedule (`128/32`, `f 256/4 f`), a study's name (`a/b`) and an
-# URL have no ROOT.
+# The start of an absolute path. A schedule (`128/32`, `f 256/4 f`), a study's name (`a/b`) and a
+# URL do not match ROOT.
 ROOT = r"(?:(?:file://)?/|~(?:[A-Za-z_][\w.-]*)?/|[A-Za-z]:[/\\]|\\\\)(?=[^\s/\\])"
-PIECE = r"[^\s/\\\"':](?:[^\n/\\\"':]*[^\s/\\\"':])?"  # of a path in a sentence; it may hold spaces
-WHOLE = re.compile(rf"\A\s*{ROOT}(?:[^\n/\\]*[/\\])*")  # of a text that begins with a path
+# One part of a path inside a sentence. It may contain spaces.
+PIECE = r"[^\s/\\\"':](?:[^\n/\\\"':]*[^\s/\\\"':])?"
+# The folders of a text that starts with a path, and the folders of paths inside a text.
+WHOLE = re.compile(rf"\A\s*{ROOT}(?:[^\n/\\]*[/\\])*")
 WITHIN = re.compile("|".join((rf'(?<="){ROOT}(?:[^\n"/\\]+[/\\])*',
                               rf"(?<='){ROOT}(?:[^\n'/\\]+[/\\])*",
                               rf"(?<![^\s=([{{,;:|<>]){ROOT}(?:{PIECE}[/\\])*")))
@@ -30,8 +32,12 @@ PARTS = {"table": table, "notes": bullets}
 
 
 def keep(runs: Iterable[Run], folder: Path) -> int:
-    """Copy the record of every run that is over, and its CSV where it has one, to FOLDER/STUDY,
-    small and without hosts and paths; how many."""
+    """Copy the record of every run that is over, and its CSV where it has one, to FOLDER/STUDY.
+    Return how many were copied.
+
+    The copies name no hosts and no folders. Raises BadInput where FOLDER is the folder of the runs
+    or cannot be written.
+    """
     count, hosts = 0, {}
     for run in runs:
         if run.record is None or run.status not in ENDED:
@@ -54,9 +60,9 @@ def keep(runs: Iterable[Run], folder: Path) -> int:
 
 
 def public(record: dict[str, Any], hosts: dict[str, str] | None = None) -> dict[str, Any]:
-    """A record as it may be shown: a path is its last part, and a machine has a number. `hosts` has
-    those known so far: runs that shared one must still be seen to (their timings are not to be
-    trusted)."""
+    """Return a record as it may be published: a path becomes its last part, and a host becomes a
+    number. `hosts` holds the numbers given so far, so that runs which shared a machine can still be
+    recognised (their timings are unreliable)."""
     shown = folderless(record)
     host = at(record, "process", "host")
     shown["process"] = {"host": _alias(host, {} if hosts is None else hosts), "pid": None}
@@ -70,12 +76,12 @@ def public(record: dict[str, Any], hosts: dict[str, str] | None = None) -> dict[
 
 
 def _alias(host: Any, hosts: dict[str, str]) -> str | None:
-    """'machine 1' for the first host that is met, and so on."""
+    """Return 'machine 1' for the first host, 'machine 2' for the next, and so on."""
     return hosts.setdefault(host, f"machine {len(hosts) + 1}") if isinstance(host, str) else None
 
 
 def _bare(section: dict[str, Any]) -> None:
-    """A data section without folders, relative ones too."""
+    """Strip the folders from a data section in place, including relative ones."""
     if isinstance(paths := section.get("paths"), list):
         section["paths"] = [Path(path).name if isinstance(path, str) else path for path in paths]
     if section.get("cache"):
@@ -83,8 +89,7 @@ def _bare(section: dict[str, Any]) -> None:
 
 
 def folderless(value: Any) -> Any:
-    """The same, with the last part of every absolute path in its texts and names in place of the
-    whole."""
+    """Return the value with every absolute path in its texts and keys cut down to its last part."""
     if isinstance(value, dict):
         return {folderless(key): folderless(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -93,14 +98,15 @@ def folderless(value: Any) -> Any:
 
 
 def _last(folders: re.Match[str]) -> str:
-    """What stays of a path's folders: nothing, or the last one where the path ends with it."""
+    """Return what remains of a path's folders: nothing, or the last one where the path ends with
+    it."""
     after = folders.string[folders.end():folders.end() + 1]
     return "" if after.strip(" \n\"'") else re.split(r"[/\\]", folders[0][:-1])[-1]
 
 
 def _command(record: dict[str, Any]) -> str:
-    """What trains this run again, in any clone: the recorded one without its folders; '' where that
-    cannot be read."""
+    """Return the command that trains this run again in any clone: the recorded command without its
+    folders. '' where the recorded command cannot be read."""
     kept, option, words = [], "", iter(_words(record.get("command")))
     for word in words:
         if not word.startswith("-"):
@@ -118,21 +124,22 @@ def _command(record: dict[str, Any]) -> str:
 
 
 def _place(option: str, text: str) -> str:
-    """A word of a command without folders; relative ones are known as such before the options and
-    after --data."""
+    """Return a word of a command without its folders. Relative folders are recognised only before
+    the options and after --data."""
     return Path(text).name if option in ("", "--data") and "/" in text else folderless(text)
 
 
 def _words(command: Any) -> list[str]:
     try:
         return shlex.split(command) if isinstance(command, str) else []
-    except ValueError:     # a quote without its end
+    except ValueError:     # a quote is never closed
         return []
 
 
 def fill(page: Path, studies: Iterable[Results]) -> list[str]:
-    """Write the tables and notes that a page has markers for, `<!-- table: STUDY -->`; their
-    names."""
+    """Fill in the tables and notes at a page's markers, such as `<!-- table: STUDY -->`. Return
+    what was filled, such as "table seven". Raises BadInput where the page cannot be read or
+    written."""
     try:
         text = page.read_text(encoding="utf-8")
         new = filled(text, studies, str(page))
@@ -146,7 +153,8 @@ def fill(page: Path, studies: Iterable[Results]) -> list[str]:
 
 
 def filled(text: str, studies: Iterable[Results], where: str) -> str:
-    """The page's text with every table as the records have it now."""
+    """Return the page's text with every table made anew from the records. Raises BadInput where a
+    marker names a study without runs."""
     known = {results.name: results for results in studies}
     for part, name in MARKER.findall(text):
         if name not in known:

@@ -1,6 +1,6 @@
 """
-The report's tables: what was changed, what it cost, what was checked, on which data, by which code,
-with which command.
+The report's tables: what each arm changes, what was checked, and the data, the code, the machine
+and the commands of the runs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from experiments.verdicts.verdict import signed
 
 @dataclass(frozen=True)
 class Table:
-    """One table. `numeric` and `code` are the columns set to the right and as code; a folded one
-    opens at a click."""
+    """One table. `numeric` columns are aligned right and `code` columns are set as code. A table
+    with a `summary` is folded and opens at a click."""
     caption: str
     head: list[str]
     rows: list[list[str]]
@@ -32,6 +32,7 @@ class Table:
 
     @property
     def folded(self) -> bool:
+        """Whether the table is folded behind its summary."""
         return bool(self.summary)
 
 
@@ -45,7 +46,7 @@ class Section:
 
 
 def text(value: Any, form: str = "{}") -> str:
-    """A cell: an en dash where nobody knows."""
+    """Return a value as the text of a cell: an en dash where it is unknown."""
     if value is None or isinstance(value, float) and value != value:
         return "–"
     try:
@@ -55,18 +56,18 @@ def text(value: Any, form: str = "{}") -> str:
 
 
 def plain(value: Any) -> str:
-    """A setting or any value of a record as one line."""
+    """Return a setting or any other value of a record as one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def changes(results: Results) -> Section:
-    """What each arm changes against the baseline."""
+    """Return the section with what each arm changes against the baseline."""
     rows = []
     for arm in results.arms:
         found = next((value for run in results.runs_of(arm)
                       if isinstance(value := at(run.record, "changes"), dict)), None)
         if found is None:
-            rows.append([arm, "nobody knows: its runs have no record", "", ""])
+            rows.append([arm, "unknown: its runs have no record", "", ""])
         for key, pair in (found or {}).items():
             was, now = pair if isinstance(pair, list) and len(pair) == 2 else (None, pair)
             rows.append([arm, key, plain(was), plain(now)])
@@ -78,7 +79,7 @@ def changes(results: Results) -> Section:
 
 
 def audit(results: Results) -> Section:
-    """Which checks every arm passed: arms by number of checks, and each claim."""
+    """Return the section with each claim of the audit and the arms for which it holds."""
     arms = {arm: [at(run.record, "audit") for run in results.runs_of(arm)
                   if at(run.record, "audit")]
             for arm in results.arms}
@@ -89,12 +90,12 @@ def audit(results: Results) -> Section:
                 claims.setdefault(claim, {})
                 if seen is not True or arm not in claims[claim]:
                     claims[claim][arm] = "yes" if seen is True else f"no: {seen}"
-    texts = ["Before every training, perturbed inputs and gradients establish what the model "
-             "really does."]
+    texts = ["Before every training, the audit perturbs inputs and takes gradients to check what "
+             "the model really does."]
     if not claims:
         return Section("audit", "Audit", ["No record holds an audit."])
-    rows = [[claim, _agreed(seen, len([a for a in arms if arms[a]]))] for claim,
-            seen in claims.items()]
+    rows = [[claim, _agreed(seen, len([a for a in arms if arms[a]]))]
+            for claim, seen in claims.items()]
     good = sum(row[1].startswith("yes") for row in rows)
     summary = f"{good} of {len(rows)} claims hold for every arm that was checked"
     table = Table("What was checked, and for which arms it holds", ["Claim", "Holds"], rows,
@@ -103,7 +104,7 @@ def audit(results: Results) -> Section:
 
 
 def _agreed(seen: Mapping[str, str], checked: int) -> str:
-    """'yes, in all 7 arms', or the arms in which it does not hold."""
+    """Return 'yes, in all 7 arms', or the arms in which the claim does not hold."""
     wrong = [f"{arm}: {said}" for arm, said in seen.items() if said != "yes"]
     if wrong:
         return "; ".join(wrong)
@@ -112,15 +113,16 @@ def _agreed(seen: Mapping[str, str], checked: int) -> str:
 
 
 def data(results: Results) -> Section:
-    """Where the text came from and how it was split; one table a data set."""
+    """Return the section with where the text came from and how it was split, one table per data
+    set."""
     kinds: dict[str, tuple[dict, int]] = {}
     for run in results.runs:
         found = at(run.record, "data")
         if isinstance(found, dict):
             key = str(found.get("hash"))
             kinds[key] = (found, kinds.get(key, (None, 0))[1] + 1)
-    blocks = [Table(f"Data of {count} runs", ["Fact", "Value"], _facts(found)) for found,
-              count in kinds.values()]
+    blocks = [Table(f"Data of {count} runs", ["Fact", "Value"], _facts(found))
+              for found, count in kinds.values()]
     return Section("data", "Data", [] if blocks else ["No record says which data was used."],
                    blocks)
 
@@ -130,7 +132,7 @@ def _facts(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """('split val tokens', '796,621') of every leaf."""
+    """Yield ('split val tokens', '796,621') for every leaf of a nested dict."""
     for key, value in tree.items():
         name = f"{prefix}{str(key).replace('_', ' ')}"
         if isinstance(value, Mapping) and value:
@@ -142,7 +144,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
 
 
 def environment(results: Results) -> Section:
-    """The machine and the code, with how many runs had each value."""
+    """Return the section with the machine and the code, and how many runs had each value."""
     rows = []
     for part in ("code", "environment"):
         keys = dict.fromkeys(key for run in results.runs if isinstance(at(run.record, part), dict)
@@ -151,32 +153,34 @@ def environment(results: Results) -> Section:
             seen = Counter(plain(at(run.record, part, key))
                            for run in results.runs if at(run.record, part))
             rows.append([f"{part} {key}", "; ".join(
-                value if len(seen) == 1 else f"{value} ({count} runs)" for value,
-                count in seen.most_common())])
+                value if len(seen) == 1 else f"{value} ({count} runs)"
+                for value, count in seen.most_common())])
     hosts = Counter(plain(host) for run in results.runs
                     if (host := at(run.record, "process", "host")))
-    rows += [["hosts", ", ".join(f"{host} ({count} runs)" for host,
-                                 count in hosts.most_common())]] if hosts else []
+    rows += [["hosts", ", ".join(f"{host} ({count} runs)"
+                                 for host, count in hosts.most_common())]] if hosts else []
     texts = [] if rows else ["No record says what the runs were made with."]
     return Section("environment", "Environment and code", texts,
                    [Table("What the runs were made with", ["Fact", "Value"], rows)] if rows else [])
 
 
 def runs(results: Results) -> Section:
-    """Every run: how it went, when, and the command that repeats it."""
+    """Return the section with every run: how it ended, when, and the command that repeats it."""
     rows = [[run.path.stem, run.status, text(run.final(results.metric), "{:.4f}"),
              text(_seconds(run), "{:,.1f}"), text(at(run.record, "start")),
-             text(at(run.record, "command")), text(at(run.record, "message"))
-             if at(run.record, "message") else ""] for run in results.runs]
-    head = ["Run", "Status", results.metric, "Seconds", "Began", "Command", "Said"]
+             text(at(run.record, "command")),
+             text(at(run.record, "message")) if at(run.record, "message") else ""]
+            for run in results.runs]
+    head = ["Run", "Status", results.metric, "Seconds", "Started", "Command", "Message"]
     return Section("runs", "Every run",
-                   ["Each line repeats its run; a finished one is not trained again."],
+                   ["Each command repeats its run. A finished run is not trained again."],
                    [Table("Runs and the commands that made them", head, rows, numeric=(2, 3),
                           code=(5,), summary=f"{len(rows)} runs and their commands")])
 
 
 def _seconds(run: Run) -> float | None:
-    """Of training, or else from start to end."""
+    """Return the seconds of training, or else the seconds from start to end; None where neither is
+    known."""
     if isinstance(seconds := at(run.record, "result", "seconds"), int | float):
         return seconds
     start, end = moment(at(run.record, "start")), moment(at(run.record, "end"))
@@ -184,7 +188,7 @@ def _seconds(run: Run) -> float | None:
 
 
 def seeds(results: Results) -> Table:
-    """The value behind every verdict: a row an arm, a column a seed."""
+    """Return the table of the values behind the verdicts: one row per arm, one column per seed."""
     columns = sorted({seed for values in results.values.values() for seed in values},
                      key=lambda s: (s is None, s))
     head = ["Arm", *(f"seed {seed}" if seed is not None else "no seed" for seed in columns)]
@@ -195,18 +199,17 @@ def seeds(results: Results) -> Table:
 
 
 def secondary(results: Results) -> Table | None:
-    """What else the pairs say: unadjusted and bootstrap intervals, effect size, sign-flip, TOST,
-    power."""
+    """Return the table of other statistics on the same pairs: unadjusted and bootstrap intervals,
+    effect size, sign-flip, TOST and power. None where no verdict has a difference."""
     rows = [[v.arm, _ends(v.ci), _ends(v.ci_bootstrap), text(v.d_z, "{:+.2f}"), text(v.p, "{:.3g}"),
              text(v.p_sign_flip, "{:.3g}"), text(v.p_tost, "{:.3g}"), text(v.mde, "{:.4f}"),
              text(v.seeds_needed), text(v.p_welch, "{:.3g}"), text(v.cohens_d, "{:+.2f}")]
             for v in results.verdicts.values() if v.difference is not None]
     head = ["Arm", "paired t, unadjusted", "bootstrap (BCa)", "d_z", "p", "p sign-flip", "p TOST",
-            "least effect seen",
-            "seeds to decide", "p Welch", "Cohen's d"]
-    return Table("The same pairs by other tests. Least effect seen: what this many seeds would "
-                 "find with 80 % power. "
-                 "Welch and Cohen's d take the runs as unpaired", head, rows,
+            "detectable effect", "seeds to decide", "p Welch", "Cohen's d"]
+    return Table("The same pairs by other tests. The detectable effect is the smallest that this "
+                 "many seeds find with 80 % power. Welch and Cohen's d take the runs as unpaired",
+                 head, rows,
                  numeric=tuple(range(1, len(head))),
                  summary="Other intervals, tests and power") if rows else None
 

@@ -1,2 +1,2 @@
-"""From records to words: `stats` judges one arm, `results` a study, `comparable` says what may be
-judged at all."""
+"""From records to verdicts: `stats` judges one arm, `results` judges a study, and `comparable`
+decides which arms may be judged at all."""

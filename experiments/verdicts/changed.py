@@ -1,6 +1,6 @@
 """
-What a study's file says now and did not say when its runs began: a hypothesis that follows the data
-is none.
+Report what changed in a study's file after its runs began. A hypothesis written after seeing the
+data predicts nothing, so such changes are shown beside the verdicts.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from experiments.records.runs import Run
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that was declared otherwise when `runs` began. `key` is the study file's, or `arm
-    NAME`."""
+    """One key of the study file that had another value when `runs` began. `key` is the study
+    file's key, or `arm NAME` for an arm's settings."""
     key: str
     was: Any
     now: Any
     runs: tuple[str, ...]
-    first: str | None            # when the first of them began
+    first: str | None            # when the first of these runs began
 
     def line(self) -> str:
-        """One readable line."""
+        """Return the change as one readable line."""
         count = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
         since = f", the first on {self.first[:16].replace('T', ' at ')}" if self.first else ""
         return (f"{self.key} changed after {count} ({self.runs[0]}{since}): {_text(self.was)} → "
@@ -32,8 +32,8 @@ class Change:
 
 
 def changes(study: Study, runs: Iterable[Run]) -> tuple[Change, ...]:
-    """Every difference between the study and what its runs' records say was declared, in the order
-    of the file."""
+    """Return every difference between the study's file and the declarations in its runs' records,
+    in the order of the file."""
     found: dict[tuple[str, str], tuple[Any, Any, list[Run]]] = {}
     for run in runs:
         for key, was, now in _differences(study, run):
@@ -50,7 +50,7 @@ def _differences(study: Study, run: Run) -> list[tuple[str, Any, Any]]:
         return []
     declared = record.get("declaration")
     if not isinstance(declared, dict):
-        # an older record, which tells no more
+        # an older record holds the hash but not the declaration
         return [("study file", record["study_hash"], study.hash)]
     if run.arm not in study.arms:
         return [(f"arm {run.arm}", declared.get("arm"), None)]

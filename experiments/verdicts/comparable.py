@@ -1,8 +1,9 @@
 """
-Whether an arm's runs may be judged against the baseline's: the same validation tokens, and the same
-value of every setting that the arm does not declare as its own. Needs no torch.
+Decide whether an arm's runs may be judged against the baseline's. They may if both have the same
+validation tokens and the same value of every setting that the arm does not declare as its own.
+This module needs no torch.
 
-An arm declares what its record calls `changes`: its table in a study, its flags on the command
+An arm declares what its record calls `changes`: its table in a study, or its flags on the command
 line.
 """
 
@@ -15,40 +16,37 @@ from typing import Any
 from experiments.records.record import FREE, at
 from experiments.records.runs import Run
 
-# Settings that cannot change a result. They say what is logged, kept, measured or allowed. The last
-# two change the order of additions and nothing else, so they move a result by rounding.
+# Settings that cannot change a result: they decide what is logged, kept, measured or allowed. The
+# last two only change the order of additions, so they move a result by rounding.
 HARMLESS = FREE | {"run.log_every", "run.checkpoint_every", "run.eval_batch_size", "run.keep_best",
-                   "run.threads",
-                   "run.rehearsals", "run.sample_prompt", "run.sample_tokens", "data.max_bad",
-                   "data.allow_truncated",
-                   "trainer.compile", "model.backend"}
-# What decides the validation set of a record that was written before records described it.
+                   "run.threads", "run.rehearsals", "run.sample_prompt", "run.sample_tokens",
+                   "data.max_bad", "data.allow_truncated", "trainer.compile", "model.backend"}
+# Settings that decide the validation set. They are compared where a record is too old to describe
+# its validation set.
 DECIDES_VALIDATION = ("data.tokenizer", "data.val_fraction", "data.val_docs", "data.val_tokens",
-                      "data.pack",
-                      "data.val_pack", "data.length", "data.text_key", "data.min_chars",
-                      "data.max_docs",
-                      "data.separator", "data.bin_dtype")
-# with pack = "truncate" the row's length cuts documents as well
+                      "data.pack", "data.val_pack", "data.length", "data.text_key",
+                      "data.min_chars", "data.max_docs", "data.separator", "data.bin_dtype")
+# With pack = "truncate", the row length cuts documents too.
 DECIDES_ROWS = ("model.block_size",)
 DECIDES_TEXT = ("data.paths", "data.tokenizer", "data.text_key", "data.min_chars", "data.max_docs",
-                "data.mixture",
-                "data.separator", "data.bin_dtype")
-# per token, so a tokenizer's choice of tokens changes them
+                "data.mixture", "data.separator", "data.bin_dtype")
+# These metrics are per token, so they depend on how the tokenizer cuts text into tokens.
 TOKEN_METRICS = ("val_loss", "loss", "perplexity")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm's runs against the baseline's. `reason` is empty where a verdict may be given."""
+    """Whether an arm's runs compare with the baseline's. `reason` is empty where a verdict may be
+    given."""
     reason: str = ""
-    # another tokenizer over the same validation text: bits per byte compare, nats do not
+    # True for another tokenizer over the same validation text: bits per byte compare, nats do not
     in_bytes: bool = False
-    note: str = ""             # which budget the arm declares: "with 3× the tokens"
+    note: str = ""             # the budget that the arm declares, such as "with 3× the tokens"
 
 
 def compare_runs(arm: Iterable[Run], baseline: Iterable[Run]) -> Comparison:
-    """Compare the records of an arm with those of the baseline; runs without a record say nothing
-    of their settings."""
+    """Compare the records of an arm with those of the baseline. Runs without a record are skipped,
+    because their settings are unknown."""
     mine, theirs = _recorded(arm), _recorded(baseline)
     if not mine or not theirs:
         return Comparison()
@@ -59,7 +57,7 @@ def compare_runs(arm: Iterable[Run], baseline: Iterable[Run]) -> Comparison:
 
 
 def compare_records(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> Comparison:
-    """Compare one record with the baseline's."""
+    """Compare one record of an arm with one record of the baseline."""
     declared = changes(arm)
     if found := _other_bases(baseline, declared):
         return Comparison("; ".join(f"{key} {has} (baseline), but the arm is declared as a change "
@@ -72,9 +70,11 @@ def compare_records(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> Comp
 
 
 def common_iteration(runs: Iterable[Run], metric: str) -> int | None:
-    """The last iteration at which every complete run has the metric; None where records say how
-    each run ended, or where all end alike. −1 where the runs share no iteration, so that none of
-    them gets a value."""
+    """Return the last iteration at which every complete run has the metric.
+
+    None where every run has a record that says how it ended, or where all runs end at the same
+    iteration. −1 where the runs share no iteration, so that none of them gets a value.
+    """
     runs = [run for run in runs if run.complete]
     if all(run.record for run in runs):
         return None
@@ -87,7 +87,7 @@ def common_iteration(runs: Iterable[Run], metric: str) -> int | None:
 
 
 def settings(record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A record's configuration, flat: {"model.n_layer": 4, …}."""
+    """Return a record's configuration as a flat dict: {"model.n_layer": 4, …}."""
     config = at(record, "config")
     sections = config.items() if isinstance(config, Mapping) else ()
     return {f"{name}.{key}": value for name, section in sections if isinstance(section, Mapping)
@@ -95,13 +95,13 @@ def settings(record: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def changes(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a record's arm declares as its own: setting → [the baseline's, its own]."""
+    """Return what a record's arm declares as its own: setting → [the baseline's value, its own]."""
     declared = record.get("changes")
     return declared if isinstance(declared, Mapping) else {}
 
 
 def same_validation(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two records were scored on the same validation tokens."""
+    """Return whether two records were scored on the same validation tokens."""
     one, other = at(a, "data", "validation", "hash"), at(b, "data", "validation", "hash")
     if one and other:
         return one == other
@@ -109,7 +109,7 @@ def same_validation(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def same_text(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two records were scored on the same validation text, whatever its tokens."""
+    """Return whether two records were scored on the same validation text, in whatever tokens."""
     one, other = at(a, "data", "validation", "text_hash"), at(b, "data", "validation", "text_hash")
     return one is not None and one == other
 
@@ -120,15 +120,14 @@ def _recorded(runs: Iterable[Run]) -> list[Run]:
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any],
                  declared: Mapping[str, Any]) -> dict[str, list]:
-    """Setting → [a's, b's], where b's arm does not declare it. A setting that one record lacks did
-    not exist when it was written. A declared change from another value than a's is not what the arm
-    declares."""
+    """Return setting → [a's value, b's value] for every difference that b's arm does not declare.
+    A setting that one record lacks is skipped: it did not exist when that record was written."""
     mine, theirs = settings(a), settings(b)
     found = {key: [mine[key], theirs[key]] for key in mine if key in theirs
              and mine[key] != theirs[key]
              and key not in HARMLESS and key not in declared}
     if "run.patience" not in found and mine.get("run.patience") is None:
-        # without patience it only says how often the loss is measured
+        # without patience, eval_every only decides how often the loss is measured
         found.pop("run.eval_every", None)
     one, other = at(a, "data", "hash"), at(b, "data", "hash")
     if one and other and one != other and not set(declared) & set(DECIDES_TEXT):
@@ -137,8 +136,8 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any],
 
 
 def _other_bases(baseline: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, tuple]:
-    """The declared changes that begin at another value than the baseline ran with: setting → (ran
-    with, begin at)."""
+    """Return the declared changes that start from another value than the baseline ran with:
+    setting → (the value it ran with, the value the change starts from)."""
     have = settings(baseline)
     pairs = {key: pair for key, pair in declared.items() if isinstance(pair, list)
              and len(pair) == 2}
@@ -147,7 +146,7 @@ def _other_bases(baseline: Mapping[str, Any], declared: Mapping[str, Any]) -> di
 
 
 def _among_themselves(runs: list[Run]) -> str:
-    """The settings in which the seeds of one arm differ; empty where they do not."""
+    """Return the settings in which the seeds of one arm differ; empty where they do not."""
     first, *others = runs
     for run in others:
         if found := _differences(first.record, run.record, {}):
@@ -167,7 +166,7 @@ def _told(key: str, a: Any, b: Any, whose: str) -> str:
 
 
 def _validation(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[str, bool]:
-    """(why the validation sets do not compare or "", whether they compare in bits per byte
+    """Return (why the validation sets do not compare, or "", whether they compare in bits per byte
     only)."""
     if same_validation(arm, baseline):
         return "", False
@@ -177,14 +176,14 @@ def _validation(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[st
     found = _decides(arm, baseline) or {"the held-out documents": ("the baseline's", "others")}
     told = "; ".join(_told(key, *pair, "baseline") for key, pair in found.items())
     if mine != theirs:
-        told += ("; with another tokenizer, score the whole held-out text: raise data.val_tokens "
-                 "until all of it fits")
+        told += ("; arms with different tokenizers must score the whole held-out text: raise "
+                 "data.val_tokens until all of it fits")
     return f"another validation set: {told}", False
 
 
 def _decides(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, tuple]:
-    """The settings that decide the validation set and differ: setting → (the baseline's, the
-    arm's)."""
+    """Return the settings that decide the validation set and differ: setting → (the baseline's
+    value, the arm's)."""
     mine, theirs = settings(arm), settings(baseline)
     truncated = "truncate" in (mine.get("data.pack"), theirs.get("data.pack"))
     keys = DECIDES_VALIDATION + (DECIDES_ROWS if truncated else ())
@@ -199,17 +198,12 @@ def _decides(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, t
 
 def _budget(arm: Mapping[str, Any], baseline: Mapping[str, Any],
             declared: Mapping[str, Any]) -> str:
-    """What an arm that declares another budget or other training data was given."""
+    """Return what an arm was given, where it declares another budget or other training data."""
     told = []
     mine, theirs = (at(record, "result", "tokens") for record in (arm, baseline))
-    if (
-        declared
-        and mine
-        and theirs
-        and abs(mine / theirs - 1) > 0.01
-        and at(arm, "result", "val_loss") is not None
-    ):
+    if (declared and mine and theirs and abs(mine / theirs - 1) > 0.01
+            and at(arm, "result", "val_loss") is not None):
         told.append(f"with {mine / theirs:.3g}× the tokens")
     if set(declared) & {"data.paths", "data.mixture"}:
-        told.append("on training data of its own")
+        told.append("on its own training data")
     return ", ".join(told)

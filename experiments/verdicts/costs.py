@@ -1,6 +1,5 @@
 """
-What an arm costs beside what it brings: parameters, FLOPs, step time, memory, and the verdict at
-equal budgets.
+What each arm costs: parameters, FLOPs, step time and memory, and the verdicts at equal budgets.
 """
 
 from __future__ import annotations
@@ -19,51 +18,53 @@ from experiments.verdicts.pairing import lost_seeds
 from experiments.verdicts.stats import RESAMPLES, Verdict, compare, holm
 
 QUARTILE = 0.25
-FEWEST = 4                              # evaluations of a curve that is read between them
+FEWEST = 4                              # a curve with fewer evaluations is not interpolated
 SPARSE = "evaluations are too far apart to say"
-AXES = ("tokens", "flops", "seconds")   # of the CSV: what a budget can be of
+AXES = ("tokens", "flops", "seconds")   # columns of the CSV that can be a budget
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One arm's over its finished runs. None: the records do not say."""
+    """The cost of one arm over its finished runs. None where the records do not say."""
     arm: str
     parameters: int | None
-    flops_per_token: float | None        # of a training step
+    flops_per_token: float | None        # FLOPs per token of a training step
     step_seconds: float | None           # lower quartile over the log points of all runs
-    tokens_per_second: float | None      # at that
+    tokens_per_second: float | None      # from the lower quartile of seconds per token
     peak_memory_mb: float | None
-    n: int                               # runs
+    n: int                               # the number of runs
 
     def ratio(self, baseline: Cost, quantity: str) -> float | None:
-        """This arm's quantity over the baseline's: 1.05 is 5 % more."""
+        """Return this arm's quantity divided by the baseline's: 1.05 is 5 % more."""
         mine, theirs = getattr(self, quantity), getattr(baseline, quantity)
         return mine / theirs if mine is not None and theirs else None
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Every arm's cost, the baseline's first when it has one."""
+    """The cost of every arm, the baseline's first when it has one."""
     baseline: str
     arms: tuple[Cost, ...]
 
     def of(self, arm: str) -> Cost | None:
+        """Return the cost of one arm; None when it is unknown."""
         return next((cost for cost in self.arms if cost.arm == arm), None)
 
     def ratio(self, arm: str, quantity: str) -> float | None:
-        """An arm's quantity over the baseline's; None when either is unknown."""
+        """Return an arm's quantity divided by the baseline's; None when either is unknown."""
         mine, theirs = self.of(arm), self.of(self.baseline)
         return mine.ratio(theirs, quantity) if mine and theirs else None
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An arm against the baseline when both have spent the same."""
+    """An arm against the baseline at the point where both have spent the same."""
     arm: str
     axis: str                            # tokens, flops or seconds
-    at: float                            # the largest that all runs of both reached
-    crossing: float | None  # where the mean curves last change places; None: they do not
-    verdict: Verdict  # on val_loss there, interpolated between evaluations; Holm over the arms
+    at: float                            # the largest budget that all runs of both reached
+    crossing: float | None  # where the mean curves last cross; None where they do not
+    verdict: Verdict  # on the metric at that budget, interpolated between evaluations;
+                      # Holm-adjusted over the arms
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,16 @@ class Budgets:
     table: tuple[Budget, ...]
 
     def on(self, axis: str) -> tuple[Budget, ...]:
+        """Return the budgets of one axis."""
         return tuple(budget for budget in self.table if budget.axis == axis)
 
     def of(self, arm: str, axis: str) -> Budget | None:
+        """Return the budget of one arm on one axis; None when it has none."""
         return next((b for b in self.table if (b.arm, b.axis) == (arm, axis)), None)
 
 
 def costs(runs: Iterable[Run], arms: Sequence[str], baseline: str) -> Costs:
-    """What the records of finished runs say, the baseline first."""
+    """Return the cost of every arm from the records of its finished runs, the baseline first."""
     finished = [run for run in runs if run.complete]
     order = sorted(arms, key=lambda arm: arm != baseline)
     return Costs(baseline, tuple(_cost(arm, [run for run in finished if run.arm == arm])
@@ -100,9 +103,13 @@ def _cost(arm: str, runs: list[Run]) -> Cost:
 
 
 def _paces(run: Run) -> np.ndarray:
-    """(log points, 2): seconds an iteration and seconds a token, since the log point before. A mean
-    over the run would be of the machine's other work as well, which only ever slows: on a busy
-    machine means of one arm differ by a quarter, lower quartiles by a hundredth."""
+    """Return (log points, 2): seconds per iteration and seconds per token since the log point
+    before.
+
+    The lower quartile of these is used instead of the mean, because other work on the machine only
+    ever slows a run down. On a busy machine the means of one arm differ by a quarter, its lower
+    quartiles by a hundredth.
+    """
     table = run.table[["iteration", "tokens", "seconds"]].dropna().to_numpy()
     steps = np.diff(table, axis=0)
     steps = steps[(steps > 0).all(axis=1)]
@@ -110,8 +117,8 @@ def _paces(run: Run) -> np.ndarray:
 
 
 def at_pace(run: Run, cost: Cost | None) -> Run:
-    """The run with seconds as they would be at its arm's undisturbed pace: whatever else used the
-    machine, or another machine, is then in no comparison at equal seconds."""
+    """Return the run with its seconds recomputed at its arm's undisturbed pace. Comparisons at
+    equal seconds then do not depend on other work on the machine, or on another machine."""
     if cost is None or cost.step_seconds is None:
         return run
     seconds = (run.table["iteration"] * cost.step_seconds).where(run.table["seconds"].notna())
@@ -132,9 +139,8 @@ def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
 def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss",
             margin: float, alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
             barred: Mapping[str, str] | None = None) -> Budgets:
-    """Every arm against the baseline on every axis that both have, at the largest budget that all
-    runs reached. Arms that are `barred` as not comparable have no budget in which they could be
-    judged."""
+    """Compare every arm with the baseline on every axis that both have, at the largest budget that
+    all runs of the two reached. Arms that are `barred` as not comparable are left out."""
     runs = [run for run in runs if run.seed is not None]
     arms = [arm for arm in arms if arm not in (barred or {})]
     return Budgets(tuple(budget for axis in AXES for budget in _on_axis(
@@ -142,7 +148,7 @@ def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: 
         axis, baseline, margin=margin, alpha=alpha, unit=unit, resamples=resamples)))
 
 
-# seed → (points, 2): spent so far, and the metric there; none for a diverged run
+# seed → (points, 2): what was spent so far, and the metric there; no points for a diverged run
 Curves = Mapping[int, np.ndarray]
 
 
@@ -154,27 +160,29 @@ def _on_axis(curves: Mapping[str, Curves], axis: str, baseline: str, *, margin: 
     known = {arm: all(_readable(curve, end, margin) for curve in _finished(curves[arm])
                       + _finished(base))
              for arm, end in ends.items()}
-    values = {arm: (_at(curves[arm], end), _at(base, end)) if known[arm] else ({}, {}) for arm,
-              end in ends.items()}
+    values = {arm: (_at(curves[arm], end), _at(base, end)) if known[arm] else ({}, {})
+              for arm, end in ends.items()}
     raw = {arm: replace(compare(*pair, margin=margin, alpha=alpha, family=len(ends),
-                                resamples=resamples), arm=arm,
-                        unit=unit) for arm, pair in values.items()}
+                                resamples=resamples), arm=arm, unit=unit)
+           for arm, pair in values.items()}
     judged = holm(raw, {arm: lost_seeds(*pair) for arm, pair in values.items()})
-    return [Budget(arm, axis, ends[arm], _crossing(curves[arm], base, ends[arm]) if known[arm]
-                   else None, verdict if known[arm] else replace(verdict, reason=SPARSE)) for arm,
-                   verdict in judged.items()]
+    return [Budget(arm, axis, ends[arm],
+                   _crossing(curves[arm], base, ends[arm]) if known[arm] else None,
+                   verdict if known[arm] else replace(verdict, reason=SPARSE))
+            for arm, verdict in judged.items()]
 
 
 def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
-    """The curve of every finished run that has one; an empty one for every run that diverged."""
+    """Return the curve of every finished run that has one, and an empty curve for every run that
+    diverged."""
     curves = {run.seed: _curve(run, axis, metric) for run in runs if run.complete}
     return ({seed: curve for seed, curve in curves.items() if len(curve)}
             | {run.seed: np.empty((0, 2)) for run in runs if run.status == "diverged"})
 
 
 def _curve(run: Run, axis: str, metric: str) -> np.ndarray:
-    """(points, 2): what was spent at each evaluation, and the metric, which the validation loss
-    determines."""
+    """Return (points, 2): what was spent at each evaluation, and the metric there. The metric is
+    computed from the validation loss."""
     table = run.table[[axis, "val_loss"]].dropna().to_numpy(copy=True)
     result = _section(run, "result")
     if metric == "perplexity":
@@ -194,15 +202,15 @@ def _common_end(curves: Iterable[np.ndarray]) -> float:
 
 
 def _at(curves: Curves, x: float) -> dict[int, float]:
-    """Seed → the metric where x was spent; NaN for a run that diverged."""
+    """Return seed → the metric at the point where x was spent; NaN for a run that diverged."""
     return {seed: float(_interpolated(curve, np.array([x]))[0]) if len(curve) else math.nan
             for seed, curve in curves.items()}
 
 
 def _readable(curve: np.ndarray, x: float, margin: float) -> bool:
-    """Whether the curve is known at x: measured there, or between evaluations so near to each other
-    that a chord and a cubic say the same, to half the margin. Three points bend nowhere else than
-    at their middle."""
+    """Return whether the curve is known at x: it was measured there, or it lies between evaluations
+    so close together that a chord and a cubic agree to half the margin. Fewer than FEWEST
+    evaluations are not enough: three points can only bend at the middle one."""
     spent, first = np.unique(curve[:, 0], return_index=True)
     if np.isclose(spent, x, rtol=1e-9, atol=0).any():
         return True
@@ -213,17 +221,18 @@ def _readable(curve: np.ndarray, x: float, margin: float) -> bool:
 
 
 def _interpolated(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The curve at x, by monotone cubics (PCHIP): a chord of a falling curve would lie above it and
-    flatter whoever was measured right there."""
+    """Return the curve at x, interpolated by monotone cubics (PCHIP). A chord of a falling curve
+    lies above it, which would favour the run that was measured exactly at x."""
     spent, first = np.unique(curve[:, 0], return_index=True)
     if len(spent) < 2:
         return np.full_like(x, curve[-1, 1])
-    return PchipInterpolator(spent, curve[first, 1], extrapolate=False)(np.clip(x, spent[0],
-                                                                                spent[-1]))
+    return PchipInterpolator(spent, curve[first, 1], extrapolate=False)(
+        np.clip(x, spent[0], spent[-1]))
 
 
 def _crossing(arm: Curves, baseline: Curves, end: float) -> float | None:
-    """Where the difference of the mean curves last changes its sign before `end`."""
+    """Return where the difference of the mean curves last changes sign before `end`; None where it
+    never does."""
     seeds = [seed for seed in arm if len(arm[seed]) and len(baseline.get(seed, ()))]
     if not seeds:
         return None

@@ -2,8 +2,8 @@
 Factorial designs: what each factor does on average over the others, and what factors do together
 beyond their sum.
 
-Every effect is a contrast: a fixed weighted sum over the cells, computed for each seed, so that
-seeds are the replicates here as in every verdict, and a t-test on them is the test.
+Every effect is a contrast: a fixed weighted sum over the cells, computed for each seed. The seeds
+are the replicates, as in every verdict, and each effect is tested by a t-test over them.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from experiments.verdicts.verdict import NOT_COMPARABLE
 __all__ = ["Design", "FactorialAnalysis", "Levels", "Sum", "Term", "analyse", "sums"]
 
 ADDS_UP, LOWER, HIGHER = "adds up", "lower than the sum", "higher than the sum"
-# a verdict on an effect
+# the word for a verdict on an effect
 EFFECTS = {"better": "lowers it", "worse": "raises it", "equivalent": "within the margin"}
 WORDS = {"equivalent": ADDS_UP, "better": LOWER, "worse": HIGHER, "undecided": "undecided",
-         NOT_COMPARABLE: NOT_COMPARABLE}   # of observed − expected
+         NOT_COMPARABLE: NOT_COMPARABLE}   # the word for a verdict on observed − expected
 
 
 @dataclass(frozen=True)
 class Term:
-    """One effect of a factorial, in the metric's unit: below 0 lowers the loss.
+    """One effect of a factorial, in the metric's unit. An effect below 0 lowers the loss.
 
-    Of one factor: with it minus without it, averaged over all combinations of the others. Of
-    several: what they do together beyond the sum of what they do apart, averaged over the others (a
-    difference of differences, not halved).
+    The effect of one factor is the metric with it minus the metric without it, averaged over all
+    combinations of the other factors. The effect of several factors is what they do together beyond
+    the sum of what each does alone, averaged over the others (a difference of differences, not
+    halved).
     """
     name: str                     # "rope", "rope × swiglu"
     factors: tuple[str, ...]      # the levels that are switched on
@@ -49,7 +50,7 @@ class Term:
 
     @property
     def order(self) -> int:
-        """1: a main effect, 2 and more: an interaction."""
+        """1 for a main effect, 2 or more for an interaction."""
         return len(self.factors)
 
     @property
@@ -59,18 +60,18 @@ class Term:
         return EFFECTS.get(self.verdict.word, self.verdict.word)
 
     def line(self) -> str:
-        """One readable line."""
+        """Return the effect as one readable line."""
         v = self.verdict
         ends = f" [{signed(v.ci_holm[0])}, {signed(v.ci_holm[1])}]" if v.ci_holm else ""
-        return f"{self.name}: {self.word}" + (f" {signed(v.difference, v.unit)}{ends}"
-                                              if v.difference is not None
-                                              else f"; {v.reason}")
+        return f"{self.name}: {self.word}" + (
+            f" {signed(v.difference, v.unit)}{ends}" if v.difference is not None
+            else f"; {v.reason}")
 
 
 @dataclass(frozen=True)
 class Sum:
-    """An arm of several parts against the sum of what its parts do alone, each measured from the
-    baseline."""
+    """An arm of several parts, compared with the sum of what its parts do alone. Every difference
+    is measured from the baseline."""
     arm: str
     parts: tuple[str, ...]
     observed: float | None        # arm − baseline, mean over seeds
@@ -79,7 +80,7 @@ class Sum:
     verdict: Verdict              # on observed − expected; Holm over all arms of several parts
 
     def line(self, width: int = 0) -> str:
-        """One readable line."""
+        """Return the comparison as one readable line; `width` aligns the arms' names."""
         v = self.verdict
         text = f"{self.arm:{width}s}  {self.word}"
         if v.difference is None:
@@ -93,24 +94,24 @@ class Sum:
 
 @dataclass(frozen=True)
 class FactorialAnalysis:
-    """All effects of one design. `seeds`: those on which every cell has a finite value; terms are
-    of them only."""
+    """All effects of one design. `seeds` are those on which every cell has a finite value; only
+    these enter the terms."""
     design: Design
     terms: tuple[Term, ...]       # main effects first, then interactions by order
     sums: tuple[Sum, ...]         # one for every cell with two factors or more
     seeds: tuple[int, ...]
-    missing: tuple[str, ...]      # what is missing, a line each: "rope.s2", "rope: no runs"
+    missing: tuple[str, ...]      # what is missing, such as "rope.s2" or "rope: no value"
 
     def lines(self) -> list[str]:
-        """Main effects and interactions that are decided, a line each, and the others in one;
-        intervals at Holm's level."""
+        """Return one line per main effect and per decided interaction, then one line for all other
+        terms. Intervals are at Holm's level."""
         told = [term for term in self.terms if term.order == 1
                 or term.word in ("lowers it", "raises it")]
         rest = [f"{term.name} ({term.word})" for term in self.terms if term not in told]
         return [term.line() for term in told] + ([", ".join(rest)] if rest else [])
 
     def line(self) -> str:
-        """What does not add up, in one line."""
+        """Return one line that names the arms that differ from the sum of their parts."""
         off = [f"{each.arm} ({each.word})" for each in self.sums if each.word in (LOWER, HIGHER)]
         open_ = [each.arm for each in self.sums if each.word == "undecided"]
         told = [f"not the sum of their parts: {', '.join(off)}" if off else
@@ -120,19 +121,23 @@ class FactorialAnalysis:
 
     @property
     def main(self) -> tuple[Term, ...]:
+        """The main effects."""
         return tuple(term for term in self.terms if term.order == 1)
 
     @property
     def interactions(self) -> tuple[Term, ...]:
+        """The interactions, by order."""
         return tuple(term for term in self.terms if term.order > 1)
 
 
 def analyse(design: Design, values: Mapping[str, Values], *, margin: float, alpha: float,
             unit: str = "nats", resamples: int = RESAMPLES,
             barred: Mapping[str, str] | None = None) -> FactorialAnalysis:
-    """Main effects, interactions and sums of a design, from arm → seed → value. Every effect is a
-    mean over all cells, so a cell that is `barred` as not comparable leaves no effect with a
-    word."""
+    """Return the main effects, interactions and sums of a design, from arm → seed → value.
+
+    Every effect is a mean over all cells. So if one cell is `barred` as not comparable, no effect
+    gets a verdict.
+    """
     seeds, missing = _complete_seeds(design, values)
     options = {"margin": margin, "alpha": alpha, "unit": unit, "resamples": resamples,
                "barred": barred}
@@ -160,9 +165,10 @@ def analyse(design: Design, values: Mapping[str, Values], *, margin: float, alph
 def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], baseline: str, *,
          margin: float, alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
          barred: Mapping[str, str] | None = None) -> tuple[Sum, ...]:
-    """Every arm of two parts or more against the sum of what its parts do alone, seed by seed."""
-    rows = {arm: [values.get(name, {}) for name in (arm, baseline, *own)] for arm,
-            own in parts.items() if len(own) > 1}
+    """Compare every arm of two or more parts with the sum of what its parts do alone, seed by
+    seed."""
+    rows = {arm: [values.get(name, {}) for name in (arm, baseline, *own)]
+            for arm, own in parts.items() if len(own) > 1}
     pairs, why = {}, {}
     for arm, (whole, base, *alone) in rows.items():
         seeds = [s for s in sorted(set(whole) - {None})
@@ -179,10 +185,10 @@ def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], basel
 
 
 def _family(pairs: Mapping[str, tuple[Values, Values]], why: Mapping[str, str], *, margin: float,
-            alpha: float, unit: str, resamples: int, barred: Mapping[str, str]) -> dict[str,
-                                                                                        Verdict]:
-    """Verdicts on pairs of values that are tested together; undecided, whatever the numbers, where
-    `why` says why, and not comparable where `barred` does."""
+            alpha: float, unit: str, resamples: int,
+            barred: Mapping[str, str]) -> dict[str, Verdict]:
+    """Return the verdicts on pairs of values that are tested together. A pair with a reason in
+    `why` is undecided whatever its numbers; a pair with a reason in `barred` is not comparable."""
     tested = {name: pair for name, pair in pairs.items() if not barred[name]}
     found = holm({name: replace(compare(a, b, margin=margin, alpha=alpha, family=len(tested),
                                         resamples=resamples),
@@ -195,13 +201,13 @@ def _family(pairs: Mapping[str, tuple[Values, Values]], why: Mapping[str, str], 
 
 
 def _barred(arms: Iterable[str], barred: Mapping[str, str] | None) -> str:
-    """Which of these arms are not comparable, and why; empty where all are."""
+    """Return which of these arms are not comparable, and why; empty where all are comparable."""
     return "; ".join(f"{arm}: {barred[arm]}" for arm in arms if arm in (barred or {}))
 
 
 def _withheld(arms: Iterable[str], values: Mapping[str, Values], seeds: Sequence[int]) -> str:
-    """Why there is no word on a contrast of these arms: one of them diverged, and what is left is
-    its survivors, or no seed has them all. Empty where neither is so."""
+    """Return why a contrast of these arms gets no verdict: one of them diverged, so that only its
+    surviving seeds are left, or no seed has a value for all arms. Empty where neither is so."""
     lost = [f"{arm}.s{seed}" for arm in arms for seed, value in values.get(arm, {}).items()
             if seed is not None and not math.isfinite(value)]
     if lost:
@@ -209,12 +215,12 @@ def _withheld(arms: Iterable[str], values: Mapping[str, Values], seeds: Sequence
     return "" if seeds else f"no seed on which all have a value: {', '.join(arms)}"
 
 
-def _complete_seeds(design: Design, values: Mapping[str, Values]) -> tuple[list[int],
-                                                                           tuple[str, ...]]:
-    """The seeds on which every cell has a value, and what keeps the others out."""
+def _complete_seeds(design: Design,
+                    values: Mapping[str, Values]) -> tuple[list[int], tuple[str, ...]]:
+    """Return the seeds on which every cell has a value, and what is missing on the others."""
     seeds = sorted(set().union(*(values.get(arm, {}) for arm in design.cells)) - {None})
-    gaps = {seed: [arm for arm in design.cells if not math.isfinite(values.get(arm, {}).get(seed,
-                                                                                            math.nan))]
+    gaps = {seed: [arm for arm in design.cells
+                   if not math.isfinite(values.get(arm, {}).get(seed, math.nan))]
             for seed in seeds}
     absent = [arm for arm in design.cells if all(arm in gap for gap in gaps.values())]
     told = [f"{arm}: no value" for arm in absent]
@@ -223,16 +229,16 @@ def _complete_seeds(design: Design, values: Mapping[str, Values]) -> tuple[list[
 
 
 def _effect(design: Design, values: Mapping[str, Values], levels: Levels, seed: int) -> float:
-    """The contrast of one seed: a difference with − without of every factor that is on, a mean over
-    all levels of the others."""
+    """Return the contrast of one seed: the difference with − without over every factor that is on,
+    averaged over all levels of the other factors."""
     total, others = 0.0, 1
     for factor, level in zip(design.factors, levels, strict=True):
         others *= 1 if level else len(factor)
     choices = [((level, 1), (None, -1)) if level else tuple((each, 1) for each in factor)
                for factor, level in zip(design.factors, levels, strict=True)]
     for cell in itertools.product(*choices):
-        total += math.prod(sign for _, sign in cell) * values[design.arm(tuple(level for level,
-                                                                               _ in cell))][seed]
+        total += (math.prod(sign for _, sign in cell)
+                  * values[design.arm(tuple(level for level, _ in cell))][seed])
     return total / others
 
 

@@ -1,6 +1,6 @@
 """
-What a study's runs show beyond one verdict an arm: noise, factorial effects, learning rates, cost,
-equal budgets.
+What a study's runs show beyond one verdict per arm: noise, outliers, factorial effects, learning
+rates, costs and verdicts at equal budgets.
 """
 
 from __future__ import annotations
@@ -21,19 +21,23 @@ from experiments.verdicts.sensitivity import Sensitivity, sensitivity
 
 
 class Findings:
-    """The part of `Results` that asks further questions of the runs; each answer is computed when
-    first looked at."""
+    """The part of `Results` that answers further questions about the runs. Each answer is computed
+    when it is first read."""
 
     @property
     def bar(self) -> dict[str, Any]:
-        """What every test here is held to."""
+        """The options that every test here shares: margin, alpha, unit and the arms that are not
+        comparable."""
         return {"margin": self.margin, "alpha": self.alpha, "unit": self.unit,
                 "barred": self.barred}
 
     @cached_property
     def noise_floor(self) -> NoiseFloor | None:
-        """How far runs of the baseline come apart, by the A/A arms here, or those of the study `aa`
-        where its baseline is this one, or else by the baseline's seeds; None when it has no run."""
+        """How far runs of the baseline differ from each other; None when the baseline has no run.
+
+        It is measured by this study's A/A arms. Without them, it is measured by the study `aa` if
+        that has the same baseline, or else estimated from the baseline's seeds.
+        """
         if self.baseline not in self.arms:
             return None
         null_arms = {arm: (kind, self.values[arm]) for arm in self.arms
@@ -49,33 +53,31 @@ class Findings:
 
     @cached_property
     def outliers(self) -> list[Outlier]:
-        """Seeds that ended far from the others of their arm."""
+        """Seeds that ended far from the other seeds of their arm."""
         return outliers(self.judged, self.baseline, self.margin)
 
     @cached_property
     def factorials(self) -> tuple[FactorialAnalysis, ...]:
-        """Main effects and interactions of every factorial that the study declares."""
+        """The main effects and interactions of every factorial that the study declares."""
         designs = self.declared.designs if self.declared else ()
         return tuple(analyse(design, self.judged, **self.bar) for design in designs
                      if sum(arm in self.arms for arm in design.cells) > 1)
 
     @cached_property
     def sums(self) -> tuple[Sum, ...]:
-        """Arms made of others against the sum of those: of factorials and of `include` alike."""
-        if (
-            not self.declared
-            or self.declared.arms[self.declared.baseline]
-            or self.baseline not in self.arms
-        ):
-            return ()   # parts are measured from an arm that has none of them
+        """Arms that combine other arms, compared with the sum of those arms. They come from
+        factorials and from `include` alike."""
+        if (not self.declared or self.declared.arms[self.declared.baseline]
+                or self.baseline not in self.arms):
+            return ()   # parts are measured from a baseline that has none of them
         parts = {arm: parts for arm, parts in self.declared.parts.items()
                  if {arm, *parts} <= set(self.arms)}
         return sums(parts, self.judged, self.baseline, **self.bar)
 
     @cached_property
     def sensitivity(self) -> Sensitivity | None:
-        """Learning-rate sensitivity, and the verdicts at each arm's own best rate; None without a
-        grid."""
+        """Learning-rate sensitivity, and the verdicts with each arm at its own best rate; None
+        without a grid."""
         if not self.declared or not self.declared.grids:
             return None
         rates = {arm: self._rate_of(arm) for arm in (self.baseline, *self.declared.grids)}
@@ -85,7 +87,7 @@ class Findings:
                            selection=self.declared.selection_seeds, metric=self.metric, **self.bar)
 
     def _rate_of(self, arm: str) -> float | None:
-        """An arm's own learning rate, by its records."""
+        """Return an arm's own learning rate from its records; None where they do not say."""
         rates = [at(run.record, "config", "trainer", "learning_rate") for run in self.runs_of(arm)]
         return next((float(rate) for rate in rates if type(rate) in (int, float)
                      and 0 < rate < 1e3), None)
@@ -97,7 +99,7 @@ class Findings:
 
     @cached_property
     def paced(self) -> tuple[Run, ...]:
-        """The runs, with seconds at their arms' undisturbed paces."""
+        """The runs, with their seconds recomputed at the undisturbed pace of their arm."""
         return tuple(at_pace(run, self.costs.of(run.arm)) for run in self.runs)
 
     @cached_property
@@ -106,18 +108,18 @@ class Findings:
         arms = [arm for arm in self.arms if not self.declared or arm not in self.declared.grid_arms]
         judged = {run.path for run in self.judged_runs}
         runs = [run for run in self.paced if run.path in judged]
-        units = dict.fromkeys(self.in_bytes, "another tokenizer: its curve is per token of its own")
+        units = dict.fromkeys(self.in_bytes, "another tokenizer: its curve is per its own token")
         return budgets(runs, arms, self.baseline, metric=self.metric,
                        **self.bar | {"barred": self.barred | units})
 
     @cached_property
     def changed(self) -> tuple[Change, ...]:
-        """What the study's file says now and did not when its runs began."""
+        """What changed in the study's file after its runs began."""
         return changes(self.declared, self.runs) if self.declared else ()
 
     def changes_of(self, arm: str) -> dict:
-        """What an arm changes, by its records; an arm without records changes something nobody
-        knows."""
+        """Return what an arm changes, from its records. For an arm without records that is unknown,
+        so the result is {"?": None}."""
         for run in self.runs_of(arm):
             changes = (run.record or {}).get("changes")
             if isinstance(changes, dict):

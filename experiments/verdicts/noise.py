@@ -1,6 +1,6 @@
 """
-The noise floor: how far two runs come apart that differ in nothing that matters. No effect below it
-means anything.
+The noise floor: how far apart two runs end that differ in nothing that matters. An effect below the
+noise floor means nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from experiments.records.record import FREE
 from experiments.verdicts.stats import Values
 
-# An arm that changes nothing else is an A/A arm, and this is what its difference from the baseline
-# is made of.
+# An arm that changes nothing but these settings is an A/A arm. The value says what its difference
+# from the baseline measures.
 NULL_CHANGES = {"run.seed_offset": "seeds", "model.backend": "rounding"}
 
 
@@ -24,31 +24,31 @@ class NoiseFloor:
     """The baseline against itself, in the metric's unit.
 
     `spread` is the standard deviation of the difference between two runs of the baseline with
-    different seeds; `rounding` that between two of one seed in which nothing but the order of
-    additions differs. An arm that changes the model has noise between the two, nearer to `spread`
-    the longer the training.
+    different seeds. `rounding` is that between two runs of one seed in which only the order of
+    additions differs. The noise of an arm that changes the model lies between the two, and comes
+    nearer to `spread` the longer the training.
     """
     source: str  # "A/A": measured by arms that change nothing; "seeds": √2 · sd over seeds
-    spread: float | None                 # None: fewer than two seeds
-    n: int                               # A/A differences, or seeds, behind `spread`
-    # of the A/A differences between seeds; chance alone should put it near 0
+    spread: float | None                 # None where there are fewer than two seeds
+    n: int                               # the number of A/A differences, or seeds, behind `spread`
+    # the mean of the A/A differences between seeds; chance alone should put it near 0
     mean: float | None = None
-    largest: float | None = None         # greatest A/A difference between seeds, without its sign
+    largest: float | None = None  # the largest absolute A/A difference between seeds
     rounding: float | None = None  # root mean square; None: no A/A arm differs in rounding alone
-    # A/A arms that ended with the baseline's very number on every seed
+    # the A/A arms that ended with exactly the baseline's number on every seed
     identical: tuple[str, ...] = ()
-    arms: tuple[str, ...] = ()  # the A/A arms behind `spread`; none where source is "seeds"
+    arms: tuple[str, ...] = ()  # the A/A arms behind `spread`; empty where source is "seeds"
     unit: str = "nats"
 
     def of_mean(self, n: int) -> float | None:
-        """The floor under an effect that is a mean over n seeds: its standard error, were there no
+        """Return the noise floor of a mean over n seeds: its standard error if there were no
         effect."""
         return None if self.spread is None or n < 1 else self.spread / math.sqrt(n)
 
     def line(self) -> str:
-        """One readable line."""
+        """Return the noise floor as one readable line."""
         if self.spread is None:
-            return "noise floor: unknown, as one seed has no spread"
+            return "noise floor: unknown, because one seed has no spread"
         how = (f"{self.n} A/A differences ({', '.join(self.arms)})" if self.source == "A/A" else
                f"√2 · sd of the baseline over {self.n} seeds")
         text = (f"noise floor: two runs of the baseline differ by {self.spread:.4f} {self.unit} "
@@ -62,11 +62,11 @@ class NoiseFloor:
 
 def noise_floor(baseline: Values, null_arms: Mapping[str, tuple[str, Values]] | None = None,
                 unit: str = "nats") -> NoiseFloor:
-    """From the baseline's values and those of A/A arms, name → (what differs: "seeds", "rounding",
-    "nothing", values).
+    """Return the noise floor from the values of the baseline and of its A/A arms.
 
-    A/A arms with other seeds measure the spread between seeds; without one it is estimated from the
-    baseline's own.
+    `null_arms` maps name → (what differs: "seeds", "rounding" or "nothing", values). A/A arms with
+    other seeds measure the spread between seeds. Without at least two such differences the spread
+    is estimated from the baseline's own seeds.
     """
     own = [v for v in baseline.values() if math.isfinite(v)]
     differences: dict[str, list[float]] = {"seeds": [], "rounding": [], "nothing": []}
@@ -87,7 +87,8 @@ def noise_floor(baseline: Values, null_arms: Mapping[str, tuple[str, Values]] | 
 
 
 def null_kind(changes: Mapping[str, object]) -> str | None:
-    """What an arm with these changes measures as an A/A arm; None: it is no A/A arm."""
+    """Return what an arm with these changes measures as an A/A arm: "nothing", "seeds" or
+    "rounding". None where it is no A/A arm."""
     if not changes:
         return "nothing"
     kinds = {NULL_CHANGES.get(key) for key in changes}
@@ -95,8 +96,9 @@ def null_kind(changes: Mapping[str, object]) -> str | None:
 
 
 def same_baseline(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> bool:
-    """Whether two records are of runs with the same model, training and data, so that one's noise
-    is the other's. A setting that one of them lacks did not exist when it was written."""
+    """Return whether two records are of runs with the same model, training and data, so that both
+    have the same noise. A setting that one record lacks is skipped: it did not exist when that
+    record was written."""
     if not a or not b or (a.get("data") or {}).get("hash") != (b.get("data") or {}).get("hash"):
         return False
     mine, theirs = _settings(a), _settings(b)
@@ -105,10 +107,11 @@ def same_baseline(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> b
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run's numbers, flat; nothing of a record without it."""
+    """Return the settings that decide a run's numbers as a flat dict; empty for a record without
+    them."""
     config = record.get("config")
-    sections = {name: config.get(name) for name in ("model", "trainer",
-                                                    "data")} if isinstance(config, Mapping) else {}
+    sections = ({name: config.get(name) for name in ("model", "trainer", "data")}
+                if isinstance(config, Mapping) else {})
     return {f"{name}.{key}": value for name, section in sections.items()
             if isinstance(section, Mapping)
             for key, value in section.items()}
@@ -121,6 +124,6 @@ def _differences(values: Values, baseline: Values) -> list[float]:
 
 
 def _rms(values: Iterable[float]) -> float | None:
-    """The true mean is zero, so the spread is taken about zero."""
+    """Return the root mean square: the true mean is zero, so the spread is taken about zero."""
     values = list(values)
     return math.sqrt(fmean(v * v for v in values)) if values else None

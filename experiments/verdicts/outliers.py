@@ -1,7 +1,7 @@
 """
-Seeds that ended far from an arm's others. A mean of few seeds hides them, and an arm that now and
-then ends badly is what small studies misjudge most (docs/statistics.md): who reads a verdict should
-see the run behind it.
+Find seeds that ended far from the other seeds of their arm. A mean over few seeds hides them, and
+small studies misjudge most often the arms that end badly now and then (docs/statistics.md). So a
+reader of a verdict should see the run behind it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from scipy import stats as sp
 from experiments.verdicts.pairing import paired
 from experiments.verdicts.verdict import Values, signed
 
-FEWEST = 4          # of three values the farthest can hardly be too far
-ALPHA = 0.01        # of a study as a whole
+FEWEST = 4          # with three values, the farthest can hardly be too far
+ALPHA = 0.01        # the error of a study as a whole
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """One seed's difference from the baseline (for the baseline: its value) against the mean and sd
-    of the others."""
+    """One seed's difference from the baseline (for the baseline itself, its value), beside the mean
+    and sd of the arm's other seeds."""
     arm: str
     seed: int
     value: float
@@ -33,7 +33,7 @@ class Outlier:
     p: float
 
     def line(self) -> str:
-        """One readable line."""
+        """Return the outlier as one readable line."""
         return (
             f"{self.arm}.s{self.seed}: {signed(self.value)}, where the other {self.n - 1} seeds "
             f"have {signed(self.mean)} (sd {self.sd:.4f})"
@@ -41,31 +41,32 @@ class Outlier:
 
 
 def outliers(values: Mapping[str, Values], baseline: str, margin: float) -> list[Outlier]:
-    """The farthest seed of every arm in which it is too far for normal noise, by Grubbs' test over
-    all arms at 1 %, and by more than the margin."""
+    """Return the farthest seed of every arm where it is too far for normal noise (Grubbs' test at
+    1 % over all arms) and farther from the others than the margin."""
     own = values.get(baseline, {})
     found = []
     for arm, mine in values.items():
         common = sorted((set(mine) if arm == baseline else set(mine) & set(own)) - {None})
-        numbers = np.array([mine[s] for s
-                            in common]) if arm == baseline else np.subtract(*paired(mine, own).T)
+        numbers = (np.array([mine[s] for s in common]) if arm == baseline
+                   else np.subtract(*paired(mine, own).T))
         finite = np.isfinite(numbers)
         outlier = _farthest(arm, np.array(common, dtype=int)[finite], numbers[finite])
-        far = outlier and outlier.p < ALPHA / len(values) and abs(outlier.value
-                                                                  - outlier.mean) > margin
+        far = (outlier and outlier.p < ALPHA / len(values)
+               and abs(outlier.value - outlier.mean) > margin)
         found += [outlier] if far else []
     return found
 
 
 def _farthest(arm: str, seeds: np.ndarray, numbers: np.ndarray) -> Outlier | None:
-    """Grubbs 1950, two-sided. None where there are too few numbers, or no spread."""
+    """Return the farthest number with its p by Grubbs' test (1950), two-sided. None where there are
+    too few numbers, or no spread."""
     n = len(numbers)
     if n < FEWEST or not numbers.std() > 1e-12 * np.abs(numbers).max():
         return None
     farthest = int(np.abs(numbers - numbers.mean()).argmax())
     others = np.delete(numbers, farthest)
     g = abs(numbers[farthest] - numbers.mean()) / numbers.std(ddof=1)
-    room = (n - 1) ** 2 - n * g * g         # 0 where the others are all alike, but for rounding
+    room = (n - 1) ** 2 - n * g * g         # 0, up to rounding, where all others are the same
     t = math.sqrt(n * (n - 2) * g * g / room) if room > 1e-9 else math.inf
     return Outlier(arm, int(seeds[farthest]), float(numbers[farthest]), float(others.mean()),
                    float(others.std(ddof=1)), n, min(1.0, 2 * n * float(sp.t.sf(t, n - 2))))

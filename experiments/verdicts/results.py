@@ -1,6 +1,5 @@
 """
-The runs of one study, put together: which arms, which baseline, which values count, and the
-verdicts.
+The runs of one study put together: its arms, its baseline, the values that count, and the verdicts.
 """
 
 from __future__ import annotations
@@ -40,17 +39,16 @@ UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits per byte",
 
 @dataclass(frozen=True)
 class Results(Findings):
-    """One study's runs, with what its declaration says, or the defaults where nobody declared
-    one."""
-    name: str | None              # None: runs of no study
+    """One study's runs with its declaration, or with the defaults where none is declared."""
+    name: str | None              # None: the runs belong to no study
     runs: tuple[Run, ...]
     declared: Study | None
-    null_runs: tuple[Run, ...] = ()   # of the study `aa` beside this one
+    null_runs: tuple[Run, ...] = ()   # the runs of the study `aa` beside this one
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
-        """The arms that have runs: baseline first, then as declared, then as the catalogue has
-        them, then by name."""
+        """The arms that have runs: the baseline first, then in the order of the declaration, then
+        in the catalogue's order, then by name."""
         order = [self.baseline, *(self.declared.arms if self.declared else ()), *known_arms()]
         rank = {name: i for i, name in reversed(list(enumerate(order)))}
         return tuple(sorted({run.arm for run in self.runs},
@@ -58,8 +56,8 @@ class Results(Findings):
 
     @cached_property
     def baseline(self) -> str:
-        """As declared; else the arm that changes nothing, by its record or by the catalogue's name
-        for it."""
+        """The declared baseline; without a declaration, the arm that changes nothing by its record,
+        or else by the catalogue."""
         if self.declared:
             return self.declared.baseline
         unchanged = sorted({run.arm for run in self.runs if run.record
@@ -69,35 +67,37 @@ class Results(Findings):
 
     @property
     def title(self) -> str:
-        """The study's question, or what the runs are."""
+        """The study's question; without one, the study's name."""
         return (self.declared and self.declared.question) or (f"Study {self.name}" if self.name
                                                               else "Runs of no study")
 
     @property
     def margin(self) -> float:
+        """The declared margin of equivalence, or the default, in the metric's unit."""
         return self.declared.margin if self.declared else DEFAULT_MARGIN
 
     @property
     def alpha(self) -> float:
-        """The error that the verdicts of this look may have: all of the study's, unless it looks
-        several times."""
+        """The error that the verdicts of this look may have. It is the study's whole error, unless
+        the study looks several times."""
         return self.declared.level if self.declared else DEFAULT_ALPHA
 
     @property
     def metric(self) -> str:
+        """The metric that verdicts are about: as declared, or the validation loss."""
         return self.declared.metric if self.declared else "val_loss"
 
     def runs_of(self, arm: str) -> list[Run]:
-        """An arm's runs, in order of seed."""
+        """Return an arm's runs, in order of seed."""
         return [run for run in self.runs if run.arm == arm]
 
     @cached_property
     def values(self) -> dict[str, Values]:
         """Arm → seed → final value of the metric; NaN where a run diverged. Unfinished and failed
-        runs have none.
+        runs have no entry.
 
-        A file that names no seed stands under None, NaN when it has no value: a run, though it
-        pairs with nothing.
+        A run whose file names no seed has the key None, and the value NaN when it has no final
+        value. It counts as a run although it pairs with nothing.
         """
         table: dict[str, dict[int | None, float]] = {arm: {} for arm in self.arms}
         for run in self.runs:
@@ -109,8 +109,8 @@ class Results(Findings):
         return table
 
     def _final(self, run: Run) -> float | None:
-        """A run's final value, or its value at the last common iteration where some runs have no
-        record."""
+        """Return a run's final value, or its value at the last common iteration where some runs
+        have no record."""
         if self.common_iteration is None:
             return run.final(self.metric)
         rows = run.table.loc[run.table["iteration"] == self.common_iteration, self.metric].dropna()
@@ -118,8 +118,8 @@ class Results(Findings):
 
     @cached_property
     def common_iteration(self) -> int | None:
-        """Where runs are compared when one without a record ends at another iteration than the
-        others."""
+        """The iteration at which runs are compared when some have no record and end at different
+        iterations; None when each run's final value counts."""
         return common_iteration(self.runs, self.metric)
 
     @cached_property
@@ -131,25 +131,25 @@ class Results(Findings):
 
     @cached_property
     def barred(self) -> dict[str, str]:
-        """The arms that get no word anywhere, with the reason. Every test reads this, through
+        """The arms that are not comparable, with the reason. Every test reads this through
         `bar`."""
         found = {arm: each.reason for arm, each in self.comparisons.items() if each.reason}
         if self.metric in TOKEN_METRICS and (self.metric != "val_loss" or not self._nats_per_bit):
             found |= {arm: f"another tokenizer: {self.metric} is per token; bits per byte would "
-                           f"compare"
+                           "compare"
                       for arm, each in self.comparisons.items() if each.in_bytes}
         return found
 
     @property
     def in_bytes(self) -> frozenset[str]:
-        """The arms of another tokenizer that are judged in bits per byte instead of nats per
+        """The arms with another tokenizer, which are judged in bits per byte instead of nats per
         token."""
         return frozenset(arm for arm, each in self.comparisons.items()
                          if each.in_bytes and self.metric == "val_loss" and arm not in self.barred)
 
     @cached_property
     def _nats_per_bit(self) -> float | None:
-        """The baseline's nats per token for one bit per byte: a constant of its validation set."""
+        """The baseline's nats per token for one bit per byte, a constant of its validation set."""
         pairs = [(run.final("val_loss"), run.final("bits_per_byte"))
                  for run in self.runs_of(self.baseline)
                  if run.complete and run.record]
@@ -157,18 +157,19 @@ class Results(Findings):
                      and isfinite(nats / bits)), None)
 
     def _comparable_values(self, arm: str) -> Values:
-        """An arm's values. In another tokenizer's tokens they are bits per byte, told in nats per
-        baseline's token."""
+        """Return an arm's values. For an arm with another tokenizer they are its bits per byte,
+        converted to nats per token of the baseline."""
         if arm not in self.in_bytes:
             return self.values[arm]
         bits = {run.seed: run.final("bits_per_byte") for run in self.runs_of(arm)}
-        return {seed: value if not isfinite(value) else (bits[seed] or float("nan"))
-                * self._nats_per_bit
+        return {seed: value if not isfinite(value)
+                else (bits[seed] or float("nan")) * self._nats_per_bit
                 for seed, value in self.values[arm].items()}
 
     @property
     def left_out(self) -> list[str]:
-        """Runs whose value is not in the verdicts, by reason: nothing is dropped in silence."""
+        """The runs whose value is not in the verdicts, one line per reason, so that nothing is
+        dropped silently."""
         reasons: dict[str, list[str]] = {}
         for run in self.runs:
             if why := self._why_not(run):
@@ -183,12 +184,13 @@ class Results(Findings):
 
     @property
     def unit(self) -> str:
+        """The metric's unit."""
         return UNITS.get(self.metric, self.metric)
 
     @cached_property
     def look(self) -> int | None:
         """The number of seeds at the last look that the study declares and has reached; None where
-        it declares none."""
+        it declares no looks."""
         if not (self.declared and self.declared.stop):
             return None
         whole = [all(seed in self._ended.get(arm, ()) for arm in self.declared.arms)
@@ -198,32 +200,33 @@ class Results(Findings):
 
     @cached_property
     def _ended(self) -> dict[str, set[int]]:
-        """Arm → the seeds whose runs are over, with a value or without: one that failed does not
-        hold up a look."""
+        """Arm → the seeds whose runs are over, with or without a value, so that a failed run does
+        not hold up a look."""
         return {arm: {run.seed for run in self.runs_of(arm) if run.status in ENDED}
                 for arm in self.arms}
 
     @property
     def _seeds(self) -> list[int]:
-        """Those with a run that is over, in the order of the declaration, then any others."""
+        """The seeds with a run that is over: the declared ones in their order, then any others."""
         seen = set().union(*self._ended.values()) - {None}
         declared = self.declared.seeds if self.declared else []
         return [s for s in declared if s in seen] + sorted(seen - set(declared))
 
     @cached_property
     def judged(self) -> dict[str, Values]:
-        """The values that verdicts rest on: all, or those of the seeds up to the last look."""
+        """The values that verdicts rest on: all of them, or those of the seeds up to the last
+        look."""
         table = {arm: self._comparable_values(arm) for arm in self.values}
         if self.look is None:
             return table
         seeds = self._seeds[:self.look]
-        return {arm: {seed: values[seed] for seed in seeds if seed in values} for arm,
-                values in table.items()}
+        return {arm: {seed: values[seed] for seed in seeds if seed in values}
+                for arm, values in table.items()}
 
     @property
     def judged_runs(self) -> tuple[Run, ...]:
-        """The runs of those seeds: what is not to be looked at yet is not to be found by another
-        door."""
+        """The runs of those same seeds, so that no other result uses a run that the study may not
+        look at yet."""
         if self.look is None:
             return self.runs
         seeds = set(self._seeds[:self.look])
@@ -231,8 +234,8 @@ class Results(Findings):
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
-        """A verdict for every arm but the baseline and the points of grids; none when the baseline
-        has no run."""
+        """Arm → verdict, for every arm except the baseline and the points of learning-rate grids;
+        empty when the baseline has no run."""
         if self.baseline not in self.arms:
             return {}
         values = {arm: v for arm, v in self.judged.items() if not self.declared
@@ -245,16 +248,16 @@ class Results(Findings):
         return {arm: self._told(verdict) for arm, verdict in found.items()}
 
     def _told(self, v: Verdict) -> Verdict:
-        """The verdict with the budget that its arm declares, in bits per byte where its tokenizer
-        is another."""
+        """Return the verdict with a note of the budget that its arm declares, and in bits per byte
+        where the arm has another tokenizer."""
         comparison = self.comparisons[v.arm]
         if comparison.note and v.word != NOT_COMPARABLE:
             v = replace(v, reason="; ".join(filter(None, [comparison.note, v.reason])))
-        return scaled(v, 1 / self._nats_per_bit,
-                      UNITS["bits_per_byte"]) if v.arm in self.in_bytes else v
+        return (scaled(v, 1 / self._nats_per_bit, UNITS["bits_per_byte"])
+                if v.arm in self.in_bytes else v)
 
     def baseline_line(self, width: int = 0) -> str:
-        """The baseline's line above the verdicts: its mean and spread over seeds."""
+        """Return the line above the verdicts: the baseline's mean and its spread over seeds."""
         values = [v for v in self.values.get(self.baseline, {}).values() if isfinite(v)]
         text = f"{self.baseline:{width}s}  baseline  "
         if not values:
@@ -264,25 +267,24 @@ class Results(Findings):
                 f"±{self.margin:g}")
 
     def summary(self) -> dict:
-        """What verdicts.json holds."""
-        return {"schema": 1, "study": self.name, "study_hash": self.declared.hash if self.declared
-                else None,
+        """Return the content of verdicts.json."""
+        return {"schema": 1, "study": self.name,
+                "study_hash": self.declared.hash if self.declared else None,
                 "question": self.title, "baseline": self.baseline, "metric": self.metric,
-                "margin": self.margin,
-                "alpha": self.alpha, "left_out": self.left_out,
-                "values": {arm: {str(seed): value if isfinite(value) else None for seed,
-                                 value in seeds.items()}
+                "margin": self.margin, "alpha": self.alpha, "left_out": self.left_out,
+                "values": {arm: {str(seed): value if isfinite(value) else None
+                                 for seed, value in seeds.items()}
                            for arm, seeds in self.values.items()},
                 "verdicts": {arm: verdict.to_dict() for arm, verdict in self.verdicts.items()}}
 
 
 def collect(runs: Iterable[Run], study_file: str | Path | None = None) -> list[Results]:
-    """Runs by study, those of no study first. `study_file` declares the study of its name, shipped
-    or not."""
+    """Return one Results per study, runs of no study first. `study_file` is the declaration of the
+    study that it names, whether or not that study is shipped."""
     groups: dict[str | None, list[Run]] = {}
     for run in runs:
         if run.table.empty and run.record is None:
-            continue   # some other .csv: its problems say so, and it is no arm
+            continue   # some other .csv, not an arm; the run's problems report it
         groups.setdefault(run.study, []).append(run)
     given = load_study(find_study(study_file)) if study_file else None
     if given and given.name not in groups:
@@ -294,17 +296,17 @@ def collect(runs: Iterable[Run], study_file: str | Path | None = None) -> list[R
 
 
 def _unnamed(groups: Mapping[str | None, list[Run]], given: Study) -> list[Run]:
-    """The runs of no study, which a declaration that is given is then of; BadInput where there are
-    others as well."""
+    """Return the runs of no study as runs of the given study. Raises BadInput where there are runs
+    of other studies, or no runs at all."""
     if set(groups) != {None}:
-        there = ", ".join(sorted(name for name in groups if name)) or "none of any"
+        there = ", ".join(sorted(name for name in groups if name)) or "none"
         raise BadInput(f"--study {given.name}: no runs of that study here; there are: {there}")
     return [replace(run, study=given.name) for run in groups[None]]
 
 
 def _beside(groups: Mapping[str | None, list[Run]]) -> list[Run]:
-    """The runs of the study `aa` in the folder beside a study's own, when one study alone is looked
-    at."""
+    """Return the runs of the study `aa` from the folder beside the study's own, when only one study
+    is given."""
     if set(groups) == {None} or len(groups) != 1:
         return []
     folder = next(iter(groups.values()))[0].path.parent.parent / "aa"
@@ -312,12 +314,13 @@ def _beside(groups: Mapping[str | None, list[Run]]) -> list[Run]:
 
 
 def declaration(name: str | None) -> Study | None:
-    """The shipped study of that name, if there is one: a folder of runs may be called anything."""
+    """Return the shipped study of that name; None where there is none, as a folder of runs may have
+    any name."""
     return load_study(name) if name in shipped() else None
 
 
 def known_arms() -> list[str]:
-    """Every arm that the catalogue or a shipped study names, in a fixed order."""
+    """Return every arm that the catalogue or a shipped study names, in a fixed order."""
     names = list(catalogue())
     for study in shipped():
         names += load_study(study).arms

@@ -1,10 +1,10 @@
 """
 Learning-rate sensitivity, and the verdict with every arm at its own best rate.
 
-A rate must not be chosen by the very runs that it is judged by: the best of five noisy rates looks
-better than it is, and an arm with more rates looks best. Other tokens would not help, as a lucky
-seed is lucky on all of them. So the seeds are split: some choose the rate and only the others are
-in the verdict, which is then an ordinary paired one.
+A rate must not be chosen by the same runs that judge it: the best of five noisy rates looks better
+than it is, and an arm with more rates looks best. Other validation tokens would not help, because a
+lucky seed is lucky on all of them. So the seeds are split: some choose the rate, and only the
+others enter the verdict, which is then an ordinary paired one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from experiments.verdicts.stats import RESAMPLES, Values, Verdict, verdicts
 class RatePoint:
     """One arm at one learning rate, over the seeds that have a value."""
     rate: float
-    arm: str                      # the run's name: the arm's own, or ARM_lrRATE
-    mean: float | None            # of the metric; None: no seed has a value
+    arm: str                      # the name of the runs: the arm's own, or ARM_lrRATE
+    mean: float | None            # mean of the metric; None where no seed has a value
     sd: float | None              # over seeds
-    n: int
-    diverged: int                 # seeds on which it did
+    n: int                        # the number of seeds with a value
+    diverged: int                 # the number of seeds that diverged
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class ArmSensitivity:
     """One arm over its grid, in order of rate."""
     arm: str
     points: tuple[RatePoint, ...]
-    # by the selection seeds' mean; a rate that diverged on any of them is never chosen
+    # the best by the mean over the selection seeds; a rate that diverged on any is never chosen
     best: RatePoint | None
-    at_edge: bool  # the best is the grid's least or greatest: a better one may lie outside
-    range: float | None           # greatest − least mean over the grid: what a wrong rate may cost
-    # against the baseline at its own best, on the judging seeds; None for the baseline
+    at_edge: bool  # the best is the grid's lowest or highest, so a better one may lie outside
+    range: float | None  # largest − smallest mean over the grid: what a wrong rate may cost
+    # against the baseline at its own best rate, on the judging seeds; None for the baseline
     verdict: Verdict | None
 
 
@@ -45,20 +45,18 @@ class ArmSensitivity:
 class Sensitivity:
     """All arms with a grid, the baseline first."""
     arms: tuple[ArmSensitivity, ...]
-    selection_seeds: tuple[int, ...]     # choose the rates
-    judging_seeds: tuple[int, ...]       # are in the verdicts
+    selection_seeds: tuple[int, ...]     # the seeds that choose the rates
+    judging_seeds: tuple[int, ...]       # the seeds in the verdicts
     metric: str = "val_loss"
     unit: str = "nats"
 
 
-def split(seeds: Sequence[int], declared: Sequence[int] | None = None) -> tuple[tuple[int, ...],
-                                                                                tuple[int, ...]]:
-    """(choosing, judging): those declared, or the first third, at least one."""
-    chosen = (
-        set(seeds) & set(declared)
-        if declared
-        else set(sorted(seeds)[: max(1, round(len(seeds) / 3))])
-    )
+def split(seeds: Sequence[int],
+          declared: Sequence[int] | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (choosing seeds, judging seeds). The choosing seeds are those declared, or else the
+    first third, at least one."""
+    chosen = (set(seeds) & set(declared) if declared
+              else set(sorted(seeds)[: max(1, round(len(seeds) / 3))]))
     return tuple(sorted(chosen)), tuple(sorted(set(seeds) - chosen))
 
 
@@ -66,11 +64,11 @@ def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, V
                 baseline: str, *, selection: Sequence[int] | None = None, margin: float,
                 alpha: float, metric: str = "val_loss", unit: str = "nats",
                 resamples: int = RESAMPLES, barred: Mapping[str, str] | None = None) -> Sensitivity:
-    """From arm → {run's name: rate} and run's name → seed → value. The baseline's grid may be
-    itself at one rate.
+    """Return the sensitivity of every arm.
 
-    A rate whose runs are `barred` as not comparable is never chosen. An arm with such a rate gets
-    no word.
+    `grids` maps arm → {the runs' name: rate}, and `values` maps the runs' name → seed → value. The
+    baseline's grid may be the baseline alone at one rate. An arm whose grid has runs that are
+    `barred` as not comparable gets no verdict.
     """
     bars = {arm: "; ".join(f"{name}: {barred[name]}" for name in grid if name in (barred or {}))
             for arm, grid in grids.items()}
@@ -82,8 +80,8 @@ def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, V
     choosing, judging = split(seeds, selection)
     order = sorted(grids, key=lambda arm: arm != baseline)
     best = {arm: _best(grids[arm], values, choosing) for arm in order}
-    judged = {arm: {s: values[name][s] for s in judging if s in values[name]} for arm,
-              name in best.items() if name}
+    judged = {arm: {s: values[name][s] for s in judging if s in values[name]}
+              for arm, name in best.items() if name}
     found = verdicts(judged, baseline, margin=margin, alpha=alpha, unit=unit,
                      resamples=resamples, barred=bars) if baseline in judged else {}
     arms = []
@@ -100,8 +98,8 @@ def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, V
 
 def _best(grid: Mapping[str, float], values: Mapping[str, Values],
           choosing: Sequence[int]) -> str | None:
-    """The run's name with the least mean over the choosing seeds, of those that have a finite value
-    on all of them."""
+    """Return the name with the lowest mean over the choosing seeds, of those that have a finite
+    value on all of these seeds; None where there is none."""
     whole = {name: [values.get(name, {}).get(seed, math.nan) for seed in choosing] for name in grid}
     means = {name: fmean(v) for name, v in whole.items() if v and all(map(math.isfinite, v))}
     return min(means, key=means.get) if means else None

@@ -1,9 +1,9 @@
 """
 Verdicts: what paired seeds say about an arm against the baseline.
 
-Seed s gives every arm the same batches and the same shared weights, so the arms of one seed are
-compared with each other and the seeds are the replicates: everything here works on the differences
-arm − baseline, one a seed. Lower is better in every metric a study may have.
+Seed s gives every arm the same batches and the same shared weights. So arms are compared within one
+seed, and the seeds are the replicates: everything here works on the differences arm − baseline, one
+per seed. Lower is better in every metric that a study may have.
 
     verdicts({"baseline": {0: 3.2114, 1: 3.1902, 2: 3.2231},
               "rope": {0: 3.1208, 1: 3.1097, 2: 3.1349}}, "baseline", margin=0.01)
@@ -29,17 +29,17 @@ from mingpt.utils import BadInput, did_you_mean
 
 __all__ = ["RESAMPLES", "Values", "Verdict", "compare", "holm", "signed", "verdicts"]
 
-# of the bootstrap; its generator is seeded, so a verdict is the same on every machine
+# Resamples of the bootstrap. Its generator is seeded, so a verdict is the same on every machine.
 RESAMPLES = 9_999
 
 
 def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFAULT_ALPHA,
             family: int = 1, resamples: int = RESAMPLES) -> Verdict:
-    """The verdict on one arm, from two dicts seed → final value.
+    """Return the verdict on one arm, from two dicts seed → final value.
 
-    `family` is the number of arms tested together: power is planned at alpha / family, while the
+    `family` is the number of arms tested together. Power is planned at alpha / family, while the
     word is decided on this arm's own p (`verdicts` adjusts it). `resamples=0` leaves the bootstrap
-    out. Raises BadInput on a margin or alpha without meaning.
+    out. Raises BadInput on a margin or alpha out of range.
     """
     _check(margin, alpha)
     empty = _unpaired(Verdict("undecided", "", 0, margin, alpha, family=family), arm, baseline)
@@ -57,13 +57,12 @@ def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFA
 
 def verdicts(values: Mapping[str, Values], baseline: str, *, margin: float,
              alpha: float = DEFAULT_ALPHA, unit: str = "nats", resamples: int = RESAMPLES,
-             barred: Mapping[str, str] | None = None,
-             ) -> dict[str, Verdict]:
-    """A verdict for every arm but the baseline, with p adjusted by Holm (1979) over the arms that
-    have one.
+             barred: Mapping[str, str] | None = None) -> dict[str, Verdict]:
+    """Return a verdict for every arm except the baseline, with p adjusted by Holm (1979) over the
+    arms that have a p.
 
-    `barred` names the arms that are not comparable, with the reason. They get no number and no
-    place in the family.
+    `barred` names the arms that are not comparable, with the reason. They get no numbers and do not
+    count in the family. Raises BadInput where the baseline has no runs.
     """
     barred = barred or {}
     if baseline not in values:
@@ -72,20 +71,21 @@ def verdicts(values: Mapping[str, Values], baseline: str, *, margin: float,
     arms = [name for name in names if name not in barred]
     raw = {a: replace(compare(values[a], values[baseline], margin=margin, alpha=alpha,
                               family=len(arms), resamples=resamples), arm=a, unit=unit)
-                              for a in arms}
+           for a in arms}
     judged = holm(raw, {a: lost_seeds(values[a], values[baseline]) for a in arms})
     return {a: judged[a] if a in judged else not_comparable(a, barred[a], margin, alpha, unit)
             for a in names}
 
 
 def not_comparable(arm: str, reason: str, margin: float, alpha: float, unit: str) -> Verdict:
-    """The verdict on an arm whose runs differ from the baseline's in more than the arm: no number
-    at all."""
+    """Return the verdict on an arm whose runs differ from the baseline's in more than the arm. It
+    has no numbers."""
     return Verdict(NOT_COMPARABLE, reason, 0, margin, alpha, arm=arm, unit=unit, family=0)
 
 
 def holm(raw: Mapping[str, Verdict], lost: Mapping[str, Lost] | None = None) -> dict[str, Verdict]:
-    """Verdicts of one family decided again by p adjusted over those that have one (Holm 1979)."""
+    """Decide the verdicts of one family again, with p adjusted over those that have a p (Holm
+    1979)."""
     tested = [a for a in raw if raw[a].p is not None]
     decided = dict(raw)
     if not tested:
@@ -100,9 +100,9 @@ def holm(raw: Mapping[str, Verdict], lost: Mapping[str, Lost] | None = None) -> 
 
 
 def holm_levels(p: Sequence[float], alpha: float) -> list[float]:
-    """The level at which Holm tests each p: alpha / m for the least, alpha / (m − 1) for the next,
-    and so on up to the first that fails, whose level holds for all that are larger: p below its
-    level is the same as adjusted p < alpha."""
+    """Return the level at which Holm tests each p: alpha / m for the smallest, alpha / (m − 1) for
+    the next, and so on up to the first that fails. The level of the first that fails applies to all
+    larger p. A p is below its level exactly where its adjusted p is below alpha."""
     levels, level, failed = [alpha] * len(p), alpha, False
     for rank, i in enumerate(np.argsort(p, kind="stable")):
         level = level if failed else alpha / (len(p) - rank)
@@ -111,10 +111,10 @@ def holm_levels(p: Sequence[float], alpha: float) -> list[float]:
 
 
 def _evidence(differences: np.ndarray, scale: float, verdict: Verdict, resamples: int) -> Verdict:
-    """Every number of the verdict, and no word yet. differences: (n,), n ≥ 2."""
+    """Return the verdict with all its numbers, and no word yet. differences: (n,), n ≥ 2."""
     n, mean, sd = len(differences), float(differences.mean()), float(differences.std(ddof=1))
     margin, alpha = verdict.margin, verdict.alpha
-    if sd <= 1e-12 * max(scale, 1e-300):   # nothing but rounding
+    if sd <= 1e-12 * max(scale, 1e-300):   # only rounding
         return _no_variance(verdict, n, mean, 1e-12 * scale)
     above = sp.ttest_1samp(differences, -margin, alternative="greater").pvalue
     below = sp.ttest_1samp(differences, margin, alternative="less").pvalue
@@ -122,26 +122,27 @@ def _evidence(differences: np.ndarray, scale: float, verdict: Verdict, resamples
     return replace(
         known, ci=_interval(known, alpha), ci_bootstrap=_bootstrap(differences, alpha, resamples),
         p=float(sp.ttest_1samp(differences, 0).pvalue), p_sign_flip=_sign_flip(differences),
-        p_tost=float(max(above, below)), mde=sd * minimal_detectable_effect(n,
-                                                                            alpha / verdict.family))
+        p_tost=float(max(above, below)),
+        mde=sd * minimal_detectable_effect(n, alpha / verdict.family))
 
 
 def _resolution(values: np.ndarray) -> float:
-    """The step of the values as they were written: 0.001 where none has more than three
+    """Return the step in which the values are written: 0.001 where none has more than three
     decimals."""
     return 10.0 ** min(Decimal(repr(float(v))).as_tuple().exponent for v in values.flat)
 
 
 def _interval(v: Verdict, alpha: float) -> tuple[float, float]:
-    """Of the paired t, at 1 − alpha."""
+    """Return the confidence interval of the paired t, at 1 − alpha."""
     half = float(sp.t.ppf(1 - alpha / 2, v.n - 1)) * v.sd / math.sqrt(v.n)
     return v.difference - half, v.difference + half
 
 
 def _no_variance(verdict: Verdict, n: int, mean: float, rounding: float) -> Verdict:
-    """The limits of every quantity as sd → 0: either the same numbers twice, or one constant
-    between them. Differences that are all alike and not 0 decide nothing, however many: values that
-    were written with few decimals have them by chance in a tenth of all studies of three seeds."""
+    """Return the limit of every quantity as sd → 0: both arms have the same numbers, or differ by
+    one constant. Differences that are all the same and not 0 decide nothing, however many there
+    are: values written with few decimals have them by chance in a tenth of all studies of three
+    seeds."""
     same = abs(mean) <= rounding
     mean = 0.0 if same else mean
     found = replace(verdict, n=n, difference=mean, sd=0.0, ci=(mean, mean),
@@ -152,11 +153,12 @@ def _no_variance(verdict: Verdict, n: int, mean: float, rounding: float) -> Verd
 
 
 def _bootstrap(differences: np.ndarray, alpha: float, resamples: int) -> tuple[float, float] | None:
-    """BCa interval (Efron 1987). Two points make no distribution to resample."""
+    """Return the BCa interval of the mean (Efron 1987); None for fewer than three differences,
+    which are too few to resample."""
     if len(differences) < 3 or not resamples:
         return None
     with warnings.catch_warnings():
-        # it then answers NaN, which we pass on as None
+        # on degenerate data scipy returns NaN, which becomes None below
         warnings.simplefilter("ignore", sp.DegenerateDataWarning)
         interval = sp.bootstrap((differences,), np.mean, confidence_level=1 - alpha,
                                 n_resamples=resamples, method="BCa",
@@ -165,8 +167,8 @@ def _bootstrap(differences: np.ndarray, alpha: float, resamples: int) -> tuple[f
 
 
 def _sign_flip(differences: np.ndarray) -> float:
-    """Two-sided p of the mean under random signs: all 2^n of them up to n = 14, a seeded sample
-    beyond."""
+    """Return the two-sided p of the mean under random signs. All 2^n sign patterns are used up to
+    n = 14, a seeded sample of them beyond."""
     zeros = np.zeros_like(differences)
     result = sp.permutation_test((differences, zeros), lambda a, b, axis: (a - b).mean(axis=axis),
                                  vectorized=True, permutation_type="samples", n_resamples=2**14,
@@ -175,11 +177,12 @@ def _sign_flip(differences: np.ndarray) -> float:
 
 
 def _unpaired(verdict: Verdict, arm: Values, baseline: Values) -> Verdict:
-    """The numbers of two independent samples, where both have a variance: no word rests on them."""
+    """Return the verdict with the numbers of two independent samples (Welch, Cohen's d), where both
+    have a variance. No word depends on them."""
     a, b = (np.array([v for v in values.values() if math.isfinite(v)])
             for values in (arm, baseline))
-    if min(len(a), len(b)) < 2 or min(a.std(), b.std()) <= 1e-12 * max(abs(a.mean()),
-                                                                       abs(b.mean())):
+    if (min(len(a), len(b)) < 2
+            or min(a.std(), b.std()) <= 1e-12 * max(abs(a.mean()), abs(b.mean()))):
         return verdict
     welch = sp.ttest_ind(a, b, equal_var=False)
     interval = welch.confidence_interval(1 - verdict.alpha)
@@ -191,18 +194,18 @@ def _unpaired(verdict: Verdict, arm: Values, baseline: Values) -> Verdict:
 
 
 def _decide(v: Verdict, lost: Lost, p: float | None) -> Verdict:
-    """Put the word to the numbers: better or worse first, then equivalent, else undecided."""
+    """Choose the word for the numbers: better or worse first, then equivalent, else undecided."""
     word, notes = "undecided", []
     inside = v.p_tost is not None and v.p_tost < v.alpha
     if p is not None and p < v.alpha:
         word = "better" if v.difference < 0 else "worse"
-        notes += [f"yet within the margin of ±{v.margin:g}"] if inside else []
+        notes += [f"but within the margin of ±{v.margin:g}"] if inside else []
     elif inside:
         word = "equivalent"
     if v.sd == 0:
         notes.append("identical on every seed" if v.difference == 0 else
-                     "the same difference on every seed: no variance to test against, as in coarse "
-                     "values")
+                     "the same difference on every seed: no variance to test against, as happens "
+                     "with coarse values")
     coarse = 0 < (v.sd or 0) < v.resolution
     if coarse:
         word = "undecided"

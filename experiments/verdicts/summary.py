@@ -17,17 +17,15 @@ from experiments.verdicts.verdict import Verdict, p_text, signed
 from mingpt.utils import BadInput
 
 COLUMNS = ("study", "arm", "word", "reason", "n", "mean", "sd", "difference", "ci_low", "ci_high",
-           "ci_holm_low",
-           "ci_holm_high", "ci_bootstrap_low", "ci_bootstrap_high", "p", "p_holm", "p_sign_flip",
-           "p_tost", "d_z",
-           "mde", "seeds_needed", "p_welch", "cohens_d", "floor", "parameters", "flops_per_token",
-           "step_seconds",
-           "peak_memory_mb", "at_equal_flops", "difference_at_equal_flops", "at_equal_seconds",
-           "difference_at_equal_seconds", "metric", "unit", "margin", "alpha")
+           "ci_holm_low", "ci_holm_high", "ci_bootstrap_low", "ci_bootstrap_high", "p", "p_holm",
+           "p_sign_flip", "p_tost", "d_z", "mde", "seeds_needed", "p_welch", "cohens_d", "floor",
+           "parameters", "flops_per_token", "step_seconds", "peak_memory_mb", "at_equal_flops",
+           "difference_at_equal_flops", "at_equal_seconds", "difference_at_equal_seconds",
+           "metric", "unit", "margin", "alpha")
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
-    """A row an arm, the baseline first; None where a number cannot be known."""
+    """Return one row per arm, the baseline first; None where a number is unknown."""
     return [_row(results, arm) for arm in results.arms]
 
 
@@ -48,8 +46,7 @@ def _row(results: Results, arm: str) -> dict[str, Any]:
 
 def _numbers(v: Verdict) -> dict[str, Any]:
     plain = ("word", "reason", "n", "difference", "p", "p_holm", "p_sign_flip", "p_tost", "d_z",
-             "mde", "seeds_needed",
-             "p_welch", "cohens_d")
+             "mde", "seeds_needed", "p_welch", "cohens_d")
     numbers = {key: getattr(v, key) for key in plain}
     for key in ("ci", "ci_holm", "ci_bootstrap"):
         numbers |= dict(zip((f"{key}_low", f"{key}_high"), getattr(v, key) or (None, None),
@@ -58,7 +55,7 @@ def _numbers(v: Verdict) -> dict[str, Any]:
 
 
 def _beside(results: Results, arm: str, v: Verdict) -> dict[str, Any]:
-    """The noise floor, and the verdicts at equal budgets."""
+    """Return the cells beside the verdict: the noise floor and the verdicts at equal budgets."""
     # the floor is in the metric's own unit
     same_unit = results.noise_floor and v.unit == results.unit and v.n
     found = {"unit": v.unit, "margin": v.margin, "floor": results.noise_floor.of_mean(v.n)
@@ -71,7 +68,7 @@ def _beside(results: Results, arm: str, v: Verdict) -> dict[str, Any]:
 
 
 def to_csv(results: Results) -> str:
-    """summary.csv: every number, at full precision; an empty cell is not known."""
+    """Return summary.csv: every number at full precision. An empty cell means unknown."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -83,12 +80,12 @@ def to_csv(results: Results) -> str:
 
 
 def to_markdown(results: Results) -> str:
-    """summary.md: the table that README shows, with what it rests on above it."""
+    """Return summary.md: the table that the README shows, with the notes on it below."""
     return f"# {results.title}\n\n{table(results)}\n{bullets(results)}"
 
 
 def table(results: Results) -> str:
-    """The verdicts as a Markdown table."""
+    """Return the verdicts as a Markdown table."""
     percent = f"{100 * (1 - results.alpha):.3g} % CI, Holm-adjusted"
     lines = [f"| arm | verdict | {results.metric} − baseline's, {results.unit} [{percent}] | Holm "
              f"p | × noise | "
@@ -110,8 +107,8 @@ def _cells(results: Results, arm: str) -> list[str]:
         return [name, "", f"{row['mean']:.4f}{spread}" if row["mean"] is not None else "no value",
                 "", "", *cost]
     word = f"**{v.word}**" if v.word != "undecided" else v.word
-    effect = "" if v.difference is None else signed(v.difference,
-                                                    v.unit if v.unit != results.unit else "")
+    effect = ("" if v.difference is None
+              else signed(v.difference, v.unit if v.unit != results.unit else ""))
     effect += f" [{signed(v.ci_holm[0])}, {signed(v.ci_holm[1])}]" if v.ci_holm else ""
     effect += f"; {v.reason}" if v.reason else ""
     floor = results.noise_floor.of_mean(v.n) if results.noise_floor else None
@@ -122,13 +119,13 @@ def _cells(results: Results, arm: str) -> list[str]:
 
 
 def bullets(results: Results) -> str:
-    """The notes as a Markdown list."""
+    """Return the notes as a Markdown list."""
     return "".join(f"- {line}\n" for line in notes(results))
 
 
 def notes(results: Results) -> list[str]:
-    """What the table rests on, a line each: the noise floor, what does not add up, what is not in
-    it."""
+    """Return the notes on the table, one line each: the margin, the noise floor, outliers, what
+    does not add up, what was left out and what changed in the study's file."""
     lines = [f"margin ±{results.margin:g} {results.unit}, family-wise error {results.alpha:.3g}"]
     lines.append(f"intervals: {100 * (1 - results.alpha):.3g} % CI, Holm-adjusted over the arms")
     if (common := results.common_iteration) is not None:
@@ -140,15 +137,15 @@ def notes(results: Results) -> list[str]:
     lines += [f"far from the other seeds: {each.line()}" for each in results.outliers]
     for each in results.factorials:
         lines += [f"effect of {line}" for line in each.lines()] + [f"adding up: {each.line()}"]
-    lines += [f"adding up: {each.line()}"
-              for each in results.sums] if not results.factorials else []
+    lines += ([f"adding up: {each.line()}" for each in results.sums]
+              if not results.factorials else [])
     lines += _rates(results)
     lines += [f"not in the verdicts: {what}" for what in results.left_out]
-    return lines + [f"declared otherwise: {change.line()}" for change in results.changed]
+    return lines + [f"changed declaration: {change.line()}" for change in results.changed]
 
 
 def _rates(results: Results) -> Iterable[str]:
-    """A line an arm with a grid: its best rate, and the verdict there."""
+    """Return one line per arm with a grid: its best rate and the verdict at that rate."""
     if results.sensitivity is None:
         return []
     return [f"tuned: {a.arm} at its best learning rate"
@@ -159,11 +156,11 @@ def _rates(results: Results) -> Iterable[str]:
 
 
 def between_markers(page: str, name: str, content: str, where: str) -> str:
-    """The page with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. BadInput
-    without the markers."""
+    """Return the page with `content` between `<!-- NAME -->` and `<!-- /NAME -->`. Raises BadInput
+    where the page lacks the markers."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise BadInput(f"{where}: no place for this table: put {begin} and {end} on lines of their "
-                       f"own")
+        raise BadInput(f"{where}: no place for this table: put {begin} and {end}, each on its own "
+                       "line")
     head, rest = page.split(begin)
     return f"{head}{begin}\n{content.strip()}\n{end}{rest.split(end)[1]}"

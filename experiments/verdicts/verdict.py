@@ -1,6 +1,6 @@
 """
-A verdict: the word on one arm against the baseline, and every number behind it. stats.py makes
-them.
+A verdict: the word on one arm against the baseline, and every number behind it. stats.py computes
+verdicts.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 NOT_COMPARABLE = "not comparable"
-# seed → final value; seed None is a file that does not say, NaN a diverged run
+# seed → final value; the seed None is a file that names no seed, and NaN is a diverged run
 Values = Mapping[int | None, float]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One arm against the baseline. Differences are arm − baseline in `unit`; None is "cannot be
+    """One arm against the baseline. Differences are arm − baseline in `unit`. None means "cannot be
     computed"."""
     word: str  # better, worse, equivalent, undecided, not comparable
-    reason: str  # why this word, when the numbers alone do not tell
-    n: int                                          # seeds that both arms have
+    reason: str  # why this word, when the numbers alone do not show it
+    n: int                                          # the number of seeds that both arms have
     margin: float
     alpha: float
     difference: float | None = None
@@ -29,24 +29,25 @@ class Verdict:
     sd: float | None = None                         # of the differences, over seeds
     d_z: float | None = None  # Cohen's d of paired differences: difference / sd
     p: float | None = None                          # paired t, two-sided
-    p_holm: float | None = None                     # the same, adjusted over the study's arms
+    p_holm: float | None = None                     # p adjusted over the study's arms
     p_sign_flip: float | None = None                # exact; never below 2 / 2^n
     p_tost: float | None = None                     # of a difference as large as the margin
-    mde: float | None = None  # least true difference found with 80 % power at this n
-    seeds_needed: int | None = None                 # that would decide; about, as sd is estimated
-    family: int = 1  # arms beside the baseline: mde and seeds allow for all of them
+    mde: float | None = None  # smallest true difference found with 80 % power at this n
+    seeds_needed: int | None = None  # seeds that would decide; approximate, as sd is estimated
+    family: int = 1  # arms tested together; mde and seeds_needed allow for all of them
     arm: str = ""
     unit: str = "nats"
-    # at the level Holm tested the arm at: without 0 iff better or worse
+    # at the level at which Holm tested the arm; it excludes 0 iff the arm is better or worse
     ci_holm: tuple[float, float] | None = None
-    # two samples, unpaired, variances unequal: as if seeds did not pair
+    # Welch's test of two unpaired samples with unequal variances, which ignores the pairing
     p_welch: float | None = None
     ci_welch: tuple[float, float] | None = None     # of the unpaired difference of means, 1 − alpha
     cohens_d: float | None = None  # unpaired difference of means / pooled sd, as study 003 had it
     resolution: float = 0.0  # the step in which the values are written: 0.001 at 3 decimals
 
     def line(self, width: int = 0) -> str:
-        """One readable line with the Holm-adjusted interval; `width` aligns the arms' names."""
+        """Return the verdict as one readable line with the Holm-adjusted interval; `width` aligns
+        the arms' names."""
         if self.word == NOT_COMPARABLE:
             return f"{self.arm:{width}s}  {self.word}; {self.reason}".strip()
         parts = [f"{self.arm:{width}s}  {self.word:10s}"]
@@ -61,31 +62,32 @@ class Verdict:
         if self.p is None:
             return (f", {p_text('p', self.p_welch)} unpaired (Welch)" if self.p_welch is not None
                     else "")
-        text = f", {p_text('p', self.p)}" + (f" ({p_text('Holm', self.p_holm)})"
-                                             if self.p_holm is not None else "")
+        text = f", {p_text('p', self.p)}" + (
+            f" ({p_text('Holm', self.p_holm)})" if self.p_holm is not None else "")
         return text + (f", {p_text('TOST', self.p_tost)}" if self.word == "equivalent" else "")
 
     def to_dict(self) -> dict:
-        """For JSON, which knows neither infinity nor NaN: both become None."""
+        """Return the fields as a dict for JSON. JSON has neither infinity nor NaN, so both become
+        None."""
         return {k: _plain(v) for k, v in asdict(self).items()}
 
 
 def scaled(v: Verdict, factor: float, unit: str) -> Verdict:
-    """The same verdict in another unit: differences, intervals and margin times `factor`."""
+    """Return the verdict in another unit: differences, intervals and margin times `factor`."""
     def times(value):
-        return tuple(factor * x for x in value) if isinstance(value,
-                                                              tuple) else value and factor * value
+        return (tuple(factor * x for x in value) if isinstance(value, tuple)
+                else value and factor * value)
     names = ("margin", "difference", "ci", "ci_bootstrap", "ci_holm", "ci_welch", "sd", "mde")
     return replace(v, unit=unit, **{name: times(getattr(v, name)) for name in names})
 
 
 def signed(x: float, unit: str = "") -> str:
-    """−0.0830, with a true minus sign."""
+    """Return x with its sign and four decimals, such as −0.0830, with a true minus sign."""
     return f"{x:+.4f}".replace("-", "−") + (f" {unit}" if unit else "")
 
 
 def p_text(name: str, p: float) -> str:
-    """p = 0.0007 and Holm 0.004, but p < 0.0001."""
+    """Return a p as text: "p = 0.0007", "Holm 0.004", or "p < 0.0001" for anything smaller."""
     equals = " = " if name == "p" else " "
     digits = f"{p:.2g}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
     return f"{name} < 0.0001" if p < 1e-4 else f"{name}{equals}{digits}"

@@ -141,7 +141,7 @@ def test_a_timed_analysis_draws_the_tradeoff(tmp_path):
     assert "sparsity_speedup_tradeoff.png" in names
     assert all((folder_of(tmp_path) / name).stat().st_size for name in names)
     text = (folder_of(tmp_path) / "hyperparameter_analysis.txt").read_text()
-    assert "are measured: the median of 5 rounds" in text and UNTIMED not in text
+    assert "are measured: the median of the ratios of 5 rounds" in text and UNTIMED not in text
 
 
 def test_one_pair_as_json(tmp_path, capsys):
@@ -175,11 +175,11 @@ def test_a_schedule_is_drawn_layer_by_layer(tmp_path, capsys):
     (["0", "4"], "the least is 1"),
     (["64", "0"], "the least is 1"),
     (["64", "8", "1"], "the least is 2"),
-    (["64", "eight"], "D = 'eight' is no whole number"),
-    (["6.5", "8"], "W = '6.5' is no whole number"),
+    (["64", "eight"], "D = 'eight' is not a whole number"),
+    (["6.5", "8"], "W = '6.5' is not a whole number"),
     (["64"], "a window alone is a schedule, '64*'"),
     (["64", "8", "512", "3"], "give W D or W D S"),
-    (["lms_main", "many"], "S = 'many' is no whole number"),
+    (["lms_main", "many"], "S = 'many' is not a whole number"),
     (["f", "256", "f"], "in quotes"),
     (["f 256 f"], "of the model's 12 layers"),
     (["nobody.s0"], "no run 'nobody.s0'"),

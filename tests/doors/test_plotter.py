@@ -105,7 +105,7 @@ def test_two_column_files_plot_and_what_cannot_be_drawn_is_said(tmp_path, capsys
     write_two_columns(tmp_path / "losses", EFFECTS)
     assert plotter.main([str(tmp_path / "losses")]) == 0
     out = capsys.readouterr().out
-    assert "undecided   n = 0 seeds; one unpaired run an arm" in out
+    assert "undecided   n = 0 seeds; one unpaired run per arm" in out
     assert "skipped validation_curves: no run has val_loss" in out
     assert "skipped loss_against_flops: no run has flops" in out
     assert (tmp_path / "visualizations" / "individual_grid.png").exists()

@@ -1,4 +1,4 @@
-// Reading values off the curves, by pointer, touch or arrow keys. Everything else on the page works without this.
+// Reads values off the curves by pointer, touch or arrow keys. Everything else on the page works without this script.
 (() => {
   "use strict";
   const curves = document.querySelector(".curves");
@@ -24,7 +24,7 @@
     return x - xs[low] <= xs[high] - x ? low : high;
   }
 
-  function height({ x: xs, y: ys }, x) {          // of a line at x, straight between its points; null beside it
+  function height({ x: xs, y: ys }, x) {          // y of a line at x, linear between its points; null outside it
     const at = xs.findIndex((each) => each >= x - 1e-9);
     if (at < 0 || (at === 0 && xs[0] > x + 1e-9)) return null;
     const share = at === 0 ? 0 : Math.min(1, (x - xs[at - 1]) / (xs[at] - xs[at - 1]));
@@ -64,7 +64,7 @@
     }
   }
 
-  function rest(view) {                           // the ends of the curves, as long as nobody points anywhere
+  function rest(view) {                           // shows the ends of the curves while nobody points at a curve
     if (!view) return;
     const chart = charts[view.dataset.key];
     view.querySelector(".cross").hidden = true;

@@ -131,7 +131,7 @@ def test_what_the_study_does_not_declare_is_left_out_with_the_reason(tmp_path, n
 def test_the_page_tells_factorials_rates_cost_and_equal_budgets(factorial, grid):
     text = render(factorial)
     for words in ("What adds up", "rope × swiglu", "raises it", "At equal FLOPs",
-                  "changes places at", "Peak memory"):
+                  "curves cross at", "Peak memory"):
         assert words in text
     text = render(grid)
     assert (

@@ -89,7 +89,7 @@ def test_a_study_of_fifty_arms_stays_below_three_megabytes(tmp_path):
 
 def test_two_column_files_give_a_page_that_says_undecided_and_why(tmp_path):
     text = page_of(write_two_columns(tmp_path / "losses", EFFECTS))
-    assert text.count("one unpaired run an arm") == 6
+    assert text.count("one unpaired run per arm") == 6
     assert "Files that name no seed cannot be paired" in text and "Curves without a record" in text
 
 
@@ -114,17 +114,17 @@ def test_a_clean_study_has_no_warnings(tmp_path):
 
 @pytest.mark.parametrize(("part", "said"), [
     ({"status": "diverged", "message": "loss nan"}, "1 run is diverged, not done"),
-    ({"code": {"commit": "f" * 40, "dirty": True}}, "The code had changes that no commit holds"),
+    ({"code": {"commit": "f" * 40, "dirty": True}}, "The code had uncommitted changes"),
     ({"code": {"commit": "f" * 40, "dirty": False}}, "Runs used different versions of the code"),
     ({"environment": {"torch": "2.11.0"}}, "Runs were made in different environments"),
     ({"data": {"hash": "other"}}, "Runs used different data"),
     ({"config": {"model": {"n_layer": 5}}}, "Runs of one arm had different settings"),
-    ({"study_hash": "0" * 12}, "The study's declaration is not at hand"),
+    ({"study_hash": "0" * 12}, "The study's declaration was not found"),
     ({"audit": {"passed": False, "checks": {"a target is the next token": "no"}}},
      "The audit failed"),
-    ({"start": "2026-03-01T00:05:00+00:00"}, "Timings are not to be trusted"),
+    ({"start": "2026-03-01T00:05:00+00:00"}, "Timings are unreliable"),
     ({"audit": None}, "Runs without an audit"),
-    ({"result": {"val_loss": 5.0, "tokens_per_second": 9.0}}, "Timings are not to be trusted"),
+    ({"result": {"val_loss": 5.0, "tokens_per_second": 9.0}}, "Timings are unreliable"),
     ({"data": [], "audit": 3, "code": "x", "environment": None, "config": [], "process": 0,
       "start": 5, "changes": 1,
       "model": [], "command": {}, "result": "?", "message": [1], "end": {}},
@@ -165,7 +165,7 @@ def test_missing_runs_single_runs_and_an_absent_baseline_are_named(tmp_path):
     found = told(tmp_path)
     assert "No run of the baseline baseline" in found
     assert "rope: seeds 1, 2" in found["Runs that the study declares are missing"]
-    assert "rope" in found["One run an arm tells nothing of the spread over seeds"]
+    assert "rope" in found["One run per arm says nothing about the spread over seeds"]
     assert "no run of the baseline is here" in page_of(tmp_path)
 
 

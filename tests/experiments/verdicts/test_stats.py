@@ -216,9 +216,9 @@ def test_a_constant_shift_gets_no_word_and_says_that_there_was_no_variance():
 @pytest.mark.parametrize(("arm", "base", "why"), [
     ({0: 3.1}, {0: 3.2}, "one pair"),
     ({0: 3.1, 1: 3.1}, {2: 3.2, 3: 3.2}, "no common seeds"),
-    ({None: 3.1}, {None: 3.2}, "one unpaired run an arm"),
-    ({0: 3.1}, {None: 3.2, 0: 3.2}, "one pair tells nothing of the spread over seeds"),
-    ({None: math.nan}, {None: math.nan}, "one unpaired run an arm"),
+    ({None: 3.1}, {None: 3.2}, "one unpaired run per arm"),
+    ({0: 3.1}, {None: 3.2, 0: 3.2}, "one pair says nothing about the spread over seeds"),
+    ({None: math.nan}, {None: math.nan}, "one unpaired run per arm"),
     ({}, {0: 3.2, 1: 3.2}, "no run with a final value"),
     ({0: 3.1, 1: 3.1}, {}, "the baseline has no run"),
 ])

@@ -55,7 +55,7 @@ def test_summary_md_shows_effect_cost_and_noise_and_what_they_rest_on(seven):
 
 def test_two_column_files_have_a_summary_that_says_undecided(tmp_path):
     (results,) = collect(find_runs(write_two_columns(tmp_path, EFFECTS)))
-    assert "| rope | undecided | one unpaired run an arm |" in to_markdown(results)
+    assert "| rope | undecided | one unpaired run per arm |" in to_markdown(results)
     assert {row["word"] for row in rows(results)} == {"baseline", "undecided"}
 
 
