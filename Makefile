@@ -1,4 +1,4 @@
-# The one place that knows how the virtual environment is made. run_all.sh calls it too.
+# Only this file knows how to make the virtual environment. run_single.sh calls `make setup`.
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -22,7 +22,8 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
-# litgpt comes without its dependencies: its bound on huggingface_hub and that of transformers exclude each other.
+# litgpt is installed without its dependencies, because its bound on huggingface_hub contradicts
+# that of transformers.
 $(VENV)/.installed-bench: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps litgpt
@@ -30,14 +31,14 @@ $(VENV)/.installed-bench: pyproject.toml constraints.txt | $(PY)
 
 setup: $(VENV)/.installed ## make .venv and install what a study needs
 
-test: $(VENV)/.installed-test ## install the test extras, lint, run every test
+test: $(VENV)/.installed-test ## install the test extras, lint, and run every test
 	$(PY) -m ruff check .
 	$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
-lint: $(VENV)/.installed-test ## ruff
+lint: $(VENV)/.installed-test ## run ruff
 	$(PY) -m ruff check .
 
-bench: $(VENV)/.installed-bench ## ratios against peers, interleaved in one run (MINGPT=path NANOGPT=path ARGS=…)
+bench: $(VENV)/.installed-bench ## measure ratios to peer projects, interleaved (MINGPT=path NANOGPT=path ARGS=…)
 	MINGPT='$(MINGPT)' NANOGPT='$(NANOGPT)' $(PY) -m benchmarks $(ARGS)
 
 clean: ## remove the virtual environment and caches, never results

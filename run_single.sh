@@ -8,23 +8,25 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --output=%x_%j.out
 #
-# One run, here or as a SLURM job:
+# Train one run, on this machine or as a SLURM job:
 #
-#   bash run_single.sh -r --seed 1                    # lab.py's arguments
-#   FLAG="-r" sbatch --gres=gpu:1 run_single.sh       # or in $FLAG
-#   sbatch --array=0-20 run_single.sh                 # or the n-th run of the study `seven`
+#   bash run_single.sh -r --seed 1                    # with lab.py's arguments
+#   FLAG="-r" sbatch --gres=gpu:1 run_single.sh       # with lab.py's arguments in $FLAG
+#   sbatch --array=0-20 run_single.sh                 # task n trains run n of the study `seven`
 #
-# No GPU is asked for above, as a cluster without any would refuse the job: give --gres=gpu:1, or set SBATCH_GRES=gpu:1
-# once. Two minutes before its time is up a job saves a checkpoint and queues itself again, to go on from there.
+# The options above ask for no GPU, because a cluster without GPUs would refuse the job. Give
+# --gres=gpu:1, or set SBATCH_GRES=gpu:1 once. Two minutes before its time limit a job saves a
+# checkpoint and queues itself again. It then continues from the checkpoint.
 set -euo pipefail
 
-# The last task of an array has the array's own id: by that name SLURM would take all tasks.
+# The last task of an array has the array's own id as its job id. SLURM would take that id for all
+# tasks, so name the task itself.
 job=${SLURM_JOB_ID:-}
 if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 fi
 
-# SLURM runs a copy of this file from its spool and knows where the original is.
+# SLURM runs a copy of this file from its spool folder. Ask it for the path of the original.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [[ ! -f $root/lab.py && -n $job ]]; then
     root=$(scontrol show job "$job" | sed -n 's|^ *Command=\(.*\)/run_single\.sh.*|\1|p')
@@ -47,15 +49,16 @@ if (( $# == 0 )); then
     fi
 fi
 
-if [[ -z $job || -t 0 ]]; then     # no batch job
+if [[ -z $job || -t 0 ]]; then     # not a batch job
     exec "$python" "$root/lab.py" "$@"
 fi
 
 if [[ -z ${CUDA_VISIBLE_DEVICES:-} ]] && sinfo -h -o %G | grep -q gpu; then
-    echo "run_single.sh: this cluster has GPUs, and this job asked for none (sbatch --gres=gpu:1 does)" >&2
+    echo "run_single.sh: this cluster has GPUs, and this job asked for none (sbatch --gres=gpu:1 asks for one)" >&2
 fi
 
-# SLURM signals this shell alone, and a shell hears nothing while it runs a program in the foreground.
+# SLURM signals only this shell. A shell handles no signal while a program runs in its foreground,
+# so the program runs in the background.
 "$python" "$root/lab.py" "$@" &
 child=$!
 # shellcheck disable=SC2317    # the traps call it
@@ -66,14 +69,15 @@ forward() {
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 heard='' again=yes
-while [[ $again == yes ]]; do     # a signal ends `wait`, not the program
+while [[ $again == yes ]]; do     # a signal ends `wait` but not the program, so wait again
     again=no code=0
     wait "$child" || code=$?
 done
 
-# 3: interrupted, checkpoint saved. 138: it had not even begun when the signal came.
+# Exit code 3: the run was interrupted and has saved a checkpoint.
+# Exit code 138: the signal came before the program had started.
 if [[ $heard == USR1 && ( $code == 3 || $code == 138 ) ]]; then
-    echo "run_single.sh: time is nearly up: queueing job $job again" >&2
+    echo "run_single.sh: the time limit is near: queueing job $job again" >&2
     scontrol requeue "$job"
 fi
 exit "$code"

@@ -1,15 +1,15 @@
 r"""
-Byte pair encoding, GPT-2's: text ↔ integers below 50,257.
+GPT-2's byte pair encoding: text ↔ integers below 50,257.
 
-The same names as minGPT's `bpe`, and the same integers. What differs: the vocabulary ships with the
-package (`gpt2.tiktoken`, checked by its hash, never fetched), and `encode` runs in tiktoken's
-compiled code; the slow readable path is still here, in `bpe` and `encode_and_show_work`, and gives
+It has the names of minGPT's `bpe` and gives the same integers. Two things differ. The vocabulary
+ships with the package (`gpt2.tiktoken`, checked by its hash, never downloaded). `encode` runs in
+tiktoken's compiled code; `bpe` and `encode_and_show_work` keep the slow, readable path, which gives
 the same result.
 
 An encoding goes through four steps:
     text    'Hello 🤗'
-    words   ['Hello', ' 🤗']                    split by a regular expression; a space leads a word
-    bytes   ['Hello', 'ĠðŁ¤Ĺ']                  UTF-8, each byte drawn as one printable character
+    words   ['Hello', ' 🤗']                    split by a regular expression, spaces kept
+    bytes   ['Hello', 'ĠðŁ¤Ĺ']                  UTF-8, each byte written as one printable character
     merges  [['Hello'], ['ĠðŁ', '¤', 'Ĺ']]      the earliest-learned pair first, until none is left
     ids     [15496, 12520, 97, 245]
 """
@@ -31,24 +31,24 @@ END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = Path(__file__).with_name("gpt2.tiktoken")
 VOCABULARY_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
-# Contractions, letters, digits, the rest, white space. A run of blanks keeps its last one for the
+# Contractions, letters, digits, other characters, white space. The last blank of a run goes to the
 # word that follows.
 SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-# The same words, grouped so that the compiled engine needs to look back and ahead for white space
-# only: 1.5 times as fast. Half a million blanks before a letter would still overflow its stack, so
+# Gives the same words 1.5 times as fast: in this grouping, the compiled engine looks back and ahead
+# only for white space. Half a million blanks before a letter would overflow the engine's stack, so
 # `safe_pieces` cuts LONG_BLANKS first.
 FAST_SPLIT = r"""(?:'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)|\s++$|\s+(?!\S)|\s"""
-# The look-behind lets a match begin only where a run begins. Without it, every blank of a run is
-# tried as a start.
+# The look-behind lets a match begin only where a run begins. Without it, the engine would try every
+# blank of a run as a start.
 LONG_BLANKS = regex.compile(r"(?<!\s)\s{100000,}+")
 
 
 def bytes_to_unicode() -> dict[int, str]:
-    """One printable character for each of the 256 bytes.
+    """Return a dict from each of the 256 bytes to a printable character.
 
-    The 188 bytes that Latin-1 prints as a visible character stand for themselves; the other 68
-    (controls, blanks, the soft hyphen) take the characters from U+0100 on, in order, so that the
-    blank becomes 'Ġ'.
+    The 188 bytes that Latin-1 prints as a visible character stand for themselves. The other 68
+    (controls, blanks, the soft hyphen) get the characters from U+0100 on, in order; the blank
+    becomes 'Ġ'.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in set(visible)]
@@ -58,13 +58,13 @@ def bytes_to_unicode() -> dict[int, str]:
 
 
 def get_pairs(word: tuple[str, ...] | str) -> set[tuple[str, str]]:
-    """The set of neighbouring pairs in a word: 'abab' → {('a', 'b'), ('b', 'a')}."""
+    """Return the set of neighbouring pairs in a word: 'abab' → {('a', 'b'), ('b', 'a')}."""
     return set(zip(word, word[1:], strict=False))
 
 
 class Encoder:
-    """GPT-2's encoder. `encoder`: token string → id; `bpe_merges`: pairs of token strings, the
-    first learned first."""
+    """A byte pair encoder. `encoder` maps token strings to ids; `bpe_merges` lists pairs of token
+    strings in the order in which they were learned."""
 
     def __init__(self, encoder: dict[str, int], bpe_merges: list[tuple[str, str]]):
         self.byte_encoder = bytes_to_unicode()
@@ -77,8 +77,8 @@ class Encoder:
         self._compiled = self._compile(bpe_merges)
 
     def _compile(self, bpe_merges: list[tuple[str, str]]) -> tiktoken.Encoding | None:
-        """The same vocabulary in tiktoken, which takes a token's id for its rank: None where ids
-        are not so ordered."""
+        """Return the same vocabulary in tiktoken. It takes a token's id for its rank, so the answer
+        is None where the ids are not in the order of the merges."""
         merged = [self.encoder.get(a + b) for a, b in bpe_merges]
         if None in merged or merged != sorted(set(merged)):
             return None
@@ -90,11 +90,12 @@ class Encoder:
                                  special_tokens={})
 
     def _to_bytes(self, token: str) -> bytes:
+        """A token's printable characters → its bytes."""
         return bytes(self.byte_decoder[c] for c in token)
 
     def bpe(self, token: str) -> str:
-        """Merge one word of printable characters as far as the merges go: 'ĠKarpathy' → 'ĠK arp
-        athy'."""
+        """Merge one word of printable characters until no merge applies, and return its tokens with
+        blanks between them: 'ĠKarpathy' → 'ĠK arp athy'."""
         if token in self.cache:
             return self.cache[token]
         parts = tuple(token)
@@ -103,39 +104,40 @@ class Encoder:
             if best not in self.bpe_ranks:
                 break
             parts = _merge(parts, best)
-        self.cache[token] = " ".join(parts)   # no part holds a blank: byte 32 is drawn 'Ġ'
+        self.cache[token] = " ".join(parts)   # no part contains a blank: byte 32 is written 'Ġ'
         return self.cache[token]
 
     def encode(self, text: str) -> list[int]:
-        """Text → ids. '<|endoftext|>' in the text is text like any other."""
+        """Text → a list of ids. '<|endoftext|>' in the text is encoded as ordinary text."""
         if self._compiled is not None:
             return [i for piece in safe_pieces(text) for i in self._compiled.encode_ordinary(piece)]
         return self.encode_and_show_work(text)["bpe_idx"]
 
     def encode_and_show_work(self, text: str) -> dict[str, Any]:
-        """As `encode`, with every step: {'bpe_idx': ids, 'tokens': words, 'parts': one dict a
-        word}."""
+        """Encode like `encode`, and return every step: {'bpe_idx': ids, 'tokens': words, 'parts':
+        one dict per word}."""
         words = self.pat.findall(text)
         parts = [self._show_word(word) for word in words]
         return {"bpe_idx": [i for part in parts for i in part["token_ix"]], "tokens": words,
                 "parts": parts}
 
     def _show_word(self, word: str) -> dict[str, Any]:
+        """One word's bytes, printable characters, tokens and ids."""
         raw = word.encode("utf-8")
         translated = "".join(self.byte_encoder[b] for b in raw)
         merged = self.bpe(translated).split(" ")
         return {"token": word, "token_bytes": raw, "token_translated": translated,
-                "token_merged": merged,
-                "token_ix": [self.encoder[t] for t in merged]}
+                "token_merged": merged, "token_ix": [self.encoder[t] for t in merged]}
 
     def decode(self, bpe_idx: list[int]) -> str:
-        """Ids → text; bytes that are no UTF-8 (a character cut in half) become U+FFFD."""
+        """A list of ids → text. Bytes that are not UTF-8, such as half a character, become
+        U+FFFD."""
         raw = b"".join(self._to_bytes(self.decoder[i]) for i in bpe_idx)
         return raw.decode("utf-8", errors="replace")
 
 
 def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    """Join every occurrence of a pair, from the left."""
+    """Join every occurrence of a pair, from left to right."""
     out, i = [], 0
     while i < len(parts):
         joins = parts[i:i + 2] == pair
@@ -145,8 +147,8 @@ def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def safe_pieces(text: str) -> list[str]:
-    """Cut a text before the last blank of each very long run that a word follows. Most texts are
-    one piece.
+    """Cut a text before the last blank of each very long run that a word follows, and return the
+    pieces. Most texts stay one piece.
 
     SPLIT cuts there too, so GPT-2's ids stay the same. A run at the end of the text is one word and
     needs no cut. Other encodings may join that blank with the run: their ids can differ by one
@@ -156,8 +158,8 @@ def safe_pieces(text: str) -> list[str]:
 
 
 def cut_runs(text: str, runs: regex.Pattern) -> list[str]:
-    """Cut before the last blank of each run that the pattern finds, unless the run ends the
-    text."""
+    """Cut a text before the last blank of each run that the pattern finds, unless the run ends the
+    text. Returns the pieces."""
     ends = (run.end() for run in runs.finditer(text))
     cuts = [0, *(end - 1 for end in ends if end < len(text)), len(text)]
     return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
@@ -165,8 +167,8 @@ def cut_runs(text: str, runs: regex.Pattern) -> list[str]:
 
 @functools.cache
 def gpt2_ranks() -> dict[bytes, int]:
-    """The shipped vocabulary without its special token: 50,256 byte strings → id, in the order they
-    were learned."""
+    """Return the shipped vocabulary without its special token: a dict from 50,256 byte strings to
+    ids, in the order in which they were learned. BadInput where the file's hash differs."""
     content = VOCABULARY.read_bytes()
     if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256:
         raise BadInput(f"{VOCABULARY} is not GPT-2's vocabulary (its SHA-256 differs): install the "
@@ -177,15 +179,16 @@ def gpt2_ranks() -> dict[bytes, int]:
 
 @functools.cache
 def gpt2_encoding() -> tiktoken.Encoding:
-    """GPT-2's encoding in tiktoken, from the shipped vocabulary, with '<|endoftext|>' as 50256."""
+    """Return GPT-2's encoding in tiktoken, made from the shipped vocabulary, with '<|endoftext|>'
+    as 50256."""
     ranks = gpt2_ranks()
     return tiktoken.Encoding("gpt2-shipped", pat_str=FAST_SPLIT, mergeable_ranks=ranks,
                              special_tokens={END_OF_TEXT: len(ranks)})
 
 
 def _recover_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens whose merge made this one: merge its bytes with only what was learned before
-    it."""
+    """Return the two tokens whose merge made this one: the last two parts when its bytes are merged
+    by only what was learned before it."""
     parts, limit = [token[i:i + 1] for i in range(len(token))], ranks[token]
     while len(parts) > 2:
         candidates = [ranks.get(a + b, limit) for a, b in zip(parts, parts[1:], strict=False)]
@@ -196,16 +199,16 @@ def _recover_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 
 @functools.cache
 def gpt2_merges() -> list[tuple[str, str]]:
-    """The 50,000 merges behind the vocabulary, as pairs of printable strings: [('Ġ', 't'), ('Ġ',
-    'a'), …]."""
+    """Return the 50,000 merges behind the vocabulary, as pairs of printable strings:
+    [('Ġ', 't'), ('Ġ', 'a'), …]."""
     ranks, draw = gpt2_ranks(), bytes_to_unicode()
     pairs = (_recover_pair(token, ranks) for token in ranks if len(token) > 1)
-    return [("".join(draw[b] for b in left), "".join(draw[b] for b in right)) for left,
-            right in pairs]
+    return [("".join(draw[b] for b in left), "".join(draw[b] for b in right))
+            for left, right in pairs]
 
 
 def get_encoder() -> Encoder:
-    """GPT-2's Encoder: 256 bytes, 50,000 merges and '<|endoftext|>'."""
+    """Return GPT-2's Encoder: 256 bytes, 50,000 merges and '<|endoftext|>'."""
     draw = bytes_to_unicode()
     encoder = {"".join(draw[b] for b in token): rank for token, rank in gpt2_ranks().items()}
     encoder[END_OF_TEXT] = len(encoder)
@@ -213,25 +216,28 @@ def get_encoder() -> Encoder:
 
 
 class BPETokenizer:
-    """The Encoder with tensors at its doors: text → LongTensor (1, T), LongTensor (T,) → text."""
+    """GPT-2's Encoder with tensors in place of lists: text → LongTensor (1, T), and LongTensor
+    (T,) → text."""
 
     def __init__(self):
         self.encoder = get_encoder()
 
     def __call__(self, text: str, return_tensors: str = "pt"):
-        # the shape of Hugging Face's interface; PyTorch is all there is
+        """Text → a LongTensor (1, T) of ids."""
+        # this is Hugging Face's interface; only PyTorch tensors are supported
         assert return_tensors == "pt"
         assert isinstance(text, str)
-        import torch  # imported late: corpora are tokenised without it
+        import torch  # imported here, because corpora are tokenised without torch
         return torch.tensor([self.encoder.encode(text)], dtype=torch.long)
 
     def decode(self, idx) -> str:
+        """A LongTensor (T,) of ids → text."""
         assert idx.ndim == 1
         return self.encoder.decode(idx.tolist())
 
 
 def main() -> None:
-    """Show one encoding, step by step."""
+    """Print one encoding, step by step."""
     text = "Hello!! I'm Andrej Karpathy. It's 2022. w00t :D 🤗"
     work = get_encoder().encode_and_show_work(text)
     print(f"The text:\n{text}\nsplits into words:\n{work['tokens']}\nand each word becomes ids:")

@@ -1,5 +1,8 @@
 """
-Slots: a dict from name to member, the first GPT-2's; and what settings are where nobody gave them.
+Model sizes, and the rules of slots.
+
+A slot is a dict from names to members, the alternatives for one part of the model; the first member
+is GPT-2's. A member declares its own settings in `options`, a dict from names to defaults.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from typing import Any
 from mingpt.utils import BadInput, CfgNode, did_you_mean
 
 SIZES = {
-    # names follow the huggingface naming conventions; parameters without the head's
+    # names follow the huggingface naming conventions; parameter counts leave out the head
     "openai-gpt":  dict(n_layer=12, n_head=12, n_embd=768),   # 117M, GPT-1
     "gpt2":        dict(n_layer=12, n_head=12, n_embd=768),   # 124M
     "gpt2-medium": dict(n_layer=24, n_head=16, n_embd=1024),  # 350M
@@ -22,19 +25,19 @@ SIZES = {
     "gpt-nano":    dict(n_layer=3, n_head=3, n_embd=48),
 }
 
-# what a layer reads and no slot's member declares
+# Settings that a layer reads and that no slot's member declares, with their defaults.
 LAYER = {
     "n_layer": None,
-    "bias": True,                # of the linear layers and norms
-    "schedule": "full",          # which keys each layer sees: see layer_schedules.py
-    "backend": "auto",  # how attention is computed: the same numbers, in other time and memory
-    "document_end": None,  # a token id: attention then stays inside documents, which end with it
-    "published_padding": None,  # a token id: study 000's fault with padding, to measure what it did
+    "bias": True,               # whether linear layers and norms have biases
+    "schedule": "full",         # which keys each layer sees: see patterns/schedule.py
+    "backend": "auto",          # how attention is computed: changes time and memory, not numbers
+    "document_end": None,       # the token id that ends a document: attention then stays inside one
+    "published_padding": None,  # a padding token id: repeats study 000's fault, to measure it
 }
 
 
-# What a member of each slot must offer beside its constructor, and how it is written. A member's
-# `options`, {name: default}, may be left out: it then has none.
+# What a member of each slot must have besides its constructor, and how to write it. A member
+# without `options`, {name: default}, has no options.
 OFFERS = {
     "block": {"forward": "forward(self, x, allowed=None, cache=None)",
               "final_norm": "a static method final_norm(config), or derive from Block"},
@@ -53,23 +56,26 @@ OFFERS = {
 
 
 def options_of(member: Any) -> dict[str, Any]:
-    """The options that a slot's member declares, each with its default; none where it has none."""
+    """Return the options that a slot's member declares, as {name: default}; {} if it declares
+    none."""
     return getattr(member, "options", {})
 
 
 def check_members(slots: dict[str, dict]) -> None:
-    """TypeError for a member that lacks what its slot asks for. The sentence says what to add."""
+    """Raise TypeError for a member that lacks what its slot needs (see OFFERS). The message says
+    what to add."""
     for slot, members in slots.items():
         for name, member in members.items():
             for attribute, how in OFFERS[slot].items():
                 found = getattr(member, attribute, None)
-                # torch's modules come with a forward that says that there is none
+                # nn.Module has a placeholder forward of this name, which only raises
                 if found is None or getattr(found, "__name__", "") == "_forward_unimplemented":
                     raise TypeError(f"{slot} {name!r} lacks {attribute}: add {how}")
 
 
 def slot_defaults(slots: dict[str, dict]) -> dict:
-    """Every slot's first member, and every option that any member declares, with its default."""
+    """Return a dict with the first member of every slot, and with the default of every option that
+    any member declares. Members that declare the same option must give it the same default."""
     defaults = {slot: next(iter(members)) for slot, members in slots.items()}
     for members in slots.values():
         for member in members.values():
@@ -81,7 +87,8 @@ def slot_defaults(slots: dict[str, dict]) -> dict:
 
 
 def check_slots(config: CfgNode, slots: dict[str, dict], section: str) -> None:
-    """BadInput for a member that no slot has."""
+    """Raise BadInput where the config names a member that its slot does not have. `section` is the
+    part of the option's name before the dot, such as "model"."""
     for slot, members in slots.items():
         chosen = getattr(config, slot)
         if chosen not in members:
@@ -90,8 +97,9 @@ def check_slots(config: CfgNode, slots: dict[str, dict], section: str) -> None:
 
 
 def filled(config: CfgNode, slots: dict[str, dict]) -> CfgNode:
-    """The config with what a layer of these slots reads: minGPT's own has none of it, and serves to
-    build its parts."""
+    """Return the config, with defaults for the settings of a layer (LAYER and these slots) that it
+    lacks. A config made for minGPT, which has none of them, can then build these parts too. The
+    given config is not changed."""
     absent = {name: value for name, value in {**LAYER, **slot_defaults(slots)}.items()
               if not hasattr(config, name)}
     if not absent:

@@ -15,69 +15,79 @@ from torch.nn import functional as F
 
 from mingpt.utils import BadInput, CfgNode
 
-FEW = 32        # rows
-PARTS = 16      # of the outputs, at the least
+FEW = 32        # at most so many rows go through few_rows
+PARTS = 16      # at least so many parts of the outputs
 
 
 class Linear(nn.Linear):
-    """nn.Linear. MKL multiplies one row by a matrix on one thread, and a few not much faster than
-    that; as a batch of products, each with a part of the matrix, they run on all threads: on two
-    cores 1.9 times the rate for one row (31 against 16 GB/s of weights), 2.2 for eight, 1.3 for 32.
-    The numbers are the same but for rounding."""
+    """nn.Linear, faster for few rows on a CPU without gradients: (…, in) → (…, out), equal to
+    nn.Linear's but for rounding.
+
+    MKL multiplies one row by a matrix on one thread, and a few rows at little more than that rate.
+    A batch of products, each with one part of the matrix, runs on all threads. On two cores that is
+    1.9 times the rate for one row (31 against 16 GB/s of weights), 2.2 times for eight rows and 1.3
+    times for 32.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (…, in_features) → (…, out_features)."""
         if not x.is_cpu or torch.is_grad_enabled() or x.numel() > FEW * x.size(-1):
             return F.linear(x, self.weight, self.bias)
         return few_rows(x, self.weight, self.bias)
 
 
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (…, K), weight (N, K), bias (N,) or None → (…, N)."""
+    """x (…, K), weight (N, K), bias (N,) or None → (…, N): x @ weight.T + bias as a batch of
+    products, each with one part of the weight's rows."""
     (N, K), parts = weight.shape, divisor(weight.size(0), max(PARTS, torch.get_num_threads()))
     if parts == 1:
         return F.linear(x, weight, bias)
-    rows = x.reshape(1, -1, K).expand(parts, -1, K)
-    columns = weight.view(parts, N // parts, K).mT
-    y = torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias.view(parts, 1, -1), rows,
-                                                                    columns)
-    return y.transpose(0, 1).reshape(*x.shape[:-1], N)               # from (parts, rows, N/parts)
+    rows = x.reshape(1, -1, K).expand(parts, -1, K)                  # (parts, rows, K)
+    columns = weight.view(parts, N // parts, K).mT                   # (parts, K, N/parts)
+    y = (torch.bmm(rows, columns) if bias is None                    # (parts, rows, N/parts)
+         else torch.baddbmm(bias.view(parts, 1, -1), rows, columns))
+    return y.transpose(0, 1).reshape(*x.shape[:-1], N)               # (…, N)
 
 
 @lru_cache(maxsize=256)
 def divisor(n: int, least: int) -> int:
-    """The least divisor of n from `least` on, up to eight times that; 1 if there is none."""
+    """The smallest divisor of n between `least` and eight times `least`; 1 if there is none."""
     return next((d for d in range(least, min(n, 8 * least) + 1) if n % d == 0), 1)
 
 
 def dropout(p: float) -> nn.Module:
-    """nn.Dropout, or nothing at all at p = 0 (nn.Dropout(0) still draws and multiplies in
-    training)."""
+    """nn.Dropout, or nn.Identity at p = 0: nn.Dropout(0) still draws and multiplies in training."""
     return nn.Dropout(p) if p > 0 else nn.Identity()
 
 
 def residual_output(features_in: int, features_out: int, bias: bool,
                     scaled: bool = True) -> nn.Linear:
-    """A projection that writes into the residual stream: GPT draws its weight 1/√(2·layers)
-    smaller."""
+    """A Linear that writes into the residual stream, (…, features_in) → (…, features_out). With
+    `scaled`, GPT.init_weights draws its weight with a std smaller by 1/√(2·n_layer)."""
     linear = Linear(features_in, features_out, bias=bias)
     linear.scaled_init = scaled
     return linear
 
 
 class ScaledEmbedding(nn.Embedding):
-    """The table's rows times a constant. A tied head reads the table as it is, and the stream
-    begins larger than it: √C as in the first Transformer (arXiv 1706.03762) and Gemma."""
+    """An embedding whose output is multiplied by a constant: idx (B, T) → (B, T, C).
+
+    A tied head uses the table unscaled, so only the residual stream begins larger. The first
+    Transformer (arXiv 1706.03762) and Gemma multiply by √C.
+    """
 
     def __init__(self, words: int, dim: int, scale: float):
         super().__init__(words, dim)
         self.scale = scale
 
     def forward(self, idx: torch.Tensor) -> torch.Tensor:
+        """idx (B, T) tokens → (B, T, C)."""
         return super().forward(idx) * self.scale
 
 
 def token_embedding(config: CfgNode) -> nn.Embedding:
-    """GPT-2's table; scaled where `embd_scale` is a number, or 'sqrt' for √C."""
+    """The embedding of tokens, a table (vocab, C) as in GPT-2. Its output is scaled where
+    `embd_scale` is a number, or 'sqrt' for √C. BadInput for any other scale."""
     scale = config.embd_scale
     if scale is None:
         return nn.Embedding(config.vocab_size, config.n_embd)

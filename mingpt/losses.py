@@ -1,9 +1,11 @@
 """
-The loss, in nats. `cross_entropy` is the definition, over logits that exist. `head_loss` is the
-same number made from what the head reads: the logits of some hundred tokens at a time, in one
-buffer that is used again, and the gradient at once, while they are there. With 50,257 words all
-logits of a batch are most of a small model's memory, and touching so much fresh memory costs more
-than the arithmetic on it.
+The loss, in nats per token.
+
+`cross_entropy` is the definition: it takes all logits. `head_loss` gives the same number without
+holding them: it takes the head's input, computes the logits of some hundred tokens at a time in one
+buffer, and makes their gradient before the next tokens overwrite it. With a vocabulary of 50,257,
+all logits of a batch are most of a small model's memory, and touching so much fresh memory costs
+more than the arithmetic on it.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from torch.nn import functional as F
 
 from mingpt.utils import IGNORE_INDEX
 
-# Bytes of logits, counted as float32, that exist at once. A CPU makes products at full rate from
-# about 512 tokens of 50,257 words on; a GPU needs more to be busy (a guess: unmeasured).
+# Bytes of logits, counted as float32, that exist at once. A CPU reaches its full rate at about
+# 512 tokens with a vocabulary of 50,257. A GPU needs more to be busy: a guess, unmeasured.
 AT_ONCE_CPU, AT_ONCE_CUDA = 100 << 20, 800 << 20
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
-    """Mean nats a predicted token. logits (B, T, V), targets (B, T); targets of IGNORE_INDEX do not
-    count, and where none counts the mean is NaN. `z_loss` · log²Z is added: it holds softmax's
-    normaliser Z near 1 (PaLM, arXiv 2204.02311)."""
+    """logits (B, T, V), targets (B, T) → the mean nats per predicted token, a scalar.
+
+    Targets equal to IGNORE_INDEX do not count; if none counts, the mean is NaN. The mean of
+    `z_loss` · log²Z is added, which holds the softmax's normaliser Z near 1 (PaLM, arXiv
+    2204.02311).
+    """
     flat, wanted = logits.reshape(-1, logits.size(-1)), targets.reshape(-1)
     loss = F.cross_entropy(flat, wanted, ignore_index=IGNORE_INDEX)
     if not z_loss:
@@ -35,21 +40,22 @@ def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tenso
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
-    """cap · tanh(logits / cap); the logits themselves without a cap. Gemma 2, arXiv 2408.00118."""
+    """logits (any shape) → cap · tanh(logits / cap), or the logits themselves where cap is None.
+    Gemma 2, arXiv 2408.00118."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None,
               z_loss: float = 0.0) -> Tensor:
-    """cross_entropy(soft_cap(x @ weight.T, cap), targets, z_loss), without the logits.
+    """cross_entropy(soft_cap(x @ weight.T, cap), targets, z_loss), without holding all logits.
 
-    x (B, T, C), weight (V, C), targets (B, T) → a scalar. Differentiable once, in x and weight.
-    Nothing waits for a GPU. Products are made in autocast's type, everything between them in
-    float32 at least.
+    x (B, T, C), weight (V, C), targets (B, T) → a scalar. It can be differentiated once, with
+    respect to x and weight. It never waits for the GPU. Matrix products use autocast's dtype;
+    everything between them is at least float32.
     """
     rows, wanted = x.reshape(-1, x.size(-1)), targets.reshape(-1)
     if not len(rows):
-        # NaN, with gradients that are none and zero
+        # without tokens: NaN, and zero gradients
         return F.cross_entropy(rows @ weight.T, wanted)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _HeadLoss.apply(rows, weight, wanted, cap, z_loss)
@@ -60,8 +66,8 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = No
 
 @torch.no_grad()
 def token_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
-    """Nats of every target from what the head reads, (B, T, C) → (B, T) float32; 0 where the target
-    does not count. To evaluate with: it has no gradient."""
+    """x (B, T, C), what the head reads, weight (V, C), targets (B, T) → the nats of every target,
+    (B, T) float32; 0 where a target is IGNORE_INDEX. For evaluation: it has no gradient."""
     if not targets.numel():
         return torch.zeros(targets.shape, device=x.device)
     nats, _ = _nats(x.reshape(-1, x.size(-1)), weight, targets.reshape(-1), cap)
@@ -69,25 +75,28 @@ def token_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None =
 
 
 class _HeadLoss(torch.autograd.Function):
-    """The forward makes the gradients as well, for a loss that is not scaled; the backward scales
-    them."""
+    """head_loss with gradients: x (N, C), weight (V, C), targets (N,) → a scalar.
+
+    The forward also computes the gradients, as if the gradient of the loss were 1. The backward
+    multiplies them by the true one.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, cap: float | None,
                 z_loss: float) -> Tensor:
         counted = targets != IGNORE_INDEX
-        # (N,): a row's weight in the mean
-        share = counted / counted.sum().clamp(min=1).to(_wide(x.dtype))
+        # (N,): each row's weight in the mean
+        share = counted / counted.sum().clamp(min=1).to(wide_dtype(x.dtype))
         narrow, table = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
-        # cheaper than to weigh the logits
+        # weighting x is cheaper than weighting the logits
         weighted = (narrow * share.unsqueeze(1)).to(narrow.dtype)
         dx, dweight = torch.empty_like(narrow), torch.empty_like(weight)
         losses = share.new_empty(x.size(0))
         for part, logits in _chunks(narrow, table, cap):
-            # of the cap at these logits
+            # the derivative of the cap at these logits
             slope = 1 - (logits / cap).square() if cap is not None else None
             wanted = targets[part].clamp(min=0).unsqueeze(1)
-            nats, log_z = _softmax_(logits, wanted)  # logits are probabilities from here
+            nats, log_z = _softmax_(logits, wanted)  # from here on, `logits` holds probabilities
             losses[part] = nats + z_loss * log_z.square()
             if z_loss:
                 logits.mul_(1 + 2 * z_loss * log_z.unsqueeze(1))
@@ -104,15 +113,15 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         dx, dweight = (made.to(dtype) for made, dtype in zip(ctx.saved_tensors, ctx.dtypes,
                                                              strict=True))
-        # elsewhere to look at it would be to wait for it
+        # only on a CPU: reading the value on a GPU would wait for it
         if grad.device.type == "cpu" and grad == 1:
             return dx, dweight, None, None, None
         return dx * grad, dweight * grad, None, None, None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
-    """total += a @ b, or at first total = a @ b. Sums of bf16 products are kept in the wider type:
-    a step has many chunks."""
+    """total += a @ b, or total = a @ b where `first` is true. The sum of bf16 products is kept in
+    total's wider dtype, since a step adds up many chunks."""
     if total.dtype == a.dtype:
         total.addmm_(a, b, beta=0 if first else 1)
     elif first:
@@ -122,46 +131,49 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
 
 
 def _nats(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
-    """(N, C) → −log p(target) and log Z, both (N,)."""
+    """x (N, C), weight (V, C), targets (N,) → −log p(target) and log Z, both (N,)."""
     narrow, table = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
-    parts = [_softmax_(logits, targets[part].clamp(min=0).unsqueeze(1)) for part,
-             logits in _chunks(narrow, table, cap)]
+    parts = [_softmax_(logits, targets[part].clamp(min=0).unsqueeze(1))
+             for part, logits in _chunks(narrow, table, cap)]
     nats, log_z = zip(*parts, strict=True)
     return torch.cat(nats), torch.cat(log_z)
 
 
 def _chunks(x: Tensor, weight: Tensor, cap: float | None) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of x's rows with their logits, (rows, V), float32 or wider, in memory that the next
-    ones overwrite."""
+    """Yield slices of x's rows and their capped logits, (rows, V) in float32 or wider. The next
+    logits overwrite the memory of the last ones."""
     fitting = max(1, (AT_ONCE_CUDA if x.is_cuda else AT_ONCE_CPU) // (4 * weight.size(0)))
-    size = math.ceil(x.size(0) / math.ceil(x.size(0) / fitting))        # chunks of one size
+    size = math.ceil(x.size(0) / math.ceil(x.size(0) / fitting))        # chunks of about one size
     buffer = x.new_empty(size, weight.size(0))
     for start in range(0, x.size(0), size):
         part = slice(start, min(start + size, x.size(0)))
-        made = torch.mm(x[part], weight.t(), out=buffer[:part.stop - start]).to(_wide(x.dtype))
+        made = torch.mm(x[part], weight.t(), out=buffer[:part.stop - start]).to(wide_dtype(x.dtype))
         yield part, made if cap is None else made.div_(cap).tanh_().mul_(cap)
 
 
 def _softmax_(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Turns (rows, V) logits into probabilities in place → −log p(wanted (rows, 1)) and log Z, both
-    (rows,)."""
+    """logits (rows, V), wanted (rows, 1) → −log p(wanted) and log Z, both (rows,). Overwrites the
+    logits with their probabilities."""
     picked, largest = logits.gather(1, wanted).squeeze(1), logits.amax(1)
     torch.softmax(logits, 1, out=logits)
-    # the largest logit's probability is at least 1 / V: no underflow
+    # no underflow: the largest logit's probability is at least 1 / V
     log_z = largest - logits.amax(1).log()
     return log_z - picked, log_z
 
 
 def _mean(losses: Tensor, counted: Tensor) -> Tensor:
-    """Over the rows that count; NaN where none does, as F.cross_entropy has it."""
+    """The mean of losses (N,) over the rows that count; NaN if none does, as F.cross_entropy
+    gives."""
     return torch.where(counted, losses, 0.0).sum() / counted.sum()
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
+    """autocast's dtype where autocast is on; else that of x."""
     kind = x.device.type
     cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums are computed in: float32, or the type itself where it is wider."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,8 +1,9 @@
 """
-The learning rate over a run, as a share of its peak: slot `lr_schedule`.
+Slot `lr_schedule`: the learning rate over a run.
 
-A curve is a pure function of progress in [0, 1] (0 when the warm-up ends, 1 at the last iteration),
-so that warm-up and curve ablate apart.
+A member is a pure function (progress, config) → the rate as a share of its peak. Progress is 0 when
+the warm-up ends and 1 at the last iteration. The warm-up is no part of the member, so the two can
+be ablated separately.
 """
 
 import math
@@ -11,25 +12,25 @@ from mingpt.utils import BadInput, CfgNode
 
 
 def constant(progress: float, config: CfgNode) -> float:
-    """minGPT's: the peak, always."""
+    """minGPT's schedule: always the peak."""
     return 1.0
 
 
 def cosine(progress: float, config: CfgNode) -> float:
-    """Half a cosine from the peak to `min_lr_ratio` of it. Loshchilov & Hutter 2016, arXiv
+    """Half a cosine, from the peak down to `min_lr_ratio` of it. Loshchilov & Hutter 2016, arXiv
     1608.03983."""
-    return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1
-                                                                    + math.cos(math.pi * progress))
+    return (config.min_lr_ratio
+            + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def linear(progress: float, config: CfgNode) -> float:
-    """A straight line from the peak to `min_lr_ratio` of it."""
+    """A straight line from the peak down to `min_lr_ratio` of it."""
     return 1 - (1 - config.min_lr_ratio) * progress
 
 
 def wsd(progress: float, config: CfgNode) -> float:
-    """Warm-up, stable, decay: the peak, then a straight line down over the last `decay_share` of
-    the run. Hu et al. 2024 (MiniCPM), arXiv 2404.06395."""
+    """Warm-up, stable, decay: the peak, then a straight line down to `min_lr_ratio` of it over the
+    last `decay_share` of the progress. Hu et al. 2024 (MiniCPM), arXiv 2404.06395."""
     start = 1 - config.decay_share
     return 1.0 if progress <= start else linear((progress - start) / config.decay_share, config)
 
@@ -42,7 +43,8 @@ SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "wsd": ws
 
 
 def warmup_iterations(config: CfgNode) -> int:
-    """`warmup_steps` in iterations; below 1 it is a share of `max_iters`."""
+    """The number of warm-up iterations: `warmup_steps`, or where that is below 1, that share of
+    `max_iters`. BadInput for a negative or broken number, or for a share without max_iters."""
     steps = config.warmup_steps
     whole = isinstance(steps, int) or (isinstance(steps, float) and steps.is_integer())
     if isinstance(steps, float) and 0 < steps < 1:
@@ -51,21 +53,22 @@ def warmup_iterations(config: CfgNode) -> int:
                            f"is not set")
         return round(steps * config.max_iters)
     if not whole or steps < 0:
-        raise BadInput(f"trainer.warmup_steps={steps}: give a number of iterations, or a share of "
-                       f"the run below 1")
+        raise BadInput(f"trainer.warmup_steps={steps}: give a whole number of iterations, or a "
+                       f"number below 1, which is a share of the run")
     return int(steps)
 
 
 def learning_rate(iteration: int, config: CfgNode) -> float:
-    """The rate of one iteration (from 0): a straight line up over the warm-up, then the curve."""
+    """The learning rate of one iteration, counted from 0: a straight line up over the warm-up, then
+    the schedule's curve. BadInput where the curve needs max_iters and there is none."""
     curve, warmup = SCHEDULES[config.lr_schedule], warmup_iterations(config)
-    if config.max_iters is None and curve is not constant:  # said at once, not after the warm-up
-        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: it ends "
-                       f"there")
+    if config.max_iters is None and curve is not constant:  # refused at once, not after the warm-up
+        raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: the "
+                       f"schedule ends there")
     if iteration < warmup:
-        # + 1: no iteration is spent at a rate of 0
+        # + 1, so that the first iteration's rate is not 0
         return config.learning_rate * (iteration + 1) / warmup
     if curve is constant:
-        return config.learning_rate                              # needs no end
+        return config.learning_rate                              # needs no max_iters
     span = max(1, config.max_iters - 1 - warmup)
     return config.learning_rate * curve(min(1.0, (iteration - warmup) / span), config)

@@ -1,5 +1,5 @@
 """
-What happens to a token by itself, between attentions: slot `mlp`. (B, T, C) → (B, T, C).
+Slot `mlp`: what a layer does to each token by itself, (B, T, C) → (B, T, C).
 """
 
 import math
@@ -14,18 +14,20 @@ from mingpt.utils import BadInput, CfgNode, did_you_mean
 
 
 class NewGELU(nn.Module):
-    """GELU by the tanh formula, as BERT and GPT-2 have it. Hendrycks & Gimpel 2016, arXiv
-    1606.08415."""
+    """GELU by the tanh formula, as BERT and GPT-2 have it; any shape. Hendrycks & Gimpel 2016,
+    arXiv 1606.08415."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x of any shape → the same shape."""
         return F.gelu(x, approximate="tanh")
 
 
 class UnfusedGELU(nn.Module):
     """NewGELU in separate operations, as Hugging Face's GPT-2 computes it. The fused kernel differs
-    in the last bit, and that is more than 1e-5 of a logit that is nearly zero."""
+    in the last bit, which in a logit near zero is a relative difference of more than 1e-5."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x of any shape → the same shape."""
         return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x.pow(3.0))))
 
 
@@ -33,12 +35,13 @@ class SquaredReLU(nn.Module):
     """relu(x)². So et al. 2021 (Primer), arXiv 2109.08668."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x of any shape → the same shape."""
         return F.relu(x).square()
 
 
 def hidden_size(config: CfgNode, default: str) -> int:
-    """`mlp_hidden` in units: a number, '4d' or '8/3d' (to the nearest multiple of 8); None is the
-    member's own."""
+    """The number of hidden units that `mlp_hidden` asks for: a number, '4d' (4·C) or '8/3d' (8/3·C,
+    rounded to a multiple of 8); None is the member's `default`. BadInput for anything else."""
     wanted = default if config.mlp_hidden is None else config.mlp_hidden
     if isinstance(wanted, int) and wanted > 0:
         return wanted
@@ -46,13 +49,13 @@ def hidden_size(config: CfgNode, default: str) -> int:
     if wanted not in factors:
         raise BadInput(f"model.mlp_hidden={wanted!r}: give a positive number, '4d' or '8/3d'")
     exact = factors[wanted] * config.n_embd
-    # in a narrower model 8 is over 1 % of the block's parameters
+    # below a width of 64, rounding to 8 would change the block's parameters by over 1 %
     step = 8 if config.n_embd >= 64 else 1
     return int(exact) if exact == int(exact) else step * round(exact / step)
 
 
 class MLP(nn.Module):
-    """GPT-2's: up to 4·C, a nonlinearity, down again."""
+    """GPT-2's MLP: a matrix from C to 4·C, GELU, and a matrix back to C."""
     options = {"mlp_hidden": None}
     activation = NewGELU
 
@@ -65,26 +68,28 @@ class MLP(nn.Module):
         self.dropout = dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.c_proj(self.act(self.c_fc(x))))
+        """x (B, T, C) → (B, T, C)."""
+        return self.dropout(self.c_proj(self.act(self.c_fc(x))))    # (B, T, hidden) in between
 
 
 class ReLU2(MLP):
-    """The same two matrices with relu(x)² between them: no exponential, and most activations
-    exactly zero."""
+    """GPT-2's two matrices with relu(x)² between them: it needs no exponential, and most
+    activations are exactly zero."""
     activation = SquaredReLU
 
 
 class ExactGELU(MLP):
-    """GELU by the error function, as Pythia has it; the tanh formula is within 5e-4 of it."""
+    """GPT-2's MLP with GELU by the error function, as Pythia has it. The tanh formula is within
+    5e-4 of it."""
     activation = nn.GELU
 
 
 class SwiGLU(nn.Module):
-    """Gated MLP: three matrices 8/3·C wide have the parameters of GELU's two 4·C wide ones.
+    """Gated MLP: (silu(x·W_gate) ⊙ (x·W_fc))·W_proj. Its three matrices, 8/3·C wide, have as many
+    parameters as GELU's two that are 4·C wide. Shazeer 2020, arXiv 2002.05202.
 
-    silu(x·W_gate) ⊙ (x·W_fc), then down. Shazeer 2020, arXiv 2002.05202. `mlp_hidden='4d'` and
-    `mlp_scaled_init=False` are study 002's: half as many parameters again, and an output projection
-    that missed the scaled residual initialisation.
+    Study 002 used `mlp_hidden='4d'` and `mlp_scaled_init=False`: its MLP had half as many
+    parameters again, and its output projection missed the scaled residual initialisation.
     """
     options = {"mlp_hidden": None, "mlp_scaled_init": True}
     activation = nn.SiLU
@@ -100,30 +105,33 @@ class SwiGLU(nn.Module):
         self.dropout = dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.c_proj(self.act(self.c_gate(x)) * self.c_fc(x)))
+        """x (B, T, C) → (B, T, C)."""
+        return self.dropout(self.c_proj(                            # (B, T, C)
+            self.act(self.c_gate(x)) * self.c_fc(x)))               # (B, T, hidden)
 
 
 class GeGLU(SwiGLU):
-    """SwiGLU with GELU as the gate's nonlinearity."""
+    """SwiGLU with GELU in place of SiLU on the gate."""
     activation = NewGELU
 
 
 class MixtureOfExperts(nn.Module):
-    """`n_experts` MLPs of the member `expert`, of which a router chooses `experts_per_token` for
-    each token: their parameters, but only so many experts' FLOPs. See moe.py.
+    """`n_experts` MLPs of the kind `expert`; a router chooses `experts_per_token` of them for each
+    token. The layer has the parameters of all experts, but the FLOPs of the chosen ones only. See
+    moe.py.
 
-    `balance_loss` is the factor of what training adds for an even load. With a `capacity_factor` an
-    expert takes so many times its even share of a row's tokens in training, and the rest, counted
-    in `dropped`, pass by in the residual stream; None drops nothing, and neither does evaluation.
-    On a GPU each layer waits for its router.
+    `balance_loss` is the factor of the loss that training adds for an even load. In training, a
+    `capacity_factor` limits each expert to that many times its even share of a row's tokens. The
+    choices beyond that are dropped: the token gets nothing from that expert, and `dropped` counts
+    them. None drops nothing, and evaluation never drops. On a GPU, each layer waits for its router.
     """
     options = {**SwiGLU.options, "n_experts": 4, "experts_per_token": 2, "expert": "swiglu",
-               "balance_loss": 0.01,
-               "capacity_factor": None}
+               "balance_loss": 0.01, "capacity_factor": None}
 
     @staticmethod
     def active_options(config: CfgNode) -> set[str]:
-        """The options that these settings read: the experts have those of their own kind alone."""
+        """The names of the options that these settings use: the mixture's own, and those of the
+        chosen kind of expert."""
         of_experts = {option for kind in DENSE.values() for option in kind.options}
         return (set(MixtureOfExperts.options) - of_experts) | set(DENSE[config.expert].options)
 
@@ -139,15 +147,17 @@ class MixtureOfExperts(nn.Module):
             config.capacity_factor,
         )
         self.aux_loss: torch.Tensor | None = None
-        # (n_experts,): choices of the last training step, dropped or not
+        # (n_experts,): choices per expert in the last training step, dropped ones included
         self.load: torch.Tensor | None = None
-        self.dropped: torch.Tensor | None = None     # of them, how many met no room
+        self.dropped: torch.Tensor | None = None     # the number of choices that were dropped
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, T, C) → (B, T, C). In training, also sets `aux_loss`, `load` and `dropped`."""
         B, T, C = x.size()
-        # in bf16 near ties fall otherwise: Switch, section 2.4
+        # bf16 would decide near ties differently: Switch, section 2.4
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.router(x.to(self.router.weight.dtype))
+            logits = self.router(x.to(self.router.weight.dtype))               # (B, T, experts)
+        # (B·T, experts), (B·T, k), (B·T, k)
         probabilities, weights, chosen = choose(logits.view(B * T, -1), self.k)
         self.aux_loss = (
             self.balance * balance_loss(probabilities, chosen)
@@ -159,7 +169,8 @@ class MixtureOfExperts(nn.Module):
         return dispatch(x.view(B * T, C), weights, chosen, self.experts).view(B, T, C)
 
     def _admitted(self, chosen: torch.Tensor) -> torch.Tensor:
-        """(B, T, k) → the same, where there is no room nobody's number, n_experts. Counts."""
+        """(B, T, k) chosen experts → the same, with n_experts, which is no expert's number, in
+        place of choices beyond an expert's capacity. Sets `load` and `dropped`."""
         experts = len(self.experts)
         self.load = torch.bincount(chosen.flatten(), minlength=experts)
         if self.capacity is None:
@@ -170,8 +181,8 @@ class MixtureOfExperts(nn.Module):
         return chosen.masked_fill(~room, experts)
 
     def statistics(self) -> dict[str, float]:
-        """Of the last training step: the share of choices dropped, and the busiest expert's load
-        over an even one."""
+        """Of the last training step: the share of choices that were dropped, and the busiest
+        expert's load as a multiple of an even load. Empty before the first step."""
         if self.load is None:
             return {}
         load = self.load.cpu().double()
@@ -179,24 +190,26 @@ class MixtureOfExperts(nn.Module):
                 "busiest expert": float(load.max() / load.mean())}
 
     def product_flops(self) -> float:
-        """FLOPs a token of a forward's matrix products: the router's, and those of the experts
-        chosen."""
+        """FLOPs per token of a forward's matrix products: those of the router and of the chosen
+        experts."""
         expert = sum(2 * m.weight.numel() for m in self.experts[0].modules()
                      if isinstance(m, nn.Linear))
         return 2 * self.router.weight.numel() + self.k * expert
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "aux_loss": None}   # a model between two steps can be copied
+        # so that a model can be copied between two steps: aux_loss has a graph, which cannot be
+        return {**self.__dict__, "aux_loss": None}
 
 
 def _check_experts(config: CfgNode) -> None:
-    """BadInput for a number, a kind or a capacity that no router could use."""
+    """Raise BadInput for a number or a kind of experts, or a capacity, that cannot work."""
     n, k, factor = config.n_experts, config.experts_per_token, config.capacity_factor
     if config.expert not in DENSE:
         raise BadInput(f"no expert {config.expert!r} "
                        f"(--model.expert){did_you_mean(config.expert, DENSE)}")
     if n < 1 or not 1 <= k <= n:
-        raise BadInput(f"model.experts_per_token={k} of model.n_experts={n}: give 1 to n_experts")
+        raise BadInput(f"model.experts_per_token={k} of model.n_experts={n}: give 1 or more "
+                       f"experts, and 1 to n_experts of them per token")
     if factor is not None and not factor > 0:
         raise BadInput(f"model.capacity_factor={factor!r}: give a number above 0, or None to drop "
                        f"nothing")

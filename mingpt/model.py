@@ -1,6 +1,6 @@
 """
-A GPT language model whose parts are slots. The first member of every slot is GPT-2's, so the
-default model is minGPT's.
+A GPT language model whose parts are slots: each part is chosen by name from a few members (see
+config.py). The first member of every slot is GPT-2's, so the default model is minGPT's.
 
 References:
 1) GPT-2: https://github.com/openai/gpt-2/blob/master/src/model.py
@@ -47,15 +47,19 @@ check_members(SLOTS)
 
 
 class GPT(nn.Module):
-    """GPT language model: tokens in, logits of the next token (and a loss) out."""
+    """A GPT language model: (B, T) tokens → (B, T, vocab) logits of each next token, and a loss.
+
+    B is the batch size, T the sequence length, C = n_embd the width, nh the number of heads and hs
+    the size of a head.
+    """
 
     slots = SLOTS
-    generate = generate   # sampling: mingpt/sampling/generate.py
+    generate = generate   # samples tokens: see mingpt/sampling/generate.py
 
     @staticmethod
     def get_default_config() -> CN:
-        """minGPT's settings and defaults, then what a layer reads, the slots, their members'
-        options, and the rest."""
+        """Return every model setting with its default: minGPT's first, then those that a layer
+        reads (config.py), the slots with their members' options, and the rest."""
         C = CN()
         # either model_type or (n_layer, n_head, n_embd) must be given in the config
         C.model_type = "gpt"
@@ -70,14 +74,15 @@ class GPT(nn.Module):
         C.resid_pdrop = 0.1
         C.attn_pdrop = 0.1
         C.merge_from_dict({**LAYER, **slot_defaults(SLOTS)})
-        # one matrix for token embedding and head; GPT-2 ties, minGPT does not
+        # True: embedding and head share one matrix. GPT-2 ties them, minGPT does not
         C.tie_weights = False
-        C.embd_scale = None  # what token embeddings are multiplied by; sqrt is √n_embd, as Gemma's
-        # c · tanh(logits / c): keeps logits below c. Gemma 2, arXiv 2408.00118
+        C.embd_scale = None     # token embeddings are multiplied by this; "sqrt" is √n_embd (Gemma)
+        # logits become c · tanh(logits / c), which stays below c. Gemma 2, arXiv 2408.00118
         C.logit_softcap = None
-        C.n_future = 1               # tokens that training predicts from each: see future.py
-        C.future_weight = 1.0        # of the later ones' nats in the training loss
-        C.z_loss = 0.0  # times log²Z, added to the training loss: keeps logits from drifting. PaLM
+        C.n_future = 1          # tokens that training predicts per position: see multi_token.py
+        C.future_weight = 1.0   # weight in the training loss of the tokens after the next one
+        # training adds z_loss · log²Z to the loss, which keeps logits from drifting. PaLM
+        C.z_loss = 0.0
         return C
 
     def __init__(self, config: CN):
@@ -85,17 +90,17 @@ class GPT(nn.Module):
         config = self.config = _resolved(config)
         self.block_size = config.block_size
         self.schedule = parse_schedule(config.schedule, config.n_layer)
-        # a model does not change with a file
+        # the config keeps the patterns, not a file's name: the file may change later
         config.schedule = without_file(config.schedule, config.n_layer)
         self.transformer = nn.ModuleDict(dict(
-            wte=token_embedding(config),
-            wpe=POSITIONS[config.position].table(config),
+            wte=token_embedding(config),                      # (vocab, C)
+            wpe=POSITIONS[config.position].table(config),     # (block_size, C), or None
             drop=dropout(config.embd_pdrop),
             h=nn.ModuleList([BLOCKS[config.block](config, layer)
                              for layer in range(config.n_layer)]),
             ln_f=BLOCKS[config.block].final_norm(config),
         ))
-        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)   # weight (vocab, C)
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
         self.future, self.future_weight = future_heads(config), config.future_weight
@@ -106,21 +111,22 @@ class GPT(nn.Module):
         )
         self.published_padding = config.published_padding
         self.init_weights()
-        # the head's parameters are not counted, as in minGPT
+        # as in minGPT, this count leaves out the head
         print(f"number of parameters: "
               f"{sum(p.numel() for p in self.transformer.parameters()) / 1e6:.2f}M")
 
     @torch.no_grad()
     def init_weights(self, seed: int | None = None) -> None:
-        """Normal weights of std 0.02, 1/√(2·layers) of that where a projection writes into the
-        residual stream.
+        """Draw the weights of linear layers and embeddings from a normal distribution of std 0.02,
+        or 0.02/√(2·n_layer) where a projection writes into the residual stream. Their biases are 0.
+        Other modules that have `reset_parameters`, such as norms, set their own weights.
 
-        Without a seed all are drawn from torch's global generator in minGPT's order. With one,
-        every tensor has a generator of its own, keyed by (seed, its name): two models share every
-        weight they have in common.
+        Without a seed, all weights come from torch's global generator in minGPT's order. With a
+        seed, every tensor has its own generator, made from the seed and the tensor's name: two
+        models with the same seed then begin with the same values in every weight that they share.
         """
         for module in self.modules():
-            # norms, and whatever else a member brings that can set its own parameters
+            # norms, and any other part of a member that sets its own parameters
             if hasattr(module, "reset_parameters") and not isinstance(module,
                                                                       nn.Linear | nn.Embedding):
                 module.reset_parameters()
@@ -134,27 +140,30 @@ class GPT(nn.Module):
             if getattr(module, "scaled_init", False):
                 std = 0.02 / math.sqrt(2 * self.config.n_layer)
                 module.weight.normal_(0.0, std, generator=self._generator(seed, name))
-        if self.config.tie_weights:   # the embedding's draw, whichever module came last
+        # the tied matrix gets the embedding's draw, whichever of the two modules was drawn last
+        if self.config.tie_weights:
             self.transformer.wte.weight.normal_(0.0, 0.02,
                                                 generator=self._generator(seed, "transformer.wte"))
 
     def _generator(self, seed: int | None, name: str) -> torch.Generator | None:
+        """The generator of one module's weight; None (torch's global one) without a seed."""
         if seed is None:
             return None
         digest = hashlib.sha256(f"{seed}:{name}.weight".encode()).digest()
-        return torch.Generator(self.lm_head.weight.device).manual_seed(int.from_bytes(digest[:7],
-                                                                                      "big"))
+        return torch.Generator(self.lm_head.weight.device).manual_seed(
+            int.from_bytes(digest[:7], "big"))
 
     @classmethod
     def from_pretrained(cls, model_type: str) -> GPT:
-        """GPT-2's published weights, from the Hugging Face hub or a local folder of that name."""
+        """Return a model with published weights, from the Hugging Face hub or from a local folder
+        of that name. See load_gpt2."""
         return load_gpt2(cls, model_type)
 
     def configure_optimizers(self, train_config: CN) -> torch.optim.Optimizer:
-        """Two groups: the weights of linear layers decay; biases, norms, embeddings and all else do
-        not."""
+        """Return the optimizer that `train_config.optimizer` names, over two groups of parameters:
+        the weights of linear layers decay; biases, norms and embeddings do not."""
         decayed = {f"{name}.weight" for name, m in self.named_modules() if isinstance(m, nn.Linear)}
-        # a tied head is wte
+        # a tied head appears once, as transformer.wte, so it does not decay
         trained = sorted((name, p) for name, p in self.named_parameters() if p.requires_grad)
         groups = [
             {"params": [(n, p) for n, p in trained if n in decayed],
@@ -164,28 +173,31 @@ class GPT(nn.Module):
         return OPTIMIZERS[getattr(train_config, "optimizer", "adamw")](groups, train_config)
 
     def hidden(self, idx: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
-        """idx (B, T) tokens → (B, T, C), what the head reads. With a cache (cache.py) they stand
-        behind its tokens, see them too, and join them."""
+        """idx (B, T) tokens → (B, T, C), the activations that the head reads.
+
+        With a cache (sampling/cache.py), idx continues the cached tokens: it attends to them, then
+        is appended to the cache.
+        """
         b, t = idx.size()
         assert t <= self.block_size, (f"Cannot forward sequence of length {t}, block size is only "
                                       f"{self.block_size}")
         start = 0 if cache is None else cache.extend(idx)
         x = self.transformer.wte(idx)                                     # (B, T, C)
         if self.transformer.wpe is not None:
-            x = x + self.transformer.wpe(torch.arange(start, start + t,
-                                                      device=idx.device).unsqueeze(0))
+            x = x + self.transformer.wpe(                                 # (B, T, C) + (1, T, C)
+                torch.arange(start, start + t, device=idx.device).unsqueeze(0))
         x = self.transformer.drop(x)
         allowed = self._allowed(idx if cache is None or cache.tokens is None
                                 else cache.tokens[:, :start + t], start)
         for layer, block in enumerate(self.transformer.h):
-            x = block(x, allowed, None if cache is None else cache.layers[layer])
-        return self.transformer.ln_f(x)
+            x = block(x, allowed, None if cache is None else cache.layers[layer])   # (B, T, C)
+        return self.transformer.ln_f(x)                                   # (B, T, C)
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None):
-        """idx (B, T) tokens, targets (B, T) or None → logits (B, T, vocab) and the mean loss in
-        nats (or None)."""
-        x = self.hidden(idx)
-        logits = soft_cap(self.lm_head(x), self.softcap)
+        """idx (B, T) tokens, targets (B, T) or None → logits (B, T, vocab), and the mean loss in
+        nats per token, or None without targets."""
+        x = self.hidden(idx)                                              # (B, T, C)
+        logits = soft_cap(self.lm_head(x), self.softcap)                  # (B, T, vocab)
         if targets is None:
             return logits, None
         return logits, cross_entropy(logits, self._counted(targets),
@@ -193,57 +205,65 @@ class GPT(nn.Module):
 
     def loss(self, idx: torch.Tensor, targets: torch.Tensor,
              trunk: Callable | None = None) -> torch.Tensor:
-        """forward's loss, without the logits: faster, in a fraction of the memory. See losses.py.
-        `trunk` is `hidden`, compiled."""
-        x = (trunk or self.hidden)(idx)
+        """idx and targets (B, T) → forward's loss, a scalar, computed without holding all logits:
+        faster, and in a fraction of the memory (see losses.py). `trunk` replaces `hidden` where it
+        is given: the Trainer passes a compiled one."""
+        x = (trunk or self.hidden)(idx)                                   # (B, T, C)
         return self._head_loss(x, self._counted(targets)) + self._added_loss(x, targets)
 
     def _head_loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """x (B, T, C), what the head reads, and targets (B, T) → their mean loss, a scalar."""
         return head_loss(x, self.lm_head.weight, targets, self.softcap, self._z_loss())
 
     def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Nats of every target, (B, T) float32; 0 where a target is IGNORE_INDEX."""
+        """idx and targets (B, T) → the nats of every target, (B, T) float32; 0 where a target is
+        IGNORE_INDEX. Has no gradient."""
         return token_losses(self.hidden(idx), self.lm_head.weight, targets, self.softcap)
 
     def _z_loss(self) -> float:
+        """The factor of the z-loss: evaluation measures plain cross-entropy, so 0 there."""
         return self.z_loss if self.training else 0.0
 
     def _added_loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | float:
-        """What training adds: the future heads' nats, and what parts ask for in `aux_loss`, as
-        experts for balance."""
+        """What training adds to the loss: the nats of the future heads, and the `aux_loss` of every
+        part that has one (a mixture of experts adds its balance loss there)."""
         if not self.training:
             return 0.0
         later = future_loss(self.future, x, self._counted(targets), self._head_loss,
                             self.document_end)
-        asked = sum(m.aux_loss for m in self.modules() if getattr(m, "aux_loss", None) is not None)
+        asked = sum(m.aux_loss for m in self.modules()
+                    if getattr(m, "aux_loss", None) is not None)
         return self.future_weight * later + asked
 
     def _allowed(self, idx: torch.Tensor, start: int = 0) -> torch.Tensor | None:
-        """What these tokens say about which keys are seen by those from `start` on, (B, 1, T −
-        start, T); None if nothing."""
+        """idx (B, T) → a mask (B, 1, T − start, T) that depends on the tokens themselves: true
+        where a query, from position `start` on, may see a key. None if tokens hide nothing."""
         if self.published_padding is not None:
             return flipped_padding(idx, self.published_padding)
         return None if self.document_end is None else same_document(idx, self.document_end, start)
 
     def _counted(self, targets: torch.Tensor) -> torch.Tensor:
-        """The targets; with study 000's fault, padding is one of them."""
+        """The targets (B, T) that count. With `published_padding`, which repeats study 000's fault,
+        padding counts as a target too."""
         if self.published_padding is None:
             return targets
         return targets.masked_fill(targets == IGNORE_INDEX, self.published_padding)
 
     def flops_per_token(self, T: int | None = None, pattern: Pattern | None = None) -> float:
-        """FLOPs per token of a training step at sequence length T (default: the block): a multiply
-        and an add for every weight of a matrix product and for every score that a layer's pattern
-        has (`pattern`: as if all layers had that one). The forward counts once and the backward
-        twice, or once where a factor needs no gradient."""
+        """FLOPs per token of a training step at sequence length T (default: block_size).
+
+        Counts a multiply and an add for every weight of a matrix product, and for every score that
+        a layer's pattern has. With `pattern`, counts as if all layers had that pattern. The forward
+        counts once; the backward counts twice, or once where a factor needs no gradient.
+        """
         T, layers = T or self.block_size, [block.attn for block in self.transformer.h]
         products = product_flops(self) + len(self.future) * product_flops(self.lm_head)
         scores = sum(attn.score_flops(T, pattern) for attn in layers)
         return 3 * (products + scores) - sum(attn.constant_flops(T) for attn in layers)
 
     def statistics(self) -> dict[str, float]:
-        """What parts count while they train, as experts do whom they drop: the mean over those that
-        do, by name."""
+        """What parts count while they train, such as the choices that experts drop: {name: mean
+        over the parts that report statistics}; {} if none does."""
         counted = [m.statistics() for m in self.modules() if m is not self
                    and hasattr(m, "statistics")]
         names = dict.fromkeys(name for each in counted for name in each)
@@ -251,9 +271,9 @@ class GPT(nn.Module):
 
 
 def product_flops(module: nn.Module) -> float:
-    """FLOPs a token of a forward's matrix products, a multiply and an add for every weight of a
-    linear layer. A module that does not use all its weights for every token says so by a method of
-    this name."""
+    """FLOPs per token of a module's matrix products in the forward: a multiply and an add for every
+    weight of a linear layer. A module that does not use every weight for every token has a method
+    of this name, and that method's answer counts."""
     if hasattr(module, "product_flops"):
         return module.product_flops()
     if isinstance(module, nn.Linear):
@@ -262,8 +282,8 @@ def product_flops(module: nn.Module) -> float:
 
 
 def _resolved(config: CN) -> CN:
-    """A copy with the size's name spelled out, absent settings at their defaults, and everything
-    checked."""
+    """A checked copy of the config: model_type is replaced by the sizes that it names, and absent
+    settings get their defaults. BadInput for a size or a slot's member that does not exist."""
     filled = GPT.get_default_config()
     filled.merge_from_dict(copy.deepcopy(config.to_dict()))
     assert filled.vocab_size is not None
@@ -283,9 +303,12 @@ def _resolved(config: CN) -> CN:
 
 def load(source: str | Path, block_size: int | None = None, cls: type[GPT] = GPT,
          **settings: Any) -> GPT:
-    """The model in a folder or of that name on the hub, in eval mode; its logits are the same.
-    `block_size` cuts it to so many positions; other settings (dropout, backend, tie_weights) stand
-    instead of the model's."""
+    """Return a published model in eval mode, from a local folder or from the Hugging Face hub. It
+    gives the same logits as the original.
+
+    `block_size` limits it to that many positions. Other settings (dropout, backend, tie_weights)
+    replace the model's own. BadInput where the weights do not fit config.json.
+    """
     family, config, state = read(source, block_size)
     with contextlib.redirect_stdout(None):
         model = cls(CN(**{**cls.get_default_config().to_dict(), **config, **settings}))
@@ -295,14 +318,15 @@ def load(source: str | Path, block_size: int | None = None, cls: type[GPT] = GPT
         model.load_state_dict(state)
     except RuntimeError as error:
         first = next(line.strip() for line in str(error).splitlines()[1:])
-        raise BadInput(f"{source}: its weights are not of the sizes that its config.json says: "
+        raise BadInput(f"{source}: its weights do not have the sizes that its config.json gives: "
                        f"{first}") from None
     return model.eval()
 
 
 def load_gpt2(cls: type[GPT], model_type: str) -> GPT:
-    """minGPT's `from_pretrained`, for any model that `load` reads; its logits are the same to the
-    last bit but one. Head and embedding are two matrices, as in minGPT."""
+    """minGPT's `from_pretrained`, for any model that `load` reads: head and embedding are two
+    matrices, as in minGPT. Its logits are the same to the last bit but one; for that, GELU is
+    computed in separate operations, as Hugging Face does."""
     assert model_type in GPT2_SIZES or "/" in model_type or Path(model_type).is_dir()
     model = load(model_type, cls=cls, tie_weights=False)
     if model.config.mlp == "gelu":

@@ -1,12 +1,12 @@
 """
-Multi-token prediction: while it trains, a model also predicts the tokens after the next one, each
-by a head of its own on what the next token's head reads, and all with its unembedding. Gloeckle et
-al. 2024, arXiv 2404.19737.
+Multi-token prediction: in training, a model also predicts the tokens after the next one. Gloeckle
+et al. 2024, arXiv 2404.19737.
 
-The heads ask the trunk to plan ahead; at sampling they are left out, or draft tokens
-(speculate.py). The next token's path is the model's without them, so val_loss is comparable. The
-paper's heads are whole layers; these have a layer's MLP without its attention, so that a draft
-needs no cache of its own.
+Each later token has a head of its own, which reads what the next token's head reads; all heads
+share the model's unembedding matrix. The heads make the trunk plan ahead. Sampling leaves them out,
+or lets them draft tokens (sampling/speculate.py). They do not change how the next token is
+predicted, so val_loss is comparable with a model without them. The paper's heads are whole layers;
+these have a layer's MLP but no attention, so a draft needs no cache of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mingpt.utils import IGNORE_INDEX, BadInput, CfgNode
 
 
 class FutureHead(nn.Module):
-    """(…, C), what the head of the next token reads → (…, C), what it reads to predict a later
-    one."""
+    """(…, C) → (…, C): turns what the unembedding reads for the next token into what it reads for a
+    later token, as norm(x + mlp(x))."""
 
     def __init__(self, config: CfgNode):
         super().__init__()
@@ -32,14 +32,16 @@ class FutureHead(nn.Module):
         self.ln = NORMS[config.norm](config.n_embd, config)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (…, C) → (…, C)."""
         return self.ln(x + self.mlp(x))
 
 
 def future_heads(config: CfgNode) -> nn.ModuleList:
-    """One head for each of `n_future` tokens but the next; none by default."""
+    """The n_future − 1 heads of the tokens after the next one; none by default. BadInput unless
+    n_future is from 1 to block_size − 1."""
     n = config.n_future
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= max(1, config.block_size - 1):
-        raise BadInput(f"model.n_future={n!r}: give a number from 1, the next token alone, to "
+        raise BadInput(f"model.n_future={n!r}: give a number from 1 (only the next token) to "
                        f"model.block_size − 1")
     return nn.ModuleList([FutureHead(config) for _ in range(n - 1)])
 
@@ -47,27 +49,31 @@ def future_heads(config: CfgNode) -> nn.ModuleList:
 def future_loss(heads: nn.ModuleList, x: Tensor, targets: Tensor,
                 loss: Callable[[Tensor, Tensor], Tensor],
                 document_end: int | None = None) -> Tensor | float:
-    """The sum over the heads of `loss`(what a head gives for x (B, T, C), its targets (B, T)), the
-    mean nats of those that count; a head whose targets are all beyond the rows' ends adds
-    nothing."""
+    """x (B, T, C), targets (B, T) of the next token → the sum of the heads' losses, a scalar.
+
+    `loss`(head's output (B, T, C), its targets (B, T)) gives one head's mean nats over the targets
+    that count. A head adds 0 where none of its targets counts, such as when all lie beyond the ends
+    of the rows.
+    """
     total = 0.0
     for steps, head in enumerate(heads, start=1):
-        wanted = later(targets, steps, document_end)
+        wanted = later(targets, steps, document_end)                        # (B, T)
         nats = loss(head(x), wanted)
         total = total + torch.where(wanted.ne(IGNORE_INDEX).any(), nats, torch.zeros_like(nats))
     return total
 
 
 def later(targets: Tensor, steps: int, document_end: int | None = None) -> Tensor:
-    """(B, T) targets → those `steps` tokens on, IGNORE_INDEX where the row ends before, or, with a
-    document_end, where the document does."""
+    """(B, T) targets → (B, T), the targets `steps` tokens later. They are IGNORE_INDEX where the
+    row ends before that, and with a document_end also where the document ends before that."""
     T = targets.size(1)
     steps = min(steps, T)
-    shifted = torch.cat((targets[:, steps:], targets.new_full((len(targets), steps),
-                                                              IGNORE_INDEX)), dim=1)
+    shifted = torch.cat((targets[:, steps:],
+                         targets.new_full((len(targets), steps), IGNORE_INDEX)), dim=1)
     if document_end is None:
         return shifted
     ended = (targets == document_end).long()
-    ends = ended.cumsum(1)                                              # up to and with each target
+    ends = ended.cumsum(1)                      # (B, T): document ends up to each target, inclusive
+    # (B, T): document ends from each target to the last one before the shifted target
     between = F.pad(ends, (0, steps - 1), mode="constant")[:, steps - 1:] - (ends - ended)
     return shifted.masked_fill(between > 0, IGNORE_INDEX)

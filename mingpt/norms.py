@@ -1,5 +1,6 @@
 """
-What keeps the residual stream's scale in hand: slot `norm`. (..., C) → (..., C).
+Slot `norm`: rescales each activation vector, (…, C) → (…, C), so that what a layer reads keeps one
+scale.
 """
 
 import torch
@@ -10,18 +11,19 @@ from mingpt.utils import CfgNode
 
 
 class Norm(nn.Module):
-    """What a norm of your own can derive from. It has no options, and it begins with every weight
-    at 1 and every bias at 0. A norm that begins otherwise has a `reset_parameters` of its own."""
+    """A base class for your own norm. It has no options, and it begins with every weight at 1 and
+    every bias at 0. A norm that begins otherwise overrides `reset_parameters`."""
     options: dict = {}
 
     def reset_parameters(self) -> None:
+        """Set every weight to 1 and every bias to 0."""
         for name, parameter in self.named_parameters():
             nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
 
 class LayerNorm(nn.LayerNorm):
-    """GPT-2's: subtract the mean, divide by the deviation, scale and shift. Ba et al. 2016, arXiv
-    1607.06450."""
+    """GPT-2's norm, (…, C) → (…, C): subtract the mean, divide by the standard deviation, multiply
+    by a weight and, with model.bias, add a bias. Ba et al. 2016, arXiv 1607.06450."""
     options = {"norm_eps": 1e-5}
 
     def __init__(self, dim: int, config: CfgNode):
@@ -29,10 +31,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(Norm):
-    """LayerNorm without the mean and the shift: x / rms(x) · weight. Zhang & Sennrich 2019, arXiv
-    1910.07467.
+    """x / rms(x) · weight, (…, C) → (…, C): LayerNorm without the mean and the bias. Zhang &
+    Sennrich 2019, arXiv 1910.07467.
 
-    Its eps is LayerNorm's, so that the two arms differ in one thing only.
+    Its eps is LayerNorm's, so that two arms which compare them differ in one thing only.
     """
     options = {"norm_eps": 1e-5}
 
@@ -42,16 +44,16 @@ class RMSNorm(Norm):
         self.eps = config.norm_eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # in float32 also under autocast: the square of a bf16 activation loses its small terms in
-        # the mean
-        if x.is_cuda:   # where torch's own is one kernel; unmeasured
+        """x (…, C) → (…, C), in x's dtype."""
+        # in float32 also under autocast: in bf16, the mean of the squares would lose small terms
+        if x.is_cuda:   # there torch's own is one kernel; its speed is unmeasured
             return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
         return _RMS.apply(x.float(), self.weight, self.eps).to(x.dtype)
 
 
 class _RMS(torch.autograd.Function):
-    """x / √(mean x² + eps) · weight. On a CPU torch's own has a backward five times as slow as
-    LayerNorm's."""
+    """x (…, C), weight (C,) → x / √(mean x² + eps) · weight, (…, C). It exists because on a CPU the
+    backward of torch's own is five times as slow as LayerNorm's."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -66,8 +68,9 @@ class _RMS(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         unit, wide = x * scale, weight.to(x.dtype)
         aligned = grad * unit
-        along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))  # what scaling x cannot change
-        dweight = aligned.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)
+        # (…, 1): the gradient along x itself, which is taken out: scaling x does not change y
+        along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))
+        dweight = aligned.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)       # (C,)
         return (grad * wide).addcmul_(unit, along, value=-1).mul_(scale), dweight, None
 
 

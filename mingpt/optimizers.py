@@ -1,6 +1,8 @@
 """
-How a gradient becomes a step: slot `optimizer`. A member takes groups whose `params` are pairs
-(name, parameter).
+Slot `optimizer`: how a gradient becomes a step.
+
+A member is a function (groups, config) → a torch optimizer. The first group's parameters decay; the
+`params` of each group are pairs (name, parameter).
 """
 
 import torch
@@ -11,15 +13,17 @@ from mingpt.utils import BadInput, CfgNode
 def adamw(groups: list[dict], config: CfgNode) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay, in torch's fused kernel. Loshchilov & Hutter 2017, arXiv
     1711.05101."""
-    groups = [group for group in groups if group["params"]]   # torch takes no names of nothing
+    groups = [group for group in groups if group["params"]]   # torch refuses an empty named group
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=tuple(config.betas),
                              eps=getattr(config, "adam_eps", adamw.options["adam_eps"]), fused=True)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Two optimizers as one: Muon's for the matrices inside the layers, AdamW for all else. They
-    share one state and the param_groups, the first of which is Muon's, so that checkpoints and
-    learning-rate schedules see one optimizer.
+    """Two optimizers in one: Muon for the matrices inside the layers, AdamW for everything else.
+
+    Both use this object's state and param_groups, of which the first group is Muon's, so
+    checkpoints and learning-rate schedules see a single optimizer. `hidden` is Muon's group,
+    `others` are AdamW's; their `params` are pairs (name, parameter).
     """
 
     def __init__(self, hidden: dict, others: list[dict], config: CfgNode):
@@ -32,16 +36,19 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
+        """Make both optimizers use this object's param_groups and state."""
         self.muon.param_groups, self.muon.state = self.param_groups[:1], self.state
         if self.adamw:
             self.adamw.param_groups, self.adamw.state = self.param_groups[1:], self.state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)   # which makes new groups and a new state
+        """Load a checkpoint's state into both optimizers."""
+        super().load_state_dict(state_dict)   # makes new groups and a new state
         self._share()
 
     @torch.no_grad()
     def step(self, closure=None):
+        """Take one step with both; return the closure's loss, or None without a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -57,17 +64,19 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 
 def muon(groups: list[dict], config: CfgNode) -> torch.optim.Optimizer:
-    """Momentum whose singular values are all set to about 1 before it is taken as a step, so that
-    no direction of a matrix is learned last. For the matrices that decay, but the head; the rest is
-    AdamW's. Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon).
+    """Muon: the step is the momentum with all its singular values set to about 1, so that every
+    direction of a matrix is learned at the same pace. Jordan et al. 2024
+    (https://kellerjordan.github.io/posts/muon).
 
-    Steps have the size of AdamW's at the same rate (Liu et al. 2025, arXiv 2502.16982), so that one
-    schedule serves both; `muon_lr_ratio` is Muon's rate over AdamW's. A fused `c_attn` is one
-    matrix here. torch computes the orthogonalisation in bfloat16, which is slow on most CPUs.
+    Muon takes the matrices that decay, except the head; AdamW takes the rest. Muon's steps have the
+    size of AdamW's at the same learning rate (Liu et al. 2025, arXiv 2502.16982), so one schedule
+    serves both; `muon_lr_ratio` is Muon's rate divided by AdamW's. A fused `c_attn` counts as one
+    matrix. torch computes the orthogonalisation in bfloat16, which is slow on most CPUs. BadInput
+    where torch has no Muon, or where no matrix inside a layer is trained.
     """
     if not hasattr(torch.optim, "Muon"):
         raise BadInput(f"trainer.optimizer=muon: torch {torch.__version__} has no Muon: use adamw, "
-                       f"or torch from 2.9")
+                       f"or torch 2.9 or later")
     decayed, *rest = groups
     hidden = [pair for pair in decayed["params"] if pair[0] != "lm_head.weight"]
     if not hidden:

@@ -1,8 +1,8 @@
 """
-How a query knows where a key stands: slot `position`.
+Slot `position`: how a query knows where a key stands.
 
-A member may act in three places, and does nothing in those it does not override:
-a table added to the token embeddings, a rotation of queries and keys, a bias on the scores.
+A member can act in three places: a table that is added to the token embeddings, a rotation of
+queries and keys, and a bias on the scores. It does nothing in the places that it does not override.
 """
 
 import math
@@ -18,8 +18,8 @@ from mingpt.utils import BadInput, CfgNode
 
 
 class NoPosition(nn.Module):
-    """No positions at all (NoPE): the causal mask alone breaks the symmetry.
-    Kazemnejad et al. 2023, arXiv 2305.19466."""
+    """No positions (NoPE): only the causal mask tells the model about order. Kazemnejad et al.
+    2023, arXiv 2305.19466. The other members derive from this one."""
     options: dict = {}
 
     def __init__(self, config: CfgNode, layer: int = 0):
@@ -27,39 +27,43 @@ class NoPosition(nn.Module):
 
     @staticmethod
     def table(config: CfgNode) -> nn.Embedding | None:
-        """An embedding of positions to add to the tokens', (block_size, C), or None."""
+        """The embedding of positions that is added to the token embeddings, (block_size, C), or
+        None."""
         return None
 
-    def rotate(self, q: torch.Tensor, k: torch.Tensor, start: int = 0) -> tuple[torch.Tensor,
-                                                                                torch.Tensor]:
-        """(B, nh, T, hs) queries and (B, nkv, T, hs) keys at positions start, start + 1, … → the
-        same, turned."""
+    def rotate(self, q: torch.Tensor, k: torch.Tensor,
+               start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """q (B, nh, T, hs) and k (B, nkv, T, hs) at positions start, start + 1, … → the same
+        shapes, rotated."""
         return q, k
 
     @property
     def slopes(self) -> torch.Tensor | None:
-        """(nh,): slope · (i − j) is taken from the scores of query i and key j; or None."""
+        """(nh,) or None: slope · (i − j) is subtracted from the score of query i and key j."""
         return None
 
 
 class Learned(NoPosition):
-    """GPT-2's: a learned vector a position, added once to the token embeddings."""
+    """GPT-2's positions: one learned vector per position, added to the token embeddings."""
 
     @staticmethod
     def table(config: CfgNode) -> nn.Embedding:
+        """A learned table (block_size, C)."""
         return nn.Embedding(config.block_size, config.n_embd)
 
 
 class RoPE(NoPosition):
-    """Rotates each pair (i, i + r/2) of the first r = `rope_fraction`·hs numbers of a query and a
-    key by position · base^(−2i/r), so that their product depends on the distance alone; replaces
-    the learned table. Su et al. 2021, arXiv 2104.09864 (half-split layout).
+    """Rotary positions: queries and keys are rotated, so that their product depends only on the
+    distance between them. There is no learned table. Su et al. 2021, arXiv 2104.09864 (half-split
+    layout).
 
-    A share below 1 leaves the rest of a head to meaning alone (GPT-NeoX, arXiv 2204.06745, has
-    0.25). Layers whose pattern is not `f` turn by `rope_local_base` where one is given (Gemma 3,
-    arXiv 2503.19786, has 10,000 there and 1,000,000 in full layers). `nope_layers` are left without
-    positions: "3,7", or "every 4", which are layers 3, 7, 11, … (SmolLM3, Llama 4; arXiv
-    2501.18795).
+    Of each head, the first r = `rope_fraction`·hs numbers are rotated: the pair (i, i + r/2) by the
+    angle position · base^(−2i/r). With a fraction below 1, the rest of the head carries no position
+    (GPT-NeoX, arXiv 2204.06745, has 0.25). Where `rope_local_base` is given, layers whose pattern
+    is not `f` use it as their base (Gemma 3, arXiv 2503.19786, has 10,000 there and 1,000,000 in
+    full layers). The layers in `nope_layers` have no positions: "3,7", or "every 4", which is
+    layers 3, 7, 11, … (SmolLM3, Llama 4; arXiv 2501.18795). `size` is hs where it is not
+    head_size(config).
     """
     options = {"rope_base": 10_000.0, "rope_local_base": None, "rope_fraction": 1.0,
                "nope_layers": None}
@@ -73,36 +77,42 @@ class RoPE(NoPosition):
                      else f"model.rope_fraction={config.rope_fraction} of ")
             whole = (f"{config.n_embd}/{config.n_head} = {hs}" if size is None
                      and not config.head_dim else str(hs))
-            raise BadInput(f"model.position=rope turns pairs: {share}the head size {whole} must be "
-                           f"even and not 0")
+            raise BadInput(f"model.position=rope rotates pairs of numbers: {share}the head size "
+                           f"{whole} must be even and not 0")
         frequency = _base(config, layer) ** (-torch.arange(0, self.turned, 2,
                                                            dtype=torch.float64) / self.turned)
-        # (block, r/2)
+        # (block_size, r/2)
         angle = torch.arange(config.block_size, dtype=torch.float64)[:, None] * frequency
         self.register_buffer("cos", angle.cos().float(), persistent=False)
         self.register_buffer("sin", angle.sin().float(), persistent=False)
 
-    def rotate(self, q: torch.Tensor, k: torch.Tensor, start: int = 0) -> tuple[torch.Tensor,
-                                                                                torch.Tensor]:
+    def rotate(self, q: torch.Tensor, k: torch.Tensor,
+               start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """q (B, nh, T, hs) and k (B, nkv, T, hs) → the same shapes, both rotated."""
         return self.turn(q, start), self.turn(k, start)
 
     def turn(self, x: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """x (…, T, hs) at positions start, start + 1, … → the same, its first r numbers turned."""
+        """x (…, T, hs) at positions start, start + 1, … → (…, T, hs), with the first r numbers of
+        each head rotated."""
         stop = start + x.size(-2)
-        # in float32 also under autocast: angles lose their meaning in bf16
+        # in float32 also under autocast: bf16 is too coarse for angles
         return _Turn.apply(x.float(), self.cos[start:stop], self.sin[start:stop]).to(x.dtype)
 
 
 class _Turn(torch.autograd.Function):
-    """Turns the pairs of x (…, T, hs) whose angles' cos and sin (T, r/2) has, in four passes over
-    half of it. What comes back is turned the other way, which autograd's own record of those passes
-    would do in twice the time."""
+    """x (…, T, hs), cos and sin (T, r/2) of the angles → (…, T, hs), the first r numbers rotated in
+    pairs, in four passes over half of them.
+
+    The backward rotates the gradient the other way, in half the time that autograd would need for
+    those passes.
+    """
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
         half = cos.size(-1)
         out = torch.empty_like(x)
+        # (…, T, r/2), (…, T, r/2), (…, T, hs − r) of x and of out
         (a, b, rest), (out_a, out_b, out_rest) = (t.split((half, half, t.size(-1) - 2 * half), -1)
                                                   for t in (x, out))
         torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-1)
@@ -117,7 +127,7 @@ class _Turn(torch.autograd.Function):
 
 
 class ALiBi(NoPosition):
-    """Subtracts slope · distance from the scores, a slope a head, no parameters.
+    """Subtracts slope · distance from the scores, with one fixed slope per head and no parameters.
     Press et al. 2021, arXiv 2108.12409."""
     options = {"nope_layers": None}
 
@@ -129,12 +139,13 @@ class ALiBi(NoPosition):
 
     @property
     def slopes(self) -> torch.Tensor:
+        """(nh,): the slopes of the heads."""
         return self.slope_of_head
 
 
 def alibi_slopes(n_head: int) -> list[float]:
-    """2^(−8/n), 2^(−16/n), … for n a power of two; else those of the power below, then every other
-    of the next."""
+    """The slopes of n heads: 2^(−8/n), 2^(−16/n), … where n is a power of two. For another n, those
+    of the power of two below it, then every second one of the next power of two."""
     floor = 2 ** math.floor(math.log2(n_head))
     slopes = [2 ** (-8 * (h + 1) / floor) for h in range(floor)]
     between = [2 ** (-4 * (h + 1) / floor) for h in range(0, 2 * floor, 2)]
@@ -142,7 +153,7 @@ def alibi_slopes(n_head: int) -> list[float]:
 
 
 def head_size(config: CfgNode) -> int:
-    """Numbers in a query: `head_dim`, or the width shared out over the heads."""
+    """hs, the size of one head's query: `head_dim`, or n_embd / n_head where that is None."""
     if config.head_dim is not None:
         return config.head_dim
     assert config.n_embd % config.n_head == 0
@@ -150,35 +161,37 @@ def head_size(config: CfgNode) -> int:
 
 
 def position_of(config: CfgNode, layer: int) -> NoPosition:
-    """The layer's positions: none in those that `nope_layers` names."""
+    """The positions of one layer: the config's member, or NoPosition in the layers that
+    `nope_layers` names."""
     kind = NoPosition if layer in layers_without(config) else POSITIONS[config.position]
     return kind(config, layer)
 
 
 def layers_without(config: CfgNode) -> set[int]:
-    """The layers that `nope_layers` leaves without positions: "3,7" (or a list, or one number), or
-    "every 4"."""
+    """The set of layers that `nope_layers` leaves without positions. It is written "3,7", as a list
+    or as one number, or "every 4". BadInput where it is written otherwise, names a layer that does
+    not exist, or belongs to a position that does not act in layers."""
     asked, depth = config.nope_layers, config.n_layer
     if asked is None:
         return set()
     if "nope_layers" not in options_of(POSITIONS[config.position]):
         raise BadInput(f"model.nope_layers={asked!r}: model.position={config.position} does not "
-                       f"act in layers; "
-                       "use rope or alibi")
+                       "act in layers; use rope or alibi")
     if match := re.fullmatch(r"every ([1-9]\d*)", str(asked)):
         return set(range(int(match[1]) - 1, depth or 0, int(match[1])))
     numbers = re.findall(r"\d+", str(asked))
     if not re.fullmatch(r"[\[(]?\s*\d+(\s*,\s*\d+)*\s*,?\s*[\])]?", str(asked)):
-        raise BadInput(f"model.nope_layers={asked!r}: write 3,7 (layers, from 0) or 'every 4' "
-                       f"(layers 3, 7, 11, …)")
+        raise BadInput(f"model.nope_layers={asked!r}: write 3,7 (layers, counted from 0) or "
+                       f"'every 4' (layers 3, 7, 11, …)")
     layers = {int(n) for n in numbers}
     if depth and max(layers) >= depth:
-        raise BadInput(f"model.nope_layers={asked!r}: layer {max(layers)} of {depth}; the last is "
-                       f"{depth - 1}")
+        raise BadInput(f"model.nope_layers={asked!r}: there is no layer {max(layers)}; of {depth} "
+                       f"layers, counted from 0, the last is {depth - 1}")
     return layers
 
 
 def _base(config: CfgNode, layer: int) -> float:
+    """RoPE's base in this layer: `rope_local_base`, if given, where the pattern is not full."""
     if config.rope_local_base is None or isinstance(pattern_of(config, layer), Full):
         return config.rope_base
     return config.rope_local_base

@@ -1,9 +1,9 @@
 """
-One training loop for everything: minGPT's, with a schedule, accumulation, autocast and compile.
-What a run records, evaluates or saves is a callback's business.
+The one training loop: minGPT's, with a learning-rate schedule, accumulation, autocast and compile.
+Callbacks record, evaluate and save.
 
 Events: `on_train_start` (the optimizer exists), `on_batch_end` (before `iter_num` grows),
-`on_iteration_end` (after).
+`on_iteration_end` (after it has grown).
 """
 
 import contextlib
@@ -27,28 +27,34 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Trainer:
+    """Trains a model on a dataset of pairs (x, y), (T,) tokens each.
+
+    `model(x, y)` must return the loss second, or `model.loss(x, y)` the loss alone; see loss_of.
+    Settings that the config lacks get their defaults. BadInput for a member that no slot has, a
+    device that this machine does not have, or a negative clipping norm.
+    """
 
     @staticmethod
     def get_default_config() -> CN:
-        """minGPT's settings and defaults, then the slots and their members' options."""
+        """Return every training setting with its default: minGPT's first, then the slots with their
+        members' options, and the rest."""
         C = CN()
         # device to train on
         C.device = "auto"
-        # dataloder parameters
+        # dataloader parameters
         C.num_workers = 4
         # optimizer parameters
         C.max_iters = None
         C.batch_size = 64
         C.learning_rate = 3e-4
         C.betas = (0.9, 0.95)
-        C.weight_decay = 0.1   # only applied on matmul weights
-        C.grad_norm_clip = 1.0  # None or 0: no clipping
+        C.weight_decay = 0.1       # only applied on matmul weights
+        C.grad_norm_clip = 1.0     # None or 0: no clipping
         C.merge_from_dict(slot_defaults(SLOTS))
-        C.warmup_steps = 0         # iterations, or a share of max_iters below 1
-        # batches whose gradients make one step, each by its share of the targets
-        C.accumulation_steps = 1
-        C.dtype = "auto"           # of the matrix products: bfloat16 on CUDA, float32 elsewhere
-        C.compile = False          # torch.compile
+        C.warmup_steps = 0         # a number of iterations, or below 1 a share of max_iters
+        C.accumulation_steps = 1   # batches per step, each weighted by its share of the targets
+        C.dtype = "auto"           # of matrix products: auto is bfloat16 on CUDA, float32 elsewhere
+        C.compile = False          # whether to use torch.compile
         return C
 
     def __init__(self, config: CN, model: torch.nn.Module, train_dataset: Dataset):
@@ -73,18 +79,21 @@ class Trainer:
         self.iter_dt = 0.0
 
     def add_callback(self, onevent: str, callback: Callable) -> None:
+        """Call callback(trainer) on an event, after the callbacks that it already has."""
         self.callbacks[onevent].append(callback)
 
     def set_callback(self, onevent: str, callback: Callable) -> None:
+        """Call only this callback(trainer) on an event: it replaces all others."""
         self.callbacks[onevent] = [callback]
 
     def trigger_callbacks(self, onevent: str) -> None:
+        """Call the event's callbacks, in the order in which they were added."""
         for callback in self.callbacks.get(onevent, []):
             callback(self)
 
     def batches(self) -> Iterator:
-        """Endless batches (x, y), drawn with replacement; a subclass may have an order of its
-        own."""
+        """Yield batches (x, y) without end, (B, T) each, drawn with replacement. A subclass may use
+        another order."""
         loader = DataLoader(
             self.train_dataset,
             sampler=RandomSampler(self.train_dataset, replacement=True, num_samples=int(1e10)),
@@ -114,24 +123,24 @@ class Trainer:
             self.trigger_callbacks("on_iteration_end")
 
     def step(self, batches: Iterator) -> None:
-        """Take one optimizer step on the next `accumulation_steps` batches; leave `loss`, `lr`,
-        `grad_norm` and `targets`, the number of tokens predicted.
+        """Take one optimizer step on the next `accumulation_steps` batches. Sets `loss` (nats per
+        token), `lr`, `grad_norm` and `targets` (the number of tokens predicted).
 
-        Each batch's mean loss counts by its share of the step's targets, so the gradient is that of
-        one batch as large as all of them, however the targets are spread. (What a model adds to its
-        loss, future heads' nats and experts' balance, is weighed by the same share.)
+        Each batch's mean loss is weighted by its share of the step's targets. The gradient is then
+        that of one large batch, however the targets are spread over the small ones. What a model
+        adds to its loss (the nats of future heads, the balance of experts) gets the same weight.
         """
         config = self.config
         self.lr = learning_rate(self.iter_num, config)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.loss = 0.0
-        # before the forward: its activations take the old gradients' memory
+        # before the forward, so that its activations can use the old gradients' memory
         self.model.zero_grad(set_to_none=True)
         taken = [next(batches) for _ in range(config.accumulation_steps)]
         self.targets, shares = target_shares([y for _, y in taken])
         for number, ((x, y), share) in enumerate(zip(taken, shares, strict=True)):
-            if share:  # the mean over no targets is NaN, and its share is none
+            if share:  # a batch without targets is skipped: its mean loss would be NaN
                 self.before_forward(number)
                 self._accumulate(x.to(self.device, non_blocking=True),
                                  y.to(self.device, non_blocking=True), share)
@@ -140,18 +149,18 @@ class Trainer:
         self.optimizer.step()
 
     def before_forward(self, number: int) -> None:
-        """Called before the forward of the step's batch `number` (from 0); a subclass may seed the
-        dropout here."""
+        """Called before the forward of each batch of a step; `number` counts them from 0. Does
+        nothing here; a subclass may seed the dropout."""
 
     def _accumulate(self, x: torch.Tensor, y: torch.Tensor, share: float) -> None:
-        """Add one batch's loss and gradient, weighed by its share of the step."""
+        """x and y (B, T): add one batch's loss and gradient, weighted by its share of the step."""
         with self.autocast():
             loss = self.loss_of(x, y)
         (loss * share).backward()
         self.loss = self.loss + loss.detach() * share
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Matrix products in `dtype`."""
+        """Return a context in which matrix products use `dtype`. BadInput for an unknown dtype."""
         kind = torch.device(self.device).type
         name = self.config.dtype
         if name == "auto":
@@ -162,9 +171,9 @@ class Trainer:
 
 
 def target_shares(targets: list[torch.Tensor]) -> tuple[int, list[float]]:
-    """Targets of several batches, (B, T) each → (how many count, each batch's share of them). A
-    single batch has all, also where none of its targets counts: its loss is then NaN, as
-    F.cross_entropy has it."""
+    """Targets of several batches, (B, T) each → (the number that count, each batch's share of it).
+    Where none counts, all batches have the same share, and the loss is NaN, as F.cross_entropy
+    gives."""
     counts = [int((y != IGNORE_INDEX).sum()) for y in targets]
     total = sum(counts)
     if not total:
@@ -173,16 +182,17 @@ def target_shares(targets: list[torch.Tensor]) -> tuple[int, list[float]]:
 
 
 def loss_of(model: torch.nn.Module) -> Callable:
-    """(x, y) → the loss: the model's `loss`, or, as minGPT's models have it, the second result of
-    its forward. A subclass that overrides one of them means that one."""
+    """Return a function (x, y), (B, T) each → the loss, a scalar. It is the model's `loss`, or else
+    the second result of its forward, as in minGPT. If a subclass overrides only one of the two,
+    that one is used."""
     owner = next(cls for cls in type(model).__mro__ if "loss" in vars(cls)
                  or "forward" in vars(cls))
     return model.loss if "loss" in vars(owner) else lambda x, y: model(x, y)[1]
 
 
 def compiled_loss(model: torch.nn.Module) -> Callable:
-    """loss_of by torch.compile. A GPT's head stays eager: traced, its chunks of logits would all
-    exist at once."""
+    """loss_of(model), compiled by torch.compile. A GPT's head is not compiled: when traced, all its
+    chunks of logits would exist at once."""
     loss = loss_of(model)
     if loss != getattr(model, "loss", None):
         return torch.compile(loss)
@@ -190,16 +200,16 @@ def compiled_loss(model: torch.nn.Module) -> Callable:
 
 
 def find_device(name: str | None = "auto") -> str:
-    """The device's name; for auto the fastest there is. BadInput for one that this machine does not
-    have."""
+    """Return the device's name; for "auto" or None, the first of cuda, mps and cpu that this
+    machine has. BadInput for a device that it does not have."""
     if name in (None, "auto"):
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=name)
-    # torch has no one kind for it
+    # torch raises a different exception for each kind of device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadInput(f"device {name!r}: {str(error).splitlines()[0]}; here there is "
+        raise BadInput(f"device {name!r}: {str(error).splitlines()[0]}; this machine has "
                        f"{find_device()!r}") from None
     return name

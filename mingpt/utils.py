@@ -1,7 +1,7 @@
 """
-Configuration, seeding and the few small things that every part needs.
+Configuration, seeding, atomic writes and the error that the user sees.
 
-`CfgNode`, `set_seed` and `setup_logging` keep minGPT's interface; torch is imported only where it
+`CfgNode`, `set_seed` and `setup_logging` keep minGPT's interface. torch is imported only where it
 is used, so that `lab.py --help` and the plotter start fast.
 """
 
@@ -20,23 +20,25 @@ from typing import Any
 
 import numpy as np
 
-IGNORE_INDEX = -1   # a target that does not count in the loss; minGPT's
+IGNORE_INDEX = -1   # a target that does not count in the loss, as in minGPT
 
 
 class BadInput(Exception):
-    """Something the user gave is wrong. The message is one line: what, where, the nearest valid
-    value (exit code 2)."""
+    """The user gave something wrong. The message is one line: what is wrong, where, and the nearest
+    valid value. Programs print it and exit with code 2."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error line: the nearest known name, or all of them when none is near."""
+    """Return the end of an error line: the known name nearest to `word`, or all known names if none
+    is near."""
     known = [str(k) for k in known]
     near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     return f": did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old or the new one whole."""
+    """Write a file so that a kill at any moment leaves the old file or the new one, and whole.
+    Makes its folder if need be; text is written as UTF-8."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
@@ -54,7 +56,8 @@ def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)   # the only way to read it is to set it
+    """The process's file mode mask."""
+    mask = os.umask(0)   # it can be read only by setting it
     os.umask(mask)
     return mask
 
@@ -68,7 +71,8 @@ def set_seed(seed: int) -> None:
 
 
 def setup_logging(config: CfgNode) -> None:
-    """Make `config.system.work_dir` and leave the command line and the configuration in it."""
+    """Make the folder `config.system.work_dir`, and write the command line (args.txt) and the
+    configuration (config.json) into it."""
     work_dir = Path(config.system.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(work_dir / "args.txt", " ".join(sys.argv))
@@ -76,20 +80,20 @@ def setup_logging(config: CfgNode) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """'3' → 3, 'None' → None, '[1, 2]' → [1, 2]; what is no Python literal (a name, a path) stays a
-    string."""
+    """'3' → 3, 'None' → None, '[1, 2]' → [1, 2], 'true' → True. Text that is not a Python literal,
+    such as a name or a path, stays a string."""
     if text in ("true", "false"):   # as TOML and the shell write them
         return text == "true"
     try:
         return literal_eval(text)
-    # all that literal_eval can raise
+    # everything that literal_eval can raise
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
 class CfgNode:
-    """A small tree of settings: attributes, printed as an indented list, overridden from
-    `--a.b=value` arguments."""
+    """A small tree of settings: a setting is an attribute, a section is a CfgNode. It prints as an
+    indented list, and `--a.b=value` arguments can override it."""
 
     def __init__(self, **kwargs: Any):
         self.__dict__.update(kwargs)
@@ -100,7 +104,7 @@ class CfgNode:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CfgNode) and self.to_dict() == other.to_dict()
 
-    __hash__ = None   # it is mutable
+    __hash__ = None   # not hashable, because it is mutable
 
     def _str_helper(self, indent: int) -> str:
         pad, parts = " " * (indent * 4), []
@@ -112,16 +116,16 @@ class CfgNode:
         return "".join(parts)
 
     def to_dict(self) -> dict:
-        """The same tree as nested dicts."""
+        """Return the same tree as nested dicts."""
         return {k: v.to_dict() if isinstance(v, CfgNode) else v for k, v in self.__dict__.items()}
 
     def merge_from_dict(self, d: dict) -> None:
-        """Set this node's attributes from a dict, unchecked, as minGPT does."""
+        """Set this node's attributes from a dict, without checks, as minGPT does."""
         self.__dict__.update(d)
 
     def merge_from_args(self, args: list[str]) -> None:
-        """Override settings from `--section.key=value` arguments; the value may itself hold `=` or
-        be a path."""
+        """Override settings from `--section.key=value` arguments. The value may contain `=` or be a
+        path. AssertionError for a setting that does not exist."""
         for arg in args:
             key, equals, text = arg.partition("=")
             assert equals, f"expecting each override arg to be of form --arg=value, got {arg}"

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from experiments.records.record import processor
+
 PACKAGES = ("torch", "numpy", "transformers", "x-transformers", "litgpt", "tokenizers")
 
 
@@ -49,7 +51,7 @@ def available_mb(device: str = "cpu") -> float:
 
 def describe(device: str, threads: int) -> dict[str, Any]:
     """Where it was measured, with which versions, and how it was called."""
-    return {"platform": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count(),
+    return {"platform": platform.platform(), "cpu": processor(), "cores": os.cpu_count(),
             "threads": threads,
             "device": device, "python": platform.python_version(), "versions": versions(),
             "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]),
@@ -70,11 +72,3 @@ def versions() -> dict[str, str]:
 def _module() -> list[str]:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return [spec.name] if spec else [Path(sys.argv[0]).stem]
-
-
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in (cpuinfo.read_text().splitlines()
-                                                     if cpuinfo.exists() else ())
-             if line.startswith("model name")]
-    return names[0] if names else platform.processor()

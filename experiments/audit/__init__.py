@@ -1,17 +1,17 @@
 """
-What an arm really does, established on the model itself before it is trained: a table of named
-claims, each true or a sentence that names the layer, the query and the key, or the parameter, where
-it is not so.
+Check, before training, that a model does what its settings declare. The result is a table of named
+claims. Each is True, or a sentence that says where it fails: the layer, query and key, or the
+parameter.
 
     result = audit(model, settings.trainer, batches)
     result["passed"], result["seconds"], result["checks"]      # bool, float, {claim: …}
     first_failure(result)                               # None, or "claim: sentence"
 
-A claim is established by changing what goes in, by gradients, and by comparing values with a plain
-reference model (reference.py), never by reading code. What the reference does not know is listed
-under "unchecked". Claims about the architecture are asked of weights that are drawn anew, at a
-scale where nothing that is connected vanishes. The others are asked of the weights as they are.
-Weights, modes and random state are afterwards what they were.
+The checks change inputs, take gradients, and compare values with a plain reference model
+(reference.py); they never read code. Parts that the reference does not know are listed under
+"unchecked". Claims about the architecture are checked with redrawn weights, at a scale where no
+connection vanishes. The other claims are checked with the weights as they are. Afterwards weights,
+modes and random state are what they were before.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from mingpt.utils import CfgNode as CN
 
 __all__ = ["AS_THEY_ARE", "REDRAWN", "audit", "first_failure"]
 
-# claim → check: Subject → True, or what was seen instead; None where the claim is not made of this
-# model. Layers come first: a fault there breaks claims about the whole model too, which can name no
-# layer.
+# {claim: check}. A check takes the Subject and returns True, a sentence about what was seen
+# instead, or None where the claim does not apply to this model. Claims about layers come first: a
+# fault in a layer also breaks claims about the whole model, and those cannot name the layer.
 REDRAWN: dict[str, Callable] = {
     "no layer sees a later position": sight.later,
     "every layer sees exactly the keys of its pattern": sight.exact,
@@ -75,13 +75,13 @@ def audit(model: GPT, trainer: CN, batches=None, *, fresh: bool = True,
           reference: Callable[[torch.Tensor], Iterable[torch.Tensor]] | None = None,
           freeze_except: str | None = None) -> dict:
     """Check every claim → {"passed": bool, "seconds": float, "checks": {claim: True or what was
-    seen}, "unchecked": [one sentence per part that no reference knows]}.
+    seen}, "unchecked": [one sentence per part that the reference does not know]}.
 
-    `batches` are the run's own (`batch(t)`, `eot`); without them nothing is claimed of the data.
-    `fresh`: the weights are initial ones. `reference`: tokens (B, T) → the input of every layer (B,
-    T, C), then the logits, of the model from which the weights were imported: Hugging Face's
-    `[*out.hidden_states[:-1], out.logits]`. `freeze_except`: the run's setting; all other
-    parameters must be frozen, and without it none.
+    `batches` are the run's own (`batch(t)`, `eot`); without them, claims about the data are left
+    out. `fresh` says that the weights are initial ones. `reference` computes what the source of
+    imported weights computes: tokens (B, T) → the input of every layer (B, T, C), then the logits;
+    in Hugging Face's terms `[*out.hidden_states[:-1], out.logits]`. `freeze_except` is the run's
+    setting: all parameters that it does not name must be frozen, and without it none.
     """
     begun, device = time.perf_counter(), model.lm_head.weight.device
     modes_before = [(module, module.training) for module in model.modules()]
@@ -103,20 +103,20 @@ def audit(model: GPT, trainer: CN, batches=None, *, fresh: bool = True,
 
 
 def _ask(claims: dict[str, Callable], subject: Subject) -> dict[str, bool | str]:
-    """The claims that are made of this model, each with what was seen."""
+    """{claim: True or what was seen} for the claims that apply to this model."""
     seen = {}
     for claim, check in claims.items():
         try:
             seen[claim] = check(subject)
         except Finding as finding:
             seen[claim] = str(finding)
-        # whatever a broken model raises, at any length of text, is a finding
+        # a broken model may raise any exception, and its message becomes the finding, on one line
         except Exception as error:
             seen[claim] = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return {claim: answer for claim, answer in seen.items() if answer is not None}
 
 
 def first_failure(result: dict) -> str | None:
-    """'claim: what was seen' of the first claim that does not hold."""
+    """'claim: what was seen' for the first claim that fails; None where all hold."""
     return next((f"{claim}: {seen}" for claim, seen in result["checks"].items()
                  if seen is not True), None)

@@ -1,5 +1,5 @@
 """
-The training loss and its gradients, against the plain reference model's.
+Compare the training loss and its gradients with those of the plain reference model.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mingpt.trainer import loss_of
 
 
 def gradients(subject: Subject) -> bool | str | None:
-    """The training loss is the reference's, and so are its gradients, for two batches one after the
-    other."""
+    """The training loss and its gradients equal the reference's, for two batches in turn. None
+    where the reference does not know a part of the model."""
     if not comparable(subject) or not known(subject, *reference.KNOWN):
         return None
     with exact(subject), trained(subject.model), torch.enable_grad():
@@ -53,7 +53,8 @@ def _descent(subject: Subject, P: dict, c: SimpleNamespace, x: Tensor, y: Tensor
             handle.remove()
     theirs, streams = reference.loss(P, c, subject.patterns, x, y)
     if off(ours.detach(), theirs.detach()) > close:
-        return f"the loss in training is {ours.item():.6f}, the reference's {theirs.item():.6f}"
+        return (f"the loss in training is {ours.item():.6f}, but the reference's is "
+                f"{theirs.item():.6f}")
     if not ours.requires_grad:
         return "the loss in training has no gradient"
     fair = [P[name] for name in named]
@@ -67,8 +68,8 @@ def _descent(subject: Subject, P: dict, c: SimpleNamespace, x: Tensor, y: Tensor
 
 
 def _streams(flowing: list[int], have: tuple, want: tuple, close: float, depth: int) -> str | None:
-    """The last layer at whose input the gradient is not the reference's; `depth` is what the final
-    norm reads."""
+    """A sentence about the last layer where the gradient at the input is not the reference's, or
+    None. `flowing` are the places that have a gradient; place `depth` is the final norm's input."""
     for place in reversed(range(len(flowing))):
         l = flowing[place]
         if gradient_off(have[place], want[l]) > close:

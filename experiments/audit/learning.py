@@ -1,5 +1,5 @@
 """
-What training reaches: gradients, and the optimizer's groups.
+Check what training reaches: the gradients of parameters, and the groups of the optimizer.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from experiments.audit.subject import Subject
 from mingpt.trainer import loss_of
 
 BATCHES = 3
-TOKENS = 512    # of a batch
-DRIVEN = 64     # tokens that each expert is given directly
-FLOPS = 2e10    # of a batch's forward and backward; one row in any case
+TOKENS = 512    # per batch, at most
+DRIVEN = 64     # vectors that each expert is given directly
+FLOPS = 2e10    # per batch, forward and backward, at most; but a batch has at least one row
 
 
 def alive(subject: Subject) -> bool | str:
-    """Every row and column of every matrix, and every other parameter, has a gradient on one of
-    several batches, of the loss that training has: some parts work for it alone."""
+    """Every row and column of every matrix, and every other parameter, has a gradient on at least
+    one of several batches. The loss is the training loss, because some parts affect only that."""
     T, named = subject.long, {name: p for name, p in subject.model.named_parameters()
                               if p.requires_grad}
     dear = int(FLOPS / (6 * T * sum(p.numel() for p in named.values())))
@@ -43,8 +43,9 @@ def alive(subject: Subject) -> bool | str:
 
 
 def _drive_experts(subject: Subject, total: dict[str, Tensor | None]) -> None:
-    """Give every expert tokens directly, where others of its layer are reached: at a small batch a
-    router may choose few of many. Adds the gradients to `total`."""
+    """Give every expert random vectors directly and add the gradients to `total`. This happens only
+    where the gradient reaches an expert of the same layer: with a small batch, a router may choose
+    few of many experts."""
     for name, module in subject.model.named_modules():
         for number, expert in enumerate(getattr(module, "experts", ())):
             prefix = f"{name}.experts.{number}."
@@ -63,8 +64,9 @@ def _drive_experts(subject: Subject, total: dict[str, Tensor | None]) -> None:
                     total[n] = g.abs() if total[n] is None else total[n] + g.abs()
 
 
-def _gradients(subject: Subject, batch: Tensor, parameters: list[Tensor]) -> tuple[Tensor | None,
-                                                                                   ...]:
+def _gradients(subject: Subject, batch: Tensor,
+               parameters: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradients of the training loss for a batch (B, T + 1) of tokens."""
     subject.model.train()
     try:
         with torch.enable_grad():
@@ -75,8 +77,8 @@ def _gradients(subject: Subject, batch: Tensor, parameters: list[Tensor]) -> tup
 
 
 def _dead(gradient: Tensor | None, used: Tensor | None) -> str | None:
-    """Where nothing arrives: '' for the whole of it, else which rows or columns; None where
-    something does everywhere. Of a table only the rows used count."""
+    """Where a gradient is zero: '' for everywhere, else the rows or columns; None for nowhere.
+    `used` are the rows of a table that the batches use; no other rows count."""
     if gradient is None or not gradient.any():
         return ""
     if gradient.dim() != 2:
@@ -93,12 +95,12 @@ def _dead(gradient: Tensor | None, used: Tensor | None) -> str | None:
 
 def _exempt(subject: Subject, named: dict[str, Tensor],
             total: dict[str, Tensor | None]) -> set[str]:
-    """Parameters whose gradient is zero by mathematics, not by mistake.
+    """The parameters whose gradient may be zero for mathematical reasons.
 
-    A bias on keys adds the same to all scores of a query, which softmax ignores: only the sum over
-    a linear layer's outputs cancels, so a linear's bias that is in the graph is as alive as its
-    weight. And where queries see one key, nothing about the scores matters: of that attention only
-    something must be reached.
+    A bias on keys adds the same to all scores of a query, and softmax ignores that. So a bias that
+    is in the graph counts as reached where the weight of its linear layer is reached. Where queries
+    see only one key, the scores change nothing: it is enough that some parameter of that attention
+    is reached.
     """
     linears = {name for name, m in subject.model.named_modules() if isinstance(m, nn.Linear)}
     exempt = {f"{name}.bias" for name in linears if total.get(f"{name}.bias") is not None
@@ -112,11 +114,11 @@ def _exempt(subject: Subject, named: dict[str, Tensor],
 
 
 def grouped(subject: Subject) -> bool | str:
-    """The optimizer holds each trainable parameter once, no frozen one, and none of another
-    model."""
+    """The optimizer holds each trainable parameter exactly once, no frozen parameter, and no tensor
+    from outside the model."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")   # torch warns of duplicates without saying which
+            warnings.simplefilter("ignore")   # torch's warning about duplicates does not name them
             optimizer = subject.model.configure_optimizers(subject.trainer)
     except ValueError as error:
         return f"the optimizer refuses its groups: {error}"
@@ -128,5 +130,5 @@ def grouped(subject: Subject) -> bool | str:
             return (f"{name} is {'trainable' if p.requires_grad else 'frozen'} and held {times} "
                     f"times")
     foreign = set(held) - {id(p) for p in named.values()}
-    return (f"{len(foreign)} tensors of the optimizer are no parameters of the model" if foreign
+    return (f"{len(foreign)} tensors of the optimizer are not parameters of the model" if foreign
             else True)

@@ -1,5 +1,6 @@
 """
-What the loss is a mean over: recomputed from the logits by its definition, target by target.
+Check which targets the loss is a mean over. The loss is recomputed from the logits by its
+definition, target by target.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ LENGTH = 16
 
 @torch.no_grad()
 def counted(subject: Subject) -> bool | str:
-    """Just the targets other than IGNORE_INDEX count, each once and at its own place, an end of
-    document like any."""
+    """Exactly the targets other than IGNORE_INDEX count, each once and at its own place. An end of
+    document counts like any other target."""
     T = min(LENGTH, subject.model.block_size)
     idx, targets = subject.tokens(2, T), subject.tokens(2, T)
     logits = subject.model(idx)[0].double()
@@ -44,18 +45,19 @@ def counted(subject: Subject) -> bool | str:
 
 
 def _differs(subject: Subject, idx: Tensor, targets: Tensor, expected: float) -> str | None:
-    """A sentence where the model's loss, or the one that it is trained on, is another than what its
-    logits say."""
+    """A sentence where the model's loss, or the loss that it is trained on, differs from the loss
+    `expected` by its logits; None where both agree."""
     losses = {"loss": subject.model(idx, targets)[1],
               "loss trained on": loss_of(subject.model)(idx, targets)}
     for name, loss in losses.items():
         if not math.isclose(loss, expected, rel_tol=CLOSE, abs_tol=CLOSE):
-            return f"the {name} is {loss:.4f}, where the logits say {expected:.4f}"
+            return f"the {name} is {loss:.4f}, but its logits give {expected:.4f}"
     return None
 
 
 def shifted(subject: Subject) -> bool | str | None:
-    """In the run's own batches the target of each position is the row's next token, or padding."""
+    """In the run's own batches, the target of each position is the row's next token, or is ignored
+    where padding follows. None without batches."""
     if subject.batches is None:
         return None
     for t in range(2):
@@ -64,7 +66,7 @@ def shifted(subject: Subject) -> bool | str | None:
         if wrong.any():
             row, place = wrong.nonzero()[0].tolist()
             return (f"batch {t}, row {row}: the target at {place} is {int(y[row, place])}, "
-                    f"the next token {int(x[row, place + 1])}")
+                    f"but the next token is {int(x[row, place + 1])}")
         if not (y != IGNORE_INDEX).any():
-            return f"batch {t} has no target at all"
+            return f"batch {t} has no targets"
     return True

@@ -1,5 +1,5 @@
 """
-What differs between training and evaluation, and where positions act.
+Check what differs between training and evaluation, and in which layers positions act.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from experiments.audit.subject import Call, Subject
 from mingpt.positions import POSITIONS, NoPosition, layers_without
 
 LENGTH = 32
-DRAWS = 8       # of a part that is to vary: a small dropout may leave one as it is
-# whose shares act in which part
+DRAWS = 8       # outputs of a part that must vary; a small dropout may leave one of them unchanged
+# {part of a block: the dropout settings that act in it}
 SHARES = {"attn": ("attn_pdrop", "resid_pdrop"), "mlp": ("resid_pdrop",)}
 
 
 @torch.no_grad()
 def evaluation(subject: Subject) -> bool | str:
-    """Two forwards in eval mode give the same bits, part by part, whatever the random state."""
+    """In eval mode, two forwards of each part give the same bits, whatever the random state is."""
     idx = subject.tokens(2, min(LENGTH, subject.model.block_size))
     calls = subject.calls(idx)
     for name, part in {**_leaves_first(subject), "the model": subject.model}.items():
@@ -30,7 +30,7 @@ def evaluation(subject: Subject) -> bool | str:
 
 @torch.no_grad()
 def training(subject: Subject) -> bool | str:
-    """In train mode a part varies if and only if one of its dropout shares is above 0."""
+    """In train mode, a part varies if and only if one of its dropout shares is above 0."""
     idx = subject.tokens(2, min(LENGTH, subject.model.block_size))
     calls, declared = subject.calls(idx), subject.config
     subject.model.train()
@@ -40,13 +40,12 @@ def training(subject: Subject) -> bool | str:
                 child, share = getattr(block, name), max(getattr(declared, s, 0.0) for s in shares)
                 if child in calls and _varies(child, calls[child], share) != (share > 0):
                     return (f"layer {l}'s {name} {'does not vary' if share else 'varies'} in "
-                            f"training: "
-                            f"its dropout is declared {share}")
+                            f"training: its dropout is declared {share}")
         x = torch.ones(1, 64, declared.n_embd, device=subject.device)
         if _varies(subject.model.transformer.drop, ((x,), {}),
                    declared.embd_pdrop) != (declared.embd_pdrop > 0):
-            return (f"the embeddings' dropout is declared {declared.embd_pdrop}, and is not so in "
-                    f"training")
+            return (f"the embeddings' dropout is declared {declared.embd_pdrop}, but training does "
+                    f"not follow it")
     finally:
         subject.model.eval()
     return True
@@ -57,7 +56,7 @@ def _leaves_first(subject: Subject) -> dict:
 
 
 def _varies(part: torch.nn.Module, call: Call, share: float = 0.0) -> bool:
-    """Whether one input has several outputs; the random state goes on between them."""
+    """Whether a part gives different outputs for the same input, as the random state advances."""
     def output() -> Tensor:
         y = part(*call[0], **call[1])
         return y[0] if isinstance(y, tuple) else y
@@ -68,10 +67,10 @@ def _varies(part: torch.nn.Module, call: Call, share: float = 0.0) -> bool:
 
 @torch.no_grad()
 def positions(subject: Subject) -> bool | str | None:
-    """Where positions are declared to act in attention, changing places among a query's keys
-    changes its output."""
+    """Where positions are declared to act in attention, reordering a query's keys changes its
+    output. None where positions do not act in attention."""
     member = POSITIONS[subject.config.position]
-    has_table = member.table is not NoPosition.table      # whose rows the gradient must reach
+    has_table = member.table is not NoPosition.table      # learning.alive checks a table's rows
     if member is NoPosition or has_table and member.rotate is NoPosition.rotate:
         return None
     idx = subject.tokens(1, min(LENGTH, subject.model.block_size))

@@ -1,13 +1,13 @@
 """
-A GPT written once more, to be read: from tokens to logits and to the training loss, with one loop
-per layer and head.
+A second implementation of the GPT, written to be read: from tokens to logits and to the training
+loss, with plain loops over layers and heads.
 
-It shares no code with `mingpt`. Weights come as a dict P from the state dict's names to tensors,
-usually in float64. Speed does not matter here. The audit compares an arm's parts with these
-functions. See reference_attention.py for attention and positions.
+It shares no code with `mingpt`. The audit compares the parts of a model with these functions. Speed
+does not matter here. See reference_attention.py for attention and positions.
 
-    B rows, T tokens per row, C channels, V words; c is the resolved model config; name is a prefix
-    such as 'transformer.h.2.mlp.'
+    B rows, T tokens per row, C channels, V words in the vocabulary. P is a dict from the names of
+    the state dict to tensors, usually in float64. c is the resolved model config. name is a prefix
+    such as 'transformer.h.2.mlp.'.
 """
 
 from __future__ import annotations
@@ -41,18 +41,22 @@ def norm(P: dict, name: str, c, x: Tensor) -> Tensor:
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh approximation, as in GPT-2. arXiv 1606.08415."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
 
 
 def gelu_erf(x: Tensor) -> Tensor:
+    """GELU in its exact form. arXiv 1606.08415."""
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
 def silu(x: Tensor) -> Tensor:
+    """x · sigmoid(x)."""
     return x / (1 + torch.exp(-x))
 
 
 def relu_squared(x: Tensor) -> Tensor:
+    """x² where x > 0, else 0."""
     return torch.where(x > 0, x * x, 0 * x)
 
 
@@ -61,13 +65,15 @@ GATED = {"swiglu": silu, "geglu": gelu_tanh}
 
 
 def mlp(P: dict, name: str, c, x: Tensor, training: bool = False) -> tuple[Tensor, Tensor | float]:
-    """x (B, T, C) → (B, T, C), and what training adds to the loss: 0 except for experts."""
+    """x (B, T, C) → (B, T, C), and the term that training adds to the loss, which is 0 except for
+    experts."""
     if c.mlp == "moe":
         return mixture_of_experts(P, name, c, x, training)
     return dense_mlp(P, name, c.mlp, x), 0.0
 
 
 def dense_mlp(P: dict, name: str, kind: str, x: Tensor) -> Tensor:
+    """x (B, T, C) → (B, T, C), by a plain or a gated MLP."""
     if kind in GATED:
         hidden = GATED[kind](linear(P, name + "c_gate.", x)) * linear(P, name + "c_fc.", x)
     else:
@@ -75,11 +81,14 @@ def dense_mlp(P: dict, name: str, kind: str, x: Tensor) -> Tensor:
     return linear(P, name + "c_proj.", hidden)
 
 
-def mixture_of_experts(P: dict, name: str, c, x: Tensor, training: bool) -> tuple[Tensor,
-                                                                                  Tensor | float]:
-    """Each token goes to its k likeliest experts. Their weights sum to 1 where k > 1 (Mixtral); for
-    k = 1 the weight is the probability (Switch). In training an expert has room for factor · T·k/n
-    choices per row, taken in the text's order, and a token's likelier choice comes first."""
+def mixture_of_experts(P: dict, name: str, c, x: Tensor,
+                       training: bool) -> tuple[Tensor, Tensor | float]:
+    """x (B, T, C) → (B, T, C), and the balance loss. Each token goes to its k likeliest experts.
+
+    Their weights sum to 1 where k > 1 (Mixtral); for k = 1 the weight is the probability (Switch).
+    In training, an expert has room for factor · T·k/n choices per row. The room is filled in the
+    order of the text, and a token's likelier choice comes first.
+    """
     B, T, _ = x.shape
     n, k = c.n_experts, c.experts_per_token
     probability = torch.softmax(linear(P, name + "router.", x), -1)              # (B, T, n)
@@ -87,10 +96,10 @@ def mixture_of_experts(P: dict, name: str, c, x: Tensor, training: bool) -> tupl
     weight, chosen = weight[..., :k], chosen[..., :k]                            # (B, T, k)
     if k > 1:
         weight = weight / weight.sum(-1, keepdim=True)
-    # (B, T, n, C)
-    made = torch.stack([dense_mlp(P, f"{name}experts.{e}.", c.expert, x) for e in range(n)], 2)
-    room = math.ceil(c.capacity_factor * T
-                     * k / n) if training and c.capacity_factor is not None else T * k
+    made = torch.stack([dense_mlp(P, f"{name}experts.{e}.", c.expert, x)
+                        for e in range(n)], 2)                                   # (B, T, n, C)
+    room = (math.ceil(c.capacity_factor * T * k / n)
+            if training and c.capacity_factor is not None else T * k)
     share = torch.zeros(B, T, n, dtype=x.dtype, device=x.device)
     for b in range(B):
         taken = [0] * n
@@ -108,8 +117,8 @@ def mixture_of_experts(P: dict, name: str, c, x: Tensor, training: bool) -> tupl
 # -- the model -------------------------------------------------------------------------------------
 
 def embed(P: dict, c, idx: Tensor) -> Tensor:
-    """idx (B, T) → (B, T, C): the token's vector, scaled where asked, plus the position's where
-    there is a table."""
+    """idx (B, T) → (B, T, C): the token's vector, scaled by embd_scale where it is set, plus the
+    position's vector where there is a table."""
     x = P["transformer.wte.weight"][idx]
     if c.embd_scale is not None:
         x = x * (math.sqrt(c.n_embd) if c.embd_scale == "sqrt" else c.embd_scale)
@@ -118,7 +127,8 @@ def embed(P: dict, c, idx: Tensor) -> Tensor:
 
 def block(P: dict, layer: int, c, x: Tensor, seen: Tensor,
           training: bool = False) -> tuple[Tensor, Tensor | float]:
-    """x (B, T, C), seen (B, T, T) bool → what the layer returns, and what it adds to the loss."""
+    """x (B, T, C), seen (B, T, T) bool → the layer's output (B, T, C), and the term that it adds to
+    the loss."""
     name = f"transformer.h.{layer}."
 
     def normed(which: str, z: Tensor) -> Tensor:
@@ -143,25 +153,24 @@ def block(P: dict, layer: int, c, x: Tensor, seen: Tensor,
 
 
 def seen_keys(patterns: list, c, idx: Tensor) -> list[Tensor]:
-    """For each layer (B, T, T) bool: the keys of its pattern, within one document where documents
-    are kept apart."""
+    """One mask per layer, (B, T, T) bool: the keys of its pattern, limited to the query's document
+    where c.document_end is set."""
     B, T = idx.shape
     together = torch.ones(B, T, T, dtype=torch.bool)
     for b in range(B if c.document_end is not None else 0):
         document = [0]
         for token in idx[b, :-1].tolist():
-            # an end belongs to the document that it ends
+            # an end token belongs to the document that it ends
             document.append(document[-1] + (token == c.document_end))
         number = torch.tensor(document)
         together[b] = number[:, None] == number[None, :]
     return [(pattern.mask(T) & together).to(idx.device) for pattern in patterns]
 
 
-def hidden(P: dict, c, patterns: list, idx: Tensor, training: bool = False) -> tuple[list[Tensor],
-                                                                                     Tensor,
-                                                                                     Tensor]:
-    """idx (B, T) → the inputs of every layer and of the final norm, what the head reads (B, T, C),
-    and what layers add to the loss."""
+def hidden(P: dict, c, patterns: list, idx: Tensor,
+           training: bool = False) -> tuple[list[Tensor], Tensor, Tensor]:
+    """idx (B, T) → the inputs of every layer and of the final norm, the head's input (B, T, C), and
+    the terms that the layers add to the loss."""
     x, inputs, added = embed(P, c, idx), [], 0.0
     for layer, seen in enumerate(seen_keys(patterns, c, idx)):
         inputs.append(x)
@@ -171,12 +180,12 @@ def hidden(P: dict, c, patterns: list, idx: Tensor, training: bool = False) -> t
 
 
 def final_norm(P: dict, c, x: Tensor) -> Tensor:
-    """The norm before the head; a post-norm model has none."""
+    """The norm before the head. A post-norm model has none."""
     return x if c.block == "post" else norm(P, "transformer.ln_f.", c, x)
 
 
 def logits(P: dict, c, x: Tensor) -> Tensor:
-    """What the head reads (B, T, C) → (B, T, V), kept below the cap where there is one."""
+    """The head's input x (B, T, C) → (B, T, V), kept below c.logit_softcap where it is set."""
     y = x @ P["lm_head.weight"].T
     return y if c.logit_softcap is None else c.logit_softcap * torch.tanh(y / c.logit_softcap)
 
@@ -184,17 +193,16 @@ def logits(P: dict, c, x: Tensor) -> Tensor:
 # -- the loss --------------------------------------------------------------------------------------
 
 def mean_nats(y: Tensor, targets: Tensor, z_loss: float) -> Tensor:
-    """Mean of −log p(target) + z_loss · log²Z over the targets that count. y (B, T, V), targets (B,
-    T)."""
+    """Logits y (B, T, V), targets (B, T) → the mean of −log p(target) + z_loss · log²Z over the
+    targets that are not IGNORED."""
     log_z = y.logsumexp(-1)
     nats = log_z - y.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return (nats + z_loss * log_z ** 2)[targets != IGNORED].mean()
 
 
 def later_targets(targets: Tensor, steps: int, document_end: int | None) -> Tensor:
-    """The target `steps` further on; ignored beyond the row and, where documents are kept apart,
-    beyond the document.
-    """
+    """targets (B, T) → the targets `steps` positions later (B, T). IGNORED beyond the end of the
+    row and, where document_end is set, beyond the end of the document."""
     B, T = targets.shape
     moved = torch.full_like(targets, IGNORED)
     for b in range(B):
@@ -205,7 +213,8 @@ def later_targets(targets: Tensor, steps: int, document_end: int | None) -> Tens
 
 
 def loss(P: dict, c, patterns: list, idx: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The loss that training minimises, and the inputs of every layer and of the final norm."""
+    """idx, targets (B, T) → the training loss, and the inputs of every layer and of the final
+    norm."""
     inputs, x, added = hidden(P, c, patterns, idx, training=True)
     total = mean_nats(logits(P, c, x), targets, c.z_loss) + added
     for steps in range(1, c.n_future):

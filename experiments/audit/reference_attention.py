@@ -1,5 +1,6 @@
 """
-The reference's attention and positions, head by head. See reference.py for the letters.
+The reference's attention and positions, one head at a time. See reference.py for what B, T, C, P, c
+and name stand for.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from torch import Tensor
 
 
 def linear(P: dict, name: str, x: Tensor) -> Tensor:
+    """x (…, in) → (…, out), with the bias where there is one."""
     y = x @ P[name + "weight"].T
     return y + P[name + "bias"] if name + "bias" in P else y
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last dimension. arXiv 1910.07467."""
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
 
 
@@ -35,8 +38,8 @@ def acts(c, layer: int) -> bool:
 
 
 def rope(c, layer: int, x: Tensor) -> Tensor:
-    """x (B, T, hs): of its first r numbers the pair (i, i + r/2) turns by t · base^(−2i/r). arXiv
-    2104.09864."""
+    """x (B, T, hs) → (B, T, hs): among the first r numbers, the pair (i, i + r/2) at position t
+    turns by the angle t · base^(−2i/r). arXiv 2104.09864."""
     T, hs = x.size(1), x.size(2)
     r = int(hs * c.rope_fraction)
     local = c.rope_local_base is not None and str(c.layer_patterns[layer]) != "f"
@@ -51,9 +54,9 @@ def rope(c, layer: int, x: Tensor) -> Tensor:
 
 
 def slope(n: int, head: int) -> float:
-    """ALiBi's slope of one of n heads: 2^(−8(h+1)/n) for a power of two. Otherwise the power of two
-    below fills the first heads, and every other slope of the next power the rest. arXiv
-    2108.12409."""
+    """ALiBi's slope for head h of n: 2^(−8(h+1)/n) where n is a power of two. Otherwise the first
+    heads have the slopes of the power of two below n, and the rest have every other slope of the
+    next power. arXiv 2108.12409."""
     power = 1
     while power * 2 <= n:
         power *= 2
@@ -65,20 +68,20 @@ def slope(n: int, head: int) -> float:
 # -- one head --------------------------------------------------------------------------------------
 
 def one_head(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float, falling: float) -> Tensor:
-    """softmax(scale · q·k − falling · distance) v over the keys seen. q, k (B, T, ·), v (B, T, ·),
-    seen (B, T, T)."""
+    """q, k, v (B, T, ·), seen (B, T, T) bool → (B, T, ·):
+    softmax(scale · q·k − falling · distance) v over the keys seen."""
     place = torch.arange(q.size(1), dtype=q.dtype, device=q.device)
     scores = scale * (q @ k.transpose(1, 2)) - falling * (place[:, None] - place[None, :])
     return torch.softmax(scores.masked_fill(~seen, -math.inf), -1) @ v
 
 
 def cut(x: Tensor, sizes: list[int]) -> list[Tensor]:
-    """The last dimension in pieces of these sizes, one after the other."""
+    """Split the last dimension into consecutive pieces of these sizes."""
     return list(x.split(sizes, -1))
 
 
 def attention(P: dict, layer: int, c, x: Tensor, seen: Tensor) -> Tensor:
-    """x (B, T, C), seen (B, T, T) → (B, T, C)."""
+    """x (B, T, C), seen (B, T, T) bool → (B, T, C): the heads side by side, then c_proj."""
     kind = {"mla": latent_attention, "msla": sparse_latent_attention,
             "msla_published": published_latents}
     name = f"transformer.h.{layer}.attn."
@@ -87,7 +90,7 @@ def attention(P: dict, layer: int, c, x: Tensor, seen: Tensor) -> Tensor:
 
 
 def sizes(c) -> tuple[int, float]:
-    """The head size, and what scores are multiplied by."""
+    """(the head size, the factor that scores are multiplied by)."""
     hs = c.head_dim if c.head_dim is not None else c.n_embd // c.n_head
     return hs, 1 / math.sqrt(hs) if c.attn_scale is None else c.attn_scale
 
@@ -114,8 +117,8 @@ def heads_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor) 
 
 
 def latent_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor) -> list[Tensor]:
-    """mla: keys and values come from one normed latent. With rope, each query has more numbers that
-    turn, and all heads share one key that turns. arXiv 2405.04434."""
+    """mla: keys and values come from one normed latent. With rope, each query has additional
+    numbers that turn, and all heads share one additional key that turns. arXiv 2405.04434."""
     n, (hs, _) = c.n_head, sizes(c)
     turns = c.position == "rope" and acts(c, layer)
     rank = c.kv_lora_rank or 4 * hs
@@ -132,8 +135,8 @@ def latent_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor)
     scale = 1 / math.sqrt(plain + turning) if c.attn_scale is None else c.attn_scale
     heads = []
     for h in range(n):
-        (q_plain, q_turning), (k, v) = cut(queries[h], [plain, turning]), cut(pairs[h],
-                                                                              [plain, v_size])
+        (q_plain, q_turning), (k, v) = (cut(queries[h], [plain, turning]),
+                                        cut(pairs[h], [plain, v_size]))
         if turns:
             q_plain = torch.cat((q_plain, rope(c, layer, q_turning)), -1)
             k = torch.cat((k, rope(c, layer, shared)), -1)
@@ -143,29 +146,29 @@ def latent_attention(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor)
 
 
 def best(scores: Tensor, k: int) -> Tensor:
-    """A softmax over the k largest scores of each row, 0 elsewhere."""
+    """A softmax over the k largest scores of each row; 0 for the others."""
     least = scores.sort(-1, descending=True).values[..., k - 1:k]
     return torch.softmax(scores.masked_fill(scores < least, -math.inf), -1)
 
 
 def sparse_latent_attention(P: dict, name: str, layer: int, c, x: Tensor,
                             seen: Tensor) -> list[Tensor]:
-    """msla: A_ij = Σ_l read_il · write_jl f^(i−j) / Σ_{j' ≤ i} write_j'l f^(i−j'), with f =
-    e^(−slope)."""
+    """msla: A_ij = Σ_l read_il · write_jl f^(i−j) / Σ_{j' ≤ i} write_j'l f^(i−j'), where
+    f = e^(−slope)."""
     n, (hs, scale) = c.n_head, sizes(c)
-    parts, latents = cut(linear(P, name + "c_attn.", x),
-                         [hs] * 3 * n), cut(P[name + "latents.weight"], [hs] * n)
+    parts, latents = (cut(linear(P, name + "c_attn.", x), [hs] * 3 * n),
+                      cut(P[name + "latents.weight"], [hs] * n))
     heads, falls = [], c.position == "alibi" and acts(c, layer)
     place = torch.arange(x.size(1), dtype=x.dtype, device=x.device)
     age = place[:, None] - place[None, :]
     for h in range(n):
         q, k, v = parts[h], parts[n + h], parts[2 * n + h]
         if c.qk_norm:
-            q, k = (rms_norm(z, P[name + w], c.norm_eps) for z,
-                    w in ((q, "q_norm.weight"), (k, "k_norm.weight")))
+            q, k = (rms_norm(z, P[name + w], c.norm_eps)
+                    for z, w in ((q, "q_norm.weight"), (k, "k_norm.weight")))
         read = best(scale * (q @ latents[h].T), c.msla_topk)                     # (B, T, L)
         write = torch.softmax(scale * (k @ latents[h].T), -1) + 1e-6             # (B, T, L)
-        # (T, T): of j, at i
+        # (T, T): the share of what j wrote that is left at i
         kept = torch.exp(-(slope(n, h) if falls else 0.0) * age.clamp(min=0)) * (age >= 0)
         total = kept @ write                                                     # (B, T, L)
         heads.append(((read / total) @ write.transpose(1, 2) * kept) @ v)
@@ -173,12 +176,13 @@ def sparse_latent_attention(P: dict, name: str, layer: int, c, x: Tensor,
 
 
 def published_latents(P: dict, name: str, layer: int, c, x: Tensor, seen: Tensor) -> list[Tensor]:
-    """msla_published: a query's best latents, added to its own token's value. No token sees
-    another."""
+    """msla_published: a query's best latents are added to its own token's value. No token sees
+    another token."""
     n, (hs, scale) = c.n_head, sizes(c)
-    queries, values, latents = (cut(z, [hs] * n) for z in (linear(P, name + "msla.q_proj.", x),
-                                linear(P, name + "msla.v_proj.", x),
-                                P[name + "msla.latents.weight"]))
+    queries, values, latents = (cut(z, [hs] * n)
+                                for z in (linear(P, name + "msla.q_proj.", x),
+                                          linear(P, name + "msla.v_proj.", x),
+                                          P[name + "msla.latents.weight"]))
     heads = [best(scale * (queries[h] @ latents[h].T), c.msla_topk) @ latents[h] + values[h]
              for h in range(n)]
     return [linear(P, name + "msla.out_proj.", torch.cat(heads, -1))]

@@ -1,11 +1,12 @@
 """
-Which keys a query really sees, by gradients, layer by layer and through all layers, against what is
-declared.
+Compare the keys that a query really sees with those that are declared, in each layer and through
+all layers.
 
-A row of a batch asks for one query: the gradient of its output with respect to every position of
-the row's input is exactly zero where nothing leads. Changing single positions finds what gradients
-do not show, such as a hard choice. A query's own key hides behind the query itself; it shows where
-all positions hold the same, as all values are then equal and the scores have no say.
+Each row of a batch tests one query. The gradient of the query's output is exactly zero at every
+position of the row's input that does not reach the query. Gradients miss some dependencies, such as
+hard choices; changing one position at a time finds those. A query's own key is hidden, because the
+query itself comes from the same position. It shows where all positions hold the same vector: all
+values are then equal, so the scores change nothing, and only the key's value can have a gradient.
 """
 
 from __future__ import annotations
@@ -18,30 +19,32 @@ from torch import Tensor, nn
 
 from experiments.audit.subject import CHUNK_TOKENS, QUERIES, Call, Subject, head_at
 
-# of the row's largest gradient: a float32 sum in another order is below, a masked score of −10
-# above
+# A key is seen if its gradient exceeds this share of the row's largest. Float32 sums in another
+# order stay below it; a key that is masked only by a score of −10 exceeds it.
 LEAK = 1e-6
-MOVED = 1e-5    # of the output's largest value
-# of the row's largest gradient: scores that have no say leave rounding, a thousandth of a key's
-# part
+MOVED = 1e-5    # an output moves if it changes by more than this share of the largest value
+# A query's own key is unseen if its gradient is at most this share of the row's largest. Scores
+# that change nothing leave only rounding, a thousandth of what a key contributes.
 FAINT = 1e-5
-# gradients are taken of the output times this: a path through many layers stays in float32's range
+# Outputs are multiplied by this before gradients are taken, so that the gradient of a path through
+# many layers stays within float32's range.
 LOUD = 1e8
-TRIES = 3       # random inputs before a key counts as unseen: a hard choice may leave out some
+TRIES = 3       # random inputs before a key counts as unseen; a hard choice may leave out some keys
 
 
 @dataclass
 class Sight:
-    """What the queries of one part were found to see. All (Q, T) bool but `queries`, (Q,), all on
-    the CPU."""
+    """What the queries of one part were found to see. The tensors are on the CPU: `queries` is
+    (Q,), the others are (Q, T) bool."""
     where: str
     queries: Tensor
     declared: Tensor
-    sees: Tensor        # beyond rounding
-    blind: Tensor       # not even that: no gradient at all
+    sees: Tensor        # the gradient is larger than rounding errors
+    blind: Tensor       # there is no gradient at all
 
     def finding(self, wrong: Tensor, verb: str) -> str | None:
-        """The first wrong pair as a sentence."""
+        """A sentence about the first pair of query and key in `wrong`, (Q, T) bool; None without
+        any."""
         if not wrong.any():
             return None
         q, key = wrong.nonzero()[0].tolist()
@@ -56,21 +59,20 @@ class Sight:
 # -- the claims ------------------------------------------------------------------------------------
 
 def later(subject: Subject) -> bool | str:
-    """No layer's query sees a later key, at a length, at a longer one, and at the first again."""
+    """No layer's query sees a later key. Three lengths are tried in turn: short, long, short."""
     return _first(s.finding(s.sees & s.future, "sees the later") for s in layers(subject))
 
 
 def exact(subject: Subject) -> bool | str:
-    """Each layer's query sees all keys of the pattern and no other: one too many or too few is
-    found at both ends."""
+    """Each layer's query sees all keys of the layer's pattern and no other key."""
     return _first(s.finding(s.sees & ~s.declared & ~s.future, "sees, against its pattern,")
                   or s.finding(s.declared & s.blind, "does not see, as its pattern declares,")
                   for s in layers(subject))
 
 
 def padded(subject: Subject) -> bool | str:
-    """In a row that ends with padding: real queries see just what they declare, padding nothing
-    after itself."""
+    """In a row that ends with padding, real queries see exactly the declared keys, and no query in
+    the padding sees a later key."""
     idx, real = subject.padded(subject.long)
     asked = torch.linspace(0, real, 8).long().clamp(max=subject.long - 1)  # the last one is padding
     return _first(_padded(s, real) for s in _looks(subject, idx, asked))
@@ -87,16 +89,16 @@ def _padded(sight: Sight, real: int) -> str | None:
 
 
 def blocks(subject: Subject) -> bool | str:
-    """A block as a whole lets a query see what its attention does: norms, MLP and residual mix no
-    positions."""
+    """In a whole block, a query sees the same keys as in its attention: norms, MLP and residual
+    stream mix no positions."""
     return _first(s.finding(s.sees & ~s.declared, "sees, by way of something other than attention,")
                   or s.finding(s.declared & s.blind, "loses what its attention sees:")
                   for s in _looks(subject, subject.tokens(1, subject.long), part="", most=8))
 
 
 def composed(subject: Subject) -> bool | str:
-    """Through all layers a prediction depends on just the tokens that the layers' patterns lead to,
-    one by one."""
+    """Through all layers, a prediction depends on exactly the tokens that the layers' patterns
+    reach when they are applied one after another."""
     idx = subject.tokens(1, subject.long)
     queries = torch.tensor(subject.queries(len(subject.blocks) - 1, subject.long, 12))
     reached = torch.eye(subject.long)
@@ -124,19 +126,19 @@ def _first(findings: Iterable[str | None]) -> bool | str:
 # -- looking ---------------------------------------------------------------------------------------
 
 def layers(subject: Subject) -> list[Sight]:
-    """Every layer's attention at three lengths, one after the other, so that what is kept of one
-    length shows."""
+    """Look at every layer's attention at three lengths in turn, so that a mask which is kept from
+    one length and used at another shows. The result is computed once per subject."""
     if not hasattr(subject, "sights"):
         lengths = [(subject.short, 8), (subject.long, QUERIES), (subject.short, 8)]
-        subject.sights = [s for T, most in lengths for s in _looks(subject, subject.tokens(1, T),
-                                                                   most=most)]
+        subject.sights = [s for T, most in lengths
+                          for s in _looks(subject, subject.tokens(1, T), most=most)]
     return subject.sights
 
 
 def _looks(subject: Subject, idx: Tensor, asked: Tensor | None = None, *, part: str = "'s attn",
            most: int = QUERIES) -> Iterator[Sight]:
-    """Each layer's attention (or block, part '') on a row of tokens: by gradients, by changes, and
-    the own key."""
+    """Look at each layer's attention (or its block, for part '') on a row of tokens (1, T): by
+    gradients, by changes, and at each query's own key."""
     T = idx.size(1)
     keys = torch.tensor(sorted({T - 1, T // 2, T // 3}))
     size = max(1, min(subject.affordable(T, most), CHUNK_TOKENS // T))
@@ -156,8 +158,8 @@ def _looks(subject: Subject, idx: Tensor, asked: Tensor | None = None, *, part: 
 
 
 def _bound(module: nn.Module, calls: dict[nn.Module, Call]) -> Callable[..., Tensor]:
-    """The part as a function of its input alone; whatever else it is given, such as a mask, it is
-    given."""
+    """The part as a function of its input alone. Its other arguments, such as a mask, are those of
+    its call in `calls`."""
     (_, *args), kwargs = calls[module]
     return lambda x, asked=None: module(x, *args, **kwargs)
 
@@ -173,14 +175,14 @@ def _by_gradient(subject: Subject, where: str, run: Callable, queries: Tensor, d
 
 
 def _sight(where: str, queries: Tensor, declared: Tensor, gradients: Tensor) -> Sight:
-    """gradients (Q, T); infinite ones count as seen."""
+    """Gradients (Q, T) → a Sight. Infinite gradients count as seen."""
     largest = gradients.masked_fill(gradients.isinf(), 0).amax(1, keepdim=True)
     return Sight(where, queries, declared, gradients > LEAK * largest, gradients == 0)
 
 
 def _own_key(subject: Subject, where: str, run: Callable, queries: Tensor, declared: Tensor,
              size: int) -> Sight:
-    """Whether each query sees its own key; nothing else is told."""
+    """Whether each query sees its own key. The Sight says nothing about other keys."""
     gradients = _gradients(subject, run, queries, declared.size(1), size, alike=True)
     faint = gradients <= FAINT * gradients.amax(1, keepdim=True)
     own = torch.arange(declared.size(1)) == queries[:, None]
@@ -189,9 +191,9 @@ def _own_key(subject: Subject, where: str, run: Callable, queries: Tensor, decla
 
 def _gradients(subject: Subject, run: Callable, queries: Tensor, T: int, size: int,
                alike: bool = False) -> Tensor:
-    """(Q, T) on the CPU: the largest gradient of each query's output with respect to each position
-    of its input, `size` queries at once; infinite where it is no number. `alike`: all positions of
-    an input hold the same."""
+    """The largest gradient of each query's output with respect to each position of its input,
+    (Q, T) on the CPU; infinite where it is NaN. `size` queries are computed at once. With `alike`,
+    all positions of an input hold the same vector."""
     found = []
     for asked in queries.split(size):
         filled = torch.cat([asked, asked[-1:].expand(size - len(asked))])
@@ -209,8 +211,8 @@ def _gradients(subject: Subject, run: Callable, queries: Tensor, T: int, size: i
 @torch.no_grad()
 def _by_change(subject: Subject, where: str, run: Callable, keys: Tensor,
                declared: Tensor) -> Sight:
-    """Change one position at a time and see which queries' outputs change; only what is too much is
-    told."""
+    """Change one position at a time and find the queries whose outputs change. The Sight can show
+    keys that should not be seen, but not keys that are missing."""
     T = declared.size(1)
     x = subject.noise(1, T, subject.config.n_embd).repeat(len(keys) + 1, 1, 1)
     x[torch.arange(len(keys)), keys] = subject.noise(len(keys), subject.config.n_embd)
@@ -222,7 +224,7 @@ def _by_change(subject: Subject, where: str, run: Callable, keys: Tensor,
 
 
 class _embedded:
-    """In a forward, the token embedding gives x (B, T, C), whatever the tokens."""
+    """Within the context, the token embedding returns x (B, T, C) whatever the tokens are."""
 
     def __init__(self, subject: Subject, x: Tensor):
         self.table, self.x = subject.model.transformer.wte, x

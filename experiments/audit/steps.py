@@ -1,6 +1,6 @@
 """
-What the optimizer makes of gradients: which parameters are trained, which decay, and one step of
-the real Trainer.
+Check what the optimizer does with gradients: which parameters are trained, which decay, and what
+one step of the real Trainer does.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mingpt.pretrained.upcycle import freeze_except
 from mingpt.trainer import Trainer, loss_of
 from mingpt.utils import IGNORE_INDEX
 
-CLOSE = 1e-3        # of the largest value: float32, and sums in another order
-RATE = 1e-3         # of the step that is tried
+CLOSE = 1e-3        # share of the largest value that may differ: float32 sums in another order
+RATE = 1e-3         # learning rate of the step that is tried
 
 
 def frozen(subject: Subject) -> bool | str:
-    """Just the parameters that run.freeze_except leaves out are frozen; none without it."""
+    """Exactly the parameters that run.freeze_except does not name are frozen; without it, none."""
     named = dict(subject.model.named_parameters())
     now = {name: p.requires_grad for name, p in named.items()}
     wanted = dict.fromkeys(named, True)
@@ -36,13 +36,14 @@ def frozen(subject: Subject) -> bool | str:
                 p.requires_grad_(now[name])
     for name in named:
         if now[name] != wanted[name]:
-            return f"{name} is frozen, and no setting declares it" if wanted[name] else \
-                f"{name} is trained, and run.freeze_except={subject.freeze_except} leaves it out"
+            return (f"{name} is frozen, but no setting declares it" if wanted[name] else
+                    f"{name} is trained, but run.freeze_except={subject.freeze_except} does not "
+                    f"name it")
     return True
 
 
 def decayed(subject: Subject) -> bool | str:
-    """The weights of linear layers decay by trainer.weight_decay, and nothing else does."""
+    """The weights of linear layers decay by trainer.weight_decay, and no other parameter decays."""
     declared, named = subject.trainer.weight_decay, dict(subject.model.named_parameters())
     linear = {f"{name}.weight" for name, m in subject.model.named_modules()
               if isinstance(m, nn.Linear)}
@@ -60,23 +61,22 @@ def decayed(subject: Subject) -> bool | str:
 
 
 class _Watched(Trainer):
-    """A Trainer that is given its batches."""
+    """A Trainer whose training set is a list of batches, used as they are."""
 
     def batches(self):
         return iter(self.train_dataset)
 
 
 def stepped(subject: Subject) -> bool | str:
-    """One step of the Trainer on two micro-batches has their mean gradient, and moves AdamW's
-    weights as it says."""
+    """One step of the Trainer on two micro-batches uses their mean gradient, and moves the weights
+    as AdamW's rule says."""
     model, config = subject.model, copy.deepcopy(subject.trainer)
     config.merge_from_dict({"accumulation_steps": 2, "max_iters": 1, "learning_rate": RATE,
-                            "grad_norm_clip": None,
-                            "compile": False, "warmup_steps": 0, "lr_schedule": "constant",
-                            "dtype": "float32",
+                            "grad_norm_clip": None, "compile": False, "warmup_steps": 0,
+                            "lr_schedule": "constant", "dtype": "float32",
                             "device": str(subject.device)})
     pairs = [batch(subject), batch(subject)]
-    # fewer targets than in the first: every target is to weigh the same
+    # The second micro-batch has fewer targets than the first, but every target must weigh the same.
     pairs[1][1][0] = IGNORE_INDEX
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with kept(model), trained(model):
@@ -93,27 +93,27 @@ def stepped(subject: Subject) -> bool | str:
         return _moved(subject, config, named, before, made)
 
 
-def _mean_gradient(model: nn.Module, pairs: list, parameters: list[Tensor]) -> tuple[Tensor | None,
-                                                                                     ...]:
-    """Of the mean over all targets of the micro-batches together."""
+def _mean_gradient(model: nn.Module, pairs: list,
+                   parameters: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient of the mean loss over all targets of all micro-batches."""
     targets = [int((y != IGNORE_INDEX).sum()) for _, y in pairs]
     with torch.enable_grad():
-        loss = sum(loss_of(model)(x, y) * (n / sum(targets)) for (x, y),
-                   n in zip(pairs, targets, strict=True))
+        loss = sum(loss_of(model)(x, y) * (n / sum(targets))
+                   for (x, y), n in zip(pairs, targets, strict=True))
         return torch.autograd.grad(loss, parameters, allow_unused=True)
 
 
-def _step(model: nn.Module, config, pairs: list, named: dict[str, Tensor]) -> dict[str,
-                                                                                   Tensor | None]:
-    """Run one iteration → the gradient of every parameter, just after its step."""
+def _step(model: nn.Module, config, pairs: list,
+          named: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """Run one iteration of the Trainer; returns {parameter: its gradient after the step}."""
     held = {p: p.grad for p in named.values()}
     with contextlib.redirect_stdout(None), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         trainer = _Watched(config, model, pairs)
         try:
             trainer.run()
-            return {name: None if p.grad is None else p.grad.detach().clone() for name,
-                    p in named.items()}
+            return {name: None if p.grad is None else p.grad.detach().clone()
+                    for name, p in named.items()}
         finally:
             for p in model.parameters():
                 p.grad = held.get(p)
@@ -132,8 +132,7 @@ def _moved(subject: Subject, config, named: dict, before: dict, made: dict) -> b
             continue
         decay = config.weight_decay if name in linear else 0.0
         wanted = -RATE * (g / (g.abs() + getattr(config, "adam_eps", 1e-8)) + decay * was)
-        if float((p.detach() - was - wanted).abs().max()) > 1e-2 * RATE * (
-            1 + decay * float(was.abs().max())
-        ):
+        if (float((p.detach() - was - wanted).abs().max())
+                > 1e-2 * RATE * (1 + decay * float(was.abs().max()))):
             return f"a step moves {name} otherwise than AdamW at the declared rate and decay"
     return True

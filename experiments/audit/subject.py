@@ -1,6 +1,6 @@
 """
-The model under audit and what every check needs of it: what it declares, at which lengths of text
-it is looked at, its parts' inputs, and weights at which nothing that is connected vanishes.
+The model under audit, and what every check needs of it: what it declares, the lengths of text to
+use, the inputs of its parts, and weights at which no connection vanishes.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from mingpt.model import GPT
 from mingpt.patterns.kinds import Full, Pattern
 from mingpt.utils import CfgNode as CN
 
-LONG = 128              # positions at which a full layer is looked at
-CHUNK_TOKENS = 2048     # at once: the audit must not be what a run's peak memory is
-QUERIES = 32            # at which a layer is looked at, where they are not so dear that the FLOPs
-FLOPS = 1.2e10          # of one look at all layers, half a second of a laptop, suffice for fewer
-FEWEST_QUERIES = 6
-WIDE = 512              # channels, from which more than one thread is worth it
+LONG = 128              # positions at which full layers are checked
+CHUNK_TOKENS = 2048     # tokens per forward, so that the audit does not set a run's peak memory
+QUERIES = 32            # queries checked per layer, at most; fewer where they cost more than FLOPS
+FLOPS = 1.2e10          # per check of all layers: half a second of a laptop
+FEWEST_QUERIES = 6      # queries checked per layer, at least
+WIDE = 512              # channels from which more than one thread pays off
 Call = tuple[tuple, dict]    # the arguments of a module's call
 
 
 class Finding(Exception):
-    """What was seen instead of what a claim says, found where a check cannot go on."""
+    """A claim fails and the check cannot continue. The message says what was seen."""
 
 
 class Calls(dict):
-    """{module: its call's arguments}; asking for a module that was never called is a finding with
-    its name."""
+    """{module: the arguments of its call}. Looking up a module that was never called raises a
+    Finding that names it."""
 
     def __init__(self, names: dict[nn.Module, str]):
         super().__init__()
@@ -43,19 +43,14 @@ class Calls(dict):
 
 
 class Subject:
-    """A model in eval mode, what it declares, and the means to look at it. See `audit` for the
+    """A model in eval mode, what it declares, and the tools to examine it. See `audit` for the
     arguments."""
 
     def __init__(self, model: GPT, trainer: CN, batches: Any, fresh: bool,
                  reference: Callable | None, freeze_except: str | None = None):
         self.freeze_except = freeze_except
         self.model, self.trainer, self.batches, self.fresh, self.reference = (
-            model,
-            trainer,
-            batches,
-            fresh,
-            reference,
-        )
+            model, trainer, batches, fresh, reference)
         self.config, self.device = model.config, model.lm_head.weight.device
         self.generator = torch.Generator().manual_seed(0)
         self.blocks = list(model.transformer.h)
@@ -66,7 +61,7 @@ class Subject:
                  getattr(self.config, "published_padding", None), self.vocab_size - 1]
         self.eot = next(token for token in known if token is not None)
         self.long = telling_length(self.patterns, block_size)
-        # odd: a multiple of nothing
+        # odd, so that it is not a multiple of the usual sizes
         self.short = max(1, self.long * 5 // 8 | 1) if self.long > 2 else self.long
 
     # -- what is drawn -----------------------------------------------------------------------------
@@ -76,13 +71,13 @@ class Subject:
         return torch.randn(*shape, generator=self.generator).to(self.device)
 
     def tokens(self, rows: int, T: int) -> Tensor:
-        """(rows, T) random tokens, none of which ends a document."""
+        """Random tokens (rows, T), none of which ends a document."""
         idx = torch.randint(max(1, self.vocab_size - 1), (rows, T), generator=self.generator)
         return (idx + (idx >= self.eot)).clamp(max=self.vocab_size - 1).to(self.device)
 
     def padded(self, T: int) -> tuple[Tensor, int]:
-        """(1, T) tokens: a document, its end, another, then padding, which reads as ends; and where
-        that begins."""
+        """(tokens (1, T), the place where padding begins). The row holds a document, its end,
+        another document, then padding, which consists of end tokens."""
         idx, real = self.tokens(1, T), max(1, T * 5 // 8)
         idx[:, T // 4] = self.eot
         idx[:, real:] = self.eot
@@ -91,42 +86,41 @@ class Subject:
     # -- what is declared --------------------------------------------------------------------------
 
     def declared(self, layer: int, idx: Tensor) -> Tensor:
-        """(T, T) bool on the CPU: the keys that each query of a layer is to see in one row of
-        tokens (1, T)."""
+        """The keys that each query of a layer must see in one row of tokens (1, T), as (T, T) bool
+        on the CPU."""
         T = idx.size(1)
         seen = self.patterns[layer].mask(T)
         if self.document_end is not None:
             row, document, documents = idx[0].tolist(), 0, []
             for token in row:
                 documents.append(document)
-                # an end belongs to the document that it ends
+                # an end token belongs to the document that it ends
                 document += token == self.document_end
             documents = torch.tensor(documents)
             seen = seen & (documents[:, None] == documents)
         return seen
 
     def queries(self, layer: int, T: int, most: int = QUERIES) -> list[int]:
-        """The queries to look at: the first and last, those about which the pattern stops growing,
-        and some at random; all of a short text."""
+        """The queries to check: the first and last, those where the pattern stops growing, and some
+        random ones; all queries of a short text."""
         keys = self.patterns[layer].keys_per_query(T)
         stop = next((i for i in range(1, T) if keys[i] <= keys[i - 1]), 0)
         wanted = [T - 1, stop, stop - 1, stop + 1, 1, 0, T // 2]
         wanted += torch.randperm(T, generator=self.generator).tolist()
-        return sorted(list(dict.fromkeys(i for i in wanted if 0 <= i < T))[:self.affordable(T,
-                                                                                            most)])
+        return sorted(list(dict.fromkeys(i for i in wanted if 0 <= i < T))[
+            :self.affordable(T, most)])
 
     def affordable(self, T: int, most: int) -> int:
-        """How many queries to look at in each layer, at most."""
+        """How many queries to check in each layer."""
         width = self.config.n_embd
-        flops = len(self.blocks) * T * (24 * width**2 + 12 * T * width)      # of one query, about
+        flops = len(self.blocks) * T * (24 * width**2 + 12 * T * width)      # per query, roughly
         return min(T, most, max(FEWEST_QUERIES, int(FLOPS / flops)))
 
     # -- what is seen of the parts -----------------------------------------------------------------
 
     @cached_property
     def parts(self) -> dict[str, nn.Module]:
-        """Blocks and what they are made of, by the names that a reader knows: 'layer 2', "layer 2's
-        attn", …"""
+        """The blocks and their parts, under readable names: 'layer 2', "layer 2's attn", …"""
         named = {f"layer {l}": block for l, block in enumerate(self.blocks)}
         for l, block in enumerate(self.blocks):
             named |= {f"layer {l}'s {name}": child for name, child in block.named_children()}
@@ -134,8 +128,8 @@ class Subject:
 
     @torch.no_grad()
     def calls(self, idx: Tensor) -> Calls:
-        """How each part is called in a forward of idx (B, T). A part that is never called is not in
-        it, and asking for it raises a Finding that names it."""
+        """The arguments of each part's call in a forward of idx (B, T). Looking up a part that is
+        never called raises a Finding that names it."""
         seen = Calls({part: name for name, part in self.parts.items()})
 
         def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -152,8 +146,7 @@ class Subject:
 
 
 def declared_patterns(model: GPT) -> list[Pattern]:
-    """Each layer's pattern: the model's schedule, else what its attention carries; full where
-    nothing is declared."""
+    """The pattern of each layer: from the model's schedule, else from its attention, else full."""
     schedule = getattr(model, "schedule", None)
     if schedule is not None:
         return list(schedule)
@@ -161,8 +154,8 @@ def declared_patterns(model: GPT) -> list[Pattern]:
 
 
 def telling_length(patterns: list[Pattern], block_size: int) -> int:
-    """The shortest of 128, 256, … at which every pattern leaves out half the share that it does at
-    block_size."""
+    """The shortest length of 128, 256, … at which every pattern has at least half the sparsity that
+    it has at block_size; block_size where that is shorter."""
     T = LONG
     while block_size > T and any(p.sparsity(T) < p.sparsity(block_size) / 2 for p in set(patterns)):
         T *= 2
@@ -171,8 +164,8 @@ def telling_length(patterns: list[Pattern], block_size: int) -> int:
 
 @contextlib.contextmanager
 def head_at(model: GPT, positions: Tensor) -> Iterator[None]:
-    """The logits at one position of each row alone, (B, 1, vocab): a large vocabulary's are most of
-    a forward."""
+    """Within the context, the model computes logits at one position per row only, (B, 1, vocab).
+    With a large vocabulary, logits at all positions would be most of a forward's cost."""
     def pick(head: nn.Module, args: tuple) -> tuple:
         return (args[0][torch.arange(len(positions)), positions].unsqueeze(1),)
     handle = model.lm_head.register_forward_pre_hook(pick)
@@ -184,7 +177,7 @@ def head_at(model: GPT, positions: Tensor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept(module: nn.Module) -> Iterator[None]:
-    """The parameters are afterwards, bit for bit, what they were."""
+    """Restore the module's parameters afterwards, bit for bit."""
     before = [(p, p.detach().clone()) for p in module.parameters()]
     try:
         yield
@@ -196,8 +189,8 @@ def kept(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads_for(model: GPT) -> Iterator[None]:
-    """One thread for a narrow model: at this much work, threads wait for each other longer than
-    they work, and on busy cores many times as long."""
+    """Use one thread for a narrow model. With so little work, threads wait for each other longer
+    than they compute, and many times longer on busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if model.config.n_embd < WIDE else threads)
     try:
@@ -208,14 +201,16 @@ def threads_for(model: GPT) -> Iterator[None]:
 
 @contextlib.contextmanager
 def redrawn(model: GPT) -> Iterator[None]:
-    """Weights at which what is connected shows: tables and products of unit scale, so that scores
-    vary by about 1 and branches are as large as the stream they join. At initialisation a path
-    through twelve layers can be below what float32 holds, and what begins at zero hides all that is
-    behind it."""
+    """Within the context, the model has random weights at which every connection shows.
+
+    Embeddings and the products of matrices have unit scale, so scores vary by about 1, and branches
+    are as large as the residual stream that they join. With initial weights, the effect of a path
+    through twelve layers can be too small for float32, and a weight of zero hides all that comes
+    before it.
+    """
     generator = torch.Generator().manual_seed(1)
-    tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)} - {
-        model.lm_head.weight
-    }
+    tables = ({m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+              - {model.lm_head.weight})
     with kept(model):
         with torch.no_grad():
             for p in model.parameters():
@@ -229,7 +224,8 @@ def redrawn(model: GPT) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shaken(module: nn.Module, subject: Subject) -> Iterator[None]:
-    """Every parameter of a module moved by a third of its own size."""
+    """Within the context, every parameter of the module has noise of a third of its own size added
+    to it."""
     with kept(module):
         with torch.no_grad():
             for p in module.parameters():

@@ -1,5 +1,5 @@
 """
-What a change of tokens changes: the whole model as it is, from its tokens to its logits.
+Check which logits change when tokens change, for the whole model.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ import torch
 from experiments.audit.subject import Subject
 from experiments.audit.values import trained
 
-MOVED = 1e-5   # of the largest logit: float32 sums in another order differ by less
-LENGTH = 64    # the logits of a large vocabulary at more positions would be the audit's peak memory
+# A logit moves if it changes by more than this share of the largest. Float32 sums in another order
+# differ by less.
+MOVED = 1e-5
+# Positions, at most. With a large vocabulary, the logits of more would set the audit's peak memory.
+LENGTH = 64
 
 
 @torch.no_grad()
 def causal(subject: Subject) -> bool | str:
-    """A token, or the end of a document in its place, changes no logit before it."""
+    """Replacing a token by another, or by an end of document, changes no logit before it."""
     T = min(LENGTH, subject.short)
     places = sorted({1, T // 4, T // 2, T - 1} & set(range(1, T)))
     for token in (None, subject.eot):
@@ -29,9 +32,9 @@ def causal(subject: Subject) -> bool | str:
 
 @torch.no_grad()
 def training(subject: Subject) -> bool | str:
-    """In training too a token changes no logit before it and none of another row, as experts with
-    little room might. Dropout is off: experts draw it in the order of their tokens, so a later
-    token moves an earlier one's draw."""
+    """In training too, a token changes no logit before it and no logit of another row. Experts with
+    limited room could break this. Dropout is off, because experts draw it in the order of their
+    tokens, so a later token changes what is drawn for an earlier one."""
     T = min(LENGTH, subject.short)
     whole = subject.tokens(3, T)
     with trained(subject.model):
@@ -42,8 +45,8 @@ def training(subject: Subject) -> bool | str:
             moved = (logits - others).abs().amax(-1) > MOVED * float(logits.abs().amax())
             if moved[1, :place].any():
                 query = int(moved[1].nonzero()[0])
-                return (f"the model in training, query {query} sees later tokens, from {place} (T "
-                        f"= {T})")
+                return (f"the model in training, query {query} sees later tokens, from {place} "
+                        f"(T = {T})")
             if moved[::2].any():
                 return (f"the model in training, row {int(moved[::2].any(1).nonzero()[0]) * 2} "
                         f"sees row 1 (T = {T})")
@@ -51,14 +54,15 @@ def training(subject: Subject) -> bool | str:
 
 
 def _drawn_alike(subject: Subject, idx: torch.Tensor) -> torch.Tensor:
-    """The logits in training; whatever is drawn is drawn after the same seed."""
+    """The logits in training, with the random state set to the same seed at every call."""
     torch.manual_seed(0)
     return subject.model(idx)[0]
 
 
 @torch.no_grad()
 def context(subject: Subject) -> bool | str:
-    """A token changes the logits at itself and, where a layer's query sees it, after it."""
+    """A token changes the logits at its own position and, where a later query of some layer sees
+    it, also after it."""
     T = min(LENGTH, subject.short)
     places, idx = sorted({0, T // 3, T // 2}), subject.tokens(1, T)
     masks = torch.stack([subject.declared(layer, idx) for layer in range(len(subject.blocks))])
@@ -74,8 +78,8 @@ def context(subject: Subject) -> bool | str:
 
 def _moved(subject: Subject, T: int, places: list[int], token: int | None,
            least: float = MOVED) -> torch.Tensor:
-    """(places, T) bool: at which positions the logits move when the token at a place becomes
-    another (or `token`)."""
+    """(places, T) bool: where the logits move when the token at each place is replaced by `token`,
+    or by another one for None."""
     idx = subject.tokens(1, T).repeat(len(places) + 1, 1)
     for row, place in enumerate(places):
         idx[row, place] = (idx[row, place] + 1) % subject.vocab_size if token is None else token
@@ -85,7 +89,7 @@ def _moved(subject: Subject, T: int, places: list[int], token: int | None,
 
 @torch.no_grad()
 def rows(subject: Subject) -> bool | str:
-    """One row's tokens change nothing in another row."""
+    """The tokens of one row change no logit of another row."""
     T = min(LENGTH, subject.short)
     idx, others = subject.tokens(3, T), subject.tokens(3, T)
     others[1] = idx[1]
@@ -96,7 +100,7 @@ def rows(subject: Subject) -> bool | str:
 
 @torch.no_grad()
 def padding(subject: Subject) -> bool | str:
-    """Other tokens in the padding of a row leave the logits before it as they are."""
+    """Other tokens in the padding of a row do not change the logits before the padding."""
     T = min(LENGTH, subject.short)
     idx, real = subject.padded(T)
     for token in (0, subject.vocab_size // 2):

@@ -1,6 +1,6 @@
 """
-What is computed, against the plain reference model: every part on the input that it really gets.
-The real model runs, with its weights in float64 for the time of the check.
+Compare what every part computes with the plain reference model, on the input that the part really
+gets. The real model runs; its weights are in float64 during the check.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from mingpt.trainer import loss_of
 from mingpt.utils import IGNORE_INDEX
 
 LENGTH, ROWS = 24, 3
-# of the largest value; some parts compute in float32 always
+# The share of the largest value that may differ. Some parts always compute in float32.
 CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3}
-SMALL = 1e-2                    # of an input at which a norm's eps shows
-LARGEST = 200_000_000  # parameters: a larger model's copy in float64 would be the run's peak memory
+SMALL = 1e-2    # the size of inputs at which a norm's eps shows
+# Parameters, at most. The float64 copy of a larger model would set the run's peak memory.
+LARGEST = 200_000_000
 PARTS = {"attn": ("attention", ("attention", "position")), "mlp": ("MLP", ("mlp",))}
 Seen = dict[nn.Module, tuple[Tensor, Tensor]]    # input and output of each module's last call
 
@@ -30,11 +31,10 @@ Seen = dict[nn.Module, tuple[Tensor, Tensor]]    # input and output of each modu
 # -- what the reference does not know --------------------------------------------------------------
 
 def unchecked(subject: Subject) -> list[str]:
-    """One sentence per thing that is compared with nothing."""
+    """One sentence per part of the model that is not compared with the reference."""
     config = subject.config
-    found = [f"model.{slot}={getattr(config, slot)} has no reference" for slot,
-             known in reference.KNOWN.items()
-             if getattr(config, slot) not in known]
+    found = [f"model.{slot}={getattr(config, slot)} has no reference"
+             for slot, known in reference.KNOWN.items() if getattr(config, slot) not in known]
     if config.mlp == "moe" and config.expert not in {*reference.PLAIN, *reference.GATED}:
         found.append(f"model.expert={config.expert} has no reference")
     if config.published_padding is not None:
@@ -46,16 +46,19 @@ def unchecked(subject: Subject) -> list[str]:
 
 
 def too_large(subject: Subject) -> bool:
+    """Whether the model has too many parameters to compare."""
     return sum(p.numel() for p in subject.model.parameters()) > LARGEST
 
 
 def known(subject: Subject, *slots: str) -> bool:
+    """Whether the reference computes the model's members of these slots."""
     expert = subject.config.expert if subject.config.mlp == "moe" and "mlp" in slots else "gelu"
     return (all(getattr(subject.config, slot) in reference.KNOWN[slot] for slot in slots)
             and expert in {*reference.PLAIN, *reference.GATED})
 
 
 def comparable(subject: Subject) -> bool:
+    """Whether the model can be compared with the reference at all."""
     return subject.config.published_padding is None and not too_large(subject)
 
 
@@ -63,8 +66,9 @@ def comparable(subject: Subject) -> bool:
 
 @contextlib.contextmanager
 def exact(subject: Subject) -> Iterator[None]:
-    """Weights and buffers in float64, in place; the tensors themselves come back afterwards.
-    Float32 off the CPU, where not every kernel has the other."""
+    """Within the context, weights and buffers are in float64; afterwards each tensor has its
+    original data again. Off the CPU they stay as they are, because not every kernel there supports
+    float64."""
     model = subject.model
     held = [(tensor, tensor.data) for tensor in [*model.parameters(), *model.buffers()]]
     try:
@@ -79,7 +83,7 @@ def exact(subject: Subject) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undropped(model: nn.Module) -> Iterator[None]:
-    """Every nn.Dropout at 0."""
+    """Within the context, every nn.Dropout has p = 0."""
     held = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
     try:
         for module, _ in held:
@@ -92,7 +96,7 @@ def undropped(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def trained(model: nn.Module) -> Iterator[None]:
-    """Train mode, without dropout."""
+    """Within the context, the model is in train mode, without dropout."""
     model.train()
     try:
         with undropped(model):
@@ -102,16 +106,16 @@ def trained(model: nn.Module) -> Iterator[None]:
 
 
 class Weights(dict):
-    """{name: tensor}; asking for one that the model does not have is a finding."""
+    """{name: tensor}. Looking up a name that the model does not have raises a Finding."""
 
     def __missing__(self, name: str) -> Tensor:
-        raise Finding(f"what is declared needs {name}, and the model has no such parameter")
+        raise Finding(f"what is declared needs {name}, but the model has no such parameter")
 
 
 def declared(subject: Subject) -> tuple[dict[str, Tensor], SimpleNamespace]:
-    """The reference's weights, whose gradients can be asked for, and its settings."""
-    state = Weights((name, p.detach().clone().requires_grad_()) for name,
-                    p in subject.model.named_parameters())
+    """(the reference's weights, which require gradients; the reference's settings)."""
+    state = Weights((name, p.detach().clone().requires_grad_())
+                    for name, p in subject.model.named_parameters())
     if subject.model.lm_head.weight is subject.model.transformer.wte.weight:
         state["lm_head.weight"] = state["transformer.wte.weight"]
     config = SimpleNamespace(**{**subject.config.to_dict(), "document_end": subject.document_end})
@@ -120,8 +124,8 @@ def declared(subject: Subject) -> tuple[dict[str, Tensor], SimpleNamespace]:
 
 
 def batch(subject: Subject) -> tuple[Tensor, Tensor]:
-    """Rows of several documents that end at different places, and their targets, some of which do
-    not count. Every batch has as many targets as another."""
+    """(tokens, targets), both (ROWS, T). The rows hold several documents that end at different
+    places, and some targets are ignored. Every batch has the same number of targets."""
     T = min(LENGTH, subject.model.block_size)
     tokens = subject.tokens(ROWS, T + 1)
     for row in range(ROWS if T > 4 else 0):
@@ -133,8 +137,8 @@ def batch(subject: Subject) -> tuple[Tensor, Tensor]:
 
 
 def off(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
-    """The largest difference over the reference's largest value; infinite where ours is no
-    number."""
+    """The largest difference, divided by the reference's largest value or `least`, whichever is
+    larger. Infinite where shapes differ or ours is NaN."""
     if ours.shape != theirs.shape:
         return float("inf")
     scale = max(float(theirs.abs().max()), least, 1e-30)
@@ -142,7 +146,7 @@ def off(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
 
 
 def gradient_off(ours: Tensor | None, theirs: Tensor | None, least: float = 0.0) -> float:
-    """Like `off`; no gradient is a gradient of zero."""
+    """Like `off`, where a missing gradient counts as zero."""
     if ours is None and theirs is None:
         return 0.0
     ours = torch.zeros_like(theirs) if ours is None else ours
@@ -151,6 +155,7 @@ def gradient_off(ours: Tensor | None, theirs: Tensor | None, least: float = 0.0)
 
 
 def closeness(subject: Subject) -> float:
+    """The largest `off` that passes, for the dtype of the model."""
     return CLOSE[subject.model.lm_head.weight.dtype]
 
 
@@ -159,7 +164,7 @@ def closeness(subject: Subject) -> float:
 @torch.no_grad()
 def parts(subject: Subject) -> bool | str | None:
     """Every part gives what the reference gives for the same input, in evaluation and in training,
-    batch by batch."""
+    on two batches each. None where the model cannot be compared."""
     if not comparable(subject):
         return None
     with exact(subject):
@@ -176,8 +181,8 @@ def parts(subject: Subject) -> bool | str | None:
 
 
 def _watched(subject: Subject, x: Tensor, y: Tensor | None) -> Seen:
-    """The input and output of each part's last call: in the loss that training takes, without
-    targets in a forward."""
+    """The input and output of each part's last call: in the training loss where there are targets
+    y, else in a forward."""
     seen: Seen = {}
 
     def note(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -197,7 +202,8 @@ def _watched(subject: Subject, x: Tensor, y: Tensor | None) -> Seen:
 
 def _compared(subject: Subject, P: dict, c: SimpleNamespace, idx: Tensor, seen: Seen, out: Tensor,
               training: bool) -> str | None:
-    """The first part that differs, in the order of the computation."""
+    """A sentence about the first part that differs, in the order of computation; None where all
+    agree."""
     given = reference.embed(P, c, idx)
     close, keys = closeness(subject), reference.seen_keys(subject.patterns, c, idx)
     if known(subject, "position") and (d := off(seen[subject.blocks[0]][0], given)) > close:
@@ -219,7 +225,7 @@ def _compared(subject: Subject, P: dict, c: SimpleNamespace, idx: Tensor, seen: 
 
 def _part(subject: Subject, P: dict, c: SimpleNamespace, l: int, name: str, x: Tensor, keys: Tensor,
           training: bool) -> Tensor | None:
-    """What the reference gives for one part's input; None where it does not know the part."""
+    """The reference's output for one part's input; None where it does not know the part."""
     if name == "attn" and known(subject, "attention", "position"):
         return attention(P, l, c, x, keys)
     if name == "mlp" and known(subject, "mlp"):
@@ -242,7 +248,7 @@ def _head(subject: Subject, P: dict, c: SimpleNamespace, seen: Seen, out: Tensor
 
 
 def _small_norms(subject: Subject, P: dict, c: SimpleNamespace) -> str | None:
-    """Norms at small inputs, where their eps shows."""
+    """A sentence about the first norm that differs at small inputs, where eps shows, or None."""
     x = subject.noise(1, 4, subject.config.n_embd).to(subject.model.lm_head.weight.dtype) * SMALL
     for l, block in enumerate(subject.blocks):
         for name, child in block.named_children():
@@ -253,5 +259,5 @@ def _small_norms(subject: Subject, P: dict, c: SimpleNamespace) -> str | None:
     if not known(subject, "norm", "block"):
         return None
     d = off(subject.model.transformer.ln_f(x), reference.final_norm(P, c, x))
-    return f"the final norm differs from the reference by {d:.1%} at inputs of size {SMALL}" \
-        if d > closeness(subject) else None
+    return (f"the final norm differs from the reference by {d:.1%} at inputs of size {SMALL}"
+            if d > closeness(subject) else None)

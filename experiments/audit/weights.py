@@ -1,6 +1,6 @@
 """
-The weights themselves: whose they are, how they begin, and whether imported ones compute what they
-did.
+Check the weights: each layer uses its own, initial ones have the declared scale, and imported ones
+compute what their source computes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from experiments.audit.subject import Call, Subject, shaken
 
 STD = 0.02          # GPT-2's
-CLOSE = 1e-3        # of the largest value: two implementations of the same layers
+CLOSE = 1e-3        # share of the largest value by which two implementations may differ
 LENGTH = 16
 
 
 @torch.no_grad()
 def own(subject: Subject) -> bool | str:
-    """Shaking one layer's weights changes that layer's output and no other's, and so does each part
-    with weights."""
+    """Changing one layer's weights changes the output of that layer and of no other. Changing any
+    of its parts with weights changes its output too."""
     calls = subject.calls(subject.tokens(1, min(LENGTH, subject.model.block_size)))
     for name, part in subject.parts.items():
         if part not in calls:
@@ -51,7 +51,7 @@ def _moved(a: Tensor, b: Tensor) -> bool:
 
 
 def shared(subject: Subject) -> bool | str:
-    """Every parameter has memory of its own, but for a head declared to be the embedding."""
+    """Every parameter has its own memory, except a head that is declared to be the embedding."""
     owners: dict[int, str] = {}
     tied = {"transformer.wte.weight", "lm_head.weight"} if getattr(subject.config, "tie_weights",
                                                                    False) else set()
@@ -62,13 +62,14 @@ def shared(subject: Subject) -> bool | str:
             return f"{other} and {name} are one tensor"
         found |= {other, name} if other != name else set()
     return (True if tied == found
-            else "tie_weights is declared, and lm_head.weight has values of its own")
+            else "tie_weights is declared, but lm_head.weight has values of its own")
 
 
 @torch.no_grad()
 def initial(subject: Subject) -> bool | str | None:
-    """Matrices have std 0.02, 1/√(2·layers) of it where they write into the residual stream; no two
-    are equal."""
+    """Matrices have a standard deviation of 0.02, or 0.02/√(2·layers) where they write into the
+    residual stream. Biases are zero, and no two matrices are equal. None where weights are not
+    fresh."""
     if not subject.fresh:
         return None
     writers, seen = set(_residual_writers(subject)), {}
@@ -90,9 +91,9 @@ def initial(subject: Subject) -> bool | str | None:
 
 
 def _residual_writers(subject: Subject) -> Iterator[nn.Module]:
-    """The linear layers whose output is what attention, MLP or one of its experts returns, whatever
-    their names, in a layer or in a future head; those that declare not to scale their own are left
-    out."""
+    """The linear layers whose output is what attention, an MLP or one of its experts returns, in a
+    layer or in a future head. They are found by their outputs, not by their names. Gated MLPs are
+    left out where mlp_scaled_init is false."""
     calls = subject.calls(subject.tokens(1, min(LENGTH, subject.model.block_size)))
     calls |= {head.mlp: ((subject.noise(1, LENGTH, subject.config.n_embd),), {})
               for head in getattr(subject.model, "future", ())}
@@ -105,8 +106,7 @@ def _residual_writers(subject: Subject) -> Iterator[nn.Module]:
 
 
 def _last_linears(part: nn.Module, call: Call) -> Iterator[nn.Module]:
-    """Those whose output is the part's. Where something follows them, such as a gate, those that
-    declare by `scaled_init` that they write into the residual stream."""
+    """The linear layers of a part whose output is the part's output."""
     out: dict[nn.Module, Tensor] = {}
     handles = [m.register_forward_hook(lambda m, args, y: out.__setitem__(m, y))
                for m in part.modules() if isinstance(m, nn.Linear)]
@@ -119,8 +119,8 @@ def _last_linears(part: nn.Module, call: Call) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def imported(subject: Subject) -> bool | str | None:
-    """Layer by layer the input is the source's, and the logits at the end: a matrix loaded
-    untransposed is not."""
+    """The input of every layer and the logits are those of the source. A matrix that was loaded
+    untransposed fails this. None without a source."""
     if subject.reference is None:
         return None
     idx = subject.tokens(2, min(LENGTH, subject.model.block_size))

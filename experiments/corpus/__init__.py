@@ -1,5 +1,6 @@
 """
-The text that all arms train on: any files, tokenised once, split once, read in one order.
+The text that all arms train on. It comes from any files, is tokenised once and split once, and all
+arms read it in the same order.
 
     corpus = open_corpus(config)                      # config: get_default_config(), changed
     batches = corpus.train(block_size, batch_size, seed)
@@ -30,34 +31,36 @@ __all__ = ["Corpus", "TrainBatches", "Validation", "cache_root", "get_default_co
 
 
 def get_default_config() -> CN:
-    """The `data` section."""
+    """The settings of the section `data`, at their defaults."""
     C = CN()
     C.paths = None  # files, folders, globs or names; None: Python's own standard library
-    C.text_key = "text"         # where a record's text stands
+    C.text_key = "text"         # the key or column that holds a record's text
     # the text between the documents of a .txt, such as <|endoftext|>; None: cut every 16 KB
     C.separator = None
-    C.bin_dtype = None  # of a .bin without a header, as nanoGPT writes: uint16, uint32 or int32
+    # the type of a .bin without a header, such as nanoGPT writes: uint16, uint32 or int32
+    C.bin_dtype = None
     C.tokenizer = "gpt2"        # gpt2, byte, or another tiktoken encoding (fetched once)
-    C.pack = "stream"  # stream: documents end to end; truncate: one row a document, as study 002
-    C.length = None             # tokens of a row; None: model.block_size
-    C.val_pack = None           # rows of the validation set, where they are to differ from pack
+    # stream: documents end to end; truncate: one row per document, as in study 002
+    C.pack = "stream"
+    C.length = None             # tokens per row; None: model.block_size
+    C.val_pack = None           # the pack of the validation set; None: that of training
     C.document_mask = False     # attention does not cross the end of a document
-    # study 000's fault with padding, to measure it: see mingpt.sparse.backends.PublishedPadding
+    # repeat study 000's fault with padding: see mingpt.sparse.backends.PublishedPadding
     C.published_padding = False
     C.val_fraction = 0.1        # share of documents held out, by hash of their text
-    C.val_docs = None           # instead: hold out the last so many documents
-    C.val_tokens = 65536        # tokens of the fixed validation set
+    C.val_docs = None           # hold out this many documents at the end instead
+    C.val_tokens = 65536        # tokens in the fixed validation set
     C.max_bad = 0.01            # share of lines that may be bad
     C.min_chars = 10            # a shorter document is a bad line
-    C.max_docs = None           # read only so many lines (blank ones aside) or documents
+    C.max_docs = None           # read only this many lines (without blank ones) or documents
     C.allow_truncated = False   # use the readable part of a file that ends too early
-    C.cache = None  # folder of tokenised corpora; None: $ABLATE_CACHE or ~/.cache/ablate
+    C.cache = None              # folder of token caches; None: $ABLATE_CACHE or ~/.cache/ablate
     return C
 
 
 def open_corpus(config: CN) -> Corpus:
-    """Open a corpus, tokenising it first if it is not in the cache. BadInput, in one line, where it
-    is not fit."""
+    """Open a corpus, and tokenise it first if it is not in the cache. Raises BadInput where the
+    corpus cannot be used."""
     _check(config)
     tokenizer = get_tokenizer(config.tokenizer)
     paths = [config.paths] if isinstance(config.paths, str) else config.paths
@@ -71,13 +74,13 @@ def open_corpus(config: CN) -> Corpus:
                   store.documents["near"])
     if parts.near_copies:
         say(f"{parts.near_copies:,} training documents are left out: each differs from a held-out "
-            f"one only in white "
-            "space.")
+            f"one only in white space.")
     return Corpus(config, [source.name for source in sources], store, parts, tokenizer)
 
 
 def _check_use(config: CN, sources: list) -> None:
-    """BadInput for a setting of one kind of file where no source is of that kind."""
+    """Raise BadInput for a setting that belongs to one kind of file where no source is of that
+    kind."""
     for name, suffix in (("separator", ".txt"), ("bin_dtype", ".bin")):
         if getattr(config, name) is not None and not any(source.name.lower().endswith(suffix)
                                                          for source in sources):
@@ -85,11 +88,10 @@ def _check_use(config: CN, sources: list) -> None:
 
 
 def _say_markers(markers: dict[str, int]) -> None:
-    """Say that a text holds what other programs take for the end of a document."""
+    """Tell the user which end-of-document markers of other programs the text holds."""
     for marker, times in markers.items():
         say(f"The text holds {marker!r} {times:,} times. It is read as ordinary text and ends no "
-            f"document. "
-            f"In .txt files --data.separator='{marker}' cuts there.")
+            f"document. In .txt files --data.separator='{marker}' cuts there.")
 
 
 def _check(config: CN) -> None:

@@ -1,5 +1,5 @@
 """
-Batches: which tokens step t of seed s reads, as a pure function of (s, t).
+Training batches. The tokens of step t under seed s are a pure function of (s, t).
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ import numpy as np
 
 from experiments.corpus.packing import IGNORE_INDEX, Pack
 
-ROUNDS = 6   # of the Feistel network: four would pass for random already
+ROUNDS = 6   # rounds of the Feistel network; four already look random
 
 
 def split_rows(rows: np.ndarray, eot: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [B, T + 1], padded with IGNORE_INDEX → inputs x and targets y, int64 [B, T]. Padding in
-    x reads as eot."""
+    """Rows [B, T + 1], padded with IGNORE_INDEX → inputs x and targets y, int64 [B, T]. In x, eot
+    replaces the padding."""
     x, y = rows[:, :-1], rows[:, 1:]
     return np.where(x == IGNORE_INDEX, eot, x), y.copy()
 
 
 class TrainBatches:
-    """Shuffled batches without end: every epoch uses each block once, in an order and from an
-    offset of its own."""
+    """Shuffled batches without end. Every epoch uses each block once, in its own order and from its
+    own offset."""
 
     def __init__(self, pack: Pack, batch_size: int, seed: int, eot: int):
         self.pack, self.batch_size, self.seed, self.eot = pack, batch_size, seed, eot
@@ -28,8 +28,8 @@ class TrainBatches:
         self.positions_per_batch = batch_size * pack.block_size   # padding included
 
     def batch(self, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of step t (from 0): int64 [batch_size, block_size] each. Costs the
-        same for every t."""
+        """Inputs and targets of step t (from 0), int64 [batch_size, block_size] each. Every t costs
+        the same."""
         sample = np.arange(t * self.batch_size, (t + 1) * self.batch_size)
         epochs, places = np.divmod(sample, self.blocks_per_epoch)
         rows = [self._rows(int(epoch), places[epochs == epoch]) for epoch in np.unique(epochs)]
@@ -43,10 +43,11 @@ class TrainBatches:
 
 
 def shuffled(i: np.ndarray, n: int, keys: list[np.uint64]) -> np.ndarray:
-    """Where a pseudo-random permutation of 0 … n − 1 sends i, without making the permutation.
+    """The places to which a pseudo-random permutation of 0 … n − 1 sends i. The permutation itself
+    is never stored.
 
-    A Feistel network permutes the next power of four; walking on from what falls outside stays a
-    permutation.
+    A Feistel network permutes the numbers below the next power of four. A result of n or more goes
+    through the network again until it is below n; the whole is still a permutation.
     """
     half = np.uint64(max(1, -(-(n - 1).bit_length() // 2)))
     out = _feistel(i.astype(np.uint64), half, keys)

@@ -1,11 +1,11 @@
 """
-Tokenise once: read, clean and encode the sources into a store, in a cache keyed by content and
-settings.
+Tokenises a corpus once: reads, cleans and encodes the sources into a store. Stores are in a cache,
+keyed by content and settings.
 
-One thread reads and writes, all others parse and encode. What is in flight is bounded, so memory
-does not grow with the corpus. The store is built in a folder of its own and renamed when whole: a
-kill leaves no half store behind, and the next build begins by clearing what the killed one left.
-Two processes that want the same corpus take turns at a lock; the second finds the work done.
+One thread reads and writes; all others parse and encode. The data in flight is bounded, so memory
+does not grow with the corpus. The store is built in a temporary folder and renamed when it is
+complete. A killed build therefore leaves no incomplete store, and the next build removes its
+folder. Two processes that want the same corpus take turns at a lock; the second finds it built.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from experiments.corpus.store import Store, Writer
 from experiments.corpus.tokenizers import Tokenizer
 from mingpt.utils import BadInput
 
-FORMAT = 3                # of the store: a change makes old caches unread, not misread
+FORMAT = 3                # version of the store's format; old caches are ignored, not misread
 THREADS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
               else os.cpu_count() or 1)
 IN_FLIGHT = 64 << 20      # bytes of chunks read and not yet written
-SURE = 1000               # lines before a corpus can be given up early
+SURE = 1000               # lines to read before a corpus can be given up early
 
 
 def cache_root(config) -> Path:
-    """`data.cache`, or $ABLATE_CACHE, or ~/.cache/ablate."""
+    """The folder of all token caches: `data.cache`, or $ABLATE_CACHE, or ~/.cache/ablate."""
     return Path(config.cache or os.environ.get("ABLATE_CACHE") or "~/.cache/ablate").expanduser()
 
 
 def cache_key(config, sources: list) -> str:
-    """Of the content of the sources in their order, and of every setting that changes what is kept
-    of them."""
+    """The name of a store: a hash of the sources' content, in order, and of every setting that
+    changes the stored tokens."""
     settings = {"format": FORMAT, "tokenizer": config.tokenizer, **_reading(config),
                 "min_chars": config.min_chars, "max_docs": config.max_docs,
                 "sources": [source.fingerprint() for source in sources]}
@@ -52,14 +52,14 @@ def cache_key(config, sources: list) -> str:
 
 
 def _reading(config) -> dict[str, str | None]:
-    """The settings that a reader needs."""
+    """The settings that the readers need."""
     return {"text_key": config.text_key, "separator": config.separator,
             "bin_dtype": config.bin_dtype}
 
 
 def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
-    """The store of these sources: from the cache, or built now. BadInput where the corpus is not
-    fit for use."""
+    """The store of these sources, from the cache or built now. Raises BadInput where the corpus
+    cannot be used or the cache cannot be written."""
     root, key = cache_root(config), cache_key(config, sources)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
+    """Hold a file lock inside. It is released when the process ends, however it ends."""
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,7 +92,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _clear(root: Path) -> None:
-    """Remove what killed builds left: unfinished folders whose lock nobody holds."""
+    """Remove what killed builds left: temporary folders whose lock nobody holds."""
     for stale in root.glob("*.tmp"):
         with open(stale.with_suffix(".lock"), "w") as file, suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,8 +100,8 @@ def _clear(root: Path) -> None:
 
 
 def _finished(folder: Path) -> Store | None:
-    """The store in a folder; None where there is none, or one that is not whole, which is then
-    said."""
+    """The store in a folder, or None where there is none. A damaged one is reported to the user and
+    counts as none."""
     try:
         return Store(folder)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
@@ -112,7 +112,7 @@ def _finished(folder: Path) -> Store | None:
 
 def _build(config, sources: list, tokenizer: Tokenizer, folder: Path) -> None:
     temporary = folder.with_suffix(".tmp")
-    for stale in (temporary, folder):   # ours alone, since we hold the lock
+    for stale in (temporary, folder):   # no other process uses them, since this one holds the lock
         shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir()
     bar = Bar(sum(source.size for source in sources))
@@ -126,8 +126,8 @@ def _build(config, sources: list, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 class Builder:
-    """Sources → one store. Digests are taken in the order their chunks were read, so threads change
-    nothing."""
+    """Builds one store from several sources. Digests are written in the order in which their chunks
+    were read, so the number of threads changes nothing."""
 
     def __init__(self, config, sources: list, tokenizer: Tokenizer, folder: Path, bar: Bar):
         self.config, self.sources, self.tokenizer, self.bar = config, sources, tokenizer, bar
@@ -135,7 +135,7 @@ class Builder:
         self.writer, self.report = Writer(folder, tokenizer.dtype), Report()
         self.clean = Cleaner(tokenizer, config.text_key, config.min_chars)
         self.left = config.max_docs if config.max_docs else float("inf")   # items still wanted
-        self.before = self.total = 0  # bytes of sources done, of all
+        self.before = self.total = 0  # bytes of the sources that are done, and of all sources
 
     def run(self) -> None:
         """Build and close the store."""
@@ -169,7 +169,7 @@ class Builder:
             self.report.cut_short.append((number, self.writer.documents - before, cut))
 
     def _take(self, number: int, chunk: Chunk, future: Future[Digest]) -> int:
-        """Write what became of a chunk; the bytes that this sets free."""
+        """Write a chunk's digest to the store. Returns the bytes of memory that this frees."""
         digest = future.result()
         if digest.items > self.left:
             digest = digest.first(int(self.left))
@@ -186,8 +186,8 @@ class Builder:
         return chunk.cost
 
     def _give_up_early(self, chunk: Chunk) -> None:
-        """Stop before the end when there are already twice the bad lines that the whole corpus may
-        have."""
+        """Raise BadInput before the end where there are already twice as many bad lines as the
+        whole corpus may have."""
         lines, done = self.report.lines, (self.before + chunk.position) / max(1, self.total)
         expected = min(lines / max(done, 1e-9), self.config.max_docs or float("inf"))
         if lines >= SURE and self.report.bad > 2 * self.config.max_bad * expected:

@@ -1,5 +1,5 @@
 """
-What readers hand to the workers: pieces of bounded size, in the order of the file.
+The chunks that readers hand to the workers: pieces of bounded size, in the order of the file.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ from typing import Any
 import numpy as np
 
 MAX_LINE = 32 << 20   # bytes; a longer line is a bad line and is never held in memory
-TARGET = 1 << 19      # bytes of text in a chunk: large against its overhead, small against memory
-UNNAMED = "text"      # the set of documents that name none
+TARGET = 1 << 19      # bytes of text per chunk: large relative to its overhead, small in memory
+UNNAMED = "text"      # the set of documents that name no set
 
 
 @dataclass
 class Chunk:
-    """A piece of one source. `position`: bytes of the file read so far; `cost`: bytes of memory it
-    holds."""
+    """A piece of one source. `position` is the bytes of the file read so far; `cost` is the bytes
+    of memory that the piece takes."""
     position: int
     cost: int
 
 
 @dataclass
 class LineChunk(Chunk):
-    """Whole lines of JSON, or one line too long to hold (`blob` is then empty)."""
+    """Complete lines of JSON, or one line that is too long to hold (`blob` is then empty)."""
     blob: bytes
     too_long: bool = False
 
 
 @dataclass
 class TextChunk(Chunk):
-    """Documents that need no parsing: what should be a str (bytes are decoded, the rest counted as
-    bad), and sets."""
+    """Documents that need no parsing, and their sets. A text should be a str; bytes are decoded,
+    and any other value counts as a bad line."""
     texts: list[Any]
     sets: list[str]
 
@@ -44,5 +44,5 @@ class TokenChunk(Chunk):
 
 
 class CutShort(Exception):
-    """The compressed stream ends too early, or is damaged; all that could be read has been handed
-    on."""
+    """The file ends too early or is damaged. The reader has already yielded all that could be
+    read."""

@@ -1,6 +1,6 @@
 """
-From a chunk to tokens: parse, sort out what is no document, encode. Runs in a worker thread, many
-at a time.
+Turns a chunk into tokens: parses it, sorts out lines that are no documents, and encodes the rest.
+Many worker threads do this at once.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from experiments.corpus.chunks import MAX_LINE, UNNAMED, Chunk, LineChunk, TextC
 from experiments.corpus.readers import BYTE_ORDER_MARK
 from experiments.corpus.tokenizers import Tokenizer, grouped
 
-# One entry per document. tokens counts the end of the document. hash is of the text alone; near is
-# of the text with white space normalised, so that near-copies share it.
+# One entry per document. tokens includes the end-of-document token. hash is the hash of the text;
+# near is the hash of the text with white space normalised, so near-copies share it.
 DOCUMENT = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("set", "<u2"), ("hash", "<u8"),
                      ("near", "<u8")])
 
 
 class BadLine(Exception):
-    """A line that is no document. args: its kind (one of KINDS), and a hint for the reader or
+    """A line that is no document. Its args are the kind, one of KINDS, and a hint for the user or
     ''."""
 
 
 KINDS = ("not JSON", "no text", "text not a string", "invalid UTF-8", "too short", "NUL bytes",
          "too long")
-LEVELS = 100     # of nesting that a line is read to where Python cannot read all of them
-# what other programs take for the end of a document
+LEVELS = 100     # levels of nesting that are read where Python cannot read all of a line's
+# Texts that other programs use for the end of a document.
 MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>")
-DIGITS = 4300    # of an integer, which Python converts at most
+DIGITS = 4300    # the most digits of an integer that Python converts
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{}\]]')    # a string, or a bracket
 
 
 @dataclass
 class Digest:
-    """What became of a chunk. `lines` counts all lines, blank ones too; `items` the lines that are
-    not blank."""
+    """The result of cleaning a chunk. `lines` counts all lines, including blank ones; `items`
+    counts the lines that are not blank."""
     lines: int = 0
     items: int = 0
-    at: list[int] = field(default_factory=list)  # of each document: which item it is
-    ids: list[np.ndarray] = field(default_factory=list)  # of each document, with its end
-    # tokens, bytes, set, hash, near
+    at: list[int] = field(default_factory=list)          # each document's item number
+    ids: list[np.ndarray] = field(default_factory=list)  # each document's tokens, with its end
+    # per document: tokens, bytes, set, hash, near
     rows: list[tuple[int, int, str, int, int]] = field(default_factory=list)
-    # item, line in the chunk, kind, hint
+    # per bad line: item, line in the chunk, kind, hint
     bad: list[tuple[int, int, str, str]] = field(default_factory=list)
-    # item, one of MARKERS, how often it holds it
+    # item, one of MARKERS, how often the item holds it
     markers: list[tuple[int, str, int]] = field(default_factory=list)
 
     def first(self, items: int) -> Digest:
-        """The same, as if the chunk held only so many items."""
+        """The digest of the first `items` items only."""
         keep = sum(1 for i in self.at if i < items)
         return Digest(self.lines, min(items, self.items), self.at[:keep], self.ids[:keep],
                       self.rows[:keep],
@@ -78,8 +78,8 @@ class Cleaner:
                 self._sort_out(digest, good, chunk, item)
                 digest.items += 1
         contents = [content for content, *_ in good]
-        digest.ids = self._ended(contents) if isinstance(chunk,
-                                                         TokenChunk) else self._encoded(contents)
+        digest.ids = (self._ended(contents) if isinstance(chunk, TokenChunk)
+                      else self._encoded(contents))
         digest.rows = [(len(ids), *row) for ids, (_, *row) in zip(digest.ids, good, strict=True)]
         return digest
 
@@ -118,7 +118,7 @@ class Cleaner:
 
 
 def _items(chunk: Chunk) -> Iterator[Any]:
-    """A chunk's lines or documents; None for a blank line."""
+    """Yield a chunk's lines or documents, and None for a blank line."""
     if isinstance(chunk, TokenChunk):
         yield from (row for row in chunk.rows)
     elif isinstance(chunk, TextChunk):
@@ -131,8 +131,9 @@ def _items(chunk: Chunk) -> Iterator[Any]:
 
 
 def parse(line: bytes, text_key: str) -> tuple[Any, str]:
-    """A line of JSON → (what stands under the key, the Pile's set name)."""
-    if not line or len(line) > MAX_LINE:   # a line beyond it is handed on empty
+    """A line of JSON → (the value under the key, the Pile's set name). Raises BadLine where there
+    is none."""
+    if not line or len(line) > MAX_LINE:   # the reader yields an empty line for one beyond it
         raise BadLine("too long", f"more than {MAX_LINE >> 20} MB")
     if b"\0" in line:
         raise BadLine("NUL bytes", "")
@@ -151,8 +152,8 @@ def parse(line: bytes, text_key: str) -> tuple[Any, str]:
 
 
 def _record(line: str) -> Any:
-    """The value of a line of JSON, however deep it nests and however long its numbers are.
-    ValueError if it is none."""
+    """The value of a line of JSON, for any depth of nesting and any length of its numbers. Raises
+    ValueError if the line is not JSON."""
     try:
         return json.loads(line, parse_int=_integer)
     except RecursionError:
@@ -160,14 +161,14 @@ def _record(line: str) -> Any:
 
 
 def _integer(digits: str) -> int:
-    """An integer of a record. No setting reads one, so 0 stands for those that Python does not
-    convert."""
+    """An integer of a record, or 0 where it has more digits than Python converts. No setting reads
+    an integer."""
     return int(digits) if len(digits) <= DIGITS else 0
 
 
 def _shallow(line: str) -> str:
-    """The same JSON, in which null stands for every value at LEVELS of nesting. Of what it leaves
-    out only the brackets are checked. ValueError where they do not match."""
+    """The same JSON with null in place of every value that nests deeper than LEVELS. Of the values
+    left out only the brackets are checked. Raises ValueError where brackets do not match."""
     kept, opened, done = [], [], 0
     for mark in _MARK.finditer(line):
         if mark[0] in "[{":
@@ -185,13 +186,13 @@ def _shallow(line: str) -> str:
 
 
 def checked(text: Any, min_chars: int) -> tuple[str, bytes]:
-    """A document's text as str and as UTF-8, or BadLine."""
+    """A document's text as (str, UTF-8 bytes). Raises BadLine where it is not fit."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
         if not isinstance(text, str):
             raise BadLine("text not a string", f"it is {type(text).__name__}")
-        raw = text.encode("utf-8")   # half of a surrogate pair is no character
+        raw = text.encode("utf-8")   # fails for half of a surrogate pair, which is no character
     except UnicodeError:
         raise BadLine("invalid UTF-8", "") from None
     if b"\0" in raw:
@@ -202,15 +203,16 @@ def checked(text: Any, min_chars: int) -> tuple[str, bytes]:
 
 
 def hash64(raw: bytes) -> int:
-    """A document's hash: decides its side of the split, and finds its copies."""
+    """A document's 64-bit hash. It decides the document's side of the split and finds its
+    copies."""
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
 def near64(text: str) -> int:
-    """The hash of a text in which each run of white space is one blank and none stands at either
-    end.
+    """The hash of a text with white space normalised: each run of it becomes one blank, and none
+    remains at either end.
 
-    Letter case and Unicode's normal forms stay as they are. Bytes that are no UTF-8 come in as lone
+    Letter case and Unicode normal forms are not changed. Bytes that are not UTF-8 arrive as lone
     surrogates.
     """
     return hash64(" ".join(text.split()).encode("utf-8", errors="surrogateescape"))

@@ -1,5 +1,5 @@
 """
-A corpus, opened: batches to train on, a fixed set to evaluate on, and an account of itself.
+An opened corpus: its training batches, its fixed validation set, and its description for records.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from experiments.corpus.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed set of tokens to predict, each once. All arrays [n, T]; where y is −1 there is
+    """A fixed set of tokens, each predicted once. All arrays are [n, T]; where y is −1 there is
     nothing to predict.
 
-    x, y: int64. set_id: int32, number in `set_names` of the target's document, −1 where none.
-    nbytes: int32, bytes of text that the target stands for (the end of a document: 0), so that bits
-    a byte are nats / ln 2 / nbytes.sum().
+    x and y are int64. set_id is int32: the index in `set_names` of the target's document, or −1.
+    nbytes is int32: the bytes of text that the target stands for, 0 for the end of a document. Bits
+    per byte are nats / ln 2 / nbytes.sum().
     """
     x: np.ndarray
     y: np.ndarray
@@ -34,38 +34,33 @@ class Validation:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are predicted."""
+        """The number of predicted tokens."""
         return int((self.y != IGNORE_INDEX).sum())
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """(x, y, set_id, nbytes) of up to `size` rows at a time."""
+        """Yield (x, y, set_id, nbytes) of up to `size` rows at a time."""
         for start in range(0, len(self.x), size):
             part = slice(start, start + size)
             yield self.x[part], self.y[part], self.set_id[part], self.nbytes[part]
 
 
 class Corpus:
-    """What `open_corpus` returns."""
+    """An opened corpus, as `open_corpus` returns it."""
 
     def __init__(self, config, names: list[str], store: Store, split: Split, tokenizer: Tokenizer):
         self.config, self.names, self.store, self.split, self.tokenizer = (
-            config,
-            names,
-            store,
-            split,
-            tokenizer,
-        )
+            config, names, store, split, tokenizer)
         self.vocab_size, self.eot = tokenizer.vocab_size, tokenizer.eot
 
     def train(self, block_size: int, batch_size: int, seed: int) -> TrainBatches:
-        """Training batches: `.batch(t)` is the same for every arm. BadInput when there is not one
-        block."""
+        """The training batches; `.batch(t)` is the same for every arm. Raises BadInput where there
+        is not enough text for one block."""
         pack = PACKS[self.config.pack](self.store, self.split.train, block_size)
         return TrainBatches(pack, batch_size, seed, self.eot)
 
     def validation(self, block_size: int, max_tokens: int | None = None) -> Validation:
-        """The fixed validation set: `max_tokens` (default: data.val_tokens) or all there is, the
-        same every time."""
+        """The fixed validation set, the same every time. It has `max_tokens` tokens (default:
+        data.val_tokens), or all held-out ones if there are fewer."""
         limit = self.config.val_tokens if max_tokens is None else max_tokens
         pack = PACKS[self.config.val_pack or self.config.pack]
         rows, owner = pack.held_out(self.store, self.split.val, block_size, limit, self.eot)
@@ -77,14 +72,14 @@ class Corpus:
         return Validation(x, y, set_id, nbytes, self.store.sets)
 
     def describe(self) -> dict:
-        """For a record, ready for JSON: where from, how much, how split, in which sets, what was
-        wrong."""
+        """The corpus's description for a record, ready for JSON: its sources, size, split, sets and
+        bad lines."""
         documents = self.store.documents
         everything = np.ones(len(documents), bool)
         held = np.zeros(len(documents), bool)
         held[self.split.val] = True
-        sets = {name: _totals(documents, documents["set"] == n) for n,
-                name in enumerate(self.store.sets)}
+        sets = {name: _totals(documents, documents["set"] == n)
+                for n, name in enumerate(self.store.sets)}
         given = self.config.paths or []
         return {"paths": [given] if isinstance(given, str) else list(given),
                 "sources": {"count": len(self.names), "first": self.names[0]},
@@ -99,13 +94,13 @@ class Corpus:
                 "markers": self.store.report.markers}
 
     def identify(self, validation: Validation) -> dict:
-        """Which tokens and which text a validation set scores, by hashes that records are compared
-        by.
+        """Identify the tokens and the text that a validation set scores, by hashes with which
+        records are compared.
 
-        `hash` is of the tokens to predict, in order, and the tokenizer's name: the same for rows of
-        any length over one stream. `text_hash` is of the held-out documents and the bytes scored:
-        the same for two tokenizers only where both score the same text, as they do when all
-        held-out text fits into data.val_tokens.
+        `hash` covers the predicted tokens, in order, and the tokenizer's name. It is the same for
+        rows of any length over one stream. `text_hash` covers the held-out documents and the number
+        of scored bytes. It is the same for two tokenizers only where both score the same text,
+        which is so when all held-out text fits into data.val_tokens.
         """
         used = validation.y != IGNORE_INDEX
         scored, bytes_ = hashlib.sha256(self.tokenizer.name.encode()), int(validation.nbytes.sum())
@@ -118,7 +113,7 @@ class Corpus:
 
 
 def _totals(documents: np.ndarray, chosen: np.ndarray) -> dict[str, int]:
-    """Documents, tokens (their ends included) and bytes of text."""
+    """The numbers of documents, tokens (with end-of-document tokens) and bytes of text."""
     return {"documents": int(chosen.sum()),
             "tokens": int(documents["tokens"][chosen].sum(dtype=np.int64)),
             "bytes": int(documents["bytes"][chosen].sum(dtype=np.int64))}

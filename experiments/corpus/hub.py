@@ -1,5 +1,5 @@
 """
-Data sets known by name, streamed with the `datasets` library.
+Data sets that are known by name and streamed from the Hugging Face hub with the `datasets` library.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from experiments.corpus.chunks import UNNAMED, Chunk, TextChunk
 from mingpt.utils import BadInput
 
 Record = dict
-# of the Pile, unless --data.max_docs says otherwise: study 002's share of its 825 GB
+# Documents read from the Pile, unless --data.max_docs is given: study 002's share of its 825 GB.
 PILE_DOCUMENTS = 50_000
-GROUP = 64                # documents in a chunk
+GROUP = 64                # documents per chunk
 
 
 def articles(records: Iterable[Record]) -> Iterator[Record]:
-    """WikiText comes a line at a time: join the lines of an article, from ' = Title = ' to the
-    next."""
+    """Join the lines of each article, from one ' = Title = ' to the next. WikiText has one line per
+    record."""
     title, lines = re.compile(r"^ = [^=].*[^=] = \n?$"), []
     for record in records:
         if title.match(record["text"]) and "".join(lines).strip():
@@ -36,16 +36,16 @@ def articles(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def as_they_are(records: Iterable[Record]) -> Iterator[Record]:
-    """Every record is a document."""
+    """Yield the records unchanged: each is a document."""
     yield from records
 
 
 @dataclass(frozen=True)
 class Named:
-    """Where a data set lies on the Hugging Face hub, and how its records become documents."""
+    """A data set's place on the Hugging Face hub, and how its records become documents."""
     path: str
     config: str | None
-    size: int                       # bytes of text, about: for the progress bar
+    size: int                       # approximate bytes of text, for the progress bar
     documents: Callable[[Iterable[Record]], Iterator[Record]] = as_they_are
     max_docs: int | None = None
 
@@ -58,7 +58,7 @@ NAMED = {
 
 
 class HubSource:
-    """A data set's train split, streamed: what is read is what is kept, tokenised, in the cache."""
+    """A data set's train split, streamed. Only its tokens are kept, in the cache."""
 
     def __init__(self, name: str, max_docs: int | None):
         self.name, self.named = name, NAMED[name]
@@ -66,12 +66,14 @@ class HubSource:
         self.size = self.named.size
 
     def fingerprint(self) -> str:
+        """A hash of the data set's path and configuration and of the number of documents read."""
         return hashlib.blake2b(
             f"hub {self.named.path} {self.named.config} {self.max_docs}".encode(), digest_size=16
         ).hexdigest()
 
     def chunks(self, text_key: str, **_) -> Iterator[Chunk]:
-        """Documents as the hub sends them. BadInput where the library or the network is missing."""
+        """Yield the documents in the order of the hub. Raises BadInput where the library or the
+        network is missing."""
         documents = itertools.islice(self.named.documents(self._records()), self.max_docs)
         read = 0
         while group := list(itertools.islice(documents, GROUP)):
@@ -82,30 +84,28 @@ class HubSource:
             yield TextChunk(read, size, texts, sets)
 
     def _reach(self) -> None:
-        """BadInput when the hub does not answer: the library would retry for half a minute, a line
-        a try."""
+        """Raise BadInput where the hub does not answer. The library would retry for half a minute
+        and print one line per try."""
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         try:
             urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"),
                                    timeout=10).close()
         except urllib.error.HTTPError:
-            return   # an answer all the same
+            return   # an HTTP error is an answer too
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> BadInput:
         why = getattr(error, "reason", None) or type(error).__name__
         return BadInput(f"--data {self.name}: {self.named.path} could not be fetched ({why}; is "
-                        f"there a network?): "
-                        "give a file instead")
+                        f"there a network?): give a file instead")
 
     def _records(self) -> Iterator[Record]:
         try:
             import datasets
         except ImportError:
-            raise BadInput(f"--data {self.name} needs the `datasets` library (pip install "
-                           f"'ablate[hub]'), "
-                           "or give a file") from None
+            raise BadInput(f"--data {self.name} needs the `datasets` library: pip install "
+                           f"'ablate[hub]', or give a file instead") from None
         self._reach()
         try:
             yield from datasets.load_dataset(self.named.path, self.named.config, split="train",

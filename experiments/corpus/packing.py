@@ -1,7 +1,8 @@
 """
-From documents to rows of T + 1 tokens: inputs are all but the last, targets all but the first.
+Packs documents into rows of T + 1 tokens. The inputs are all tokens but the last, the targets all
+but the first.
 
-`PACKS`, at the foot, is the list of what `data.pack` can be.
+`PACKS`, at the end of this file, lists the values of `data.pack`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mingpt.utils import IGNORE_INDEX, BadInput
 
 
 class Pack(ABC):
-    """Rows made of some of a store's documents. `count`: rows an epoch."""
+    """Rows made from some of a store's documents. `count` is the number of rows per epoch."""
 
     count: int
 
@@ -24,20 +25,20 @@ class Pack(ABC):
 
     @abstractmethod
     def rows(self, i: np.ndarray, offset: int) -> np.ndarray:
-        """Rows i, int64 [len(i), T + 1], padded with IGNORE_INDEX. `offset` moves where blocks
-        begin."""
+        """The rows with numbers i, int64 [len(i), T + 1], padded with IGNORE_INDEX. `offset` shifts
+        the beginnings of the blocks."""
 
     @staticmethod
     @abstractmethod
     def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int,
                  eot: int) -> tuple:
-        """(rows [n, T + 1], document of each target [n, T] or −1): the first `max_tokens` targets
-        of documents."""
+        """The rows of a validation set: (rows [n, T + 1], the document of each target [n, T] or
+        −1). They hold the first `max_tokens` targets of the documents."""
 
 
 class Stream(Pack):
-    """Documents end to end, each followed by its end-of-document token, which is learned like any
-    other. The stream is a ring: an offset moves all blocks along it, so the tokens at the edges of
+    """Documents end to end, each followed by its end-of-document token, which the model learns like
+    any other. The stream is a ring. An offset shifts all blocks along it, so the edges of the
     blocks differ between epochs."""
 
     def __init__(self, store: Store, train: np.ndarray, block_size: int):
@@ -46,21 +47,21 @@ class Stream(Pack):
         shard = store.shard_of(store.starts[numbers])
         breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(shard) != 0)) + 1
         firsts, lasts = numbers[np.r_[0, breaks]], numbers[np.r_[breaks - 1, len(numbers) - 1]]
-        self.starts = store.starts[firsts]           # of each unbroken run of documents
+        self.starts = store.starts[firsts]           # each run of adjacent documents in the store
         ends = np.cumsum(store.starts[lasts] + store.documents["tokens"][lasts] - self.starts)
-        # where each run begins in the stream
+        # Each run's first position in the stream.
         self.begins, self.tokens = np.r_[0, ends[:-1]], int(ends[-1])
         self.count = self.tokens // block_size if self.tokens > block_size else 0
         if not self.count:
             raise BadInput(f"--data holds {self.tokens:,} training tokens: one block needs "
-                           f"{block_size + 1:,} "
-                           "(give more text, or a smaller --model.block_size=…)")
+                           f"{block_size + 1:,} (give more text, or a smaller "
+                           f"--model.block_size=…)")
 
     def rows(self, i: np.ndarray, offset: int) -> np.ndarray:
         return np.stack([self._read((offset + int(n) * self.block_size) % self.tokens) for n in i])
 
     def _read(self, place: int) -> np.ndarray:
-        """T + 1 tokens of the ring from a place in it."""
+        """T + 1 tokens of the ring, starting at `place`."""
         out, filled = np.empty(self.block_size + 1, np.int64), 0
         run = int(np.searchsorted(self.begins, place, side="right")) - 1
         skip = place - int(self.begins[run])
@@ -74,11 +75,12 @@ class Stream(Pack):
     @staticmethod
     def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int,
                  eot: int) -> tuple:
-        """Every token is predicted once: the first one from the end-of-document token before it."""
+        """Every token is predicted once. An end-of-document token comes before the first, to
+        predict it from."""
         lengths = store.documents["tokens"][documents].astype(np.int64)
         used = documents[:int(np.searchsorted(np.cumsum(lengths), max_tokens)) + 1]
-        targets = np.concatenate([store.read(int(store.starts[d]),
-                                             int(store.documents["tokens"][d])) for d in used])
+        targets = np.concatenate([
+            store.read(int(store.starts[d]), int(store.documents["tokens"][d])) for d in used])
         owner = np.repeat(used, store.documents["tokens"][used])[:max_tokens]
         targets = targets[:max_tokens].astype(np.int64)
         n = -(-len(targets) // block_size)
@@ -91,8 +93,8 @@ class Stream(Pack):
 
 
 class Truncate(Pack):
-    """Study 002's: a document is one row, its first T + 1 tokens, padded. The end of a document is
-    not learned."""
+    """One row per document, as in study 002: its first T + 1 tokens, padded. The end-of-document
+    token is not learned."""
 
     def __init__(self, store: Store, train: np.ndarray, block_size: int):
         super().__init__(store, block_size)
@@ -107,11 +109,12 @@ class Truncate(Pack):
     @staticmethod
     def held_out(store: Store, documents: np.ndarray, block_size: int, max_tokens: int,
                  eot: int) -> tuple:
+        """One row per document, for as many documents as fit into `max_tokens` targets, and at
+        least one."""
         documents = _two_tokens(store, documents)
         if not len(documents):
             raise BadInput("--data holds no validation document of two tokens or more: give a "
-                           "larger "
-                           "--data.val_fraction=…")
+                           "larger --data.val_fraction=…")
         targets = np.minimum(store.documents["tokens"][documents].astype(np.int64) - 2, block_size)
         fits = max(1, int(np.searchsorted(np.cumsum(targets), max_tokens, side="right")))
         rows = _truncated(store, documents[:fits], block_size)
@@ -119,7 +122,8 @@ class Truncate(Pack):
 
 
 def _two_tokens(store: Store, documents: np.ndarray) -> np.ndarray:
-    """Those that predict at least one token; a stored document ends with one more, its end."""
+    """The documents of at least two tokens, which predict at least one. A stored document has one
+    token more, its end."""
     return documents[store.documents["tokens"][documents] > 2]
 
 

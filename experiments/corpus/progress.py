@@ -1,6 +1,6 @@
 """
-How far the tokenizing is: a bar in a terminal, a line every few seconds elsewhere, nothing for
-small corpora.
+Shows the progress of tokenizing: a bar in a terminal, a line every few seconds elsewhere, nothing
+for small corpora.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-QUIET = 2.0    # seconds: what is done sooner needs no bar
-PLAIN = 10.0   # seconds between lines where there is no terminal
+QUIET = 2.0    # seconds before anything is shown
+PLAIN = 10.0   # seconds between lines without a terminal
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Bar:
-    """Progress over `total` bytes of input; also counts bytes of text for the rate."""
+    """The progress over `total` bytes of input. It also counts the bytes of text, for the rate."""
 
     def __init__(self, total: int):
         self.total, self.text, self.done = max(1, total), 0, 0
@@ -30,7 +30,8 @@ class Bar:
         self.bar: Progress | None = None
 
     def update(self, done: int, text: int) -> None:
-        """`done` bytes of the input are read; `text` more bytes of text were tokenised."""
+        """Report that `done` bytes of the input are read in all, and `text` more bytes of text are
+        tokenised."""
         self.done, self.text = min(done, self.total), self.text + text
         now = time.monotonic()
         if now - self.began < QUIET:
@@ -45,7 +46,7 @@ class Bar:
 
     @property
     def rate(self) -> float:
-        """MB of text a second so far."""
+        """MB of text per second so far."""
         return self.text / 1e6 / max(1e-9, time.monotonic() - self.began)
 
     def _draw(self) -> None:
@@ -59,7 +60,7 @@ class Bar:
         self.bar.update(self.task, completed=self.done, rate=self.rate)
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
 

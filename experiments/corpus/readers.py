@@ -1,7 +1,8 @@
 """
-One reader a kind of file: a generator of chunks that never holds more than a little of the file.
+One reader per kind of file. A reader is a generator of chunks and holds only a small part of the
+file at a time.
 
-`READERS`, at the foot, is the list of what `--data` can take.
+`READERS`, at the end of this file, lists the kinds of file that `--data` accepts.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from experiments.corpus.streams import Block, gzip_blocks, plain_blocks, zstd_bl
 from experiments.corpus.tokenfiles import read_bin, read_npy
 from mingpt.utils import BadInput, did_you_mean
 
-# bytes: a longer .txt is cut here, so that a part of it can be held out for validation
+# Most bytes of a document from a .txt. A longer text is cut, so that a part of it can be held out
+# for validation.
 PIECE = 16 << 10
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def text_blocks(path: Path, open_blocks) -> Iterator[Block]:
-    """The file's bytes without a byte-order mark; UTF-16 is refused by name, since every line of it
-    would be bad."""
+    """Yield the file's bytes without a byte-order mark. Raises BadInput for UTF-16, of which every
+    line would be bad."""
     first = True
     for position, data in open_blocks(path):
         if first and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -40,13 +42,14 @@ def text_blocks(path: Path, open_blocks) -> Iterator[Block]:
 
 
 def read_lines(path: Path, open_blocks, **_) -> Iterator[Chunk]:
-    """JSON lines, as chunks that end where a line ends."""
+    """Read JSON lines, in chunks that end where a line ends."""
     return line_chunks(text_blocks(path, open_blocks))
 
 
 def line_chunks(blocks: Iterable[Block]) -> Iterator[LineChunk]:
-    """Group blocks into chunks of whole lines. A line beyond MAX_LINE is skipped as it is read."""
-    held: list[bytes] = []      # the beginning of a chunk: whole lines, then a part of one
+    """Group blocks into chunks of complete lines. A line beyond MAX_LINE is skipped while it is
+    read."""
+    held: list[bytes] = []      # the beginning of a chunk: complete lines, then a part of one
     size, lines_end, skipping, position = 0, 0, False, 0
     try:
         for position, data in blocks:
@@ -70,14 +73,14 @@ def line_chunks(blocks: Iterable[Block]) -> Iterator[LineChunk]:
     except CutShort:
         if lines_end:
             yield LineChunk(position, lines_end, b"".join(held)[:lines_end])
-        raise  # the last line, cut in half with the file, is neither a document nor a bad line
+        raise  # the incomplete last line counts neither as a document nor as a bad line
     if size:
         yield LineChunk(position, size, b"".join(held))
 
 
 def read_text(path: Path, open_blocks, separator: str | None = None, **_) -> Iterator[Chunk]:
-    """A plain text: one document, or one per 16 KB of a long one, cut after a blank line or else a
-    line. With a separator: the documents between two of them."""
+    """Read a plain text as one document, or as one per 16 KB, cut after a blank line or else after
+    a line. With a separator, the documents are the texts between separators."""
     blocks, rest, position = _unix_lines(text_blocks(path, open_blocks)), b"", 0
     if separator is not None:
         yield from separated(blocks, separator.replace("\r\n", "\n").encode())
@@ -91,8 +94,8 @@ def read_text(path: Path, open_blocks, separator: str | None = None, **_) -> Ite
 
 
 def separated(blocks: Iterable[Block], mark: bytes) -> Iterator[Chunk]:
-    """Documents between marks, without the line ends next to a mark. One beyond MAX_LINE is skipped
-    as it is read."""
+    """Yield the documents between marks, without the line ends next to a mark. A document beyond
+    MAX_LINE is skipped while it is read."""
     rest, position, skipping = b"", 0, False
     for position, data in blocks:
         *whole, rest = (rest + data).split(mark)
@@ -109,7 +112,7 @@ def separated(blocks: Iterable[Block], mark: bytes) -> Iterator[Chunk]:
 
 
 def _documents(position: int, texts: list[bytes]) -> Iterator[TextChunk]:
-    """One chunk of the texts that are not empty, if there is any."""
+    """Yield one chunk of the texts that are not empty, if there are any."""
     texts = [text for text in (text.strip(b"\n") for text in texts) if text]
     if texts:
         yield TextChunk(position, sum(map(len, texts)), texts, [UNNAMED] * len(texts))
@@ -126,7 +129,8 @@ def _unix_lines(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def cut_text(data: bytes) -> tuple[list[bytes], bytes]:
-    """(pieces of at most PIECE bytes, the rest): joined they are the text again."""
+    """Cut a text into (pieces of at most PIECE bytes, the rest). Joined, they are the text
+    again."""
     pieces, start = [], 0
     while len(data) - start > PIECE:
         end = _cut(data, start)
@@ -136,20 +140,20 @@ def cut_text(data: bytes) -> tuple[list[bytes], bytes]:
 
 
 def _cut(data: bytes, start: int) -> int:
-    """Where to end the piece that begins at `start`: the last blank line in it, else line, else
-    character."""
+    """The end of the piece that begins at `start`: after the last blank line in it, else the last
+    line, else the last blank, else the last whole character."""
     for mark in (b"\n\n", b"\n", b" "):
         found = data.rfind(mark, start + PIECE // 4, start + PIECE)
         if found >= 0:
             return found + len(mark)
     end = start + PIECE
-    while end > start + PIECE - 4 and data[end] & 0xC0 == 0x80:   # within a character
+    while end > start + PIECE - 4 and data[end] & 0xC0 == 0x80:   # inside a UTF-8 character
         end -= 1
     return end
 
 
 def read_parquet(path: Path, text_key: str, **_) -> Iterator[TextChunk]:
-    """The text column, and the Pile's set names where there are any, row group by row group."""
+    """Read the text column, and the Pile's set names where there are any, in batches of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     try:
@@ -162,9 +166,8 @@ def read_parquet(path: Path, text_key: str, **_) -> Iterator[TextChunk]:
             position = int(path.stat().st_size * read / max(1, file.metadata.num_rows))
             yield TextChunk(position, batch.nbytes, texts, _parquet_sets(batch, columns))
     except pa.ArrowException as error:
-        raise BadInput(
-            f"--data {path} cannot be read as parquet: {str(error).splitlines()[0]}"
-        ) from None
+        raise BadInput(f"--data {path} cannot be read as parquet: "
+                       f"{str(error).splitlines()[0]}") from None
 
 
 def _parquet_columns(path: Path, schema, text_key: str) -> list[str]:

@@ -1,6 +1,6 @@
 """
-From what `--data` names to sources: something with a name, a size, a fingerprint and chunks of
-documents to read.
+Turns the arguments of `--data` into sources. A source has a name, a size in bytes, a fingerprint,
+and chunks of documents to read.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from experiments.corpus.readers import READERS
 from experiments.corpus.stdlib import StdlibSource
 from mingpt.utils import BadInput, did_you_mean
 
-WHOLE = 64 << 20    # files up to here are fingerprinted by all of their bytes
-SAMPLE = 1 << 20    # of larger ones: this much from the head, the middle and the tail
+WHOLE = 64 << 20    # bytes; the fingerprint of a file up to this size covers all of it
+SAMPLE = 1 << 20    # bytes from the head, the middle and the tail of a larger file
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """One file, read by its suffix."""
+    """One file. Its suffix chooses the reader."""
     path: Path
 
     @property
     def name(self) -> str:
+        """The file's path, as messages and records show it."""
         return str(self.path)
 
     @property
     def size(self) -> int:
+        """The file's bytes."""
         return self.path.stat().st_size
 
     def fingerprint(self) -> str:
-        """Changes when the content does: a hash of all bytes, or for a large file of its size, its
-        time of change and three samples. Where the file lies does not enter."""
+        """A hash that changes when the content changes. It covers all bytes; for a large file it
+        covers the size, the time of the last change and three samples. The path is not part of
+        it."""
         digest = hashlib.blake2b(suffix_of(self.path).encode(), digest_size=16)
         with open(self.path, "rb") as f:
             if self.size <= WHOLE:
@@ -50,26 +53,26 @@ class FileSource:
         return digest.hexdigest()
 
     def chunks(self, **reading) -> Iterator[Chunk]:
-        """The file's content, in order, in pieces of bounded size. `reading`: what the readers'
-        signatures name."""
+        """Yield the file's content, in order, in chunks of bounded size. `reading` holds the
+        options of the readers. Raises BadInput where the file cannot be read."""
         try:
             yield from READERS[suffix_of(self.path)](self.path, **reading)
         except OSError as error:
-            raise BadInput(
-                f"--data {self.path} cannot be read: {error.strerror or error}"
-            ) from None
+            raise BadInput(f"--data {self.path} cannot be read: "
+                           f"{error.strerror or error}") from None
 
 
 def suffix_of(path: Path) -> str | None:
-    """The known suffix that a file's name ends in: 'a.jsonl.zst' → '.jsonl.zst'."""
+    """The known suffix of a file's name, or None: 'a.jsonl.zst' → '.jsonl.zst'."""
     return next((s for s in sorted(READERS, key=len, reverse=True)
                  if path.name.lower().endswith(s)), None)
 
 
-def resolve(paths: list[str] | None, max_docs: int | None) -> list[FileSource | HubSource
-                                                                   | StdlibSource]:
-    """Sources for files, folders, globs and names, in the order given; Python's standard library
-    for nothing."""
+def resolve(
+    paths: list[str] | None, max_docs: int | None
+) -> list[FileSource | HubSource | StdlibSource]:
+    """The sources for files, folders, globs and names of data sets, in the order given. Without
+    paths it is Python's standard library. Raises BadInput where a path names nothing readable."""
     if not paths:
         return [StdlibSource()]
     return [source for path in paths for source in _resolve_one(str(path), max_docs)]
@@ -86,7 +89,7 @@ def _resolve_one(given: str, max_docs: int | None) -> list:
     if glob.has_magic(given):
         found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
         if not found:
-            raise BadInput(f"--data {given}: no file has a name like that")
+            raise BadInput(f"--data {given}: no file matches this pattern")
         return [s for p in found for s in (_folder(p) if p.is_dir() else [_file(p)])]
     raise BadInput(f"--data {given}: no such file{_nearest(path)}")
 

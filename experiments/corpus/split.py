@@ -1,5 +1,5 @@
 """
-Which documents are trained on, and which are held out.
+Splits the documents into those to train on and those held out for validation.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from mingpt.utils import BadInput
 
 @dataclass(frozen=True)
 class Split:
-    """`train`: one bool per document. `val`: numbers of held-out documents, in the order they are
-    evaluated. `dropped`: training documents left out because a held-out one has the same text.
-    `near_copies`: those left out because a held-out one differs from them only in white space."""
+    """A split. `train` has one bool per document. `val` holds the numbers of the held-out
+    documents, in the order of evaluation. `dropped` counts the documents that are left out of
+    training because a held-out one has the same text. `near_copies` counts those left out because a
+    held-out one differs only in white space."""
     train: np.ndarray
     val: np.ndarray
     dropped: int
@@ -25,25 +26,26 @@ class Split:
 
 def split(hashes: np.ndarray, val_fraction: float, val_docs: int | None,
           near: np.ndarray | None = None) -> Split:
-    """Split documents (uint64 [n]) by hash, or hold out the last `val_docs`.
+    """Split documents, given by their hashes (uint64 [n]), or hold out the last `val_docs`. Raises
+    BadInput where one side would be empty.
 
     `near` (uint64 [n], default: hashes) is equal for documents that differ only in white space. It
-    never changes which documents are held out, so validation sets stay fixed; it takes near-copies
-    of them out of training.
+    takes near-copies of held-out documents out of training. It never changes which documents are
+    held out, so validation sets stay fixed.
 
-    Held-out documents are evaluated in the order of their hashes: a sample of all files and sets,
-    however they are ordered, whose first tokens are a fixed validation set of any length.
+    Held-out documents are evaluated in the order of their hashes. They are thus a sample of all
+    files and sets, in whatever order those come, and any number of their first tokens is a fixed
+    validation set.
     """
     if not len(hashes) or hashes.min() == hashes.max():
         found = "no document" if not len(hashes) else "only one document (or copies of it)"
         raise BadInput(f"--data holds {found}: training and validation need one each")
     train, val = _last(hashes, val_docs) if val_docs is not None else _by_hash(hashes, val_fraction)
-    near_copy = train & np.isin(near, near[val]) if near is not None else np.zeros(len(hashes),
-                                                                                   bool)
+    near_copy = (train & np.isin(near, near[val]) if near is not None
+                 else np.zeros(len(hashes), bool))
     if near_copy.sum() == train.sum():
         raise BadInput("--data: every training document differs from a held-out one only in white "
-                       "space: "
-                       "give more documents")
+                       "space: give more documents")
     held = np.flatnonzero(val)
     held = held[np.argsort(hashes[held], kind="stable")]
     by = (f"the last {val_docs:,} documents" if val_docs is not None
@@ -53,18 +55,19 @@ def split(hashes: np.ndarray, val_fraction: float, val_docs: int | None,
 
 
 def _by_hash(hashes: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """A document's side follows from its text: copies fall on one side, and stay there when the
-    file grows. A tiny corpus holds out at least its document of lowest hash."""
+    """Split by hash. A document's text decides its side, so copies are on one side and stay there
+    when the file grows. A tiny corpus holds out at least the document with the lowest hash."""
     if not 0 < fraction < 1:
         raise BadInput(f"data.val_fraction={fraction}: give a share between 0 and 1, such as 0.05")
     limit = max(int(fraction * 2.0 ** 64), int(hashes.min()) + 1)
-    # and at least one document is trained on
+    # At least one document remains to train on.
     val = hashes < np.uint64(min(limit, int(hashes.max())))
     return ~val, val
 
 
 def _last(hashes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last documents of the corpus; copies of them elsewhere are not trained on."""
+    """Hold out the last documents of the corpus. Copies of them elsewhere are left out of
+    training."""
     if not 0 < count < len(hashes):
         raise BadInput(f"data.val_docs={count}: give 1 to {len(hashes) - 1}, since the corpus has "
                        f"{len(hashes):,} documents")

@@ -1,9 +1,9 @@
 """
-The corpus that every machine has: docstrings and sources of the running Python's own standard
+The corpus that every machine has: the docstrings and sources of the running Python's standard
 library.
 
-Real English and real code, no download. Docstrings are taken out of the sources, so that what is
-held out for validation in one set is not learned from the other.
+It is real English and real code and needs no download. Docstrings are removed from the sources, so
+that a text held out in one set is not learned from the other.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from experiments.corpus.chunks import Chunk, TextChunk
 from experiments.corpus.readers import cut_text
 from mingpt.utils import BadInput
 
-VERSION = 1    # of what is made of the library: part of the fingerprint
+VERSION = 1    # version of the way documents are made; part of the fingerprint
 SETS = ("PythonDocstrings", "PythonSource")
-# Not the library itself, or tables rather than text.
+# Folders that do not belong to the library itself, or hold tables rather than text.
 LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages",
-            "__pycache__",
-            "turtledemo", "_bundled", "lib-dynload", "encodings", "pydoc_data"}
-SHORTEST = 64  # characters: shorter documents teach little but their own headers
+            "__pycache__", "turtledemo", "_bundled", "lib-dynload", "encodings", "pydoc_data"}
+SHORTEST = 64  # characters; shorter documents are left out, as they are little more than a header
 
 
 class StdlibSource:
-    """Python's standard library as Pile-shaped documents of two sets."""
+    """Python's standard library as documents of the two sets in SETS."""
 
     def __init__(self, root: Path | None = None):
         self.root = root or Path(sysconfig.get_paths()["stdlib"])
@@ -43,26 +42,29 @@ class StdlibSource:
 
     @property
     def name(self) -> str:
+        """The source's name in messages and records."""
         return f"the standard library of Python {sys.version.split()[0]}"
 
     @property
     def size(self) -> int:
+        """The bytes of all files together."""
         return sum(path.stat().st_size for path in self.files)
 
     def fingerprint(self) -> str:
-        """Of the names and sizes: a Python's own library changes with its version only."""
+        """A hash of the files' names and sizes. That is enough, because the library changes only
+        with Python's version."""
         names = "\n".join(f"{p.relative_to(self.root)} {p.stat().st_size}" for p in self.files)
         return hashlib.blake2b(f"stdlib {VERSION}\n{names}".encode(), digest_size=16).hexdigest()
 
     def chunks(self, **_) -> Iterator[Chunk]:
-        """Two documents or more a file, file by file in the order of their names; then the manual's
-        topics."""
+        """Yield at least two documents per file, file by file in the order of their names, then the
+        topics of the manual. Documents below SHORTEST are left out."""
         position = 0
         for path in self.files:
             position += path.stat().st_size
             text, tree = _parse(path)
-            texts = [(SETS[0], docs(path.stem, tree)), *((SETS[1], piece)
-                                                         for piece in source(text, tree))]
+            texts = [(SETS[0], docs(path.stem, tree)),
+                     *((SETS[1], piece) for piece in source(text, tree))]
             yield _chunk(position, [(s, t) for s, t in texts if len(t) >= SHORTEST])
         yield _chunk(position, [(SETS[0], topic) for topic in _manual()])
 
@@ -76,12 +78,12 @@ def _parse(path: Path) -> tuple[str, ast.Module]:
     text = path.read_text(encoding="utf-8", errors="ignore").replace("\0", "")
     try:
         return text, ast.parse(text)
-    except SyntaxError:   # a template, or written for another Python
+    except SyntaxError:   # the file is a template, or written for another version of Python
         return "", ast.parse("")
 
 
 def _documented(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
-    """(dotted name, node) of the module, its classes and functions that have a docstring."""
+    """Yield (dotted name, node) of the module and of each class and function with a docstring."""
     if ast.get_docstring(tree, clean=False):
         yield prefix, tree
     for node in ast.iter_child_nodes(tree):
@@ -90,10 +92,10 @@ def _documented(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]
 
 
 def docs(module: str, tree: ast.Module) -> str:
-    """A module's docstrings, each under the name it documents, as `help` shows them."""
+    """A module's docstrings, each under the name that it documents, as `help` shows them."""
     parts = [(name or module, ast.get_docstring(node) or "") for name, node in _documented(tree)]
-    return "\n\n".join(f"{name}\n{textwrap.indent(text, '    ')}" for name,
-                       text in parts if text.strip())
+    return "\n\n".join(f"{name}\n{textwrap.indent(text, '    ')}"
+                       for name, text in parts if text.strip())
 
 
 def source(text: str, tree: ast.Module) -> list[str]:
@@ -108,8 +110,8 @@ def source(text: str, tree: ast.Module) -> list[str]:
 
 
 def _manual() -> list[str]:
-    """The language reference by topic, as `help('LAMBDAS')` prints it; some distributions leave it
-    out."""
+    """The language reference by topic, as `help('LAMBDAS')` prints it. Empty in distributions that
+    leave it out."""
     try:
         from pydoc_data.topics import topics
     except ImportError:

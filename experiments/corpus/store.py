@@ -1,10 +1,13 @@
 """
-A tokenised corpus on disk: `tokens-00000.bin`… (uint16 or uint32, every document followed by its
-end), `documents.bin` (one DOCUMENT entry each), `checksums.bin` (a CRC-32 for every block of those
-files) and `meta.json`, written last.
+A tokenised corpus on disk. It has these files:
 
-A small store is verified whole when it is opened. Of a large one each block is verified when it is
-first read, so a process pays for what it uses.
+    tokens-00000.bin …    uint16 or uint32 tokens; every document is followed by its end
+    documents.bin         one DOCUMENT entry per document
+    checksums.bin         one CRC-32 per block of the files above
+    meta.json             sizes, sets and the report; written last
+
+A small store is verified as a whole when it is opened. In a large one each block is verified when
+it is first read, so a process only checks what it uses.
 """
 
 from __future__ import annotations
@@ -21,19 +24,19 @@ from experiments.corpus.clean import DOCUMENT, Digest
 from experiments.corpus.report import Report
 from mingpt.utils import BadInput, write_atomic
 
-SHARD = 1 << 27       # tokens a file (256 MB in uint16)
-MAX_SETS = 1000       # more set names than this are no sets: the rest are counted together
+SHARD = 1 << 27       # tokens per file (256 MB in uint16)
+MAX_SETS = 1000       # most sets that are counted by name; further ones are counted as OTHER
 OTHER = "other"
-BLOCK = 1 << 16       # bytes of a file that have one checksum
-WHOLE = 256 << 20  # bytes of tokens that are verified when a store is opened, at 3.5 GB per second
+BLOCK = 1 << 16       # bytes per checksum
+WHOLE = 256 << 20     # bytes of tokens up to which opening verifies all, at 3.5 GB per second
 
 
 class Damaged(ValueError):
-    """A file of a store is not what was written."""
+    """A file of a store differs from what was written."""
 
 
 class Checksums:
-    """Appends to a file, and keeps the CRC-32 of each of its blocks."""
+    """Appends to a file and computes the CRC-32 of each of its blocks."""
 
     def __init__(self, path: Path):
         self.file = open(path, "wb")   # noqa: SIM115 (closed in close)
@@ -41,6 +44,7 @@ class Checksums:
         self.size = 0
 
     def write(self, data: bytes) -> None:
+        """Append data."""
         self.file.write(data)
         view = memoryview(data)
         while view:
@@ -53,34 +57,34 @@ class Checksums:
             self.size += len(part)
 
     def close(self) -> None:
-        """Flush to the disk."""
+        """Flush the file to the disk and close it."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
 
 
 class Writer:
-    """Appends digests to a folder; `close` makes it a store."""
+    """Appends digests to a folder. `close` turns the folder into a store."""
 
     def __init__(self, folder: Path, dtype: np.dtype):
         self.folder, self.dtype, self.sets = folder, dtype, {}
-        self.shards: list[int] = []           # tokens in each
+        self.shards: list[int] = []           # the number of tokens in each
         self.documents = 0
         self.hash = hashlib.blake2b(digest_size=16)
-        self._files: list[Checksums] = []     # of the shards; the last one is open
+        self._files: list[Checksums] = []     # the shards' files; only the last one is open
         self._documents = Checksums(folder / "documents.bin")
 
     def add(self, digest: Digest) -> None:
         """Append a digest's documents, in order."""
         if not digest.ids:
             return
-        rows = [(tokens, size, self._set(name), *hashes) for tokens, size,
-                name, *hashes in digest.rows]
+        rows = [(tokens, size, self._set(name), *hashes)
+                for tokens, size, name, *hashes in digest.rows]
         entries = np.array(rows, DOCUMENT)
         self.hash.update(np.ascontiguousarray(entries["hash"]).tobytes())
         self._documents.write(entries.tobytes())
         self.documents += len(entries)
-        if not self.shards or self.shards[-1] >= SHARD:   # a document lies in one shard
+        if not self.shards or self.shards[-1] >= SHARD:   # no document is split between shards
             self._next_shard()
         tokens = np.concatenate(digest.ids).astype(self.dtype)
         self.shards[-1] += len(tokens)
@@ -98,7 +102,7 @@ class Writer:
         self.shards.append(0)
 
     def close(self, report: Report) -> None:
-        """Flush all, and write what the folder holds."""
+        """Flush all files, and write checksums.bin and meta.json."""
         for file in (*self._files[-1:], self._documents):
             file.close()
         sums = np.array([crc for file in (self._documents, *self._files) for crc in file.blocks],
@@ -116,16 +120,16 @@ def _checksum(meta: dict) -> int:
 
 
 class Store:
-    """A finished store, mapped into memory: nothing is read before it is used. FileNotFoundError or
-    ValueError where it is not whole."""
+    """A finished store, mapped into memory, so that tokens are read only when they are used. Raises
+    FileNotFoundError or ValueError where the store is not complete."""
 
     def __init__(self, folder: Path):
         meta = _read_meta(folder / "meta.json")
         self.folder, self.hash, self.sets = folder, meta["hash"], meta["sets"]
         self.report = Report.from_json(meta["report"])
         dtype = np.dtype(meta["dtype"])
-        self.shards = [_mapped(folder / f"tokens-{n:05d}.bin", dtype, size) for n,
-                       size in enumerate(meta["shards"])]
+        self.shards = [_mapped(folder / f"tokens-{n:05d}.bin", dtype, size)
+                       for n, size in enumerate(meta["shards"])]
         self.documents = _mapped(folder / "documents.bin", DOCUMENT, meta["documents"])
         tokens = {f"tokens-{n:05d}.bin": shard for n, shard in enumerate(self.shards)}
         files = {"documents.bin": self.documents, **tokens}
@@ -135,16 +139,16 @@ class Store:
             for blocks in self._blocks:
                 blocks.verify_all()
         ends = np.cumsum(self.documents["tokens"], dtype=np.int64)
-        # of each document among all tokens, end to end
+        # Each document's first token, counted over all shards.
         self.starts = ends - self.documents["tokens"]
         self.shard_starts = np.cumsum([0, *meta["shards"]])[:-1]
 
     def shard_of(self, token: np.ndarray | int) -> np.ndarray:
-        """In which shard a token lies, counted over all shards."""
+        """The number of the shard that holds a token; tokens are counted over all shards."""
         return np.searchsorted(self.shard_starts, token, side="right") - 1
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """`length` tokens from `start`, counted over all shards; they must lie in one shard.
+        """`length` tokens from `start`, counted over all shards. They must be in one shard. Raises
         BadInput where the file is damaged there."""
         shard = int(self.shard_of(start))
         local = start - int(self.shard_starts[shard])
@@ -152,16 +156,15 @@ class Store:
         try:
             self._blocks[shard].verify(local * tokens.itemsize, (local + length) * tokens.itemsize)
         except Damaged as damage:
-            # the next process finds no store, and makes one
+            # Without meta.json the next process finds no store and builds it again.
             (self.folder / "meta.json").unlink(missing_ok=True)
-            raise BadInput(f"the token cache is damaged: {damage}: run the same command again, and "
-                           f"the text is "
-                           "tokenised anew") from None
+            raise BadInput(f"the token cache is damaged: {damage}: run the same command again to "
+                           f"tokenise the text once more") from None
         return tokens[local:local + length]
 
 
 class Blocks:
-    """The blocks of one mapped file with their checksums, and which of them this process has
+    """The blocks of one mapped file, their checksums, and which of them this process has already
     verified."""
 
     def __init__(self, path: Path, data: np.ndarray, sums: np.ndarray):
@@ -170,35 +173,34 @@ class Blocks:
         self.verified = np.zeros(len(sums), bool)
 
     def verify(self, start: int, stop: int) -> None:
-        """Damaged where a block of the bytes from `start` to before `stop` is not what was
-        written."""
+        """Raise Damaged where a block of bytes[start:stop] differs from what was written."""
         for block in range(start // BLOCK, -(-stop // BLOCK)):
             if not self.verified[block]:
                 if zlib.crc32(self.bytes[block * BLOCK:(block + 1) * BLOCK]) != self.sums[block]:
-                    raise Damaged(f"{self.path}: the checksum of byte {block * BLOCK:,} and those "
-                                  f"after it differs")
+                    raise Damaged(f"{self.path}: the checksum of the block at byte "
+                                  f"{block * BLOCK:,} differs")
                 self.verified[block] = True
 
     def verify_all(self) -> None:
-        """The same for the whole file."""
+        """Verify the whole file."""
         self.verify(0, self.bytes.size)
 
 
 def _blocks(folder: Path, files: dict[str, np.ndarray], checksum: int) -> list[Blocks]:
-    """Each file with its part of checksums.bin."""
+    """The Blocks of each file, with its part of checksums.bin."""
     raw = (folder / "checksums.bin").read_bytes()
     counts = [-(-data.nbytes // BLOCK) for data in files.values()]
     if zlib.crc32(raw) != checksum or len(raw) != 4 * sum(counts):
-        raise Damaged(f"{folder / 'checksums.bin'}: not what was written")
+        raise Damaged(f"{folder / 'checksums.bin'}: differs from what was written")
     parts = np.split(np.frombuffer(raw, "<u4"), np.cumsum(counts)[:-1])
-    return [Blocks(folder / name, data, sums) for (name, data),
-            sums in zip(files.items(), parts, strict=True)]
+    return [Blocks(folder / name, data, sums)
+            for (name, data), sums in zip(files.items(), parts, strict=True)]
 
 
 def _read_meta(path: Path) -> dict:
     meta = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(meta, dict) or meta.pop("checksum", None) != _checksum(meta):
-        raise Damaged(f"{path}: not what was written")
+        raise Damaged(f"{path}: differs from what was written")
     return meta
 
 

@@ -1,6 +1,6 @@
 """
-Bytes of a file in blocks, decompressed where need be: never much at a time, however well the file
-is compressed.
+Reads a file's bytes in blocks and decompresses them where needed. Blocks stay small, however well
+the file is compressed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from mingpt.utils import BadInput
 
 Block = tuple[int, bytes]   # (bytes of the file read so far, data)
 
-READ = 1 << 18
-# a few KB can stand for 100 MB of one character: feed little, so that little comes out
+READ = 1 << 18        # bytes read at once
+# Bytes fed to the zstd decoder at once. A few KB can expand to 100 MB of one character, so little
+# input keeps the output small.
 ZSTD_FEED = 1 << 13
-ZLIB_OUT = 1 << 20
-# bytes: the longest window that is read (--long=31). The decoder holds one window in memory.
+ZLIB_OUT = 1 << 20    # most bytes per decompressed block
+# The longest zstd window that is read, in bytes (--long=31). The decoder holds one window in
+# memory.
 ZSTD_WINDOW = 1 << 31
 
 
 def plain_blocks(path: Path) -> Iterator[Block]:
-    """A file as it is."""
+    """The blocks of a file that is not compressed."""
     position = 0
     with open(path, "rb") as f:
         while data := f.read(READ):
@@ -34,12 +36,13 @@ def plain_blocks(path: Path) -> Iterator[Block]:
 
 
 def gzip_blocks(path: Path) -> Iterator[Block]:
-    """A .gz file, of one or several members. CutShort where it ends too early or is damaged."""
+    """The blocks of a .gz file of one or several members. Raises CutShort where it ends too early
+    or is damaged."""
     member = None
     for position, data in plain_blocks(path):
         while data:
             if member is None:
-                data = data.lstrip(b"\0")   # padding between members, as gzip reads it
+                data = data.lstrip(b"\0")   # padding between members, which gzip skips too
                 if not data:
                     break
                 member = zlib.decompressobj(wbits=31)
@@ -56,7 +59,8 @@ def gzip_blocks(path: Path) -> Iterator[Block]:
 
 
 def _last(member, path: Path) -> Iterator[Block]:
-    """What zlib still holds at the end of a file whose member has no end."""
+    """The data that zlib still holds at the end of a file. Raises CutShort where the member is not
+    complete."""
     size = path.stat().st_size
     if out := member.flush():
         yield size, out
@@ -65,7 +69,8 @@ def _last(member, path: Path) -> Iterator[Block]:
 
 
 def zstd_blocks(path: Path) -> Iterator[Block]:
-    """A .zst file, of one or several frames. CutShort where it ends too early or is damaged."""
+    """The blocks of a .zst file of one or several frames. Raises CutShort where it ends too early
+    or is damaged, and BadInput where its window is too long."""
     frame, position = None, 0
     for data in _small(path):
         position += len(data)
@@ -76,9 +81,8 @@ def zstd_blocks(path: Path) -> Iterator[Block]:
             except (zstandard.ZstdError, MemoryError) as error:
                 if isinstance(error, MemoryError) or "memory" in str(error):
                     raise BadInput(f"--data {path} needs a longer zstd window than fits (limit "
-                                   f"{ZSTD_WINDOW >> 20:,} "
-                                   f"MB): unpack it first with zstd -d --long=31 --memory=4096MB "
-                                   f"{path.name}") from None
+                                   f"{ZSTD_WINDOW >> 20:,} MB): unpack it first with zstd -d "
+                                   f"--long=31 --memory=4096MB {path.name}") from None
                 raise CutShort(f"is damaged near byte {position:,} ({error})") from None
             for start in range(0, len(out), ZLIB_OUT):
                 yield position, out[start:start + ZLIB_OUT]

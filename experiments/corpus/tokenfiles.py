@@ -1,6 +1,6 @@
 """
-Files that hold tokens already: study 003's .npy rows, the .bin shards of llm.c and modded-nanogpt,
-and nanoGPT's .bin without a header.
+Reads files that already hold tokens: study 003's .npy rows, the .bin shards of llm.c and
+modded-nanogpt, and nanoGPT's .bin without a header.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from mingpt.utils import BadInput
 
 HEADER, MAGIC, VERSION = 256, 20240520, 1   # int32 values before the uint16 tokens
 STEP = 1 << 18                              # tokens read at once
-# of a .bin without a header; the bytes of each number, lowest first
+# The types of a .bin without a header. Its numbers are little-endian.
 BIN_DTYPES = ("uint16", "uint32", "int32")
-LONGEST = 1 << 16                           # tokens: a run without an end of document is cut here
+LONGEST = 1 << 16                           # most tokens per document; a longer one is cut
 
 
 def read_npy(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
-    """Integer rows [n, S + 1]: each a document. One dimension [n] is a stream, as a .bin is."""
+    """Read integer rows [n, S + 1], each of which is a document. An array of one dimension is a
+    stream, as in a .bin. Raises BadInput for any other array and for ids outside the
+    vocabulary."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -40,8 +42,9 @@ def read_npy(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
 
 
 def read_bin(path: Path, tokenizer, bin_dtype: str | None = None, **_) -> Iterator[TokenChunk]:
-    """A token shard, or with `bin_dtype` bare tokens. Documents are what lies between the
-    end-of-document tokens."""
+    """Read a token shard or, with `bin_dtype`, tokens without a header. End-of-document tokens
+    separate the documents. Raises BadInput for another format, CutShort for a shard that ends too
+    early."""
     header = np.fromfile(path, np.int32, HEADER)
     shard = len(header) == HEADER and header[0] == MAGIC
     if bin_dtype is not None:
@@ -53,8 +56,7 @@ def read_bin(path: Path, tokenizer, bin_dtype: str | None = None, **_) -> Iterat
     if not shard:
         found = header[0] if len(header) else "nothing"
         raise BadInput(f"--data {path} is no token shard: it begins with {found}, not {MAGIC} (for "
-                       f"a file without a "
-                       f"header, as nanoGPT's train.bin, give its type: "
+                       f"a file without a header, such as nanoGPT's train.bin, give its type: "
                        f"--data.bin_dtype={BIN_DTYPES[0]})")
     if header[1] != VERSION:
         raise BadInput(f"--data {path} is a token shard of version {header[1]}: only {VERSION} "
@@ -71,15 +73,15 @@ def _bare(path: Path, dtype: np.dtype, tokenizer) -> Iterator[TokenChunk]:
     size = path.stat().st_size
     if size % dtype.itemsize:
         raise BadInput(f"--data {path} holds {size:,} bytes, which are no whole number of "
-                       f"{dtype.name} tokens: give "
-                       f"another data.bin_dtype ({', '.join(BIN_DTYPES)})")
+                       f"{dtype.name} tokens: give another data.bin_dtype "
+                       f"({', '.join(BIN_DTYPES)})")
     if size:
         yield from _documents(path, np.memmap(path, dtype, "r"), 0, tokenizer)
 
 
 def _documents(path: Path, tokens: np.ndarray, offset: int, tokenizer) -> Iterator[TokenChunk]:
-    """A stream of tokens, cut at end-of-document tokens (which are dropped: the corpus sets its
-    own)."""
+    """Cut a stream of tokens at its end-of-document tokens. These are dropped, because the corpus
+    adds its own."""
     rest = np.zeros(0, np.int64)
     for start in range(0, len(tokens), STEP):
         part = np.concatenate([rest, _checked(path, tokens[start:start + STEP], tokenizer)])

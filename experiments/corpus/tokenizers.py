@@ -1,6 +1,6 @@
 """
-Text to integers and back: GPT-2's byte pairs (no network), plain bytes, or any encoding that
-tiktoken knows.
+Tokenizers turn text into integers and back: GPT-2's byte pairs (needs no network), plain bytes, or
+any encoding that tiktoken knows.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import tiktoken
 from mingpt.bpe import gpt2_encoding, safe_pieces
 from mingpt.utils import BadInput, did_you_mean
 
-SMALL_VOCABULARY = 2 ** 16   # what uint16 can tell apart
+SMALL_VOCABULARY = 2 ** 16   # the most ids that uint16 can hold
 GROUP = 1 << 18              # characters encoded in one call
-SEPARATOR = "\0"  # between documents in such a call: a corpus refuses documents that hold it
+SEPARATOR = "\0"             # between documents in such a call; a corpus refuses texts that hold it
 
 
 class Tokenizer(ABC):
-    """name, vocab_size and eot (the id that ends a document). Ids are uint16, or uint32 in larger
-    vocabularies."""
+    """A tokenizer with its name, vocab_size and eot, the id that ends a document. Ids are uint16,
+    or uint32 for larger vocabularies."""
 
     def __init__(self, name: str, vocab_size: int, eot: int):
         self.name, self.vocab_size, self.eot = name, vocab_size, eot
@@ -32,12 +32,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """One text → its ids (n,). Releases the GIL for most of its time, so that threads run side
-        by side."""
+        """One text → its ids (n,). It mostly runs without the GIL, so that threads run in
+        parallel."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids → text; what is no UTF-8 becomes U+FFFD."""
+        """Ids → text. Bytes that are not UTF-8 become U+FFFD."""
 
     @abstractmethod
     def decode_bytes(self, ids: np.ndarray) -> bytes:
@@ -46,8 +46,8 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
-        """int32 [vocab_size]: how many bytes of text each id stands for; the end of a document
-        stands for none."""
+        """The number of bytes of text that each id stands for, int32 [vocab_size]. It is 0 for the
+        end of a document."""
 
     def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
         """Texts → the ids of each, followed by eot."""
@@ -55,7 +55,8 @@ class Tokenizer(ABC):
         return [np.concatenate([self.encode(text), eot]) for text in texts]
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        """Texts → one array of ids each, by as many threads as there are cores."""
+        """Texts → one array of ids per text, without eot. Uses as many threads as there are
+        cores."""
         groups = list(grouped(texts))
         if len(groups) < 2:
             return [ids[:-1] for group in groups for ids in self.encode_documents(group)]
@@ -64,7 +65,8 @@ class Tokenizer(ABC):
 
 
 def grouped(texts: list[str]) -> Iterator[list[str]]:
-    """Neighbouring texts in groups of about GROUP characters: one call into compiled code each."""
+    """Yield neighbouring texts in groups of about GROUP characters. Each group is encoded in one
+    call of compiled code."""
     group, size = [], 0
     for text in texts:
         group.append(text)
@@ -77,7 +79,8 @@ def grouped(texts: list[str]) -> Iterator[list[str]]:
 
 
 class ByteTokenizer(Tokenizer):
-    """The 256 bytes of UTF-8, and 256 for the end of a document: a small head, for small models."""
+    """The 256 byte values of UTF-8, and the id 256 for the end of a document. Its small vocabulary
+    gives a small head, for small models."""
 
     def __init__(self):
         super().__init__("byte", vocab_size=257, eot=256)
@@ -97,29 +100,29 @@ class ByteTokenizer(Tokenizer):
 
 
 class TiktokenTokenizer(Tokenizer):
-    """A byte pair encoding in tiktoken."""
+    """A byte pair encoding of tiktoken."""
 
     def __init__(self, name: str, encoding):
         super().__init__(name, encoding.n_vocab, encoding.eot_token)
         self.encoding = encoding
 
     def encode(self, text: str) -> np.ndarray:
-        # '<|endoftext|>' in a text is text: only the corpus ends documents
+        # '<|endoftext|>' in a text is ordinary text: only the corpus ends documents.
         parts = [self.encoding.encode_to_numpy(piece, disallowed_special=())
                  for piece in safe_pieces(text)]
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(self.dtype)
 
     @functools.cached_property
     def _joined(self) -> tiktoken.Encoding:
-        """The same encoding, in which SEPARATOR is the end of a document and there is no other
-        special token."""
+        """The same encoding with SEPARATOR as its only special token, which ends a document."""
         return tiktoken.Encoding(f"{self.name}-joined", pat_str=self.encoding._pat_str,
                                  mergeable_ranks=self.encoding._mergeable_ranks,
                                  special_tokens={SEPARATOR: self.eot})
 
     def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
-        # One call for all: threads that come back for the interpreter's lock after every text wait
-        # for each other.
+        """Texts → the ids of each, followed by eot."""
+        # One call encodes all texts. With one call per text, threads would wait for each other at
+        # the GIL after every text.
         if any(SEPARATOR in text or len(safe_pieces(text)) > 1 for text in texts):
             return super().encode_documents(texts)
         joined = SEPARATOR.join([*texts, ""])
@@ -144,8 +147,8 @@ class TiktokenTokenizer(Tokenizer):
 
 @functools.cache
 def get_tokenizer(name: str) -> Tokenizer:
-    """`gpt2`, `byte`, or an encoding that tiktoken fetches once (`o200k_base`). BadInput when it
-    cannot be had."""
+    """The tokenizer of that name: `gpt2`, `byte`, or an encoding that tiktoken fetches once, such
+    as `o200k_base`. Raises BadInput where it is unknown or cannot be fetched."""
     if name == "gpt2":
         return TiktokenTokenizer("gpt2", gpt2_encoding())
     if name == "byte":
@@ -161,4 +164,5 @@ def _fetched(name: str):
         return tiktoken.get_encoding(name)
     except OSError as error:   # requests' errors are OSErrors
         raise BadInput(f"data.tokenizer: {name!r} must be fetched and the network did not answer "
-                       f"({type(error).__name__}): use gpt2 or byte, which need none") from None
+                       f"({type(error).__name__}): use gpt2 or byte, which need no network"
+                       ) from None

@@ -1,2 +1,2 @@
-"""From TOML and flags to one tree of settings: `arms`, `study`, `settings`, `spec`, `names`,
-`ranges`."""
+"""Turns TOML files and flags into one tree of settings: `arms`, `study`, `settings`, `spec`,
+`names`, `ranges`."""

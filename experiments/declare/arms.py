@@ -1,8 +1,8 @@
 """
-What an arm is, the catalogue of those with a flag of their own, and how several combine into one.
+What an arm is, the catalogue of the arms that have a flag, and how several arms combine into one.
 
-An arm is a set of changed settings with a name. The catalogue is arms.toml; studies add their own
-(study.py). Nothing here knows which settings exist: that is the settings tree's business.
+An arm is a name and the settings that it changes. The catalogue is arms.toml. Studies add their own
+arms (study.py). This module does not know which settings exist; settings.py does.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from mingpt.utils import BadInput, did_you_mean
 
 CATALOGUE = Path(__file__).parents[1] / "arms.toml"
 SECTIONS = ("model", "trainer", "data", "run")   # the branches of the settings tree
-# arms name files: nothing that a shell would take apart
+# An arm's name is part of file names, so it holds no character that is special to a shell.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm. `settings` is all that it changes, `own` without what its `includes` change."""
+    """One arm. `settings` is everything that it changes; `own` leaves out what its `includes`
+    change."""
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
@@ -36,26 +37,26 @@ class Arm:
 
     @property
     def is_group(self) -> bool:
-        """Whether it is nothing but a name for other arms together."""
+        """Whether the arm only combines other arms and changes nothing of its own."""
         return bool(self.includes) and not self.own
 
 
 @cache
 def catalogue() -> Mapping[str, Arm]:
-    """The arms that have a flag, by name, in naming order."""
+    """The arms that have a flag, by name, in the order in which a combined name lists them."""
     arms: dict[str, Arm] = {}
     for name, table in read_toml(CATALOGUE).items():
         arms[name] = make_arm(name, table, arms, f"{CATALOGUE.name}: [{name}]")
     flags = [flag for arm in arms.values() for flag in arm.flags]
     twice = sorted({flag for flag in flags if flags.count(flag) > 1})
     if twice:
-        raise BadInput(f"{CATALOGUE}: {twice[0]} stands for two arms")
+        raise BadInput(f"{CATALOGUE}: {twice[0]} is the flag of two arms")
     return MappingProxyType(arms)
 
 
 def make_arm(name: str, table: Mapping[str, Any], earlier: Mapping[str, Arm], where: str) -> Arm:
-    """An arm from its TOML table. `include` merges `earlier` arms, in the order listed; its own
-    settings win."""
+    """Make an arm from its TOML table. `include` merges `earlier` arms in the order listed; the
+    arm's own settings win. Raises BadInput, with `where` in front, for a malformed table."""
     if not NAME.fullmatch(name):
         raise BadInput(f"{where}: {name!r} cannot name an arm: letters, digits and _ . + - only")
     if not isinstance(table, Mapping):
@@ -74,13 +75,15 @@ def make_arm(name: str, table: Mapping[str, Any], earlier: Mapping[str, Arm], wh
     return Arm(name, settings | own, own, tuple(includes), tuple(flags), text)
 
 
-def combine(names: Iterable[str], arms: Mapping[str, Arm] | None = None) -> tuple[str,
-                                                                                  dict[str, Any]]:
-    """One arm out of several: (name, settings). The name joins them in the order of `arms`
-    (default: the catalogue).
+def combine(
+    names: Iterable[str], arms: Mapping[str, Arm] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Combine several arms into one and return its (name, settings). The name joins the arms'
+    names in the order of `arms` (default: the catalogue).
 
-    What another one includes is not named again (warmup and cosine is `cosine`), and a group's name
-    stands for exactly its members (all five are `all_modifications`). None at all is the baseline.
+    The name leaves out an arm that another one includes (warmup and cosine is `cosine`). Exactly
+    the members of a group get the group's name (all five are `all_modifications`). No arm at all is
+    the baseline. Raises BadInput for unknown arms and for arms that contradict each other.
     """
     arms = catalogue() if arms is None else arms
     chosen = _resolve(names, arms)
@@ -94,7 +97,8 @@ def combine(names: Iterable[str], arms: Mapping[str, Arm] | None = None) -> tupl
 
 
 def _resolve(names: Iterable[str], arms: Mapping[str, Arm]) -> list[str]:
-    """The names, each known, and none that changes nothing among others."""
+    """The names without repeats and without the baseline. Raises BadInput for an unknown name, and
+    for an arm that changes nothing and stands beside others."""
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in arms:
@@ -102,20 +106,22 @@ def _resolve(names: Iterable[str], arms: Mapping[str, Arm]) -> list[str]:
     idle = [name for name in names if not arms[name].settings]
     if idle and len(names) > 1:
         others = " ".join(_call(arms[n]) for n in names if n not in idle) or _call(arms[names[1]])
-        raise BadInput(f"{_call(arms[idle[0]])} changes nothing, so it cannot stand with {others}: "
-                       f"leave one out")
+        raise BadInput(f"{_call(arms[idle[0]])} changes nothing, so it cannot be combined with "
+                       f"{others}: leave one out")
     return [name for name in names if name not in idle]
 
 
 def closure(name: str, arms: Mapping[str, Arm]) -> set[str]:
-    """The arms with settings of their own that `name` brings along, itself included."""
+    """The arms that `name` includes, directly or not, and `name` itself; only those with settings
+    of their own."""
     arm = arms[name]
     below = set().union(*(closure(include, arms) for include in arm.includes))
     return below | ({name} if arm.own else set())
 
 
 def _merge(names: list[str], arms: Mapping[str, Arm]) -> dict[str, Any]:
-    """The settings of several arms, which must not contradict each other."""
+    """The settings of several arms together. Raises BadInput where two of them set one key to
+    different values."""
     merged: dict[str, Any] = {}
     owner: dict[str, str] = {}
     for name in names:
@@ -137,7 +143,7 @@ def _call(arm: Arm) -> str:
 
 
 def names_list(value: Any, where: str) -> list[str]:
-    """A TOML list of names, of arms or flags; one name alone is a list too."""
+    """The names in a TOML value: a list of texts, or one text alone."""
     value = [value] if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise BadInput(f"{where} is a list of names, not {value!r}")
@@ -145,8 +151,8 @@ def names_list(value: Any, where: str) -> list[str]:
 
 
 def flatten(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """{"model": {"position": "rope"}} → {"model.position": "rope"}. Only the form of a key is
-    checked here."""
+    """{"model": {"position": "rope"}} → {"model.position": "rope"}. Raises BadInput unless each key
+    is SECTION.KEY with a known section; whether the setting exists is checked later."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
@@ -172,13 +178,14 @@ def _walk(table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict. Raises BadInput, with the line, when there is none or it is none."""
+    """Read a TOML file into a dict. Raises BadInput when the file cannot be read or is not TOML;
+    the message then gives the line."""
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
-    # also a number of 5,000 digits, and brackets 1,000 deep
+    # A number of 5,000 digits raises ValueError too, and brackets 1,000 deep RecursionError.
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not TOML: {error}") from None

@@ -1,6 +1,6 @@
 """
-From the tables of a study's file to the arms that are run: factorials, learning-rate grids, and
-what is made of what.
+Turns the tables of a study's file into the arms that are run. Expands factorials and learning-rate
+grids, and keeps which arms each arm combines.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from typing import Any
 from experiments.declare.arms import NAME, Arm, catalogue, closure, combine, make_arm, names_list
 from mingpt.utils import BadInput, did_you_mean
 
-Levels = tuple[str | None, ...]   # of a factor, or of all factors: None is without it
+# The levels of one factor, or one level of every factor. None is the level without the factor.
+Levels = tuple[str | None, ...]
 MATCHES = ("none", "params", "flops")
-# of an arm's table, beside its settings: how it is run, not what it changes
+# These keys of an arm's table say how the arm is run, not what it changes.
 ARM_KEYS = ("lr", "match")
 RATE = "trainer.learning_rate"
 
 
 @dataclass(frozen=True)
 class Design:
-    """The cells of a factorial: a factor is its levels, the first of which is None; a cell is one
-    level of each."""
+    """The cells of a factorial. A factor is a tuple of levels, the first of which is None. A cell
+    is one level of every factor."""
     factors: tuple[Levels, ...]
     cells: Mapping[str, Levels]       # arm → its level of every factor
 
     def arm(self, levels: Levels) -> str:
-        """The arm at these levels."""
+        """The name of the arm at these levels."""
         return next(name for name, cell in self.cells.items() if cell == levels)
 
 
 @dataclass
 class Arms:
-    """What the tables declare, as it is read. `known` has the catalogue's arms too, `listed` those
-    of the study."""
+    """What the tables of a study declare, filled in as they are read. `known` holds the catalogue's
+    arms as well; `listed` names only the study's."""
     where: str
     known: dict[str, Arm] = field(default_factory=lambda: dict(catalogue()))
     listed: list[str] = field(default_factory=list)
@@ -43,16 +44,16 @@ class Arms:
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)       # an arm's own grid
     matches: dict[str, str] = field(default_factory=dict)             # an arm's own `match`
-    # arm → its further arms, each at another rate
+    # arm → {the name of a further arm: its learning rate}
     grids: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, name: str, table: Any) -> None:
-        """One table under [arms]."""
+        """Add one table under [arms]. Raises BadInput for a malformed table."""
         where = f"{self.where}: [arms.{name}]"
         if isinstance(table, Mapping) and "factorial" in table:
             if len(table) > 1:
-                raise BadInput(f"{where}: factorial stands alone; what all its arms share belongs "
-                               f"in [base]")
+                raise BadInput(f"{where}: factorial must be the only key of its table; put what "
+                               f"all its arms share into [base]")
             return self.add_factorial(table["factorial"], where)
         if not isinstance(table, Mapping):
             raise BadInput(f"{where}: an arm is a table of settings, not {table!r}")
@@ -70,8 +71,8 @@ class Arms:
         return None
 
     def _parts(self, name: str) -> tuple[str, ...]:
-        """The arms that an arm is nothing but the union of, less what another one of them brings
-        along."""
+        """The arms whose union a group is, without those that another one of them includes; empty
+        for an arm that is no group."""
         arm = self.known[name]
         if not arm.is_group:
             return ()
@@ -79,8 +80,9 @@ class Arms:
             part in closure(other, self.known) for other in arm.includes if other != part))
 
     def add_factorial(self, factors: Any, where: str) -> None:
-        """Every combination of the factors. A factor is an arm (without, with), or a list of arms
-        of which at most one applies (without, first, second, …)."""
+        """Add every combination of the factors. A factor is an arm (levels: without, with), or a
+        list of arms of which at most one applies (levels: without, first, second, …). Raises
+        BadInput where two combinations would be the same arm."""
         if not isinstance(factors, list) or not factors:
             raise BadInput(f"{where}: factorial is a list of arms' names, not {factors!r}")
         levels = tuple((None, *names_list(factor, f"{where}: factorial")) for factor in factors)
@@ -89,8 +91,8 @@ class Arms:
             name, settings = self._cell(cell, where)
             if name in cells:
                 raise BadInput(f"{where}: factorial: two combinations are the same arm {name!r}, "
-                               f"as one factor includes"
-                               " another; list them as the levels of one factor: [[...]]")
+                               f"because one factor includes another; list them as the levels of "
+                               f"one factor: [[...]]")
             cells[name] = cell
             self.known.setdefault(name, Arm(name, settings, settings))
             self._list(name, tuple(level for level in cell if level))
@@ -109,17 +111,16 @@ class Arms:
     def _list(self, name: str, parts: tuple[str, ...]) -> None:
         alike = [other for other in self.listed if other != name and other.lower() == name.lower()]
         if alike:
-            raise BadInput(f"{self.where}: arms {alike[0]!r} and {name!r} differ only in case, and "
-                           f"some file systems do"
-                           " not: rename one")
+            raise BadInput(f"{self.where}: arms {alike[0]!r} and {name!r} differ only in case, "
+                           f"which some file systems ignore: rename one")
         if name not in self.listed:
             self.listed.append(name)
         if len(parts) > 1:
             self.parts.setdefault(name, parts)
 
     def add_grids(self, shared: list[float], base: Mapping[str, Any]) -> None:
-        """Arms beside those listed, at every learning rate of their grids but the one that they
-        have anyway."""
+        """Add one arm per listed arm and learning rate of its grid, except the rate that the arm
+        has already. `shared` is the grid of arms without their own."""
         for arm in list(self.listed):
             own = self.known[arm].settings.get(RATE, base.get(RATE))
             points = {f"{arm}_lr{rate:g}": rate for rate in self.rates.get(arm, shared)
@@ -135,18 +136,19 @@ class Arms:
 
 
 def rates(value: Any, where: str) -> list[float]:
-    """A grid of learning rates, least first."""
+    """A grid of learning rates, smallest first. Raises BadInput for a list that is none."""
     numbers = isinstance(value, list) and value and all(
         isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < 1e3 for v in value)
     if not numbers:
         raise BadInput(f"{where} is a list of learning rates, such as [1e-3, 2e-3], not {value!r}")
-    if len({f"{rate:g}" for rate in value}) < len(value):   # as the arms' names have them
-        raise BadInput(f"{where}: {value} names a rate twice, as the arms of a grid are told apart "
-                       f"by 6 digits")
+    if len({f"{rate:g}" for rate in value}) < len(value):   # the arms' names use this format
+        raise BadInput(f"{where}: {value} names a rate twice: the names of a grid's arms keep "
+                       f"only 6 digits")
     return sorted(map(float, value))
 
 
 def match_word(value: Any, where: str) -> str:
+    """The value of a `match` key. Raises BadInput unless it is one of MATCHES."""
     if value not in MATCHES:
         raise BadInput(f"{where}: no {value!r}{did_you_mean(str(value), MATCHES)}")
     return value

@@ -1,7 +1,7 @@
 """
-Settings that would silently do nothing in an arm, or something else than they say: options of slot
-members that the arm does not have, a vocabulary that is not the tokenizer's, a warm-up that
-outlasts the run.
+Refuses settings that would silently do nothing in an arm, or something else than they say: options
+of slot members that the arm does not have, a vocabulary that is not the tokenizer's, a warm-up
+longer than the run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mingpt.utils import CfgNode as CN
 
 
 def refuse_idle(settings: CN, given: Iterable[str], plain: Mapping[str, Any]) -> None:
-    """BadInput for a setting that somebody gave and that changes nothing in this arm, saying to
-    what it belongs. `given`: the keys; `plain`: the values, flat, that would stand there anyway,
-    which may be written out."""
+    """Raise BadInput for a given setting that has no effect in this arm. The message says what the
+    setting belongs to. `given` are the keys that the user gave. `plain` maps every key to the value
+    that it has without the arm; giving that value is allowed."""
     for key in given:
         section, _, leaf = key.partition(".")
         value = getattr(getattr(settings, section), leaf)
@@ -27,7 +27,7 @@ def refuse_idle(settings: CN, given: Iterable[str], plain: Mapping[str, Any]) ->
 
 
 def _belongs(key: str, settings: CN) -> str | None:
-    """What a setting belongs to that the arm does not have; None where it has an effect."""
+    """What the arm would need for a setting to have an effect; None where the setting has one."""
     section, _, option = key.partition(".")
     owners = {slot: [name for name, member in members.items() if option in options_of(member)]
               for slot, members in _slots(section).items()}
@@ -47,13 +47,11 @@ def _slots(section: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _active(member: Any, config: CN) -> Iterable[str]:
-    """The options that a member reads with these settings."""
-    if hasattr(member, "active_options"):
-        return member.active_options(config)
-    return options_of(member)
+    """The options that a slot's member reads under these settings."""
+    return member.active_options(config) if hasattr(member, "active_options") else member.options
 
 
-# setting → (what it belongs to, whether these settings have that)
+# setting → (what it needs to have an effect, whether the given settings have that)
 NEEDS: dict[str, tuple[str, Callable[[CN], bool]]] = {
     "model.rope_local_base": ("a model.schedule with windows",
                               lambda s: s.model.schedule != "full"),
@@ -66,15 +64,14 @@ NEEDS: dict[str, tuple[str, Callable[[CN], bool]]] = {
 
 
 def warmup_note(settings: CN, given: Mapping[str, Any]) -> str | None:
-    """A note on a warm-up that the run never leaves; BadInput where the command line or a study
-    asks for it by name."""
+    """A note where the warm-up is longer than the run, else None. Raises BadInput where the command
+    line or a study gives trainer.warmup_steps itself."""
     trainer = settings.trainer
     warmup = warmup_iterations(trainer)
     if warmup <= trainer.max_iters:
         return None
     text = (f"the warm-up takes {warmup:,} iterations and the run has {trainer.max_iters:,}: the "
-            f"full rate is never "
-            "reached")
+            f"full rate is never reached")
     if "trainer.warmup_steps" in given:
         raise BadInput(f"trainer.warmup_steps={trainer.warmup_steps}: {text}; give less, or a "
                        f"share of the run below 1")
@@ -82,8 +79,8 @@ def warmup_note(settings: CN, given: Mapping[str, Any]) -> str | None:
 
 
 def refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
-    """BadInput for an arm that is named after a kind of attention and has as many key heads as
-    mha."""
+    """Raise BadInput for an arm that asks for a kind of attention with fewer key and value heads,
+    but has as many of them as query heads. Such an arm is mha under another name."""
     from mingpt.attention.heads import ATTENTIONS
     from mingpt.config import SIZES
     kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
@@ -94,14 +91,13 @@ def refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
     heads = CN(**model.to_dict() | SIZES.get(model.model_type, {}))
     if kind.kv_heads(heads) == heads.n_head:
         raise BadInput(f"model.attention={model.attention} with {heads.n_head} heads of keys and "
-                       f"values for as many of "
-                       f"queries is {plain}: give fewer with model.n_kv_head, or "
-                       f"model.attention={plain}")
+                       f"values for as many of queries is {plain}: give fewer with "
+                       f"model.n_kv_head, or model.attention={plain}")
 
 
 def check_vocabulary(settings: CN) -> None:
-    """BadInput for a vocabulary that is not the tokenizer's, which decides it, and for a token that
-    it lacks."""
+    """Raise BadInput for a vocabulary size that is not the tokenizer's, and for a token that the
+    tokenizer does not have."""
     model, tokens = settings.model, ("document_end", "published_padding")
     if model.vocab_size is None and all(getattr(model, name) is None for name in tokens):
         return

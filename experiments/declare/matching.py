@@ -1,9 +1,9 @@
 """
-Matching an arm's size: the hidden size of its MLP with which parameters or FLOPs are the
-baseline's.
+Matches an arm's size to the baseline: finds the hidden size of its MLP at which its parameters or
+FLOPs equal the baseline's.
 
-Both are straight lines in the hidden size, so two models tell it; none of them has any weights
-(torch's meta device).
+Both quantities are linear in the hidden size, so measuring two models is enough. The models have no
+weights: they are built on torch's meta device.
 """
 
 from __future__ import annotations
@@ -23,50 +23,51 @@ from mingpt.model import GPT
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
-TOLERANCE = 0.01    # an arm this near is matched as it is
-QUANTITIES = {"params": "parameters", "flops": "FLOPs a token"}
+TOLERANCE = 0.01    # relative; an arm this close to the baseline keeps its own hidden size
+QUANTITIES = {"params": "parameters", "flops": "FLOPs per token"}
 
 
 @dataclass(frozen=True)
 class Match:
-    """How an arm was matched. `value` and `target` are the arm's and the baseline's, of what `by`
-    names."""
+    """How an arm was matched. `value`, `target` and `before` count what `by` names."""
     by: str                       # params or flops
-    mlp_hidden: int | None        # what was chosen; None: the arm was near enough as it is
-    value: float
-    target: float
-    before: float                 # the arm's with its own hidden size
+    mlp_hidden: int | None        # the chosen size; None: the arm was close enough with its own
+    value: float                  # the arm's, after matching
+    target: float                 # the baseline's
+    before: float                 # the arm's, with its own hidden size
 
     @property
     def deviation(self) -> float:
+        """How far the matched arm is from the baseline, relative: 0.01 is 1 % above it."""
         return self.value / self.target - 1
 
     def line(self) -> str:
-        """One readable line."""
+        """One line for the user, with the deviation after matching and before."""
         what = QUANTITIES[self.by]
         if self.mlp_hidden is None:
-            return f"matched by {what}: as it is ({self.deviation:+.2%})"
+            return f"matched by {what}: unchanged ({self.deviation:+.2%})"
         return (f"matched by {what}: mlp_hidden={self.mlp_hidden} ({self.deviation:+.2%}; "
                 f"{self.before / self.target - 1:+.2%} without)")
 
     def to_dict(self) -> dict:
+        """The fields and the deviation, for the run's record."""
         return asdict(self) | {"deviation": self.deviation}
 
 
 def match(arm: str, settings: CN, baseline: CN, by: str, fixed: bool = False) -> Match:
-    """The hidden size for `settings` that brings it within 1 % of `baseline`. Raises BadInput where
-    there is none, or where one is needed and somebody who has the last word gave another
+    """Find the hidden size that brings `settings` within 1 % of `baseline`. Raises BadInput where
+    no size does, or where one is needed but the arm or the command line sets mlp_hidden itself
     (`fixed`)."""
     target, before = measure(baseline, by), measure(settings, by)
     if abs(before / target - 1) <= TOLERANCE:
         return Match(by, None, before, target, before)
     what = (f'arm {arm!r} cannot be matched by {QUANTITIES[by]} ({before / target - 1:+.1%} '
-            f'against the baseline)')
+            f'relative to the baseline)')
     instead = 'give the arm match = "none"'
     if fixed:
-        raise BadInput(f"{what}: its model.mlp_hidden={settings.model.mlp_hidden!r} is given: "
-                       f"{instead}")
-    if "mlp_hidden" not in options_of(MLPS[settings.model.mlp]):
+        raise BadInput(f"{what}: model.mlp_hidden={settings.model.mlp_hidden!r} is set by the arm "
+                       f"or the command line: {instead}")
+    if "mlp_hidden" not in MLPS[settings.model.mlp].options:
         raise BadInput(f"{what}: model.mlp={settings.model.mlp!r} has no hidden size: {instead}")
     few, many = (measure(_with(settings, hidden), by) for hidden in (64, 128))
     hidden = round(64 + (target - few) / ((many - few) / 64))
@@ -80,7 +81,7 @@ def match(arm: str, settings: CN, baseline: CN, by: str, fixed: bool = False) ->
 
 
 def measure(settings: CN, by: str) -> float:
-    """Parameters, or FLOPs a token, of the settings' model."""
+    """The parameters, or the FLOPs per token, of the model that the settings describe."""
     return _measured(json.dumps(settings.model.to_dict(), sort_keys=True),
                      settings.data.tokenizer)[by]
 

@@ -1,7 +1,7 @@
 """
-What an arm is called by default. Its name is made from its settings: the catalogue's arms that it
-contains, then every other setting of `model` or `trainer` in which it differs from what the preset
-gives, but for the context.
+Makes an arm's default name from its settings. The name lists the catalogue's arms that it contains,
+then every other setting of `model` or `trainer` that differs from the preset. Settings that all
+arms of a comparison share (CONTEXT) are left out.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from experiments.declare.arms import Arm, catalogue, closure, combine
 from mingpt.config import options_of
 from mingpt.utils import BadInput
 
-LONGEST = 80         # letters of a schedule in a name; file systems end at 255 bytes
+LONGEST = 80         # letters of a schedule in a name; file systems allow 255 bytes
 LONGEST_NAME = 120
 LETTERS = {"*": "x", "/": "d", ">": "to", "@": "at", "|": "or", "&": "and", ":": "-", "(": ".",
            ")": ".", "~": "-"}
-# schedules whose letters keep them apart
+# Two different schedules of this form get different names; any other needs a hash in its name.
 TELLING = re.compile(r"[a-z0-9_ */>@+]+|(sssl|progressive):[0-9>@]+")
 
-# What all arms of a comparison share. It makes no arm another one, and no part of a name.
+# The settings that all arms of a comparison share. They do not make an arm a different one, and are
+# not part of a name. `backend` is among them because every backend computes the same numbers.
 CONTEXT = {
     "model": {"model_type", "n_layer", "n_head", "n_embd", "block_size", "vocab_size",
-              # a backend computes the same numbers
               "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend"},
     "trainer": {"device", "num_workers", "dtype", "compile", "max_iters", "batch_size",
-                "accumulation_steps",
-                "learning_rate", "betas", "weight_decay", "grad_norm_clip"},
+                "accumulation_steps", "learning_rate", "betas", "weight_decay", "grad_norm_clip"},
 }
 
 
 def makes_an_arm(key: str) -> bool:
-    """Whether a setting is a part of what an arm is."""
+    """Whether changing this setting makes a different arm: it is in `model` or `trainer` and not in
+    CONTEXT."""
     section, _, leaf = key.partition(".")
     return section in CONTEXT and leaf not in CONTEXT[section]
 
@@ -44,8 +44,8 @@ def default_name(flags: list[str], chosen: Mapping[str, Any],
                  effective: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
     """The name of the arm that these flags and settings make.
 
-    `chosen`: settings in which the arm differs from preset and flags. `effective`: what each arm of
-    the catalogue changes under this preset. `settings`: all of the arm's, flat.
+    `chosen` are the settings in which the arm differs from its preset and flags. `effective` is
+    what each arm of the catalogue changes under this preset. `settings` are all settings, flat.
     """
     arms = catalogue()
     contained = set().union(set(), *(closure(flag, arms) for flag in flags))
@@ -62,8 +62,8 @@ def default_name(flags: list[str], chosen: Mapping[str, Any],
 
 def refuse_undone_flags(flags: list[str], chosen: Mapping[str, Any],
                         before: Mapping[str, Any]) -> None:
-    """BadInput where a setting takes back what a flag turns on. `before`: the settings without any
-    flag."""
+    """Raise BadInput where a setting undoes what a flag turns on. `before` are the settings without
+    any flag."""
     slots = _slots()
     for name in flags:
         for owner in sorted(closure(name, catalogue())):
@@ -71,12 +71,11 @@ def refuse_undone_flags(flags: list[str], chosen: Mapping[str, Any],
             for key in set(arm.own) & set(chosen):
                 if key in slots or chosen[key] == before[key]:
                     raise BadInput(f"--{key}={chosen[key]} takes back {arm.flags[0]}, which sets "
-                                   f"{arm.own[key]!r}: "
-                                   "leave one of them out")
+                                   f"{arm.own[key]!r}: leave one of them out")
 
 
 def _slots() -> dict[str, Mapping[str, Any]]:
-    """'model.norm' → its members, of every slot."""
+    """Every slot, such as 'model.norm', with its members."""
     from mingpt import model, trainer
     return {f"{section}.{slot}": members for section, slots in (("model", model.SLOTS),
                                                                 ("trainer", trainer.SLOTS))
@@ -84,8 +83,8 @@ def _slots() -> dict[str, Mapping[str, Any]]:
 
 
 def _parts(rest: Mapping[str, Any]) -> list[str]:
-    """One part for each setting: each slot's member with its own options behind it, then all else,
-    in the order of the settings."""
+    """The parts of a name, one per setting: each slot's member followed by its options, then the
+    other settings in their order, then the schedule."""
     slots = _slots()
     others = {key: value for key, value in rest.items() if key not in slots
               and key != "model.schedule"}
@@ -102,7 +101,7 @@ def _parts(rest: Mapping[str, Any]) -> list[str]:
 
 
 def _member(key: str, value: Any, slots: Mapping[str, Mapping[str, Any]]) -> str:
-    """A member's own name, unless that could mean something else."""
+    """A member's own name, or 'slot-member' where the name alone could mean something else."""
     plain = str(value)
     owners = sum(plain in members for members in slots.values())
     clear = owners == 1 and plain not in catalogue() and plain != "none"
@@ -110,7 +109,8 @@ def _member(key: str, value: Any, slots: Mapping[str, Mapping[str, Any]]) -> str
 
 
 def _option(key: str, value: Any) -> str:
-    """'qk_norm', 'no_bias', 'n_kv_head2', 'warmup_steps0.2', 'expert-gelu'."""
+    """A setting and its value as part of a name: 'qk_norm', 'no_bias', 'n_kv_head2',
+    'warmup_steps0.2', 'expert-gelu'."""
     leaf = key.partition(".")[2]
     if value is True:
         return leaf
@@ -123,10 +123,10 @@ def _option(key: str, value: Any) -> str:
 
 
 def _schedule(text: Any) -> str:
-    """A schedule's name, with a few digits of its own where the letters alone could be another
-    schedule's. One from a file is called like the file, marked where that could be the name of
-    another part. A second file of that name is other settings under a name that is taken, which a
-    run refuses."""
+    """A schedule as part of a name. A short hash is added where another schedule could have the
+    same letters. A schedule from a file is named after the file, with 'schedule-' in front where
+    the file's name could mean another part. A second file of the same name gives other settings
+    under the same arm name; the run then refuses to start."""
     name, text = schedule_name(text), " ".join(str(text).split())
     if ".json" in text.lower():
         name = f"{name.lower()}-{_digits(name)}" if name != name.lower() else name
@@ -135,7 +135,7 @@ def _schedule(text: Any) -> str:
 
 
 def _means_another(name: str) -> bool:
-    """Whether the name of a schedule's file begins like a part of a name that is none: an arm, a
+    """Whether the name of a schedule's file begins like another part of an arm's name: an arm, a
     member, a setting, a shipped schedule, or a schedule's own text."""
     from mingpt.patterns.schedule import FORMULAS, NAMED
     members = (member for each in _slots().values() for member in each)
@@ -151,14 +151,14 @@ def _leaves() -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A value as part of a file's name; what cannot stand there, or only differs in case, is told
-    apart by a hash."""
+    """A value as part of a file name, in lower case. A hash is added where characters were replaced
+    or lowered, so that two values never share a name."""
     plain = "".join(c if c.isalnum() and c.isascii() or c in ".+-" else "-" for c in text)
     return plain if plain == text == text.lower() else f"{plain.lower()}-{_digits(text)}"
 
 
 def shortened(name: str) -> str:
-    """The name, its end replaced by a hash where it is longer than a file's name should be."""
+    """The name; where it is longer than LONGEST_NAME, a hash replaces its end."""
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME - 9]}-{_digits(name)}"
 
 
@@ -167,7 +167,7 @@ def _digits(text: str) -> str:
 
 
 def schedule_name(text: str) -> str:
-    """A schedule's text as part of a file's name: lms_main, window96_dilation4, f-256x2-f,
+    """A schedule's text as part of a file name: lms_main, window96_dilation4, f-256x2-f,
     study000.half."""
     text = " ".join(str(text).split())
     if match := re.fullmatch(r"(\d+)(?:/(\d+))?\*", text):

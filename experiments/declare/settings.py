@@ -1,6 +1,6 @@
 """
-Settings as values: the tree of all defaults, layers merged into it, and what differs between two of
-them.
+The tree of all settings with their defaults, layers merged into it, checks of the values, and the
+differences between two trees.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 SHAPE = ("n_layer", "n_head", "n_embd")
-# whose defaults do not say their kind
+# Texts and switches whose default, None, does not show their type.
 TEXTS = ("model.model_type", "data.val_pack", "data.cache", "data.separator", "data.bin_dtype",
-         "run.init",
-         "run.freeze_except")
+         "run.init", "run.freeze_except")
 SWITCHES = ("model.qkv_bias", "model.attn_out_bias")
 
 
 def default_settings() -> CN:
-    """Every setting there is, at its default; each section is owned by what it configures."""
+    """Every setting at its default. Each section is defined by the module that it configures."""
     from experiments import corpus
     from mingpt.model import GPT
     from mingpt.trainer import Trainer
@@ -32,34 +31,35 @@ def default_settings() -> CN:
 
 
 def run_defaults() -> CN:
-    """How a run measures itself and what it keeps."""
+    """The defaults of the section `run`: how a run measures itself and what it keeps."""
     C = CN()
     C.log_every = 10            # iterations between rows of the CSV
     C.eval_every = 100          # iterations between evaluations on the fixed validation tokens
     C.checkpoint_every = 100    # iterations between checkpoints
-    C.eval_batch_size = None    # sequences at once in an evaluation; None: trainer.batch_size
+    C.eval_batch_size = None    # sequences per evaluation batch; None: trainer.batch_size
     C.keep_best = False         # keep the weights of the best evaluation as well
-    C.patience = None           # stop after so many evaluations without a better one
-    # train an arm of which the audit finds that it is not what it declares
-    C.allow_audit_fail = False
-    C.rehearsals = 3  # forwards and backwards before the clock starts, as first ones are slow
-    # added to the seed of weights and batches: a baseline with another shows the noise
+    C.patience = None           # stop after this many evaluations without improvement
+    C.allow_audit_fail = False  # train an arm even if the audit fails
+    # forward and backward passes before the clock starts, because the first ones are slow
+    C.rehearsals = 3
+    # added to the seed of weights and batches; a baseline with another offset shows the noise
     C.seed_offset = 0
-    # where weights begin: gpt2, a folder, a name on the hub, or a run's checkpoint folder
+    # the source of the weights: gpt2, a folder, a name on the hub, or a run's checkpoint folder
     C.init = None
-    # of the source's heads of keys and values, where the model has fewer: mean or first
+    # how to reduce the source's key and value heads where the model has fewer: mean or first
     C.init_heads = "mean"
-    # train only what these patterns name, parted by commas: "attn", "mlp.c_fc,ln_*"
+    # train only the weights that these patterns name, separated by commas: "attn", "mlp.c_fc,ln_*"
     C.freeze_except = None
-    C.threads = None            # of the CPU; None: as many as torch takes
+    C.threads = None            # CPU threads; None: torch's own choice
     C.logger = "none"           # besides the CSV: tensorboard, wandb (experiments/train/loggers.py)
-    C.sample_prompt = "\n"      # the text sampled at the end continues this
-    C.sample_tokens = 100
+    C.sample_prompt = "\n"      # the sample at the end continues this text
+    C.sample_tokens = 100       # length of that sample
     return C
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> CN:
-    """The defaults under every layer's settings, the last layer on top."""
+    """The defaults with every layer merged in, in order: a later layer wins. Raises BadInput for
+    unknown settings and for values of another type."""
     settings = default_settings()
     for layer in layers:
         for key, value in layer.items():
@@ -69,7 +69,8 @@ def merge(layers: Iterable[Mapping[str, Any]]) -> CN:
 
 
 def _one_shape(model: CN, layer: Mapping[str, Any]) -> None:
-    """A size is a name or three numbers: the layer that speaks last decides which."""
+    """Resolve the size, which is either a model_type or the three numbers of SHAPE. The last layer
+    that gives one of the two decides."""
     if layer.get("model.model_type") is not None:
         model.merge_from_dict(dict.fromkeys(SHAPE))
     elif any(f"model.{key}" in layer for key in SHAPE):
@@ -80,7 +81,7 @@ def _one_shape(model: CN, layer: Mapping[str, Any]) -> None:
 
 
 def set_flat(settings: CN, key: str, value: Any) -> None:
-    """Set 'section.key', refusing unknown names and values of another kind."""
+    """Set 'section.key'. Raises BadInput for unknown names and for values of another type."""
     section, _, leaf = key.partition(".")
     sections = settings.to_dict()
     if section not in sections:
@@ -95,20 +96,21 @@ def set_flat(settings: CN, key: str, value: Any) -> None:
 
 
 def _checked(key: str, value: Any, present: Any) -> Any:
-    """The value in the kind of the present one: 1e3 is a number of iterations, 'many' is not."""
+    """The value, converted to the type of the present one: 1e3 becomes 1000 where a whole number is
+    wanted. Raises BadInput where the types do not fit."""
     allowed = range_of(key, present)
     whole = allowed.whole if key in RANGES else type(present) is int
     if isinstance(value, float) and value.is_integer() and whole:
-        value = int(value)   # 1e3 is a number of iterations
+        value = int(value)   # 1e3 → 1000
     if isinstance(value, Mapping):
         raise BadInput(f"{key}={shown(value)}: a setting is one value, not a table")
     if present is None or allowed or value is None and key in TEXTS:
-        return copy.deepcopy(value)   # check has the last word
+        return copy.deepcopy(value)   # `check` judges these later
     if isinstance(present, bool):
         fits, kind = isinstance(value, bool), "true or false"
     elif isinstance(present, str):
         fits, kind = not isinstance(value, list | tuple | dict | None), "a text"
-        value = str(value)   # a window alone is read as a number
+        value = str(value)   # a schedule of one window, such as 256, is parsed as a number
     elif isinstance(present, list | tuple):
         fits, kind = isinstance(value, list | tuple), "a list"
     else:
@@ -119,7 +121,7 @@ def _checked(key: str, value: Any, present: Any) -> Any:
 
 
 def check(settings: CN) -> None:
-    """BadInput for values that no run could use, before anything is built."""
+    """Raise BadInput for values that no run could use, before anything is built."""
     flat = dict(walk(settings))
     check_ranges(flat, dict(walk(default_settings())))
     for key in TEXTS:
@@ -132,14 +134,12 @@ def check(settings: CN) -> None:
     if len(betas) != 2 or not all(SHARE.holds(beta) for beta in betas):
         raise BadInput(f"trainer.betas={shown(betas)}: give two numbers from 0 to below 1, such as "
                        f"[0.9, 0.95]")
-    if isinstance(paths, list) and not all(isinstance(path, str)
-                                           for path in paths) or not isinstance(
-            paths, list | str | None):
+    if (isinstance(paths, list) and not all(isinstance(path, str) for path in paths)
+            or not isinstance(paths, list | str | None)):
         raise BadInput(f"data.paths={shown(paths)}: give a path, or a list of them")
     if settings.trainer.warmup_steps >= 1 and not float(settings.trainer.warmup_steps).is_integer():
         raise BadInput(f"trainer.warmup_steps={settings.trainer.warmup_steps}: give a whole number "
-                       f"of iterations, or a "
-                       "share of the run below 1")
+                       f"of iterations, or a share of the run below 1")
     length, block = settings.data.length, settings.model.block_size
     if length is not None and length > block:
         raise BadInput(f"data.length={length}: a row is longer than model.block_size={block}: give "
@@ -159,8 +159,7 @@ def _check_members(settings: CN) -> None:
 def _check_heads(model: CN) -> None:
     if model.model_type is None and None in (model.n_embd, model.n_head, model.n_layer):
         raise BadInput("model.n_layer, model.n_head and model.n_embd belong together: give all "
-                       "three, or a "
-                       "model.model_type")
+                       "three, or a model.model_type")
     if model.model_type is None and model.head_dim is None and model.n_embd % model.n_head:
         near = [h for h in range(1, model.n_embd + 1) if model.n_embd % h == 0]
         near = min(near, key=lambda h: abs(h - model.n_head))
@@ -169,7 +168,7 @@ def _check_heads(model: CN) -> None:
 
 
 def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """('section.key', value) of every leaf."""
+    """Yield ('section.key', value) for every setting of a tree; tuples become lists."""
     for key, value in (tree.to_dict() if isinstance(tree, CN) else tree).items():
         if isinstance(value, Mapping):
             yield from walk(value, f"{prefix}{key}.")
@@ -178,13 +177,13 @@ def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def completed(config: Mapping) -> dict[str, Any]:
-    """A record's settings, with the defaults of those that did not exist when it was written."""
+    """A record's settings. Settings that did not exist when it was written get their defaults."""
     return {section: {**defaults, **config.get(section, {})}
             for section, defaults in default_settings().to_dict().items()}
 
 
 def differences(a: CN | Mapping, b: CN | Mapping) -> dict[str, list]:
-    """Setting → [a's value, b's] where they differ."""
+    """The settings in which two trees differ: {'section.key': [a's value, b's value]}."""
     left, right = dict(walk(a)), dict(walk(b))
     return {key: [left.get(key), right.get(key)] for key in dict.fromkeys([*left, *right])
             if left.get(key) != right.get(key)}

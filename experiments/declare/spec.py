@@ -1,6 +1,6 @@
 """
-One tree of settings for a run. Later layers win: defaults, preset, the study's base, the arm, the
-command line.
+Builds the one tree of settings for a run by merging layers. A later layer wins over an earlier one;
+the order is: defaults, preset, the study's base, the arm, the command line.
 
     spec = make_spec(flags=["rope"], preset="nano", overrides=["--trainer.max_iters=20"])
     spec.arm, spec.settings.model.position, spec.changes
@@ -31,30 +31,31 @@ DEFAULT_PRESET = "laptop"
 
 @dataclass(frozen=True)
 class Spec:
-    """What one arm of one study is: all that decides a run but its seed."""
+    """One arm of one study: everything that decides a run except its seed."""
     study: Study | None
     arm: str
     preset: str
     settings: CN
-    baseline: CN  # what the arm is compared with, under the same preset and overrides
+    baseline: CN                            # the baseline's, under the same preset and overrides
     changes: dict[str, list]                # setting → [baseline's value, this arm's]
-    note: str | None = None                 # what a reader should know of how a schedule was met
+    note: str | None = None                 # remarks for the reader, such as a flag without effect
     match: Match | None = None              # how its hidden size was matched to the baseline's
 
 
 def build_settings(preset: str | None = None, study: str | Path | None = None,
                    arm: str | None = None, flags: Iterable[str] = (),
                    data: list[str] | None = None, overrides: Iterable[str] = ()) -> CN:
-    """The settings of `make_spec` alone."""
+    """Only the settings of `make_spec`, which takes the same arguments."""
     return make_spec(preset, study, arm, flags, data, overrides).settings
 
 
 def make_spec(preset: str | None = None, study: str | Path | None = None, arm: str | None = None,
               flags: Iterable[str] = (), data: list[str] | None = None,
               overrides: Iterable[str] = ()) -> Spec:
-    """Merge all layers. `flags` are catalogue arms to combine; with a study, `arm` is one of its
-    arms; without, it is a name for the combination. `overrides` are `--section.key=value`
-    strings."""
+    """Merge all layers into a Spec. `flags` are arms of the catalogue to combine. With a study,
+    `arm` is one of its arms; without one, it names the combination. `overrides` are strings of the
+    form `--section.key=value`. Raises BadInput for settings that are unknown, out of range, without
+    effect, or in contradiction."""
     declared = load_study(study) if study is not None else None
     preset_name = preset or (declared.preset if declared else None) or DEFAULT_PRESET
     layers, specials = load_preset(preset_name)
@@ -96,15 +97,17 @@ def make_spec(preset: str | None = None, study: str | Path | None = None, arm: s
 
 
 def _plain(baseline: CN) -> dict[str, Any]:
-    """What stands without the arm, flat: the baseline's parts of an arm, and the default of all
-    else, in which arm and baseline are alike."""
+    """The settings without the arm, flat. A setting that makes an arm has the baseline's value. Any
+    other has its default, because arm and baseline do not differ in it."""
     defaults = dict(walk(default_settings()))
     return {key: value if makes_an_arm(key) else defaults[key] for key, value in walk(baseline)}
 
 
-def _acting(flags: list[str], baseline: CN, specials: Mapping[str, Mapping]) -> tuple[list[str],
-                                                                                      list[str]]:
-    """The flags that change something of the baseline, and those of which all is there already."""
+def _acting(
+    flags: list[str], baseline: CN, specials: Mapping[str, Mapping]
+) -> tuple[list[str], list[str]]:
+    """(the flags that change something of the baseline, the flags whose settings it has
+    already)."""
     flat = dict(walk(baseline))
     idle = [flag for flag in flags if catalogue()[flag].settings and all(
         flat[key] == value for key, value in _special(catalogue()[flag].settings,
@@ -118,8 +121,8 @@ def _check_flags(flags: list[str], chosen: Mapping[str, list], baseline: CN) -> 
 
 def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping[str, Mapping],
                   schedule: str) -> str:
-    """The name that the settings make; `without` are those of preset and flags alone, `schedule` is
-    the schedule as it was asked for, by which it is called."""
+    """The arm's name, made from its settings. `without` are the settings of preset and flags alone.
+    `schedule` is the schedule as the user wrote it; the name uses that text."""
     chosen = {key: now for key, (_, now) in differences(without, settings).items()
               if makes_an_arm(key)}
     if "model.schedule" in chosen:
@@ -129,23 +132,23 @@ def _default_name(flags: list[str], without: CN, settings: CN, specials: Mapping
 
 
 def _checked_name(arm: str | None, default: str) -> str:
-    """The name that the user gave, or the default; one of the catalogue's is kept for the arm that
-    it means."""
+    """The name that the user gave, or the default. Raises BadInput for a name that cannot name
+    files, and for a catalogue arm's name on other settings."""
     if arm is None:
         return default
     if not NAME.fullmatch(arm) or len(arm) > LONGEST_NAME:
         raise BadInput(f"--arm {arm!r} cannot name files: letters, digits and _ . + - only, at "
                        f"most {LONGEST_NAME}")
-    # some file systems do not tell Rope from rope
+    # Lower case, because some file systems treat Rope and rope as the same name.
     if arm.lower() in catalogue() and arm != default:
         raise BadInput(f"--arm {arm}: the catalogue has an arm of that name, and these settings "
-                       f"are another arm: its "
-                       f"own name is {default!r}")
+                       f"are another arm: its own name is {default!r}")
     return arm
 
 
 def _source(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The layer of settings that a run's source of weights brings along, if it has one."""
+    """The layer of settings that comes with a run's source of weights (run.init); an empty list
+    where it has none."""
     init = next((layer["run.init"] for layer in reversed(layers) if "run.init" in layer), None)
     if init is None:
         return []
@@ -157,42 +160,43 @@ def _source(layers: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _match(study: Study | None, arm: str, settings: CN, baseline: CN,
            given: Mapping[str, Any]) -> Match | None:
-    """Give the arm the hidden size that its study asks for."""
+    """Set the arm's hidden size to match the baseline, where its study asks for that, and return
+    how it was matched."""
     by = study.match_of(arm) if study else "none"
     if by == "none":
         return None
     from experiments.declare.matching import match
-    matched = match(arm, settings, baseline, by, fixed="model.mlp_hidden"
-                    in {*study.arms[arm], *given})
+    matched = match(arm, settings, baseline, by,
+                    fixed="model.mlp_hidden" in {*study.arms[arm], *given})
     if matched.mlp_hidden is not None:
         settings.model.mlp_hidden = matched.mlp_hidden
     return matched
 
 
 def _read_schedule(model: CN) -> str | None:
-    """Check the schedule and return its note. One from a file is written out in the settings: a run
-    whose file has changed since then has other settings. One that hides nothing in any layer is
-    `full`, however it is written."""
+    """Check the schedule and return its note, or None. A schedule from a file is written out in
+    full in the settings, so a later change of the file is a change of settings. A schedule that
+    hides nothing in any layer becomes `full`, however it is written."""
     from mingpt.config import SIZES
     from mingpt.patterns.schedule import parse_schedule, without_file
     depth = model.n_layer or SIZES.get(model.model_type, {}).get("n_layer")
     if not depth:
-        return None   # the model refuses its shape, and says why
+        return None   # the model refuses this shape later, with its own message
     text = _located(model.schedule)
     schedule, T = parse_schedule(text, depth), model.block_size
     kinds = set(schedule)
-    # f* is no other arm
+    # f* is the same arm as full.
     model.schedule = "full" if set(map(str, kinds)) == {"f"} else without_file(text, depth)
     idle = (f"schedule {text!r} hides nothing at model.block_size={T}: no window is shorter: try a "
             f"longer block")
-    idle = idle if model.schedule != "full" and T and not any(p.sparsity(T)
-                                                              for p in kinds) else None
+    idle = (idle if model.schedule != "full" and T and not any(p.sparsity(T) for p in kinds)
+            else None)
     return "; ".join(filter(None, (schedule.note, idle))) or None
 
 
 def _located(schedule: str) -> str:
-    """The schedule's text; FILE.json that does not exist is the shipped file of that name, if there
-    is one."""
+    """The schedule's text. Where it names a FILE.json that does not exist, the shipped file of that
+    name replaces it, if there is one."""
     name, json, rest = schedule.partition(".json")
     shipped = SCHEDULES / f"{name}.json"
     return (f"{shipped}{rest}" if json and shipped.is_file() and not Path(f"{name}.json").exists()
@@ -200,7 +204,7 @@ def _located(schedule: str) -> str:
 
 
 def _arm(study: Study | None, arm: str | None, flags: list[str]) -> tuple[str, dict, dict]:
-    """(name, what it changes, what its baseline changes)."""
+    """(the arm's name, the settings that it changes, the settings that its baseline changes)."""
     if study is None:
         return (*combine(flags), {})
     if flags:
@@ -214,7 +218,8 @@ def _arm(study: Study | None, arm: str | None, flags: list[str]) -> tuple[str, d
 
 
 def _special(changed: Mapping[str, Any], specials: Mapping[str, Mapping]) -> dict[str, Any]:
-    """An arm's changes, with the preset's own numbers for the catalogue's arms that it contains."""
+    """An arm's changes, updated with the preset's values for the catalogue arms that it
+    contains."""
     merged = dict(changed)
     for name, values in specials.items():
         own = catalogue()[name].own
@@ -229,13 +234,14 @@ def presets() -> dict[str, Path]:
 
 
 def load_preset(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """A preset's settings (flat), and its own numbers for arms of the catalogue."""
+    """(a preset's settings, flat; its own values for arms of the catalogue, by arm). Raises
+    BadInput for an unknown preset or arm."""
     path = presets().get(name) or Path(name)
     if not path.is_file():
         raise BadInput(f"no preset {name!r}{did_you_mean(name, presets())}")
     table = read_toml(path)
-    specials = {arm: flatten(values, f"{path}: [arms.{arm}]") for arm,
-                values in table.pop("arms", {}).items()}
+    specials = {arm: flatten(values, f"{path}: [arms.{arm}]")
+                for arm, values in table.pop("arms", {}).items()}
     for arm in specials:
         if arm not in catalogue():
             raise BadInput(f"{path}: [arms.{arm}]: no such arm{did_you_mean(arm, catalogue())}")
@@ -243,7 +249,7 @@ def load_preset(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """'--model.n_layer=2' → ('model.n_layer', 2)."""
+    """'--model.n_layer=2' → ('model.n_layer', 2). Raises BadInput for any other form."""
     key, equals, value = text.partition("=")
     if not equals or not key.startswith("--"):
         raise BadInput(f"argument {text!r}: settings are given as --section.key=value")

@@ -1,6 +1,6 @@
 """
-A study: a question, declared before the first run, with its arms. README.md beside this describes
-the file.
+A study: a question that is declared before the first run, with its arms. experiments/README.md
+describes the file.
 
     study = load_study("seven")          # a shipped one, or a path to a TOML file
     study.arms["rope"]                   # {"model.position": "rope"}
@@ -24,67 +24,68 @@ __all__ = ["Arm", "Design", "Study", "catalogue", "combine", "load_study", "pars
 
 STUDIES = Path(__file__).parents[1] / "studies"
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
-        "match", "lr",
-        "selection_seeds", "preset", "base", "arms", "factorial")
+        "match", "lr", "selection_seeds", "preset", "base", "arms", "factorial")
+# Each run's record keeps these keys, so that a change after the first run is visible.
 DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
-            "match",
-            "selection_seeds")   # what a reader must know to have stood before the first run
-DEFAULT_MARGIN = 0.01    # in the metric's unit: two arms this close are as good as the same
+            "match", "selection_seeds")
+DEFAULT_MARGIN = 0.01    # in the metric's unit: two arms this close count as equal
 DEFAULT_ALPHA = 0.05
-MOST_SEEDS = 10_000      # nobody trains more, and a slip of the keyboard would fill the memory
-# keys of a record's result; lower is better in each
+MOST_SEEDS = 10_000      # far more than anybody trains; a typing error must not fill the memory
+# Keys of a record's result. For each of them lower is better.
 METRICS = ("val_loss", "bits_per_byte", "perplexity")
 
 
 @dataclass(frozen=True)
 class Study:
-    """A declared study. `arms` maps a name to what that arm changes, flat; `base` is what all of
-    them change."""
+    """A declared study. `arms` maps each arm's name to the settings that it changes, flat. `base`
+    holds the settings that all arms change."""
     name: str
     path: Path
-    hash: str  # of the file: tells whether anything in it was changed after the first run
+    hash: str                 # of the file; shows whether it was changed after the first run
     question: str
     hypothesis: str
     baseline: str
     seeds: list[int]
     metric: str
-    margin: float             # two arms this close (in the metric's unit) are as good as the same
+    margin: float             # two arms this close, in the metric's unit, count as equal
     alpha: float              # family-wise error of all looks together
     preset: str | None
     base: dict[str, Any]
     arms: dict[str, dict[str, Any]]
     match: str = "none"
-    matches: dict[str, str] = field(default_factory=dict)      # arm → its own word instead
-    stop: tuple[int, ...] = ()  # numbers of seeds at which to look; none: at the end
-    designs: tuple[Design, ...] = ()                           # its factorials
-    # arm → two or more arms that it is made of
+    matches: dict[str, str] = field(default_factory=dict)  # arm → its own `match`
+    stop: tuple[int, ...] = ()        # numbers of seeds at which to look; empty: only at the end
+    designs: tuple[Design, ...] = ()  # the study's factorials
+    # arm → the two or more arms that it combines
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    # arm → further arms, each at another rate
+    # arm → {the name of a further arm: its learning rate}
     grids: dict[str, dict[str, float]] = field(default_factory=dict)
-    selection_seeds: tuple[int, ...] | None = None  # choose learning rates; None: the first third
+    # the seeds that choose learning rates; None: the first third
+    selection_seeds: tuple[int, ...] | None = None
 
     @property
     def level(self) -> float:
-        """The family-wise error that the verdicts of one look may have (Bonferroni over the
-        looks)."""
+        """The family-wise error that the verdicts of one look may have: alpha over the number of
+        looks (Bonferroni)."""
         return self.alpha / max(1, len(self.stop))
 
     @property
     def grid_arms(self) -> set[str]:
-        """The arms that are there for another arm's learning-rate grid."""
+        """The arms that exist only as points of another arm's learning-rate grid."""
         return {name for points in self.grids.values() for name in points}
 
     def match_of(self, arm: str) -> str:
-        """What the arm's hidden size is to match: params, flops or none. The baseline is what the
-        others match."""
+        """What the arm's hidden size must match: params, flops or none. It is none for the
+        baseline, because the others are matched to it."""
         owner = next((a for a, points in self.grids.items() if arm in points), arm)
         return "none" if owner == self.baseline else self.matches.get(owner, self.match)
 
     def declaration(self, arm: str | None = None) -> dict[str, Any]:
-        """What was declared, for a record: a later change can then be named, not only noticed."""
+        """What the study declares, for a run's record. With it a later change can be named, while
+        the hash only shows that there is one."""
         table = {key: getattr(self, key) for key in DECLARED}
-        table = {key: list(value) if isinstance(value, tuple) else value for key,
-                 value in table.items()}
+        table = {key: list(value) if isinstance(value, tuple) else value
+                 for key, value in table.items()}
         return table | ({"arm": dict(self.arms[arm])} if arm else {})
 
 
@@ -94,7 +95,8 @@ def shipped() -> dict[str, Path]:
 
 
 def load_study(name_or_path: str | Path) -> Study:
-    """Read and check a study: one of the shipped ones by name, or any TOML file by its path."""
+    """Read and check a study: a shipped one by name, or any TOML file by its path. Raises BadInput
+    for a file that is missing or malformed."""
     path = find_study(name_or_path)
     table = read_toml(path)
     for key in table:
@@ -113,8 +115,8 @@ def load_study(name_or_path: str | Path) -> Study:
         hash=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
         question=_checked(table, "question", "", str, path),
         hypothesis=_checked(table, "hypothesis", "", str, path), baseline=baseline, seeds=seeds,
-        metric=metric, margin=margin, alpha=alpha, preset=_checked(table, "preset", None, str,
-                                                                   path), base=base,
+        metric=metric, margin=margin, alpha=alpha,
+        preset=_checked(table, "preset", None, str, path), base=base,
         arms={name: dict(arms.known[name].settings) for name in arms.listed},
         match=match_word(table.get("match", "none"), f"{path}: match"), matches=arms.matches,
         stop=_looks(table.get("stop", "all"), seeds, f"{path}: stop"), designs=tuple(arms.designs),
@@ -122,8 +124,8 @@ def load_study(name_or_path: str | Path) -> Study:
 
 
 def find_study(name_or_path: str | Path) -> Path:
-    """The file of a study. A bare name is a shipped one's; what ends in .toml or exists is a
-    path."""
+    """The file of a study. A bare name means a shipped study; a text that ends in .toml, or that
+    names an existing file, is a path. Raises BadInput where there is no such study."""
     known, path = shipped(), Path(name_or_path).expanduser()
     if str(name_or_path) in known:
         return known[str(name_or_path)]
@@ -136,14 +138,15 @@ def find_study(name_or_path: str | Path) -> Path:
 
 
 def parse_seeds(text: str, where: str = "seeds") -> list[int]:
-    """'0-4' → [0, 1, 2, 3, 4]; '0,3,5-6' → [0, 3, 5, 6]."""
+    """'0-4' → [0, 1, 2, 3, 4]; '0,3,5-6' → [0, 3, 5, 6]. Raises BadInput, with `where` in front,
+    for any other form and for too many or too large seeds."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise BadInput(f"{where}: {text!r} is no list of seeds; write 0-4 or 0,2,5")
         if max(len(first), len(last)) > len(str(MAX_SEED)) or int(last or first) > MAX_SEED:
-            raise BadInput(f"{where}: {_short(part.strip())} is too great: at most {MAX_SEED}")
+            raise BadInput(f"{where}: {_short(part.strip())} is too large: at most {MAX_SEED}")
         if dash and int(last) < int(first):
             raise BadInput(f"{where}: {part.strip()} runs backwards; write {last}-{first}")
         if int(last or first) - int(first) + len(seeds) >= MOST_SEEDS:
@@ -159,21 +162,21 @@ def _seeds(value: Any, where: str) -> list[int]:
                                                            for v in value):
         raise BadInput(f"{where} is a list of whole numbers from 0, or \"0-4\", not {value!r}")
     if max(value) > MAX_SEED:
-        raise BadInput(f"{where}: {_short(max(value))} is too great: at most {MAX_SEED}")
+        raise BadInput(f"{where}: {_short(max(value))} is too large: at most {MAX_SEED}")
     if len(set(value)) < len(value):
-        raise BadInput(f"{where}: {value} names a seed twice; a repeated seed is the same run, not "
-                       f"another")
+        raise BadInput(f"{where}: {value} names a seed twice; a repeated seed would be the same "
+                       f"run")
     return value
 
 
 def _short(value: Any) -> str:
-    """A number as it was written, cut where it would fill the line."""
+    """A number as it was written, cut to 20 characters where it is longer than 24."""
     text = str(value)
     return text if len(text) <= 24 else f"{text[:20]}…"
 
 
 def _name(name: str, path: Path) -> str:
-    """A study names folders."""
+    """A study's name. Raises BadInput for a name that cannot name a folder."""
     if not name.strip() or name.startswith(".") or set(name) & set("/\\\n\t\0"):
         raise BadInput(f"{path}: name: {name!r} cannot name a folder")
     return name
@@ -181,7 +184,7 @@ def _name(name: str, path: Path) -> str:
 
 def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tuple[type, ...],
              path: Path) -> Any:
-    """The value of a key, or its default; BadInput when it is of another kind."""
+    """The value of a key, or its default. Raises BadInput for a value of another type."""
     if key not in table:
         return default
     value = table[key]
@@ -194,17 +197,16 @@ def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tupl
 def _margins(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
     margin = _checked(table, "margin", DEFAULT_MARGIN, (int, float), path)
     alpha = _checked(table, "alpha", DEFAULT_ALPHA, (int, float), path)
-    # NaN is neither, and an integer may be greater
+    # This form also refuses NaN, and integers too large for a float.
     if not 0 < margin <= sys.float_info.max or not 0 < alpha < 0.5:
         raise BadInput(f"{path}: margin must be above 0 and finite, alpha between 0 and 0.5, not "
-                       f"{_short(margin)} and "
-                       f"{_short(alpha)}")
+                       f"{_short(margin)} and {_short(alpha)}")
     return float(margin), float(alpha)
 
 
 def _looks(value: Any, seeds: list[int], where: str) -> tuple[int, ...]:
-    """`stop`: "all" seeds, or the numbers of seeds after which to look whether every arm is
-    decided."""
+    """The value of `stop`: the numbers of seeds after which to look whether every arm is decided;
+    empty for "all"."""
     if value == "all":
         return ()
     if not isinstance(value, list) or not value or not all(type(v) is int and v >= 2
@@ -212,17 +214,18 @@ def _looks(value: Any, seeds: list[int], where: str) -> tuple[int, ...]:
         raise BadInput(f'{where} is "all", or the numbers of seeds at which to look, such as [3, '
                        f'5, 10], not {value!r}')
     if value != sorted(set(value)):
-        raise BadInput(f"{where}: {value} must rise, as seeds are only added: {sorted(set(value))}")
+        raise BadInput(f"{where}: {value} must rise, because seeds are only added: write "
+                       f"{sorted(set(value))}")
     if value[-1] != len(seeds):
         raise BadInput(f"{where}: the last look is after {value[-1]} seeds, but seeds has "
-                       f"{len(seeds)}: end with"
-                       f" {len(seeds)}")
+                       f"{len(seeds)}: end with {len(seeds)}")
     return tuple(value)
 
 
 def _selection(table: Mapping[str, Any], seeds: list[int], arms: Arms,
                path: Path) -> tuple[int, ...] | None:
-    """The seeds that choose learning rates; the others judge."""
+    """The seeds that choose learning rates, or None; the other seeds judge. Raises BadInput where
+    no rate would be chosen, or too few seeds are left to judge."""
     if "selection_seeds" not in table:
         return None
     chosen = _seeds(table["selection_seeds"], f"{path}: selection_seeds")
@@ -239,8 +242,8 @@ def _selection(table: Mapping[str, Any], seeds: list[int], arms: Arms,
 
 
 def _arms(table: Mapping[str, Any], baseline: str, base: Mapping[str, Any], path: Path) -> Arms:
-    """The study's arms, in the order of the file; the baseline first when the file leaves it to the
-    catalogue."""
+    """The study's arms in the order of the file. The baseline comes first when the file does not
+    declare it and the catalogue has it."""
     arms = Arms(str(path))
     for name, arm_table in _checked(table, "arms", {}, Mapping, path).items():
         arms.add(name, arm_table)

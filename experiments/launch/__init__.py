@@ -1,2 +1,2 @@
-"""Many runs: `plan` lists them, `launch` starts them here, `slurm` on a cluster, `board` and `live`
-show them."""
+"""The runs of a study: `plan` lists them, `launch` starts them on this machine, `slurm` on a
+cluster, `board` and `live` show their progress."""

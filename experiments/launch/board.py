@@ -1,5 +1,5 @@
 """
-What a study's launcher tells the reader: the plan, how far it is, how the runs went.
+What a study's launcher shows the user: the plan, the progress, and how the runs ended.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from experiments.launch.plan import (
     status_of,
 )
 
-WORDS = {"start": "begins", "again": "crashed; it gets one more try at the end",
+WORDS = {"start": "starts", "again": "crashed; it is tried once more at the end",
          "refused": "was refused: bad input",
          "interrupted": "was interrupted, checkpoint saved"}
 
 
 def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -> None:
-    """Print the arms, the runs that are left and the time they are expected to take."""
+    """Print the arms, the runs that are left, and the time that they should take."""
     if as_json:
         print(json.dumps(_plan_dict(request, jobs, slots), indent=2))
         return
@@ -67,26 +67,24 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
 def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:
     study = request.study
     return {"study": study.name, "file": str(study.path), "hash": study.hash,
-            "question": study.question,
-            "hypothesis": study.hypothesis, "baseline": study.baseline, "metric": study.metric,
-            "margin": study.margin,
+            "question": study.question, "hypothesis": study.hypothesis,
+            "baseline": study.baseline, "metric": study.metric, "margin": study.margin,
             "alpha": study.alpha, "stop": list(study.stop), "match": study.match,
-            "arms": study.arms,
-            "seeds": study.seeds, "out": str(request.out),
+            "arms": study.arms, "seeds": study.seeds, "out": str(request.out),
             "runs": [{"arm": job.arm, "seed": job.seed, "state": job.state, "seconds": job.seconds,
                       "memory_mb": job.memory_mb, "match": job.match} for job in jobs],
             "seconds_left": seconds_left(jobs) / _speed_up(slots)}
 
 
 def _speed_up(slots: int) -> int:
-    """How much faster several runs at once get a study done: runs that share a processor gain
-    nothing for sure."""
+    """The factor by which several runs at once shorten a study. Runs that share a processor count
+    as no gain, so it is at most the number of GPUs."""
     return min(slots, max(1, len(gpus()))) if slots > 1 else 1
 
 
 class Progress:
-    """Over all runs: a line when one begins or ends, and with several at once on a terminal a bar
-    below the lines."""
+    """The progress over all runs. It prints a line when a run starts or ends. On a terminal with
+    several runs at once it also shows a bar below the lines."""
 
     def __init__(self, todo: list[Job], request: Request, slots: int):
         self.todo, self.request, self.slots = todo, request, slots
@@ -107,7 +105,7 @@ class Progress:
         self.bar.stop()
 
     def report(self, event: str, job: Job) -> None:
-        """A run began, ended, or will be tried again."""
+        """Print that a run started, ended, or will be tried again (the Launcher's `report`)."""
         if event == "start":
             self.began[job] = time.monotonic()
         elif event != "again":
@@ -118,13 +116,14 @@ class Progress:
                            markup=False, soft_wrap=True)
 
     def tick(self, running: list[Child]) -> None:
+        """Update the bar (the Launcher's `tick`)."""
         names = " ".join(child.job.name for child in running)
         self.bar.update(self.task, description=names, completed=len(self.ended),
                         left=f"{duration(self.left())} left")
 
     def left(self) -> float:
-        """Expected seconds until all have ended, by how those that have ended did against their
-        prediction."""
+        """Expected seconds until all runs have ended. The predictions are scaled by how long the
+        ended runs took relative to theirs."""
         predicted = sum(job.seconds for job in self.ended)
         factor = (sum(self.ended.values()) / predicted if predicted
                   else self.slots / _speed_up(self.slots))
@@ -137,7 +136,7 @@ class Progress:
 
 
 def decided(request: Request) -> bool:
-    """At a look that the study declares: whether every arm has its word, which ends the study."""
+    """Judge the study at one of its looks. True if every arm is decided, which ends the study."""
     from experiments.records.runs import runs_in
     from experiments.verdicts.results import Results
     runs = runs_in(request.out / "losses" / request.study.name, request.study.name)
@@ -150,7 +149,8 @@ def decided(request: Request) -> bool:
 
 
 def outcome(request: Request, refused: Iterable[Job] = (), as_json: bool = False) -> bool:
-    """Say how every run of the study went, those that failed by name. Whether all are done."""
+    """Print how the runs of the study ended, naming those that are not done. True if all are
+    done."""
     turned_away = {(job.arm, job.seed) for job in refused}
     runs = []
     for job in order(request.study):
@@ -180,12 +180,11 @@ def _say_outcome(runs: list[dict], counts: Counter) -> None:
                           soft_wrap=True)
     if counts["diverged"]:
         console.print("  a diverged run would diverge again; delete its .json and .csv to train it "
-                      "anew", markup=False)
+                      "once more", markup=False)
 
 
 def stopped(request: Request) -> None:
-    """The last words after Ctrl-C."""
+    """Print how many runs are done, after Ctrl-C."""
     statuses = [status_of(record_of(request, job) or {}) for job in order(request.study)]
     print(f"stopped: {statuses.count('done')} of {len(statuses)} runs are done; the same command "
-          f"goes on from here",
-          file=sys.stderr)
+          f"goes on from here", file=sys.stderr)

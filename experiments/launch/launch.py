@@ -1,5 +1,5 @@
 """
-Running a study's plan on this machine: one process a run, so that every run begins with clean
+Runs a study's plan on this machine, with one process per run, so that every run starts with clean
 memory and threads.
 """
 
@@ -27,23 +27,23 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 ATTEMPTS = 2
 INTERRUPTED = 3   # exit code of a program that was asked to end
-POLL = 0.1   # seconds
+POLL = 0.1        # seconds between two looks at the processes
 
 
 @dataclass
 class Child:
-    """A run in progress."""
+    """A run in progress: its job, its process and its slot, a number below `slots`."""
     job: Job
     process: subprocess.Popen
     slot: int
 
 
 class Launcher:
-    """Runs jobs, at most `slots` at once, and keeps going when one fails.
+    """Runs jobs, at most `slots` at once, and continues when one fails.
 
-    `report(event, job)` hears of "start", "again" and every outcome: done, diverged, failed,
-    refused, interrupted. `tick(running)` is called ten times a second. `outcomes` maps each job
-    that was begun to its last outcome.
+    `report(event, job)` is called with "start", "again" and every outcome: done, diverged, failed,
+    refused, interrupted. `tick(running)` is called ten times per second. `outcomes` maps each job
+    that was started to its last outcome.
     """
 
     def __init__(self, request: Request, slots: int = 1,
@@ -51,18 +51,13 @@ class Launcher:
                  tick: Callable[[list[Child]], None] = lambda running: None,
                  stdout: IO | None = None):
         self.request, self.slots, self.report, self.tick, self.stdout = (
-            request,
-            slots,
-            report,
-            tick,
-            stdout,
-        )
+            request, slots, report, tick, stdout)
         self.running: list[Child] = []
         self.outcomes: dict[Job, str] = {}
         self.stopping = False
 
     def run(self, jobs: list[Job]) -> bool:
-        """Run them all; False when a signal asked to stop first."""
+        """Run all jobs. False if a signal stopped them before the end."""
         queue, attempts = list(jobs), dict.fromkeys(jobs, 0)
         with relayed(self._stop, SIGNALS):
             while (queue and not self.stopping) or self.running:
@@ -73,7 +68,7 @@ class Launcher:
                 for child in self._reap():
                     outcome = self._outcome(child)
                     if outcome == "crashed" and attempts[child.job] < ATTEMPTS:
-                        queue.append(child.job)  # at the end: what broke it may have passed by then
+                        queue.append(child.job)  # last, as the cause of the crash may be gone then
                         outcome = "again"
                     self._note(child.job, "failed" if outcome == "crashed" else outcome)
                 self.tick(self.running)
@@ -81,7 +76,8 @@ class Launcher:
         return not self.stopping
 
     def log_path(self, job: Job) -> Path | None:
-        """Where a run's output goes: a file of its own when several run at once, else here."""
+        """The file for a run's output when several run at once; None when it goes to the
+        terminal."""
         return self.request.logs / f"{job.name}.log" if self.slots > 1 else None
 
     def _note(self, job: Job, outcome: str) -> None:
@@ -99,14 +95,14 @@ class Launcher:
             process = subprocess.Popen(
                 [sys.executable, str(LAB), *self.request.arguments(job)], stdin=subprocess.DEVNULL,
                 stdout=log or self.stdout, stderr=log, env=child_environment(slot, self.slots),
-                # Ctrl-C reaches this process alone, and each run hears of it once
+                # Ctrl-C then reaches only this process, which passes it on to each run once.
                 start_new_session=True)
         self.running.append(Child(job, process, slot))
-        if self.stopping:   # the signal came while it was being started
+        if self.stopping:   # the signal came while the process was being started
             process.terminate()
 
     def _reap(self) -> list[Child]:
-        """The children that have ended since."""
+        """Remove the children that have ended from `running` and return them."""
         ended = [child for child in self.running if child.process.poll() is not None]
         self.running = [child for child in self.running if child not in ended]
         return ended
@@ -116,22 +112,22 @@ class Launcher:
         if code == 0:
             return "done"
         if code == 2:
-            return "refused"   # bad input: it would be refused again
+            return "refused"   # bad input; another attempt would be refused too
         if code == INTERRUPTED or self.stopping:
             return "interrupted"
         record = record_of(self.request, child.job)
         return "diverged" if code == 1 and record and record["status"] == "diverged" else "crashed"
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """First signal: let the runs save and end. A second one: end them as they are."""
+        """On the first signal, ask the runs to save and end. On a second one, kill them."""
         for child in self.running:
             child.process.kill() if self.stopping else child.process.terminate()
         self.stopping = True
 
 
 def child_environment(slot: int, slots: int) -> dict[str, str]:
-    """This environment, the processor's threads and the GPUs divided when several runs share the
-    machine."""
+    """The environment of a run. When several runs share the machine, the threads and the GPUs are
+    divided among the slots."""
     environment = dict(os.environ)
     if slots == 1:
         return environment
@@ -145,12 +141,12 @@ def child_environment(slot: int, slots: int) -> dict[str, str]:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
-    """The NVIDIA devices this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The NVIDIA devices that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip()]
@@ -161,7 +157,8 @@ def gpus() -> list[str]:
 
 
 def tokenize(request: Request, stdout: IO | None = None) -> int:
-    """Bring the corpus into the cache before runs need it; its exit code."""
+    """Put the study's corpora into the cache before runs need them. Returns 0, or the exit code of
+    the program that failed."""
     for arguments in tokenize_arguments(request):
         code = _relay([str(LAB), *arguments], stdout)
         if code:
@@ -170,8 +167,8 @@ def tokenize(request: Request, stdout: IO | None = None) -> int:
 
 
 def tokenize_arguments(request: Request) -> list[list[str]]:
-    """lab.py's arguments that bring the study's corpora into the cache: one line for each that its
-    arms differ in."""
+    """lab.py's arguments that put the study's corpora into the cache: one list per corpus. Arms
+    whose `data` settings are equal share one."""
     one_each = {}
     for arm, changes in request.study.arms.items():
         one_each.setdefault(repr({k: v for k, v in changes.items() if k.startswith("data.")}), arm)
@@ -180,15 +177,16 @@ def tokenize_arguments(request: Request) -> list[list[str]]:
 
 
 def plot(request: Request, stdout: IO | None = None) -> int:
-    """Draw the study's figures and its page, and print its verdicts; plotter.py's exit code."""
-    return _relay([str(PLOTTER), str(request.out / "losses" / request.study.name), "--study",
-                   str(request.study.path),
+    """Draw the study's figures and its page, and print its verdicts. Returns plotter.py's exit
+    code."""
+    return _relay([str(PLOTTER), str(request.out / "losses" / request.study.name),
+                   "--study", str(request.study.path),
                    "--out", str(request.out / "visualizations"), "--html"], stdout)
 
 
 def _relay(arguments: list[str], stdout: IO | None) -> int:
-    """Run a Python program to its end, passing on the signals that come meanwhile; 3 when one ended
-    it."""
+    """Run a Python program to its end and return its exit code. Signals that come meanwhile
+    terminate it; the code is 3 where a signal ended it."""
     process = subprocess.Popen([sys.executable, *arguments], stdout=stdout, start_new_session=True)
     with relayed(lambda number, frame: process.terminate(), SIGNALS):
         code = process.wait()

@@ -1,6 +1,6 @@
 """
-How far the runs under a results folder are, read from what they write while they train. Needs
-neither torch nor pandas.
+Shows how far the runs under a results folder are. It reads what they write while they train, and
+needs neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from experiments.launch.plan import duration, status_of
 from experiments.records.record import read_record
 from mingpt.utils import BadInput, did_you_mean
 
-# what a reader looks for, in order
+# Statuses in the order in which the rows are sorted; any other comes after them.
 URGENT = ("failed", "diverged", "unreadable", "killed", "interrupted", "running")
 BLOCKS = "▁▂▃▄▅▆▇█"
-SPARK = 24            # points of a small curve
-GREATEST = 1e38       # beyond it (and beyond float32) nothing was measured
-SETTLED = 0.1  # of a run's rows are left out of its small curve: the first drop would hide the rest
+SPARK = 24            # points per small curve
+GREATEST = 1e38       # a larger number, beyond float32, is no measurement
+SETTLED = 0.1         # share of a run's rows that its small curve omits: the steep first drop
 
 
 def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
-    """A row a run, from the records under OUT/losses: failures first, then what runs, then the rest
-    by name."""
+    """One row per run, from the records under OUT/losses: failures first, then running ones, then
+    the others by name. Raises BadInput where the folder or the study is missing."""
     losses = out / "losses"
     if not losses.is_dir():
         raise BadInput(f"no folder {losses}: give --out the folder that holds losses/")
@@ -36,23 +36,24 @@ def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
     rows = [row(path, losses) for each in pattern for path in sorted(losses.glob(each))
             if path.name[0] != "."]
     rank = {status: place for place, status in enumerate(URGENT)}
-    return sorted(rows, key=lambda row: (rank.get(row["status"], len(URGENT)), row["study"] or "",
-                                         row["arm"], row["seed"] if row["seed"] is not None
-                                         else -1))
+    return sorted(rows, key=lambda row: (
+        rank.get(row["status"], len(URGENT)), row["study"] or "", row["arm"],
+        row["seed"] if row["seed"] is not None else -1))
 
 
 def row(path: Path, losses: Path) -> dict[str, Any]:
-    """What one record says; a file that is no record is a row as well."""
+    """One record as a row of the table. A file that is no record gives a row with the status
+    `unreadable`."""
     arm, _, seed = path.stem.rpartition(".s")
     base = {"study": path.parent.name if path.parent != losses else None, "arm": arm or path.stem,
             "seed": int(seed) if seed.isdecimal() else None, "record": str(path)}
     try:
         record = read_record(path)
         if not isinstance(status := status_of(record), str):
-            raise BadInput(f"its status is no text but {status!r}")
+            raise BadInput(f"its status is not a text but {status!r}")
         progress, process = record.get("progress") or {}, record.get("process") or {}
-        numbers = {key: finite(value) for key, value in (progress | (record.get("result")
-                                                                     or {})).items()}
+        numbers = {key: finite(value)
+                   for key, value in (progress | (record.get("result") or {})).items()}
         return {**base, "status": status, "message": _text(record.get("message")),
                 "iteration": finite(progress.get("iteration")),
                 "max_iters": finite(progress.get("max_iters")),
@@ -62,24 +63,25 @@ def row(path: Path, losses: Path) -> dict[str, Any]:
                 else None,
                 "host": _text(process.get("host")), "pid": finite(process.get("pid")),
                 "curve": curve(path.with_suffix(".csv"))}
-    # JSON of another shape is no record either
+    # JSON of another shape is not a record either.
     except (BadInput, AttributeError, TypeError, ValueError) as error:
         return {**base, "status": "unreadable", "message": str(error)}
 
 
 def _seconds_left(progress: dict[str, Any]) -> float | None:
-    """Seconds of training that remain at the run's own pace so far."""
-    done, whole, seconds = (finite(progress.get(key)) for key in ("iteration", "max_iters",
-                                                                  "seconds"))
+    """Seconds of training that remain, at the run's pace so far; None where that is unknown."""
+    done, whole, seconds = (finite(progress.get(key))
+                            for key in ("iteration", "max_iters", "seconds"))
     if not done or whole is None or seconds is None:
         return None
     return finite(max(0.0, seconds / done * (whole - done)))
 
 
 def finite(value: Any) -> int | float | None:
-    """A number that a table and JSON can show, else None: a record may be from anywhere."""
-    plain = isinstance(value, int | float) and not isinstance(value,
-                                                              bool) and abs(value) <= GREATEST
+    """The value if it is a number that a table and JSON can show, else None. A record may come from
+    anywhere."""
+    plain = (isinstance(value, int | float) and not isinstance(value, bool)
+             and abs(value) <= GREATEST)
     return value if plain else None
 
 
@@ -88,12 +90,12 @@ def _text(value: Any) -> str | None:
 
 
 def curve(path: Path, points: int = SPARK) -> list[float]:
-    """At most `points` means of the training loss so far, the first drop left out; empty where
-    there is none."""
+    """The training loss so far as at most `points` means, without the first drop. Empty where
+    there is no loss."""
     try:
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            cells = [each.get("loss") for each in csv.DictReader(line.replace("\0", "")
-                                                                 for line in file)]
+            cells = [each.get("loss")
+                     for each in csv.DictReader(line.replace("\0", "") for line in file)]
     except (OSError, csv.Error):
         return []
     values = [value for cell in cells if (value := _number(cell)) is not None]
@@ -106,12 +108,12 @@ def _number(cell: str | None) -> float | None:
     try:
         value = float(cell or "nan")
     except ValueError:
-        return None   # a row that is being written
+        return None   # the row is still being written
     return finite(value)
 
 
 def sparkline(values: list[float], width: int = 12) -> str:
-    """▇▅▃▂▁▁: the values' course in characters."""
+    """The values as a line of at most `width` block characters: ▇▅▃▂▁▁."""
     if not values:
         return ""
     edges = [round(k * len(values) / width) for k in range(width + 1)]
@@ -121,36 +123,33 @@ def sparkline(values: list[float], width: int = 12) -> str:
 
 
 def share(row: dict[str, Any]) -> float | None:
-    """How much of a run is done, 0 to 1."""
+    """The share of a run that is done, 0 to 1; None where it is unknown."""
     done, whole = row.get("iteration"), row.get("max_iters")
-    return (
-        min(1.0, done / whole)
-        if isinstance(done, int) and isinstance(whole, int) and whole > 0
-        else None
-    )
+    return (min(1.0, done / whole)
+            if isinstance(done, int) and isinstance(whole, int) and whole > 0 else None)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """'21 runs: 1 failed, 2 running, 18 done; the last of those that run is done in about 3
-    min'."""
+    """One line over all runs: '21 runs: 1 failed, 2 running, 18 done; the last running one ends in
+    about 3 min'."""
     counts = Counter(row["status"] for row in rows)
     order = {status: place for place, status in enumerate(URGENT)}
-    parts = [f"{counts[status]} {status}" for status in sorted(counts,
-                                                               key=lambda s: (order.get(s, 99), s))]
-    left = [row["seconds_left"] for row in rows if row["status"] == "running"
-            and row.get("seconds_left") is not None]
-    more = f"; the last of those that run is done in about {duration(max(left))}" if left else ""
+    parts = [f"{counts[status]} {status}"
+             for status in sorted(counts, key=lambda s: (order.get(s, 99), s))]
+    left = [row["seconds_left"] for row in rows
+            if row["status"] == "running" and row.get("seconds_left") is not None]
+    more = f"; the last running one ends in about {duration(max(left))}" if left else ""
     return f"{len(rows)} run{'s' * (len(rows) != 1)}: {', '.join(parts)}{more}"
 
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
-    """A row as text, by column."""
+    """A row's cells as text, by column."""
     def shown(value: Any, form: str = "{}") -> str:
-        return form.format(value) if isinstance(value, int | float) and not isinstance(value,
-                                                                                       bool) else ""
+        return (form.format(value)
+                if isinstance(value, int | float) and not isinstance(value, bool) else "")
     at = "" if row.get("iteration") is None else f"{row['iteration']}/{row.get('max_iters')}"
-    where = f"{row['host']}:{row['pid']}" if row["status"] == "running" else str(row.get("message")
-                                                                                 or "")
+    where = (f"{row['host']}:{row['pid']}" if row["status"] == "running"
+             else str(row.get("message") or ""))
     left = row.get("seconds_left")
     return {"study": row["study"] or "", "arm": row["arm"], "seed": shown(row["seed"]),
             "status": row["status"],

@@ -1,5 +1,6 @@
 """
-The runs of a study: which, in what order, what is done already, and how long the rest will take.
+The runs of a study: which there are, in what order they run, which have ended, and how long the
+rest will take.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from mingpt.utils import BadInput, CfgNode, write_atomic
 if TYPE_CHECKING:
     from experiments.declare.spec import Spec
 
-# of the trainer's settings
+# The settings of the trainer that decide the cost of a run.
 WORK = ("max_iters", "batch_size", "accumulation_steps", "optimizer", "dtype", "device")
-ENDED = ("done", "diverged")   # states in which running once more would give the same
+ENDED = ("done", "diverged")   # running such a run once more would give the same
 
 
 @dataclass(frozen=True)
 class Request:
-    """A study as the user asked for it. The settings stay strings, as each run's own command line
-    will read them."""
+    """A study as the user asked for it. The overrides stay strings, because each run's own command
+    line parses them."""
     study: Study
     out: Path
     preset: str | None = None
@@ -39,7 +40,7 @@ class Request:
     overrides: tuple[str, ...] = ()
 
     def shared(self) -> list[str]:
-        """The part of a command line that all runs and the tokenizer have in common."""
+        """The part of a command line that all runs and `tokenize` share."""
         preset = ["--preset", self.preset] if self.preset else []
         data = ["--data", *self.data] if self.data else []
         return [*preset, *data, *self.overrides]
@@ -50,17 +51,19 @@ class Request:
                 "--out", str(self.out), *self.shared()]
 
     def files(self, job: Job) -> RunFiles:
+        """The files of one run."""
         return RunFiles(self.out, self.study.name, job.arm, job.seed)
 
     @property
     def logs(self) -> Path:
+        """The folder of the study's logs."""
         return self.out / "logs" / self.study.name
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a study. `state`: its record's status, `todo` without one. `seconds`, `memory_mb`:
-    expected. `match`: how the arm's hidden size was matched."""
+    """One run of a study. `state` is its record's status, or `todo` without a record. `seconds` and
+    `memory_mb` are expected values. `match` says how the arm's hidden size was matched."""
     arm: str
     seed: int
     state: str = "todo"
@@ -70,18 +73,20 @@ class Job:
 
     @property
     def name(self) -> str:
+        """The run's name, ARM.s<SEED>."""
         return f"{self.arm}.s{self.seed}"
 
     @property
     def ended(self) -> bool:
+        """Whether there is nothing left to run."""
         return self.state in ENDED
 
 
 def order(study: Study) -> list[Job]:
-    """All runs, one seed after the other, the arms of a seed shuffled.
+    """All runs of a study: one seed after the other, with the arms of each seed shuffled.
 
-    A machine that warms up or a neighbour that comes and goes then meets every arm alike, and a
-    study cut short has whole pairs. The same study always gives the same order.
+    A machine that warms up, or another program that comes and goes, then affects all arms alike.
+    A study that is cut short has complete pairs. The same study always gives the same order.
     """
     jobs = []
     for seed in study.seeds:
@@ -92,20 +97,20 @@ def order(study: Study) -> list[Job]:
 
 
 def looks(request: Request, jobs: list[Job]) -> Iterator[tuple[Request, list[Job]]]:
-    """The runs between one look of the study's `stop` and the next, with the study as it is up to
-    there. Without looks, all of them at once; seeds beyond the last look, which only the command
-    line can ask for, come last."""
+    """Yield (request, jobs) per look of the study's `stop`: the request with the seeds up to that
+    look, and the jobs since the look before. Without looks there is one item with all jobs. Seeds
+    beyond the last look, which only the command line can ask for, come last."""
     seeds = request.study.seeds
     ends = [n for n in request.study.stop if n < len(seeds)] + [len(seeds)]
     for begin, end in zip([0, *ends], ends, strict=False):
-        until = dataclasses.replace(request, study=dataclasses.replace(request.study,
-                                                                       seeds=seeds[:end]))
+        until = dataclasses.replace(
+            request, study=dataclasses.replace(request.study, seeds=seeds[:end]))
         yield until, [job for job in jobs if job.seed in seeds[begin:end]]
 
 
 def write_order(request: Request, jobs: list[Job], slots: int) -> Path:
-    """Add to OUT/logs/STUDY/order.json in which order these runs were begun and what it was drawn
-    from."""
+    """Add this launch to OUT/logs/STUDY/order.json: the order of its runs and the seeds of the
+    shuffle. Returns the path."""
     path = request.logs / "order.json"
     launches = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     launches.append({"launched": now(), "study_hash": request.study.hash, "at_once": slots,
@@ -119,7 +124,7 @@ def write_order(request: Request, jobs: list[Job], slots: int) -> Path:
 
 def make_plan(request: Request) -> list[Job]:
     """The runs in order, each with its state and expected cost. Raises BadInput for settings that
-    no run can have."""
+    no run can use."""
     specs = {arm: _spec(request, arm) for arm in request.study.arms}
     settings = {arm: spec.settings for arm, spec in specs.items()}
     _check_grids(request.study, settings)
@@ -137,16 +142,15 @@ def make_plan(request: Request) -> list[Job]:
 
 
 def _check_grids(study: Study, settings: dict[str, CfgNode]) -> None:
-    """No point of a learning-rate grid may be the arm itself once more: only here is the preset's
-    own rate known."""
+    """Raise BadInput where a point of a learning-rate grid has the arm's own rate. The check is
+    here because the preset's rate is only known now."""
     for arm, points in study.grids.items():
         for point in points:
             rate = settings[point].trainer.learning_rate
             if rate == settings[arm].trainer.learning_rate:
                 raise BadInput(f"{study.path}: lr: arm {arm!r} has the learning rate {rate:g} "
-                               f"anyway, and {point!r} "
-                               "would be the same run again: leave that rate out, or take another "
-                               "preset")
+                               f"already, and {point!r} would be the same run again: leave that "
+                               f"rate out, or use another preset")
 
 
 def _spec(request: Request, arm: str) -> Spec:
@@ -158,7 +162,7 @@ def _spec(request: Request, arm: str) -> Spec:
 
 @contextlib.contextmanager
 def _named(arm: str) -> Iterator[None]:
-    """Bad input inside is said to be this arm's."""
+    """Re-raise BadInput with the arm's name in front."""
     try:
         yield
     except BadInput as error:
@@ -166,36 +170,34 @@ def _named(arm: str) -> Iterator[None]:
 
 
 def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
-    """A record's status. Raises BadInput when it was written under other settings, as the run
-    itself would."""
+    """A record's status. Like the run itself, it raises BadInput where the record was written under
+    other settings."""
     from experiments.declare.settings import completed, differences
     changed = differences(completed(record["config"]), settings)
     fixed = [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]
     if fixed:
         raise BadInput(f"{path}: {record['status']} under other settings: {', '.join(fixed)}; give "
-                       f"another --out, or "
-                       "move that run's files away")
-    # other paths may hold the same data, which only the run can tell
+                       f"another --out, or move that run's files away")
+    # Other paths may hold the same data; only the run itself can tell.
     return "todo" if "data.paths" in changed else record["status"]
 
 
 def record_of(request: Request, job: Job) -> dict[str, Any] | None:
-    """What a run has recorded so far; None when it has not begun, or its record is from another
-    program."""
+    """A run's record so far; None where there is none, or where the file is not a record."""
     path = request.files(job).json
     if not path.exists():
         return None
     try:
         return read_record(path)
     except BadInput:
-        return None   # the run itself says what is wrong with it, and stops
+        return None   # the run itself stops and says what is wrong with the file
 
 
-def _costs(settings: dict[str, CfgNode], measured: dict[str, list[dict]]) -> dict[str,
-                                                                                  tuple[float,
-                                                                                        float]]:
-    """Seconds and MB an arm: as its finished runs took, else predicted, once for all arms that
-    compute the same."""
+def _costs(
+    settings: dict[str, CfgNode], measured: dict[str, list[dict]]
+) -> dict[str, tuple[float, float]]:
+    """(seconds, MB) per arm: those of its finished runs, else predicted. Arms that compute the same
+    share one prediction."""
     from experiments.train.predict import START_SECONDS, predict
     predictions: dict[str, Any] = {}
     costs = {}
@@ -214,33 +216,33 @@ def _costs(settings: dict[str, CfgNode], measured: dict[str, list[dict]]) -> dic
 
 
 def is_alive(record: dict[str, Any]) -> bool | None:
-    """Whether the process that writes a record runs; None when that is another machine's affair."""
+    """Whether the process that writes a record is running; None where it is on another machine."""
     process = record.get("process") or {}
     if process.get("host") != socket.gethostname():
         return None
     try:
         os.kill(int(process["pid"]), 0)
-    except (ProcessLookupError, OverflowError):   # or no system has a process of that number
+    except (ProcessLookupError, OverflowError):   # OverflowError: the number is too large for a pid
         return False
     except PermissionError:
-        return True   # somebody else's
+        return True   # another user's process
     return True
 
 
 def status_of(record: dict[str, Any]) -> str:
-    """A record's status; `killed` when it says running and its process is gone, `missing` without a
-    record."""
+    """A record's status. It is `killed` where the record says running but its process is gone, and
+    `missing` for an empty record."""
     status = record.get("status", "missing")
     return "killed" if status == "running" and is_alive(record) is False else status
 
 
 def seconds_left(jobs: list[Job]) -> float:
-    """Expected seconds of the runs that have not ended, one after the other."""
+    """Expected seconds of the runs that have not ended, if they run one after the other."""
     return sum(job.seconds for job in jobs if not job.ended)
 
 
 def duration(seconds: float) -> str:
-    """'45 s', '12 min', '3 h 05 min'."""
+    """Seconds as text: '45 s', '12 min', '3 h 05 min'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

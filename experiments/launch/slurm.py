@@ -1,10 +1,10 @@
 """
-Handing a study's plan to SLURM: a job that tokenises, one array over the runs, and a job that plots
-when they end.
+Submits a study's plan to SLURM: a job that tokenises, one array over the runs, and a job that plots
+when they have ended.
 
-What each array task is to run stands in a plan file written at submission, so that a resubmission,
-which leaves out what is done or queued already, numbers its tasks anew without disturbing those
-that wait.
+A plan file, written at submission, says what each array task runs. A resubmission leaves out runs
+that are done or queued, and numbers its tasks anew. It writes its own plan file, so the tasks that
+are still waiting keep theirs.
 """
 
 from __future__ import annotations
@@ -25,29 +25,30 @@ from experiments.launch.plan import Job, Request
 from mingpt.utils import BadInput, write_atomic
 
 SCRIPT = ROOT / "run_single.sh"
-LONGEST = 12 * 60      # minutes asked for at most: what needs longer goes on by being queued again
-SIGNAL_LEAD = 120      # seconds before the time limit at which a run is told to save
+LONGEST = 12 * 60      # most minutes asked for; a longer run is queued again and continues
+SIGNAL_LEAD = 120      # seconds before the time limit at which SLURM tells a run to save
 WALLTIME = re.compile(r"(?:(?P<d>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """sbatch's options, passed through; None leaves SLURM's own or run_single.sh's."""
+    """Options for sbatch. None leaves the default of SLURM or of run_single.sh."""
     partition: str | None = None
     qos: str | None = None
     account: str | None = None
     gres: str | None = None
     time: str | None = None
     array_max: int | None = None
-    more: tuple[str, ...] = ()     # any other, as sbatch takes it
+    more: tuple[str, ...] = ()     # other options, passed to sbatch unchanged
 
     def common(self) -> list[str]:
-        """What the tokenising and the plotting job need too: they ask for no GPU."""
+        """The options of all jobs. The tokenising and the plotting job have only these, and so ask
+        for no GPU."""
         named = {"partition": self.partition, "qos": self.qos, "account": self.account}
         return [*(f"--{key}={value}" for key, value in named.items() if value), *self.more]
 
     def run(self, seconds: float) -> list[str]:
-        """The options of a run that is expected to take so long."""
+        """The options of a run that is expected to take `seconds`."""
         gres = self.gres or ("gpu:1" if cluster_has_gpus(self.partition) else "none")
         limit = self.time or str(walltime(seconds))
         lead = min(SIGNAL_LEAD, parse_walltime(limit) // 3)
@@ -56,11 +57,10 @@ class Resources:
 
 
 def available() -> bool:
-    """Whether this machine submits to SLURM: sbatch is on the PATH, and knows of a cluster.
+    """Whether this machine can submit to SLURM: sbatch is on the PATH and has a configuration.
 
-    SLURM's packages without any configuration (a machine that tests were run on) are no cluster. A
-    cluster that does not answer is one all the same, and submitting then fails with SLURM's own
-    words.
+    A machine may have SLURM's packages without any configuration; that is no cluster. A cluster
+    that does not answer counts as one, and submitting then fails with SLURM's own message.
     """
     if not shutil.which("sbatch"):
         return False
@@ -69,13 +69,14 @@ def available() -> bool:
 
 
 def walltime(seconds: float) -> int:
-    """Minutes to ask for: twice what is expected and time to start, since a killed job costs more
-    than an early end."""
+    """Minutes to ask for: twice the expected time plus 15 for the start, at most LONGEST. A killed
+    job costs more than one that ends early."""
     return min(LONGEST, math.ceil(2 * seconds / 60) + 15)
 
 
 def parse_walltime(text: str) -> int:
-    """Seconds of a SLURM time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
+    """A SLURM time in seconds. It has one of the forms M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; any
+    other raises BadInput."""
     match = WALLTIME.fullmatch(text)
     if not match:
         raise BadInput(f"--time {text}: not a SLURM time; write minutes, H:MM:SS or D-HH:MM:SS")
@@ -86,7 +87,7 @@ def parse_walltime(text: str) -> int:
 
 
 def cluster_has_gpus(partition: str | None) -> bool:
-    """Whether nodes of the partition (or any) have GPUs."""
+    """Whether nodes of the partition have GPUs; without a partition, whether any nodes have."""
     if not shutil.which("sinfo"):
         return False
     chosen = ["-p", partition] if partition else []
@@ -95,40 +96,40 @@ def cluster_has_gpus(partition: str | None) -> bool:
 
 def submit(request: Request, jobs: list[Job], resources: Resources,
            tokenize_here: bool = False) -> dict[str, str]:
-    """Submit the runs; the ids of the jobs `tokenize` (unless that is done here), `runs` and
-    `plot`.
+    """Submit the runs and return the ids of the jobs `runs` and `plot`, and of `tokenize` unless
+    that is done here.
 
-    Raises BadInput with SLURM's own words when it refuses.
+    Raises BadInput with SLURM's own message where SLURM refuses.
     """
     ids, after = {}, []
     request.logs.mkdir(parents=True, exist_ok=True)
     if not tokenize_here:
         ids["tokenize"] = ":".join(_sbatch(request, "tokenize", resources.common(), arguments)
                                    for arguments in tokenize_arguments(request))
-        # Without a corpus no run can begin: let SLURM drop them all rather than hold them for ever.
+        # No run can start without a corpus. SLURM shall drop them all, not hold them forever.
         after = [f"--dependency=afterok:{ids['tokenize']}", "--kill-on-invalid-dep=yes"]
     plan = _write_plan(request, jobs)
     most = f"%{resources.array_max}" if resources.array_max else ""
     try:
-        ids["runs"] = _sbatch(request, "runs", [*resources.run(max(job.seconds
-                                                                   for job in jobs)), *after,
-                                                f"--array=0-{len(jobs) - 1}{most}"],
-                                                ["study", "--plan", str(plan)])
+        ids["runs"] = _sbatch(
+            request, "runs", [*resources.run(max(job.seconds for job in jobs)), *after,
+                              f"--array=0-{len(jobs) - 1}{most}"],
+            ["study", "--plan", str(plan)])
     except BadInput:
         if "tokenize" in ids:
             _slurm("scancel", *ids["tokenize"].split(":"))
         raise
     _note_job(plan, ids["runs"])
     seeds = ",".join(map(str, request.study.seeds))
-    ids["plot"] = _sbatch(request, "plot", [*resources.common(),
-                                            f"--dependency=afterany:{ids['runs']}"],
-                          ["study", str(request.study.path), "--seeds", seeds, "--out",
-                           str(request.out), *request.shared(), "--plot"])
+    ids["plot"] = _sbatch(
+        request, "plot", [*resources.common(), f"--dependency=afterany:{ids['runs']}"],
+        ["study", str(request.study.path), "--seeds", seeds, "--out", str(request.out),
+         *request.shared(), "--plot"])
     return ids
 
 
 def _sbatch(request: Request, what: str, options: list[str], arguments: list[str]) -> str:
-    """Submit run_single.sh with lab.py's arguments; the job's id."""
+    """Submit run_single.sh with lab.py's arguments and return the job's id."""
     pattern = "%A_%a.out" if what == "runs" else f"{what}_%j.out"
     output = str(request.logs / "_").replace("%", "%%")[:-1] + pattern
     name = f"{request.study.name}:{what}"
@@ -137,18 +138,17 @@ def _sbatch(request: Request, what: str, options: list[str], arguments: list[str
 
 
 def _slurm(*command: str) -> str:
-    """What one of SLURM's commands prints."""
+    """The output of one of SLURM's commands. Raises BadInput with its error output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise BadInput(
-            f"SLURM refuses `{command[0]}`: {words} (--local trains here, without SLURM)"
-        )
+        raise BadInput(f"SLURM refuses `{command[0]}`: {words} (--local trains here, without "
+                       f"SLURM)")
     return done.stdout
 
 
 def _write_plan(request: Request, jobs: list[Job]) -> Path:
-    """The plan file: task number → the arguments of its run."""
+    """Write the plan file, which lists the arguments of each task's run, and return its path."""
     path = request.logs / f"plan-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
     runs = [{"arm": job.arm, "seed": job.seed, "arguments": request.arguments(job)} for job in jobs]
     write_atomic(path, json.dumps({"study": str(request.study.path), "job": None, "runs": runs},
@@ -168,7 +168,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
 
 
 def task_arguments(plan: Path, task: int) -> list[str]:
-    """lab.py's arguments of an array's task."""
+    """lab.py's arguments for one task of an array. Raises BadInput for a number without a task."""
     runs = _read_plan(plan)["runs"]
     if not 0 <= task < len(runs):
         raise BadInput(f"{plan}: no task {task}; it has 0 to {len(runs) - 1}")
@@ -176,7 +176,7 @@ def task_arguments(plan: Path, task: int) -> list[str]:
 
 
 def queued(request: Request) -> dict[tuple[str, int], str]:
-    """(arm, seed) → job id of the runs that earlier submissions still hold, waiting or running."""
+    """The runs that earlier submissions still hold, waiting or running: {(arm, seed): job id}."""
     held = {}
     for path in sorted(request.logs.glob("plan-*.json")):
         plan = _read_plan(path)
@@ -184,7 +184,7 @@ def queued(request: Request) -> dict[tuple[str, int], str]:
             continue
         listed = subprocess.run(["squeue", "-h", "-r", "-j", plan["job"], "-o", "%K"],
                                 capture_output=True, text=True)
-        # a job that SLURM has forgotten is an error to squeue: nothing is held
+        # squeue fails for a job that SLURM has forgotten; its output is empty, so nothing is held
         for task in listed.stdout.split():
             if task.isdecimal():
                 run = plan["runs"][int(task)]

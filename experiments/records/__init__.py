@@ -1,1 +1,2 @@
-"""What a run wrote: `record` is its JSON, `table` its CSV, and `runs` reads both back."""
+"""What a run writes: `record` writes its CSV and JSON, `table` reads a CSV, `runs` finds runs and
+reads them back."""

@@ -1,5 +1,6 @@
 """
-What a run leaves behind: a CSV row a log point, and one JSON record. Needs no torch.
+Write what a run leaves behind: a CSV with one row per log point, and one JSON record. Does not need
+torch, except for `environment`.
 """
 
 from __future__ import annotations
@@ -24,20 +25,18 @@ from mingpt.utils import BadInput, write_atomic
 
 SCHEMA = 1
 COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "flops",
-           "seconds",
-           "tokens_per_second", "peak_memory_mb")
-# settings that may differ between a run and its continuation: they change no number that the run
-# computes
+           "seconds", "tokens_per_second", "peak_memory_mb")
+# Settings that may differ between a run and its continuation, because they change no number that
+# the run computes.
 FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths",
-                  "run.allow_audit_fail",
-                  "run.logger"})
-MAX_SEED = 2**63 - 1     # arrays of seeds hold no greater one
+                  "run.allow_audit_fail", "run.logger"})
+MAX_SEED = 2**63 - 1     # the greatest int64: seeds are kept in int64 arrays
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where one run's files are: OUT/losses/[STUDY/]ARM.s<SEED>.csv and .json,
+    """The paths of one run: OUT/losses/[STUDY/]ARM.s<SEED>.csv and .json, and
     OUT/checkpoints/[STUDY/]ARM.s<SEED>/."""
     out: Path
     study: str | None
@@ -46,26 +45,30 @@ class RunFiles:
 
     @property
     def name(self) -> str:
+        """[STUDY/]ARM.s<SEED>."""
         return "/".join(filter(None, [self.study, f"{self.arm}.s{self.seed}"]))
 
     @property
     def csv(self) -> Path:
+        """The path of the run's log points."""
         return Path(self.out) / "losses" / f"{self.name}.csv"
 
     @property
     def json(self) -> Path:
+        """The path of the run's record."""
         return Path(self.out) / "losses" / f"{self.name}.json"
 
     @property
     def checkpoint(self) -> Path:
+        """The folder of the run's checkpoints."""
         return Path(self.out) / "checkpoints" / self.name
 
 
 def begun_line(init: Mapping[str, Any]) -> str:
-    """Where a run's weights begin, and how far: of a record's `init`."""
+    """One line on the weights that a run begins with, from a record's `init`."""
     taken = init["taken"]
     if taken is None:
-        return f"init {init['source']}: not fetched for this"
+        return f"init {init['source']}: not fetched here"
     parts = [f"{taken['parameters']:,} parameters from {init['source']}"]
     parts += [f"{name}: {how}" for name, how in taken["made"].items()]
     parts += [f"{what}: {', '.join(taken[what])}" for what in ("new", "dropped") if taken[what]]
@@ -73,58 +76,60 @@ def begun_line(init: Mapping[str, Any]) -> str:
 
 
 def trainable_line(model: Mapping[str, Any]) -> str | None:
-    """'trainable 30,707,712 of 133,886,208 (22.94 %)', of a record's `model`; None where all is
-    trained."""
+    """'trainable 30,707,712 of 133,886,208 (22.94 %)', from a record's `model`. None where all
+    parameters are trained."""
     trained, total = model["trainable"], model["parameters"]
     return (None if trained == total
             else f"trainable {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's JSON; BadInput when it is none."""
+    """Read a run's JSON record. BadInput where it is not readable or not of this schema."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: no readable record ({error})") from None
+        raise BadInput(f"{path}: not a readable record ({error})") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise BadInput(f"{path}: not a record of schema {SCHEMA}")
     return record
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Replace a run's JSON, atomically."""
+    """Write or replace a run's JSON record, atomically."""
     write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """12 hex digits of a configuration."""
+    """A hash of a configuration, 12 hex digits long."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def new_id() -> str:
-    """12 hex digits that tell one start of a run from every other."""
+    """A random id for one start of a run, 12 hex digits long."""
     return secrets.token_hex(6)
 
 
 def now() -> str:
+    """The time in UTC, in ISO format, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def process() -> dict[str, Any]:
-    """Who is writing this record: a process, and the SLURM job that it belongs to, if any."""
+    """The process that writes this record: host, pid, and the SLURM job, None outside SLURM."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm_job()}
 
 
 def slurm_job() -> str | None:
-    """'123', or '123_4' for an element of an array: the same again when SLURM requeues the job.
-    None outside SLURM."""
+    """The id of this SLURM job: '123', or '123_4' for an element of an array. Requeuing the
+    job does not change it. None outside SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 @cache
 def code_version() -> dict[str, Any]:
-    """The version, and the commit where the code runs from a clone."""
+    """The project's version; and the commit, and whether the tree is dirty, where the code runs
+    from a git clone (else None)."""
     def git(*args: str) -> str | None:
         try:
             done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True,
@@ -138,7 +143,7 @@ def code_version() -> dict[str, Any]:
 
 
 def package_version() -> str | None:
-    """Of this project; None where it runs from a folder that was never installed."""
+    """The version of this project; None where it is not installed as a package."""
     try:
         return metadata.version("ablate")
     except metadata.PackageNotFoundError:
@@ -146,17 +151,17 @@ def package_version() -> str | None:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the run ran on."""
+    """The software and hardware that the run uses."""
     import torch
     cuda = str(device).startswith("cuda")
     return {"python": platform.python_version(), "torch": torch.__version__,
-            "numpy": metadata.version("numpy"),
-            "platform": platform.platform(), "cpu": _cpu(), "threads": torch.get_num_threads(),
+            "numpy": metadata.version("numpy"), "platform": platform.platform(),
+            "cpu": _cpu(), "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if cuda else str(device)}
 
 
 def _cpu() -> str:
-    """The processor's own name where the system tells it."""
+    """The name of the processor, or of its architecture where the system gives no name."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -165,39 +170,41 @@ def _cpu() -> str:
 
 
 class Log:
-    """The CSV of a run, one row per log point, flushed. `before` is what a checkpoint knows of
-    it."""
+    """Write the CSV of a run: one row per log point, flushed at once. `before` is the content to
+    continue from, a checkpoint's copy of the CSV; None starts a new file."""
 
     def __init__(self, path: Path, before: bytes | None = None):
         self.path = path
         write_atomic(path, ",".join(COLUMNS) + "\n" if before is None else before)
-        # noqa below: the file stays open as long as the run
+        # noqa because the file stays open as long as the run
         self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
     def row(self, values: Mapping[str, Any]) -> None:
-        """Append one row; a column without a value stays empty."""
+        """Append one row. A column without a value stays empty."""
         self.file.write(",".join(_cell(values.get(column)) for column in COLUMNS) + "\n")
         self.file.flush()
 
     def content(self) -> bytes:
-        """The whole file, as it is on the disk."""
+        """The whole file as bytes, after it is synced to the disk."""
         self.file.flush()
         os.fsync(self.file.fileno())
         return self.path.read_bytes()
 
     def close(self) -> None:
+        """Close the file."""
         self.file.close()
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    # 9 digits tell any two float32 apart
+    # 9 digits distinguish any two float32 numbers
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def at(record: Any, *keys: str) -> Any:
-    """record[k1][k2]… where the file has it, else None: a record may be from anywhere."""
+    """record[k1][k2]…, or None where a key is missing. A record may come from any version or
+    program, so no key is certain."""
     for key in keys:
         record = record.get(key) if isinstance(record, dict) else None
     return record

@@ -1,9 +1,9 @@
 """
-Finding runs and reading what they wrote: a CSV of log points and a JSON record beside it.
+Find runs and read what they wrote: a CSV of log points and a JSON record beside it.
 
-A results folder is read while runs still write to it and after machines died, so a fault in a file
-is a line in `Run.problems`, never an exception. Two-column `iteration,loss` files without seed or
-record are runs too.
+A results folder may be read while runs still write to it, or after a machine crashed. So a fault in
+a file becomes a line in `Run.problems`, never an exception. A CSV with only the columns `iteration`
+and `loss`, without a seed or a record, is a run too.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ STEM = re.compile(r"(?P<arm>.+?)(?:\.s(?P<seed>\d+))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Run:
-    """One run on disk. `table` has every column of record.COLUMNS (NaN: not measured), rows in
-    order of iteration."""
-    path: Path                # of the CSV, also when only its record exists
+    """One run on disk. `table` has all columns of record.COLUMNS and its rows in order of
+    iteration. NaN means not measured."""
+    path: Path                # of the CSV, even where only its record exists
     study: str | None
     arm: str
-    seed: int | None          # None: the file does not say
+    seed: int | None          # None: the file's name has no seed
     table: pd.DataFrame
     record: dict | None
     problems: list[str] = field(default_factory=list)
@@ -38,11 +38,12 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The file's name without its ending, after STUDY/ where there is a study."""
         return f"{self.study}/{self.path.stem}" if self.study else self.path.stem
 
     @property
     def status(self) -> str:
-        """done, running, diverged, failed, interrupted; `unrecorded` is a CSV without a record."""
+        """done, running, diverged, failed or interrupted; unrecorded for a CSV without a record."""
         status = (self.record or {}).get("status")
         if self.blown_up and status in (None, "done"):
             return "diverged"
@@ -50,11 +51,12 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether its last value counts: done as far as anyone knows."""
+        """Whether the run's last value counts: its record says done, or it has no record."""
         return self.status in ("done", "unrecorded")
 
     def final(self, metric: str = "val_loss") -> float | None:
-        """The record's result, or else the last value in the CSV. None: there is neither."""
+        """The record's result, else the last value in the CSV, else None. A value that no float32
+        holds is infinite."""
         value = at(self.record, "result", metric)
         if isinstance(value, int | float) and not isinstance(value, bool):
             if abs(value) > GREATEST:
@@ -68,9 +70,9 @@ def find_runs(losses_dir: str | Path) -> list[Run]:
     """Every run under a folder: at its top (no study) and one level down (the study is the folder's
     name).
 
-    The folder may also be one study's: `losses/NAME`, or NAME where the records name that study.
-    Runs come in order of study, arm and seed; which arm comes first is the study's matter
-    (results.py). Raises BadInput when there is no such folder.
+    The folder may also belong to one study: `losses/NAME`, or NAME where the records name that
+    study. Runs come in order of study, arm and seed; verdicts/results.py decides which arm of a
+    study comes first. BadInput where there is no such folder.
     """
     root = Path(losses_dir)
     if not root.is_dir():
@@ -81,16 +83,16 @@ def find_runs(losses_dir: str | Path) -> list[Run]:
 
 
 def _own_study(root: Path) -> str | None:
-    """The study that the runs at the top of a folder are of."""
+    """The study of the runs at the top of a folder, or None."""
     first = next(iter(sorted(root.glob("*.s*.json"))), None)
     record = _read_record(first, []) if first else None
-    return root.name if root.parent.name == "losses" or (record
-                                                         or {}).get("study") == root.name else None
+    return (root.name if root.parent.name == "losses"
+            or (record or {}).get("study") == root.name else None)
 
 
 def runs_in(folder: Path, study: str | None) -> list[Run]:
-    """The runs of one folder, which are a study's, or of none; a seed of an arm counts once,
-    however it is written."""
+    """The runs of one folder, all of `study`. Each seed of an arm counts once, although its number
+    can be written in several ways (s1, s01)."""
     same: dict[tuple[str, int], list[Path]] = {}
     for path in _csv_paths(folder):
         same.setdefault(_order(path), []).append(path)
@@ -103,7 +105,8 @@ def runs_in(folder: Path, study: str | None) -> list[Run]:
 
 
 def read_run(path: Path, study: str | None = None) -> Run:
-    """One run from its CSV (or its record alone, when it ended before the first log point)."""
+    """Read one run from its CSV and record. The CSV may be missing: the run then ended before the
+    first log point."""
     arm, seed = STEM.fullmatch(path.stem).group("arm", "seed")
     problems: list[str] = []
     if seed is not None and int(seed) > MAX_SEED:
@@ -119,16 +122,17 @@ def _no_folder(root: Path) -> str:
     if root.is_file():
         return f"{root} is a file; give the folder that holds it: {root.parent}"
     near = next((p for p in (root.parent / "losses", Path("losses")) if p.is_dir()), None)
-    return f"no folder {root}" + (f"; did you mean {near}?" if near else "; runs write to ./losses")
+    return (f"there is no folder {root}"
+            + (f"; did you mean {near}?" if near else "; runs write to ./losses"))
 
 
 def _csv_paths(folder: Path) -> list[Path]:
-    """The CSVs of a folder, and the place of one where only ARM.s<SEED>.json is. Hidden files are
-    being written."""
+    """The paths of the CSVs in a folder, and the path that the CSV would have where there is only
+    ARM.s<SEED>.json. Hidden files are still being written, so they are left out."""
     paths = {p for p in folder.glob("*.csv") if p.name[0] != "."}
     paths |= {p.with_suffix(".csv") for p in folder.glob("*.s*.json")
               if p.name[0] != "." and STEM.fullmatch(p.stem)["seed"]}
-    # s0 before s00
+    # The shortest name of a seed comes first: s0 before s00.
     return sorted(paths, key=lambda path: (_order(path), len(path.name), path.name))
 
 

@@ -1,6 +1,6 @@
 """
-Reading the CSV of a run: a row a log point, as far as it goes; what is wrong with it is a line
-each.
+Read the CSV of a run, which has one row per log point. A faulty file is read as far as possible,
+and each fault becomes one line in `problems`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import pandas as pd
 from experiments.records.record import COLUMNS
 
 LOSSES = ("loss", "val_loss")
-# a run computes in float32: its losses end here, and axes not far beyond
+# A run computes in float32, so no loss is larger than this, and plots need no axis far beyond it.
 GREATEST = float(np.finfo(np.float32).max)
-MAX_ITERATION = 2**53                        # from here on a float skips whole numbers
+MAX_ITERATION = 2**53                        # a float64 skips whole numbers beyond this
 
 
 def read_table(path: Path, problems: list[str]) -> tuple[pd.DataFrame, bool]:
-    """The CSV as numbers, and whether a loss in it blew up."""
+    """(the CSV as numbers, whether one of its losses is NaN or infinite). Appends the faults of the
+    file to `problems`."""
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")
     except FileNotFoundError:
-        problems.append(f"{path.name}: not there; its record is: the run logged nothing")
+        problems.append(f"{path.name}: missing although its .json exists: the run wrote no rows")
         return empty(), False
     except OSError as error:
         problems.append(f"{path.name}: {error.strerror}")
@@ -45,7 +46,8 @@ def read_table(path: Path, problems: list[str]) -> tuple[pd.DataFrame, bool]:
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of one line; the line itself where a cell is longer than csv reads."""
+    """The cells of one line. The whole line counts as one cell where a cell is longer than the csv
+    module reads."""
     try:
         return next(csv.reader(io.StringIO(line)), [])
     except csv.Error:
@@ -53,6 +55,7 @@ def _cells(line: str) -> list[str]:
 
 
 def empty() -> pd.DataFrame:
+    """A table with all columns and no rows."""
     return pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS})
 
 
@@ -61,16 +64,16 @@ def _header_fault(header: list[str]) -> str | None:
         return "empty file"
     if "iteration" not in header or not set(LOSSES) & set(header):
         shown = ",".join(header)
-        return f"the header must name iteration and loss, not {shown[:60]!r}"
+        return f"the header must name iteration and loss, but it is {shown[:60]!r}"
     if len(set(header)) < len(header):
-        return f"a column stands twice in the header {','.join(header)!r}"
+        return f"a column appears twice in the header {','.join(header)!r}"
     return None
 
 
-def _rows(text: str, width: int, name: str, problems: list[str]) -> tuple[list[list[str]],
-                                                                          list[int]]:
-    """The rows of the right width, and their line numbers. A short last line was being written, or
-    cut by a kill."""
+def _rows(text: str, width: int, name: str,
+          problems: list[str]) -> tuple[list[list[str]], list[int]]:
+    """(the rows of the right width, their line numbers). A last line that is too short is still
+    being written, or was cut off by a kill."""
     rows, numbers, misfits = [], [], []
     lines = text.splitlines()
     for number, line in enumerate(lines[1:], 2):
@@ -84,16 +87,17 @@ def _rows(text: str, width: int, name: str, problems: list[str]) -> tuple[list[l
     if misfits and misfits[-1] == len(lines) and not whole:
         problems.append(f"{name}: line {misfits.pop()} is half written, left out")
     elif not whole and numbers and numbers[-1] == len(lines):
-        problems.append(f"{name}: line {len(lines)} has no newline: its last cell may be cut")
+        problems.append(f"{name}: line {len(lines)} has no newline: its last cell may be cut off")
     if misfits:
-        problems.append(f"{name}: {_lines(misfits)} not of {width} columns, left out")
+        problems.append(f"{name}: wrong number of columns (not {width}) in {_lines(misfits)}, "
+                        f"left out")
     return rows, numbers
 
 
 def _numbers(rows: list, numbers: list[int], header: list[str], name: str,
              problems: list[str]) -> pd.DataFrame:
-    """Cells to floats. An empty cell was not measured; other text that is no number is reported and
-    dropped, and what no float32 holds is infinite."""
+    """Convert cells to floats. An empty cell means not measured. Other text that is not a number is
+    reported and dropped, and a number that no float32 holds becomes infinite."""
     text = pd.DataFrame(rows, columns=header, index=numbers, dtype=str)
     table = empty().reindex(text.index)
     for column in (c for c in COLUMNS if c in header):
@@ -102,23 +106,25 @@ def _numbers(rows: list, numbers: list[int], header: list[str], name: str,
                                       errors="coerce").astype(float)
         garbage = table[column].isna() & ~cells.str.lower().isin(["", "nan", "+nan", "-nan"])
         if garbage.any():
-            problems.append(f"{name}: {column} is no number in {_lines(text.index[garbage])}"
+            problems.append(f"{name}: {column} is not a number in {_lines(text.index[garbage])}"
                             f" ({cells[garbage].iloc[0][:20]!r})")
-        # Kept apart from "not measured": _without_infinities turns both into gaps, and says so.
+        # A logged NaN becomes infinite here, to tell it from "not measured". _without_infinities
+        # reports infinite losses and then turns them into NaN.
         table.loc[cells.str.lower().isin(["nan", "+nan", "-nan"]), column] = np.inf
         table.loc[table[column].abs() > (MAX_ITERATION if column == "iteration" else GREATEST),
                   column] = np.inf
     placed = np.isfinite(table["iteration"])
-    if not placed.all() and not any("iteration is no number" in p for p in problems):
+    if not placed.all() and not any("iteration is not a number" in p for p in problems):
         problems.append(f"{name}: no iteration in {_lines(table.index[~placed])}, left out")
     return table[placed]
 
 
 def _in_order(table: pd.DataFrame, name: str, problems: list[str]) -> pd.DataFrame:
-    """Rows of the last run in the file, each iteration once.
+    """The rows of the last run in the file, each iteration once.
 
-    Where the iteration falls, a run was appended to an older one. If it started over, the older
-    rows go; if it went on from a checkpoint, only those that it wrote again.
+    Where the iteration number falls, a run was appended to an older one. If that run started over,
+    all older rows are dropped. If it continued from a checkpoint, only the rows that it wrote again
+    are dropped.
     """
     while (falls := np.flatnonzero(np.diff(steps := table["iteration"].to_numpy()) < 0)).size:
         cut = falls[-1] + 1
@@ -127,19 +133,20 @@ def _in_order(table: pd.DataFrame, name: str, problems: list[str]) -> pd.DataFra
         again = start <= max(steps[0], spacing)
         keep = (np.arange(len(steps)) >= cut) | ((steps < start) & (not again))
         problems.append(f"{name}: the run {'started over' if again else 'was continued'} at line "
-                        f"{table.index[cut]}"
-                        f" (iteration {start:g}); {int((~keep).sum())} older rows left out")
+                        f"{table.index[cut]} (iteration {start:g}); {int((~keep).sum())} older "
+                        f"rows left out")
         table = table[keep]
     table = table.sort_values("iteration", kind="stable")
     twice = table["iteration"].duplicated(keep="last")
     if twice.any():
-        problems.append(f"{name}: an iteration stands twice, {_lines(table.index[twice])}; the "
-                        f"last of each counts")
+        problems.append(f"{name}: an iteration appears twice, {_lines(table.index[twice])}; the "
+                        f"last row of each counts")
     return table[~twice]
 
 
-def _without_infinities(table: pd.DataFrame, name: str, problems: list[str]) -> tuple[pd.DataFrame,
-                                                                                      bool]:
+def _without_infinities(table: pd.DataFrame, name: str,
+                        problems: list[str]) -> tuple[pd.DataFrame, bool]:
+    """(the table with NaN for every infinite value, whether a loss was infinite)."""
     bad = np.isinf(table[[c for c in LOSSES if c in table]]).any(axis=1)
     if bad.any():
         problems.append(f"{name}: the loss is NaN or infinite in {_lines(table.index[bad])}")

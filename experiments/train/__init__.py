@@ -1,2 +1,2 @@
-"""One run: `run` trains an arm, `seeded` builds it, `resume` continues it, `evaluation` measures
-it."""
+"""One training run: `run` trains an arm, `seeded` builds its model, `resume` continues it,
+`evaluation` measures it."""

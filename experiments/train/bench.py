@@ -1,10 +1,10 @@
 """
-One arm's attention under every backend, side by side: equal losses, then the time and memory of a
-training step.
+Compares one arm's attention under every backend: checks that the losses are equal, then measures
+the time and memory of a training step.
 
-Every variant is built once, in a process of its own, so that its peak memory is its own. In a round
-each takes a sample, one after the other and in another order every time: what disturbs the machine
-then disturbs all alike, and ratios are taken within a round.
+Every variant is built once, in its own process, so that its peak memory is its own. In each round
+every variant takes one sample, in a new random order. A disturbance of the machine then affects all
+variants alike, and ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from mingpt.trainer import find_device
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
-TOLERANCE = 1e-4          # nats: the same loss, but for rounding
-SAMPLE_SECONDS = 0.2      # a sample is at least about so long
+TOLERANCE = 1e-4          # nats; losses this close differ only by rounding
+SAMPLE_SECONDS = 0.2      # a sample takes at least about this long
 FULL, CEILING = "full", "attention removed"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: the arm's settings, changed. `removed`: with v in the place of
-    attention."""
+    """One row of the table: the arm with changed settings. With `removed`, attention returns v
+    unchanged."""
     name: str
     settings: CN
     removed: bool = False
@@ -50,8 +50,8 @@ class Variant:
 
 
 def variants(settings: CN) -> list[Variant]:
-    """The arm under every backend, with `full` as its schedule, and with attention removed: no
-    schedule is faster."""
+    """The arm under every backend, then with the schedule `full`, then with attention removed,
+    which no schedule can beat in speed."""
     rows = [Variant(name, _changed(settings, backend=name)) for name in BACKENDS]
     full = _changed(settings, backend="auto", schedule="full")
     return [*rows, Variant(FULL, full, same_loss=False),
@@ -65,16 +65,18 @@ def _changed(settings: CN, **model: str) -> CN:
 
 
 def removed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **rest: Any) -> torch.Tensor:
-    """In the place of a backend: v as it is. The projections remain, every score is skipped."""
+    """Stands in for a backend and returns v, with its heads repeated for all query heads:
+    (B, nh, T, hs). The projections remain; no score is computed."""
     return v.repeat_interleave(q.size(1) // v.size(1), dim=1) if q.size(1) != v.size(1) else v
 
 
 # -- in a variant's own process --------------------------------------------------------------------
 
 def serve(connection: Connection, variant: Variant) -> None:
-    """Build the variant and say what it is; then take as many steps as asked for, until asked for
-    none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the parent's affair
+    """Build the variant and send its description, or why it was refused. Then, for every number
+    received, take that many steps and send their mean seconds. 0 ends the process, which sends its
+    peak memory last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # the parent handles Ctrl-C
     try:
         step, about = _build(variant)
     except BadInput as refusal:
@@ -91,7 +93,7 @@ def _device(settings: CN) -> str:
 
 
 def _build(variant: Variant) -> tuple[Callable[[], float], dict[str, Any]]:
-    """(take a step, what is known before the first one is measured)."""
+    """(a function that takes a step and returns its seconds, the variant's description)."""
     settings = variant.settings
     tokens = RandomTokens(settings)
     model = build_model(settings, tokens, seed=0).to(_device(settings))
@@ -107,15 +109,15 @@ def _build(variant: Variant) -> tuple[Callable[[], float], dict[str, Any]]:
 
 
 def _loss(model: torch.nn.Module, tokens: RandomTokens) -> float:
-    """Of batch 0, without dropout."""
+    """The loss of batch 0, without dropout."""
     with evaluating(model):
         x, y = (torch.from_numpy(part).to(model.lm_head.weight.device) for part in tokens.batch(0))
         return float(model(x, y)[1])
 
 
 def _attention_flops(products: int, shape: list[int], causal: bool) -> int:
-    """Of `products` matrix products of (B, nh, T, hs) with T keys, or the (T + 1)/2 that are not
-    later."""
+    """The FLOPs of `products` matrix products of (B, nh, T, hs) with T keys. A causal query meets
+    only (T + 1)/2 keys on average."""
     B, nh, T, hs = shape
     return products * 2 * B * nh * hs * (T * (T + 1) // 2 if causal else T * T)
 
@@ -129,7 +131,7 @@ def _backward_flops(grad, q, k, v, out, lse, dropout_p=0.0, is_causal=False, *re
     return _attention_flops(5, q, is_causal)
 
 
-# torch's counter knows the CUDA kernels only, and counts them as if nothing were causal
+# torch's counter knows only the CUDA kernels, and ignores that they are causal.
 SDPA_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward_flops,
                torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops}
 
@@ -149,9 +151,11 @@ class Worker:
 
     @property
     def refusal(self) -> str | None:
+        """Why the variant cannot be built, or None."""
         return self.about.get("refused")
 
     def answer(self) -> Any:
+        """The next message of the process. Raises RuntimeError where the process has ended."""
         try:
             return self.connection.recv()
         except EOFError:
@@ -160,8 +164,8 @@ class Worker:
                                f"{self.process.exitcode}") from None
 
     def ask(self, steps: int) -> Any:
-        """Mean seconds of a step of so many; for none, the peak memory in MB, and the process
-        ends."""
+        """Take this many steps and return their mean seconds. With 0 the process ends and returns
+        its peak memory in MB."""
         self.connection.send(steps)
         return self.answer()
 
@@ -181,8 +185,9 @@ def _workers(rows: list[Variant], say: Callable[[str], None]) -> Iterator[list[W
 
 def bench(spec: Spec, rounds: int = 7, only: Collection[str] | None = None,
           say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Everything `lab.py bench` reports, of all variants or of those named. RuntimeError where two
-    backends' losses differ, BadInput where none can be measured."""
+    """Measure all variants, or those in `only`, and return everything that `lab.py bench` reports.
+    Raises RuntimeError where two backends' losses differ, BadInput where no variant can be
+    measured."""
     with _workers(_chosen(variants(spec.settings), only), say) as workers:
         running = [w for w in workers if not w.refusal]
         if not running:
@@ -204,12 +209,13 @@ def _chosen(rows: list[Variant], only: Collection[str] | None) -> list[Variant]:
     names = [row.name for row in rows]
     for name in only or ():
         if name not in names:
-            raise BadInput(f"nothing to measure is called {name!r}{did_you_mean(name, names)}")
+            raise BadInput(f"no variant to measure {name!r}{did_you_mean(name, names)}")
     return [row for row in rows if not only or row.name in only]
 
 
 def check_losses(losses: dict[str, float]) -> None:
-    """RuntimeError unless all are dense's, or the first's where there is no dense."""
+    """Raise RuntimeError unless all losses equal that of `dense`, or the first one where `dense` is
+    missing."""
     if not losses:
         return
     reference = losses.get("dense", next(iter(losses.values())))
@@ -228,25 +234,25 @@ def _head(spec: Spec, running: list[Worker]) -> dict[str, Any]:
 
 def _row(worker: Worker, samples: dict[str, list[float]], memory: dict[str, float],
          settings: CN) -> dict[str, Any]:
-    """A variant's numbers, or why there are none."""
+    """One row of the table: a variant's numbers, or why there are none."""
     name = worker.variant.name
     if worker.refusal:
         return {"name": name, "refused": worker.refusal}
     trainer, seconds = settings.trainer, samples[name]
     tokens = trainer.batch_size * trainer.accumulation_steps * settings.model.block_size
     needed = 0 if worker.variant.removed else worker.about["flops_per_token"] * tokens
-    return {"name": name, "refused": None, "loss": worker.about["loss"] if worker.variant.same_loss
-            else None,
+    return {"name": name, "refused": None,
+            "loss": worker.about["loss"] if worker.variant.same_loss else None,
             "step_ms": spread([1e3 * s for s in seconds]),
             "tokens_per_second": tokens / median(seconds),
-            **{f"against_{other}": spread([b / a for a,
-                                           b in zip(seconds, samples[other], strict=True)])
+            **{f"against_{other}": spread([b / a for a, b
+                                           in zip(seconds, samples[other], strict=True)])
                for other in (FULL, "dense") if other in samples},
             "peak_memory_mb": memory[name], "flops_needed": needed or None,
             "flops_counted": worker.about["flops_counted"]}
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """The median, and the quartiles around it."""
+    """The median and the lower and upper quartile of some values."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return {"median": float(middle), "low": float(low), "high": float(high)}

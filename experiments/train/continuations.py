@@ -1,6 +1,6 @@
 """
-What a trained model writes after held-out text: how like it is to what stands there (BLEU), and how
-fast it comes.
+Continues held-out text with a trained model: measures how similar the continuation is to the real
+one (BLEU), and how fast it is generated.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from experiments.train.evaluate import evaluating
 from mingpt.utils import IGNORE_INDEX
 
-TOKENS = 64       # of a continuation
-ROWS = 16         # of held-out text that are continued
-PROMPT = 16       # tokens before a continuation that is timed
-REPEATS = 3
+TOKENS = 64       # tokens per continuation
+ROWS = 16         # rows of held-out text that are continued
+PROMPT = 16       # tokens in the prompt of a timed continuation
+REPEATS = 3       # timed continuations
 
 
 def bleu(model: torch.nn.Module, tokenizer, validation, rows: int = ROWS,
          tokens: int = TOKENS) -> dict[str, Any] | None:
-    """Corpus BLEU of greedy continuations of the first rows' first halves against what stands
-    there, by sacrebleu (Post 2018, arXiv 1804.08771), with its signature. None without sacrebleu,
-    or where no row is long enough."""
+    """Corpus BLEU of greedy continuations of the first half of each row, against the text that
+    really follows, with sacrebleu's signature. None without sacrebleu, or where no row is long
+    enough. sacrebleu: Post 2018, arXiv 1804.08771."""
     try:
         from sacrebleu.metrics import BLEU
     except ImportError:
@@ -40,7 +40,7 @@ def bleu(model: torch.nn.Module, tokenizer, validation, rows: int = ROWS,
 
 def continuations(model: torch.nn.Module, tokenizer, validation, rows: int,
                   tokens: int = TOKENS) -> tuple[list[str], list[str]]:
-    """(what the model writes after each row's first half, what stands there), up to `tokens` tokens
+    """(the model's continuations of each row's first half, the real ones), of up to `tokens` tokens
     each. Rows that end earlier are left out."""
     start = validation.x.shape[1] // 2
     stop = min(start + tokens, validation.x.shape[1])
@@ -50,7 +50,7 @@ def continuations(model: torch.nn.Module, tokenizer, validation, rows: int,
     prompts = torch.from_numpy(validation.x[whole, :start]).to(next(model.parameters()).device)
     with evaluating(model):
         out = model.generate(prompts, stop - start)[:, start:].tolist()
-    there = validation.x[whole, start:stop].tolist()      # y is x one token on
+    there = validation.x[whole, start:stop].tolist()
     return ([_text(tokenizer, ids) for ids in out], [_text(tokenizer, ids) for ids in there])
 
 
@@ -59,7 +59,7 @@ def _text(tokenizer, ids: list[int]) -> str:
 
 
 def generation_seconds(model: torch.nn.Module, tokens: int = TOKENS) -> float:
-    """The median time to write so many tokens after a short prompt, greedily."""
+    """The median seconds to generate `tokens` tokens greedily after a short prompt."""
     device, length = next(model.parameters()).device, min(PROMPT, model.block_size)
     prompt = torch.randint(model.config.vocab_size, (1, length),
                            generator=torch.Generator().manual_seed(0)).to(device)

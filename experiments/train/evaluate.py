@@ -16,7 +16,8 @@ from mingpt.utils import IGNORE_INDEX
 
 @contextmanager
 def evaluating(model: torch.nn.Module):
-    """eval() and no gradients inside; the model's mode as it was outside."""
+    """Inside, the model is in eval mode and computes no gradients. Afterwards it is in the mode
+    that it was in before."""
     training = model.training
     model.eval()
     try:
@@ -28,7 +29,8 @@ def evaluating(model: torch.nn.Module):
 
 def validation_losses(model: torch.nn.Module, x: np.ndarray, y: np.ndarray, batch_size: int,
                       autocast: AbstractContextManager | None = None) -> np.ndarray:
-    """Nats of every target: x, y (n, T) → (n, T) float32, 0 where a target does not count."""
+    """The loss of every target in nats: x, y (n, T) → (n, T) float32. It is 0 where the target is
+    IGNORE_INDEX."""
     device, rows = next(model.parameters()).device, []
     with evaluating(model), autocast or nullcontext():
         for start in range(0, len(x), batch_size):
@@ -40,10 +42,11 @@ def validation_losses(model: torch.nn.Module, x: np.ndarray, y: np.ndarray, batc
 
 def evaluate(model: torch.nn.Module, validation, batch_size: int,
              autocast: AbstractContextManager | None = None) -> dict[str, Any]:
-    """val_loss in nats a predicted token, perplexity, bits per byte of the text, and val_loss by
-    set.
+    """Compute val_loss in nats per predicted token, perplexity, bits per byte of the text, and
+    val_loss by set.
 
-    `validation` is a corpus's (experiments/corpus): x, y, set_id, nbytes (n, T) and set_names.
+    `validation` is the corpus's validation set (experiments/corpus): x, y, set_id and nbytes,
+    (n, T) each, and set_names.
     """
     losses = validation_losses(model, validation.x, validation.y, batch_size,
                                autocast).astype(np.float64)
@@ -61,5 +64,5 @@ def evaluate(model: torch.nn.Module, validation, batch_size: int,
 
 
 def perplexity(loss: float) -> float:
-    """exp(nats a token), infinite where that overflows."""
+    """exp(loss), for a loss in nats per token; infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -1,5 +1,5 @@
 """
-A trained run measured: how good (loss, perplexity, bits per byte), how fast, how large.
+Measures a trained run: its quality (loss, perplexity, bits per byte), its speed and its size.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from experiments.weights.saved import load_run
 from mingpt.utils import CfgNode as CN
 
 LENGTHS = (128, 256, 512, 1024)
-REPEATS = 30   # forwards a length; the 99th percentile of so few is near the slowest
+REPEATS = 30   # forward passes per length; their 99th percentile is close to the slowest one
 
 
 def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | None = None,
                  which: str = "model", lengths: tuple[int, ...] = LENGTHS,
                  bleu_rows: int = ROWS) -> dict[str, Any]:
-    """Everything `lab.py eval` reports of one run, measured in this process."""
+    """Measure one run in this process and return everything that `lab.py eval` reports of it."""
     from experiments.corpus import open_corpus
     model, tokenizer, record = load_run(files, device, which)
     data_config = CN(**completed(record["config"])["data"])
@@ -60,8 +60,8 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
 
 
 def latency(model: torch.nn.Module, T: int, repeats: int = REPEATS) -> dict[str, float]:
-    """Milliseconds of a forward of one sequence of T tokens: mean, sd, min, max, median, p95,
-    p99."""
+    """The milliseconds of a forward pass over one sequence of T tokens: mean, sd, min, max, median,
+    p95, p99."""
     device = next(model.parameters()).device
     idx = torch.randint(model.config.vocab_size, (1, T),
                         generator=torch.Generator().manual_seed(0)).to(device)
@@ -80,10 +80,11 @@ def latency(model: torch.nn.Module, T: int, repeats: int = REPEATS) -> dict[str,
 
 
 def evaluate_runs(runs: list[RunFiles], **options: Any) -> list[dict[str, Any]]:
-    """Each run in a process of its own, so that one's peak memory is not another's."""
+    """Measure each run in its own process, so that each peak memory is the run's own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         return [pool.submit(evaluate_run, files, **options).result() for files in runs]
 
 
 def results_path(out: Path) -> Path:
+    """The file of `lab.py eval`'s results under an output folder."""
     return Path(out) / "evaluation_results.json"

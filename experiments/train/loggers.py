@@ -1,8 +1,8 @@
 """
-Where a run's log points go besides its CSV, which is always written: TensorBoard, Weights & Biases,
-or nowhere.
+Loggers send a run's log points to TensorBoard or Weights & Biases. The CSV is always written as
+well.
 
-A logger is an Observer. It reads what the run tells every observer and changes nothing of the run.
+A logger is an Observer: it reads what the run reports and changes nothing in the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mingpt.utils import BadInput, did_you_mean
 
 
 class Observers(Observer):
-    """Several observers as one, told in order."""
+    """Several observers as one. Each call goes to all members in order."""
 
     def __init__(self, *members: Observer):
         self.members = members
@@ -40,7 +40,8 @@ class Observers(Observer):
 
 
 class TensorBoard(Observer):
-    """Event files under OUT/tensorboard/[STUDY/]ARM.s<SEED>/: a scalar a column of the CSV."""
+    """Writes event files under OUT/tensorboard/[STUDY/]ARM.s<SEED>/, with one scalar per column of
+    the CSV."""
 
     module, package = "torch.utils.tensorboard", "tensorboard"
 
@@ -48,8 +49,9 @@ class TensorBoard(Observer):
         self.out, self.writer = Path(out), None
 
     def start(self, run: Any, resumed_at: int | None) -> None:
+        """Open the event file and write the run's description as text."""
         from torch.utils.tensorboard import SummaryWriter
-        # what an earlier attempt wrote from here on was computed again, and is not shown twice
+        # purge_step hides what an earlier attempt logged after the checkpoint: it is logged again.
         self.writer = SummaryWriter(str(self.out / "tensorboard" / run.files.name),
                                     purge_step=resumed_at or 0)
         described = {key: run.record[key] for key in ("changes", "config", "code", "data", "model")}
@@ -65,8 +67,8 @@ class TensorBoard(Observer):
 
 
 class WandB(Observer):
-    """A run of the project named after the study. WANDB_MODE=offline, or no network, keeps it under
-    OUT/wandb/."""
+    """Logs to Weights & Biases, in a project named after the study. With WANDB_MODE=offline, or
+    without a network, the data stays under OUT/wandb/."""
 
     module = package = "wandb"
 
@@ -74,6 +76,7 @@ class WandB(Observer):
         self.out, self.session = Path(out), None
 
     def start(self, run: Any, resumed_at: int | None) -> None:
+        """Start the W&B run, or resume it: its id is made from the run's name and settings."""
         import wandb
         record = run.record
         self.out.mkdir(parents=True, exist_ok=True)
@@ -89,6 +92,7 @@ class WandB(Observer):
         self.session.log(measured(row), step=row["iteration"])
 
     def end(self, run: Any, status: str, message: str | None) -> None:
+        """Write the numbers of the result into the summary, as final/NAME."""
         for name, value in (run.record["result"] or {}).items():
             if isinstance(value, int | float):
                 self.session.summary[f"final/{name}"] = value
@@ -100,8 +104,8 @@ LOGGERS: dict[str, type[Observer] | None] = {"none": None, "tensorboard": Tensor
 
 
 def make_logger(name: str, out: Path) -> Observer:
-    """The observer of that name. BadInput for an unknown name or a package that is not
-    installed."""
+    """The logger of that name. Raises BadInput for an unknown name, and where its package cannot be
+    imported."""
     if name not in LOGGERS:
         raise BadInput(f"--logger: no logger {name!r}{did_you_mean(name, LOGGERS)}")
     kind = LOGGERS[name]
@@ -122,5 +126,6 @@ def measured(row: dict[str, Any]) -> dict[str, float]:
 
 
 def plain(text: str) -> str:
-    """As an id may be written: letters, digits, dashes, dots."""
+    """The text as an id: ASCII letters, digits, dots, underscores and dashes; a dash replaces any
+    other character."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "-" for c in text)

@@ -1,5 +1,6 @@
 """
-What a run tells while it trains. Loggers and the progress line are observers.
+The interface through which a run reports while it trains. Loggers and the progress line are
+observers.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from typing import Any
 
 
 class Observer:
-    """Told what happens in a run; shows nothing."""
+    """Receives what happens in a run. This base class ignores all of it."""
 
     def say(self, text: str) -> None:
-        """A line for the reader."""
+        """Receive one line of text for the user."""
 
     def start(self, run: Any, resumed_at: int | None) -> None:
-        """Training begins, or goes on from an iteration."""
+        """Training starts, or resumes at iteration `resumed_at`."""
 
     def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
-        """A log point."""
+        """Receive one log point: the row of the CSV and the last evaluation."""
 
     def end(self, run: Any, status: str, message: str | None) -> None:
-        """Training is over."""
+        """Training has ended with this status."""

@@ -1,5 +1,5 @@
 """
-What a run will cost, from a few steps of the very model on random tokens.
+Predicts the time and memory of a run from a few steps of its own model on random tokens.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ from experiments.weights.begin import audit_options
 from mingpt.trainer import loss_of
 from mingpt.utils import CfgNode as CN
 
-START_SECONDS = 4.0    # importing torch, opening a cached corpus, the audit
-BUDGET_SECONDS = 3.0   # spent on measuring, at most about this much
-EVAL_SHARE = 0.4       # an evaluated token costs a forward: a third of a step, and bookkeeping
+START_SECONDS = 4.0    # to import torch, open a cached corpus and audit
+BUDGET_SECONDS = 3.0   # measuring takes at most about this long
+# The cost of an evaluated token over that of a trained one: a forward pass, which is a third of a
+# step, plus bookkeeping.
+EVAL_SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a whole run: seconds, and peak memory in MB."""
+    """The predicted seconds and peak memory in MB of a whole run."""
     seconds: float
     memory_mb: float
 
 
 class RandomTokens:
-    """Stands in for a corpus: the cost of a step does not depend on what is read."""
+    """Stands in for a corpus. The cost of a step does not depend on the tokens, so random ones
+    do."""
 
     def __init__(self, settings: CN):
         tokenizer = get_tokenizer(settings.data.tokenizer)
@@ -46,12 +49,13 @@ class RandomTokens:
         self.shape = (settings.trainer.batch_size, row_length(settings) + 1)
 
     def batch(self, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of batch t, (B, T) each."""
         tokens = np.random.default_rng(t).integers(0, self.vocab_size, self.shape)
         return tokens[:, :-1], tokens[:, 1:]
 
 
 def predict(settings: CN) -> Prediction:
-    """Time a few steps and extrapolate to `max_iters` with its evaluations."""
+    """Time a few steps and extrapolate to `max_iters` steps and the evaluations between them."""
     with _untouched_generator():
         tokens = RandomTokens(settings)
         seconds, memory = _measure(build_model(settings, tokens, seed=0, fetch=False), tokens,
@@ -64,7 +68,7 @@ def predict(settings: CN) -> Prediction:
 
 
 def _measure(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> tuple[float, float]:
-    """(seconds a step, peak MB) after one step that is not counted."""
+    """(median seconds per step, peak memory in MB). The first step is not counted."""
     step, times = stepper(model, tokens, settings), []
     step()
     while sum(times) < BUDGET_SECONDS and len(times) < 8:
@@ -73,7 +77,7 @@ def _measure(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> tupl
 
 
 def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> Callable[[], float]:
-    """A function that takes one training step of the model, as a run would, and returns its
+    """A function that takes one training step of the model, as a run does, and returns its
     seconds."""
     trainer = SeededTrainer(settings.trainer, model, tokens, seed=0)
     trainer.optimizer = model.configure_optimizers(trainer.config)
@@ -90,8 +94,8 @@ def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> Calla
 
 @contextlib.contextmanager
 def _untouched_generator():
-    """The trainer seeds torch's generator every step; the caller's goes on as if nothing had been
-    drawn."""
+    """Restore the state of torch's generator afterwards, because the trainer seeds it at every
+    step."""
     state = torch.get_rng_state()
     try:
         yield
@@ -100,10 +104,11 @@ def _untouched_generator():
 
 
 def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
-    """What `--dry-run` prints: arm, cost against the baseline, audit, predicted time and memory."""
+    """What `--dry-run` prints: the arm, its cost relative to the baseline, the audit, and the
+    predicted time and memory."""
     tokens = RandomTokens(spec.settings)
     model = build_model(spec.settings, tokens, seed, fetch=False)
-    own_tokens = RandomTokens(spec.baseline)   # the baseline's tokenizer may be another
+    own_tokens = RandomTokens(spec.baseline)   # the baseline's tokenizer may differ
     baseline = build_model(spec.baseline, own_tokens, seed, fetch=False)
     ours = describe_model(model, row_length(spec.settings))
     theirs = describe_model(baseline, row_length(spec.baseline))

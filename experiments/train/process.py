@@ -1,5 +1,5 @@
 """
-This process: its peak memory, and the signals that ask it to end.
+The current process: its peak memory, and the signals that ask it to end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import FrameType
 @contextlib.contextmanager
 def relayed(handler: Callable[[int, FrameType | None], None],
             numbers: Iterable[int]) -> Iterator[None]:
-    """Let a handler have these signals; afterwards their own handlers have them again."""
+    """Inside, `handler` handles these signals. Afterwards their previous handlers are back."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -25,8 +25,8 @@ def relayed(handler: Callable[[int, FrameType | None], None],
 
 
 def peak_memory_mb(device: str) -> float:
-    """MB (10⁶ bytes): what torch allocated at most on a CUDA device, elsewhere the process's peak
-    resident size."""
+    """Peak memory in MB (10⁶ bytes). On a CUDA device it is the most that torch allocated there;
+    elsewhere it is the process's peak resident size."""
     if str(device).startswith("cuda"):
         import torch
         return torch.cuda.max_memory_allocated(device) / 1e6

@@ -1,5 +1,5 @@
 """
-What a run tells its reader: a moving line in a terminal, plain lines elsewhere.
+Shows the progress of a run: a progress bar in a terminal, plain lines elsewhere.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from experiments.train.observer import Observer
 
 
 class Reporter(Observer):
-    """Shows a run on stderr: loss, val, rate, memory and time left."""
+    """Shows a run on stderr: training and validation loss, rate, memory and time left."""
 
-    PLAIN_SECONDS = 5   # between lines where there is no terminal
+    PLAIN_SECONDS = 5   # least seconds between plain lines without a validation loss
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -32,8 +32,8 @@ class Reporter(Observer):
         model, data = record["model"], record["data"]
         self.say(
             f"{run.files.name}: {model['parameters']:,} parameters, "
-            f"{model['flops_per_token'] / 1e6:.1f} MFLOP "
-            f"a token, {data['tokens']:,} tokens of data, on {record['environment']['device']}"
+            f"{model['flops_per_token'] / 1e6:.1f} MFLOP per token, "
+            f"{data['tokens']:,} tokens of data, on {record['environment']['device']}"
         )
         if record["init"]:
             self.say(f"  {begun_line(record['init'])}")
@@ -44,17 +44,13 @@ class Reporter(Observer):
         if not record["audit"]["passed"]:
             for claim, seen in record["audit"]["checks"].items():
                 if seen is not True:
-                    self.say(f"  audit: not so: {claim}: {seen}")
+                    self.say(f"  audit: claim fails: {claim}: {seen}")
         if resumed_at is not None:
-            self.say(f"  going on from the checkpoint at iteration {resumed_at:,}")
+            self.say(f"  resuming from the checkpoint at iteration {resumed_at:,}")
         self.began, self.first, self.shown = time.monotonic(), resumed_at or 0, 0.0
         if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                       TimeRemainingColumn())
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("", total=self.max_iters, completed=self.first)
             self.bar.start()
@@ -90,21 +86,21 @@ class Reporter(Observer):
             self.bar.stop()
         if status == "done":
             result = run.record["result"]
-            self.say(f"  val loss {result['val_loss']:.4f} nats a token, perplexity "
+            self.say(f"  val loss {result['val_loss']:.4f} nats per token, perplexity "
                      f"{result['perplexity']:.2f}"
-                     + (f", {result['bits_per_byte']:.4f} bits a byte" if result["bits_per_byte"]
-                        else "")
-                     + f", {result['seconds']:.1f} s of training" + (f" ({message})" if message
-                                                                     else ""))
+                     + (f", {result['bits_per_byte']:.4f} bits per byte"
+                        if result["bits_per_byte"] else "")
+                     + f", {result['seconds']:.1f} s of training"
+                     + (f" ({message})" if message else ""))
             self.say(f"  sample: {sample_text(run)!r}")
             self.say(f"  {run.files.csv}, {run.files.json}, {run.files.checkpoint}/")
         else:
-            how = "; start it again to go on" if status == "interrupted" else ""
+            how = "; start it again to continue" if status == "interrupted" else ""
             self.say(f"  {status} at iteration {run.trainer.iter_num:,}: {message}{how}")
 
 
 def sample_text(run: Any) -> str:
-    """A short continuation by the trained model."""
+    """The sample at a run's end: run.sample_prompt continued by the trained model."""
     from experiments.train.sample import continue_text
     limits = run.limits
     return continue_text(run.trainer.model, run.corpus.tokenizer, limits.sample_prompt,

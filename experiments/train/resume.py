@@ -1,5 +1,6 @@
 """
-Going on with a run: what it must remember to continue exactly, and which checkpoint is its own.
+Resuming a run: what a checkpoint must hold for the run to continue exactly, and the check that a
+checkpoint is the run's own.
 """
 
 from __future__ import annotations
@@ -22,54 +23,55 @@ RESTART = "--resume restart begins again"
 
 @dataclass
 class Counters:
-    """What a run has counted so far. `loss_sum` and `loss_count` are of the iterations since the
-    last row."""
-    loss_sum: Any = 0.0  # a tensor while training, so that no iteration waits for the device
+    """What a run has counted so far. `loss_sum` and `loss_count` cover the iterations since the
+    last row of the CSV."""
+    loss_sum: Any = 0.0         # a tensor while training, so that no iteration waits for the device
     loss_count: int = 0
-    seconds: float = 0.0                         # of training alone
-    tokens: int | None = 0  # predicted; None: the checkpoint is older than this count
-    row_iteration: int = 0                       # these three: at the last row
+    seconds: float = 0.0        # of training, without evaluations and checkpoints
+    tokens: int | None = 0      # predicted tokens; None: the checkpoint is older than this count
+    row_iteration: int = 0      # this and the next two are the counts at the last row
     row_seconds: float = 0.0
     row_tokens: int | None = 0
-    best: dict[str, Any] | None = None  # evaluation: its val_loss, iteration and, if kept, file
-    bad_evaluations: int = 0                     # since the best one
-    evaluation: dict[str, Any] | None = None     # the last one
+    best: dict[str, Any] | None = None        # best evaluation: val_loss, iteration, file if kept
+    bad_evaluations: int = 0                  # evaluations since the best one
+    evaluation: dict[str, Any] | None = None  # the last one
 
     def to_dict(self) -> dict[str, Any]:
-        """For a checkpoint, ready for JSON."""
+        """The counts as a checkpoint stores them, ready for JSON."""
         return {**asdict(self), "loss_sum": float(self.loss_sum)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Counters:
-        """Those of a checkpoint."""
+        """The counts that a checkpoint's state holds. Older checkpoints have no token counts, which
+        are then None."""
         absent = {"tokens": None, "row_tokens": None}
         return cls(**{f.name: {**absent, **state}[f.name] for f in fields(cls)})
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What ties a checkpoint to the run that wrote it: its start, its settings, its data and its
-    seed."""
+    """What ties a checkpoint to the run that wrote it: the run's id, settings, data and seed."""
     return {"id": record["id"], "config": record["config"], "data": at(record, "data", "hash"),
             "seed": record["seed"]}
 
 
 def changed_settings(was: Mapping[str, Any], now: CN | Mapping) -> dict[str, list]:
-    """Setting → [value then, value now], of those that decide a run's numbers."""
+    """The settings that changed and that decide a run's numbers: {setting: [value then, value
+    now]}."""
     return {k: v for k, v in differences(completed(was), now).items() if k not in FREE}
 
 
 def listed(changed: Mapping[str, list]) -> str:
-    """'trainer.learning_rate 0.5 → 0.003, …'"""
+    """The changes as text: 'trainer.learning_rate 0.5 → 0.003, …'."""
     return ", ".join(f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
 
 
 def own_checkpoint(files: RunFiles, record: Mapping[str, Any],
                    settings: CN) -> tuple[dict[str, Any] | None, str | None]:
-    """(the state to go on from, a sentence for the reader), each None where there is none.
+    """(the state to resume from, a sentence for the user); each is None where there is none.
 
-    A checkpoint is this run's if settings, data and seed are the same and, where there is a record,
-    the start as well. BadInput for any other: it is never loaded, and never overwritten unless the
-    user says `restart`.
+    A checkpoint belongs to this run if its settings, data and seed are the same and, where there is
+    a record, its id as well. Raises BadInput for any other checkpoint: it is never loaded, and only
+    overwritten when the user says `restart`.
     """
     state, told = checkpoint.find(files.checkpoint)
     if state is None:
@@ -77,20 +79,19 @@ def own_checkpoint(files: RunFiles, record: Mapping[str, Any],
     earlier = read_record(files.json) if files.json.exists() else None
     if why := _not_own(state, earlier, record, settings):
         raise BadInput(f"{files.checkpoint} holds the checkpoint of another run ({why}): give "
-                       f"another --out or --arm; "
-                       f"{RESTART}")
+                       f"another --out or --arm; {RESTART}")
     if not state.get("result") and "optimizer" not in state["files"]:
         raise BadInput(f"{files.checkpoint} holds the weights of a finished run, without the "
-                       f"optimizer that going "
-                       f"on needs: give another --out or --arm; {RESTART}")
+                       f"optimizer that continuing needs: give another --out or --arm; {RESTART}")
     return state, told
 
 
 def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record: Mapping[str, Any],
              settings: CN) -> str | None:
-    """How a checkpoint shows that another run wrote it; None where it does not."""
+    """The evidence that another run wrote this checkpoint, or None where there is no such
+    evidence."""
     run = state.get("run")
-    if run is None:                              # written before checkpoints named their run
+    if run is None:                              # an older checkpoint, which does not name its run
         same = earlier is not None and earlier.get("start") == state.get("start")
         return None if same else "its record is not here"
     changed = changed_settings(run["config"], settings)
@@ -102,18 +103,15 @@ def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record
 
 
 def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], None]) -> bytes:
-    """The CSV up to a checkpoint, as the checkpoint knows it; says so where the file on disk is
-    another one."""
+    """The bytes of the CSV up to a checkpoint, from the checkpoint's own copy. Tells the user, with
+    `say`, where the file on disk differs. Raises BadInput where an older checkpoint has no copy and
+    the file is damaged."""
     kept = checkpoint.load_log(files.checkpoint, state)
     there = files.csv.read_bytes() if files.csv.exists() else None
-    if kept is None:                             # written before checkpoints kept a copy
+    if kept is None:                             # an older checkpoint, which has no copy of the CSV
         size = state["csv_bytes"]
-        if (
-            there is None
-            or len(there) < size
-            or b"\0" in there[:size]
-            or not there[:size].endswith(b"\n")
-        ):
+        if (there is None or len(there) < size or b"\0" in there[:size]
+                or not there[:size].endswith(b"\n")):
             raise BadInput(f"{files.csv} is missing, cut or changed, and its checkpoint has no "
                            f"copy of it: {RESTART}")
         return there[:size]
@@ -124,14 +122,14 @@ def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], N
 
 
 def holds_rows(csv: Path) -> bool:
-    """Whether a CSV has more than its header; a run that was killed before its first row leaves no
-    more."""
+    """Whether a CSV has more than its header. A run that was killed before its first row leaves
+    only the header."""
     return csv.exists() and csv.read_bytes().count(b"\n") > 1
 
 
 def requeued(resume: str, files: RunFiles) -> str:
-    """`restart` means once per job: where SLURM starts the same job again, the run that the job
-    began goes on."""
+    """The value of `resume` for this start. It is `auto` in place of `restart` where SLURM starts a
+    job again that began this run already, because `restart` means once per job."""
     again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     if resume != "restart" or not again or not files.json.exists():
         return resume
@@ -148,7 +146,7 @@ def clear_leftovers(files: RunFiles) -> None:
 
 
 def _clear(folder: Path, name: str) -> None:
-    ours = re.compile(rf"\.{name}\.[a-z0-9_]{{8}}")   # as write_atomic names them
+    ours = re.compile(rf"\.{name}\.[a-z0-9_]{{8}}")   # the names that write_atomic gives
     if folder.is_dir():
         for path in folder.iterdir():
             if ours.fullmatch(path.name):

@@ -1,5 +1,5 @@
 """
-Text from a trained model.
+Generates text with a trained model.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 
 from experiments.train.evaluate import evaluating
 
-WARM_UP = 8     # tokens, before anything is timed
+WARM_UP = 8     # tokens generated before anything is timed
 
 
 def continue_text(model: torch.nn.Module, tokenizer, prompt: str, tokens: int, *,
                   temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
                   samples: int = 1, seed: int = 0) -> list[str]:
-    """The prompt continued by `tokens` tokens, `samples` times. Temperature 0 is greedy. An empty
-    prompt is the beginning of a document."""
+    """Continue the prompt by `tokens` tokens, `samples` times, and return the texts. Temperature 0
+    is greedy. An empty prompt means the beginning of a document."""
     idx = _encoded(model, tokenizer, prompt).expand(samples, -1)
     torch.manual_seed(seed)
     with evaluating(model):
@@ -30,8 +30,9 @@ def continue_by_drafts(model: torch.nn.Module, tokenizer, prompt: str, tokens: i
                        temperature: float = 1.0, top_k: int | None = None,
                        top_p: float | None = None, samples: int = 1,
                        seed: int = 0) -> tuple[list[str], dict[str, float]]:
-    """The same with drafts (mingpt/sampling/speculate.py), and what they brought: acceptance,
-    tokens a pass of the model, and seconds with and without them, measured one after the other."""
+    """The same with speculative drafts (mingpt/sampling/speculate.py). Returns (texts, counts): the
+    drafted tokens, the acceptance, tokens per pass of the model, and the seconds with and without
+    drafts, measured one after the other."""
     from mingpt.sampling.speculate import Count, speculate
     idx, options = _encoded(model, tokenizer, prompt), _options(temperature, top_k, top_p)
     texts, total, seconds, plain = [], Count(), 0.0, 0.0
@@ -54,7 +55,7 @@ def continue_by_drafts(model: torch.nn.Module, tokenizer, prompt: str, tokens: i
 
 
 def _encoded(model: torch.nn.Module, tokenizer, prompt: str) -> torch.Tensor:
-    """(1, T) tokens on the model's device."""
+    """The prompt's tokens on the model's device, (1, T)."""
     ids = list(tokenizer.encode_batch([prompt])[0]) if prompt else [tokenizer.eot]
     return torch.tensor([[int(i) for i in ids]], dtype=torch.long,
                         device=next(model.parameters()).device)

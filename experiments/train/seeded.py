@@ -1,6 +1,6 @@
 """
-What makes two arms comparable: weights keyed by (seed, name), batches and dropout keyed by (seed,
-step).
+Seeding that makes two arms comparable. Initial weights depend on (seed, name); batches and dropout
+depend on (seed, step).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mingpt.utils import CfgNode as CN
 
 
 class SeededTrainer(Trainer):
-    """A Trainer whose batch t is a pure function of (seed, t), and so is its dropout: a resumed run
-    repeats both."""
+    """A Trainer whose batch t and dropout are pure functions of (seed, t). A resumed run therefore
+    repeats both exactly."""
 
     def __init__(self, config: CN, model: GPT, batches, seed: int):
-        with contextlib.redirect_stdout(None):   # the run announces its device itself
+        with contextlib.redirect_stdout(None):   # Trainer prints its device; the run reports it
             super().__init__(config, model, batches)
         self.seed = seed
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Inputs and targets (B, T) from step `iter_num` on, without end."""
+        """Yield inputs and targets, (B, T) each, from iteration `iter_num` on, without end."""
         t = self.iter_num * self.config.accumulation_steps
         pin = str(self.device).startswith("cuda")
         while True:
@@ -39,14 +39,14 @@ class SeededTrainer(Trainer):
             t += 1
 
     def before_forward(self, number: int) -> None:
-        """Seed the dropout of a batch by the batch's own number."""
+        """Seed torch's generator, which dropout draws from, by the number of the batch."""
         torch.manual_seed(derived_seed(self.seed, self.iter_num * self.config.accumulation_steps
                                        + number))
 
     def rehearse(self, steps: int) -> None:
-        """Forward and backward on the first batch, with nothing to show for it but warm caches, an
-        allocator that has its blocks, and compiled code: seconds are counted from here. Changes no
-        number of the run."""
+        """Run `steps` forward and backward passes on the first batch before the clock starts. They
+        warm the caches, fill the allocator and compile the code. They change no number of the
+        run: gradients are cleared and buffers restored."""
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         for _ in range(steps):
             torch.manual_seed(derived_seed(self.seed, 0))
@@ -61,18 +61,19 @@ class SeededTrainer(Trainer):
 
 
 def derived_seed(seed: int, t: int) -> int:
-    """A seed for step t: neighbours must not be alike."""
+    """A seed for step t, hashed so that neighbouring steps get unrelated seeds."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{t}".encode()).digest()[:7], "big")
 
 
 def row_length(settings: CN) -> int:
-    """Tokens of a row that a run trains and evaluates on."""
+    """The tokens per row that a run trains and evaluates on."""
     return settings.data.length or settings.model.block_size
 
 
 def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
-    """The arm's model for a corpus, its weights keyed by (seed, name), or its source's where it has
-    one; `begun` then says what was taken. Without `fetch` no source is asked of the hub."""
+    """Build the arm's model for a corpus. The weights depend on (seed, name), or come from the
+    source in run.init; `model.begun` then says what was taken from it. Without `fetch` nothing is
+    downloaded from the hub. Raises BadInput for published padding where nothing is padded."""
     config = CN(**settings.model.to_dict())
     config.vocab_size = corpus.vocab_size
     if settings.data.document_mask:
@@ -81,7 +82,7 @@ def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
         if settings.data.pack != "truncate":
             raise BadInput(f"data.published_padding: data.pack={settings.data.pack} pads nothing: "
                            f"use truncate")
-        config.published_padding = corpus.eot   # as which padding is read
+        config.published_padding = corpus.eot   # the token that padding is read as
     with contextlib.redirect_stdout(None):
         model = GPT(config)
     model.init_weights(seed)
@@ -90,9 +91,10 @@ def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
 
 
 def describe_model(model: GPT, T: int | None = None) -> dict[str, Any]:
-    """Parameters (all, without the embeddings and the head, trained), FLOPs a token of a training
-    step, the schedule, and what it leaves out among T positions (default: the block): of the causal
-    triangle, and of the FLOPs with `full` in its place."""
+    """Describe a model as a dict: its parameters (all; without embeddings and head; trainable), the
+    FLOPs per token of a training step, and its schedule. `sparsity` is the share of the causal
+    triangle that the schedule leaves out at T positions (default: block_size); `compute_sparsity`
+    is the share of FLOPs that it saves against the schedule `full`."""
     T = T or model.block_size
     named = dict(model.named_parameters())
     ends = ("transformer.wte", "transformer.wpe", "lm_head")

@@ -1,6 +1,6 @@
 """
-Where a run's weights begin: a Hugging Face model or an earlier run (`--init`), and which of them it
-trains.
+Start a run from the weights of a Hugging Face model or of an earlier run (`--init`), and freeze the
+parameters that it does not train.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ from mingpt.pretrained.upcycle import freeze_except, upcycle
 from mingpt.pretrained.weights import Heads, Tensors
 from mingpt.utils import CfgNode as CN
 
-# settings of a source that a run has its own of
+# settings that a run does not take from its source
 OWN = {"vocab_size", "block_size", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "z_loss",
-       "document_end",
-       "published_padding", "model_type"}
+       "document_end", "published_padding", "model_type"}
 
 
 def is_run(init: str) -> bool:
-    """Whether a source is the checkpoint of a run of ours."""
+    """Whether a source is the checkpoint of one of our runs."""
     return any((Path(init) / name).is_file() for name in (checkpoint.STATE, checkpoint.PREVIOUS))
 
 
 def is_remote(init: str) -> bool:
-    """Whether a source must be asked of the hub."""
+    """Whether a source must be looked up on the hub."""
     return not Path(init).is_dir()
 
 
 def source_settings(init: str) -> dict[str, Any]:
-    """Section `model` of a source, as far as it decides what the model computes. The sizes of GPT-2
-    are known without asking the hub."""
+    """The settings of a source's section `model` that decide what the model computes. The sizes of
+    GPT-2 are known without asking the hub."""
     if is_run(init):
         settings = checkpoint.read_state(Path(init))["model"]
     elif is_remote(init) and init in GPT2_SIZES:
@@ -54,8 +53,8 @@ def source_settings(init: str) -> dict[str, Any]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same with defaults for what they would be anyway, so that an arm with another MLP gets
-    that one's."""
+    """The same settings, with None or the default in place of values that equal the default. An arm
+    with another MLP then gets that MLP's own default."""
     filled = CN(**{**GPT.get_default_config().to_dict(), **settings, "mlp_hidden": None})
     default = "8/3d" if issubclass(MLPS[filled.mlp], SwiGLU) else "4d"
     if settings.get("mlp_hidden") == hidden_size(filled, default):
@@ -66,28 +65,30 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def source_layer(init: str) -> dict[str, Any]:
-    """The same as a layer of settings: below what an arm or the command line changes."""
+    """The source's settings as one layer of settings (`model.KEY`). An arm and the command line
+    override them."""
     return {f"model.{key}": value for key, value in source_settings(init).items()}
 
 
 def source_tensors(init: str) -> Tensors:
-    """A source's weights, by our names."""
+    """A source's weights, under our names."""
     if is_run(init):
         return checkpoint.load_tensors(Path(init))
     return read(init)[2]
 
 
 def begin(model: GPT, settings: CN, fetch: bool = True) -> dict[str, Any] | None:
-    """Give a fresh model its source's weights and freeze what is not trained; returns what a record
-    says of that. Without `fetch` the hub is not asked."""
+    """Give a fresh model its source's weights, and freeze what is not trained. Returns the record's
+    `init`: the source and what was taken from it; None without a source. Without `fetch` the hub is
+    not asked."""
     run, found = settings.run, None
     if run.init is not None:
         found = {"source": run.init, "taken": None}
         if fetch or not is_remote(run.init):
             state = source_tensors(run.init)
             taken = asdict(upcycle(model, state, _heads(run.init), run.init_heads))
-            found |= {"taken": {k: sorted(v) if isinstance(v, set) else v for k,
-                                v in taken.items()},
+            found |= {"taken": {k: sorted(v) if isinstance(v, set) else v
+                                for k, v in taken.items()},
                       "sha256": _digest(state)}
     if run.freeze_except is not None:
         freeze_except(model, run.freeze_except)
@@ -95,7 +96,7 @@ def begin(model: GPT, settings: CN, fetch: bool = True) -> dict[str, Any] | None
 
 
 def _heads(init: str) -> Heads:
-    """The source's heads."""
+    """The numbers and size of the source's heads."""
     filled = GPT.get_default_config()
     filled.merge_from_dict(source_settings(init))
     kind = ATTENTIONS[filled.attention]
@@ -104,7 +105,7 @@ def _heads(init: str) -> Heads:
 
 
 def _digest(state: Tensors) -> str:
-    """Of the weights, whatever files they came in."""
+    """16 hex digits of the weights. They do not depend on the files that the weights came in."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
@@ -113,19 +114,19 @@ def _digest(state: Tensors) -> str:
 
 
 def audit_options(settings: CN, taken: bool = True) -> dict[str, Any]:
-    """The audit's arguments about where weights come from, if any were `taken`, and which are
-    trained."""
+    """The audit's arguments: `freeze_except`, and where weights were `taken` from a source, that
+    they are not fresh and what they must compute."""
     init, frozen = settings.run.init, {"freeze_except": settings.run.freeze_except}
     if init is None or not taken:
         return frozen
-    same = all(getattr(settings.model, key) == value for key,
-               value in source_settings(init).items())
+    same = all(getattr(settings.model, key) == value
+               for key, value in source_settings(init).items())
     foreign = not is_run(init) and not is_remote(init) and importlib.util.find_spec("transformers")
     return {**frozen, "fresh": False, "reference": _reference(init) if same and foreign else None}
 
 
 def _reference(init: str) -> Callable:
-    """transformers' own model: tokens → the input of every layer, then the logits."""
+    """transformers' own model as a function: tokens → the input of every layer, then the logits."""
     def outputs(idx: torch.Tensor) -> list[torch.Tensor]:
         from experiments.weights.parity import open_theirs
         out = open_theirs(Path(init))(idx.cpu(), output_hidden_states=True)
@@ -134,7 +135,8 @@ def _reference(init: str) -> Callable:
 
 
 def find_source(text: str, out: Path) -> str:
-    """`--init`: a folder, a run under OUT by name or file, or else a name for the hub."""
+    """What `--init` means: a folder, a run under OUT by its name or one of its files, or else a
+    name on the hub. Returns a folder or that name."""
     if is_run(text) or (Path(text) / "config.json").is_file():
         return text
     from experiments.weights.saved import find_run, known_runs

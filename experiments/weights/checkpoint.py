@@ -1,8 +1,8 @@
 """
-A run's state on disk. Weights and optimizer are safetensors files, the CSV so far is a copy, and
-`state.json` names the files that belong together, with a checksum of each. It is replaced last, so
-a kill at any moment leaves the old state or the new one whole. The state before it stays beside it
-as `state-previous.json`, and is used when the newest is damaged.
+Save and load a run's state. Weights and optimizer state are safetensors files, and the CSV so far
+is copied beside them. `state.json` names the files that belong together, with a checksum of each.
+It is replaced last, so a kill at any moment leaves either the old or the new state whole. The
+previous state stays as `state-previous.json` and is used when the newest is damaged.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ STATE, PREVIOUS = "state.json", "state-previous.json"
 
 
 class Damaged(Exception):
-    """A file of a checkpoint is not what was written. The message is a clause that names the
-    file."""
+    """A file of a checkpoint is missing or differs from what was written. The message is a clause
+    that names the file."""
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -36,8 +36,8 @@ def save(folder: Path, iteration: int, model: torch.nn.Module,
          optimizer: torch.optim.Optimizer | None, state: dict[str, Any], log: bytes = b"") -> None:
     """Add a checkpoint to `folder` and keep the one before it.
 
-    `state` must be JSON. `log` is the run's CSV so far. Without an optimizer the run is over: the
-    older checkpoint then loses its optimizer as well, because nobody goes on from it.
+    `state` must be serializable as JSON. `log` is the run's CSV so far. No optimizer means that the
+    run is over: the older checkpoint then loses its optimizer too, because no run resumes from it.
     """
     files = {"model": save_weights(folder, f"model-{iteration:06d}", model)}
     if optimizer is not None:
@@ -57,22 +57,23 @@ def save(folder: Path, iteration: int, model: torch.nn.Module,
 
 
 def _older(folder: Path, iteration: int, over: bool) -> dict[str, Any] | None:
-    """The state that becomes the previous one: the newest before `iteration` that can be read."""
+    """The state that becomes the previous one: the newest readable state before `iteration`. Where
+    the run is `over`, it no longer names its optimizer file."""
     for name in (STATE, PREVIOUS):
         with contextlib.suppress(FileNotFoundError, Damaged):
             state = _read(folder / name)
             if state["iteration"] < iteration and "sha256" in state:
-                kept = {kind: file for kind, file in state["files"].items() if kind != "optimizer"
-                        or not over}
-                return {**state, "files": kept, "sha256": {file: state["sha256"][file]
-                                                           for file in kept.values()}}
+                kept = {kind: file for kind, file in state["files"].items()
+                        if kind != "optimizer" or not over}
+                return {**state, "files": kept,
+                        "sha256": {file: state["sha256"][file] for file in kept.values()}}
     return None
 
 
 def save_weights(folder: Path, name: str, model: torch.nn.Module) -> str:
-    """Write a model's weights under a name; returns the file's."""
+    """Write a model's weights to NAME.safetensors; returns the file's name."""
     folder.mkdir(parents=True, exist_ok=True)
-    # a tied tensor has one name, and is written once
+    # named_parameters gives a tied tensor once, so it is written once
     return _save(folder, name, dict(model.named_parameters()))
 
 
@@ -86,8 +87,8 @@ def _save(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> str:
 
 
 def discard(folder: Path) -> None:
-    """Make the checkpoints in `folder` unusable, then remove their files. The newest state goes
-    last: a kill before that leaves a run that can still go on."""
+    """Make the checkpoints in `folder` unusable, then remove their files. The newest state is
+    removed last of the states, so after an earlier kill the run can still resume."""
     for name in (PREVIOUS, STATE):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir():
@@ -98,7 +99,8 @@ def discard(folder: Path) -> None:
 
 
 def _sweep(folder: Path, kept: set[str]) -> None:
-    """Remove the files of checkpoints that no state names, and what a kill left half written."""
+    """Remove checkpoint files that are not in `kept`, and temporary files that a kill left
+    behind."""
     for pattern in ("*.safetensors", "log-*.csv", ".*.tmp"):
         for path in folder.glob(pattern):
             if path.name not in kept:
@@ -113,7 +115,7 @@ def _digest(path: Path) -> str:
 
 
 def signed(state: dict[str, Any]) -> str:
-    """The state as JSON, with a checksum of all the rest in it."""
+    """The state as JSON, with a checksum of its other fields added."""
     rest = {key: value for key, value in state.items() if key != "checksum"}
     return json.dumps({**rest, "checksum": _checksum(rest)}, indent=2)
 
@@ -123,14 +125,14 @@ def _checksum(rest: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A state whose own checksum holds; Damaged where it does not. One from before there were
-    checksums has none."""
+    """Read a state file. Damaged where it is not a state or its own checksum differs. States from
+    older versions have no checksums and pass."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):   # not JSON, or not UTF-8
         raise Damaged(f"{path} is damaged: not JSON") from None
-    whole = isinstance(state, dict) and isinstance(state.get("files"),
-                                                   dict) and type(state.get("iteration")) is int
+    whole = (isinstance(state, dict) and isinstance(state.get("files"), dict)
+             and type(state.get("iteration")) is int)
     if not whole:
         raise Damaged(f"{path} is damaged: not the state of a checkpoint")
     checksum = state.pop("checksum", None)
@@ -140,7 +142,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _verify(folder: Path, state: dict[str, Any], kinds: Iterable[str] | None) -> None:
-    """Damaged where a file of these kinds (None: any) is missing or has another checksum."""
+    """Raise Damaged where a file of these kinds (None: all kinds) is missing or has another
+    checksum."""
     for kind, name in state["files"].items():
         if kinds is not None and kind not in kinds:
             continue
@@ -152,11 +155,14 @@ def _verify(folder: Path, state: dict[str, Any], kinds: Iterable[str] | None) ->
 
 # -- reading ---------------------------------------------------------------------------------------
 
-def find(folder: Path, kinds: Iterable[str] | None = None) -> tuple[dict[str, Any] | None,
-                                                                    str | None]:
-    """(the newest state whose files of these kinds are whole, a sentence if that is the older one);
-    (None, None) where there is no checkpoint. Every file is read and compared with its checksum.
-    BadInput where none is whole."""
+def find(folder: Path,
+         kinds: Iterable[str] | None = None) -> tuple[dict[str, Any] | None, str | None]:
+    """(the newest state whose files are whole, a sentence for the user where that is the older
+    state); (None, None) where there is no checkpoint.
+
+    `kinds` limits the check to files of these kinds. Every checked file is read and compared with
+    its checksum. BadInput where no state is whole.
+    """
     faults: list[str] = []
     for name in (STATE, PREVIOUS):
         try:
@@ -171,20 +177,24 @@ def find(folder: Path, kinds: Iterable[str] | None = None) -> tuple[dict[str, An
             return state, f"{faults[0]}; {older}" if faults else None
     if faults:
         raise BadInput(f"{'; '.join(faults)}: no checkpoint in {folder} is whole; --resume restart "
-                       f"trains again")
+                       f"trains from the start")
     return None, None
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state that is readable, or None where there is no checkpoint; its files are not
-    looked at."""
+    """The newest readable state, or None where there is no checkpoint. The files that it names are
+    not checked."""
     return find(folder, kinds=())[0]
 
 
 def load_model(folder: Path, model: torch.nn.Module, which: str = "model",
                state: dict[str, Any] | None = None) -> str | None:
-    """Load weights (`which`: "model", or "best"): of `state`, whose files find has verified, or
-    else of the newest checkpoint whose weights are whole. Returns find's sentence."""
+    """Load weights into the model; `which` is "model" (the last) or "best". Returns the sentence
+    that `find` gives where the older checkpoint is used.
+
+    The weights come from `state`, whose files `find` has verified, or without it from the newest
+    checkpoint whose weights are whole. BadInput where they do not fit the model.
+    """
     told = None
     if state is None:
         state, told = _whole(folder, which)
@@ -192,7 +202,7 @@ def load_model(folder: Path, model: torch.nn.Module, which: str = "model",
     missing, unexpected = model.load_state_dict(_loaded(folder / name), strict=False)
     tied = {"lm_head.weight"} if model.config.tie_weights else set()
     if set(missing) - tied or unexpected:
-        raise BadInput(f"{folder / name}: not this model's weights "
+        raise BadInput(f"{folder / name}: these are not this model's weights "
                        f"(missing {sorted(set(missing) - tied)}, unexpected {sorted(unexpected)})")
     return told
 
@@ -205,7 +215,7 @@ def load_tensors(folder: Path) -> dict[str, torch.Tensor]:
 def _whole(folder: Path, which: str) -> tuple[dict[str, Any], str | None]:
     state, told = find(folder, kinds=(which,))
     if state is None:
-        raise BadInput(f"{folder}: no checkpoint there ({STATE} is missing)")
+        raise BadInput(f"{folder}: there is no checkpoint ({STATE} is missing)")
     return state, told
 
 
@@ -220,11 +230,11 @@ def _loaded(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path}: not readable weights ({error})") from None
+        raise BadInput(f"{path}: the weights cannot be read ({error})") from None
 
 
 def load_log(folder: Path, state: dict[str, Any]) -> bytes | None:
-    """The CSV as the checkpoint knows it; None where the checkpoint is from before it kept a
+    """The checkpoint's copy of the CSV; None where an older version wrote the checkpoint without a
     copy."""
     name = state["files"].get("log")
     return (folder / name).read_bytes() if name else None
@@ -232,9 +242,9 @@ def load_log(folder: Path, state: dict[str, Any]) -> bytes | None:
 
 def load_optimizer(folder: Path, state: dict[str, Any], model: torch.nn.Module,
                    optimizer: torch.optim.Optimizer) -> None:
-    """Load the checkpoint's optimizer state, exactly. torch's own `load_state_dict` puts each
-    tensor where the optimizer needs it: a fused AdamW, for one, wants `step` on the parameter's
-    device."""
+    """Load the checkpoint's optimizer state, bit for bit. torch's own `load_state_dict` puts each
+    tensor on the device that the optimizer needs: a fused AdamW, for example, wants `step` on the
+    parameter's device."""
     order = [p for group in optimizer.param_groups for p in group["params"]]
     index = {id(p): number for number, p in enumerate(order)}
     parameters = dict(model.named_parameters())
@@ -246,21 +256,21 @@ def load_optimizer(folder: Path, state: dict[str, Any], model: torch.nn.Module,
                                "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
-                                                                                        torch.Tensor]:
-    """Every tensor of the optimizer's state as 'parameter/entry'."""
+def optimizer_tensors(model: torch.nn.Module,
+                      optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Every tensor of the optimizer's state, named 'parameter/entry'."""
     return {f"{name}/{entry}": value for name, p in model.named_parameters()
             for entry, value in optimizer.state.get(p, {}).items() if torch.is_tensor(value)}
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process alone."""
+    """Lock a run's folder for this process. BadInput where another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise BadInput(f"{folder} is in use by another process: wait for it, or give another "
-                           f"--out") from None
+            raise BadInput(f"{folder} is in use by another process: wait until it ends, or give "
+                           f"another --out") from None
         yield

@@ -1,7 +1,7 @@
 """
-Does a model compute the same here and in Hugging Face's transformers? Random models of every
-family, each parameter moved from where it began, so that nothing left behind goes unseen; in, and
-out again.
+Measure whether a model computes the same here and in Hugging Face's transformers. A random model of
+each family is imported and exported again. Every parameter is moved away from its initial value, so
+that a parameter which is not carried over shows in the logits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mingpt.pretrained.write import save
 from mingpt.utils import BadInput
 
 VOCAB, LENGTH, PROMPT = 61, 32, 8
-LONGEST = 256    # positions of a larger model at which the two are compared
+LONGEST = 256    # positions at which two models are compared, at most
 _SHAPE = dict(vocab_size=VOCAB, hidden_size=24, num_hidden_layers=3, num_attention_heads=4,
               intermediate_size=40, max_position_embeddings=LENGTH)
 _OPENAI = dict(vocab_size=VOCAB, n_embd=24, n_layer=3, n_head=4, n_positions=LENGTH)
@@ -30,7 +30,8 @@ _LATENT = dict(_RMS, num_key_value_heads=4, kv_lora_rank=12, qk_nope_head_dim=6,
 _MIXED = dict(use_sliding_window=True, sliding_window=5,
               layer_types=["sliding_attention", "full_attention", "sliding_attention"])
 
-# what each family's configurations differ in that changes a number
+# {case: (family, config.json)}. The cases cover what a family's configurations can change in the
+# numbers that a model computes.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", dict(_OPENAI)),
     "gpt2 untied, relu2": ("gpt2", dict(_OPENAI, tie_word_embeddings=False,
@@ -49,8 +50,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                                               sliding_window=5, max_window_layers=1)),
     "qwen3": ("qwen3", dict(_RMS, num_key_value_heads=2, head_dim=8)),
     "qwen3 layer_types, biases": ("qwen3", dict(_RMS, num_key_value_heads=2, head_dim=8,
-                                                attention_bias=True,
-                                                **_MIXED)),
+                                                attention_bias=True, **_MIXED)),
     "smollm3 layer_types, biases": ("smollm3", dict(_RMS, num_key_value_heads=2,
                                                     attention_bias=True, mlp_bias=True,
                                                     no_rope_layers=[1, 1, 0], **_MIXED)),
@@ -74,8 +74,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a model's logits here are from theirs, at most; and whether greedy decoding finds the
-    same tokens."""
+    """The largest difference between our logits and theirs, for the imported and for the exported
+    model, and whether greedy decoding gives the same tokens."""
     case: str
     family: str
     imported: float
@@ -84,7 +84,7 @@ class Parity:
 
 
 def tables() -> list[Parity]:
-    """Every case, measured."""
+    """Measure every case."""
     return [parity(case) for case in CASES]
 
 
@@ -96,13 +96,13 @@ def parity(case: str) -> Parity:
         ours = load(Path(work) / "theirs")
         save(ours, Path(work) / "again", CASES[case][0])
         again = open_theirs(Path(work) / "again")
-        same = torch.equal(greedy(ours), greedy_theirs(theirs)) and torch.equal(greedy(ours),
-                                                                                greedy_theirs(again))
+        same = (torch.equal(greedy(ours), greedy_theirs(theirs))
+                and torch.equal(greedy(ours), greedy_theirs(again)))
         return Parity(case, CASES[case][0], difference(ours, theirs), difference(ours, again), same)
 
 
 def random_model(case: str, seed: int = 0):
-    """A model of transformers', no parameter of which is zero or one."""
+    """One of transformers' models, with no parameter at exactly zero or one."""
     auto = _transformers()
     kind, settings = CASES[case]
     torch.manual_seed(seed)
@@ -114,35 +114,36 @@ def random_model(case: str, seed: int = 0):
 
 @torch.no_grad()
 def perturbed(model: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter moved, in eval mode."""
+    """The model in eval mode, with noise added to every parameter."""
     for p in model.parameters():
         p.add_(0.2 * torch.randn_like(p))
     return model.eval()
 
 
 def open_theirs(folder: Path):
-    """What a user of transformers gets from a folder."""
+    """The model that a user of transformers opens from a folder, in eval mode."""
     return _transformers().AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 def tokens(rows: int = 3, length: int = LENGTH, vocab: int = VOCAB) -> torch.Tensor:
-    """(rows, length) random tokens, always the same."""
+    """Random tokens (rows, length), the same at every call."""
     return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
 def difference(ours: GPT, theirs: Any) -> float:
-    """The largest difference of a logit, for random tokens."""
+    """The largest difference of a logit between two models, for random tokens."""
     idx = tokens(vocab=ours.config.vocab_size, length=min(ours.block_size, LONGEST))
     return float((ours(idx)[0] - theirs(idx).logits).abs().max())
 
 
 def greedy(ours: GPT) -> torch.Tensor:
+    """Greedy continuations by our model: (3, PROMPT) tokens → (3, LENGTH)."""
     return ours.generate(tokens()[:, :PROMPT], LENGTH - PROMPT)
 
 
 def greedy_theirs(theirs: Any) -> torch.Tensor:
-    """By their own loop and their own cache."""
+    """The same by their model, with its own loop and its own cache."""
     prompt = tokens()[:, :PROMPT]
     return theirs.generate(prompt, attention_mask=torch.ones_like(prompt),
                            max_new_tokens=LENGTH - PROMPT, do_sample=False, pad_token_id=0)
@@ -152,7 +153,7 @@ def _transformers():
     try:
         import transformers
     except ImportError:
-        raise BadInput("transformers is not installed, and a comparison needs it: pip install "
+        raise BadInput("the comparison needs transformers, which is not installed: pip install "
                        "'.[hub]'") from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -1,5 +1,5 @@
 """
-Finding a finished run again, and loading its model.
+Find a run that has a checkpoint, and load its model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mingpt.utils import CfgNode as CN
 
 
 def known_runs(out: Path) -> dict[str, RunFiles]:
-    """Every run with a checkpoint under OUT, by name: 'rope.s0', 'seven/rope.s0'."""
+    """Every run with a checkpoint under OUT, by name, such as 'rope.s0' or 'seven/rope.s0'."""
     root = Path(out) / "checkpoints"
     found = {}
     for state in sorted({path.parent for name in (checkpoint.STATE, checkpoint.PREVIOUS)
@@ -35,8 +35,8 @@ def known_runs(out: Path) -> dict[str, RunFiles]:
 
 
 def find_run(text: str, out: Path) -> RunFiles:
-    """A run by its name, by a file or folder of it, or by its arm alone when that has one run
-    only."""
+    """Find a run by its name, by one of its files or folders, or by its arm where the arm has only
+    one run. BadInput where no run or several runs match."""
     runs = known_runs(out)
     if text in runs:
         return runs[text]
@@ -46,30 +46,31 @@ def find_run(text: str, out: Path) -> RunFiles:
         for files in known_runs(_out_of(path)).values():
             if path in (files.csv.resolve(), files.json.resolve(), files.checkpoint.resolve()):
                 return files
-    same_arm = [name for name, files in runs.items() if text in (files.arm,
-                                                                 f"{files.study}/{files.arm}")]
+    same_arm = [name for name, files in runs.items()
+                if text in (files.arm, f"{files.study}/{files.arm}")]
     if len(same_arm) == 1:
         return runs[same_arm[0]]
     if same_arm:
         raise BadInput(f"run {text!r} could be any of {', '.join(same_arm)}")
     hint = did_you_mean(text, runs) if runs else f"; there are none under {out}/checkpoints"
-    raise BadInput(f"no run {text!r}{hint}")
+    raise BadInput(f"there is no run {text!r}{hint}")
 
 
 def _out_of(path: Path) -> Path:
-    """The OUT of …/OUT/losses/… or …/OUT/checkpoints/…."""
+    """The folder OUT that a path …/OUT/losses/… or …/OUT/checkpoints/… is in."""
     for parent in path.parents:
         if parent.name in ("losses", "checkpoints"):
             return parent.parent
     return path.parent
 
 
-def load_run(files: RunFiles, device: str = "auto", which: str = "model") -> tuple[GPT, Any,
-                                                                                   dict[str, Any]]:
-    """(model in eval mode, tokenizer, record) of a run."""
+def load_run(files: RunFiles, device: str = "auto",
+             which: str = "model") -> tuple[GPT, Any, dict[str, Any]]:
+    """(model in eval mode, tokenizer, record) of a run. `which` is "model", the last weights, or
+    "best". The record is empty where its file is missing. BadInput without a checkpoint."""
     state = checkpoint.read_state(files.checkpoint)
     if state is None:
-        raise BadInput(f"{files.checkpoint}: no checkpoint there")
+        raise BadInput(f"{files.checkpoint}: there is no checkpoint")
     with contextlib.redirect_stdout(None):
         model = GPT(CN(**state["model"] | {"model_type": None}))
     if told := checkpoint.load_model(files.checkpoint, model, which):

@@ -1,2 +1,2 @@
-"""Attention: who makes queries, keys and values (`heads`, `mla`, `msla`, `running_means`); `base`
-holds what they share."""
+"""The kinds of attention: `heads` (slot `attention`, and multi-head attention), `mla` and `msla`
+(with `running_means`). `base` holds what they share."""

@@ -1,6 +1,6 @@
 """
-What all kinds of attention share: how many heads there are, which positions and pattern the layer
-has, what is dropped.
+What all kinds of attention share: the number and size of the heads, the layer's positions and
+pattern, and dropout.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from mingpt.utils import CfgNode
 
 
 class Mixer(nn.Module):
-    """A kind of attention: forward(x, allowed=None, cache=None), (B, T, C) → (B, T, C). `allowed`
-    (B, 1, T, T) narrows the keys that a query may see, as a document mask does. With a cache, what
-    `new_cache` made, x stands behind the tokens that it holds, and allowed is (B, 1, T, all
-    tokens).
+    """The base class of attention: forward(x, allowed=None, cache=None), (B, T, C) → (B, T, C).
 
-    A kind declares its `options`, with `score_flops(T, pattern)` what it costs beside its
-    projections, and refuses at construction what has no meaning for it.
+    `allowed` (B, 1, T, T) is false where it hides a key that the pattern has, as a document mask
+    does. `cache` is what `new_cache` returned: x then continues the cached tokens, and allowed is
+    (B, 1, T, all tokens).
+
+    A member of the slot declares its `options`. Its `score_flops(T, pattern)` says what it costs
+    besides its projections. Its constructor refuses settings that have no meaning for it.
     """
     options: dict = {"head_dim": None, "qkv_bias": None, "attn_out_bias": None, "attn_scale": None}
 
@@ -34,16 +35,17 @@ class Mixer(nn.Module):
 
     @property
     def dropout_p(self) -> float:
-        """The share of attention weights dropped now: none when evaluating."""
+        """The share of attention weights that dropout drops: 0 in evaluation."""
         return getattr(self.attn_dropout, "p", 0.0) if self.training else 0.0
 
     def constant_flops(self, T: int) -> float:
-        """Of `score_flops`, FLOPs per token of products with a constant factor: the backward
-        computes one product for them, not two."""
+        """The part of `score_flops`, in FLOPs per token, that comes from products with a constant
+        factor. For those the backward computes one product, not two."""
         return 0.0
 
 
 def with_bias(config: CfgNode, option: str) -> bool:
-    """Whether a projection has a bias: as its option says, or model.bias where that is None."""
+    """Whether a projection has a bias: the value of its option, or model.bias where that is
+    None."""
     wanted = getattr(config, option)
     return config.bias if wanted is None else wanted

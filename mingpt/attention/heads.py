@@ -1,5 +1,6 @@
 """
-Who makes the queries, keys and values: slot `attention`. (B, T, C) → (B, T, C).
+Slot `attention`: how a layer makes queries, keys and values and mixes tokens, (B, T, C) →
+(B, T, C).
 """
 
 import math
@@ -21,15 +22,17 @@ from mingpt.utils import BadInput, CfgNode
 
 
 class CausalSelfAttention(Mixer):
-    """GPT-2's multi-head attention: every head has queries, keys and values of its own, made in one
-    projection.
+    """GPT-2's multi-head attention: every head has its own queries, keys and values, and one
+    projection makes them all.
 
-    `qk_norm` norms each head's queries and keys by an RMSNorm of their own, so scores stay bounded:
-    Qwen3's form of Henry et al. 2020 (arXiv 2010.04245), who divide by the length and learn one
-    factor. `pattern` is the schedule's for this layer: which keys a query may see. `qkv_bias` and
-    `attn_out_bias` are model.bias where they are None (Qwen2 has the first alone, GPT-Neo the
-    second); `attn_scale` is what scores are multiplied by, 1/√hs where it is None (GPT-Neo: 1);
-    `head_dim` is hs, C/nh where it is None.
+    The layer's pattern, from the schedule, says which keys a query may see. The options:
+    - `qk_norm`: one RMSNorm on the queries of each head and another on the keys, so that scores
+      stay bounded. This is Qwen3's form of Henry et al. 2020 (arXiv 2010.04245), who divide by the
+      length and learn one factor.
+    - `qkv_bias` and `attn_out_bias`: None is model.bias (Qwen2 has only the first bias, GPT-Neo
+      only the second).
+    - `attn_scale`: the factor of the scores; None is 1/√hs (GPT-Neo has 1).
+    - `head_dim`: hs; None is C/nh.
     """
     options = {**Mixer.options, "qk_norm": False}
 
@@ -37,7 +40,7 @@ class CausalSelfAttention(Mixer):
         config = filled(config, {"attention": ATTENTIONS, "position": POSITIONS, "norm": NORMS})
         super().__init__(config, layer)
         self.n_kv_head = self.kv_heads(config)
-        # of q, k and v
+        # the widths of q, k and v: nh·hs, nkv·hs, nkv·hs
         self.sizes = [n * self.head_dim for n in (self.n_head, self.n_kv_head, self.n_kv_head)]
         self.c_attn = Linear(config.n_embd, sum(self.sizes), bias=with_bias(config, "qkv_bias"))
         self.c_proj = residual_output(self.sizes[0], config.n_embd,
@@ -47,36 +50,37 @@ class CausalSelfAttention(Mixer):
         self.q_norm = head_norm(self.head_dim, config)
         self.k_norm = head_norm(self.head_dim, config)
         scale = config.attn_scale
-        # backends divide by √hs
+        # a factor of the queries, because backends always divide the scores by √hs
         self.stretch = 1.0 if scale is None else scale * math.sqrt(self.head_dim)
 
     @staticmethod
     def kv_heads(config: CfgNode) -> int:
-        """How many heads of keys and values there are."""
+        """nkv, the number of heads of keys and values."""
         return config.n_head
 
     def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None,
                 cache: KeyValues | None = None) -> torch.Tensor:
         """See Mixer."""
         B, T, _ = x.size()
+        # q (B, nh, T, hs), k and v (B, nkv, T, hs)
         q, k, v = (part.view(B, T, -1, self.head_dim).transpose(1, 2)
                    for part in self.c_attn(x).split(self.sizes, 2))
         start, attend = (0, self.attend) if cache is None else (cache.start, cache)
-        # (B, nh, T, hs), (B, nkv, T, hs)
         q, k = self.position.rotate(self.q_norm(q), self.k_norm(k), start)
         if self.stretch != 1.0:
             q = q * self.stretch
-        y = attend(q, k, v, slopes=self.position.slopes, allowed=allowed, dropout_p=self.dropout_p)
-        y = y.transpose(1, 2).reshape(B, T, self.sizes[0])  # the heads side by side again
-        return self.resid_dropout(self.c_proj(y))
+        y = attend(q, k, v, slopes=self.position.slopes, allowed=allowed,      # (B, nh, T, hs)
+                   dropout_p=self.dropout_p)
+        y = y.transpose(1, 2).reshape(B, T, self.sizes[0])  # (B, T, nh·hs): heads side by side
+        return self.resid_dropout(self.c_proj(y))           # (B, T, C)
 
     def new_cache(self, cache: Cache) -> KeyValues:
-        """This layer's part of a cache."""
+        """Return this layer's part of a cache: the keys and values of its tokens."""
         return KeyValues(cache.ledger(self.pattern), self.attend)
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs a token of a forward's scores and weighted sums: two products with every key that
-        the pattern (another one, if given) has for a query, on average over T."""
+        """FLOPs per token of a forward's scores and weighted sums: two products per key that the
+        layer's pattern, or the given one, has for a query, on average over T queries."""
         return 2 * 2 * self.sizes[0] * (pattern or self.pattern).count(T) / T
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
@@ -85,15 +89,16 @@ class CausalSelfAttention(Mixer):
 
 
 class GroupedQueryAttention(CausalSelfAttention):
-    """Each of `n_kv_head` heads of keys and values serves a group of n_head/n_kv_head query heads:
-    a smaller projection and a smaller cache. With as many as query heads it is multi-head
-    attention, in the same weights. Ainslie et al. 2023, arXiv 2305.13245."""
+    """Grouped-query attention: each of `n_kv_head` heads of keys and values serves a group of
+    n_head/n_kv_head query heads. The projection and the cache are smaller. With n_kv_head = n_head
+    it is multi-head attention, with the same weights. Ainslie et al. 2023, arXiv 2305.13245."""
     options = {**CausalSelfAttention.options, "n_kv_head": None}
 
     @staticmethod
     def kv_heads(config: CfgNode) -> int:
+        """`n_kv_head`; None is the largest divisor of n_head below it, so that pairs of query heads
+        share where n_head is even. BadInput where it does not divide n_head."""
         heads, wanted = config.n_head, config.n_kv_head
-        # the most heads that share: two queries' heads each, where their number is even
         if wanted is None:
             return max((n for n in range(1, heads) if heads % n == 0), default=1)
         if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1 or heads % wanted:
@@ -104,15 +109,17 @@ class GroupedQueryAttention(CausalSelfAttention):
 
 
 class MultiQueryAttention(CausalSelfAttention):
-    """One head of keys and values for all queries: the smallest cache. Shazeer 2019, arXiv
-    1911.02150."""
+    """Multi-query attention: one head of keys and values serves all query heads, which gives the
+    smallest cache of the three. Shazeer 2019, arXiv 1911.02150."""
 
     @staticmethod
     def kv_heads(config: CfgNode) -> int:
+        """1."""
         return 1
 
 
 def _no_norm(dim: int, config: CfgNode) -> nn.Module:
+    """What stands in the place of a norm without qk_norm: nothing."""
     return nn.Identity()
 
 

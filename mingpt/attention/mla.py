@@ -1,5 +1,5 @@
 """
-Multi-head latent attention: keys and values of all heads out of one short vector a token.
+Multi-head latent attention: one short vector per token gives the keys and values of all heads.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from mingpt.utils import BadInput, CfgNode
 
 
 class MultiHeadLatentAttention(Mixer):
-    """Keys and values are linear in a normed latent c of `kv_lora_rank` numbers, the only thing
-    that is cached; a head has 128 + 128 of its own in DeepSeek-V2, where c has 512 for 128 heads.
+    """Multi-head latent attention: a cache keeps one latent per token in place of keys and values.
     DeepSeek-AI 2024, arXiv 2405.04434.
 
-    A rotation cannot stand between the latent and a head's key, so positions have a part of their
-    own: with model.position=rope each query has `qk_rope_head_dim` more numbers and all heads share
-    one more key, and those are turned. Elsewhere that part is absent, and learned tables or ALiBi
-    act as they do in mha.
+    Keys and values are linear in the latent c, a normed vector of `kv_lora_rank` numbers. In
+    DeepSeek-V2, c has 512 numbers for 128 heads, each of which has 128 + 128 numbers of its own.
 
-    One token after others is computed in the absorbed form: with k = W_k c and y = Σ p W_v c, the
-    query Wᵀ_k q meets the latents themselves, and W_v follows the sum, so that a cached latent is
-    never expanded.
+    A rotation cannot stand between the latent and a head's key, so positions get a separate part.
+    With model.position=rope, each query has `qk_rope_head_dim` more numbers, all heads share one
+    more key of that size, and only these are rotated. With other positions this part is absent, and
+    learned tables or ALiBi act as they do in mha.
 
-    Sizes left at None follow the paper's proportions to hs = C/nh: kv_lora_rank 4·hs,
-    qk_nope_head_dim and v_head_dim hs, qk_rope_head_dim hs/2; q_lora_rank None is a query from x
-    itself, as in DeepSeek-V2-Lite. `qkv_bias` is of the projections down to the latents; those up
-    from them, and a query from x itself, have none.
+    Tokens that continue a cache use the absorbed form. With k = W_k c and y = Σ p W_v c, the query
+    W_kᵀ q is multiplied with the latents themselves, and W_v is applied after the sum, so that a
+    cached latent is never expanded.
+
+    Sizes that are None follow the paper's proportions to hs = C/nh: kv_lora_rank is 4·hs,
+    qk_nope_head_dim and v_head_dim are hs, qk_rope_head_dim is hs/2. With q_lora_rank None, queries
+    come from x itself, as in DeepSeek-V2-Lite. `qkv_bias` is about the projections down to the
+    latents; the projections up from them, and that of a query from x itself, have no bias.
     """
     options = {**Mixer.options, "kv_lora_rank": None, "q_lora_rank": None, "qk_nope_head_dim": None,
                "qk_rope_head_dim": None, "v_head_dim": None}
@@ -45,7 +47,7 @@ class MultiHeadLatentAttention(Mixer):
     def __init__(self, config: CfgNode, layer: int = 0):
         super().__init__(config, layer)
         if config.qk_norm:
-            raise BadInput("model.qk_norm=True: mla norms its latents, and has no keys to norm "
+            raise BadInput("model.qk_norm=True: mla norms its latents; it has no keys to norm "
                            "before they are cached")
         turns = isinstance(self.position, RoPE)
         self.rank, self.nope, self.rope, self.v_size = _sizes(config, self.head_dim, turns)
@@ -66,83 +68,93 @@ class MultiHeadLatentAttention(Mixer):
         self.attend = make_backend(self.pattern, config, biased=self.position.slopes is not None)
         default = 1 / math.sqrt(self.nope + self.rope)
         self.scale = default if config.attn_scale is None else config.attn_scale
-        self.stretch = self.scale / default                 # backends divide by the root themselves
+        # a factor of the queries, because backends always multiply the scores by `default`
+        self.stretch = self.scale / default
 
     def forward(self, x: Tensor, allowed: Tensor | None = None,
                 cache: Kept | None = None) -> Tensor:
         """See Mixer."""
         start = 0 if cache is None else cache.start
-        nope, rope = self.queries(x, start)
-        latent = self.latents(x, start)
+        nope, rope = self.queries(x, start)                          # (B, nh, T, nope), (…, rope)
+        latent = self.latents(x, start)                              # (B, 1, T, rank + rope)
         if cache is not None:
             cache.keep(latent)
-        y = self.absorbed(nope, rope, allowed, cache) if start else self.expanded(nope, rope,
-                                                                                  latent, allowed)
-        # from (B, nh, T, v_size)
-        return self.resid_dropout(self.c_proj(y.transpose(1, 2).flatten(2)))
+        y = (self.absorbed(nope, rope, allowed, cache) if start      # (B, nh, T, v_size)
+             else self.expanded(nope, rope, latent, allowed))
+        return self.resid_dropout(self.c_proj(y.transpose(1, 2).flatten(2)))    # (B, T, C)
 
     def queries(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """(B, T, C) → (B, nh, T, nope) and, turned, (B, nh, T, rope)."""
-        q = (
+        """x (B, T, C), whose first token is at position `start` → the two parts of the queries:
+        (B, nh, T, nope), and (B, nh, T, rope), which is rotated."""
+        q = (                                                        # (B, T, nh·(nope + rope))
             self.q_b_proj(self.q_a_norm(self.q_a_proj(x)))
             if hasattr(self, "q_a_proj")
             else self.q_proj(x)
         )
-        nope, rope = q.unflatten(-1, (self.n_head, -1)).transpose(1, 2).split([self.nope,
-                                                                               self.rope], -1)
+        # (B, nh, T, nope + rope), split in two
+        nope, rope = (q.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+                      .split([self.nope, self.rope], -1))
         return nope, self._turned(rope, start)
 
     def latents(self, x: Tensor, start: int) -> Tensor:
-        """(B, T, C) → (B, 1, T, rank + rope): the normed latent, then the turned key that all heads
-        share."""
-        c, key = self.kv_a_proj(x).split([self.rank, self.rope], -1)
+        """x (B, T, C) → (B, 1, T, rank + rope): the normed latent, then the rotated key that all
+        heads share."""
+        c, key = self.kv_a_proj(x).split([self.rank, self.rope], -1)     # (B, T, rank), (…, rope)
         return torch.cat((self.kv_a_norm(c), self._turned(key, start)), -1).unsqueeze(1)
 
     def expanded(self, nope: Tensor, rope: Tensor, latent: Tensor,
                  allowed: Tensor | None) -> Tensor:
-        """Keys and values written out head by head, for as many tokens as there are queries → (B,
-        nh, T, v_size)."""
-        c, shared = latent.split([self.rank, self.rope], -1)
+        """Attention with the keys and values of every head written out, over the T tokens of the
+        queries themselves: nope (B, nh, T, nope), rope (B, nh, T, rope), latent (B, 1, T, rank +
+        rope) → (B, nh, T, v_size)."""
+        c, shared = latent.split([self.rank, self.rope], -1)         # (B, 1, T, rank), (…, rope)
+        # (B, nh, T, nope), (B, nh, T, v_size)
         k, v = (self.kv_b_proj(c.squeeze(1)).unflatten(-1, (self.n_head, -1)).transpose(1, 2)
                 .split([self.nope, self.v_size], -1))
-        k = torch.cat((k, shared.expand(-1, self.n_head, -1, -1)), -1)
-        q = torch.cat((nope, rope), -1)
+        k = torch.cat((k, shared.expand(-1, self.n_head, -1, -1)), -1)     # (B, nh, T, nope + rope)
+        q = torch.cat((nope, rope), -1)                                    # (B, nh, T, nope + rope)
         q = q if self.stretch == 1.0 else q * self.stretch
-        # torch's fused CPU kernel wants one size for all
+        # torch's fused CPU kernel needs values as wide as queries
         v = F.pad(v, (0, max(0, q.size(-1) - self.v_size)))
         y = self.attend(q, k, v, slopes=self.position.slopes, allowed=allowed,
                         dropout_p=self.dropout_p)
-        return y[..., :self.v_size]
+        return y[..., :self.v_size]                                  # without the padding
 
     def absorbed(self, nope: Tensor, rope: Tensor, allowed: Tensor | None, cache: Kept) -> Tensor:
-        """The same over the latents of a cache → (B, nh, n, v_size)."""
-        to_k, to_v = self.kv_b_proj.weight.view(self.n_head, -1,
-                                                self.rank).split([self.nope, self.v_size], 1)
-        q = torch.cat((nope @ to_k, rope), -1)  # (B, nh, n, rank + rope)
-        view, (latents,) = cache.read()
+        """The same attention over the latents of a cache, without expanding them: nope (B, nh, n,
+        nope), rope (B, nh, n, rope) of n new tokens → (B, nh, n, v_size)."""
+        # (nh, nope, rank), (nh, v_size, rank)
+        to_k, to_v = (self.kv_b_proj.weight.view(self.n_head, -1, self.rank)
+                      .split([self.nope, self.v_size], 1))
+        q = torch.cat((nope @ to_k, rope), -1)                 # (B, nh, n, rank + rope)
+        view, (latents,) = cache.read()                        # (B, 1, keys, rank + rope)
         mask = mask_of(view, cache.start, q, self.position.slopes, allowed)
-        y = over_keys(q, latents, latents[..., :self.rank], mask, self.dropout_p, self.scale)
-        return y @ to_v.mT
+        y = over_keys(q, latents, latents[..., :self.rank],    # (B, nh, n, rank)
+                      mask, self.dropout_p, self.scale)
+        return y @ to_v.mT                                     # (B, nh, n, v_size)
 
     def _turned(self, x: Tensor, start: int) -> Tensor:
+        """x (…, T, rope), rotated; x itself where there is no rotary part."""
         return self.position.turn(x, start) if self.rope else x
 
     def new_cache(self, cache: Cache) -> Kept:
-        """This layer's part of a cache: rank + rope numbers a token, whatever the number of
-        heads."""
+        """Return this layer's part of a cache: rank + rope numbers per token, however many heads
+        there are."""
         return Kept(cache.ledger(self.pattern))
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
-        """FLOPs per token of a forward's scores and weighted sums over the keys that the pattern
-        has, on average over T, keys and values written out. Values narrower than queries are padded
-        to their width, and the padding is computed too."""
+        """FLOPs per token of a forward's scores and weighted sums, with keys and values written
+        out: two products per key that the layer's pattern, or the given one, has for a query, on
+        average over T queries. Values narrower than queries are padded to their width, and the
+        padding counts, because it is computed too."""
         width = self.nope + self.rope
         keys = (pattern or self.pattern).count(T) / T
         return 2 * self.n_head * (width + max(width, self.v_size)) * keys
 
 
 class LatentNorm(RMSNorm):
-    """RMSNorm with the eps that DeepSeek's latents have whatever the model's is."""
+    """The RMSNorm of a latent, (…, rank) → (…, rank). Its eps is always DeepSeek's 1e-6, not the
+    model's."""
 
     def __init__(self, dim: int, config: CfgNode):
         super().__init__(dim, config)
@@ -150,10 +162,12 @@ class LatentNorm(RMSNorm):
 
 
 def _sizes(config: CfgNode, hs: int, turns: bool) -> tuple[int, int, int, int]:
-    """(kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim)."""
+    """Return (kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim), with defaults for
+    those that are None; `turns` says whether there is a rotary part. BadInput for a size below
+    1."""
     defaults = {"kv_lora_rank": 4 * hs, "qk_nope_head_dim": hs,
-                "qk_rope_head_dim": max(2, hs // 4 * 2),
-                "v_head_dim": hs, "q_lora_rank": 1}
+                "qk_rope_head_dim": max(2, hs // 4 * 2),        # about hs/2, and even
+                "v_head_dim": hs, "q_lora_rank": 1}             # q_lora_rank is only checked here
     sizes = {name: default if getattr(config, name) is None else getattr(config, name)
              for name, default in defaults.items()}
     for name, size in sizes.items():

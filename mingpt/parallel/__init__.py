@@ -1,2 +1,2 @@
-"""Attention over several processes: `ring` passes keys and values around, `tiles` computes one
-piece."""
+"""Attention over several processes. `ring.py` passes keys and values between the processes;
+`tiles.py` computes attention between two stretches of the text."""

@@ -1,11 +1,11 @@
 """
-A stretch of queries meets a stretch of keys that begin at other places of the same text: attention
-over these keys alone with its log Σ exp(score), the merging of two such results, and the gradients.
-Half precision is computed in float32. A tile of queries at a time, and of the keys only those that
-the pattern can reach.
+Attention between a stretch of queries and a stretch of keys that may begin elsewhere in the same
+text. `attend` computes attention over these keys alone, with its log Σ exp(score) (lse). `merge`
+combines two such results. `gradients` computes the backward. Half precision is computed in float32.
+The work goes one tile of queries at a time, with only the keys that the pattern can reach.
 
-q (B, nh, n, hs), k and v (B, nkv, m, hs), where nkv divides nh; slopes (nh,) or None; lse (B, nh,
-n, 1).
+q (B, nh, n, hs), k and v (B, nkv, m, hs), where nkv divides nh; slopes (nh,) or None;
+lse (B, nh, n, 1).
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mingpt.losses import wide_dtype
 from mingpt.patterns.kinds import Pattern
 
-TILE = 256      # queries whose scores exist at once
+TILE = 256      # queries per tile: the scores of one tile exist at a time
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the two stretches begin in the whole text of T tokens, and what its queries see."""
+    """Where the stretches of queries and of keys begin in the whole text of T tokens, and which
+    keys a query sees."""
     query: int
     key: int
     T: int
@@ -33,13 +35,13 @@ class Place:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-    """→ what these keys contribute, (B, nh, n, hs), and its lse; where a query sees none of them 0
-    and −∞."""
-    q, k, v = _wide(q), *_for_heads(q, k, v)
+    """Attention over these keys alone, (B, nh, n, hs), and its lse, (B, nh, n, 1). For a query that
+    sees none of the keys they are 0 and −∞."""
+    q, k, v = q.to(wide_dtype(q.dtype)), *_for_heads(q, k, v)            # k and v: (B, nh, m, hs)
     out, lse = torch.zeros_like(q), q.new_full((*q.shape[:3], 1), -math.inf)
     for rows, columns in _tiles(q.size(2), k.size(2), place):
-        scores = _scores(q, k, rows, columns, place)
-        # of a row that sees none
+        scores = _scores(q, k, rows, columns, place)    # (B, nh, rows, columns)
+        # clamped because the largest score is −∞ in a row that sees no key
         largest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
         weights = scores.sub_(largest).exp_()
         total = weights.sum(-1, keepdim=True)
@@ -49,27 +51,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, place: Place) -> tuple[Tensor, Tenso
 
 
 def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Two results over different keys → the result over all of them. A query must see some key of
-    `a`."""
+    """The result over all keys, from two results (output, lse) over different keys. Every query
+    must see some key of `a`."""
     lse = torch.logaddexp(a[1], b[1])
     return a[0] * (a[1] - lse).exp() + b[0] * (b[1] - lse).exp(), lse
 
 
 def gradients(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, lse: Tensor, delta: Tensor,
               place: Place) -> tuple[Tensor, Tensor, Tensor]:
-    """dQ, dK, dV of these pairs alone, from dO, from the lse over all keys, and from δ = Σ dO·O,
-    (B, nh, n, 1)."""
+    """What these pairs of queries and keys contribute to dQ, dK and dV. `dout` is dO, `lse` is over
+    all keys of the text, and `delta` is δ = Σ dO·O, (B, nh, n, 1)."""
     kv_shape, scale = k.shape, 1 / math.sqrt(q.size(-1))
-    q, dout, k, v = _wide(q), _wide(dout), *_for_heads(q, k, v)
+    q, dout, k, v = q.to(wide_dtype(q.dtype)), dout.to(wide_dtype(dout.dtype)), *_for_heads(q, k, v)
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for rows, columns in _tiles(q.size(2), k.size(2), place):
         weights = _scores(q, k, rows, columns, place).sub_(lse[:, :, rows]).exp_()
         dv[:, :, columns] += weights.mT @ dout[:, :, rows]
-        dscores = weights.mul_(dout[:, :, rows] @ v[:, :, columns].mT - delta[:, :,
-                                                                              rows]).mul_(scale)
+        dscores = weights.mul_(
+            dout[:, :, rows] @ v[:, :, columns].mT - delta[:, :, rows]).mul_(scale)
         dq[:, :, rows] = dscores @ k[:, :, columns]
         dk[:, :, columns] += dscores.mT @ q[:, :, rows]
     B, kv_heads, m, hs = kv_shape
+    # heads that share keys add up: (B, nh, m, hs) → (B, nkv, m, hs)
     return dq, *(x.view(B, kv_heads, -1, m, hs).sum(2) for x in (dk, dv))
 
 
@@ -83,8 +86,8 @@ def _scores(q: Tensor, k: Tensor, rows: slice, columns: slice, place: Place) -> 
 
 
 def _tiles(n: int, m: int, place: Place) -> Iterator[tuple[slice, slice]]:
-    """Slices of the queries, each with the slice of the keys that it can see; none where it can see
-    none."""
+    """Slices of the queries, each with the slice of the keys that it can see. Slices of queries
+    that can see no key are left out."""
     reach, ahead = place.pattern.reach(place.T), place.query - place.key
     for start in range(0, n, TILE):
         stop = min(start + TILE, n)
@@ -94,9 +97,7 @@ def _tiles(n: int, m: int, place: Place) -> Iterator[tuple[slice, slice]]:
 
 
 def _for_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values for every query head, in what is computed in."""
-    return tuple(_wide(x).repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    """Keys and values repeated for every query head, (B, nh, m, hs), in the dtype to compute
+    in."""
+    return tuple(x.to(wide_dtype(x.dtype)).repeat_interleave(q.size(1) // x.size(1), dim=1)
+                 for x in (k, v))

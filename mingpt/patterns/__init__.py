@@ -1,2 +1,3 @@
-"""Patterns: which keys a query may see. `pattern` is one of them, `kinds` lists them, `schedule`
-gives every layer its own."""
+"""Attention patterns: which keys a query may see. `pattern.py` defines what every pattern can do,
+`kinds.py` lists the patterns, `schedule.py` gives each layer a pattern, and `files.py` reads
+schedules from JSON files."""

@@ -1,5 +1,5 @@
 """
-Read schedules from the JSON files of studies 000 and 001, unchanged.
+Reads schedules from the JSON files of studies 000 and 001. The files need no change.
 
 Expanded (000): the file spells out every layer. `mask_patterns` and descriptions are ignored.
 
@@ -36,8 +36,9 @@ COMPACT_LAYERS = 12
 
 
 def load_schedule(path: str, name: str = "") -> list[Pattern]:
-    """The patterns of one schedule of a file, from its first layer; without a name, of its
-    `default_schedule`, or of the only one there is. Raises BadInput."""
+    """The patterns of one schedule in a file, first layer first. Without a name, this is the file's
+    `default_schedule`, or its only schedule. Raises BadInput if the file cannot be read, has no
+    such schedule, or is not in one of the formats above."""
     content = _read(path)
     schedules = _dict(content.get("schedules"), f"{path}: 'schedules'")
     name = name or _default(path, content, schedules)
@@ -48,7 +49,8 @@ def load_schedule(path: str, name: str = "") -> list[Pattern]:
     for key, reader in (("layers", _expanded), ("type", _compact)):
         if key in schedule:
             return reader(schedule, where)
-    raise BadInput(f"{where} has neither 'layers', as study 000's, nor 'type', as study 001's")
+    raise BadInput(f"{where} has neither 'layers' (the format of study 000) nor 'type' (the format "
+                   f"of study 001)")
 
 
 def _read(path: str) -> dict:
@@ -56,18 +58,18 @@ def _read(path: str) -> dict:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = [p.name for p in Path(path).parent.glob("*.json")]
-        raise BadInput(f"no schedule file {path}" + (did_you_mean(Path(path).name, near) if near
-                                                     else "")) from None
+        raise BadInput(f"no schedule file {path}"
+                       + (did_you_mean(Path(path).name, near) if near else "")) from None
     except OSError as error:
         raise BadInput(f"schedule file {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:   # of JSON or of UTF-8
+    except ValueError as error:   # from decoding JSON or UTF-8
         raise BadInput(f"schedule file {path} is not JSON: {error}") from None
     return _dict(content, f"schedule file {path}")
 
 
 def _dict(value: Any, where: str) -> dict:
     if not isinstance(value, dict) or not value:
-        raise BadInput(f"{where} should be a JSON object with something in it, like "
+        raise BadInput(f"{where} should be a JSON object that is not empty, like "
                        f"{{\"0\": {{…}}}}")
     return value
 
@@ -82,8 +84,8 @@ def _default(path: str, content: dict, schedules: dict) -> str:
 
 
 def _field(entry: dict, key: str, default: int | float | None = None) -> Any:
-    """A value of the file; one that is missing or null takes the default, or BadInput where there
-    is none."""
+    """A value from the file. If it is missing or null, returns the default; raises BadInput if
+    there is no default."""
     value = entry.get(key)
     if value is None and default is None:
         raise BadInput(f"{key} is missing")
@@ -92,8 +94,8 @@ def _field(entry: dict, key: str, default: int | float | None = None) -> Any:
 
 def _whole(entry: dict, key: str, default: int, least: int = 0) -> int:
     value = _field(entry, key, default)
-    if type(value) is not int or value < least:   # true is an int to Python
-        raise BadInput(f"{key} = {value!r} is no whole number from {least}")
+    if type(value) is not int or value < least:   # not isinstance: True is an int in Python
+        raise BadInput(f"{key} = {value!r} is not a whole number of at least {least}")
     return value
 
 
@@ -108,8 +110,8 @@ def _choose(readers: dict[str, Callable], entry: dict, key: str) -> Callable:
 # -----------------------------------------------------------------------------------------------
 
 def _sliding_window(layer: dict) -> Pattern:
-    w, i, groups = _field(layer, "window_size"), _field(layer, "group_idx",
-                                                        0), _field(layer, "num_groups", 1)
+    w, i, groups = (_field(layer, "window_size"), _field(layer, "group_idx", 0),
+                    _field(layer, "num_groups", 1))
     return Window(w) if (i, groups) == (0, 1) else ShiftedWindow(w, i, groups)
 
 
@@ -148,8 +150,8 @@ def _layer(layer: dict, l: int, where: str) -> Pattern:
 
 def _compact(schedule: dict, where: str) -> list[Pattern]:
     try:
-        return _choose(COMPACT_TYPES, schedule, "type")(schedule, _whole(schedule, "n_layer",
-                                                                         COMPACT_LAYERS, 1))
+        return _choose(COMPACT_TYPES, schedule, "type")(
+            schedule, _whole(schedule, "n_layer", COMPACT_LAYERS, 1))
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
 
@@ -163,13 +165,15 @@ COMPACT_TYPES = {"none": lambda schedule, n_layer: [Full()] * n_layer, "progress
 
 
 def halving(start: int, end: int, first: int, n_layer: int) -> list[Pattern]:
-    """Study 001's progressive schedule: full before layer `first`, there a window of `start`, then
-    half of the one before, but never less than `end`: halving(512, 16, 6, 12) ends in 512 256 128
-    64 32 16. Raises BadInput."""
-    # both are checked, even where no layer reaches them
+    """Study 001's progressive schedule. Layers before `first` are full. Layer `first` has a window
+    of `start`, and each later layer half the window of the one before, but never less than `end`:
+    halving(512, 16, 6, 12) ends in 512 256 128 64 32 16. Raises BadInput if end > start or the
+    model has no layer `first`."""
+    # Window checks both numbers, even those that no layer uses
     start, end = Window(start).w, Window(end).w
     if end > start:
-        raise BadInput(f"windows go down: from {start} to {end} should be from {end} to {start}")
+        raise BadInput(f"progressive windows shrink: from {start} to {end} should be from {end} to "
+                       f"{start}")
     if first not in range(n_layer):
         raise BadInput(f"start layer {first} of {n_layer}: the layers are 0 to {n_layer - 1}")
     return [Full()] * first + [Window(max(start >> l, end)) for l in range(n_layer - first)]

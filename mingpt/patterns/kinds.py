@@ -1,20 +1,21 @@
 """
-Which keys a query may see: a pattern is a predicate on (i, j), query and key.
+The attention patterns. A pattern is a predicate on (i, j): may query i see key j?
 
 Every pattern is causal and lets a query see itself, so no softmax is ever empty. Patterns compose,
-count and draw themselves (pattern.py). Each has a short spelling, which parses back:
+count their keys and draw themselves (pattern.py). Each has a short spelling, which parses back:
 
     f          full: every key up to the query          at T = 4: x... xx.. xxx. xxxx
-    256        window: i − j < 256, with the query's own key
+    256        window: the last 256 keys, including the query's own (i − j < 256)
                                                 window(2) at T = 4: x... xx.. .xx. ..xx
-    256>1/2    shifted: the window moves by 1/2 of itself towards the future, which is cut off.
-               This leaves the same keys as 128.
+    256>1/2    shifted: the window moves by 1/2 of its length towards the future. Causality cuts
+               off the part that lies in the future. This leaves the same keys as 128.
     96/4       dilated: a window of 96, then keys i−96−4, i−96−8, …; key i−96 is in a gap
     b128x4     block: the query's own block of 128, up to the query, and the 4 blocks before it
     s8         strided: keys 0, 8, 16, … and the query's own
     64+g64     local_global: a window of 64, and keys 0, 64, 128, …
     r0.1@7     random: each earlier key is dropped with probability 0.1, by seed 7
-    64&s8      the keys in both; 64|s8 the keys in either. & binds more closely than |:
+    64&s8      the keys that both patterns allow
+    64|s8      the keys that either pattern allows. & binds more closely than |, so
                (64|s8)&b128x4 needs its brackets.
 """
 
@@ -29,16 +30,15 @@ from mingpt.patterns.pattern import And, Or, Pattern, draw
 from mingpt.utils import BadInput
 
 __all__ = ["And", "Or", "Pattern", "PATTERNS", "draw", "parse_pattern", "full", "window",
-           "shifted", "dilated", "block",
-           "strided", "local_global", "random"]
+           "shifted", "dilated", "block", "strided", "local_global", "random"]
 
 
-LARGEST = 2**31 - 1   # of a pattern's numbers, so that no index overflows
+LARGEST = 2**31 - 1   # the largest number in a pattern: no index can overflow
 
 
 @dataclass(frozen=True)
 class Full(Pattern):
-    """GPT-2's: every key up to the query."""
+    """Every key up to the query, as in GPT-2."""
     spelling, relative = "f", True
 
     def allows(self, i, j):
@@ -53,7 +53,8 @@ class Full(Pattern):
 
 @dataclass(frozen=True)
 class _Sized(Pattern):
-    """A pattern made of whole numbers; `least` names those that may be other than 1 or more."""
+    """Base class of the patterns whose fields are all whole numbers. A field must be at least 1,
+    unless `least` names another minimum for it."""
     least: ClassVar[dict[str, int]] = {}
 
     def __post_init__(self):
@@ -62,10 +63,11 @@ class _Sized(Pattern):
 
 
 def _whole(pattern: Pattern, name: str, least: int) -> int:
-    """The pattern's field as an int, or BadInput where it is none or too small."""
+    """The pattern's field as an int. Raises BadInput if it is not a whole number, below `least` or
+    above LARGEST."""
     value = getattr(pattern, name)
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise BadInput(f"pattern {str(pattern)!r}: {name} = {value!r} is no whole number")
+        raise BadInput(f"pattern {str(pattern)!r}: {name} = {value!r} is not a whole number")
     if not least <= value <= LARGEST:
         nearest = f"the least is {least}" if value < least else f"the largest is {LARGEST}"
         raise BadInput(f"pattern {str(pattern)!r}: {name} = {value}, {nearest}")
@@ -74,13 +76,13 @@ def _whole(pattern: Pattern, name: str, least: int) -> int:
 
 @dataclass(frozen=True)
 class Window(_Sized):
-    """The last w keys, the query's own included."""
+    """The last w keys, including the query's own."""
     w: int
     spelling, relative = "{w}", True
 
     @property
     def width(self) -> int:
-        """The number of keys that a late query sees."""
+        """The number of keys that a query sees once there are that many."""
         return self.w
 
     def allows(self, i, j):
@@ -95,9 +97,9 @@ class Window(_Sized):
 
 @dataclass(frozen=True)
 class ShiftedWindow(Window):
-    """Study 000's group shift: a window moved index/groups of itself towards the future. Causality
-    cuts that part off, so w − ⌊w·index/groups⌋ keys are left. This reading gives the study's
-    sparsities: lms_main 50.5 % at T = 1024 and 37.5 % at 512."""
+    """Study 000's group shift: a window moved towards the future by index/groups of its length.
+    Causality cuts off the part in the future, so w − ⌊w·index/groups⌋ keys are left. This reading
+    reproduces the study's sparsities: lms_main 50.5 % at T = 1024 and 37.5 % at 512."""
     index: int
     groups: int
     spelling, relative = "{w}>{index}/{groups}", True
@@ -116,8 +118,8 @@ class ShiftedWindow(Window):
 
 @dataclass(frozen=True)
 class Dilated(_Sized):
-    """Study 003's: a window of w, then every d-th key: i−w−d, i−w−2d, … Key i−w itself is in a
-    gap."""
+    """Study 003's dilated window: a window of w, then every d-th key before it: i−w−d, i−w−2d, …
+    Key i−w itself is in a gap."""
     w: int
     d: int
     spelling, relative = "{w}/{d}", True
@@ -157,7 +159,7 @@ class Block(_Sized):
 
 @dataclass(frozen=True)
 class Strided(_Sized):
-    """Every s-th key of the text, from the first, and the query's own."""
+    """Every s-th key of the text, starting at key 0, and the query's own key."""
     s: int
     spelling = "s{s}"
 
@@ -174,8 +176,8 @@ class Strided(_Sized):
 
 @dataclass(frozen=True)
 class LocalGlobal(_Sized):
-    """A window of w, and every `every`-th key of the text, from the first (study 000's
-    local_global: every 64th)."""
+    """A window of w, and every `every`-th key of the text, starting at key 0. Study 000's
+    local_global takes every 64th."""
     w: int
     every: int
     spelling = "{w}+g{every}"
@@ -193,8 +195,8 @@ class LocalGlobal(_Sized):
 
 @dataclass(frozen=True)
 class Random(Pattern):
-    """Each earlier key is dropped with probability `drop`, by a hash of (seed, i, j): the same
-    pairs at every T and on every device, with nothing stored."""
+    """Drops each earlier key with probability `drop`. A hash of (seed, i, j) decides, so the same
+    pairs are dropped at every T and on every device, and nothing is stored."""
     drop: float
     seed: int
     spelling = "r{drop}@{seed}"
@@ -202,8 +204,8 @@ class Random(Pattern):
     def __post_init__(self):
         object.__setattr__(self, "seed", _whole(self, "seed", 0))
         if not isinstance(self.drop, (int, float)) or not 0 <= self.drop < 1:
-            raise BadInput(f"pattern {str(self)!r}: drop = {self.drop!r} is no number from 0 to "
-                           f"less than 1")
+            raise BadInput(f"pattern {str(self)!r}: drop = {self.drop!r} is not a number from "
+                           f"0 to less than 1")
         object.__setattr__(self, "drop", float(self.drop))
 
     def allows(self, i, j):
@@ -211,11 +213,12 @@ class Random(Pattern):
 
 
 def _int64(x: Any) -> Any:
-    return x.long() if hasattr(x, "long") else np.int64(x)   # flex gives int32, too short for _mix
+    # FlexAttention passes int32 indices, which are too short for _mix
+    return x.long() if hasattr(x, "long") else np.int64(x)
 
 
 def _mix(x: Any) -> Any:
-    """Thomas Mueller's 32-bit integer hash. The factor is below 2^27, so that nothing overflows an
+    """Thomas Mueller's 32-bit integer hash. Its factor is below 2^27, so no product overflows an
     int64."""
     x = x & 0xFFFFFFFF
     for _ in range(2):
@@ -223,18 +226,19 @@ def _mix(x: Any) -> Any:
     return x ^ x >> 16
 
 
-# a pattern is a class above and a line here; the line makes it a word of the schedules' grammar
+# To add a pattern, write a class above and a line here. The line adds its spelling to the grammar
+# of schedules.
 PATTERNS = {"full": Full, "window": Window, "shifted": ShiftedWindow, "dilated": Dilated,
-            "block": Block,
-            "strided": Strided, "local_global": LocalGlobal, "random": Random}
-# as code reads best: window(64) | strided(8)
+            "block": Block, "strided": Strided, "local_global": LocalGlobal, "random": Random}
+# lower-case names, so that code can say window(64) | strided(8)
 full, window, shifted, dilated = Full, Window, ShiftedWindow, Dilated
 block, strided, local_global, random = Block, Strided, LocalGlobal, Random
 
 
 def parse_pattern(text: str) -> Pattern:
-    """The pattern that a spelling means, the reverse of str(pattern). Raises BadInput."""
-    for symbol, kind in (("|", Or), ("&", And)):   # the one that binds less is split at first
+    """The pattern that a spelling means: the reverse of str(pattern). Raises BadInput if the text
+    is not a spelling."""
+    for symbol, kind in (("|", Or), ("&", And)):   # | binds less closely, so it is split first
         parts = _split(text, symbol)
         if len(parts) > 1:
             return kind(tuple(parse_pattern(part) for part in parts))
@@ -245,12 +249,11 @@ def parse_pattern(text: str) -> Pattern:
             return kind(*(f.type(value) for f, value in zip(fields(kind), match.groups(),
                                                             strict=True)))
     raise BadInput(f"no pattern is spelled {text!r}: write f, 256, 256>1/2, 96/4, b128x4, s8, "
-                   f"64+g64 or r0.1@7, "
-                   "joined by & and |")
+                   f"64+g64 or r0.1@7, or several of these joined by & and |")
 
 
 def _split(text: str, symbol: str) -> list[str]:
-    """Split at a symbol, where it stands in no brackets."""
+    """Split at each occurrence of the symbol outside brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -263,7 +266,7 @@ def _split(text: str, symbol: str) -> list[str]:
 
 @cache
 def _form(kind: type[Pattern]) -> re.Pattern:
-    """A class's spelling as a regular expression, a group for each field."""
+    """A class's spelling as a regular expression with one group per field."""
     numbers = {int: r"(-?\d+)", float: r"(-?\d+(?:\.\d*)?(?:e-?\d+)?)"}
     form = re.escape(kind.spelling)
     for f in fields(kind):

@@ -1,6 +1,7 @@
 """
-What every pattern can do: say whether query i may see key j, compose with & and |, count its keys
-without building T×T, and draw itself. The patterns themselves are in patterns.py.
+The base class of all attention patterns. A pattern says whether query i may see key j. Patterns
+compose with & and |, count their keys without building a T×T mask, and draw themselves as text.
+The patterns themselves are in kinds.py.
 """
 
 from dataclasses import dataclass
@@ -16,18 +17,21 @@ if TYPE_CHECKING:
 
 
 class Pattern:
-    """A causal set of (i, j) pairs. `allows` says which; what can be counted in closed form
-    overrides the counting."""
-    spelling: ClassVar[str]
-    relative: ClassVar[bool] = False    # whether i − j alone decides
+    """A causal set of pairs (i, j) of a query and a key.
+
+    A subclass defines `allows`. If its keys can be counted in closed form, it also overrides
+    `keys_per_query` and `reach`, which by default look at every pair.
+    """
+    spelling: ClassVar[str]             # a format string over the fields, such as "{w}/{d}"
+    relative: ClassVar[bool] = False    # whether i − j alone decides if i sees j
 
     def allows(self, i: Any, j: Any) -> Any:
-        """The predicate where j <= i; i and j are ints, or numpy or torch integer arrays that
-        broadcast."""
+        """Whether query i may see key j, given that j <= i. i and j are ints, or numpy or torch
+        integer arrays that broadcast."""
         raise NotImplementedError
 
     def __call__(self, i: Any, j: Any) -> Any:
-        """May query i see key j? Broadcasts as `allows` does; never true for j > i."""
+        """Whether query i may see key j. Broadcasts as `allows` does. Always false for j > i."""
         return (j <= i) & self.allows(i, j)
 
     def __and__(self, other: "Pattern") -> "Pattern":
@@ -40,7 +44,7 @@ class Pattern:
         return self.spelling.format(**vars(self))
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """(stop − start, stop) bool: the keys of queries start … stop − 1."""
+        """(stop − start, stop) bool: which keys the queries start … stop − 1 see."""
         return self(np.arange(start, stop)[:, None], np.arange(stop))
 
     def keys_per_query(self, T: int) -> np.ndarray:
@@ -48,62 +52,64 @@ class Pattern:
         return _streamed(self, T)[0]
 
     def reach(self, T: int) -> int:
-        """The largest i − j seen among T positions."""
+        """The largest distance i − j from a query to a key that it sees, among T positions."""
         return _streamed(self, T)[1]
 
     def count(self, T: int) -> int:
-        """The (i, j) pairs seen among T positions, exactly."""
+        """The exact number of pairs (i, j) seen among T positions."""
         return int(self.keys_per_query(T).sum())
 
     def sparsity(self, T: int) -> float:
-        """The share of the causal triangle, diagonal included, that is not seen: 0 for full."""
+        """The share of the causal triangle, diagonal included, that is not seen. 0 for full."""
         return 1 - self.count(T) / (T * (T + 1) // 2)
 
     def is_full(self, T: int) -> bool:
-        """Whether among T positions nothing is left out, as in a window longer than the text."""
+        """Whether every query sees all keys up to itself among T positions, as in a window longer
+        than the text."""
         return self.count(T) == T * (T + 1) // 2
 
     def mask(self, T: int, device: "torch.device | str | None" = None) -> "torch.Tensor":
-        """(T, T) bool, true where a key is seen: the dense reference."""
-        import torch  # here, so that patterns can be counted and drawn without it
+        """(T, T) bool, true where a query (row) sees a key (column). This is the reference that
+        every backend is tested against."""
+        import torch  # imported here, so that patterns can be counted and drawn without torch
         i = torch.arange(T, device=device)
-        return self(i[:, None], i)
+        return self(i[:, None], i)      # (T, T)
 
     def draw(self, T: int, separator: str = " ") -> str:
-        """A picture in text, a row a query, x where a key is seen. See `draw`."""
+        """A picture in text: one row per query, x where a key is seen. See `draw`."""
         i = np.arange(T)
         return separator.join("".join(".x"[seen] for seen in row)
                               for row in self(i[:, None], i).astype(int))
 
 
 def draw(pattern: Pattern, T: int, separator: str = " ") -> str:
-    """draw(window(2), T=4) == 'x... xx.. .xx. ..xx'; separator='\\n' puts the rows below each
-    other."""
+    """The pattern as text, one row per query: draw(window(2), T=4) == 'x... xx.. .xx. ..xx'.
+    separator='\\n' puts each row on its own line."""
     return pattern.draw(T, separator)
 
 
-ROWS = 64   # a stream's block of queries: at T = 8192 its indices take 4 MB
+ROWS = 64   # queries looked at together when pairs are counted: 4 MB of indices at T = 8192
 
 
 @lru_cache(maxsize=256)
 def _streamed(pattern: Pattern, T: int) -> tuple[np.ndarray, int]:
-    """Keys per query and reach by looking at every pair, a block of rows at a time: T² time, T
-    memory."""
+    """Keys per query, (T,), and reach. Looks at every pair, one block of rows at a time: T² time,
+    but memory proportional to T."""
     keys, reach = [np.zeros(0, dtype=np.int64)], 0
     for start in range(0, T, ROWS):
         seen = pattern.rows(start, min(start + ROWS, T))
         keys.append(seen.sum(1))
-        # argmax: the first key
+        # argmax gives the first key that each query sees
         reach = max(reach, int((np.arange(start, start + len(seen)) - seen.argmax(1)).max()))
     keys = np.concatenate(keys)
-    keys.flags.writeable = False   # it is cached
+    keys.flags.writeable = False   # callers share this cached array
     return keys, reach
 
 
 @dataclass(frozen=True)
 class _Composed(Pattern):
-    """Several patterns in one; those of the same kind are taken apart, so that (a & b) & c is a &
-    (b & c)."""
+    """A pattern made of several. Nested compositions of the same kind are flattened, so that
+    (a & b) & c equals a & (b & c)."""
     parts: tuple[Pattern, ...]
 
     def __post_init__(self):
@@ -122,10 +128,10 @@ class _Composed(Pattern):
 
 
 class And(_Composed):
-    """The keys that all parts allow."""
+    """Sees the keys that all parts allow."""
     spelling, operator = "&", staticmethod(and_)
 
 
 class Or(_Composed):
-    """The keys that any part allows."""
+    """Sees the keys that at least one part allows."""
     spelling, operator = "|", staticmethod(or_)

@@ -1,20 +1,21 @@
 """
-A schedule gives each layer one pattern. It is written as
+A schedule gives each layer one pattern. It is written in one of these forms:
 
     "f 256 256 f 128*4 f 256 256 f"   the spellings of kinds.py, first layer first; *4 repeats
-    "f 96/4* f"                       a * without a number fills the layers that are left:
+    "f 96/4* f"                       a * without a number fills the layers that are left;
                                       "256*" is a window in every layer
-    "lms_main"                        a name in NAMED, written for 12 layers. With n layers,
-                                      layer l takes ⌊l·12/n⌋
-    "sssl", "sssl:128"                three short windows (256), then one full, repeated
-    "progressive:512>16@6"            study 001's: full before layer 6 (default 0), then
+    "lms_main"                        a name in NAMED. These are written for 12 layers: in a model
+                                      of n layers, layer l takes the pattern of layer ⌊l·12/n⌋
+    "sssl", "sssl:128"                three short windows (256, or 128), then one full layer,
+                                      repeated
+    "progressive:512>16@6"            study 001's schedule: full before layer 6 (default 0), then
                                       512 256 128 … 16 16
     "progressive:1024"                study 000's straight line: ⌊1024·(1 − l/n)⌋ + 1 in layer l
-    "FILE.json:NAME", "FILE.json"     a schedule of a file (files.py); without NAME its
-                                      default_schedule
+    "FILE.json:NAME", "FILE.json"     a schedule from a file (files.py). Without NAME it is the
+                                      file's default_schedule.
 
-Spaces separate layers. & and | may have spaces around them. `progressive` and `sssl` follow the
-model's own depth.
+Spaces separate layers. & and | may have spaces around them. `progressive` and `sssl` adapt to the
+model's depth.
 """
 
 import os
@@ -30,7 +31,8 @@ from mingpt.patterns.kinds import Full, Pattern, Window, parse_pattern
 from mingpt.patterns.pattern import ROWS
 from mingpt.utils import BadInput, CfgNode, did_you_mean
 
-# studies 000 and 001, layers 0 … 11: as run in 000, and as 001's text has it
+# The schedules of studies 000 and 001, layers 0 … 11. Those of 000 are as it ran them, those of
+# 001 (_001) as its text gives them.
 NAMED = {
     "full":             "f*12",
     "half":             "f*6 256 128 64 32 16*2",
@@ -49,8 +51,8 @@ NAMED_LAYERS = 12
 
 @dataclass(frozen=True)
 class Schedule(Sequence):
-    """One pattern a layer. `name` is what was asked for; `note` says what a reader should know of
-    how it was met."""
+    """One pattern per layer. `name` is the text that was asked for. `note` is a remark for the
+    reader, set when the schedule was fitted to another depth."""
     layers: tuple[Pattern, ...]
     name: str
     note: str | None = None
@@ -66,15 +68,16 @@ class Schedule(Sequence):
         return " ".join(f"{p}*{n}" if n > 1 else str(p) for p, n in runs)
 
     def sparsity(self, T: int) -> float:
-        """The share of the causal triangle not seen, over all layers."""
+        """The share of the causal triangle that is not seen, averaged over all layers."""
         return float(np.mean([p.sparsity(T) for p in self.layers]))
 
     def reaches(self, T: int) -> list[int]:
-        """Each layer's largest i − j."""
+        """The largest i − j that each layer sees, first layer first."""
         return [p.reach(T) for p in self.layers]
 
     def receptive_field(self, T: int) -> np.ndarray:
-        """(T,) bool: the positions that the last query's output depends on through all layers."""
+        """(T,) bool: the positions that the last query's output can depend on through all
+        layers."""
         seen = np.zeros(T, dtype=bool)
         seen[-1] = True
         for pattern in reversed(self.layers):
@@ -94,9 +97,9 @@ def _keys_of(pattern: Pattern, queries: np.ndarray) -> np.ndarray:
 
 
 def parse_schedule(text: str, n_layer: int) -> Schedule:
-    """The schedule that a text means for a model of n_layer layers. See the top of this file.
-    Raises BadInput."""
-    text = str(text).strip()   # a lone 256 comes from the command line as a number
+    """The schedule that a text means for a model of n_layer layers. The forms of the text are at
+    the top of this file. Raises BadInput if it has none of them."""
+    text = str(text).strip()   # the command line turns a lone 256 into a number
     word, _, argument = text.partition(":")
     if text in NAMED:
         return at_depth(parse_layers(NAMED[text], NAMED_LAYERS), n_layer, text)
@@ -108,43 +111,43 @@ def parse_schedule(text: str, n_layer: int) -> Schedule:
 
 
 def pattern_of(config: CfgNode, layer: int) -> Pattern:
-    """The schedule's pattern for a layer. Without a number of layers, as in a part built by itself,
-    there is one more than that."""
+    """The schedule's pattern for one layer. If config.n_layer is not set, as for a part that is
+    built by itself, the schedule is read for layer + 1 layers."""
     return parse_schedule(config.schedule, config.n_layer or layer + 1)[layer]
 
 
 def without_file(text: str, n_layer: int) -> str:
-    """The text; of a file's schedule, the patterns that it holds now."""
+    """The schedule as text that needs no file. A schedule from a file is spelled out as the
+    patterns that the file holds now. Any other text is returned unchanged."""
     text = str(text).strip()
     named = text in NAMED or text.partition(":")[0] in FORMULAS
     return text if named or not _file(text) else str(parse_schedule(text, n_layer))
 
 
 def at_depth(layers: Sequence[Pattern], n_layer: int, name: str) -> Schedule:
-    """A schedule at another depth: layer l of n takes the pattern at ⌊l·len(layers)/n⌋. Windows
-    stay as they are."""
+    """The schedule at another depth: layer l of n_layer takes the pattern of layer
+    ⌊l·len(layers)/n_layer⌋. The sizes of windows stay the same."""
     depth, note = len(layers), None
     if n_layer != depth and len(set(layers)) > 1:
         note = (f"schedule {name!r} is written for {depth} layers: layer l of {n_layer} takes its "
-                f"layer "
-                f"⌊l·{depth}/{n_layer}⌋; windows are not scaled")
+                f"layer ⌊l·{depth}/{n_layer}⌋; windows are not scaled")
     return Schedule(tuple(layers[l * depth // n_layer] for l in range(n_layer)), name, note)
 
 
 def uniform(w: int, d: int | None = None) -> str:
-    """The schedule with one window, dilated if d is given, in every layer."""
+    """The text of a schedule with the same window in every layer, dilated if d is given."""
     return f"{w}*" if d is None else f"{w}/{d}*"
 
 
 def parse_layers(text: str, n_layer: int) -> list[Pattern]:
-    """Patterns one by one: 'f 128*4 f' for 6 layers, 'f 128* f' for any number from 3. Raises
-    BadInput."""
+    """The patterns of a text that spells out the layers: 'f 128*4 f' for 6 layers, 'f 128* f' for 3
+    or more. Raises BadInput if the text does not fit n_layer layers."""
     items = list(_items(text))
     given = sum(times for _, times in items if times)
     fills = sum(times is None for _, times in items)
     if fills > 1:
-        raise BadInput(f"schedule {text!r} has {fills} items that take the layers left: give all "
-                       f"but one a number")
+        raise BadInput(f"schedule {text!r} has {fills} items that fill the remaining layers: give "
+                       f"all but one a number")
     if not items or (given >= n_layer if fills else given != n_layer):
         filled = re.sub(r"\*\d+$", "", text) + "*"
         hint = (f"{filled!r} would fill it" if 0 < given < n_layer
@@ -152,13 +155,12 @@ def parse_layers(text: str, n_layer: int) -> list[Pattern]:
         least = "at least " * fills
         raise BadInput(f"schedule {text!r} is for {least}{given + fills} of the model's {n_layer} "
                        f"layers: {hint}")
-    return [pattern for pattern, times in items for _ in range(n_layer - given if times is None
-                                                               else times)]
+    return [pattern for pattern, times in items
+            for _ in range(n_layer - given if times is None else times)]
 
 
 def _items(text: str) -> Iterator[tuple[Pattern, int | None]]:
-    """The patterns of a text and how often each stands there; None for as often as there is
-    room."""
+    """The patterns of a text, each with how many layers it takes. None means all that are left."""
     words = re.sub(r"\s*([&|])\s*", r"\1", text).split()
     for k, word in enumerate(words):
         spelling, star, times = word.partition("*")
@@ -175,7 +177,7 @@ def _items(text: str) -> Iterator[tuple[Pattern, int | None]]:
 
 
 def _file(text: str) -> tuple[str, str] | None:
-    """('path', 'name') of FILE:NAME and ('path', '') of FILE; None for a text that is no file."""
+    """('path', 'name') for FILE:NAME, ('path', '') for FILE, None if the text names no file."""
     if match := re.fullmatch(r"(.*?\.json)(?::(.*))?", text, re.IGNORECASE | re.DOTALL):
         return match[1], match[2] or ""
     path, _, name = text.rpartition(":")
@@ -184,22 +186,22 @@ def _file(text: str) -> tuple[str, str] | None:
 
 
 def progressive(argument: str, n_layer: int) -> list[Pattern]:
-    """'512>16@6': windows halved from 512 in layer 6 to 16; '1024': a straight line to ⌊1024/n⌋ + 1
-    in the last."""
+    """The patterns of 'progressive:ARGUMENT'. '512>16@6' is full before layer 6, then windows that
+    halve from 512 down to 16. '1024' is a straight line from 1025 down to ⌊1024/n⌋ + 1 in the last
+    layer. Raises BadInput for any other argument."""
     if match := re.fullmatch(r"(\d+)>(\d+)(?:@(\d+))?", argument):
         start, end, first = (int(number or 0) for number in match.groups())
         return halving(start, end, first, n_layer)
     if re.fullmatch(r"[1-9]\d*", argument):
         return [Window(int(argument) * (n_layer - l) // n_layer + 1) for l in range(n_layer)]
     raise BadInput(f"schedule 'progressive:{argument}': write progressive:512>16, "
-                   f"progressive:512>16@6 (from layer 6) "
-                   "or progressive:1024 (a straight line)")
+                   f"progressive:512>16@6 (from layer 6) or progressive:1024 (a straight line)")
 
 
 def sssl(argument: str, n_layer: int) -> list[Pattern]:
-    """Three short windows, then a full layer, over and over; the argument is the short pattern, 256
-    if empty. Gemma 2 (arXiv 2408.00118) has one short to a full layer, Gemma 3 (arXiv 2503.19786)
-    five."""
+    """The patterns of 'sssl:ARGUMENT': three short windows, then a full layer, repeated. The
+    argument is the short pattern; 256 if empty. For comparison, Gemma 2 (arXiv 2408.00118) has one
+    short layer per full layer, and Gemma 3 (arXiv 2503.19786) has five."""
     short = parse_pattern(argument or "256")
     return list(islice(cycle((short, short, short, Full())), n_layer))
 

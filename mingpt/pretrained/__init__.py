@@ -1,2 +1,2 @@
-"""Models from Hugging Face and back: `read` and `write`. `upcycle` gives a trained model another
-attention."""
+"""Import models from Hugging Face (`read`) and export ours (`write`). `upcycle` starts a model from
+another model's weights and converts its attention where the two differ."""

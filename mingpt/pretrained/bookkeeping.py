@@ -1,6 +1,6 @@
 """
-The keys of config.json that change no logit in any family: who wrote the file, token ids, sampling,
-training.
+The keys of config.json that do not change the logits of any family: who wrote the file, token ids,
+sampling and training.
 """
 
 from __future__ import annotations
@@ -23,6 +23,6 @@ _NAMES = """
     unsloth_version use_bfloat16 use_cache
 """
 BOOKKEEPING = frozenset(_NAMES.split())
-# every family computes the same with these values, and none of them here has another
+# No family here has a counterpart for any other value of these keys.
 PLAIN = Only(is_encoder_decoder=False, is_decoder=False, add_cross_attention=False,
              tie_encoder_decoder=False, pruned_heads={}, cross_attention_hidden_size=None)

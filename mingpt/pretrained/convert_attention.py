@@ -1,14 +1,14 @@
 """
-Make one kind of attention from another's queries, keys and values, so that it computes the same or
-nearly the same.
+Convert a source's attention weights to the model's kind of attention. The result computes the same
+as the source, or nearly the same.
 
-    gqa, mqa          groups of heads of keys and values become one head (Ainslie et al. 2023,
+    gqa, mqa          each group of key and value heads becomes one head (Ainslie et al. 2023,
                       arXiv 2305.13245)
-    mla               keys and values with the least squared error for a latent of that rank, by
-                      singular values. Exact where the rank is the model's width and positions are
-                      a table.
-    msla_published    the same projections under study 004's names
-    msla, mha         unchanged; heads of keys and values are repeated where the source has fewer
+    mla               a singular value decomposition gives the latent of the wanted rank whose keys
+                      and values have the least squared error. The result is exact where the rank
+                      equals the model's width and positions are a table.
+    msla_published    the same projections, under study 004's names
+    msla, mha         unchanged; key and value heads are repeated where the source has fewer
 """
 
 from __future__ import annotations
@@ -22,23 +22,27 @@ from torch import Tensor, nn
 from mingpt.pretrained.weights import Heads, Tensors, without_qkv_bias
 from mingpt.utils import BadInput, did_you_mean
 
-# of groups of heads, (n, heads in a group, hs, …) → (n, hs, …)
+# One head from each group: (n, heads per group, hs, …) → (n, hs, …).
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {"mean": lambda each: each.mean(1),
                                                    "first": lambda each: each[:, 0]}
-SMALL = 1e-6    # a norm's gain that is nearer to 0 counts as this much
+SMALL = 1e-6    # a norm's gain below this in size is replaced by this, so that we can divide by it
 
 
 @dataclass(frozen=True)
 class Made:
-    """A tensor, how it was made, and the source's tensors that it was made from."""
+    """A converted tensor, how it was made, and the names of the source's tensors it comes from."""
     tensor: Tensor
     how: str
     sources: tuple[str, ...]
 
 
-def remade(model: nn.Module, state: Tensors, heads: Heads, pooling: str = "mean") -> dict[str,
-                                                                                          Made]:
-    """What is made, not taken as it is, of the source's attention, by the model's names."""
+def remade(model: nn.Module, state: Tensors, heads: Heads,
+           pooling: str = "mean") -> dict[str, Made]:
+    """The attention tensors that must be converted rather than copied, by the model's names.
+
+    `state` are the source's tensors under our names, `heads` the source's heads. Empty where the
+    model's attention has no converter. BadInput for an unknown `pooling` or heads that do not fit.
+    """
     if pooling not in POOLINGS:
         raise BadInput(f"run.init_heads={pooling!r}{did_you_mean(pooling, POOLINGS)}")
     attn = model.transformer.h[0].attn
@@ -50,7 +54,7 @@ def remade(model: nn.Module, state: Tensors, heads: Heads, pooling: str = "mean"
 
 
 def grouped(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Made]:
-    """As many heads of keys and values as the model has, out of the source's."""
+    """Give the source's keys and values as many heads as the model has."""
     attn = model.transformer.h[0].attn
     _same_heads(attn, heads)
     wanted = getattr(attn, "n_kv_head", attn.n_head)
@@ -65,20 +69,20 @@ def grouped(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dic
 
 
 def regrouped(t: Tensor, heads: Heads, wanted: int, pooling: str) -> Tensor:
-    """(nkv·hs, …) → (wanted·hs, …): groups of neighbours become one head, or every head is
-    repeated."""
-    each = t.unflatten(0, (heads.n_kv_head, heads.size))
+    """(nkv·hs, …) → (wanted·hs, …): each group of neighbouring heads becomes one head, or every
+    head is repeated. BadInput where `wanted` neither divides nor is a multiple of nkv."""
+    each = t.unflatten(0, (heads.n_kv_head, heads.size))                         # (nkv, hs, …)
     if heads.n_kv_head % wanted == 0:
+        # (wanted, nkv / wanted, hs, …) → (wanted, hs, …) → (wanted·hs, …)
         return POOLINGS[pooling](each.unflatten(0, (wanted, -1))).flatten(0, 1)
     if wanted % heads.n_kv_head == 0:
-        return each.repeat_interleave(wanted // heads.n_kv_head, 0).flatten(0, 1)
-    raise BadInput(f"--init: {heads.n_kv_head} heads of keys and values make no {wanted} "
-                   f"(model.n_kv_head): give a "
-                   "divisor or a multiple")
+        return each.repeat_interleave(wanted // heads.n_kv_head, 0).flatten(0, 1)  # (wanted·hs, …)
+    raise BadInput(f"--init: {heads.n_kv_head} heads of keys and values cannot become {wanted} "
+                   f"(model.n_kv_head): give a divisor or a multiple")
 
 
 def published(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Made]:
-    """q, k and v apart, under study 004's names."""
+    """Split c_attn into q, k and v, under study 004's names."""
     made, named = {}, dict(model.named_parameters())
     for name in (name for name in state if ".attn.c_attn." in name):
         q, k, v = heads.split(state[name])
@@ -90,10 +94,13 @@ def published(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> d
 
 
 def latent(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Made]:
-    """Keys and values through a normed latent: [W_k; W_v] · gain = U·S·Vᵀ says which directions of
-    the normed input they need most. The latent is those, with the norm's shift taken off, so that
-    its own norm divides by about 1; what the shift did to keys changes no softmax, and what it did
-    to values goes into the output's bias."""
+    """Make keys and values pass through a normed latent.
+
+    [W_k; W_v] · gain = U·S·Vᵀ gives the directions of the normed input that keys and values need
+    most. The latent holds these directions, without the shift of the input norm, so that the
+    latent's own norm divides by about 1. The shift of the keys changes no softmax, so it can go.
+    The shift of the values moves into the bias of the output projection.
+    """
     attn = model.transformer.h[0].attn
     _check_latent(attn, heads)
     learned = model.transformer.wpe is not None
@@ -124,12 +131,12 @@ def _latent_layer(block: nn.Module, at: str, state: Tensors) -> dict[str, Made]:
     down[:rank] = vt[:rank] / gain
     up = torch.zeros(2 * len(k), attn.rank, dtype=torch.float64)
     up[:, :rank] = u[:, :rank] * s[:rank]
-    # head by head
+    # order the rows head by head: k and v of the first head, then of the second, …
     up = torch.cat([t.unflatten(0, (attn.n_head, -1)) for t in up.chunk(2)], 1).flatten(0, 1)
     values = {"attn.q_proj.weight": _queries(q, attn), "attn.kv_a_proj.weight": down,
               "attn.kv_b_proj.weight": up}
     norm = torch.zeros(attn.rank, dtype=torch.float64)
-    # the mean square is over all numbers, of which the rest are 0
+    # The norm averages the squares over all attn.rank numbers, and those after `rank` are 0.
     norm[:rank] = (rank / attn.rank) ** 0.5
     values["attn.kv_a_norm.weight"] = norm
     values["attn.kv_a_proj.bias"] = -down @ shift * (torch.arange(len(down)) < rank)
@@ -143,8 +150,9 @@ def _latent_layer(block: nn.Module, at: str, state: Tensors) -> dict[str, Made]:
 
 
 def _queries(q: Tensor, attn: nn.Module) -> Tensor:
-    """W_q, beside which the part that turns keeps its own; larger by what the scale is smaller for
-    having it."""
+    """W_q in the part of each head that does not turn; the part that turns keeps the model's own
+    rows. A head with both parts is larger, so its scores are divided by more: W_q is scaled up to
+    make up for it."""
     rows = attn.q_proj.weight.double().unflatten(0, (attn.n_head, -1)).clone()
     rows[:, :attn.nope] = q.unflatten(0, (attn.n_head, -1)) * ((attn.nope
                                                                 + attn.rope) / attn.nope) ** 0.5
@@ -152,7 +160,7 @@ def _queries(q: Tensor, attn: nn.Module) -> Tensor:
 
 
 def _repeated(qkv: Tensor, attn: nn.Module) -> Tensor:
-    """q, k and v with as many heads of each."""
+    """((nh + 2·nkv)·hs, …) → (3·nh·hs, …): repeat key and value heads to one per query head."""
     kv = (len(qkv) // attn.head_dim - attn.n_head) // 2
     heads = Heads(attn.n_head, kv, attn.head_dim)
     q, k, v = heads.split(qkv)
@@ -161,21 +169,21 @@ def _repeated(qkv: Tensor, attn: nn.Module) -> Tensor:
 
 def _same_heads(attn: nn.Module, heads: Heads) -> None:
     if (attn.n_head, attn.head_dim) != (heads.n_head, heads.size):
-        raise BadInput(f"--init: the source has {heads.n_head} heads of {heads.size}, the model "
-                       f"{attn.n_head} of "
-                       f"{attn.head_dim} (model.n_head, model.head_dim)")
+        raise BadInput(f"--init: the source has {heads.n_head} heads of size {heads.size}, but the "
+                       f"model has {attn.n_head} of size {attn.head_dim} "
+                       f"(model.n_head, model.head_dim)")
 
 
 def _check_latent(attn: nn.Module, heads: Heads) -> None:
-    """BadInput where the source's heads do not fit the latent's."""
+    """Raise BadInput where the source's heads do not fit the latent attention."""
     _same_heads(attn, heads)
     if (attn.nope, attn.v_size) != (heads.size, heads.size) or not hasattr(attn, "q_proj"):
-        raise BadInput(f"--init: mla is made from heads of {heads.size} with "
-                       f"model.qk_nope_head_dim and v_head_dim as "
-                       "large (None) and without model.q_lora_rank")
+        raise BadInput(f"--init: mla can only be made from this source's heads of size "
+                       f"{heads.size} if model.qk_nope_head_dim and model.v_head_dim have that "
+                       f"size too (or are None) and model.q_lora_rank is not set")
 
 
-# class of attention → what makes it of a source's
+# {class name of the model's attention: the function that converts a source's attention to it}
 CONVERTERS: Mapping[str, Callable] = {
     "CausalSelfAttention": grouped, "SparseLatentAttention": grouped,
     "MultiHeadLatentAttention": latent,

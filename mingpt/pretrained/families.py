@@ -1,10 +1,10 @@
 """
-The families of Hugging Face models that have a counterpart here, each declared once: what their
-config.json says in our settings, and where their weights are in ours. Import and export both read
-these declarations.
+The families of Hugging Face models that have a counterpart here. Each is declared once: how the
+keys of its config.json map to our settings, and which of its tensors holds which of ours. Import
+and export both read these declarations.
 
-To add one: a Family below, its name in FAMILIES, and a case in experiments/weights/parity.py, which
-compares it with theirs.
+To add a family: declare a Family below, add it to FAMILIES, and add a case to
+experiments/weights/parity.py, which compares it with transformers' own model.
 """
 
 from __future__ import annotations
@@ -53,12 +53,17 @@ from mingpt.pretrained.windows import (
 
 @dataclass(frozen=True)
 class Family:
-    """`name` is config.json's model_type. `outer` and `layer` are the weights outside and inside
-    the layers, whose names begin with `layers`; those of all but the head begin with `trunk`.
-    `table` says whether there is a table of positions (zeros say that there are none), `grouped`
-    whether heads of keys and values can be fewer than queries'. `prepare` moves what has no place
-    in the family to where it has. `biased` is what the family's flags about biases mean where they
-    are absent. `ignored` are keys that transformers does not read for this family."""
+    """How one family of Hugging Face models corresponds to our settings and weights.
+
+    `name` is config.json's model_type, `architecture` its class in transformers, and `entries` map
+    the keys of config.json to our settings. `outer` and `layer` are the weights outside and inside
+    the layers. The names of a layer's tensors begin with `layers`; all names but the head's begin
+    with `trunk`. `table` says whether the family has a table of positions (all zeros stand for no
+    positions), `grouped` whether it can have fewer key and value heads than query heads. `prepare`
+    moves weights that have no place in the family to weights that have one. `biased` is the value
+    of the family's bias flags where they are absent. `ignored` are keys that transformers does not
+    read for this family.
+    """
     name: str
     architecture: str
     entries: tuple[Entry, ...]
@@ -73,21 +78,19 @@ class Family:
     ignored: str = ""
 
     def keys(self) -> set[str]:
-        """Every key of config.json that is understood, or known to change no logit."""
+        """Every key of config.json that an entry understands, or that changes no logit."""
         flags = {w.bias for w in self.layer if isinstance(w.bias, str)}
-        return flags.union(BOOKKEEPING, PLAIN.keys(), self.ignored.split(), *(entry.keys()
-                                                                              for entry
-                                                                              in self.entries))
+        return flags.union(BOOKKEEPING, PLAIN.keys(), self.ignored.split(),
+                           *(entry.keys() for entry in self.entries))
 
     def weights(self, n_layer: int) -> list[Weight]:
-        """All modules with weights."""
+        """The weights of all modules: the outer ones, then those of each layer."""
         return [*self.outer, *(w.of_layer(f"transformer.h.{l}.", self.layers.format(l))
                                for l in range(n_layer) for w in self.layer)]
 
 
 MLP_ACTIVATIONS = (("gelu_new", "gelu"), ("gelu_pytorch_tanh", "gelu"), ("gelu_fast", "gelu"),
-                   ("gelu", "gelu_erf"),
-                   ("relu2", "relu2"))
+                   ("gelu", "gelu_erf"), ("relu2", "relu2"))
 GATE_ACTIVATIONS = (("silu", "swiglu"), ("swish", "swiglu"), ("gelu_pytorch_tanh", "geglu"),
                     ("gelu_new", "geglu"))
 
@@ -97,60 +100,61 @@ SHAPE = (Key("vocab_size", "vocab_size"), Key("hidden_size", "n_embd"),
 UNTIED = Key("tie_word_embeddings", "tie_weights", absent=False)
 TIED = Key("tie_word_embeddings", "tie_weights", absent=True)
 PRE_NORM = Ours(block="pre", qk_norm=False)
-# Llama's: RMSNorm, rotary positions and a gated MLP. Mistral, Qwen and others changed a thing each
-LLAMA = (*SHAPE, Rope(), Hidden("intermediate_size"),
-         Key("rms_norm_eps", "norm_eps", 1e-6), Choice("hidden_act", "mlp", GATE_ACTIVATIONS,
-                                                       "silu"),
+# Llama has RMSNorm, rotary positions and a gated MLP. Mistral, Qwen and others each change one
+# thing of it.
+LLAMA = (*SHAPE, Rope(), Hidden("intermediate_size"), Key("rms_norm_eps", "norm_eps", 1e-6),
+         Choice("hidden_act", "mlp", GATE_ACTIVATIONS, "silu"),
          Ours(norm="rmsnorm"), Note(attention_dropout="attn_pdrop"))
 
 
 def outer(norm_bias: bool = False, trunk: str = "model.",
           names: str = "embed_tokens norm lm_head") -> tuple[Weight, ...]:
-    """Embedding, last norm and head."""
+    """The embedding, the last norm and the head. `names` are theirs, in this order."""
     embedding, norm, head = names.split()
     return (Weight("transformer.wte", trunk + embedding),
             Weight("transformer.ln_f", trunk + norm, bias=norm_bias), Weight("lm_head", head))
 
 
 def norms(bias: bool = False) -> tuple[Weight, ...]:
+    """The two norms of a layer, under Llama's names."""
     return (Weight("ln_1", "input_layernorm", bias=bias),
             Weight("ln_2", "post_attention_layernorm", bias=bias))
 
 
 def attention(qkv_bias: bool | str, out_bias: bool | str) -> tuple[Weight, ...]:
+    """The projections of attention, under Llama's names."""
     return (Weight("attn.c_attn", "self_attn.q_proj self_attn.k_proj self_attn.v_proj", SplitQKV,
                    qkv_bias),
             Weight("attn.c_proj", "self_attn.o_proj", bias=out_bias))
 
 
 def gated_mlp(bias: bool | str = False) -> tuple[Weight, ...]:
+    """The three matrices of a gated MLP, under Llama's names."""
     return (Weight("mlp.c_gate", "mlp.gate_proj", bias=bias),
             Weight("mlp.c_fc", "mlp.up_proj", bias=bias),
             Weight("mlp.c_proj", "mlp.down_proj", bias=bias))
 
 
 def openai_trunk(layer: tuple[Weight, ...]) -> dict:
-    """The names that GPT-2 and GPT-Neo share with us."""
+    """The arguments of Family that GPT-2 and GPT-Neo share: names that are also ours."""
     same = [Weight(name, name) for name in ("transformer.wte", "transformer.wpe", "lm_head")]
     return {"trunk": "transformer.", "layers": "transformer.h.{}.", "table": True, "grouped": False,
             "outer": (*same, Weight("transformer.ln_f", "transformer.ln_f", bias=True)),
             "layer": (Weight("ln_1", "ln_1", bias=True), Weight("ln_2", "ln_2", bias=True), *layer)}
 
 
+# Keys of the heads that choose one of several texts; a language model has no such head.
 SUMMARY = ("summary_type summary_use_proj summary_activation summary_proj_to_labels "
-           "summary_first_dropout "
-           "summary_last_dropout")     # of heads that choose among texts
+           "summary_first_dropout summary_last_dropout")
 
 GPT2 = Family(
     "gpt2", "GPT2LMHeadModel",
     (Key("vocab_size", "vocab_size"), Key("n_embd", "n_embd"), Key("n_layer", "n_layer"),
      Key("n_head", "n_head"), Key("n_positions", "block_size"), Hidden("n_inner", default=4),
-     Key("layer_norm_epsilon", "norm_eps", 1e-5), Choice("activation_function", "mlp",
-                                                         MLP_ACTIVATIONS, "gelu_new"), TIED,
-                                                         PRE_NORM, NoWindow(),
-     Ours(norm="layernorm", position="learned"), Note(attn_pdrop="attn_pdrop",
-                                                      embd_pdrop="embd_pdrop",
-                                                      resid_pdrop="resid_pdrop"),
+     Key("layer_norm_epsilon", "norm_eps", 1e-5),
+     Choice("activation_function", "mlp", MLP_ACTIVATIONS, "gelu_new"), TIED, PRE_NORM, NoWindow(),
+     Ours(norm="layernorm", position="learned"),
+     Note(attn_pdrop="attn_pdrop", embd_pdrop="embd_pdrop", resid_pdrop="resid_pdrop"),
      Theirs(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False,
             add_cross_attention=False)),
     **openai_trunk((Weight("attn.c_attn", "attn.c_attn", TransposedQKV, True),
@@ -190,25 +194,27 @@ GPT_NEOX = Family(
     "gpt_neox.", "gpt_neox.layers.{}.", grouped=False, biased=True)
 
 LLAMA_ITSELF = Family(
-    "llama", "LlamaForCausalLM", (*LLAMA, KeyValueHeads(), HeadDim(), UNTIED, PRE_NORM, NoWindow(),
-                                  Only(rope_interleaved=False)), outer(),
+    "llama", "LlamaForCausalLM",
+    (*LLAMA, KeyValueHeads(), HeadDim(), UNTIED, PRE_NORM, NoWindow(),
+     Only(rope_interleaved=False)), outer(),
     (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp("mlp_bias")),
     ignored="is_llama_config")
 
 MISTRAL = Family(
-    "mistral", "MistralForCausalLM", (*LLAMA, KeyValueHeads(absent=8), HeadDim(), UNTIED, PRE_NORM,
-                                      OneWindow(absent=4096)), outer(),
+    "mistral", "MistralForCausalLM",
+    (*LLAMA, KeyValueHeads(absent=8), HeadDim(), UNTIED, PRE_NORM, OneWindow(absent=4096)), outer(),
     (*norms(), *attention(False, False), *gated_mlp()))
 
 QWEN2 = Family(
-    "qwen2", "Qwen2ForCausalLM", (*LLAMA, KeyValueHeads(absent=32), HeadDim(), UNTIED, PRE_NORM,
-                                  LayerTypes(), Only(use_mrope=False)), outer(),
+    "qwen2", "Qwen2ForCausalLM",
+    (*LLAMA, KeyValueHeads(absent=32), HeadDim(), UNTIED, PRE_NORM, LayerTypes(),
+     Only(use_mrope=False)), outer(),
     (*norms(), *attention(True, False), *gated_mlp()))
 
 QWEN3 = Family(
-    "qwen3", "Qwen3ForCausalLM", (*LLAMA, KeyValueHeads(absent=32), HeadDim(absent=128), UNTIED,
-                                  Ours(block="pre", qk_norm=True), LayerTypes(),
-                                  Only(use_mrope=False)), outer(),
+    "qwen3", "Qwen3ForCausalLM",
+    (*LLAMA, KeyValueHeads(absent=32), HeadDim(absent=128), UNTIED,
+     Ours(block="pre", qk_norm=True), LayerTypes(), Only(use_mrope=False)), outer(),
     (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp(),
      Weight("attn.q_norm", "self_attn.q_norm"), Weight("attn.k_norm", "self_attn.k_norm")))
 
@@ -216,18 +222,17 @@ SMOLLM3 = Family(
     "smollm3", "SmolLM3ForCausalLM",
     (*(entry for entry in LLAMA if not isinstance(entry, Rope)), Rope(theta=2_000_000.0),
      KeyValueHeads(absent=4), HeadDim(), TIED, PRE_NORM, NoRopeLayers(), UnturnedWindows()),
-     outer(),
+    outer(),
     (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp("mlp_bias")),
     ignored="max_window_layers")
 
 STARCODER2 = Family(
     "starcoder2", "Starcoder2ForCausalLM",
     (*SHAPE, KeyValueHeads(absent=2), Rope(), Hidden("intermediate_size"),
-     Key("norm_epsilon", "norm_eps", 1e-5), Choice("hidden_act", "mlp",
-                                                   (MLP_ACTIVATIONS[1], *MLP_ACTIVATIONS),
-                                                   "gelu_pytorch_tanh"), TIED, PRE_NORM,
-     OneWindow(), Ours(norm="layernorm"), Only(norm_type="layer_norm", mlp_type="default",
-                                               scale_attn_weights=True),
+     Key("norm_epsilon", "norm_eps", 1e-5),
+     Choice("hidden_act", "mlp", (MLP_ACTIVATIONS[1], *MLP_ACTIVATIONS), "gelu_pytorch_tanh"),
+     TIED, PRE_NORM, OneWindow(), Ours(norm="layernorm"),
+     Only(norm_type="layer_norm", mlp_type="default", scale_attn_weights=True),
      Note(attention_dropout="attn_pdrop", embedding_dropout="embd_pdrop",
           residual_dropout="resid_pdrop")),
     outer(True), (*norms(True), *attention("use_bias", "use_bias"),
@@ -240,8 +245,8 @@ STABLELM = Family(
     "stablelm", "StableLmForCausalLM",
     (*SHAPE, KeyValueHeads(absent=32), Rope(share="partial_rotary_factor", share_absent=0.25),
      Hidden("intermediate_size"),
-     Key("layer_norm_eps", "norm_eps", 1e-5), Choice("hidden_act", "mlp", GATE_ACTIVATIONS,
-                                                     "silu"), UNTIED, NoWindow(),
+     Key("layer_norm_eps", "norm_eps", 1e-5),
+     Choice("hidden_act", "mlp", GATE_ACTIVATIONS, "silu"), UNTIED, NoWindow(),
      Choice("use_parallel_residual", "block", ((False, "pre"), (True, "parallel")), False),
      Ours(norm="layernorm", qk_norm=False, parallel_norms=1), Theirs(qk_layernorm=False),
      Note(attention_dropout="attn_pdrop", hidden_dropout="resid_pdrop")),
@@ -261,8 +266,8 @@ LATENT_WEIGHTS = (
     Weight("attn.q_b_proj", "self_attn.q_b_proj", PairedQueries),
     Weight("attn.kv_a_norm", "self_attn.kv_a_layernorm"),
     Weight("attn.kv_a_proj", "self_attn.kv_a_proj_with_mqa", PairedKey, "attention_bias"),
-    Weight("attn.kv_b_proj", "self_attn.kv_b_proj"), Weight("attn.c_proj", "self_attn.o_proj",
-                                                            bias="attention_bias"))
+    Weight("attn.kv_b_proj", "self_attn.kv_b_proj"),
+    Weight("attn.c_proj", "self_attn.o_proj", bias="attention_bias"))
 
 DEEPSEEK_V2 = Family("deepseek_v2", "DeepseekV2ForCausalLM", DEEPSEEK, outer(),
                      (*norms(), *LATENT_WEIGHTS, *gated_mlp("mlp_bias")))
@@ -270,7 +275,7 @@ DEEPSEEK_V3 = Family("deepseek_v3", "DeepseekV3ForCausalLM",
                      (*DEEPSEEK, Theirs(rope_interleave=True)), outer(),
                      (*norms(), *LATENT_WEIGHTS, *gated_mlp()))
 
-# the first that fits is written: the plainest one
-FAMILIES = {family.name: family for family in (GPT2, LLAMA_ITSELF, MISTRAL, QWEN2, QWEN3,
-                                               STARCODER2, STABLELM, GPT_NEO, GPT_NEOX, SMOLLM3,
-                                               DEEPSEEK_V2, DEEPSEEK_V3)}
+# Plainest first: export writes the first family that fits.
+FAMILIES = {family.name: family for family in (
+    GPT2, LLAMA_ITSELF, MISTRAL, QWEN2, QWEN3, STARCODER2, STABLELM, GPT_NEO, GPT_NEOX, SMOLLM3,
+    DEEPSEEK_V2, DEEPSEEK_V3)}

@@ -1,6 +1,6 @@
 """
-A Hugging Face model on disk: config.json and safetensors. Nothing here runs code that came with a
-model.
+Read and write a Hugging Face model on disk: config.json and safetensors files. Nothing here runs
+code that came with a model.
 """
 
 from __future__ import annotations
@@ -20,41 +20,45 @@ WANTED = [CONFIG, "*.safetensors", INDEX]
 
 
 def find_folder(source: str | Path) -> Path:
-    """A local folder, or the hub's model of that name (downloaded once; offline what was). BadInput
-    without either."""
+    """The folder of a model: a local folder, or the hub's model of that name.
+
+    A hub model is downloaded once; offline, the downloaded copy is used. BadInput where there is
+    neither.
+    """
     if Path(source).is_dir():
         return Path(source)
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
-        raise BadInput(f"{source!r} is no folder here; for the hub's models: pip install "
+        raise BadInput(f"{source!r} is not a local folder; to load it from the hub: pip install "
                        f"huggingface_hub") from None
     try:
         return Path(snapshot_download(str(source), allow_patterns=WANTED))
-    # no network, no such name, not a name
+    # no network, an unknown name, or not a valid name
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise BadInput(f"{source!r} is no folder here, and the hub gave none "
+        raise BadInput(f"{source!r} is not a local folder, and it cannot be loaded from the hub "
                        f"({type(error).__name__}: {reason})") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json."""
+    """The content of config.json. BadInput where it is missing or not a JSON object."""
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}: a Hugging Face model has one") from None
+        raise BadInput(f"{path}: {error.strerror or error}; every Hugging Face model needs this "
+                       f"file") from None
     except ValueError as error:
-        raise BadInput(f"{path}: no JSON: {error}") from None
+        raise BadInput(f"{path}: not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise BadInput(f"{path}: a model's settings, not {type(config).__name__}")
+        raise BadInput(f"{path}: expected an object of settings, not {type(config).__name__}")
     return config
 
 
 def read_weights(folder: Path, trunk: str) -> dict[str, torch.Tensor]:
-    """All tensors, from one file or several. The names of a model saved without its head lack
-    `trunk`: it is added."""
+    """All tensors by name, from one file or several. A model saved without its head has names
+    without the prefix `trunk`; the prefix is then added."""
     tensors: dict[str, torch.Tensor] = {}
     for name in _weight_files(folder):
         try:
@@ -65,7 +69,7 @@ def read_weights(folder: Path, trunk: str) -> dict[str, torch.Tensor]:
 
 
 def tensor_names(folder: Path, trunk: str) -> set[str]:
-    """The names of all tensors, as `read_weights` gives them, from the files' heads alone."""
+    """The names of all tensors, as `read_weights` gives them. Reads only the files' headers."""
     names: set[str] = set()
     for file in _weight_files(folder):
         try:
@@ -77,7 +81,7 @@ def tensor_names(folder: Path, trunk: str) -> set[str]:
 
 
 def _with_trunk(tensors: dict[str, Any], trunk: str) -> dict[str, Any]:
-    """The same under their whole names."""
+    """The same tensors, with the prefix `trunk` added where no name has it."""
     if any(name.startswith(trunk) for name in tensors):
         return tensors
     heads = ("lm_head.", "embed_out.")
@@ -94,17 +98,17 @@ def _weight_files(folder: Path) -> list[str]:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(
-                f"{folder / INDEX}: no index of weights ({type(error).__name__}: {error})"
+                f"{folder / INDEX}: not an index of weights ({type(error).__name__}: {error})"
             ) from None
     pickled = any(folder.glob("*.bin"))
-    raise BadInput(f"{folder}: no {WEIGHTS}"
-                   + (": its weights are pickles, which can run code; convert them" if pickled
-                                                else ""))
+    raise BadInput(f"{folder}: there is no {WEIGHTS}"
+                   + ("; its weights are pickles, which can run code: convert them to safetensors"
+                      if pickled else ""))
 
 
 def write_model(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """config.json and one safetensors file; config.json last, so that a folder with one is
-    whole."""
+    """Write config.json and one safetensors file. config.json comes last, so a folder that has one
+    is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{WEIGHTS}.tmp"
     save_file(tensors, temporary, metadata={"format": "pt"})

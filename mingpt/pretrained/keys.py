@@ -1,7 +1,7 @@
 """
-What config.json of a Hugging Face model says, and which of our settings say the same. An entry
-reads the one into the other and writes it back; what an entry cannot say is lost on the way back,
-and that is how export finds out.
+Entries map keys of a Hugging Face config.json to our settings. `read` turns their keys into our
+settings, and `write` turns our settings into their keys. Export writes the keys and reads them
+back: a setting that comes back with another value cannot be expressed in that family.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REQUIRED = object()
 
 
 class Entry:
-    """Some keys of config.json, and the settings that say the same."""
+    """Some keys of config.json, and the settings that mean the same."""
 
     def keys(self) -> set[str]:
         """The keys of config.json that this entry understands. A key that no entry understands is
@@ -24,16 +24,15 @@ class Entry:
         return set()
 
     def read(self, theirs: Mapping[str, Any], ours: dict[str, Any]) -> None:
-        """Set what `theirs` says in `ours`. BadInput where no setting says it."""
+        """Set in `ours` what `theirs` says. BadInput where no setting can express it."""
 
     def write(self, ours: Mapping[str, Any], theirs: dict[str, Any]) -> None:
-        """Set what `ours` says in `theirs`, as well as these keys can."""
+        """Set in `theirs` what `ours` says, as far as these keys can express it."""
 
 
 @dataclass(frozen=True)
 class Key(Entry):
-    """The same value under another name; `absent` is what their configuration means without the
-    key."""
+    """The same value under another name. `absent` is the value that a missing key means."""
     theirs: str
     ours: str
     absent: Any = REQUIRED
@@ -44,16 +43,17 @@ class Key(Entry):
     def read(self, theirs, ours):
         value = theirs.get(self.theirs, self.absent)
         if value is REQUIRED:
-            raise BadInput(f"config.json has no {self.theirs!r}, which says our {self.ours}")
+            raise BadInput(f"config.json has no {self.theirs!r}, which gives our model.{self.ours}")
         ours[self.ours] = value
 
     def write(self, ours, theirs):
-        theirs[self.theirs] = ours.get(self.ours)  # another kind of attention has not all of them
+        theirs[self.theirs] = ours.get(self.ours)  # some kinds of attention lack this setting
 
 
 @dataclass(frozen=True)
 class Choice(Entry):
-    """A value of theirs for each of ours; of several that mean the same, the first is written."""
+    """A table of (their value, our value). Where several of theirs mean the same, the first is
+    written. `absent` is their value for a missing key."""
     theirs: str
     ours: str
     table: tuple[tuple[Any, Any], ...]
@@ -78,7 +78,7 @@ class Choice(Entry):
 
 
 class Ours(Entry):
-    """Settings that every model of the family has."""
+    """Our settings that are the same for every model of the family."""
 
     def __init__(self, **settings: Any):
         self.settings = settings
@@ -88,8 +88,8 @@ class Ours(Entry):
 
 
 class Only(Entry):
-    """Keys that have one value with a counterpart here. A key that is absent or null has that
-    value."""
+    """Keys of which only one value has a counterpart here. A key that is absent or null has that
+    value. Any other value is BadInput."""
 
     def __init__(self, **values: Any):
         self.values = values
@@ -105,15 +105,15 @@ class Only(Entry):
 
 
 class Theirs(Only):
-    """The same for keys that export writes."""
+    """Like Only, for keys that export also writes."""
 
     def write(self, ours, theirs):
         theirs.update(self.values)
 
 
 class Note(Entry):
-    """Settings that matter to training alone: written for whoever trains on, and left to the
-    settings when reading."""
+    """Settings that matter only in training. Export writes them, for those who train the model
+    further. Import ignores them: the run's own settings decide."""
 
     def __init__(self, **names: str):
         self.names = names
@@ -127,7 +127,7 @@ class Note(Entry):
 
 @dataclass(frozen=True)
 class Hidden(Entry):
-    """The width inside the MLP; None is `default` times the model's."""
+    """The width inside the MLP. A missing or null key means `default` times the model's width."""
     theirs: str
     default: int | None = None
 
@@ -146,8 +146,8 @@ class Hidden(Entry):
 
 @dataclass(frozen=True)
 class KeyValueHeads(Entry):
-    """Heads of keys and values. `absent` is their number without the key; None means as many as
-    query heads, and so does a key that is null."""
+    """The number of key and value heads. `absent` is the number where the key is missing. None, or
+    a key that is null, means as many as query heads."""
     theirs: str = "num_key_value_heads"
     absent: int | None = None
 
@@ -157,8 +157,8 @@ class KeyValueHeads(Entry):
     def read(self, theirs, ours):
         heads = theirs.get(self.theirs, self.absent)
         heads = ours["n_head"] if heads is None else heads
-        ours |= {"attention": "mha"} if heads == ours["n_head"] else {"attention": "gqa",
-                                                                      "n_kv_head": heads}
+        ours |= ({"attention": "mha"} if heads == ours["n_head"]
+                 else {"attention": "gqa", "n_kv_head": heads})
 
     def write(self, ours, theirs):
         theirs[self.theirs] = ours.get("n_kv_head", ours["n_head"])
@@ -166,8 +166,8 @@ class KeyValueHeads(Entry):
 
 @dataclass(frozen=True)
 class HeadDim(Entry):
-    """Numbers in a head. `absent` is their number without the key; None means the width divided by
-    the heads, and so does a key that is null."""
+    """The size of a head. `absent` is the size where the key is missing. None, or a key that is
+    null, means the model's width divided by the number of heads."""
     theirs: str = "head_dim"
     absent: int | None = None
 
@@ -184,32 +184,31 @@ class HeadDim(Entry):
 
 
 class Dense(Entry):
-    """DeepSeek's: experts from a layer on, which is beyond the last here. No layer reads the
-    experts' keys then."""
+    """DeepSeek has experts from layer `first_k_dense_replace` on. Here that layer must be beyond
+    the last one, so no layer has experts, and the other keys about experts change nothing."""
 
     def keys(self):
         return {"first_k_dense_replace", "aux_loss_alpha", "ep_size", "moe_intermediate_size",
-                "moe_layer_freq",
-                "n_group", "n_routed_experts", "n_shared_experts", "norm_topk_prob",
-                "num_experts_per_tok",
-                "num_mtp_layers", "num_nextn_predict_layers", "output_router_logits",
-                "routed_scaling_factor",
+                "moe_layer_freq", "n_group", "n_routed_experts", "n_shared_experts",
+                "norm_topk_prob", "num_experts_per_tok", "num_mtp_layers",
+                "num_nextn_predict_layers", "output_router_logits", "routed_scaling_factor",
                 "scoring_func", "seq_aux", "topk_group", "topk_method"}
 
     def read(self, theirs, ours):
         first = theirs.get("first_k_dense_replace", 0)
         if first < ours["n_layer"]:
             raise BadInput(f"config.json: first_k_dense_replace={first}: DeepSeek's experts have "
-                           f"no counterpart here; "
-                           f"from {ours['n_layer']} on no layer has any")
+                           f"no counterpart here; with {ours['n_layer']} or more, no layer has "
+                           f"experts")
 
     def write(self, ours, theirs):
         theirs["first_k_dense_replace"] = ours["n_layer"]
 
 
 class LatentHeads(Entry):
-    """Keys of DeepSeek's that other keys decide: as many key heads as query heads, and two sizes of
-    a head. Versions of transformers read other values differently, so those are refused."""
+    """DeepSeek's keys whose values follow from other keys: as many key heads as query heads, and
+    two sizes of a head. Other values are BadInput, because versions of transformers read them
+    differently."""
 
     def keys(self):
         return {"num_key_value_heads", "head_dim", "qk_head_dim"}

@@ -1,5 +1,5 @@
 """
-A Hugging Face model's settings and weights in our words.
+Import a Hugging Face model: its settings and weights, converted to ours.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from mingpt.pretrained.files import find_folder, read_config, read_weights, tens
 from mingpt.pretrained.weights import Heads, Tensors, Weight, read_tensors
 from mingpt.utils import BadInput, did_you_mean
 
+# settings that must be whole numbers above 0
 COUNTS = {"n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "vocab_size", "block_size",
-          "mlp_hidden",
-          "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
+          "mlp_hidden", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
 GPT2_SIZES = {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
 
 
-def read(source: str | Path, block_size: int | None = None) -> tuple[Family, dict[str, Any],
-                                                                     Tensors]:
-    """(family, settings of section `model`, our tensors) of a model in a folder or on the hub.
-    BadInput for what has no counterpart here."""
+def read(source: str | Path,
+         block_size: int | None = None) -> tuple[Family, dict[str, Any], Tensors]:
+    """(family, settings of section `model`, tensors under our names) of a model in a folder or on
+    the hub. `block_size` keeps only that many positions. BadInput for anything without a
+    counterpart here."""
     folder, family, ours = read_settings(source)
     tensors = read_weights(folder, family.trunk)
     tensors = _one_table(family, tensors) if ours["tie_weights"] else tensors
     state = read_tensors(_weights(family, ours), tensors, _heads_of(ours))
-    if ours["bias"]:    # one setting speaks for several, some of which theirs has not
+    if ours["bias"]:    # this one setting adds several biases; those the source lacks are zeros
         for name in [n for n in state if ".mlp.c_" in n and n.endswith(".weight")]:
             state.setdefault(name.replace(".weight", ".bias"),
                              torch.zeros(len(state[name]), dtype=state[name].dtype))
@@ -38,12 +39,12 @@ def read(source: str | Path, block_size: int | None = None) -> tuple[Family, dic
 
 
 def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
-    """(folder, family, settings of section `model`) without reading the weights."""
+    """(folder, family, settings of section `model`) of a model, without reading the weights."""
     folder = find_folder(source)
     theirs = read_config(folder)
     kind = theirs.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise BadInput(f"{folder}/config.json: no family {kind!r} "
+        raise BadInput(f"{folder}/config.json: there is no family {kind!r} "
                        f"here{did_you_mean(str(kind), FAMILIES)}")
     family, ours = FAMILIES[kind], {"model_type": None}
     try:
@@ -51,7 +52,7 @@ def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
             entry.read(theirs, ours)
     except BadInput as error:
         raise BadInput(f"{folder}/{error}") from None
-    # a number where a list should be, and so on
+    # a value of the wrong type, such as a number where a list should be
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise BadInput(f"{folder}/config.json: not the settings of a {kind}: "
                        f"{type(error).__name__}: {error}") from None
@@ -70,18 +71,17 @@ def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
 
 
 def _check_keys(folder: Path, family: Family, theirs: dict[str, Any]) -> None:
-    """BadInput for the first key that nothing here understands: it may change what the model
-    computes."""
+    """Raise BadInput for the first key that no entry understands, because it may change what the
+    model computes."""
     unknown = sorted(set(theirs) - family.keys())
     if unknown:
         raise BadInput(f"{folder}/config.json: key {unknown[0]!r} ({theirs[unknown[0]]!r}) is not "
-                       f"known for family "
-                       f"{family.name!r} and may change what it "
+                       f"known for family {family.name!r} and may change what it "
                        f"computes{did_you_mean(unknown[0], family.keys())}")
 
 
 def _check_kinds(folder: Path, ours: dict[str, Any]) -> None:
-    """BadInput for a setting of another kind than ours is."""
+    """Raise BadInput for a setting whose value has the wrong type or range."""
     def whole(value: Any) -> bool:
         return type(value) is int and value > 0
 
@@ -95,8 +95,8 @@ def _check_kinds(folder: Path, ours: dict[str, Any]) -> None:
     for key in kinds.keys() & set(ours):
         fits, what = kinds[key]
         if not fits(ours[key]):
-            raise BadInput(f"{folder}/config.json: it makes our model.{key} {ours[key]!r}: not "
-                           f"{what}")
+            raise BadInput(f"{folder}/config.json: it sets our model.{key} to {ours[key]!r}, which "
+                           f"is not {what}")
     if ours.get("head_dim") is None and ours["n_embd"] % ours["n_head"]:
         raise BadInput(f"{folder}/config.json: a width of {ours['n_embd']} is not divisible by "
                        f"{ours['n_head']} heads")
@@ -104,11 +104,11 @@ def _check_kinds(folder: Path, ours: dict[str, Any]) -> None:
 
 def _check_biases(folder: Path, family: Family, theirs: dict[str, Any], weights: list[Weight],
                   names: set[str]) -> None:
-    """BadInput where a flag about biases says otherwise than the tensors that are there."""
+    """Raise BadInput where a flag about biases contradicts the tensors in the files."""
     for w in weights:
         flag = theirs.get(w.bias, family.biased)
         if type(flag) is not bool:
-            raise BadInput(f"{folder}/config.json: {w.bias}={flag!r}: not true or false")
+            raise BadInput(f"{folder}/config.json: {w.bias}={flag!r} is not true or false")
         for tensor in w.tensors("bias"):
             if (tensor in names) != flag:
                 raise BadInput(f"{folder}/config.json: {w.bias}={flag}, but tensor {tensor!r} is "
@@ -116,7 +116,7 @@ def _check_biases(folder: Path, family: Family, theirs: dict[str, Any], weights:
 
 
 def gpt2_settings(name: str) -> dict[str, Any]:
-    """`read_settings` of OpenAI's sizes of GPT-2, without asking for them."""
+    """The settings that `read_settings` gives for OpenAI's GPT-2 sizes, without a download."""
     config = {**SIZES[name], "vocab_size": 50257, "n_positions": 1024}
     ours: dict[str, Any] = {"model_type": None, "bias": True}
     for entry in FAMILIES["gpt2"].entries:
@@ -125,14 +125,16 @@ def gpt2_settings(name: str) -> dict[str, Any]:
 
 
 def _weights(family: Family, ours: dict[str, Any]) -> list[Weight]:
-    """The family's weights that a model with these settings has."""
+    """Those of the family's weights that a model with these settings has."""
     return [w for w in family.weights(ours["n_layer"]) if _has(ours, w.ours)]
 
 
 def _one_table(family: Family, tensors: Tensors) -> Tensors:
-    """The tensors of a tied model without the head's, which is the embedding; either of the two may
-    be the one that is stored. BadInput where both are and differ: transformers then leaves them
-    untied."""
+    """The tensors of a tied model, with the embedding and without the head.
+
+    A file may store either of the two or both. BadInput where both are stored and differ, because
+    transformers then leaves them untied.
+    """
     table, head = (next(w.tensors("weight")[0] for w in family.outer if w.ours == ours)
                    for ours in ("transformer.wte", "lm_head"))
     if head not in tensors:
@@ -145,8 +147,8 @@ def _one_table(family: Family, tensors: Tensors) -> Tensors:
 
 
 def _has(ours: dict[str, Any], module: str) -> bool:
-    """Whether a model with these settings has the module: tied heads and shared norms are not
-    there."""
+    """Whether a model with these settings has the module. A tied head and a shared second norm do
+    not exist."""
     shared = ours["block"] == "parallel" and ours["parallel_norms"] == 1
     part = module.rpartition(".")[2]
     if part in ("q_proj", "q_a_proj", "q_a_norm", "q_b_proj"):
@@ -164,10 +166,10 @@ def _heads_of(ours: dict[str, Any]) -> Heads:
 
 
 def _cut(ours: dict[str, Any], state: Tensors, block_size: int | None) -> Tensors:
-    """The settings and tensors for so many positions."""
+    """The settings and tensors cut to `block_size` positions; unchanged for None."""
     if block_size is not None:
         if block_size > ours["block_size"]:
-            raise BadInput(f"model.block_size={block_size}: the imported model has "
+            raise BadInput(f"model.block_size={block_size}: the imported model has only "
                            f"{ours['block_size']} positions")
         ours["block_size"] = block_size
         if "transformer.wpe.weight" in state:

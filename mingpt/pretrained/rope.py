@@ -1,5 +1,5 @@
 """
-What config.json says of rotary positions.
+Entries for the keys of config.json about rotary positions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from mingpt.pretrained.keys import Entry
 from mingpt.utils import BadInput
 
-# the known keys of `rope_parameters`
+# the known keys inside `rope_parameters`
 INSIDE = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
@@ -20,11 +20,11 @@ class Rope(Entry):
     """Rotary positions. transformers 5 gathers in `rope_parameters` what earlier versions have as
     separate keys. Export writes the separate keys, which all versions read.
 
-    `base` is the key of the base, `theta` the base without it. `share` is the key of the share of a
-    head that turns, and `share_absent` that share without it. A family without `share` turns whole
-    heads.
+    `base` is the key for the rotary base, and `theta` is the base where that key is missing.
+    `share` is the key for the share of each head that turns, and `share_absent` is that share where
+    the key is missing. A family without `share` turns whole heads.
 
-    A value may stand in several places; all of them must agree.
+    A value may be given in several places; all of them must agree.
     """
     base: str = "rope_theta"
     share: str | None = None
@@ -33,8 +33,7 @@ class Rope(Entry):
 
     def keys(self):
         return {self.base, self.share or "partial_rotary_factor", "rope_theta",
-                "partial_rotary_factor",
-                "rope_parameters", "rope_scaling"}
+                "partial_rotary_factor", "rope_parameters", "rope_scaling"}
 
     def read(self, theirs, ours):
         gathered = _gathered(theirs)
@@ -46,8 +45,7 @@ class Rope(Entry):
             return
         if self.share is None:
             raise BadInput(f"config.json: partial_rotary_factor={share!r}: this family turns whole "
-                           f"heads, and "
-                           "transformers ignores the key; only 1.0 has a counterpart")
+                           f"heads, and transformers ignores the key; only 1.0 has a counterpart")
         ours["rope_fraction"] = share
 
     def write(self, ours, theirs):
@@ -57,8 +55,8 @@ class Rope(Entry):
 
 
 def _gathered(theirs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`rope_parameters`, or `rope_scaling`, its older name. BadInput for scaled frequencies, for a
-    key that is not known inside, and for two that differ."""
+    """The value of `rope_parameters`, or of `rope_scaling`, its older name; {} without either.
+    BadInput for scaled frequencies, for an unknown key inside, and where the two differ."""
     found = {key: theirs[key] for key in ("rope_parameters", "rope_scaling") if theirs.get(key)}
     for key, gathered in found.items():
         kind = gathered.get("rope_type", gathered.get("type", "default"))
@@ -79,8 +77,8 @@ def _gathered(theirs: Mapping[str, Any]) -> Mapping[str, Any]:
 def _agreed(name: str, own: str, absent: float, gathered: Mapping[str, Any],
             theirs: Mapping[str, Any]) -> Any:
     """The value of `name` inside `gathered`, else of the family's `own` key at the top level, else
-    `absent`. BadInput where a key gives another value: `name` itself at the top level too, which
-    not all versions read."""
+    `absent`. BadInput where two of these places disagree, or where `name` at the top level, which
+    not all versions read, gives another value."""
     given = [v for v in (gathered.get(name), theirs.get(own)) if v is not None]
     value = given[0] if given else absent
     for other in (*given, theirs.get(name)):
@@ -92,8 +90,8 @@ def _agreed(name: str, own: str, absent: float, gathered: Mapping[str, Any],
 
 
 class NoRopeLayers(Entry):
-    """SmolLM3's: 1 where a layer turns queries and keys, 0 where it does not; without the key every
-    fourth does not."""
+    """SmolLM3's list of layers: 1 where a layer turns queries and keys, 0 where it does not.
+    Without the key, every fourth layer does not."""
 
     def keys(self):
         return {"no_rope_layers", "no_rope_layer_interval"}

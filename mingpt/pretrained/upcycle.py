@@ -1,9 +1,9 @@
 """
-A model that begins with another one's weights, as far as they fit, and trains as many of its own as
-it is told to.
+Start a model from another model's weights (`upcycle`), and choose which of its parameters are
+trained (`freeze_except`).
 
-What has the same name and shape is taken as it is. Attention of another kind is made from the
-source's queries, keys and values: see remade.py. What is left begins as in any other run.
+A tensor with the same name and shape is copied. Attention of another kind is made from the source's
+queries, keys and values: see convert_attention.py. All other parameters begin as in any other run.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from mingpt.utils import BadInput, did_you_mean
 
 @dataclass
 class Taken:
-    """What became of the source's weights: names of modules of the new model, with layers as *, or
-    of the source."""
-    parameters: int = 0                                        # taken or made from the source's
-    kept: set[str] = field(default_factory=set)
-    made: dict[str, str] = field(default_factory=dict)         # name → how
-    new: set[str] = field(default_factory=set)                 # as in any other run
-    dropped: set[str] = field(default_factory=set)             # the source's that have no place
+    """What became of the source's weights. Names are the new model's, except in `dropped`, and have
+    * in place of the layer's number."""
+    parameters: int = 0                                        # number copied or made
+    kept: set[str] = field(default_factory=set)                # copied
+    made: dict[str, str] = field(default_factory=dict)         # name → how it was made
+    new: set[str] = field(default_factory=set)                 # begin as in any other run
+    dropped: set[str] = field(default_factory=set)             # the source's names without a place
 
 
 @torch.no_grad()
 def upcycle(model: nn.Module, state: Tensors, heads: Heads, pooling: str = "mean") -> Taken:
-    """Give the model what fits of a source's tensors, which have our names; `heads` are the
-    source's. `pooling` says how several heads of keys and values become one: their mean, or the
-    first of them."""
+    """Copy or convert a source's tensors into the model, as far as they fit; returns what was done.
+
+    `state` are the source's tensors under our names, and `heads` the source's heads. `pooling` says
+    how several key and value heads become one: "mean" or "first" of them. BadInput where the model
+    and its source differ in size.
+    """
     _check_shape(model, state)
     given = {"lm_head.weight": state["transformer.wte.weight"], **state}
     made = remade(model, given, heads, pooling)
@@ -55,7 +58,7 @@ def upcycle(model: nn.Module, state: Tensors, heads: Heads, pooling: str = "mean
 
 
 def _check_shape(model: nn.Module, state: Tensors) -> None:
-    """BadInput where the model is of another size than its source."""
+    """Raise BadInput where the model and its source differ in size."""
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("transformer.h."))
     vocabulary, width = state["transformer.wte.weight"].shape
     config = model.config
@@ -66,12 +69,12 @@ def _check_shape(model: nn.Module, state: Tensors) -> None:
             raise BadInput(f"--init: the source's {name} is {theirs}, not {ours}")
     table = state.get("transformer.wpe.weight")
     if table is not None and model.transformer.wpe is not None and len(table) < model.block_size:
-        raise BadInput(f"--init: the source has {len(table)} positions, not "
+        raise BadInput(f"--init: the source has {len(table)} positions, fewer than "
                        f"model.block_size={model.block_size}")
 
 
 def _fits(name: str, p: Tensor, given: Tensor) -> bool:
-    """The same shape; of a table of positions the first are taken."""
+    """Whether the shapes agree. A longer table of positions fits too: its first rows are taken."""
     return p.shape == given.shape or (name == "transformer.wpe.weight"
                                       and p.shape[1:] == given.shape[1:])
 
@@ -88,9 +91,12 @@ def _anywhere(name: str) -> str:
 # -- what is trained -------------------------------------------------------------------------------
 
 def freeze_except(model: nn.Module, patterns: str) -> None:
-    """Train only the parameters that one of the patterns, parted by commas, names: words of a
-    dotted name (`attn`, `mlp.c_fc`, `h.0`), with * for anything (`ln_*`). BadInput for one that
-    names nothing."""
+    """Train only the parameters that `patterns` name, and freeze all others.
+
+    `patterns` are separated by commas. A pattern is one or more words of a dotted parameter name
+    (`attn`, `mlp.c_fc`, `h.0`); * matches anything (`ln_*`). BadInput for a pattern that matches no
+    parameter.
+    """
     named, hosts = dict(model.named_parameters()), _hosted(model)
     wanted = [pattern.strip() for pattern in str(patterns).split(",") if pattern.strip()]
     words = {word for name in named for word in name.split(".") if not word.isdigit()}
@@ -103,14 +109,14 @@ def freeze_except(model: nn.Module, patterns: str) -> None:
                            f"{pattern!r}{did_you_mean(pattern, words)}")
         trained |= found
     if not trained:
-        raise BadInput("run.freeze_except names nothing, and nothing would be trained")
+        raise BadInput("run.freeze_except is empty, so nothing would be trained")
     for name, p in named.items():
         p.requires_grad_(name in trained)
 
 
 def _hosted(model: nn.Module) -> dict[str, str]:
-    """Parameters of a part that is its model's rather than its module's, with that module's name:
-    what names the module alone does not mean them."""
+    """{parameter: module} for the parameters of parts that a module holds although they belong to
+    the whole model. A pattern that matches only the module's name does not mean them."""
     return {f"{at}.{part}.{name}": at for at, module in model.named_modules()
             for part in getattr(module, "hosted", ())
             for name, _ in module.get_submodule(part).named_parameters()}

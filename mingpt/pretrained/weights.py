@@ -1,5 +1,6 @@
 """
-Which tensor of a Hugging Face model holds which of ours, and how its numbers are arranged.
+Map the tensors of a Hugging Face model to ours: which holds which, and how its numbers are
+arranged. A layout is a class here that converts between the two arrangements.
 """
 
 from __future__ import annotations
@@ -15,52 +16,53 @@ from torch import Tensor
 
 from mingpt.utils import BadInput
 
-# what some checkpoints keep and no model needs: causal masks and rotary frequencies. The dot:
-# c_attn.bias is a weight
+# Causal masks and rotary frequencies, which some checkpoints store and no model needs. The dot
+# matters: c_attn.bias is a weight.
 NOT_WEIGHTS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
 
 Tensors = dict[str, Tensor]
 
 
 class Heads(NamedTuple):
-    """Heads of queries, heads of keys and values, and numbers in each; of latent attention, how
-    many of them turn."""
+    """The number of query heads, the number of key and value heads, and the size of a head. For
+    latent attention, `rope` is how many numbers of each head turn."""
     n_head: int
     n_kv_head: int
     size: int
     rope: int = 0
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """((nh + 2·nkv)·hs, …) → the rows of q, k and v."""
+        """((nh + 2·nkv)·hs, …) → q (nh·hs, …), k (nkv·hs, …) and v (nkv·hs, …)."""
         kv = self.n_kv_head * self.size
         return qkv.split((self.n_head * self.size, kv, kv))
 
     def repeated(self, kv: Tensor) -> Tensor:
-        """(nkv·hs, …) → (nh·hs, …): each head as often as queries share it."""
-        heads = kv.unflatten(0, (self.n_kv_head, self.size))
-        return heads.repeat_interleave(self.n_head // self.n_kv_head, 0).flatten(0, 1)
+        """(nkv·hs, …) → (nh·hs, …): repeat each head once per query head that shares it."""
+        heads = kv.unflatten(0, (self.n_kv_head, self.size))        # (nkv, hs, …)
+        return heads.repeat_interleave(self.n_head // self.n_kv_head, 0).flatten(0, 1)  # (nh·hs, …)
 
 
 class Plain:
-    """The same numbers. A layout takes a weight (out, in) or a bias (out,), in nn.Linear's
-    arrangement here."""
+    """Their tensor is ours. Base class of the layouts: ours is a weight (out, in) or a bias (out,),
+    arranged as in nn.Linear."""
 
     @staticmethod
     def to_theirs(ours: Tensor, heads: Heads) -> tuple[Tensor, ...]:
-        """Our tensor → one for each of their names."""
+        """Our tensor → their tensors, one per name of theirs."""
         return (ours,)
 
     @staticmethod
     def to_ours(theirs: tuple[Tensor, ...], heads: Heads) -> Tensor:
+        """Their tensors → ours."""
         return theirs[0]
 
 
 class Transposed(Plain):
-    """OpenAI's checkpoints use a "Conv1D", whose weight is nn.Linear's transposed."""
+    """OpenAI's checkpoints use a "Conv1D", whose weight is the transpose of nn.Linear's."""
 
     @staticmethod
     def to_theirs(ours, heads):
-        return (ours.t(),)     # of a bias, itself
+        return (ours.t(),)     # a bias has one dimension and stays as it is
 
     @staticmethod
     def to_ours(theirs, heads):
@@ -68,7 +70,8 @@ class Transposed(Plain):
 
 
 class TransposedQKV(Transposed):
-    """As Transposed, q, k and v in one; as many heads of each."""
+    """Like Transposed, for q, k and v in one tensor. Theirs has as many key and value heads as
+    query heads."""
 
     @staticmethod
     def to_theirs(ours, heads):
@@ -77,7 +80,7 @@ class TransposedQKV(Transposed):
 
 
 class SplitQKV(Plain):
-    """q, k and v under three names."""
+    """Theirs has q, k and v under three names."""
 
     @staticmethod
     def to_theirs(ours, heads):
@@ -89,8 +92,8 @@ class SplitQKV(Plain):
 
 
 class UnscaledQKV(Plain):
-    """GPT-Neo's, which divides no score by √hs: its queries are that much smaller. As many heads of
-    each."""
+    """GPT-Neo does not divide scores by √hs, so its queries are smaller by that factor. It has as
+    many key and value heads as query heads."""
 
     @staticmethod
     def to_theirs(ours, heads):
@@ -104,22 +107,25 @@ class UnscaledQKV(Plain):
 
 
 class QKVByHead(Plain):
-    """GPT-NeoX's: q, k and v of the first head, then of the second, … As many heads of each."""
+    """GPT-NeoX has q, k and v of the first head, then of the second, and so on. It has as many key
+    and value heads as query heads."""
 
     @staticmethod
     def to_theirs(ours, heads):
         q, k, v = heads.split(ours)
-        whole = torch.cat((q, heads.repeated(k), heads.repeated(v)))
+        whole = torch.cat((q, heads.repeated(k), heads.repeated(v)))        # (3·nh·hs, …)
+        # (3, nh, hs, …) → (nh, 3, hs, …) → (nh·3·hs, …)
         return (whole.unflatten(0, (3, heads.n_head, heads.size)).transpose(0, 1).flatten(0, 2),)
 
     @staticmethod
     def to_ours(theirs, heads):
+        # (nh, 3, hs, …) → (3, nh, hs, …) → (3·nh·hs, …)
         return theirs[0].unflatten(0, (heads.n_head, 3, heads.size)).transpose(0, 1).flatten(0, 2)
 
 
 class PairedKey(Plain):
-    """DeepSeek's: the last numbers of a latent turn, neighbours together, where ours are halves
-    that turn together."""
+    """The last `rope` numbers of DeepSeek's latent turn in pairs of neighbours (0 and 1, 2 and 3).
+    Ours turn in pairs across the two halves."""
 
     @staticmethod
     def to_theirs(ours, heads):
@@ -137,7 +143,7 @@ class PairedKey(Plain):
 
 
 class PairedQueries(Plain):
-    """The same in each head of queries."""
+    """Like PairedKey, in each query head."""
 
     @staticmethod
     def to_theirs(ours, heads):
@@ -151,44 +157,47 @@ class PairedQueries(Plain):
 
 
 def turned_last(t: Tensor, n: int, arrange: Callable[[Tensor], Tensor]) -> Tensor:
-    """(m, …) with its last n rows arranged otherwise."""
+    """(m, …) → (m, …): `arrange` applied to the last n rows."""
     return torch.cat((t[:len(t) - n], arrange(t[len(t) - n:]))) if n else t
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A module of ours and those of theirs that hold the same weights. `bias` says whether theirs
-    have one: always, never, or where config.json says so under this key."""
+    """One of our modules, and their modules that hold the same weights. `bias` says whether theirs
+    have a bias: True, False, or the key of config.json that decides it."""
     ours: str
-    theirs: str                 # several are parted by spaces
+    theirs: str                 # names separated by spaces
     layout: type[Plain] = Plain
     bias: bool | str = False
 
     def of_layer(self, ours: str, theirs: str) -> Weight:
-        """The same below a layer's prefixes."""
+        """The same weight with the prefixes of a layer in front of both names."""
         names = " ".join(theirs + name for name in self.theirs.split())
         return Weight(ours + self.ours, names, self.layout, self.bias)
 
     def tensors(self, kind: str) -> tuple[str, ...]:
-        """Their tensors' names; `kind` is 'weight' or 'bias'."""
+        """The names of their tensors; `kind` is 'weight' or 'bias'."""
         return tuple(f"{name}.{kind}" for name in self.theirs.split())
 
 
 def unchanged(state: Tensors, heads: Heads) -> Tensors:
+    """`state` itself: the `prepare` of families that need none."""
     return state
 
 
-LARGEST_SHIFT = 10.0    # a norm's output is about 1: beyond this, float32 would lose a digit of it
+# A norm's output is about 1. Beyond this shift, float32 would lose a digit of it.
+LARGEST_SHIFT = 10.0
 
 
 def without_qkv_bias(state: Tensors, heads: Heads) -> Tensors:
-    """The same model without biases of q, k and v, where positions are a table and the norm before
-    has a bias.
+    """Remove the biases of q, k and v; the model computes the same. This holds where positions are
+    a table and the norm before attention has a bias.
 
-    A shift s of the norm's bias with W_q·s = b_q does what b_q did. A shift of all keys alike
-    changes no softmax, so b_k can go and k may shift. The weights of a softmax add up to 1, so what
-    v lacks or has too much, b_v − W_v·s, passes unchanged into the output's bias. Where W_q is
-    nearly singular, s is large: the bias stays, for want of digits.
+    Adding a shift s with W_q·s = b_q to the norm's bias does what b_q did. A shift that all keys
+    share changes no softmax, so b_k can go, and the keys may shift by W_k·s. The weights of a
+    softmax add up to 1, so the rest of the values' shift, b_v − W_v·s, passes unchanged to the
+    output and moves into its bias. Where W_q is nearly singular, s is large and float32 would lose
+    digits, so the bias stays.
     """
     state = dict(state)
     for name in [name for name in state if name.endswith("attn.c_attn.bias")]:
@@ -209,9 +218,11 @@ def without_qkv_bias(state: Tensors, heads: Heads) -> Tensors:
 
 def write_tensors(weights: list[Weight], state: Tensors, heads: Heads,
                   config: dict) -> tuple[Tensors, list[str]]:
-    """Our tensors → (theirs, the names of ours that have no place among them). A bias of nothing
-    but zeros needs none, and where theirs has one that we have not, it is zeros. Flags of
-    config.json about biases are set as they come."""
+    """Our tensors → (theirs, the names of ours that have no place in theirs).
+
+    A bias that is all zeros needs no place. Where theirs has a bias and ours has none, theirs is
+    zeros. Sets the bias flags in `config`, which becomes config.json.
+    """
     found, left = {}, dict(state)
     for w in weights:
         weight, bias = left.pop(f"{w.ours}.weight", None), left.pop(f"{w.ours}.bias", None)
@@ -234,21 +245,21 @@ def write_tensors(weights: list[Weight], state: Tensors, heads: Heads,
 
 
 def read_tensors(weights: list[Weight], theirs: Mapping[str, Tensor], heads: Heads) -> Tensors:
-    """Their tensors → ours. BadInput for one that is missing, or that nothing here stands for."""
+    """Their tensors → ours. BadInput for a tensor that is missing or has no counterpart here."""
     left = {name for name in theirs if not NOT_WEIGHTS.search(name)}
     ours = {}
     for w in weights:
         for kind in ("weight", "bias"):
             names = w.tensors(kind)
             if kind == "bias" and not w.bias:
-                continue  # theirs has none there: a tensor of that name is refused below
+                continue  # theirs has no bias there: a tensor of that name is refused below
             missing = [name for name in names if name not in left]
             if not missing:
                 ours[f"{w.ours}.{kind}"] = w.layout.to_ours(tuple(theirs[name] for name in names),
                                                             heads)
                 left -= set(names)
             elif kind == "weight" or w.bias is True or len(missing) < len(names):
-                raise BadInput(f"no tensor {missing[0]!r} among the weights")
+                raise BadInput(f"tensor {missing[0]!r} is missing from the weights")
     if left:
         raise BadInput(f"tensor {min(left)!r} has no counterpart here")
     return ours

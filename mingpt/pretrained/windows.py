@@ -1,6 +1,6 @@
 """
-What config.json says of windows. In `ours` the schedule is one word a layer: "f", or a number of
-keys.
+Entries for the keys of config.json about attention windows. In `ours`, the schedule has one word
+per layer: "f" for full attention, or the window's number of keys.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from mingpt.utils import BadInput
 
 
 def _windows(ours: Mapping[str, Any]) -> list[int | None]:
-    """A window a layer; None where a layer sees everything, or something that no number says."""
+    """One window per layer, in keys. None where a layer sees everything, or where its pattern is
+    not a plain window."""
     return [int(word) if word.isdigit() else None for word in ours["schedule"].split()]
 
 
 def _schedule(windows: list[int | None], n_layer: int) -> str:
-    """One word per layer. BadInput for a window that is no whole number above 0, or another number
-    of layers."""
+    """The schedule: one word per layer. BadInput for a window that is not a whole number above 0,
+    or where the number of windows is not the number of layers."""
     for w in windows:
         if w is not None and not (type(w) is int and w > 0):
             raise BadInput(f"config.json: a window of {w!r} keys: give a whole number above 0, or "
-                           f"null for none")
+                           f"null for no window")
     if len(windows) != n_layer:
         raise BadInput(f"config.json lists the attention of {len(windows)} layers, but the model "
                        f"has {n_layer}")
@@ -32,7 +33,7 @@ def _schedule(windows: list[int | None], n_layer: int) -> str:
 
 
 class NoWindow(Entry):
-    """Every layer sees everything."""
+    """The family has no windows: every layer sees everything."""
 
     def read(self, theirs, ours):
         ours["schedule"] = _schedule([None] * ours["n_layer"], ours["n_layer"])
@@ -40,7 +41,8 @@ class NoWindow(Entry):
 
 @dataclass(frozen=True)
 class OneWindow(Entry):
-    """Mistral's: one window in all layers, or none. `absent` is the window without the key."""
+    """Mistral has one window in all layers, or none. `absent` is the window where the key is
+    missing."""
     absent: int | None = None
 
     def keys(self):
@@ -55,9 +57,9 @@ class OneWindow(Entry):
 
 
 class LayerTypes(Entry):
-    """Qwen's: each layer has the one window or sees everything. Its configurations from before
-    `layer_types` have the window from layer `max_window_layers` on."""
-    absent: int | None = 4096     # the window without the key
+    """In Qwen, each layer has the one window or sees everything. In a config.json from before
+    `layer_types`, the layers from `max_window_layers` on have the window."""
+    absent: int | None = 4096     # the window where the key is missing
 
     def keys(self):
         return {"sliding_window", "use_sliding_window", "layer_types", "max_window_layers"}
@@ -74,13 +76,13 @@ class LayerTypes(Entry):
                            f"sliding_attention are known")
         if "sliding_attention" in kinds and window is None:
             raise BadInput("config.json: layer_types has sliding_attention, but use_sliding_window "
-                           "and sliding_window "
-                           "give no window: set both, or make every layer full_attention")
+                           "and sliding_window give no window: set both, or make every layer "
+                           "full_attention")
         windows = [window if kind == "sliding_attention" else None for kind in kinds]
         ours["schedule"] = _schedule(windows, ours["n_layer"])
 
     def sliding(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[bool]:
-        """Which layers slide where `layer_types` does not say it."""
+        """Whether each layer has the window, for a config.json without `layer_types`."""
         return [l >= theirs.get("max_window_layers", 28) for l in range(ours["n_layer"])]
 
     def write(self, ours, theirs):
@@ -92,8 +94,8 @@ class LayerTypes(Entry):
 
 
 class UnturnedWindows(LayerTypes):
-    """SmolLM3's: without `layer_types` the layers without positions have the window. Stands after
-    NoRopeLayers."""
+    """In SmolLM3, without `layer_types`, the layers without positions have the window. This entry
+    must come after NoRopeLayers, whose settings it reads."""
     absent = None
 
     def keys(self):
@@ -105,8 +107,9 @@ class UnturnedWindows(LayerTypes):
 
 
 class AttentionTypes(Entry):
-    """GPT-Neo's: `global` and `local` layers, listed with repeats; 256 keys where they are local.
-    `attention_layers` is the same list written out."""
+    """GPT-Neo lists `global` and `local` layers with repeats. Local layers have a window of
+    `window_size` keys, 256 where that key is missing. `attention_layers` is the same list written
+    out."""
 
     def keys(self):
         return {"attention_types", "attention_layers", "window_size"}
@@ -116,7 +119,7 @@ class AttentionTypes(Entry):
         types = [[["global", "local"], 12]] if types is None else types
         kinds = [kind for kinds, times in types for _ in range(times) for kind in kinds]
         if theirs.get("attention_layers", kinds) != kinds:
-            raise BadInput("config.json: attention_layers is not what attention_types gives")
+            raise BadInput("config.json: attention_layers and attention_types disagree")
         if set(kinds) - {"global", "local"}:
             raise BadInput(f"config.json: attention_types={types!r}: only global and local are "
                            f"known")

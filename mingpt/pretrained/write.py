@@ -1,6 +1,7 @@
 """
-A model of ours in the words of one of Hugging Face's families: the settings that it cannot say are
-lost, and found out by reading back what was said.
+Export one of our models as a Hugging Face family. To find the settings that a family cannot
+express, we write its config.json and read it back: the settings that come back with another value
+are lost.
 """
 
 from __future__ import annotations
@@ -20,25 +21,27 @@ from mingpt.pretrained.weights import Heads, Tensors, write_tensors
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
-# settings that change nothing of what a finished model computes, and those that are told by its
-# tensors
+# settings that do not change what a finished model computes
 FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp_scaled_init",
-        "z_loss", "n_future",
-        "future_weight"}
+        "z_loss", "n_future", "future_weight"}
+# settings that the tensors express
 IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
+# settings that a user knows by another name than model.KEY
 CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
 
 
-# the families' own may be beyond ours
+# Written as null: a family's default token ids may lie beyond our vocabulary.
 NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 
 
 def save(model: nn.Module, folder: str | Path, family: str | None = None,
-         avoid: Container[str] = (),
-         **config: Any) -> Family:
-    """Write the model as one of the families that compute the same: the one that is asked for, or
-    the plainest that is not to be avoided. BadInput naming the settings without a counterpart where
-    there is none. `config` is added to config.json."""
+         avoid: Container[str] = (), **config: Any) -> Family:
+    """Write the model as a family that computes the same; returns the family.
+
+    The family is `family` where it is given, else the plainest one that is not in `avoid`. `config`
+    is added to config.json. BadInput names the settings without a counterpart where no family
+    fits.
+    """
     chosen, theirs, tensors = convert(model, family, avoid)
     write_model(Path(folder), {**theirs, **NO_TOKENS, **config}, tensors)
     return chosen
@@ -46,25 +49,26 @@ def save(model: nn.Module, folder: str | Path, family: str | None = None,
 
 def convert(model: nn.Module, family: str | None = None,
             avoid: Container[str] = ()) -> tuple[Family, dict[str, Any], Tensors]:
-    """(family, config.json, tensors) of the model's counterpart."""
+    """(family, config.json, tensors) of the model's counterpart, chosen as in `save`."""
     if family is not None and family not in FAMILIES:
         raise BadInput(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
     refusals = {}
-    for candidate in [FAMILIES[family]] if family else [f for name,
-                                                        f in FAMILIES.items() if name not in avoid]:
+    for candidate in ([FAMILIES[family]] if family
+                      else [f for name, f in FAMILIES.items() if name not in avoid]):
         theirs, tensors, lost = _converted(model, candidate)
         if not lost:
             return candidate, theirs, tensors
         refusals[candidate.name] = lost
     fewest = min(map(len, refusals.values()))
-    nearest = [f"{name} lacks {', '.join(lost)}" for name,
-               lost in refusals.items() if len(lost) == fewest]
+    nearest = [f"{name} lacks {', '.join(lost)}" for name, lost in refusals.items()
+               if len(lost) == fewest]
     raise BadInput(f"no exact counterpart among Hugging Face's models: {'; '.join(nearest)}")
 
 
 @torch.no_grad()
 def _converted(model: nn.Module, family: Family) -> tuple[dict[str, Any], Tensors, list[str]]:
-    """(config.json, tensors, the settings that get lost)."""
+    """(config.json, tensors, the settings that the family cannot express). The tensors are empty
+    where a setting is lost."""
     ours = settled(model, family)
     theirs: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.name,
                               "torch_dtype": str(model.lm_head.weight.dtype).removeprefix("torch.")}
@@ -83,7 +87,8 @@ def _converted(model: nn.Module, family: Family) -> tuple[dict[str, Any], Tensor
 
 
 def _homeless(names: list[str]) -> list[str]:
-    """Tensors that have no place, by the setting that they come from where that is known."""
+    """Describe the tensors that have no place in the family, by the setting they come from where
+    that is known."""
     kinds = sorted({name.split(".", 3)[-1] if name.startswith("transformer.h.") else name
                     for name in names})
     biases = [kind.removesuffix(".bias") for kind in kinds if kind.endswith(".bias")]
@@ -92,9 +97,11 @@ def _homeless(names: list[str]) -> list[str]:
 
 
 def settled(model: nn.Module, family: Family) -> dict[str, Any]:
-    """What the model's settings say of what it computes, in the words that families' entries use:
-    numbers instead of defaults, one word a layer in the schedule, only the options of the members
-    that are there."""
+    """The model's settings in the form that the families' entries use.
+
+    Defaults become numbers, the schedule has one word per layer, and of the options only those of
+    the chosen members remain.
+    """
     config, attn, mlp = (
         model.config.to_dict(),
         model.transformer.h[0].attn,
@@ -110,26 +117,26 @@ def settled(model: nn.Module, family: Family) -> dict[str, Any]:
                  "head_dim": attn.head_dim}
     if config["attention"] == "mla":
         ours |= {"kv_lora_rank": attn.rank, "qk_nope_head_dim": attn.nope,
-                 "qk_rope_head_dim": attn.rope,
-                 "v_head_dim": attn.v_size, "head_dim": attn.head_dim}
+                 "qk_rope_head_dim": attn.rope, "v_head_dim": attn.v_size,
+                 "head_dim": attn.head_dim}
     if "mlp_hidden" in ours and hasattr(mlp, "c_fc"):
         ours["mlp_hidden"] = mlp.c_fc.out_features
     if not config["tie_weights"]:
-        ours["embd_scale"] = None      # in the table, as no head reads it
+        ours["embd_scale"] = None      # _state multiplies it into the table, which no head shares
     return _positions(ours, model.config, family)
 
 
 def _word(pattern, T: int) -> str:
-    """'f', a window's number of keys, or another pattern's spelling, in brackets so that it is no
-    number."""
+    """A layer's word in the schedule: 'f', a window's number of keys, or any other pattern's
+    spelling in brackets, so that it cannot be taken for a number."""
     if pattern.is_full(T):
         return "f"
     return str(pattern.width) if hasattr(pattern, "width") else f"({pattern})".replace(" ", "")
 
 
 def _positions(ours: dict[str, Any], config: CN, family: Family) -> dict[str, Any]:
-    """A table of zeros says that there are no positions; so does leaving them out in every
-    layer."""
+    """Bring the settings about positions to one form. A model without positions in any layer has
+    position "none"; a family with a table of positions expresses that by a table of zeros."""
     without = layers_without(config)
     if len(without) == config.n_layer:
         ours["position"] = "none"
@@ -137,16 +144,16 @@ def _positions(ours: dict[str, Any], config: CN, family: Family) -> dict[str, An
         ours["nope_layers"] = ",".join(map(str, sorted(without))) or None
     if ours["position"] == "none" and family.table:
         ours["position"] = "learned"
-    if ours.get("rope_local_base") == ours.get("rope_base") or set(ours["schedule"].split()) == {
-        "f"
-    }:
+    if (ours.get("rope_local_base") == ours.get("rope_base")
+            or set(ours["schedule"].split()) == {"f"}):
         ours["rope_local_base"] = None
     return ours
 
 
 def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: nn.Module,
           family: Family) -> list[str]:
-    """The settings that config.json does not say: those that reading it gives another value."""
+    """The settings that config.json does not express: those that come back with another value when
+    it is read."""
     back = type(model).get_default_config().to_dict()
     read_back: dict[str, Any] = {}
     try:
@@ -166,10 +173,12 @@ def _lost(ours: dict[str, Any], theirs: dict[str, Any], model: nn.Module,
 
 
 def _state(model: nn.Module, family: Family) -> Tensors:
-    """The model's tensors, with what the settings do to scores and positions in the weights."""
-    # a tied head is the embedding
+    """The model's tensors. The effects of settings on the embedding, scores and positions are
+    multiplied into the weights."""
+    # A tied head is the embedding and has no name of its own. Heads for later tokens serve only
+    # training.
     state = {name: t.detach().cpu() for name, t in model.named_parameters()
-             if not name.startswith("future.")}  # heads of later tokens are for training
+             if not name.startswith("future.")}
     if model.config.embd_scale is not None and not model.config.tie_weights:
         state["transformer.wte.weight"] = (state["transformer.wte.weight"]
                                            * model.transformer.wte.scale)
@@ -184,7 +193,7 @@ def _state(model: nn.Module, family: Family) -> Tensors:
         for name in (f"{at}c_attn.weight", f"{at}c_attn.bias"):
             if name in state:
                 state[name] = torch.cat((state[name][:rows] * stretch, state[name][rows:]))
-        for name in (f"{at}q_proj.weight", f"{at}q_b_proj.weight"):      # latent attention's
+        for name in (f"{at}q_proj.weight", f"{at}q_b_proj.weight"):      # of latent attention
             if name in state:
                 state[name] = state[name] * stretch
     if family.table and "transformer.wpe.weight" not in state:

@@ -1,2 +1,2 @@
-"""Generating text: `generate` draws tokens, `cache` keeps keys and values, `speculate` drafts
-ahead."""
+"""Generating text: `generate.py` draws tokens, `cache.py` keeps keys and values, `cache_plan.py`
+plans which to keep, and `speculate.py` drafts tokens ahead."""

@@ -1,6 +1,6 @@
 """
-A key/value cache: what a model keeps of the tokens that it has read, so that the next ones cost one
-position each.
+A key/value cache: the keys and values of the tokens that a model has read. With it, each further
+token costs the computation of one position.
 
     cache = Cache(model, batch=2)             # room for model.block_size tokens, or for length=64
     logits = advance(model, prompt, cache)    # (B, T) tokens → (B, T, vocab): reads all at once
@@ -9,14 +9,16 @@ position each.
     cache.truncate(cache.length - 2)          # forget the last two tokens
     cache.reset()                             # forget all tokens
 
-A layer keeps a key as long as a later query may see it: all of them in a full layer, a ring of the
-last w in a window, a block and those before it, every s-th of a stride and the last one. Which slot
-of memory a position has is planned before, from the pattern (cache_plan.py), and the memory is
-allocated once. What a pattern lets go is gone: where any layer lets go, `truncate` reaches back
-slack + 1 tokens at most, and as many can be fed at once (`advance` splits what is longer). A
-speculative decoder that drafts n tokens makes its cache with slack=n. Where no layer lets go,
-everything can be truncated, and slack means nothing. Positions end at block_size, as the model's
-do: `generate` says what then.
+A layer keeps a key as long as a later query may see it. A full layer keeps all keys. A window keeps
+a ring of the last w keys. A block pattern keeps the current block and those before it that it sees.
+A strided pattern keeps every s-th key and the last one. cache_plan.py plans from the pattern which
+slot of memory each position gets, and the memory is allocated once.
+
+A key that a layer has evicted is lost. So if any layer evicts keys, `truncate` can go back at most
+slack + 1 tokens, and at most slack + 1 tokens can be fed at once (`advance` splits longer inputs).
+A speculative decoder that drafts n tokens makes its cache with slack=n. If no layer evicts keys,
+any number of tokens can be truncated, and slack has no effect. Positions end at block_size, as in
+the model; generate.py explains what happens beyond it.
 """
 
 from __future__ import annotations
@@ -35,19 +37,22 @@ from mingpt.utils import BadInput
 
 
 def advance(model, idx: Tensor, cache: Cache, last: bool = False) -> Tensor:
-    """Feed tokens (B, n) behind those that the cache holds → their logits, (B, n, vocab); of the
-    last alone if `last`. BadInput where the cache has no room for them."""
+    """Feed tokens (B, n), which continue the cached ones, and add them to the cache. Returns their
+    logits (B, n, vocab), or those of the last token alone, (B, 1, vocab), if `last`. Raises
+    BadInput if the cache has no room for them."""
     cache.expect(idx)
     most = cache.at_once()
     pieces = idx.split(most, dim=1) if idx.size(1) > most else (idx,)
     hidden = [model.hidden(piece, cache) for piece in pieces]
+    # (B, n, C), or (B, 1, C) if last
     x = hidden[-1][:, -1:] if last else torch.cat(hidden, 1) if len(hidden) > 1 else hidden[0]
     return soft_cap(model.lm_head(x), model.softcap)
 
 
 class Cache:
-    """Every layer's cache for `batch` rows of `length` tokens (None: the model's block). See the
-    top of this file."""
+    """The caches of all layers, for `batch` rows of `length` tokens (None: model.block_size). The
+    top of this file explains its use and `slack`. Raises BadInput for a model that cannot use a
+    cache."""
 
     def __init__(self, model, batch: int, length: int | None = None, slack: int = 0):
         reason = cannot_cache(model)
@@ -63,28 +68,29 @@ class Cache:
             self.tokens = torch.zeros(batch, self.capacity, dtype=torch.long, device=device)
 
     def ledger(self, pattern: Pattern) -> Ledger:
-        """What is held of a pattern, shared by the layers that have it."""
+        """The ledger of a pattern: which positions its layers hold. Layers with the same pattern
+        share it."""
         if pattern not in self.ledgers:
             self.ledgers[pattern] = Ledger(pattern, self.capacity, self.slack)
         return self.ledgers[pattern]
 
     def at_once(self) -> int:
-        """How many tokens may be fed now; the first time as many as there is room for."""
-        forgets = any(ledger.plan.evicts for ledger in self.ledgers.values()) or any(l.forgets
-                                                                                     for l
-                                                                                     in self.layers)
+        """How many tokens may be fed in one step. Into an empty cache, as many as it has room
+        for."""
+        forgets = (any(ledger.plan.evicts for ledger in self.ledgers.values())
+                   or any(l.forgets for l in self.layers))
         return self.slack + 1 if forgets and self.length else self.capacity
 
     def expect(self, idx: Tensor) -> None:
-        """BadInput where tokens (B, n) do not fit."""
+        """Raise BadInput if the cache has no room for tokens (B, n)."""
         if idx.size(0) != self.batch or idx.size(1) > self.capacity - self.length:
             raise BadInput(f"a cache for {self.batch} rows of {self.capacity} tokens holds "
-                           f"{self.length} and takes at "
-                           f"most {self.capacity - self.length} more, not {tuple(idx.shape)}")
+                           f"{self.length} and takes at most {self.capacity - self.length} more, "
+                           f"not tokens of shape {tuple(idx.shape)}")
 
     def extend(self, idx: Tensor) -> int:
-        """Make room for tokens (B, n), which the layers will now be given. Returns the position of
-        the first one."""
+        """Make room for tokens (B, n), which the layers are given next. Returns the position of the
+        first one. Raises BadInput if they do not fit or are too many for one step."""
         self.expect(idx)
         start, n = self.length, idx.size(1)
         if n > self.at_once():
@@ -98,14 +104,13 @@ class Cache:
         return start
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens but the first `length`. BadInput where a layer has let go what a next
-        token would see."""
+        """Forget all tokens but the first `length`. Raises BadInput if a layer has evicted a key
+        that the next token would see."""
         parts = [*self.ledgers.values(), *self.layers]
         least = max(part.least for part in parts)
         if length and not least <= length <= self.length:
             raise BadInput(f"truncate({length}): of {self.length} tokens a cache with "
-                           f"slack={self.slack} can keep "
-                           f"{least} … {self.length} here, or 0")
+                           f"slack={self.slack} can keep {least} … {self.length} here, or 0")
         self.length = length
         for part in parts if length else ():
             part.truncate(length)
@@ -113,24 +118,27 @@ class Cache:
             self.reset()
 
     def reset(self) -> None:
-        """Forget all tokens; the memory stays."""
+        """Forget all tokens. The memory stays allocated."""
         self.length = 0
         for part in (*self.ledgers.values(), *self.layers):
             part.reset()
 
 
 def cannot_cache(model) -> str | None:
-    """Why a model has to be recomputed for every token, or None."""
+    """Why a model cannot use a cache and must be recomputed for every token, or None if it can."""
     if model.published_padding is not None:
-        return "model.published_padding lets text see what comes after it: there is nothing to keep"
+        return ("model.published_padding lets text see what comes after it: this model cannot use "
+                "a key/value cache")
     return None
 
 
 # -- one layer -------------------------------------------------------------------------------------
 
 class Kept:
-    """One layer's memory: what it keeps of each token, tensors of (B, heads, slots, size)."""
-    forgets, least = False, 0       # beyond what the ledger says
+    """One layer's memory: the tensors (B, heads, slots, size) that it keeps of its tokens."""
+    # For layers that forget more than their ledger says: whether the layer forgets tokens, and the
+    # fewest tokens that it can be truncated to.
+    forgets, least = False, 0
 
     def __init__(self, ledger: Ledger):
         self.ledger = ledger
@@ -142,19 +150,19 @@ class Kept:
         return self.ledger.start
 
     def keep(self, *new: Tensor) -> None:
-        """What is to be kept of the new tokens, tensors of (B, heads, n, size) → their slots."""
-        # autocast began or ended in between
+        """Store tensors (B, heads, n, size) of the new tokens in the slots of their positions."""
+        # The dtype changes if autocast began or ended since the last call.
         if self.memory and self.start and self.memory[0].dtype != new[0].dtype:
             self.memory = [memory.to(x.dtype) for memory, x in zip(self.memory, new, strict=True)]
         if not self.memory or self.memory[0].dtype != new[0].dtype:
             self.memory = [x.new_empty(*x.shape[:2], self.ledger.plan.size, x.size(-1))
-                           for x in new]
+                           for x in new]                            # (B, heads, slots, size)
         slots = self.ledger.slots
         if len(slots) == 1 or not self.ledger.plan.evicts:
             for memory, x in zip(self.memory, new, strict=True):
                 memory[:, :, slots[0]:slots[-1] + 1].copy_(x)
             return
-        # not yet driven out
+        # Among many new tokens, a later one may already have taken the slot of an earlier one.
         held = self.ledger.holds[slots] == np.arange(self.start, self.start + len(slots))
         index, kept = (torch.from_numpy(x).to(new[0].device)
                        for x in (slots[held], held.nonzero()[0]))
@@ -162,23 +170,23 @@ class Kept:
             memory.index_copy_(2, index, x.index_select(2, kept))
 
     def read(self) -> tuple[View, list[Tensor]]:
-        """What the new tokens see of all that is kept, (B, heads, keys, size), and where it
-        stands."""
+        """The view of the new tokens, and the kept tensors that it covers, (B, heads, keys,
+        size)."""
         view = self.ledger.read(self.memory[0].device)
         if view.index is None:
             return view, [memory[:, :, :view.stop] for memory in self.memory]
         return view, [memory.index_select(2, view.index) for memory in self.memory]
 
     def truncate(self, length: int) -> None:
-        """What is held follows from the ledger."""
+        """Nothing to do: the ledger says which slots are held."""
 
     def reset(self) -> None:
-        """So it does here."""
+        """Nothing to do: the ledger says which slots are held."""
 
 
 class KeyValues(Kept):
-    """One layer's keys and values. Called as a backend is, with those of the new tokens; the first
-    tokens, which see themselves alone, go through the layer's own backend."""
+    """One layer's keys and values. It is called like a backend, with q, k and v of the new tokens.
+    The first tokens fed see only one another, so they go through the layer's own backend."""
 
     def __init__(self, ledger: Ledger, backend: Callable):
         super().__init__(ledger)
@@ -195,8 +203,9 @@ class KeyValues(Kept):
 
 def mask_of(view: View, start: int, q: Tensor, slopes: Tensor | None,
             allowed: Tensor | None) -> Tensor | None:
-    """The view's mask, of booleans, or of scores to add where there are slopes; broadcasts to (B,
-    nh, n, keys)."""
+    """The mask of a view, which broadcasts to (B, nh, n, keys), or None if all keys are seen. It is
+    boolean; with slopes it holds numbers to add to the scores. `start` is the position of the first
+    query."""
     seen = view.seen
     if allowed is not None:
         here = allowed.index_select(-1, view.positions)                       # (B, 1, n, keys)
@@ -210,20 +219,21 @@ def mask_of(view: View, start: int, q: Tensor, slopes: Tensor | None,
 
 def over_keys(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float = 0.0,
               scale: float | None = None) -> Tensor:
-    """A few queries (B, nh, n, hs) over keys and values (B, nkv, keys, hs) → (B, nh, n, hs). The
-    queries of heads that share keys are read as more queries of one head, so that nothing is
-    copied."""
+    """Attention of a few queries (B, nh, n, hs) over keys and values (B, nkv, keys, hs) → (B, nh,
+    n, hs). The queries of heads that share keys are treated as more queries of one head, so that no
+    keys or values are copied."""
     B, heads, n, _ = q.shape
     kv_heads = k.size(1)
     if kv_heads < heads:
-        q = q.reshape(B, kv_heads, heads // kv_heads * n, -1)
+        q = q.reshape(B, kv_heads, heads // kv_heads * n, -1)       # (B, nkv, groups · n, hs)
         mask = None if mask is None else _grouped(mask, heads, kv_heads)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=scale)
-    return y.view(B, heads, n, -1)
+    return y.view(B, heads, n, -1)                                  # (B, nh, n, hs)
 
 
 def _grouped(mask: Tensor, heads: int, kv_heads: int) -> Tensor:
-    """(n, keys), (nh, n, keys) or (B, 1 or nh, n, keys) → (1 or B, 1 or nkv, groups · n, keys)."""
+    """The mask for queries grouped as in `over_keys`: (n, keys), (nh, n, keys) or (B, 1 or nh, n,
+    keys) → (1 or B, 1 or nkv, groups · n, keys)."""
     mask = mask[(None,) * (4 - mask.dim())]
     per_head = mask.size(1) > 1
     mask = mask.expand(-1, heads if per_head else heads // kv_heads, -1, -1)

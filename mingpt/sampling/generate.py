@@ -1,13 +1,14 @@
 """
 Sampling from a GPT.
 
-The prompt is read once and then a token at a time, with a key/value cache (cache.py). Beyond
-block_size the model reads the last block_size tokens, as minGPT's does: the first of them then
-stands at position 0 and sees nothing before it, so nothing that was kept of any token is right any
-more, and all is recomputed for each further token. Where windows and relative positions let a
-prediction depend on fewer tokens (`context`), that many are recomputed when the cache is full, and
-the next block_size − context tokens cost one position each again. The tokens are the same in every
-case.
+The model reads the prompt once, then one token at a time, with a key/value cache (cache.py).
+
+Beyond block_size tokens, the model reads the last block_size tokens, as minGPT does. The first of
+them then stands at position 0 and sees nothing before it. This changes the keys and values of every
+token, so the cached ones are wrong, and all block_size positions are recomputed for each further
+token. With some windows and relative positions, a prediction depends on fewer tokens (`context`).
+Then only that many are recomputed when the cache is full, and the next block_size − context tokens
+cost one position each again. The tokens drawn are the same in every case.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ def generate(model, idx: torch.Tensor, max_new_tokens: int, temperature: float =
     """Continue idx (B, T) by max_new_tokens tokens → (B, T + max_new_tokens). Call model.eval()
     first.
 
-    Greedy unless do_sample; then from softmax(logits / temperature) cut to the top_k most likely
-    tokens and to the smallest set with probability top_p (nucleus sampling: Holtzman et al. 2019,
-    arXiv 1904.09751). BadInput for a temperature, top_k or top_p from which nothing can be drawn.
+    Without do_sample, each token is the most likely one (greedy). With do_sample, it is drawn from
+    softmax(logits / temperature), cut to the top_k most likely tokens and to the smallest set with
+    probability top_p (nucleus sampling: Holtzman et al. 2019, arXiv 1904.09751). Raises BadInput
+    for a temperature, top_k or top_p from which nothing can be drawn.
     """
     check_sampling(temperature, do_sample, top_k, top_p)
     T = idx.size(1)
-    # made here: inside it could not be
+    # Made outside inference mode: a tensor made inside could not be trained on.
     tokens = torch.cat((idx, idx.new_zeros(idx.size(0), max_new_tokens)), dim=1)
-    with torch.inference_mode():                                                   # trained on
-        reader = Recomputing(model) if cannot_cache(model) else Reading(model, len(idx),
-                                                                        T + max_new_tokens - 1)
+    with torch.inference_mode():
+        reader = (Recomputing(model) if cannot_cache(model)
+                  else Reading(model, len(idx), T + max_new_tokens - 1))
         for n in range(T, T + max_new_tokens):
             tokens[:, n:n + 1] = next_token(reader(tokens[:, :n]), temperature, do_sample, top_k,
                                             top_p)
@@ -46,7 +48,8 @@ def generate(model, idx: torch.Tensor, max_new_tokens: int, temperature: float =
 
 def check_sampling(temperature: float, do_sample: bool, top_k: int | None,
                    top_p: float | None) -> None:
-    """BadInput for what no distribution can be made of; greedy decoding reads none of them."""
+    """Raise BadInput if no distribution can be made from these options. Greedy decoding uses none
+    of them, so it accepts any."""
     if not do_sample:
         return
     if not 0 < temperature < math.inf:
@@ -59,8 +62,8 @@ def check_sampling(temperature: float, do_sample: bool, top_k: int | None,
 
 
 class Recomputing:
-    """tokens (B, n) → the logits of the next one, (B, vocab), from the last block_size at every
-    call."""
+    """A reader of tokens without a cache: tokens (B, n) → the logits of the next token, (B, vocab).
+    Every call recomputes the last block_size tokens."""
 
     def __init__(self, model):
         self.model = model
@@ -70,11 +73,11 @@ class Recomputing:
 
 
 class Reading:
-    """The same, where each call's tokens are the one before's and some more: only those are
-    computed."""
+    """A reader of tokens with a cache: tokens (B, n) → the logits of the next token, (B, vocab).
+    Each call's tokens must begin with those of the call before; only the new ones are computed."""
 
     def __init__(self, model, batch: int, length: int):
-        # first: of the text's tokens, the first that the cache holds
+        # self.first is the index in the text of the first token that the cache holds
         self.model, self.first = model, 0
         self.cache = Cache(model, batch, length) if length > 0 else None
         self.context = context(model)
@@ -88,8 +91,8 @@ class Reading:
 
 
 def context(model) -> int:
-    """How many of the last tokens decide the next one, wherever they stand; block_size where there
-    is no saying."""
+    """How many of the last tokens decide the next one, whatever their positions. It is block_size
+    if positions are absolute or a pattern depends on them."""
     patterns = [block.attn.pattern for block in model.transformer.h]
     if model.transformer.wpe is not None or not all(pattern.relative for pattern in patterns):
         return model.block_size
@@ -98,7 +101,8 @@ def context(model) -> int:
 
 def next_token(logits: torch.Tensor, temperature: float, do_sample: bool, top_k: int | None,
                top_p: float | None) -> torch.Tensor:
-    """(B, vocab) logits → (B, 1) tokens."""
+    """The next token of each row: (B, vocab) logits → (B, 1) tokens. See `generate` for the
+    options."""
     if not do_sample:
         return logits.argmax(-1, keepdim=True)
     return torch.multinomial(distribution(logits, temperature, top_k, top_p), num_samples=1)
@@ -106,14 +110,15 @@ def next_token(logits: torch.Tensor, temperature: float, do_sample: bool, top_k:
 
 def distribution(logits: torch.Tensor, temperature: float = 1.0, top_k: int | None = None,
                  top_p: float | None = None) -> torch.Tensor:
-    """(B, vocab) logits → the probabilities that are sampled from."""
+    """The probabilities to sample from: (B, vocab) logits → (B, vocab). See `generate` for the
+    options."""
     logits = logits / temperature
     if top_k is not None:
         kth = torch.topk(logits, min(top_k, logits.size(-1))).values[:, [-1]]
         logits = logits.masked_fill(logits < kth, float("-inf"))
     if top_p is not None:
         ordered, order = logits.sort(descending=True)
-        # probability of all better tokens
+        # the total probability of the more likely tokens
         before = F.softmax(ordered, -1).cumsum(-1) - F.softmax(ordered, -1)
         cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
         logits = logits.masked_fill(cut, float("-inf"))

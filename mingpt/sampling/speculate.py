@@ -1,16 +1,18 @@
 """
-Speculative decoding: something cheap drafts the next few tokens, and the model reads them all at
-once and keeps those that it would have written itself. Greedy, the text is the model's own;
-sampled, its distribution is the model's own, whatever the draft. Leviathan et al. 2022, arXiv
-2211.17192; Chen et al. 2023, arXiv 2302.01318.
+Speculative decoding: a cheap draft proposes the next few tokens, and the model reads them all at
+once and keeps those that it would have written itself. The draft changes only the speed. Greedy
+decoding gives the same text as the model alone, and sampling gives the same distribution. Leviathan
+et al. 2022, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318.
 
+    # a smaller model drafts
     tokens, count = speculate(model, idx, 100, ModelDraft(small), do_sample=True, temperature=0.8)
-    # by its own future heads (multi_token.py)
+    # the model's own future heads draft (multi_token.py)
     tokens, count = speculate(model, idx, 100, HeadDraft(model))
     count.acceptance, count.tokens_a_pass
 
-One row at a time: rows would accept different numbers. Beyond block_size the model reads a window
-that moves with each token, and nothing can be read ahead: there plain sampling goes on.
+It continues one row at a time, because rows would accept different numbers of tokens. Beyond
+block_size the model reads a window that moves with each token, so nothing can be read ahead, and
+plain sampling takes over.
 """
 
 from __future__ import annotations
@@ -31,25 +33,27 @@ Choice = Callable[[Tensor], Tensor]  # logits (n, vocab) → the probabilities t
 
 @dataclass
 class Count:
-    """What drafting brought. A pass is one forward of the model over a draft and the token before
-    it."""
+    """How often drafts were accepted. A pass is one forward of the model over a draft and the token
+    before it."""
     passes: int = 0
     drafted: int = 0
     accepted: int = 0
 
     @property
     def acceptance(self) -> float:
-        """The share of drafted tokens that were kept."""
+        """The share of drafted tokens that the model kept; 0 if there were none."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
     @property
     def tokens_a_pass(self) -> float:
-        """Every pass keeps what it accepts and adds one token of the model's own."""
+        """Tokens written per pass: the drafted ones that it accepts, and one of the model's own.
+        0 if there were no passes."""
         return (self.accepted + self.passes) / self.passes if self.passes else 0.0
 
 
 class ModelDraft:
-    """Drafts by another model with the same tokens, `most` at a time."""
+    """Drafts by another model with the same vocabulary, at most `most` tokens at a time. Raises
+    BadInput if that model cannot use a cache."""
 
     def __init__(self, model, most: int = 4):
         self.model, self.most, self.block_size = model, most, model.block_size
@@ -57,12 +61,13 @@ class ModelDraft:
             raise BadInput(f"as a draft: {reason}")
 
     def start(self, length: int) -> None:
-        """A text of at most `length` tokens begins."""
+        """Begin a text of at most `length` tokens."""
         self.cache = Cache(self.model, 1, length, slack=self.most + 1)
 
     def draft(self, tokens: Tensor, x: Tensor, n: int, choice: Choice) -> tuple[Tensor, Tensor]:
-        """tokens (1, T) so far, the model's x (C,) before the last of them → n tokens (n,), and the
-        probabilities each was drawn from (n, vocab)."""
+        """Draft n tokens: returns them, (n,), and the probabilities that each was drawn from, (n,
+        vocab). `tokens` (1, T) is the text so far. `x` (C,) is what the model's head read to write
+        the last of them; a ModelDraft does not use it."""
         drawn, chances, feed = [], [], tokens[:, self.cache.length:]
         for _ in range(n):
             logits = read(self.model, feed, self.cache)[1][-1:]
@@ -72,40 +77,41 @@ class ModelDraft:
         return torch.cat(drawn).view(-1), torch.cat(chances)
 
     def keep(self, length: int) -> None:
-        """Of the text only the first `length` tokens stand."""
+        """Forget all tokens of the text but the first `length`."""
         if self.cache.length > length:
             self.cache.truncate(length)
 
 
 class HeadDraft:
-    """Drafts by the model's own future heads: no second model, and no pass of its own."""
+    """Drafts by the model's own future heads. It needs no second model and no extra pass. Raises
+    BadInput if the model has no future heads."""
 
     def __init__(self, model):
         self.model, self.most, self.block_size = model, len(model.future), model.block_size
         if not self.most:
-            raise BadInput("model.n_future=1: there are no heads to draft with; train with "
-                           "--model.n_future=4, or give "
-                           "another run as the draft")
+            raise BadInput("model.n_future=1: the model has no future heads to draft with; train "
+                           "it with --model.n_future=4, or give another run as the draft")
 
     def start(self, length: int) -> None:
-        """As ModelDraft's; here there is nothing to keep."""
+        """Begin a text. There is nothing to do."""
 
     def draft(self, tokens: Tensor, x: Tensor, n: int, choice: Choice) -> tuple[Tensor, Tensor]:
-        """As ModelDraft's: what the heads expect behind the last token, each without knowing what
-        the others said."""
+        """Draft n tokens, as ModelDraft.draft does. Each head predicts one of the tokens after the
+        last, without knowing what the other heads drafted."""
         expected = torch.stack([head(x[None, None])[0, 0] for head in list(self.model.future)[:n]])
         chances = choice(soft_cap(self.model.lm_head(expected), self.model.softcap))
         return torch.multinomial(chances, 1).view(-1), chances
 
     def keep(self, length: int) -> None:
-        """As ModelDraft's."""
+        """Forget tokens. There is nothing to do."""
 
 
 def speculate(model, idx: Tensor, max_new_tokens: int, draft: ModelDraft | HeadDraft,
               temperature: float = 1.0, do_sample: bool = False, top_k: int | None = None,
               top_p: float | None = None) -> tuple[Tensor, Count]:
-    """`generate` by drafts: idx (1, T) → (1, T + max_new_tokens), and what the drafts brought. Call
-    eval() first."""
+    """`generate` with drafts: idx (1, T) → (1, T + max_new_tokens), and a Count of what was
+    accepted. Call model.eval() first. Raises BadInput for more than one row, a model that cannot
+    use a cache, a draft with another vocabulary, or options that `check_sampling` rejects."""
     _check(model, idx, draft)
     check_sampling(temperature, do_sample, top_k, top_p)
 
@@ -113,11 +119,12 @@ def speculate(model, idx: Tensor, max_new_tokens: int, draft: ModelDraft | HeadD
         if do_sample:
             return distribution(logits, temperature, top_k, top_p)
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+
     end = idx.size(1) + max_new_tokens
     with torch.inference_mode():
         tokens, count = _within_block(model, idx, min(end, model.block_size), draft, choice)
     left = end - tokens.size(1)
-    tokens = tokens.clone()         # outside inference mode
+    tokens = tokens.clone()         # a clone made outside inference mode can be trained on
     return (generate(model, tokens, left, temperature, do_sample, top_k, top_p) if left
             else tokens), count
 
@@ -134,7 +141,7 @@ def _check(model, idx: Tensor, draft: ModelDraft | HeadDraft) -> None:
 
 def _within_block(model, tokens: Tensor, end: int, draft: ModelDraft | HeadDraft,
                   choice: Choice) -> tuple[Tensor, Count]:
-    """Continue (1, T) up to `end` tokens, at most block_size of them."""
+    """Continue tokens (1, T) to a text of `end` tokens, which is at most block_size."""
     count = Count()
     if tokens.size(1) >= end:
         return tokens, count
@@ -142,7 +149,7 @@ def _within_block(model, tokens: Tensor, end: int, draft: ModelDraft | HeadDraft
     draft.start(min(end, draft.block_size))
     x, logits = read(model, tokens, cache)
     tokens = torch.cat((tokens, torch.multinomial(choice(logits[-1:]), 1)), 1)
-    x = x[-1]                                   # what the head read before the last token
+    x = x[-1]                                   # (C,): what the head read to write the last token
     while (T := tokens.size(1)) < end:
         n = max(0, min(draft.most, end - T - 1, draft.block_size - T))
         drawn, chances = draft.draft(tokens, x, n, choice) if n else (tokens[0, :0], logits[:0])
@@ -157,33 +164,34 @@ def _within_block(model, tokens: Tensor, end: int, draft: ModelDraft | HeadDraft
 
 
 def read(model, tokens: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
-    """Feed tokens (1, n) behind those of the cache → what the head reads (n, C), and the logits (n,
-    vocab)."""
+    """Feed tokens (1, n), which continue the cached ones. Returns what the model's head reads, (n,
+    C), and the logits (n, vocab)."""
     pieces = tokens.split(max(1, cache.at_once()), dim=1)
-    x = torch.cat([model.hidden(piece, cache) for piece in pieces], 1)[0]
+    x = torch.cat([model.hidden(piece, cache) for piece in pieces], 1)[0]       # (n, C)
     return x, soft_cap(model.lm_head(x), model.softcap)
 
 
 def accepted(drawn: Tensor, chances: Tensor, wanted: Tensor) -> Tensor:
-    """Tokens (n,) drawn from chances (n, vocab), where the model would draw from wanted (n + 1,
-    vocab) → those kept, the first few, and one more: each token is distributed as wanted.
+    """The tokens to write: the first few drafted ones, and one more. Each token that is written is
+    distributed as the model wants it.
 
-    A token is kept with probability min(1, wanted / chance). The first that is not is replaced by
-    one from what the draft gave too little chance to, max(0, wanted − chances); behind n kept ones
-    stands one more of the model's own.
+    drawn (n,) are the drafted tokens, drawn from the probabilities chances (n, vocab). The model
+    would draw from wanted (n + 1, vocab). A drafted token is kept with probability min(1, wanted /
+    chance). The first one that is not kept is replaced by a token drawn from max(0, wanted −
+    chances), which favours what the draft gave too little chance. If all n are kept, one more token
+    is drawn from wanted.
     """
     n = len(drawn)
     index = drawn[:, None]
-    keep = torch.rand(n, 1, device=drawn.device) * chances.gather(1, index) < wanted[:n].gather(
-        1, index
-    )
+    keep = (torch.rand(n, 1, device=drawn.device) * chances.gather(1, index)
+            < wanted[:n].gather(1, index))                                      # (n, 1)
     kept = int(keep.view(-1).long().cumprod(0).sum())
     last = wanted[kept] if kept == n else leftover(wanted[kept], chances[kept])
     return torch.cat((drawn[:kept], torch.multinomial(last, 1)))
 
 
 def leftover(wanted: Tensor, chances: Tensor) -> Tensor:
-    """(vocab,) what is wanted beyond what the draft gave, as probabilities; only ever asked for
-    where there is some."""
+    """(vocab,) probabilities: max(0, wanted − chances), scaled to sum to 1. It is only called for a
+    token that was not kept, so there is something left, except for rounding errors."""
     rest = (wanted - chances).clamp(min=0)
-    return rest / rest.sum() if rest.sum() > 0 else wanted      # nothing but rounding is left
+    return rest / rest.sum() if rest.sum() > 0 else wanted      # only rounding errors are left

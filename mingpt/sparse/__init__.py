@@ -1,2 +1,2 @@
-"""Attention over a pattern. `backends` chooses how it is computed; the others skip what the pattern
-leaves out."""
+"""Attention over a pattern. `backends.py` chooses how it is computed; the other files compute it
+without the pairs that the pattern leaves out."""

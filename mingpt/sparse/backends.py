@@ -1,11 +1,11 @@
 """
-softmax(QKᵀ/√hs)V over the keys that a query may see: `config.backend` says how it is computed. All
-backends give the dense mask's values and gradients, but for rounding; they differ in time and
-memory, and in what they can do at all.
+Attention backends: ways to compute softmax(QKᵀ/√hs)V over the keys that a pattern lets a query see.
+`config.backend` names the one to use. All backends give the values and gradients of the dense mask,
+up to rounding. They differ in time, in memory and in which cases they support.
 
     q (B, nh, T, hs), k and v (B, nkv, T, hs), where nkv divides nh → (B, nh, T, hs)
-    slopes (nh,)           slope · (i − j) is taken from the scores, as ALiBi's
-    allowed (B, 1, T, T)   false hides a key that the pattern has, as a document mask does
+    slopes (nh,)           slope · (i − j) is subtracted from the scores, as in ALiBi
+    allowed (B, 1, T, T)   false hides a key that the pattern shows, as a document mask does
     dropout_p              the share of attention weights that is dropped
 """
 
@@ -26,26 +26,29 @@ from mingpt.utils import BadInput, CfgNode
 
 
 def same_document(idx: Tensor, end_of_text: int, start: int = 0) -> Tensor:
-    """(B, T) tokens → (B, 1, T − start, T), true where query (from `start` on) and key stand in one
-    document; its last token is its EOT."""
+    """The document mask of tokens (B, T): (B, 1, T − start, T), true where query and key stand in
+    the same document. Its rows are the queries from `start` on. The last token of a document is
+    its end-of-text token."""
     ends = (idx == end_of_text).long()
-    document = ends.cumsum(-1) - ends  # the EOT belongs to the document it ends
-    return (document[:, start:, None] == document[:, None, :]).unsqueeze(1)
+    document = ends.cumsum(-1) - ends  # (B, T): an end-of-text token belongs to what it ends
+    return (document[:, start:, None] == document[:, None, :]).unsqueeze(1)  # (B, 1, T − start, T)
 
 
 def flipped_padding(idx: Tensor, padding: int) -> Tensor:
-    """Study 000's mask of padded rows, its sign flipped: (B, T) tokens → (B, 1, T, T). In a row
-    with padding only the padding is seen: by text all of it, though it comes later; by padding that
-    up to itself. Other rows: all true."""
-    pad = idx == padding
+    """Study 000's faulty mask of padded rows, with its sign flipped: (B, T) tokens → (B, 1, T, T).
+
+    In a row with padding, only padding is seen. A text token sees all of the padding, although it
+    comes later. A padding token sees the padding up to itself. Rows without padding are all true.
+    """
+    pad = idx == padding                                                            # (B, T)
     earlier = torch.ones(idx.size(1), idx.size(1), dtype=torch.bool, device=idx.device).tril()
-    seen = pad[:, None, :] & (earlier | ~pad[:, :, None])
-    return (seen | ~pad.any(1)[:, None, None]).unsqueeze(1)
+    seen = pad[:, None, :] & (earlier | ~pad[:, :, None])                           # (B, T, T)
+    return (seen | ~pad.any(1)[:, None, None]).unsqueeze(1)                         # (B, 1, T, T)
 
 
 class Backend:
-    """One layer's attention over its pattern. `biased` says whether slopes will come. What a member
-    cannot do, it refuses when it is built."""
+    """One layer's attention over its pattern. `biased` says whether calls will pass slopes. The
+    constructor raises BadInput for a case that the backend does not support."""
 
     def __init__(self, pattern: Pattern, config: CfgNode, biased: bool = False):
         self.pattern = pattern
@@ -54,23 +57,26 @@ class Backend:
             raise BadInput(f"--model.backend={config.backend} {reason}: use auto or dense")
 
     def lacks(self, pattern: Pattern, config: CfgNode, biased: bool) -> str | None:
-        """Why the backend cannot do this, or None if it can."""
+        """Why the backend does not support this case, or None if it does. The words continue
+        "--model.backend=NAME …"."""
         return None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, slopes: Tensor | None = None,
                  allowed: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
-        """See the top of this file."""
+        """(B, nh, T, hs): attention over this layer's pattern. The arguments are explained at the
+        top of this file."""
         return self.attend(self.pattern, q, k, v, slopes, allowed, dropout_p)
 
     @staticmethod
     def attend(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
                allowed: Tensor | None, dropout_p: float) -> Tensor:
+        """(B, nh, T, hs): what a call computes, for the pattern given here."""
         raise NotImplementedError
 
 
 class Dense(Backend):
-    """The reference: every score is computed, and a boolean mask hides those that are not in the
-    pattern. It does everything, and sparsity saves it nothing."""
+    """The reference backend. It computes every score, then a boolean mask hides those outside the
+    pattern. It supports every case, but sparsity saves it no work."""
 
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):
@@ -82,21 +88,19 @@ class Dense(Backend):
 
 
 class PublishedPadding(Dense):
-    """Dense, with study 000's fault, reproduced to measure it: in padded rows `allowed`, made by
-    flipped_padding, stands instead of the pattern, and text sees the future."""
+    """Dense attention with study 000's fault, reproduced so that its effect can be measured. In
+    padded rows `allowed`, made by flipped_padding, replaces the pattern, so text sees the
+    future."""
 
     def lacks(self, pattern, config, biased):
         if config.document_end is not None:
             return "cannot have model.published_padding and data.document_mask both"
-        return (
-            None
-            if config.backend in ("auto", "dense")
-            else "is not where study 000's padding went wrong"
-        )
+        return (None if config.backend in ("auto", "dense")
+                else "cannot reproduce model.published_padding, the padding fault of study 000")
 
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):
-        # (B, 1, 1, 1): rows without padding
+        # (B, 1, 1, 1): true for rows without padding
         whole = allowed.all(-1, keepdim=True).all(-2, keepdim=True)
         seen = torch.where(whole, mask_of(pattern, q.size(-2), q.device), allowed)
         return masked(q, k, v, seen, slopes, dropout_p)
@@ -104,7 +108,7 @@ class PublishedPadding(Dense):
 
 def masked(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, slopes: Tensor | None,
            dropout_p: float) -> Tensor:
-    """Attention over the keys where seen, (T, T) or (B, 1, T, T), is true."""
+    """(B, nh, T, hs): attention over the keys where seen, (T, T) or (B, 1, T, T), is true."""
     if slopes is not None:
         place = torch.arange(q.size(-2), device=q.device)
         bias = -slopes[:, None, None] * (place[:, None] - place)         # (nh, T, T)
@@ -114,30 +118,36 @@ def masked(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, slopes: Tensor | None,
 
 
 def mask_of(pattern: Pattern, T: int, device: torch.device) -> Tensor:
-    """(T, T) bool, true where a key is seen: a corner of the mask of the next power of two, so that
-    sampling, whose T grows by one, makes few masks. A pattern knows i and j only, so its corner is
-    the shorter pattern."""
+    """(T, T) bool, true where a key is seen.
+
+    It is a corner of the cached mask whose size is the next power of two. So sampling, where T
+    grows by one per token, builds few masks. A pattern depends only on i and j, so the corner of a
+    larger mask is the mask of the shorter text.
+    """
     return _mask(pattern, 1 << (T - 1).bit_length(), device)[:T, :T]
 
 
 @lru_cache(maxsize=64)
 def _mask(pattern: Pattern, T: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # else a mask made while sampling could not serve in training
+    # Without this, a mask that is first made while sampling could not be used in training.
+    with torch.inference_mode(False):
         return pattern.mask(T, device)
 
 
 def shared(q: Tensor, k: Tensor) -> bool:
-    """Whether several query heads share a key and value head."""
+    """Whether several query heads share one key and value head."""
     return q.size(1) != k.size(1)
 
 
 class Flash(Backend):
-    """torch's fused causal kernel: nothing of size T×T is kept. For layers that see everything."""
+    """torch's fused causal kernel, which keeps nothing of size T×T. It supports only layers that
+    see all keys."""
 
     def lacks(self, pattern, config, biased):
         if not pattern.is_full(config.block_size):
             return f"sees all keys, not pattern {str(pattern)!r}"
-        return "adds no bias, as model.position asks" if biased else _no_documents(config)
+        return ("cannot add the bias that model.position asks for" if biased
+                else _no_documents(config))
 
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):
@@ -147,7 +157,7 @@ class Flash(Backend):
 
 
 class Banded(Backend):
-    """Only the keys seen are computed, in plain PyTorch, on any device: see banded.py."""
+    """Computes little more than the pairs seen, in plain PyTorch, on any device. See banded.py."""
 
     def lacks(self, pattern, config, biased):
         return (_no_documents(config) if supports(pattern)
@@ -161,21 +171,19 @@ class Banded(Backend):
 
 @lru_cache(maxsize=1)
 def _untraced() -> Callable:
-    """banded_attention for torch.compile, which cannot trace its views of raw memory; loaded late,
-    as it is large."""
+    """banded_attention, hidden from torch.compile, which cannot trace its views of raw memory. The
+    import behind torch.compiler.disable is large, so it happens on the first call."""
     return torch.compiler.disable(banded_attention)
 
 
 class Flex(Backend):
-    """torch's FlexAttention: blocks without a seen pair are skipped, in a kernel compiled for the
-    pattern. CUDA; the CPU's has no backward. Not measured yet: no GPU was at hand."""
+    """torch's FlexAttention: a kernel compiled for the pattern, which skips blocks without a seen
+    pair. It is made for CUDA; on a CPU it has no backward. Not measured yet: no GPU was at
+    hand."""
 
     def lacks(self, pattern, config, biased):
-        return (
-            f"drops no weights, as model.attn_pdrop={config.attn_pdrop} asks"
-            if config.attn_pdrop
-            else _no_documents(config)
-        )
+        return (f"cannot drop attention weights, as model.attn_pdrop={config.attn_pdrop} asks"
+                if config.attn_pdrop else _no_documents(config))
 
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):
@@ -184,7 +192,7 @@ class Flex(Backend):
 
 
 class Auto(Backend):
-    """The fastest of the others for each call: see `fastest`."""
+    """Picks the fastest of the other backends for each call. See `fastest`."""
 
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):
@@ -194,36 +202,41 @@ class Auto(Backend):
 
 
 class Case(NamedTuple):
-    """What, besides the pattern and T, decides how fast a backend is."""
+    """What decides how fast a backend is, besides the pattern and T."""
     biased: bool = False    # slopes are given
     drops: bool = False     # attention weights are dropped
-    cuda: bool = False
-    flex: bool = False      # the flex kernel takes these tensors
+    cuda: bool = False      # the tensors are on a CUDA device
+    flex: bool = False      # the flex kernel supports these tensors
 
 
-# Banded against a dense mask, forward and backward, on one core with AVX2: CPU time, the least of
-# 7, for shapes (B, nh, T, hs) from (8, 3, 64, 16) to (1, 6, 2048, 64). Banded is the faster one, by
-# 4 % or (mostly) far more, where the share of the causal triangle that is seen is at most:
-BANDED_ON_CPU = (   # T from    in one part    in two: a window and far links
+# Banded was measured against a dense mask, forward and backward, on one core with AVX2: the least
+# CPU time of 7 runs, for shapes (B, nh, T, hs) from (8, 3, 64, 16) to (1, 6, 2048, 64). Banded is
+# faster, by 4 % or (mostly) far more, if the share of the causal triangle that is seen is at most
+# the number in this table. The second column is for patterns of one part, the third for patterns
+# of two parts, a window and far links.
+BANDED_ON_CPU = (   # least T   one part       two parts
                  (512,      1.0,           1.0),
                  (256,      0.75,          0.45),
                  (128,      0.55,          0.0))
-# With a bias or dropout torch's CPU kernel keeps all T×T weights. From here on banded took 1/1.7 to
-# 1/4 of its time, even where nothing is hidden:
+# With a bias or dropout, torch's CPU kernel keeps all T×T weights. From this T on, banded took
+# 1/1.7 to 1/4 of the kernel's time, even if no key is hidden.
 BANDED_IF_WEIGHTS_ARE_KEPT = 256
 
 
 @lru_cache(maxsize=4096)
 def fastest(pattern: Pattern, T: int, case: Case) -> str:
-    """The name of the backend that `auto` takes for T positions. Measured on a CPU; on CUDA a guess
-    so far: flash where nothing is hidden, flex where it can, else what moves the least memory."""
+    """The name of the backend that `auto` uses for T positions.
+
+    On a CPU the choice is measured. On CUDA it is a guess so far: flash if no key is hidden, flex
+    if it supports the case, otherwise the backend that moves the least memory.
+    """
     unmasked = pattern.is_full(T) and not case.biased
     parts, share = len(parts_of(pattern, T)), 1 - pattern.sparsity(T)
     if unmasked and (case.cuda or not case.drops):
         return "flash"
     if case.cuda:
-        return ("flex" if case.flex and not case.drops else "banded" if parts and T >= 1024
-                and share <= 0.5 else "dense")
+        return ("flex" if case.flex and not case.drops else
+                "banded" if parts and T >= 1024 and share <= 0.5 else "dense")
     if (case.biased or case.drops) and parts and T >= BANDED_IF_WEIGHTS_ARE_KEPT:
         return "banded"
     for least, one, several in BANDED_ON_CPU:
@@ -233,18 +246,20 @@ def fastest(pattern: Pattern, T: int, case: Case) -> str:
 
 
 def make_backend(pattern: Pattern, config: CfgNode, biased: bool) -> Backend:
-    """The backend that the config names, for one layer. BadInput where it lacks something."""
+    """The backend that the config names, for one layer. Raises BadInput if that backend does not
+    support the case."""
     kind = BACKENDS[config.backend] if config.published_padding is None else PublishedPadding
     return kind(pattern, config, biased)
 
 
 def _no_documents(config: CfgNode) -> str | None:
     return (None if config.document_end is None
-            else "has no document mask, as data.document_mask asks")
+            else "cannot apply a document mask, as data.document_mask asks")
 
 
 def _refuse(backend: str, **given: object) -> None:
-    """BadInput where a call asks for what construction could not know of."""
+    """Raise BadInput if a call passes an argument that the backend does not support and that was
+    not known when the backend was built."""
     for name, value in given.items():
         if value is not None:
             raise BadInput(f"--model.backend={backend} takes no {name}: use auto or dense")

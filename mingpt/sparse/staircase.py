@@ -1,6 +1,7 @@
 """
-Every key so far, of few: where the work of far links lies in memory. A staircase is causal
-attention whose step is one key along and `group` queries down. See bands.py for what a part is.
+The memory layout for far links: queries that see every earlier key of a few. A staircase is causal
+attention to those keys; its mask has steps one key wide and `group` queries high. band.py explains
+what a part is.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from torch import Tensor
 
 from mingpt.sparse.band import HIDDEN, Scratch
 
-STEPS = 4          # blocks of queries a sequence: one block more computes 1/STEPS more than is seen
-LEAST_ROWS = 32    # of a block: below, the products' overhead costs more than the waste
+STEPS = 4          # blocks of queries per sequence; about 1/STEPS more is computed than is seen
+LEAST_ROWS = 32    # queries per block: with fewer, overhead costs more than the waste it saves
 
 
 @dataclass(frozen=True)
 class Staircase:
-    """Query i, from `shift` on, sees keys j ≤ i − shift: those with j ≡ i − shift modulo `classes`
-    (dilated links), or those with j ≡ 0 modulo `group` (every group-th of the text); with both 1,
-    all: causal attention.
+    """A part in which each query i ≥ shift sees some of the keys j ≤ i − shift: those with
+    j ≡ i − shift modulo `classes` (dilated links), or those with j ≡ 0 modulo `group` (every
+    group-th key of the text). If both are 1, it sees all of them; with shift 0 this is causal
+    attention.
 
-    Residue classes are laid out as sequences of their own: queries (H·classes, rows, hs), keys
+    Each residue class is laid out as a sequence of its own: queries (H·classes, rows, hs), keys
     (H·classes, columns, hs).
     """
     T: int
@@ -35,22 +37,22 @@ class Staircase:
 
     @property
     def n(self) -> int:
-        """The queries that have keys."""
+        """The number of queries that see any key of this part."""
         return self.T - self.shift
 
     @property
     def columns(self) -> int:
-        """The keys of a sequence."""
+        """The number of keys of a sequence."""
         return math.ceil(self.n / (self.classes * self.group))
 
     @property
     def rows(self) -> int:
-        """The queries of a sequence."""
+        """The number of queries of a sequence."""
         return self.columns * self.group
 
     @property
     def keys_met(self) -> int:
-        """The most keys that a query's scores are computed with."""
+        """The largest number of keys for which a query's scores are computed."""
         return self.columns
 
     def lay_queries(self, x: Tensor, memory: Scratch, name: str) -> Tensor:
@@ -69,48 +71,46 @@ class Staircase:
 
     def _lay(self, x: Tensor, length: int, memory: Scratch, name: str) -> Tensor:
         laid = memory(name, math.prod(x.shape[:-2]) * self.classes, length, x.size(-1))
-        laid[:, x.size(-2) // self.classes:] = 0           # behind the last position
+        laid[:, x.size(-2) // self.classes:] = 0           # zeros after the last position
         for rows, laid_rows in self._pairs(x, laid):
             laid_rows.copy_(rows)
         return laid
 
     def _pairs(self, x: Tensor, laid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of x (…, positions, hs) and of the same positions laid out: rounds of all classes,
-        then the rest."""
+        """Pairs of views of the same positions, in x (…, positions, hs) and laid out. The first
+        pair holds the whole rounds through all classes, the second the positions that remain."""
         # (…, length, classes, hs)
         laid = laid.view(*x.shape[:-2], self.classes, -1, x.size(-1)).transpose(-3, -2)
         rounds, rest = divmod(x.size(-2), self.classes)
-        yield (
-            x[..., : rounds * self.classes, :].unflatten(-2, (rounds, self.classes)),
-            laid[..., :rounds, :, :],
-        )
+        yield (x[..., :rounds * self.classes, :].unflatten(-2, (rounds, self.classes)),
+               laid[..., :rounds, :, :])                    # (…, rounds, classes, hs)
         if rest:
             yield x[..., rounds * self.classes:, :], laid[..., rounds, :rest, :]
 
     def query_rows(self, laid: Tensor, like: Tensor) -> Tensor:
-        """Of a part with every position in one class: what is laid out → (…, T, hs) as `like` is, a
-        view."""
+        """A view of laid-out memory, with the leading sizes of `like` (…, T, hs). Only for a part
+        with every position in one class."""
         return laid.view(*like.shape[:-2], self.T, -1)
 
     key_rows = query_rows
 
     def add_queries(self, whole: Tensor, laid: Tensor) -> None:
-        """Add what is laid out as queries to whole (…, T, hs), each row where it belongs."""
+        """Add laid-out query rows to `whole` (…, T, hs), each row at its position."""
         for rows, laid_rows in self._pairs(self._queries(whole), laid):
             rows.add_(laid_rows)
 
     def add_keys(self, whole: Tensor, laid: Tensor) -> None:
-        """Add what is laid out as keys to whole (…, T, hs), each row where it belongs."""
+        """Add laid-out key rows to `whole` (…, T, hs), each row at its position."""
         for rows, laid_rows in self._pairs(self._keys(whole), laid):
             rows.add_(laid_rows)
 
     def keys_alone(self, laid: Tensor) -> Tensor:
-        """Laid-out keys without the zeros in front: there are none."""
+        """The laid-out keys without zeros in front. A staircase has none there."""
         return laid
 
     def tiles(self, heads: int, budget: int) -> Iterator[StairTile]:
-        """Tiles of about `budget` scores: the same block of queries of several sequences, with all
-        keys it sees."""
+        """Tiles of about `budget` scores. A tile holds the same block of queries of several
+        sequences, with all keys that the block sees."""
         step = max(math.ceil(self.columns / STEPS), math.ceil(LEAST_ROWS / self.group))
         step = max(1, min(step, math.isqrt(budget // self.group),
                           budget // (self.group * self.columns)))
@@ -122,43 +122,46 @@ class Staircase:
 
 
 class StairTile:
-    """Sequences head … last − 1; the queries on the steps column … stop − 1, which see keys 0 …
-    stop − 1 at most."""
+    """A tile of a staircase: in the sequences head … last − 1, the queries on the steps column …
+    stop − 1. They see at most the keys 0 … stop − 1."""
 
     def __init__(self, part: Staircase, head: int, last: int, column: int, stop: int):
         self.part, self.heads, self.column, self.stop = part, slice(head, last), column, stop
-        self.alone = column == 0 and stop == part.columns      # no other tile meets these keys
-        self.shape = last - head, (stop - column) * part.group, stop
+        self.alone = column == 0 and stop == part.columns    # whether no other tile meets its keys
+        self.shape = last - head, (stop - column) * part.group, stop        # (n, b, L)
 
     def queries(self, laid: Tensor) -> Tensor:
-        """→ (n, b, hs)"""
+        """This tile's rows of the laid-out queries: (n, b, hs)."""
         return laid[self.heads, self.column * self.part.group:self.stop * self.part.group]
 
     def keys(self, laid: Tensor) -> Tensor:
-        """→ (n, L, hs)"""
+        """The laid-out keys that this tile meets: (n, L, hs)."""
         return laid[self.heads, :self.stop]
 
     def mask(self, like: Tensor) -> Tensor:
-        """Nothing to add to most scores."""
+        """Zero, which is added to every score. Most scores need no mask; `adjust` hides the
+        others."""
         return like.new_zeros(())
 
     def adjust(self, scores: Tensor, slopes: Tensor | None) -> None:
-        """Hide the stairs' edge, and subtract slope · (i − j) of slopes (H·classes,)."""
+        """Hide the keys beyond the edge of the stairs, and subtract slope · (i − j), with slopes
+        (H·classes,)."""
         scores[:, :, self.column:].add_(_stairs(self.stop - self.column, self.part.group,
                                                 scores.dtype, scores.device))
         if slopes is not None:
             p, (_, b, L) = self.part, self.shape
             row = torch.arange(b, device=scores.device)[:, None] + self.column * p.group
+            # (b, L)
             distance = p.shift + p.classes * (row - p.group * torch.arange(L, device=scores.device))
             scores.sub_(slopes[self.heads, None, None] * distance)
 
     def two_views(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
-        """Memory for weights, seen by query (n, b, L) and by key (n, L, b)."""
+        """Memory for weights, as two views: by query (n, b, L) and by key (n, L, b)."""
         by_query = scratch("weights by query", *self.shape)
         return by_query, by_query.transpose(1, 2)
 
     def queries_by_key(self, laid: Tensor) -> Tensor:
-        """→ (n, b, hs): all queries of the tile may see its keys."""
+        """The laid-out queries that may see this tile's keys: all of its own, (n, b, hs)."""
         return self.queries(laid)
 
     def key_target(self, gradient: Tensor) -> Tensor:
@@ -168,7 +171,7 @@ class StairTile:
 
 @lru_cache(maxsize=256)
 def _stairs(steps: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(steps·group, steps): HIDDEN where the key's step is beyond the query's."""
+    """(steps·group, steps): HIDDEN where the key's step is beyond the query's step, 0 elsewhere."""
     step = torch.arange(steps, device=device)
     hidden = step.repeat_interleave(group)[:, None] < step
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, HIDDEN)

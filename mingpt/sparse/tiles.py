@@ -1,10 +1,10 @@
 """
-The arithmetic of attention on tiles, forward and backward: scores, softmax and the products with
-values and gradients, for one part of a pattern (bands.py, staircases.py) and the heads whose
-queries and keys it has laid out.
+The arithmetic of attention on tiles, forward and backward: scores, softmax, and the products with
+values and gradients. It works on one part of a pattern (band.py, staircase.py), for the heads whose
+queries and keys that part has laid out.
 
-As in flash attention (Dao et al. 2022, arXiv 2205.14135) no weights are kept: the backward computes
-them again.
+As in flash attention (Dao et al. 2022, arXiv 2205.14135), no weights are kept. The backward
+computes them again.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from mingpt.sparse.staircase import Staircase, StairTile
 
 Part = Band | Staircase
 Tile = BandTile | StairTile
-Laid = tuple[Tensor, Tensor, Tensor]    # q, k, v as a part lays them out
+Laid = tuple[Tensor, Tensor, Tensor]    # q, k and v as a part lays them out
 
-# scores a tile; of 2^17 … 2^23 the fastest on two cores with 32 MB of shared cache
+# Scores per tile. Of 2^17 … 2^23, this was the fastest on two cores with 32 MB of shared cache.
 TILE_CPU = 2**20
-TILE_CUDA = 2**26      # where launches cost more than memory; not measured
-KEPT = 2**23  # numbers of scratch memory that are worth keeping from call to call, under each name
+TILE_CUDA = 2**26      # larger, because on CUDA launches cost more than memory; not measured
+KEPT = 2**23  # the largest scratch memory kept from call to call, in numbers per name
 
 
 class Scratch(threading.local):
-    """Memory by name, as large as the largest use so far, a thread its own. On a CPU it is kept
-    from call to call, because fresh pages cost more than the arithmetic on them."""
+    """Scratch memory by name; each thread has its own. Under each name it is as large as the
+    largest request so far. On a CPU it is kept from call to call, because fresh pages cost more
+    than the arithmetic on them."""
 
     def __init__(self):
         self.memory: dict = {}
 
     def take(self, like: Tensor, name: str, *shape: int) -> Tensor:
-        """(*shape), holding anything."""
+        """A tensor of this shape, with the dtype and device of `like`. Its contents are
+        undefined."""
         size, key = math.prod(shape), (name, like.dtype)
         if size > KEPT or like.device.type != "cpu":
             return like.new_empty(shape)
@@ -53,10 +55,10 @@ _SCRATCH = Scratch()
 
 @dataclass
 class Job:
-    """What all tiles of some heads have in common. The backward makes its own, with the forward's
-    seed."""
+    """What all tiles of some heads have in common. The backward makes its own Job with the same
+    seed as the forward's, so that it drops the same weights."""
     heads: int                      # H
-    like: Tensor                    # of the dtype and on the device to compute with
+    like: Tensor                    # has the dtype and the device to compute with
     scale: float
     dropout_p: float
     seed: int
@@ -68,40 +70,40 @@ class Job:
                           if self.dropout_p else None)
 
     def tiles(self, part: Part) -> Iterator[Tile]:
-        """The part's tiles, in the same order whenever asked."""
+        """The part's tiles, in the same order on every call."""
         return part.tiles(self.heads, tile_size(self.like))
 
     def weights(self, part: Part, tile: Tile, q: Tensor, k: Tensor,
                 lse: Tensor | None = None) -> Tensor:
-        """(n, b, L) in scratch: softmax of QKᵀ/√hs and bias; into lse, if given, each query's log Σ
-        exp(score)."""
-        scores = self.scratch("scores", *tile.shape)
+        """The attention weights of a tile, (n, b, L), in scratch memory: the softmax of QKᵀ/√hs
+        plus mask and bias. If lse is given, each query's log Σ exp(score) is written into it."""
+        scores = self.scratch("scores", *tile.shape)                        # (n, b, L)
         torch.baddbmm(tile.mask(q), tile.queries(q), tile.keys(k).transpose(1, 2),
                       alpha=self.scale, out=scores)
         tile.adjust(scores, None if self.slopes is None
                     else self.slopes.repeat_interleave(part.classes))
         if lse is None:
             return torch.softmax(scores, -1, out=scores)
-        top = scores.amax(-1, keepdim=True)
+        top = scores.amax(-1, keepdim=True)                                 # (n, b, 1)
         weights = torch.softmax(scores, -1, out=scores)
-        # the largest is exp(top − lse) ≥ 1/L
+        # the largest weight is exp(top − lse) ≥ 1/L, so its logarithm is finite
         tile.queries(lse).copy_(top - weights.amax(-1, keepdim=True).log_())
         return weights
 
     def kept(self, tile: Tile) -> Tensor | None:
-        """(n, b, L) in scratch: 0 for a dropped weight, 1/(1 − p) for a kept one; None if none are
-        dropped."""
+        """The dropout factors of a tile, (n, b, L), in scratch memory: 0 for a dropped weight,
+        1/(1 − p) for a kept one. None if there is no dropout."""
         if not self.dropout_p:
             return None
         kept = self.scratch("kept", *tile.shape)
         if self.dropout_p == 1:
             return kept.zero_()
-        return kept.bernoulli_(1 - self.dropout_p, generator=self.generator).div_(1
-                                                                                  - self.dropout_p)
+        return kept.bernoulli_(1 - self.dropout_p,
+                               generator=self.generator).div_(1 - self.dropout_p)
 
     def product(self, target: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> None:
-        """target = alpha · ab, batched. A product into memory with gaps is slow: it goes by the
-        scratch."""
+        """target = alpha · ab, batched. If target has gaps in memory, the product goes through
+        scratch memory, because writing it there directly is slow."""
         if target.is_contiguous():
             torch.baddbmm(target, a, b, beta=0, alpha=alpha, out=target)
         else:
@@ -115,8 +117,8 @@ class Job:
 
 def attend(part: Part, job: Job, laid: Laid, name: str = "",
            with_lse: bool = False) -> tuple[Tensor, Tensor | None]:
-    """The part's output laid out as q, and each query's log Σ exp(score), (…, 1), if asked for: in
-    scratch, by name."""
+    """The part's output, laid out as q is, and each query's log Σ exp(score), (…, 1), or None
+    unless with_lse. Both lie in scratch memory under `name`."""
     q, k, v = laid
     out = job.scratch("out" + name, *q.shape[:-1], v.size(-1))
     lse = job.scratch("lse" + name, *q.shape[:-1], 1) if with_lse else None
@@ -130,15 +132,15 @@ def attend(part: Part, job: Job, laid: Laid, name: str = "",
 
 def gradients(part: Part, job: Job, laid: Laid, dout: Tensor, delta: Tensor,
               needs: tuple[bool, bool, bool], name: str = "") -> list[Tensor | None]:
-    """Laid-out q, k, v, dO and δ = Σ dO·O (…, 1) → dQ, dK, dV laid out in scratch, None where not
-    needed."""
+    """dQ, dK and dV of one part, from its laid-out q, k, v, dO and δ = Σ dO·O (…, 1). They are laid
+    out in scratch memory under `name`; a gradient that is not needed is None."""
     q, k, v = laid
     tiles = list(job.tiles(part))
     dq = job.scratch("dq" + name, *q.shape) if needs[0] else None
     dk = job.scratch("dk" + name, *part.keys_alone(k).shape) if needs[1] else None
     dv = job.scratch("dv" + name, *part.keys_alone(v).shape) if needs[2] else None
     into_keys = job.product
-    if not all(tile.alone for tile in tiles):            # a key's gradient is a sum over tiles
+    if not all(tile.alone for tile in tiles):            # then a key's gradient sums over tiles
         into_keys = job.add_product
         for x in (dk, dv):
             x is None or x.zero_()
@@ -160,8 +162,8 @@ def gradients(part: Part, job: Job, laid: Laid, dout: Tensor, delta: Tensor,
 
 def _score_gradient(tile: Tile, job: Job, weights: Tensor, kept: Tensor | None, v: Tensor,
                     dout: Tensor, delta: Tensor, into: Tensor) -> None:
-    """into = dS = P∘(dP − δ), where dP = dO Vᵀ, 0 for dropped weights. `into` holds P before;
-    `weights` is used up."""
+    """Write the gradient of the scores into `into`: dS = P∘(dP − δ), where dP = dO Vᵀ, or 0 for
+    dropped weights. Before the call, `into` holds P. `weights` is overwritten."""
     dout, values, delta = tile.queries(dout), tile.keys(v).transpose(1, 2), tile.queries(delta)
     if kept is None:
         into.mul_(torch.baddbmm(delta, dout, values, beta=-1, out=weights))
@@ -171,5 +173,5 @@ def _score_gradient(tile: Tile, job: Job, weights: Tensor, kept: Tensor | None, 
 
 
 def tile_size(like: Tensor) -> int:
-    """The scores of a tile."""
+    """How many scores a tile should have on like's device."""
     return TILE_CUDA if like.is_cuda else TILE_CPU

@@ -42,7 +42,7 @@ def run(*args, cwd=ROOT):
     (["--seed", "99999999999999999999", "--preset", "nano", "--dry-run"],
      "a whole number from 0 to"),
     (["--data", "/nowhere/at/all.jsonl", "--preset", "nano"], "nowhere"),
-    (["-b", "--preset", "nano", "--device", "abacus"], "here there is"),
+    (["-b", "--preset", "nano", "--device", "abacus"], "this machine has"),
     (["sample", "nobody"], "no run 'nobody'"),
 ])
 def test_bad_input_is_one_line_and_exit_2(args, words, tmp_path):

@@ -349,7 +349,7 @@ def test_folders_and_globs_are_read_in_the_order_of_names(tmp_path, data_config)
     ("a.json", "no such file: did you mean 'a.jsonl'"),
     ("empty", "holds no file that can be read; known: .jsonl"),
     ("a.jsn", "cannot read this kind of file: did you mean '.jsonl'"),
-    ("*.zst", "no file has a name like that"),
+    ("*.zst", "no file matches this pattern"),
     ("tinystory", "no data set's name")])
 def test_what_cannot_be_read_is_refused_with_the_nearest_that_can(tmp_path, data_config,
                                                                   given_path, why):

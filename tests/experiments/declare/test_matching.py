@@ -32,7 +32,7 @@ def test_every_arm_of_seven_matched_has_the_baselines_parameters_within_one_perc
 def test_an_arm_that_is_near_enough_is_left_as_it_is():
     spec = make_spec(preset="laptop", study="seven_matched", arm="rmsnorm")
     assert spec.match.mlp_hidden is None and spec.settings.model.mlp_hidden is None
-    assert "as it is" in spec.match.line()
+    assert "unchanged" in spec.match.line()
 
 
 def test_what_was_chosen_is_a_change_and_is_said():
@@ -61,7 +61,7 @@ def test_one_arm_can_be_left_out_and_the_points_of_a_grid_follow_their_arm(study
 
 
 @pytest.mark.parametrize(("arm", "why"), [("model.mlp_hidden = 999",
-                                           "its model.mlp_hidden=999 is given"),
+                                           "model.mlp_hidden=999 is set by the arm"),
                                           ("model.n_embd = 256",
                                            "even without an MLP it has too many")])
 def test_what_cannot_be_matched_is_refused_with_the_way_out(study, arm, why):

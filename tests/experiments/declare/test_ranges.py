@@ -71,7 +71,7 @@ def test_the_defaults_lie_in_their_ranges():
 
 def test_help_lists_every_range():
     assert all(key in listing() for key in RANGES)
-    assert re.search(r"trainer.grad_norm_clip +largest norm of a gradient; 0 and None: no "
+    assert re.search(r"trainer.grad_norm_clip +largest norm of the gradient; 0 and None: no "
                      r"clipping: "
                      r"a number from 0 to 1e\+30 or None\n", listing())
 

@@ -68,7 +68,8 @@ def test_nothing_at_all_is_the_baseline():
 
 @pytest.mark.parametrize("other", [["rope"], ["all_modifications"], ["rope", "warmup"]])
 def test_the_baseline_cannot_stand_with_another_flag(other):
-    assert "-b changes nothing, so it cannot stand with -" in message(combine, ["baseline", *other])
+    assert "-b changes nothing, so it cannot be combined with -" in message(
+        combine, ["baseline", *other])
 
 
 def test_two_arms_that_set_one_thing_to_different_values_are_refused():
@@ -265,7 +266,7 @@ BAD = {
     "no arms": ('question = "?"', "declares no arms"),
     "a seed twice": ("seeds = [1, 1]\n[arms.rope]", "names a seed twice"),
     "no seeds": ("seeds = []\n[arms.rope]", "seeds is a list"),
-    "a seed that no array holds": (f"seeds = [0, {10**20}]\n[arms.rope]", "is too great"),
+    "a seed that no array holds": (f"seeds = [0, {10**20}]\n[arms.rope]", "is too large"),
     "a range of too many seeds": ('seeds = "0-9999999999"\n[arms.rope]', "more than 10,000 seeds"),
     "a negative seed": ("seeds = [-1]\n[arms.rope]", "seeds is a list"),
     "an unknown metric": ('metric = "val_los"\n[arms.rope]', "did you mean 'val_loss'"),
@@ -287,7 +288,7 @@ BAD = {
                                         "list them as the levels of one factor"),
     "an unknown factor": ('factorial = ["rope", "swigl"]', "did you mean 'swiglu'"),
     "more beside a factorial": ('[arms.g]\nfactorial = ["rope"]\nmodel.n_embd = 8',
-                                "factorial stands alone"),
+                                "factorial must be the only key"),
     "an arm's name with a slash": ('[arms."a/b"]\nmodel.n_embd = 8', "cannot name an arm"),
     "a study's name with a slash": ('name = "a/b"\n[arms.rope]', "cannot name a folder"),
     "no TOML": ("[arms.rope]\nmodel.position = rope", "line 2"),

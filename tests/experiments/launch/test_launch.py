@@ -267,7 +267,7 @@ def test_tokenising_happens_once_for_each_corpus_that_the_arms_differ_in(tmp_pat
 
 
 @pytest.mark.parametrize(("preset", "overrides", "arms"), [
-    ("laptop", (), "'baseline' has the learning rate 0.002 anyway, and 'baseline_lr0.002'"),
+    ("laptop", (), "'baseline' has the learning rate 0.002 already, and 'baseline_lr0.002'"),
     ("nano", ("--trainer.learning_rate=5e-3",), "'baseline_lr0.002' would be the same run again"),
     ("nano", (), None)])
 def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(tmp_path, preset,
@@ -306,8 +306,8 @@ def test_the_smoke_study_goes_from_text_to_verdicts_and_is_not_trained_twice(tmp
         return json.loads(done.stdout), files, done.stderr
     first, files, told = start()
     assert first["counts"] == {"done": 3} and len(files) == 3
-    assert "rope.s0 begins" not in told and "swiglu.s0 done" in told
+    assert "rope.s0 starts" not in told and "swiglu.s0 done" in told
     assert (out / "visualizations" / "smoke" / "individual_grid.png").exists()
     assert (out / "logs" / "smoke" / "swiglu.s0.log").stat().st_size > 0
     second, same, told = start()
-    assert second == first and same == files and "begins" not in told
+    assert second == first and same == files and "starts" not in told

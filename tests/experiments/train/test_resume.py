@@ -291,7 +291,7 @@ def test_a_real_kill_during_a_restart(text, tmp_path):
     third = start()
     told = third.communicate()[1]
     assert third.returncode == (2 if "0.5 → 0.003" in told else 0), told
-    assert "going on" not in told
+    assert "resuming" not in told
 
 
 def test_the_optimizers_state_lies_where_torch_puts_it(tmp_path):

@@ -268,7 +268,7 @@ def test_patterns_name_words_of_dotted_names(gpt2, pattern, names):
     (["--model.n_embd=48"], "model.n_embd is 24, not 48"),
     (["--data.tokenizer=gpt2"], "data.tokenizer. is 257, not 50257"),
     (["--model.block_size=128"], "80 positions"),
-    (["--model.n_head=3"], "4 heads of 6, the model 3 of 8"),
+    (["--model.n_head=3"], "4 heads of size 6, but the model has 3 of size 8"),
     (["--run.init_heads=mode"], "known: mean, first"),
     (["--run.init=7"], "in quotes")])
 def test_a_source_of_another_size_is_refused(gpt2, data, tmp_path, overrides, message):

@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(out, tmp_path):
 
 def test_what_is_there_already_is_not_written_over(out, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(BadInput, match="exists already"):
+    with pytest.raises(BadInput, match="already exists"):
         export_run(find_run("baseline", out), tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

@@ -217,7 +217,7 @@ SLIDING = {"mask_type": "sliding_window", "window_size": 8}
      "layer 0: window_size is missing"),
     (expanded(SLIDING, SLIDING | {"window_size": 0}),
      "layer 1: pattern '0': w = 0, the least is 1"),
-    (expanded(SLIDING | {"window_size": 2.5}), "w = 2.5 is no whole number"),
+    (expanded(SLIDING | {"window_size": 2.5}), "w = 2.5 is not a whole number"),
     (expanded(SLIDING | {"group_idx": 2, "num_groups": 2}), "index = 2, the largest is 1"),
     (expanded(SLIDING | {"layer_idx": 4}), "layer_idx is 4, not 0"),
     (expanded([]), "layer 0 should be a JSON object"),
@@ -226,7 +226,7 @@ SLIDING = {"mask_type": "sliding_window", "window_size": 8}
     ({"schedules": {"mine": {"type": "progressive", "start_window": 8}}}, "end_window is missing"),
     ({"schedules": {"mine": {"type": "progressive", "start_layer": 6.0, "start_window": 8,
                              "end_window": 2}}},
-     "start_layer = 6.0 is no whole number"),
+     "start_layer = 6.0 is not a whole number"),
 ])
 def test_a_bad_file_is_refused_in_one_line_that_names_it(written, content, says):
     path = written(content)

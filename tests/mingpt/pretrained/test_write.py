@@ -351,7 +351,7 @@ def test_a_name_that_is_no_folder_is_sought_on_the_hub(monkeypatch):
         raise ConnectionError("no network\nat all")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(BadInput,
-                       match="'a/b' is no folder.*ConnectionError: no network") as refusal:
+                       match="'a/b' is not a local folder.*ConnectionError: no network") as refusal:
         load("a/b")
     assert "\n" not in str(refusal.value)
     assert asked == [("a/b", ["config.json", "*.safetensors", INDEX])]
