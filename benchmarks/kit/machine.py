@@ -49,10 +49,10 @@ def available_mb(device: str = "cpu") -> float:
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:
-    """The machine, the versions, the command line and the date of a measurement."""
+    """Where it was measured, with which versions, and how it was called."""
     return {"platform": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count(),
-            "threads": threads, "device": device,
-            "python": platform.python_version(), "versions": versions(),
+            "threads": threads,
+            "device": device, "python": platform.python_version(), "versions": versions(),
             "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%d %H:%M")}
 
@@ -75,7 +75,7 @@ def _module() -> list[str]:
 
 def _cpu() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip()
-             for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
+    names = [line.split(":")[1].strip() for line in (cpuinfo.read_text().splitlines()
+                                                     if cpuinfo.exists() else ())
              if line.startswith("model name")]
     return names[0] if names else platform.processor()

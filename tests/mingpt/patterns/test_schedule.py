@@ -35,7 +35,7 @@ STUDY_001 = ["full", "half", "quarter", "aggressive"]
 
 
 def windows(schedule):
-    return [0 if p == full() else p.w for p in schedule]   # no window is 0 wide
+    return [0 if p == full() else p.w for p in schedule]   # no window has width 0
 
 
 @pytest.mark.parametrize("name, at_1024, at_512", [
@@ -83,7 +83,7 @@ def test_the_grammar_repeats_fills_and_composes():
                                                               | strided(8), random(0.1, 7)]
     assert list(parse_schedule(uniform(64), 2)) == [window(64)] * 2
     assert list(parse_schedule(uniform(64, 8), 2)) == [dilated(64, 8)] * 2
-    # as the command line's parser hands it over
+    # the form in which the command line's parser passes it on
     assert list(parse_schedule(256, 1)) == [window(256)]
 
 
@@ -139,7 +139,7 @@ def test_a_file_alone_means_its_default():
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes one JSON schedule file and returns its path."""
+    """Write one JSON schedule file and return its path."""
     def write(content, name="s.json"):
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
         return str(tmp_path / name)
