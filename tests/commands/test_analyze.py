@@ -1,5 +1,5 @@
-"""lab.py analyze: counts are exact, speed-ups are measured or absent, and a trained model's weights
-are its own."""
+"""lab.py analyze: counts are exact, speed-ups are measured or left out, and the attention weights
+are those of the trained model."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def tiny(**settings):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """OUT of a nano run of a few steps, named turned.s0."""
+    """The OUT folder of a nano run of a few steps, named turned.s0."""
     out = tmp_path_factory.mktemp("trained")
     text = out / "text.txt"
     text.write_text("".join(f"Line {n}: the quick brown fox jumps over dog number {n * n}.\n\n"
@@ -205,7 +205,7 @@ def test_uniform_attention_has_the_entropy_of_its_keys():
     assert entropy(torch.full((2, 3, 7), 1 / 7)).allclose(torch.tensor(math.log(7)))
     assert float(entropy(torch.tensor([1.0, 0, 0]))) == 0
     model = tiny(schedule="f 4", position="none")
-    for block in model.transformer.h:  # q and k are zero: every key is as good as another
+    for block in model.transformer.h:  # q and k are zero, so all keys have the same score
         torch.nn.init.zeros_(block.attn.c_attn.weight)
     x = np.random.default_rng(0).integers(0, 40, (2, 32))
     layers, _ = attention_of(model, x, x)

@@ -1,4 +1,4 @@
-"""lab.py is one door: bad input is one line and exit code 2."""
+"""lab.py is the one command: bad input gives one line and exit code 2."""
 
 import subprocess
 import sys

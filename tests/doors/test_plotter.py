@@ -1,5 +1,4 @@
-"""Claims about plotter.py: what it writes, what it prints, what it refuses, and how the pictures
-are made."""
+"""plotter.py: what it writes, what it prints, what it refuses, and how the pictures are made."""
 
 from __future__ import annotations
 
@@ -219,7 +218,7 @@ def test_labels_keep_their_order_and_distance_and_stay_inside():
         assert (np.argsort(placed) == np.argsort(wanted)).all()
         assert count == 1 or np.diff(np.sort(placed)).min() >= 0.04 - 1e-9
         assert placed.min() >= 0 and placed.max() <= 1 + 1e-9
-    # nobody is moved without need
+    # no label is moved without need
     assert labels.spread(np.array([0.2, 0.8]), 0.04, 0, 1).tolist() == [0.2, 0.8]
 
 

@@ -1,5 +1,5 @@
-"""The audit finds what is not as declared and names the place, and finds nothing in what the
-project ships."""
+"""The audit finds everything that is not as declared, and names the place. It finds nothing in what
+the project ships."""
 
 import contextlib
 import io
@@ -48,7 +48,7 @@ def settings():
 
 
 class Batches:
-    """A run's batches: rows of random tokens; the end of one row in two is padding."""
+    """The batches of a run: rows of random tokens. Every second row ends with padding."""
     eot = EOT
 
     def __init__(self, shift=1):
@@ -102,7 +102,7 @@ def test_an_untransposed_import_is_caught_at_its_layer():
     source, model = build(seed=1), build(seed=2)
     model.load_state_dict(source.state_dict())
     assert audit(model, settings(), fresh=False, reference=layers_of(source))["passed"]
-    # square: its transpose loads without complaint
+    # the matrix is square, so its transpose loads without an error
     weight = model.transformer.h[1].attn.c_proj.weight
     with torch.no_grad():
         weight.copy_(weight.T.clone() * 1.0)
@@ -112,12 +112,11 @@ def test_an_untransposed_import_is_caught_at_its_layer():
 
 
 def layers_of(source):
-    """Every layer's input, then the logits, as Hugging Face's `hidden_states` and `logits` are."""
+    """Return a function: idx → [the input of each layer, the logits], in Hugging Face's order."""
     def run(idx):
         inputs = []
         handles = [block.register_forward_pre_hook(lambda b, args: inputs.append(args[0]))
-                   for block in
-                   source.transformer.h]
+                   for block in source.transformer.h]
         logits = source.eval()(idx)[0]
         for handle in handles:
             handle.remove()
@@ -127,7 +126,7 @@ def layers_of(source):
 
 # -- what is shipped passes ------------------------------------------------------------------------
 
-FLAGGED = {"msla_published"}  # no token sees another there: study 004's fault, kept to be measured
+FLAGGED = {"msla_published"}  # study 004's fault, kept to be measured: no token sees another
 
 
 def assert_passes(model):
@@ -305,7 +304,7 @@ def arguments(corpus, out, *more):
 def test_a_failing_audit_refuses_the_run_in_one_line_and_writes_nothing(corpus, tmp_path):
     faulty = arguments(corpus, tmp_path, "--model.published_padding=256", "--max-iters", "2",
                        "--data.val_tokens=256")
-    # the door makes it exit code 2
+    # lab.py turns this error into exit code 2
     with pytest.raises(BadInput, match="layer 0|the model, query") as error:
         lab.main(faulty)
     assert "--allow-audit-fail" in str(error.value) and "\n" not in str(error.value)

@@ -1,5 +1,5 @@
-"""Batches: the same for every arm, every block once an epoch, every validation token predicted
-once."""
+"""Batches: the same for every arm. Each block comes once per epoch, and each validation token is
+predicted once."""
 
 import json
 
@@ -18,7 +18,7 @@ EOT = 256
 
 @pytest.fixture
 def opened(tmp_path, data_config):
-    """opened(texts, **settings): a corpus of these documents in two sets."""
+    """opened(texts, **settings): a corpus of these documents, split into two sets."""
     def make(texts, **changes):
         path = tmp_path / "a.jsonl"
         lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n,
@@ -34,7 +34,7 @@ def documents(count: int, longest: int = 60, seed: int = 0) -> list[str]:
 
 
 def stream_of(corpus, chosen) -> np.ndarray:
-    """The chosen documents end to end, as the store holds them."""
+    """The tokens of the chosen documents, joined as the store holds them."""
     store = corpus.store
     return np.concatenate([store.read(int(store.starts[d]), int(store.documents["tokens"][d]))
                            for d in chosen])
@@ -78,7 +78,7 @@ def test_a_batch_far_away_is_there_at_once(opened):
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 500])
 def test_every_epoch_predicts_every_token_of_the_stream_once(opened, batch_size):
     texts, block = documents(60), 16
-    # so that nothing is left over
+    # make the stream a whole number of blocks
     texts[0] += "z" * (-sum(len(text) + 1 for text in texts[:55]) % block)
     corpus = opened(texts, val_docs=5)
     stream = stream_of(corpus, range(55))
@@ -184,9 +184,9 @@ def test_truncated_documents_are_rows_padded_and_not_predicted_there(opened):
     texts = ["short one", "x", "a document that is longer than the block of sixteen",
              "exactly seventeen", "12"]
     corpus = opened(texts, pack="truncate", val_docs=1)
-    x, y = corpus.train(16, 3, seed=0).batch(0)   # 'x' alone predicts nothing
-    rows = {bytes(row[row != EOT].astype(np.uint8)).decode(): target for row,
-            target in zip(x, y, strict=True)}
+    x, y = corpus.train(16, 3, seed=0).batch(0)   # 'x' has no target, so it is not a row
+    rows = {bytes(row[row != EOT].astype(np.uint8)).decode(): target
+            for row, target in zip(x, y, strict=True)}
     assert set(rows) == {"short one", "a document that ", "exactly seventee"}
     assert rows["short one"].tolist() == [*b"hort one"] + [-1] * 8
     assert rows["exactly seventee"].tolist() == [*b"xactly seventeen"]

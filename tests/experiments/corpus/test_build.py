@@ -1,4 +1,4 @@
-"""The token cache: built once, whole or not at all, by one of many."""
+"""The token cache: one of many processes builds it, once, and whole or not at all."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def start(config) -> subprocess.Popen:
 
 @pytest.fixture
 def builds(monkeypatch):
-    """The list of folders that were built, not found."""
+    """The list of folders that are built, not found in the cache."""
     done, original = [], build._build
     monkeypatch.setattr(build, "_build", lambda *args: (done.append(args[-1]), original(*args)))
     return done
@@ -165,7 +165,7 @@ def test_killed_half_way_it_starts_again_cleanly(tmp_path, data_config):
     assert left and not any(cache.glob("*/meta.json"))
     path.write_text("".join(json.dumps({"text": f"document number {n}"}) + "\n"
                             for n in range(200)))
-    # another corpus: the killed one's folder goes all the same
+    # building another corpus also removes the folder of the killed process
     account = open_corpus(config).describe()
     assert account["documents"] == 200 and not list(cache.glob("*.tmp"))
 

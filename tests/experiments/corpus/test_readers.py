@@ -1,4 +1,4 @@
-"""What is read from files of every kind, and what is said of lines that are no documents."""
+"""What is read from each kind of file, and the message about lines that are no documents."""
 
 import gzip
 import json
@@ -105,7 +105,7 @@ def test_long_integers_and_deep_nesting_are_valid_json(tmp_path, data_config, va
 def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, data_config,
                                                                     monkeypatch):
     options = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
-    # no size in the header
+    # its header gives no size
     packer = zstandard.ZstdCompressor(compression_params=options).compressobj()
     path = write(tmp_path / "a.jsonl.zst", packer.compress(JSONL) + packer.flush())
     assert texts(open_corpus(data_config(path))) == STORIES
@@ -164,7 +164,7 @@ def test_a_file_cut_short_names_its_readable_part_and_stops_unless_allowed(tmp_p
     account = open_corpus(data_config(path, allow_truncated=True)).describe()
     assert 800 < account["documents"] < 1100 and account["bad_lines"]["bad"] == 0
     assert account["bad_lines"]["cut_short"][0]["documents"] == account["documents"]
-    with pytest.raises(BadInput, match="is cut short"):   # from the cache as well
+    with pytest.raises(BadInput, match="is cut short"):   # also when read from the cache
         open_corpus(data_config(path))
 
 
@@ -241,7 +241,7 @@ def shard(path, tokens, promised=None, magic=20240520, version=1):
 
 
 def test_a_token_shard_is_cut_at_the_ends_of_documents(tmp_path, data_config, monkeypatch):
-    # documents cross what is read at once
+    # documents cross the borders of the parts that are read at once
     monkeypatch.setattr("experiments.corpus.tokenfiles.STEP", 50)
     documents = [np.random.default_rng(n).integers(0, 256, 5 + n) for n in range(30)]
     path = shard(tmp_path / "a.bin", np.concatenate([np.r_[256, d] for d in documents]))
@@ -317,10 +317,10 @@ def test_a_document_between_separators_that_is_too_long_is_a_bad_line(monkeypatc
 
 
 def test_end_markers_in_a_text_are_said_and_a_separator_cuts_at_them(tmp_path, data_config, capsys):
-    # more than 16 KB together: without a separator it is cut
+    # the stories together exceed 16 KB, so without a separator the text is cut
     stories = [story * 20 for story in STORIES]
     path = write(tmp_path / "stories.txt", f"\r\n{MARK}\r\n".join(stories))
-    for _ in range(2):  # said of a corpus from the cache as well
+    for _ in range(2):  # the message also appears for a corpus from the cache
         corpus = open_corpus(data_config(path))
         assert f"The text holds {MARK!r} {len(STORIES) - 1:,} times" in capsys.readouterr().err
     assert corpus.describe()["markers"] == {MARK: len(STORIES) - 1}

@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back, and how many bytes of text an id stands for."""
+"""Tokenizers: text to ids and back, and the number of bytes of text per id."""
 
 import numpy as np
 import pytest

@@ -46,7 +46,7 @@ def test_what_was_chosen_is_a_change_and_is_said():
 def test_flops_are_matched_too_and_a_preset_has_no_last_word(study):
     path = study('match = "flops"\n[arms.window]\nmodel.schedule = "8*"\n[arms.swiglu]\n')
     narrow = make_spec(preset="laptop", study=path, arm="window")
-    # what attention saves goes to the MLP
+    # the FLOPs that attention saves go to the MLP
     assert narrow.match.by == "flops" and narrow.match.mlp_hidden > 256
     assert abs(narrow.match.deviation) <= TOLERANCE
     assert make_spec(preset="paper", study=path, arm="swiglu").settings.model.mlp_hidden != "4d"

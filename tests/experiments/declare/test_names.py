@@ -1,4 +1,4 @@
-"""What an arm is called whose parts were chosen one by one."""
+"""The names of arms whose parts are chosen one by one."""
 
 import pytest
 
@@ -100,8 +100,7 @@ VALUES = {"model.head_dim": [16, 32], "model.attn_scale": [1.0, 0.5], "model.n_k
 
 
 def choices():
-    """Every setting that makes an arm, with values that are not its default: all members, all
-    options."""
+    """Yield (setting, value) for all members and options, with values that are not the default."""
     slots = {f"{section}.{slot}": members for section, slots in (("model", model.SLOTS),
                                                                  ("trainer", trainer.SLOTS))
              for slot, members in slots.items()}
@@ -115,7 +114,7 @@ def choices():
         elif isinstance(default, bool):
             values = [not default]
         elif not isinstance(default, int | float):
-            continue  # an option of a new member, of which no other value is known
+            continue  # an option of a new member; no other value is known for it
         else:
             larger = 2 * default + 1 if isinstance(default, int) else 2 * default
             values = [default / 2 + 0.25 if isinstance(default, float) and default < 1 else larger]
@@ -123,8 +122,8 @@ def choices():
 
 
 def test_two_different_arms_never_share_a_default_name():
-    """All settings one by one, on every slot's members, and in pairs: one name, one tree of
-    settings."""
+    """Settings are tried one by one, with the members of each slot, and in pairs. Equal names mean
+    equal settings."""
     singles = [f"{key}={value}" for key, value in choices()]
     members = [word for word in singles if word.partition("=")[0].partition(".")[2]
                in {*model.SLOTS, *trainer.SLOTS}]
@@ -237,10 +236,10 @@ def test_what_all_arms_of_a_study_are_given_is_refused_where_it_would_do_nothing
 
 def test_a_preset_may_hold_what_only_some_arms_read():
     assert spec(preset="paper", size=[]).settings.trainer.min_lr_ratio == 1e-4
-    # written out
+    # the preset's own value, given explicitly
     assert spec("trainer.min_lr_ratio=1e-4", preset="paper", size=[]).arm == "baseline"
     with pytest.raises(BadInput, match="belongs to trainer.lr_schedule"):
-        # the code's default is not the preset's
+        # the default of the code differs from the preset's value
         spec("trainer.min_lr_ratio=0.1", preset="paper", size=[])
 
 

@@ -58,7 +58,8 @@ def test_all_five_together_are_all_modifications_and_so_are_the_four_that_imply_
 def test_every_combination_has_its_own_name_and_its_own_settings():
     cells = [set(c) for k in range(6) for c in itertools.combinations(FIVE, k)]
     named = {combine(cell)[0]: combine(cell)[1] for cell in cells}
-    assert len(named) == 24   # 2^5, less the 8 that name cosine without the warm-up that it brings
+    # 2^5, minus the 8 that name cosine without the warm-up that it includes
+    assert len(named) == 24
     assert len({str(sorted(settings.items())) for settings in named.values()}) == 24
 
 
@@ -113,8 +114,8 @@ OF_PARTS = ("aa", "seven_matched", "leave_one_out", "factorial_full", "lr_grid",
 
 
 def test_every_model_of_the_studies_of_parts_passes_its_audit():
-    """factorial_full has all of seven's and factorial_arch's; schedules are audited in
-    test_audit."""
+    """factorial_full contains all models of seven and factorial_arch. test_audit audits the
+    schedules."""
     from experiments.audit import audit, first_failure
     from experiments.declare.spec import make_spec
     from experiments.train.predict import RandomTokens
@@ -153,7 +154,7 @@ def test_an_arm_holds_only_what_it_changes_and_include_merges_earlier_ones(study
                  '"wide"]\n'
                  'model.n_embd = 32\n').arms
     assert list(arms) == ["baseline", "rope", "wide", "both"]
-    # its own word is the last
+    # the arm's own setting overrides those of the arms that it includes
     assert arms["both"] == {"model.position": "rope", "model.n_embd": 32}
 
 

@@ -43,7 +43,7 @@ def test_the_evaluation_of_a_saved_run_is_what_its_record_says(out):
     assert result["val_loss"] == pytest.approx(record["result"]["val_loss"], abs=1e-6)
     assert result["bits_per_byte"] == pytest.approx(record["result"]["bits_per_byte"], abs=1e-6)
     assert result["parameters"] == record["model"]["parameters"]
-    ms = result["latency_ms"]["64"]   # the block: no length of the usual four fits
+    ms = result["latency_ms"]["64"]   # 64 is the block size: none of the usual four lengths fits
     assert 0 < ms["min"] <= ms["median"] <= ms["p95"] <= ms["p99"] <= ms["max"]
 
 

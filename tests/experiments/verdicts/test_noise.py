@@ -1,4 +1,4 @@
-"""Claims about the noise floor."""
+"""The noise floor."""
 
 import math
 

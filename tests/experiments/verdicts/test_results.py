@@ -1,4 +1,4 @@
-"""Claims about which runs make a verdict."""
+"""Which runs make a verdict."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_points_of_a_grid_are_no_arms_of_the_verdicts_and_the_best_rates_are
     assert set(results.verdicts) == {"rope"} and results.verdicts["rope"].family == 1
     baseline, rope = results.sensitivity.arms[:2]
     assert (baseline.best.rate, rope.best.rate) == (4e-3, 4e-3)
-    assert [point.rate for point in rope.points][0] == 5e-4   # not run yet, and shown as that
+    assert [point.rate for point in rope.points][0] == 5e-4   # not run yet, and shown as such
     assert rope.verdict.n == 3 and rope.verdict.difference == pytest.approx(-0.25, abs=0.02)
 
 
@@ -125,7 +125,7 @@ def test_the_noise_of_aa_is_that_of_the_studies_beside_it_that_have_its_baseline
     floor = by_name["seven"].noise_floor
     assert (floor.source, floor.arms) == ("A/A", ("reseeded",
                                           )) and floor == by_name["aa"].noise_floor
-    # looked at alone, it finds what lies beside
+    # a study read alone finds the A/A study beside it
     assert only(tmp_path / "losses" / "seven").noise_floor == floor
     for path in (tmp_path / "losses" / "aa").glob("*.json"):
         record = json.loads(path.read_text())
@@ -165,7 +165,7 @@ def test_a_declaration_is_of_the_runs_that_are_there_or_refused(tmp_path):
 
 
 def looking(tmp_path, stop, seeds):
-    """A study that looks at these numbers of seeds, with runs of so many."""
+    """A study that looks at the numbers of seeds in `stop`, with runs of `seeds` seeds."""
     file = tmp_path / "mine.toml"
     file.write_text(f'seeds = "0-4"\nstop = {stop}\n[arms.baseline]\n[arms.rope]\n')
     write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, seeds=range(seeds),

@@ -1,4 +1,4 @@
-"""Claims about learning-rate grids: who chooses, who judges, what is shown."""
+"""Learning-rate grids: which runs choose the rate, which runs judge it, and what is shown."""
 
 import math
 
@@ -64,8 +64,8 @@ def test_without_a_declared_split_the_first_third_chooses():
 
 
 def test_more_rates_do_not_make_an_arm_better():
-    """Nine rates that do nothing, against a baseline with one: chosen by the judged runs they often
-    look better."""
+    """The arm has nine rates without effect, the baseline has one. If the judged runs choose the
+    rate, the arm often looks better."""
     rng, false, studies = np.random.default_rng(0), 0, 150
     grids = {"baseline": {"baseline": 1.0}, "x": {f"x{i}": 1.0 + i for i in range(9)}}
     for _ in range(studies):

@@ -1,4 +1,4 @@
-"""summary.csv, summary.md, and the tables of pages: what they say, and that none is stale."""
+"""summary.csv, summary.md and the tables in pages: what they say, and that none is stale."""
 
 import csv
 import io
@@ -60,8 +60,8 @@ def test_two_column_files_have_a_summary_that_says_undecided(tmp_path):
 
 
 def test_a_planted_shift_of_two_standard_errors_is_undecided_and_a_real_effect_better(tmp_path):
-    """Five seeds whose differences have sd 0.02: two standard errors are 0.018 nats, a real effect
-    is 0.1."""
+    """The differences of five seeds have sd 0.02, so two standard errors are 0.018 nats. The real
+    effect is 0.1."""
     noise = [0.02, -0.02, 0.01, -0.02, 0.01]
     sd = (sum((n - sum(noise) / 5) ** 2 for n in noise) / 4) ** 0.5
     for seed, n in enumerate(noise):
@@ -101,11 +101,11 @@ def test_a_marker_of_an_unknown_study_or_without_its_end_is_refused(seven):
 
 
 def test_no_page_shows_a_table_that_the_committed_records_do_not_give():
-    """Mend with: python plotter.py docs/results --tables README.md docs/*.md"""
+    """To update the pages: python plotter.py docs/results --tables README.md docs/*.md"""
     pages = {page: text
              for page in PAGES if MARKER.search(text := page.read_text(encoding="utf-8"))}
     studies = collect(find_runs(RECORDS)) if RECORDS.is_dir() else []
-    # records that no page shows, or a page whose records are gone
+    # fails for records that no page shows, and for a page whose records are gone
     assert bool(pages) == bool(studies)
     for page, text in pages.items():
         assert filled(text, studies, page.name) == text, f"{page.name} is stale"
@@ -135,7 +135,7 @@ def test_records_are_kept_without_this_machines_name_and_paths(tmp_path, capsys)
     assert "is where the runs are" in capsys.readouterr().err
     assert path.with_suffix(".json").read_text() == before
     write_run(tmp_path / "losses", "rope", 2, study="seven", steps=20, status="failed")
-    # a page should say what failed
+    # failed runs are kept too, because a page should say what failed
     assert keep(find_runs(tmp_path / "losses"), tmp_path / "kept") == 2
 
 

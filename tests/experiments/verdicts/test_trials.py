@@ -1,4 +1,4 @@
-"""The comparison: its files hold all that its pictures need, and loading them runs nothing."""
+"""The comparison: its files hold all that its pictures need, and loading them runs no code."""
 
 from __future__ import annotations
 
