@@ -125,8 +125,8 @@ def test_without_words_it_analyses_the_eight_pairs(tmp_path, capsys):
         and "49.6%" in text
     )
     pictures = {path.name for path in folder.glob("*.png")}
-    assert pictures == {"hyperparameter_comparison.png", *(f"config_w{w}_d{d}.png" for w,
-                                                           d in PAIRS)}
+    assert pictures == {"hyperparameter_comparison.png", *(f"config_w{w}_d{d}.png"
+                                                           for w, d in PAIRS)}
     rows = json.loads((folder / "hyperparameter_analysis.json").read_text())["rows"]
     assert [tuple(row["pair"]) for row in rows] == list(PAIRS) and "measured" not in rows[0]
 
@@ -135,8 +135,8 @@ def test_a_timed_analysis_draws_the_tradeoff(tmp_path):
     from experiments.analysis.files import folder_of, write_rows
     subjects = [pair(w, d, 32, overrides=SMALL) for w, d in ((8, 2), (4, 3))]
     how, times = measure(subjects, rounds=5, device="cpu")
-    rows = [describe(subject) | {"measured": measured} for subject,
-            measured in zip(subjects, times, strict=True)]
+    rows = [describe(subject) | {"measured": measured}
+            for subject, measured in zip(subjects, times, strict=True)]
     names = [path.name for path in write_rows(rows, how, folder_of(tmp_path))]
     assert "sparsity_speedup_tradeoff.png" in names
     assert all((folder_of(tmp_path) / name).stat().st_size for name in names)

@@ -60,8 +60,8 @@ def test_one_verdict_line_an_arm_is_printed_and_kept(seven):
     lines = {line.split()[0]: line.split()[1] for line in run.stdout.splitlines()
              if line.startswith("  ") and line.split()[0] in EFFECTS}
     kept = json.loads((root / "visualizations" / "seven" / "verdicts.json").read_text())
-    assert lines == {"baseline": "baseline"} | {arm: v["word"] for arm,
-                                                v in kept["verdicts"].items()}
+    assert lines == {"baseline": "baseline"} | {arm: v["word"]
+                                                for arm, v in kept["verdicts"].items()}
     assert lines["all_modifications"] == "better"
     assert len(lines) == 7
 

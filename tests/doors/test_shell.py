@@ -140,9 +140,8 @@ def test_a_job_without_a_gpu_on_a_cluster_with_some_says_so(project):
     (signal.SIGUSR1, 1, False),     # the run failed, and would fail again
     (signal.SIGTERM, 3, False),     # cancelled, or preempted: then SLURM queues it again
 ])
-def test_a_batch_job_passes_signals_on_and_queues_itself_again_only_when_time_is_up(project,
-                                                                                    number, code,
-                                                                                    requeued):
+def test_a_batch_job_passes_signals_on_and_queues_itself_again_only_when_time_is_up(
+        project, number, code, requeued):
     with subprocess.Popen(["bash", str(project / "run_single.sh"), "-r"], stdin=subprocess.DEVNULL,
                           text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           env=environment(project, SLURM_JOB_ID="7", PLAY=str(code))) as job:

@@ -108,8 +108,8 @@ def figures():
                    for group in trainer.optimizer.param_groups],
         "samples": sampled(model),
         "shapes": {name: list(p.shape) for name, p in fresh.named_parameters()},
-        "initial": {name: [p.sum().item(), p.norm().item()] for name,
-                    p in fresh.named_parameters()},
+        "initial": {name: [p.sum().item(), p.norm().item()]
+                    for name, p in fresh.named_parameters()},
         "first draw after": torch.rand(1).item(),
         "model defaults": GPT.get_default_config().to_dict(),
         "trainer defaults": Trainer.get_default_config().to_dict(),

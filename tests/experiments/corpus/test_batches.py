@@ -21,8 +21,8 @@ def opened(tmp_path, data_config):
     """opened(texts, **settings): a corpus of these documents, split into two sets."""
     def make(texts, **changes):
         path = tmp_path / "a.jsonl"
-        lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n,
-                 t in enumerate(texts)]
+        lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}})
+                 for n, t in enumerate(texts)]
         path.write_text("\n".join(lines))
         return open_corpus(data_config(path, **{"min_chars": 0, **changes}))
     return make
@@ -153,8 +153,8 @@ def test_each_validation_token_is_predicted_once_whatever_the_block(shared_corpu
 def shared_corpus(tmp_path_factory):
     from experiments.corpus import get_default_config
     folder = tmp_path_factory.mktemp("shared")
-    lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n,
-             t in enumerate(documents(150))]
+    lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}})
+             for n, t in enumerate(documents(150))]
     (folder / "a.jsonl").write_text("\n".join(lines))
     config = get_default_config()
     config.merge_from_dict({"paths": [str(folder / "a.jsonl")], "tokenizer": "byte", "min_chars": 0,

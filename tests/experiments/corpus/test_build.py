@@ -64,8 +64,8 @@ def test_the_cache_goes_by_content_not_by_name_or_time(corpus_file, data_config,
 
 
 @pytest.mark.parametrize("change", [{"tokenizer": "gpt2"}, {"min_chars": 3}, {"max_docs": 100}])
-def test_settings_that_change_the_tokens_are_part_of_the_key(corpus_file, data_config, builds,
-                                                             change):
+def test_settings_that_change_the_tokens_are_part_of_the_key(
+        corpus_file, data_config, builds, change):
     open_corpus(data_config(corpus_file))
     open_corpus(data_config(corpus_file, **change))
     assert len(builds) == 2
@@ -79,8 +79,8 @@ def test_settings_that_do_not_are_not(corpus_file, data_config, builds, change):
     assert len(builds) == 1
 
 
-def test_a_large_file_is_known_by_its_size_time_and_samples(corpus_file, data_config, builds,
-                                                            monkeypatch):
+def test_a_large_file_is_known_by_its_size_time_and_samples(
+        corpus_file, data_config, builds, monkeypatch):
     monkeypatch.setattr("experiments.corpus.sources.WHOLE", 10)
     monkeypatch.setattr("experiments.corpus.sources.SAMPLE", 5)
     open_corpus(data_config(corpus_file))
@@ -97,8 +97,8 @@ def test_a_cache_that_lost_a_file_is_built_again(corpus_file, data_config, build
     assert open_corpus(data_config(corpus_file)).describe() == first.describe() and len(builds) == 2
 
 
-def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(corpus_file, data_config,
-                                                                       builds, capsys):
+def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(
+        corpus_file, data_config, builds, capsys):
     config, rng, trials = data_config(corpus_file), random.Random(0), 0
     store = open_corpus(config).store
     tokens = np.array(store.shards[0])
@@ -212,8 +212,8 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert build.cache_root(get_default_config()) == tmp_path / "elsewhere"
 
 
-def test_without_data_pythons_own_library_is_read_and_announced(tmp_path, data_config, monkeypatch,
-                                                                capsys):
+def test_without_data_pythons_own_library_is_read_and_announced(
+        tmp_path, data_config, monkeypatch, capsys):
     package = tmp_path / "lib"
     (package / "test").mkdir(parents=True)
     (package / "test" / "secret.py").write_text("'''" + "not for reading " * 50 + "'''")

@@ -16,8 +16,8 @@ from experiments.corpus.readers import PIECE, cut_text, line_chunks, separated
 from mingpt.utils import BadInput
 
 STORIES = [f"Story number {n} is about the number {n * n}." for n in range(40)]
-LINES = [json.dumps({"text": text, "meta": {"pile_set_name": f"Set{n % 2}"}}) for n,
-         text in enumerate(STORIES)]
+LINES = [json.dumps({"text": text, "meta": {"pile_set_name": f"Set{n % 2}"}})
+         for n, text in enumerate(STORIES)]
 JSONL = ("\n".join(LINES) + "\n").encode()
 
 
@@ -102,8 +102,8 @@ def test_long_integers_and_deep_nesting_are_valid_json(tmp_path, data_config, va
     ]
 
 
-def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, data_config,
-                                                                    monkeypatch):
+def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(
+        tmp_path, data_config, monkeypatch):
     options = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
     # its header gives no size
     packer = zstandard.ZstdCompressor(compression_params=options).compressobj()
@@ -151,8 +151,8 @@ def test_a_wrong_key_gives_up_at_once_and_names_the_keys_there_are(tmp_path, dat
 
 
 @pytest.mark.parametrize("suffix, compress", [(".gz", gzip.compress), (".zst", zstandard.compress)])
-def test_a_file_cut_short_names_its_readable_part_and_stops_unless_allowed(tmp_path, data_config,
-                                                                           suffix, compress):
+def test_a_file_cut_short_names_its_readable_part_and_stops_unless_allowed(
+        tmp_path, data_config, suffix, compress):
     stories = [f"{n} " + np.random.default_rng(n).bytes(300).hex() for n in range(2000)]
     many = "".join(json.dumps({"text": story}) + "\n" for story in stories)
     whole = compress(many.encode())
@@ -273,8 +273,8 @@ def test_bare_tokens_are_read_with_a_declared_type(tmp_path, data_config, dtype)
     bare = write(tmp_path / "train.bin", np.concatenate([np.r_[d, 256] for d
                                                          in documents]).astype(dtype).tobytes())
     store = open_corpus(data_config(bare, bin_dtype=dtype)).store
-    assert [list(store.read(int(s), int(n) - 1)) for s,
-            n in zip(store.starts, store.documents["tokens"], strict=True)
+    assert [list(store.read(int(s), int(n) - 1))
+            for s, n in zip(store.starts, store.documents["tokens"], strict=True)
             ] == [list(d) for d in documents]
     with pytest.raises(BadInput,
                        match="as nanoGPT's train.bin, give its type: --data.bin_dtype=uint16"):
@@ -351,8 +351,8 @@ def test_folders_and_globs_are_read_in_the_order_of_names(tmp_path, data_config)
     ("a.jsn", "cannot read this kind of file: did you mean '.jsonl'"),
     ("*.zst", "no file has a name like that"),
     ("tinystory", "no data set's name")])
-def test_what_cannot_be_read_is_refused_with_the_nearest_that_can(tmp_path, data_config,
-                                                                  given_path, why):
+def test_what_cannot_be_read_is_refused_with_the_nearest_that_can(
+        tmp_path, data_config, given_path, why):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "a.jsonl", JSONL)
     write(tmp_path / "a.jsn", JSONL)

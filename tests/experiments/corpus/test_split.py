@@ -89,9 +89,8 @@ def test_the_account_adds_up_and_names_the_dropped(tmp_path, data_config):
 
 
 @pytest.mark.parametrize("how", [{"val_fraction": 0.3}, {"val_docs": 10}])
-def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(tmp_path,
-                                                                              data_config, capsys,
-                                                                              how):
+def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(
+        tmp_path, data_config, capsys, how):
     texts = [f"document number {n}" for n in range(40)]
     near = [f"\n document\tnumber\u00a0 {n}\n" for n in range(10, 40)]
     path = tmp_path / "a.jsonl"

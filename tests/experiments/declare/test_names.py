@@ -214,8 +214,8 @@ def test_what_differs_in_case_alone_is_one_name(tmp_path):
     (["model.vocab_size=320"], [], None, "has 257 tokens"),
     (["trainer.warmup_steps=5000"], [], None, "the full rate is never reached"),
 ])
-def test_a_name_that_would_lie_and_a_setting_that_would_do_nothing_are_refused(words, flags, arm,
-                                                                               told):
+def test_a_name_that_would_lie_and_a_setting_that_would_do_nothing_are_refused(
+        words, flags, arm, told):
     with pytest.raises(BadInput, match=told):
         spec(*words, flags=flags, arm=arm)
 

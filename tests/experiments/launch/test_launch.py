@@ -83,8 +83,8 @@ def request_for(tmp_path, monkeypatch):
 
     def make(*arms, seeds=(0,)):
         path = tmp_path / "mine.toml"
-        path.write_text("".join(f'[arms.{arm}]\nmodel.n_embd = {8 + i}\n' for i,
-                                arm in enumerate(arms)))
+        path.write_text("".join(f'[arms.{arm}]\nmodel.n_embd = {8 + i}\n'
+                                for i, arm in enumerate(arms)))
         return Request(dataclasses.replace(load_study(path), seeds=list(seeds)), tmp_path)
     return make
 
@@ -272,8 +272,8 @@ def test_tokenising_happens_once_for_each_corpus_that_the_arms_differ_in(tmp_pat
     ("laptop", (), "'baseline' has the learning rate 0.002 anyway, and 'baseline_lr0.002'"),
     ("nano", ("--trainer.learning_rate=5e-3",), "'baseline_lr0.002' would be the same run again"),
     ("nano", (), None)])
-def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(tmp_path, preset,
-                                                                            overrides, arms):
+def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(
+        tmp_path, preset, overrides, arms):
     path = tmp_path / "mine.toml"
     path.write_text('seeds = "0-1"\nlr = [2e-3, 4e-3]\n[arms.rope]\n')
     request = Request(load_study(path), tmp_path, preset, overrides=overrides)

@@ -80,8 +80,8 @@ def test_a_task_is_the_run_that_the_plan_of_its_submission_says(tmp_path):
                                              "source", False),
                                             ("sbatch: error: Unable to contact slurm controller",
                                              True)])
-def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(tmp_path, monkeypatch, words,
-                                                                   cluster):
+def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(
+        tmp_path, monkeypatch, words, cluster):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{words}' >&2\n")
     (tmp_path / "sbatch").chmod(0o755)
@@ -202,9 +202,8 @@ def test_one_array_trains_every_run_and_the_last_job_plots_though_an_arm_failed(
 
 
 @pytest.mark.slurm
-def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_had_been(submitted,
-                                                                                        place,
-                                                                                        cluster):
+def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_had_been(
+        submitted, place, cluster):
     log = (
         submitted.out / "logs" / "tiny" / f"{submitted.ids['runs']}_{submitted.task}.out"
     ).read_text()

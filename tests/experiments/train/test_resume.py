@@ -93,8 +93,8 @@ def outcome(tmp_path, out="a"):
     assert record["status"] == "done"
     table = [line.split(",")[:7] for line in run.csv.read_text().splitlines()]
     result = {k: v for k, v in record["result"].items() if k not in TIMINGS}
-    return table, result, {k: v.tolist() for k,
-                           v in checkpoint.load_tensors(run.checkpoint).items()}
+    return table, result, {k: v.tolist()
+                           for k, v in checkpoint.load_tensors(run.checkpoint).items()}
 
 
 def killed_at(monkeypatch, operation):
@@ -209,8 +209,8 @@ def test_a_checkpoint_from_before_checksums_still_serves(go, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("how", ["missing", "short", "torn", "crlf", "nul", "other"])
-def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(go, tmp_path, monkeypatch,
-                                                                       how):
+def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(
+        go, tmp_path, monkeypatch, how):
     go(out="whole")
     interrupted(go, monkeypatch)
     path = files(tmp_path).csv
@@ -223,8 +223,8 @@ def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(go, tmp_p
     assert outcome(tmp_path) == outcome(tmp_path, "whole") and b"\0" not in path.read_bytes()
 
 
-def test_a_csv_without_rows_or_record_is_no_obstacle_and_one_with_rows_is_not_overwritten(go,
-                                                                                          tmp_path):
+def test_a_csv_without_rows_or_record_is_no_obstacle_and_one_with_rows_is_not_overwritten(
+        go, tmp_path):
     path = files(tmp_path).csv
     path.parent.mkdir(parents=True)
     path.write_text("iteration,loss\n5,1.0\n")
@@ -313,8 +313,8 @@ def test_the_optimizers_state_lies_where_torch_puts_it(tmp_path):
     expected.load_state_dict(optimizer.state_dict())
     for p in there.parameters():
         kinds = {entry: (t.device, t.dtype, t.shape) for entry, t in loaded.state[p].items()}
-        assert kinds == {entry: (t.device, t.dtype, t.shape) for entry,
-                         t in expected.state[p].items()}
+        assert kinds == {entry: (t.device, t.dtype, t.shape)
+                         for entry, t in expected.state[p].items()}
         assert {t.device.type for t in loaded.state[p].values()} == {"meta"}
 
 
@@ -382,9 +382,8 @@ def test_every_damage_is_noticed_and_the_older_checkpoint_used(two_checkpoints, 
 
 
 @pytest.mark.parametrize("kind", ["model", "optimizer", "log"])
-def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(go, tmp_path,
-                                                                                      monkeypatch,
-                                                                                      kind):
+def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(
+        go, tmp_path, monkeypatch, kind):
     go(out="whole")
     interrupted(go, monkeypatch, saves=2)
     folder = files(tmp_path).checkpoint

@@ -114,8 +114,8 @@ def test_an_arm_of_included_parts_is_compared_with_their_sum_and_implied_parts_c
     rng = np.random.default_rng(0)
     effects = {"baseline": 0, "swiglu": -0.1, "rope": -0.2, "rmsnorm": 0, "cosine": -0.05,
                "all_modifications": -0.45}
-    values = {arm: {s: 3 + e + 0.001 * rng.normal() for s in range(5)} for arm,
-              e in effects.items()}
+    values = {arm: {s: 3 + e + 0.001 * rng.normal() for s in range(5)}
+              for arm, e in effects.items()}
     (found,) = sums(parts, values, "baseline", **BAR)
     assert found.word == "lower than the sum"
     assert (found.observed, found.expected) == (pytest.approx(-0.45, abs=0.003),

@@ -19,8 +19,8 @@ BEST = {"baseline_lr0.001": 0.0, "baseline": 0.05, "baseline_lr0.004": 0.2, "rop
 
 def runs(effects=BEST, seeds=6, noise=0.003):
     rng = np.random.default_rng(0)
-    return {name: {s: 3 + effect + noise * rng.normal() for s in range(seeds)} for name,
-            effect in effects.items()}
+    return {name: {s: 3 + effect + noise * rng.normal() for s in range(seeds)}
+            for name, effect in effects.items()}
 
 
 def test_each_arm_is_judged_at_its_own_best_rate_on_seeds_that_did_not_choose_it():

@@ -33,8 +33,8 @@ def study(rng, effects, seeds=4, spread=0.02, noise=0.005):
     """{arm: {seed: value}}. The arms share the level of each seed, which pairing removes."""
     level = {s: 3.2 + spread * rng.normal() for s in range(seeds)}
     arms = {"baseline": 0.0} | {f"arm{i}": effect for i, effect in enumerate(effects)}
-    return {arm: {s: v + effect + noise * rng.normal() for s, v in level.items()} for arm,
-            effect in arms.items()}
+    return {arm: {s: v + effect + noise * rng.normal() for s, v in level.items()}
+            for arm, effect in arms.items()}
 
 
 def judge(rng, effects, **kwargs):

@@ -76,8 +76,8 @@ def test_a_planted_shift_of_two_standard_errors_is_undecided_and_a_real_effect_b
 
 # -- pages -----------------------------------------------------------------------------------------
 
-def test_a_pages_table_is_filled_from_the_records_and_a_stale_one_is_another_text(tmp_path, seven,
-                                                                                  capsys):
+def test_a_pages_table_is_filled_from_the_records_and_a_stale_one_is_another_text(
+        tmp_path, seven, capsys):
     page = tmp_path / "page.md"
     page.write_text("# A page\n<!-- table: seven -->\nold\n<!-- /table: seven -->\nafter\n")
     write_study(tmp_path / "runs", steps=100)

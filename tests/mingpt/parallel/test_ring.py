@@ -156,8 +156,8 @@ def test_a_stretch_that_is_seen_by_few_is_computed_by_few(monkeypatch):
 def test_parts_merge_in_any_order_and_a_query_may_see_nothing_of_one():
     q, k, v, into, _ = inputs(4)
     pattern = parse_pattern("20")
-    parts = [attend(q, k[:, :, a:b], v[:, :, a:b], Place(0, a, T, pattern)) for a,
-             b in ((0, 16), (16, 40), (40, T))]
+    parts = [attend(q, k[:, :, a:b], v[:, :, a:b], Place(0, a, T, pattern))
+             for a, b in ((0, 16), (16, 40), (40, T))]
     assert parts[2][1][:, :, 0].eq(-math.inf).all() and parts[2][0][:, :, 0].eq(0).all()
     out, lse = merge(merge(parts[0], parts[1]), parts[2])
     whole, whole_lse = attend(q, k, v, Place(0, 0, T, pattern))

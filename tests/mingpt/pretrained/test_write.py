@@ -310,8 +310,8 @@ def test_weights_in_several_files_and_without_the_trunks_name_are_read(folder, t
     parts = [dict(list(bare.items())[::2]), dict(list(bare.items())[1::2])]
     for n, part in enumerate(parts):
         save_file(part, tmp_path / f"part-{n}.safetensors")
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {k: f"part-{n}.safetensors" for n,
-                                                             part in enumerate(parts)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {k: f"part-{n}.safetensors"
+                                                             for n, part in enumerate(parts)
                                                              for k in part}}))
     (tmp_path / "config.json").write_text((path / "config.json").read_text())
     assert difference(load(tmp_path), theirs) <= CLOSE
