@@ -21,7 +21,7 @@ COMMANDS = re.findall(r"^    (python .*|torchrun .*)$", TEXT, re.MULTILINE)
 TRAINED = [c for c in COMMANDS if c.startswith("python lab.py -")]
 SAMPLED = [c for c in COMMANDS if c.startswith("python lab.py sample")]
 RINGS = [c for c in COMMANDS if "benchmarks.ring" in c]
-# the laptop's number of layers, which some schedules are written for
+# train() adds the 4 layers of the laptop preset, for which some schedules are written
 SMALL = ["--preset", "nano", "--model.n_embd=32", "--model.n_head=4", "--model.block_size=32",
          "--trainer.batch_size=2", "--max-iters", "2", "--data.val_tokens=64",
          "--run.sample_tokens=1", "--device", "cpu", "--run.log_every=1"]
@@ -133,8 +133,8 @@ def test_some_commands_measured_again_leave_the_other_lines():
     head, later = (["| switch |", "|---|", f"| baseline | {n} |"] for n in (1, 2))
     page = techniques.written(empty, [*head, "| `-r` | 1 |"])
     page = techniques.written(page, [*later, "| `-n` | 2 |"])
-    assert page.partition(techniques.BEGIN)[2].split("\n")[1:6] == [*head, "| `-n` | 2 |",
-                                                                    "| `-r` | 1 |"]
+    assert page.partition(techniques.BEGIN)[2].split("\n")[1:6] == [
+        *head, "| `-n` | 2 |", "| `-r` | 1 |"]
     whole = [*later, "| `-n` | 3 |", "| `-r` | 3 |"]
     assert techniques.written(page, whole).partition(techniques.BEGIN)[2].split("\n")[1:6] == whole
 

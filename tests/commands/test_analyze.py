@@ -125,8 +125,8 @@ def test_without_words_it_analyses_the_eight_pairs(tmp_path, capsys):
         and "49.6%" in text
     )
     pictures = {path.name for path in folder.glob("*.png")}
-    assert pictures == {"hyperparameter_comparison.png", *(f"config_w{w}_d{d}.png"
-                                                           for w, d in PAIRS)}
+    assert pictures == {"hyperparameter_comparison.png",
+                        *(f"config_w{w}_d{d}.png" for w, d in PAIRS)}
     rows = json.loads((folder / "hyperparameter_analysis.json").read_text())["rows"]
     assert [tuple(row["pair"]) for row in rows] == list(PAIRS) and "measured" not in rows[0]
 
@@ -214,8 +214,8 @@ def test_uniform_attention_has_the_entropy_of_its_keys():
         assert layer["entropy"]["mean"] == pytest.approx(np.log(keys).mean(), rel=1e-5)
         assert layer["entropy"]["uniform"] == pytest.approx(np.log(keys).mean(), rel=1e-5)
         assert layer["self"]["mean"] == pytest.approx((1 / keys).mean(), rel=1e-5)
-    assert layers[1]["distance"]["mean"] == pytest.approx(np.mean([(min(i, 3)) / 2 for i
-                                                                   in range(1, 32)]), rel=1e-5)
+    assert layers[1]["distance"]["mean"] == pytest.approx(np.mean([
+        (min(i, 3)) / 2 for i in range(1, 32)]), rel=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"position": "rope", "schedule": "5 8/4"},

@@ -101,8 +101,8 @@ def test_failures_come_first_and_then_what_runs(out):
 
 
 def test_a_record_of_another_shape_is_a_row_that_says_so(out):
-    (out / "losses" / "odd.s0.json").write_text(json.dumps({"schema": SCHEMA, "progress": 3,
-                                                            "status": "running"}))
+    (out / "losses" / "odd.s0.json").write_text(json.dumps({
+        "schema": SCHEMA, "progress": 3, "status": "running"}))
     assert {row["arm"]: row["status"] for row in live.find(out)}["odd"] == "unreadable"
 
 
@@ -201,8 +201,8 @@ def test_the_page_is_whole_refreshes_itself_only_when_watched_and_stays_text(
     page_file = out / "status.html"
     assert status.main(arguments(out, html=page_file)) == 0
     assert "http-equiv=\"refresh\"" not in page_file.read_text()
-    monkeypatch.setattr(status.time, "sleep", lambda seconds: (_ for _
-                                                               in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(status.time, "sleep",
+                        lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
     assert status.main(arguments(out, html=page_file, watch=True, every=30.0)) == 0
     # no half-written file is left
     assert [path.name for path in out.iterdir() if "status" in path.name] == ["status.html"]

@@ -223,8 +223,8 @@ def test_labels_keep_their_order_and_distance_and_stay_inside():
 
 
 def test_no_text_of_the_comparison_overlaps_or_leaves_the_page(tmp_path):
-    names = ["baseline", "swiglu_rope_rmsnorm_warmup_cosine_window96_dilation4", *(f"arm{i}" for i
-                                                                                   in range(18))]
+    names = ["baseline", "swiglu_rope_rmsnorm_warmup_cosine_window96_dilation4",
+             *(f"arm{i}" for i in range(18))]
     figure = training_comparison(panel(write_study(tmp_path, dict.fromkeys(names, 0.0), seeds=(0,),
                                                    steps=50)))
     figure.canvas.draw()

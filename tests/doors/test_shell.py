@@ -83,12 +83,11 @@ def test_run_all_is_lab_study_with_the_users_arguments_from_any_folder(project, 
 
 
 def test_run_single_takes_arguments_or_flag_or_the_array_task(project):
-    assert bash(project, "run_single.sh", "-r", "--out", "x y").stdout == called(project, "-r",
-                                                                                 "--out", "x y")
+    assert bash(project, "run_single.sh", "-r", "--out", "x y").stdout == called(
+        project, "-r", "--out", "x y")
     assert bash(project, "run_single.sh", FLAG="-r -w").stdout == called(project, "-r", "-w")
-    assert bash(project, "run_single.sh", SLURM_ARRAY_TASK_ID="3").stdout == called(project,
-                                                                                    "study",
-                                                                                    "--task", "3")
+    assert bash(project, "run_single.sh", SLURM_ARRAY_TASK_ID="3").stdout == called(
+        project, "study", "--task", "3")
     # arguments override the inherited FLAG
     assert bash(project, "run_single.sh", "-s", FLAG="-r").stdout == called(project, "-s")
     assert bash(project, "run_single.sh").stdout == called(project)

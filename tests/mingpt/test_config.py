@@ -172,8 +172,8 @@ def test_every_pair_reads_token_by_token_what_it_reads_at_once(changes):
     model, idx = build(**changes), tokens()
     cache = Cache(model, 2)
     with torch.no_grad():
-        got = torch.cat([advance(model, piece, cache) for piece in idx.split([5, 1, 1, 2, 1, 1, 1],
-                                                                             1)], 1)
+        got = torch.cat([advance(model, piece, cache) for piece in idx.split(
+            [5, 1, 1, 2, 1, 1, 1], 1)], 1)
         torch.testing.assert_close(got, model(idx)[0], atol=1e-4, rtol=1e-4)
 
 
@@ -186,8 +186,8 @@ def test_the_audit_passes_every_kind_of_attention_beside_every_other_member_but_
         assert {"every layer sees exactly the keys of its pattern",
                 "every parameter is reached by the gradient",
                 "a token's context changes its prediction"} <= set(found)
-        assert FAULTY[changes["attention"]] in result["checks"]["every parameter is reached by the "
-                                                                "gradient"]
+        assert FAULTY[changes["attention"]] in result["checks"][
+            "every parameter is reached by the gradient"]
     else:
         assert result["passed"], first_failure(result)
 

@@ -109,8 +109,8 @@ def test_the_state_of_both_is_one_state():
     assert isinstance(optimizer, MuonAndAdamW)
     entries = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
     assert entries["transformer.h.1.mlp.c_fc.weight"] == {"momentum_buffer"}
-    assert entries["lm_head.weight"] == entries["transformer.ln_f.bias"] == {"step", "exp_avg",
-                                                                             "exp_avg_sq"}
+    assert entries["lm_head.weight"] == entries["transformer.ln_f.bias"] == {
+        "step", "exp_avg", "exp_avg_sq"}
     assert all(group["lr"] == 0.01 for group in optimizer.param_groups)
 
 

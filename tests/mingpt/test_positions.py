@@ -132,9 +132,8 @@ PACKED = torch.tensor([sum(DOCUMENTS, [])])
 
 def test_the_end_of_a_document_belongs_to_it():
     seen = same_document(torch.tensor([[5, END, 6, 7, END, 8]]), END)[0, 0]
-    assert ["".join(".x"[int(s)] for s in row) for row in seen] == ["xx....", "xx....", "..xxx.",
-                                                                    "..xxx.", "..xxx.",
-                                                                    ".....x"]
+    assert ["".join(".x"[int(s)] for s in row) for row in seen] == [
+        "xx....", "xx....", "..xxx.", "..xxx.", "..xxx.", ".....x"]
 
 
 @pytest.mark.parametrize("position", POSITIONS)

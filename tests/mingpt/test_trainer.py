@@ -91,8 +91,8 @@ def test_callbacks_add_up_and_setting_one_replaces_them():
 
 def test_a_callback_finds_what_mingpts_callbacks_find():
     trainer = trainer_of()
-    assert (trainer.iter_num, trainer.iter_time, trainer.iter_dt, trainer.optimizer) == (0, 0.0,
-                                                                                         0.0, None)
+    assert (trainer.iter_num, trainer.iter_time, trainer.iter_dt, trainer.optimizer) == (
+        0, 0.0, 0.0, None)
 
     def look(t):
         assert t.loss.dim() == 0
@@ -162,9 +162,8 @@ def test_worker_processes_change_nothing_but_who_fetches():
 
 
 def test_two_batches_accumulated_are_one_of_twice_the_size():
-    whole, halves = trainer_of(batch_size=8, max_iters=5), trainer_of(batch_size=4,
-                                                                      accumulation_steps=2,
-                                                                      max_iters=5)
+    whole, halves = (trainer_of(batch_size=8, max_iters=5),
+                     trainer_of(batch_size=4, accumulation_steps=2, max_iters=5))
     assert losses_of(halves) == pytest.approx(losses_of(whole), abs=1e-6)
     torch.testing.assert_close(weights_of(halves), weights_of(whole), atol=1e-5, rtol=0)
     assert halves.grad_norm.item() == pytest.approx(whole.grad_norm.item(), rel=1e-4)

@@ -151,8 +151,8 @@ class Corpus:
 def test_every_arm_of_a_shipped_study_passes_but_those_that_say_they_do_not(study):
     seen = []
     for arm in load_study(study).arms:
-        chosen = make_spec(study=study, arm=arm, overrides=[*small(study),
-                                                            "--model.n_embd=24"]).settings
+        chosen = make_spec(study=study, arm=arm, overrides=[
+            *small(study), "--model.n_embd=24"]).settings
         if chosen.model not in seen or chosen.run.allow_audit_fail:
             result = audit(build_model(chosen, Corpus, seed=0), settings(),
                            freeze_except=chosen.run.freeze_except)
@@ -260,8 +260,8 @@ def test_the_audit_leaves_weights_modes_gradients_and_random_state_as_they_were(
     assert torch.equal(state, torch.get_rng_state()) and (numpy_state
                                                           == np.random.get_state()[1]).all()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters()) and [m.training
-                                                                for m in model.modules()] == modes
+    assert all(p.grad is None for p in model.parameters()) and [
+        m.training for m in model.modules()] == modes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -327,8 +327,8 @@ def test_the_verb_tells_of_an_arm_and_of_a_run(corpus, tmp_path, capsys):
     faulty = arguments(corpus, tmp_path, "--model.published_padding=256", "--json")
     assert lab.main(["audit", *faulty]) == 1
     told = json.loads(capsys.readouterr().out)
-    assert not told["passed"] and "sees the padding at key" in told["checks"]["padding is never "
-                                                                              "attended to"]
+    assert not told["passed"] and "sees the padding at key" in told["checks"][
+        "padding is never attended to"]
     lab.main([*arguments(corpus, tmp_path, "-r", "--max-iters", "2", "--data.val_tokens=256")])
     capsys.readouterr()
     assert lab.main(["audit", "rope.s0", "--out", str(tmp_path), "--device", "cpu"]) == 0

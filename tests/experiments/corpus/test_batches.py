@@ -48,10 +48,10 @@ def test_the_shuffle_is_a_permutation(n, keys):
 
 
 def test_the_shuffle_leaves_no_order_that_can_be_seen():
-    out = np.array([shuffled(np.arange(1000), 1000, list(np.random.default_rng(s).integers(0,
-                                                                                           2 ** 63,
-                                                                                           ROUNDS)
-                                                         .astype(np.uint64))) for s in range(30)])
+    out = np.array([
+        shuffled(np.arange(1000), 1000,
+                 list(np.random.default_rng(s).integers(0, 2 ** 63, ROUNDS).astype(np.uint64)))
+        for s in range(30)])
     correlations = [np.corrcoef(row, np.arange(1000))[0, 1] for row in out]
     neighbours = [np.corrcoef(row[1:], row[:-1])[0, 1] for row in out]
     assert np.abs(correlations).max() < 0.15 and np.abs(neighbours).max() < 0.15
@@ -92,8 +92,8 @@ def test_every_epoch_predicts_every_token_of_the_stream_once(opened, batch_size)
     y = np.concatenate([batches.batch(t)[1] for t in range(steps)])
     for epoch in range(epochs):
         seen = y[epoch * batches.blocks_per_epoch:(epoch + 1) * batches.blocks_per_epoch]
-        assert (np.bincount(seen.ravel(), minlength=257) == np.bincount(stream,
-                                                                        minlength=257)).all()
+        assert (np.bincount(seen.ravel(), minlength=257) == np.bincount(
+            stream, minlength=257)).all()
 
 
 def test_blocks_are_pieces_of_the_ring_of_documents_and_their_ends(opened):
@@ -191,8 +191,8 @@ def test_truncated_documents_are_rows_padded_and_not_predicted_there(opened):
     assert rows["short one"].tolist() == [*b"hort one"] + [-1] * 8
     assert rows["exactly seventee"].tolist() == [*b"xactly seventeen"]
     val = corpus.validation(16)
-    assert val.x.tolist() == [[ord("1"), ord("2")] + [EOT] * 14] and val.y.tolist() == [[ord("2")]
-                                                                                        + [-1] * 15]
+    assert val.x.tolist() == [[ord("1"), ord("2")] + [EOT] * 14] and val.y.tolist() == [
+        [ord("2")] + [-1] * 15]
     assert val.nbytes.sum() == 1 and val.set_id.tolist() == [[0] + [-1] * 15]
 
 

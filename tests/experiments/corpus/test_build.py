@@ -110,8 +110,8 @@ def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(
                 data[place] ^= 1 << rng.randrange(8)
             elif damage == "page":
                 data[place:place + 99] = b"\0" * len(data[place:place + 99])
-            path.unlink() if damage == "gone" else path.write_bytes(data[:place] if damage == "cut"
-                                                                    else data)
+            path.unlink() if damage == "gone" else path.write_bytes(
+                data[:place] if damage == "cut" else data)
             trials += 1
             again = open_corpus(config).store
             assert (
@@ -285,5 +285,5 @@ def test_a_data_sets_records_become_documents(data_config, monkeypatch):
     monkeypatch.setattr(HubSource, "_records", lambda self: iter(records))
     account = open_corpus(data_config("tinystories", max_docs=150)).describe()
     assert account["documents"] == 150
-    assert {name: totals["documents"] for name, totals in account["sets"].items()} == {"text": 75,
-                                                                                       "P": 75}
+    assert {name: totals["documents"] for name, totals in account["sets"].items()} == {
+        "text": 75, "P": 75}

@@ -63,8 +63,8 @@ BAD = {"not JSON": b'{"text": "half a li', "no text": b'{"body": "the wrong key"
        "invalid UTF-8": b'{"text": "caf\xe9 au lait"}',
        "NUL bytes": b'{"text": "a zero \\u0000 in it"}',
        "too long": b'{"text": "' + b"x" * MAX_LINE + b'"}'}
-VARIANTS = {"no text": [b"[1, 2]", b"7", b"null"], "text not a string": [b'{"text": null}',
-                                                                         b'{"text": 3}'],
+VARIANTS = {"no text": [b"[1, 2]", b"7", b"null"],
+            "text not a string": [b'{"text": null}', b'{"text": 3}'],
             "NUL bytes": [b'{"text": "a raw \0 zero"}'],
             "invalid UTF-8": [b'{"text": "half \\ud800 a pair"}'],
             "not JSON": [b"plain words", b"[" * 100_000,
@@ -84,8 +84,8 @@ def test_a_bad_line_is_counted_by_kind_with_file_and_line(tmp_path, data_config,
     path = write(tmp_path / "a.jsonl", b"\n".join([*lines[:7], b"", line, *lines[7:], line]))
     corpus = open_corpus(data_config(path, max_bad=0.1))
     assert texts(corpus) == STORIES
-    assert corpus.describe()["bad_lines"]["kinds"] == {kind: {"count": 2, "file": str(path),
-                                                              "line": 9}}
+    assert corpus.describe()["bad_lines"]["kinds"] == {kind: {
+        "count": 2, "file": str(path), "line": 9}}
     with pytest.raises(BadInput,
                        match=rf"2 of 42 lines are bad .*2 {kind} \(first: "
                              rf".*a.jsonl:9.*data\.max_bad=0\.048"):
@@ -115,8 +115,8 @@ def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(
 
 
 def test_a_bad_line_in_the_second_file_names_that_file(tmp_path, data_config):
-    first, second = write(tmp_path / "a.jsonl", JSONL), write(tmp_path / "b.jsonl",
-                                                              b"\n\nnot json\n" + JSONL)
+    first, second = (write(tmp_path / "a.jsonl", JSONL),
+                     write(tmp_path / "b.jsonl", b"\n\nnot json\n" + JSONL))
     kinds = open_corpus(data_config(first, second, max_bad=0.1)).describe()["bad_lines"]["kinds"]
     assert kinds == {"not JSON": {"count": 1, "file": str(second), "line": 3}}
 
@@ -312,8 +312,8 @@ def test_a_document_between_separators_that_is_too_long_is_a_bad_line(monkeypatc
     monkeypatch.setattr("experiments.corpus.readers.MAX_LINE", 50)
     text = b"one" + MARK.encode() + b"x" * 500 + MARK.encode() + b"two"
     chunks = list(separated([(i, text[i:i + 10]) for i in range(0, len(text), 10)], MARK.encode()))
-    assert [getattr(chunk, "texts", "too long") for chunk in chunks] == [[b"one"], "too long",
-                                                                         [b"two"]]
+    assert [getattr(chunk, "texts", "too long") for chunk in chunks] == [
+        [b"one"], "too long", [b"two"]]
 
 
 def test_end_markers_in_a_text_are_said_and_a_separator_cuts_at_them(tmp_path, data_config, capsys):

@@ -105,8 +105,8 @@ def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(
     assert corpus.describe()["split"]["near_copies"] == len(left_out)
     # the held-out documents do not change
     assert corpus.split.val.tolist() == sides.val.tolist()
-    assert np.flatnonzero(corpus.split.train).tolist() == sorted({*np.flatnonzero(sides.train)}
-                                                                 - {*left_out})
+    assert np.flatnonzero(corpus.split.train).tolist() == sorted(
+        {*np.flatnonzero(sides.train)} - {*left_out})
     assert f"{len(left_out)} training documents are left out" in capsys.readouterr().err
 
 

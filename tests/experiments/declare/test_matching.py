@@ -24,8 +24,8 @@ def study(tmp_path):
 def test_every_arm_of_seven_matched_has_the_baselines_parameters_within_one_percent(preset):
     for arm in load_study("seven_matched").arms:
         spec = make_spec(preset=preset, study="seven_matched", arm=arm)
-        assert measure(spec.settings, "params") == pytest.approx(measure(spec.baseline, "params"),
-                                                                 rel=TOLERANCE)
+        assert measure(spec.settings, "params") == pytest.approx(
+            measure(spec.baseline, "params"), rel=TOLERANCE)
         assert (spec.match is None) == (arm == "baseline")
 
 

@@ -101,8 +101,8 @@ VALUES = {"model.head_dim": [16, 32], "model.attn_scale": [1.0, 0.5], "model.n_k
 
 def choices():
     """Yield (setting, value) for all members and options, with values that are not the default."""
-    slots = {f"{section}.{slot}": members for section, slots in (("model", model.SLOTS),
-                                                                 ("trainer", trainer.SLOTS))
+    slots = {f"{section}.{slot}": members for section, slots in (
+        ("model", model.SLOTS), ("trainer", trainer.SLOTS))
              for slot, members in slots.items()}
     for key, default in walk(default_settings()):
         if not makes_an_arm(key):
@@ -145,8 +145,8 @@ def test_two_different_arms_never_share_a_default_name():
 
 
 def test_schedules_whose_letters_could_be_another_ones_are_told_apart():
-    names = {spec(f"model.schedule={text}").arm for text in ("(8|s4)&16*", "(8|s4&16)*",
-                                                             "8|s4&16*")}
+    names = {spec(f"model.schedule={text}").arm for text in (
+        "(8|s4)&16*", "(8|s4&16)*", "8|s4&16*")}
     assert len(names) == 3
 
 

@@ -32,8 +32,8 @@ def test_every_numeric_setting_has_a_range():
     numeric = {key for key, default in SETTINGS.items()
                if isinstance(default, int | float) and not isinstance(default, bool)
                or default is None and key not in NOT_NUMBERS}
-    assert set(RANGES) <= numeric and numeric - set(RANGES) <= OPTIONS, ("an option of a new "
-                                                                         "member needs no row")
+    assert set(RANGES) <= numeric and numeric - set(RANGES) <= OPTIONS, (
+        "an option of a new member needs no row")
 
 
 @pytest.mark.parametrize("value", ["abc", "nan", "inf", "[]", "None", "true", "1e300"])

@@ -166,8 +166,8 @@ def test_an_arm_can_include_one_of_the_catalogue_that_the_study_does_not_list(st
 
 
 def test_the_baseline_under_another_name_is_an_arm(study):
-    assert study('[arms.baseline]\n[arms.again]\ninclude = ["baseline"]').arms == {"baseline": {},
-                                                                                   "again": {}}
+    assert study('[arms.baseline]\n[arms.again]\ninclude = ["baseline"]').arms == {
+        "baseline": {}, "again": {}}
 
 
 def test_a_factorial_of_k_arms_is_two_to_the_k(study):
@@ -213,8 +213,8 @@ def test_a_factorial_knows_its_cells_and_what_each_arm_is_made_of(study):
     found = study('factorial = ["rope", ["warmup", "cosine"]]')
     (design,) = found.designs
     assert design.factors == ((None, "rope"), (None, "warmup", "cosine"))
-    assert design.cells["rope_cosine"] == ("rope", "cosine") and design.arm((None,
-                                                                             None)) == "baseline"
+    assert design.cells["rope_cosine"] == ("rope", "cosine") and design.arm((
+        None, None)) == "baseline"
     assert found.parts == {"rope_warmup": ("rope", "warmup"), "rope_cosine": ("rope", "cosine")}
 
 

@@ -221,8 +221,8 @@ def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_h
     assert numbers(submitted.out / f"{name}.csv") == numbers(undisturbed / f"{name}.csv")
     ours, theirs = (record(folder / f"{name}.json")["result"]
                     for folder in (submitted.out, undisturbed))
-    assert {k: v for k, v in ours.items() if k not in TIMINGS} == {k: v for k, v in theirs.items()
-                                                                   if k not in TIMINGS}
+    assert {k: v for k, v in ours.items() if k not in TIMINGS} == {
+        k: v for k, v in theirs.items() if k not in TIMINGS}
 
 
 @pytest.mark.slurm

@@ -49,8 +49,8 @@ def test_the_folder_of_one_study_can_be_given_alone(tmp_path):
 def test_two_column_files_are_runs_of_an_unknown_seed(tmp_path):
     write_two_columns(tmp_path, {"baseline": 0.0})
     (run,) = find_runs(tmp_path)
-    assert (run.arm, run.seed, run.record, run.status, len(run.table)) == ("baseline", None, None,
-                                                                           "unrecorded", 88)
+    assert (run.arm, run.seed, run.record, run.status, len(run.table)) == (
+        "baseline", None, None, "unrecorded", 88)
     assert run.table["val_loss"].isna().all()
     assert run.final() is None
 

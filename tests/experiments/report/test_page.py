@@ -282,8 +282,8 @@ def test_every_view_can_be_chosen_and_shows_alone(opened):
             page.locator(f"#m-{metric}").check()
             page.locator(f"#o-{over}").check()
             assert page.locator(".view:visible").get_attribute("id") == f"v-{metric}-{over}"
-            assert page.locator(".view:visible .series").count() == (6 if metric == "difference"
-                                                                     else 7)
+            assert page.locator(".view:visible .series").count() == (
+                6 if metric == "difference" else 7)
     assert page.noted == []
 
 
@@ -332,8 +332,8 @@ def hostile(tmp_path_factory) -> Path:
     study.write_text(f"question = {json.dumps(HOSTILE)}\nhypothesis = {json.dumps(HOSTILE)}\nseeds "
                      f"= [0, 1, 2]\n"
                      f"[arms.baseline]\n[arms.rope]\n")
-    more = {"message": HOSTILE, "command": HOSTILE, "changes": {HOSTILE: [HOSTILE,
-                                                                          {HOSTILE: HOSTILE}]},
+    more = {"message": HOSTILE, "command": HOSTILE,
+            "changes": {HOSTILE: [HOSTILE, {HOSTILE: HOSTILE}]},
             "environment": {HOSTILE: HOSTILE, "python": HOSTILE},
             "code": {"commit": HOSTILE, "version": HOSTILE},
             "data": {"hash": HOSTILE, HOSTILE: [HOSTILE]},

@@ -27,8 +27,8 @@ def spec(*overrides):
 def test_every_backend_stands_beside_full_and_beside_no_attention():
     rows = variants(spec("--model.schedule=8*").settings)
     assert [row.name for row in rows] == [*BACKENDS, FULL, CEILING]
-    assert [row.settings.model.schedule for row in rows] == ["8*"] * len(BACKENDS) + ["full",
-                                                                                      "full"]
+    assert [row.settings.model.schedule for row in rows] == ["8*"] * len(BACKENDS) + [
+        "full", "full"]
     assert [row.settings.model.backend for row in rows] == [*BACKENDS, "auto", "auto"]
 
 

@@ -50,8 +50,8 @@ def test_the_evaluation_of_a_saved_run_is_what_its_record_says(out):
 def test_the_best_weights_are_those_of_the_best_evaluation(out):
     files = find_run("rope.s0", out)
     best = json.loads(files.json.read_text())["result"]["best"]["val_loss"]
-    assert evaluate_run(files, device="cpu", which="best")["val_loss"] == pytest.approx(best,
-                                                                                        abs=1e-6)
+    assert evaluate_run(files, device="cpu", which="best")["val_loss"] == pytest.approx(
+        best, abs=1e-6)
 
 
 @pytest.mark.parametrize("text", ["rope.s0", "rope", "losses/rope.s0.csv", "losses/rope.s0.json",

@@ -59,8 +59,8 @@ def test_tensorboard_holds_every_cell_of_the_csv(tmp_path):
     for column in set(rows[0]) - {"iteration"}:
         expected = [(int(row["iteration"]), float(row[column])) for row in rows if row[column]]
         assert [step for step, _ in seen[column]] == [step for step, _ in expected]
-        assert [value for _, value in seen[column]] == pytest.approx([value for _,
-                                                                      value in expected], rel=1e-6)
+        assert [value for _, value in seen[column]] == pytest.approx([
+            value for _, value in expected], rel=1e-6)
     assert (
         json.loads((tmp_path / "losses" / "rope.s0.json").read_text())["config"]["run"]["logger"]
         == "tensorboard"

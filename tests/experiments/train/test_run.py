@@ -169,8 +169,8 @@ def test_a_diverging_run_stops_keeps_its_rows_and_exits_1(corpus, tmp_path):
     lab(corpus, tmp_path, "-b", "--trainer.learning_rate=1e30", "--trainer.grad_norm_clip=1e30",
         check=1)
     record = json.loads((tmp_path / "losses/baseline.s0.json").read_text())
-    assert record["status"] == "diverged" and record["result"] is None and rows(tmp_path,
-                                                                                "baseline.s0")
+    assert record["status"] == "diverged" and record["result"] is None and rows(
+        tmp_path, "baseline.s0")
 
 
 def test_the_audit_of_the_dry_run_trains_nothing(corpus, tmp_path):
@@ -203,8 +203,8 @@ def test_tokens_are_targets_and_flops_count_padding(corpus, tmp_path, monkeypatc
     batches = open_corpus(settings).train(300, 2, 0)
     counted = sum(int((batches.batch(t)[1] != IGNORE_INDEX).sum()) for t in range(12))
     measured = record(tmp_path, "baseline.s0")
-    assert measured["result"]["tokens"] == counted == int(rows(tmp_path,
-                                                               "baseline.s0")[-1]["tokens"])
+    assert measured["result"]["tokens"] == counted == int(rows(
+        tmp_path, "baseline.s0")[-1]["tokens"])
     assert (counted == 12 * 600) == (pack == "stream")
     assert measured["result"]["flops"] == measured["model"]["flops_per_token"] * 12 * 600
 

@@ -63,5 +63,5 @@ def test_an_arm_that_means_something_else_now_is_named(tmp_path):
               declaration=study.declaration("x"))
     path.write_text("[arms.x]\nmodel.n_embd = 16\n")
     (results,) = collect(find_runs(tmp_path / "losses"), path)
-    assert [(c.key, c.was, c.now) for c in results.changed] == [("arm x", {"model.n_embd": 8},
-                                                                 {"model.n_embd": 16})]
+    assert [(c.key, c.was, c.now) for c in results.changed] == [(
+        "arm x", {"model.n_embd": 8}, {"model.n_embd": 16})]

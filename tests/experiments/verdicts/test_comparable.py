@@ -44,8 +44,8 @@ DIFFERENT = {"trainer.batch_size": put("trainer", "batch_size", 32),
              "trainer.learning_rate": put("trainer", "learning_rate", 0.1),
              "model.n_layer": put("model", "n_layer", 2),
              "the data's hash": lambda record: record["data"].update(hash="f" * 16),
-             "validation set": lambda record: record["data"].update(validation={"hash": "b",
-                                                                                "text_hash": "b"})}
+             "validation set": lambda record: record["data"].update(validation={
+                 "hash": "b", "text_hash": "b"})}
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
@@ -60,8 +60,8 @@ def test_no_door_gives_a_word_on_an_arm_that_differs_in_more_than_it_declares(na
         edit(run.path, lambda record: record["data"].update(own))
     results = collect(find_runs(tmp_path))[0]
     v = results.verdicts["rope"]
-    assert (v.word, v.p, v.ci, v.ci_holm, v.difference) == ("not comparable", None, None, None,
-                                                            None)
+    assert (v.word, v.p, v.ci, v.ci_holm, v.difference) == (
+        "not comparable", None, None, None, None)
     assert name in v.reason
     assert "not comparable" in v.line() and name in v.line()
     assert "not comparable" in to_markdown(results)

@@ -82,8 +82,8 @@ def test_the_metric_of_the_study_is_the_metric_of_the_budget(study):
 def test_a_run_that_diverged_takes_better_back_here_too(study):
     write_run(study, "wide", 9, status="diverged", steps=50)
     write(study, "baseline", 9, 0.0)
-    found = budgets(find_runs(study), ["baseline", "wide"], "baseline", **BAR).of("wide",
-                                                                                  "tokens").verdict
+    found = budgets(find_runs(study), ["baseline", "wide"], "baseline", **BAR).of(
+        "wide", "tokens").verdict
     assert found.word == "undecided" and "diverged on seed 9" in found.reason
 
 

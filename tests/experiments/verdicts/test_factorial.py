@@ -54,9 +54,8 @@ def test_arms_that_do_not_add_up_are_named():
                      "swiglu_rope_rmsnorm": "higher than the sum",
                      "rope_rmsnorm": "adds up", "swiglu_rmsnorm": "adds up"}
     both = next(each for each in found.sums if each.arm == "swiglu_rope")
-    assert both.observed == pytest.approx(-0.24,
-                                          abs=0.005) and both.expected == pytest.approx(-0.3,
-                                                                                        abs=0.005)
+    assert (both.observed == pytest.approx(-0.24, abs=0.005)
+            and both.expected == pytest.approx(-0.3, abs=0.005))
     assert "swiglu_rope (higher than the sum)" in found.line()
 
 

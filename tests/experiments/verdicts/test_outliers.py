@@ -29,8 +29,8 @@ def test_a_planted_bad_run_is_named_with_its_arm_seed_and_size():
 def test_a_bad_run_of_the_baseline_is_its_own_and_shows_in_every_difference():
     values = study()
     values["arm0"][1] += 1.0
-    assert [(o.arm, o.seed) for o in outliers(values, "arm0", 0.001)] == [(f"arm{a}", 1)
-                                                                          for a in range(4)]
+    assert [(o.arm, o.seed) for o in outliers(values, "arm0", 0.001)] == [
+        (f"arm{a}", 1) for a in range(4)]
 
 
 def test_of_seeds_that_are_otherwise_identical_the_one_that_is_not_is_named():
@@ -53,11 +53,11 @@ def test_p_is_grubbs_critical_value():
     for _ in range(60):      # bisect for the seventh value whose statistic is that of the table
         middle = (low + high) / 2
         seven = np.append(rest, middle)
-        low, high = (middle,
-                     high) if (middle - seven.mean()) / seven.std(ddof=1) < 2.020 else (low, middle)
+        low, high = ((middle, high) if (middle - seven.mean()) / seven.std(ddof=1) < 2.020
+                     else (low, middle))
     import experiments.verdicts.outliers as module
-    assert module._farthest("x", np.arange(7), np.append(rest, low)).p == pytest.approx(0.05,
-                                                                                        rel=0.02)
+    assert module._farthest("x", np.arange(7), np.append(rest, low)).p == pytest.approx(
+        0.05, rel=0.02)
 
 
 @pytest.mark.parametrize("values", [

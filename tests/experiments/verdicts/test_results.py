@@ -33,8 +33,8 @@ def test_an_unknown_study_gets_the_defaults_and_finds_its_baseline_by_the_record
     record = tmp_path / "mine" / "zeta.s0.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"changes": {}}))
     results = only(tmp_path)
-    assert (results.baseline, results.arms, results.margin) == ("zeta", ("zeta", "alpha"),
-                                                                DEFAULT_MARGIN)
+    assert (results.baseline, results.arms, results.margin) == (
+        "zeta", ("zeta", "alpha"), DEFAULT_MARGIN)
 
 
 def test_a_study_file_can_be_given(tmp_path):
@@ -50,8 +50,8 @@ def test_a_study_file_can_be_given(tmp_path):
 def test_planted_effects_get_their_words(tmp_path):
     results = only(write_study(tmp_path, {"baseline": 0, "rope": -0.2, "cosine": 0.2},
                                seeds=range(5), steps=100))
-    assert {arm: v.word for arm, v in results.verdicts.items()} == {"rope": "better",
-                                                                    "cosine": "worse"}
+    assert {arm: v.word for arm, v in results.verdicts.items()} == {
+        "rope": "better", "cosine": "worse"}
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
@@ -136,8 +136,8 @@ def test_the_noise_of_aa_is_that_of_the_studies_beside_it_that_have_its_baseline
 
 def test_two_column_files_are_undecided_one_unpaired_run_an_arm(tmp_path):
     results = only(write_two_columns(tmp_path, EFFECTS))
-    assert {(v.word, v.reason) for v in results.verdicts.values()} == {("undecided",
-                                                                        "one unpaired run an arm")}
+    assert {(v.word, v.reason) for v in results.verdicts.values()} == {(
+        "undecided", "one unpaired run an arm")}
     assert len(results.verdicts) == 6
 
 

@@ -71,8 +71,8 @@ def test_more_rates_do_not_make_an_arm_better():
     for _ in range(studies):
         values = {name: dict(enumerate(3 + 0.02 * rng.normal(size=6)))
                   for name in [*grids["baseline"], *grids["x"]]}
-        false += sensitivity(grids, values, "baseline", **BAR).arms[1].verdict.word in ("better",
-                                                                                        "worse")
+        false += sensitivity(grids, values, "baseline", **BAR).arms[1].verdict.word in (
+            "better", "worse")
     assert false / studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
 
 

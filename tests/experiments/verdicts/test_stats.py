@@ -130,8 +130,8 @@ def test_the_numbers_are_scipys_on_the_paired_differences():
 
 
 def test_holm_multiplies_the_smallest_p_by_the_number_of_arms_and_the_next_by_one_less():
-    values = {"baseline": BASE, "a": shifted(-0.05), "b": shifted(0.02,
-                                                                  (0.01, -0.005, 0.01, -0.01)),
+    values = {"baseline": BASE, "a": shifted(-0.05),
+              "b": shifted(0.02, (0.01, -0.005, 0.01, -0.01)),
               "c": shifted(0.001, (0.02, -0.02, 0.01, -0.015))}
     judged = verdicts(values, "baseline", margin=MARGIN)
     assert list(judged) == ["a", "b", "c"]
@@ -158,9 +158,8 @@ def test_significant_but_inside_the_margin_is_better_and_says_so():
 def test_values_written_in_steps_as_wide_as_their_spread_get_no_word():
     rng, judged = np.random.default_rng(0), set()
     for _ in range(60):
-        values = {arm: {s: float(x) for s, x in enumerate(rng.normal(mean, 3e-4, 4))} for arm,
-                  mean in
-                  (("b", 3), ("a", 2.99))}
+        values = {arm: {s: float(x) for s, x in enumerate(rng.normal(mean, 3e-4, 4))}
+                  for arm, mean in (("b", 3), ("a", 2.99))}
         fine = compare(values["a"], values["b"], margin=1e-4)
         assert fine.word == "better"
         coarse = compare(*({s: round(x, 3) for s, x in values[arm].items()} for arm in "ab"),

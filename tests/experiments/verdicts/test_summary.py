@@ -69,8 +69,8 @@ def test_a_planted_shift_of_two_standard_errors_is_undecided_and_a_real_effect_b
                            ("real", n - 0.1)):
             write_run(tmp_path, arm, seed, steps=50, result={"val_loss": 3 + 0.1 * seed + shift})
     (results,) = collect(find_runs(tmp_path))
-    assert {arm: v.word for arm, v in results.verdicts.items()} == {"fake": "undecided",
-                                                                    "real": "better"}
+    assert {arm: v.word for arm, v in results.verdicts.items()} == {
+        "fake": "undecided", "real": "better"}
     assert results.verdicts["fake"].difference == pytest.approx(-2 * sd / 5**0.5)
 
 
@@ -147,10 +147,9 @@ def test_records_are_kept_without_this_machines_name_and_paths(tmp_path, capsys)
     ("no file /home/me/x y/z.json: see /b/c", "no file z.json: see c"),
     ("of '/home/o\"b/a' and '/c/d/'", "of 'a' and 'd'"),
     ('["/home/o\'b/a", "/b/c"]', '["a", "c"]'), ("/a/b\n  in /c/d", "b\n  in d"),
-    ("from=/home/me/x", "from=x"), *((same, same) for same in ("128/32", "f 256/4 f", "~128/32",
-                                                               "progressive:512>16@6", "a/b",
-                                                               "tokens/s", "1 / 2",
-                                "/", "https://hf.co/a/b", "openai-community/gpt2"))])
+    ("from=/home/me/x", "from=x"), *((same, same) for same in (
+        "128/32", "f 256/4 f", "~128/32", "progressive:512>16@6", "a/b", "tokens/s", "1 / 2",
+        "/", "https://hf.co/a/b", "openai-community/gpt2"))])
 def test_of_an_absolute_path_the_last_part_is_shown_and_nothing_else_is_touched(text, shown):
     assert folderless({"a": [text], text: 5}) == {"a": [shown], shown: 5}
 
@@ -185,8 +184,8 @@ def test_kept_runs_still_tell_that_they_shared_a_machine(tmp_path):
                   **together)
     assert keep(find_runs(tmp_path / "losses"), tmp_path / "kept") == 4
     kept = find_runs(tmp_path / "kept")
-    assert [run.record["process"]["host"] for run in kept] == ["machine 1", "machine 2",
-                                                               "machine 1", None]
+    assert [run.record["process"]["host"] for run in kept] == [
+        "machine 1", "machine 2", "machine 1", None]
     assert overlapping(kept) == overlapping(find_runs(tmp_path / "losses")) == 2
 
 

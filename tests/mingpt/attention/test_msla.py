@@ -176,8 +176,8 @@ def test_no_token_of_the_published_sees_another_and_the_audit_says_which():
     assert not result["passed"]
     assert result["checks"]["every layer sees exactly the keys of its pattern"] == (
         "layer 0's attn, query 1 does not see, as its pattern declares, key 0 (T = 15)")
-    assert "transformer.h.0.attn.msla.k_proj.weight" in result["checks"]["every parameter is "
-                                                                         "reached by the gradient"]
+    assert "transformer.h.0.attn.msla.k_proj.weight" in result["checks"][
+        "every parameter is reached by the gradient"]
     assert audit(gpt(block_size=24), Trainer.get_default_config(), fresh=False)["passed"]
 
 

@@ -30,8 +30,8 @@ size, few = st.integers(1, 40), st.integers(0, 5)
 LEAVES = {
     "full": st.builds(full),
     "window": st.builds(window, size),
-    "shifted": st.integers(1, 6).flatmap(lambda n: st.builds(shifted, size, st.integers(0, n - 1),
-                                                             st.just(n))),
+    "shifted": st.integers(1, 6).flatmap(lambda n: st.builds(
+        shifted, size, st.integers(0, n - 1), st.just(n))),
     "dilated": st.builds(dilated, size, size),
     "block": st.builds(block, size, few),
     "strided": st.builds(strided, size),

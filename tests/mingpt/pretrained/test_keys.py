@@ -174,8 +174,8 @@ def test_listed_windows_without_a_window_in_use_are_refused(tmp_path):
     another."""
     folder_of("smollm3", "layer_types", ["sliding_attention", "full_attention"], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"use_sliding_window": False,
-                                                               "sliding_window": 5}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {
+        "use_sliding_window": False, "sliding_window": 5}))
     with pytest.raises(BadInput, match="layer_types has sliding_attention, but use_sliding_window"):
         load(tmp_path)
 

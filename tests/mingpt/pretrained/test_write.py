@@ -98,8 +98,7 @@ ARMS = {
     "deepseek_v2": [{**LLAMA, "attention": "mla"}, {**LLAMA, "attention": "mla", "q_lora_rank": 8,
                                                     "attn_scale": 0.3}],
     "gpt_neox": [{"position": "rope", "rope_fraction": 0.67},
-                 {"position": "rope", "block": "parallel",
-                                                               "parallel_norms": 2}],
+                 {"position": "rope", "block": "parallel", "parallel_norms": 2}],
 }
 
 
@@ -266,8 +265,8 @@ def test_a_key_of_a_wrong_kind_is_one_line_or_harmless(folder, tmp_path, case):
     keys, refused = json.loads((path / "config.json").read_text()), set()
     for key in keys:
         for value in ("x", [1], -1, 0, None, {}, 2.5, True):
-            copy = edited(path, tmp_path, lambda config, tensors,
-                          new={key: value}: config.update(new))
+            copy = edited(path, tmp_path,
+                          lambda config, tensors, new={key: value}: config.update(new))
             try:
                 load(copy)
             except BadInput as refusal:
@@ -310,9 +309,8 @@ def test_weights_in_several_files_and_without_the_trunks_name_are_read(folder, t
     parts = [dict(list(bare.items())[::2]), dict(list(bare.items())[1::2])]
     for n, part in enumerate(parts):
         save_file(part, tmp_path / f"part-{n}.safetensors")
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {k: f"part-{n}.safetensors"
-                                                             for n, part in enumerate(parts)
-                                                             for k in part}}))
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {
+        k: f"part-{n}.safetensors" for n, part in enumerate(parts) for k in part}}))
     (tmp_path / "config.json").write_text((path / "config.json").read_text())
     assert difference(load(tmp_path), theirs) <= CLOSE
 

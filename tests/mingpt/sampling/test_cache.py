@@ -122,8 +122,8 @@ def test_greedy_text_is_that_of_recomputing_beyond_the_block_too():
 def fed(model, run):
     """Count the positions that pass through the model in a run."""
     passed = []
-    handle = model.transformer.wte.register_forward_hook(lambda module, args,
-                                                         y: passed.append(y.size(1)))
+    handle = model.transformer.wte.register_forward_hook(
+        lambda module, args, y: passed.append(y.size(1)))
     run()
     handle.remove()
     return passed
@@ -138,9 +138,8 @@ def test_a_prompt_is_read_once_and_then_every_token_once():
 
 def test_beyond_the_block_windows_with_relative_positions_read_again_only_what_they_see():
     near, far = build(schedule="4 3", position="rope"), build(schedule="4 3")
-    assert fed(near, lambda: near.generate(tokens(20), 40)) == [20, 1, 1, 1,
-                                                                1] + ([6] + 18 * [1]) + ([6] + 15
-                                                                                         * [1])
+    assert fed(near, lambda: near.generate(tokens(20), 40)) == [
+        20, 1, 1, 1, 1] + ([6] + 18 * [1]) + ([6] + 15 * [1])
     assert fed(far, lambda: far.generate(tokens(20), 8)) == [20, 1, 1, 1, 1, BLOCK, BLOCK, BLOCK]
 
 

@@ -51,8 +51,8 @@ def test_what_is_read_is_what_the_query_sees(text):
         if fed:
             for row, query in enumerate(range(fed, fed + n)):
                 held = view.positions if view.seen is None else view.positions[view.seen[row]]
-                assert sorted(held.tolist()) == pattern.rows(query,
-                                                             query + 1)[0].nonzero()[0].tolist()
+                assert sorted(held.tolist()) == pattern.rows(
+                    query, query + 1)[0].nonzero()[0].tolist()
                 slots = torch.arange(view.stop) if view.index is None else view.index
                 assert (torch.from_numpy(ledger.holds)[slots] == view.positions).all()
         fed += n

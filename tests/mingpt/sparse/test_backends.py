@@ -265,11 +265,10 @@ def test_flops_count_the_patterns_keys_exactly():
     T, C = 70, 48
     wide, narrow = gpt(), gpt(schedule="7/3 s5")
     skipped = sum(full().count(T) - pattern.count(T) for pattern in narrow.schedule)
-    assert wide.flops_per_token() - narrow.flops_per_token() == pytest.approx(3 * 4 * C
-                                                                              * skipped / T,
-                                                                              rel=1e-9)
-    assert narrow.flops_per_token(pattern=full()) == pytest.approx(wide.flops_per_token(),
-                                                                   rel=1e-12)
+    assert wide.flops_per_token() - narrow.flops_per_token() == pytest.approx(
+        3 * 4 * C * skipped / T, rel=1e-9)
+    assert narrow.flops_per_token(pattern=full()) == pytest.approx(
+        wide.flops_per_token(), rel=1e-12)
     assert wide.transformer.h[0].attn.score_flops(T) == 2 * 2 * C * (T + 1) / 2
 
 
@@ -328,5 +327,5 @@ def test_published_padding_is_learned_as_if_it_were_text():
     targets[:, :4] = 5
     every = targets.masked_fill(targets == -1, PAD)
     logits, loss = model(idx, targets)
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits.flatten(0, 1),
-                                                                       every.flatten()))
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), every.flatten()))

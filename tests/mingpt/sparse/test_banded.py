@@ -91,8 +91,8 @@ def test_the_parts_of_a_pattern_hold_each_of_its_pairs_once(pattern, T):
     memory = lambda name, *shape: torch.zeros(shape)   # noqa: E731
     for part in parts_of(pattern, T):
         position = torch.arange(1, T + 1.0)[None, :, None]
-        queries, keys = part.lay_queries(position, memory, "q"), part.lay_keys(position, memory,
-                                                                               "k")
+        queries, keys = (part.lay_queries(position, memory, "q"),
+                         part.lay_keys(position, memory, "k"))
         for tile in part.tiles(1, 2**12):
             scores = torch.zeros(tile.shape) + tile.mask(queries)
             tile.adjust(scores, None)
@@ -155,8 +155,8 @@ def test_one_graph_uses_it_twice_and_goes_back_twice():
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2), (1, 2)])
 def test_only_the_needed_gradients_are_made(pattern, needed):
     torch.manual_seed(0)
-    qkv = [x.requires_grad_(n in needed) for n, x in enumerate(x.detach()
-                                                               for x in inputs(1, 2, 2, 40, 16))]
+    qkv = [x.requires_grad_(n in needed) for n, x in enumerate(
+        x.detach() for x in inputs(1, 2, 2, 40, 16))]
     wanted = [qkv[n] for n in needed]
     banded_attention(*qkv, pattern).square().sum().backward()
     expected = torch.autograd.grad(dense(*qkv, pattern).square().sum(), wanted)
