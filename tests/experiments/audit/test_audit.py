@@ -327,8 +327,8 @@ def test_the_verb_tells_of_an_arm_and_of_a_run(corpus, tmp_path, capsys):
     faulty = arguments(corpus, tmp_path, "--model.published_padding=256", "--json")
     assert lab.main(["audit", *faulty]) == 1
     told = json.loads(capsys.readouterr().out)
-    assert not told["passed"] and "sees the padding at key" in told["checks"][
-        "padding is never attended to"]
+    assert not told["passed"] and "sees the padding at key" in told["checks"]["padding is never "
+                                                                              "attended to"]
     lab.main([*arguments(corpus, tmp_path, "-r", "--max-iters", "2", "--data.val_tokens=256")])
     capsys.readouterr()
     assert lab.main(["audit", "rope.s0", "--out", str(tmp_path), "--device", "cpu"]) == 0

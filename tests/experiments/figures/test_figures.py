@@ -82,8 +82,8 @@ def test_a_factorial_shows_main_effects_first_and_the_planted_interaction_apart(
     assert len(names) == 7 and set(names[:3]) == set(PARTS)
     term = next(t for t in factorial.results.factorials[0].terms
                 if set(t.factors) == {"rope", "swiglu"})
-    assert term.verdict.word == "worse" and "raises it" in [
-        text.get_text() for text in figure.axes[0].texts]
+    assert term.verdict.word == "worse" and "raises it" in [text.get_text()
+                                                            for text in figure.axes[0].texts]
 
 
 def test_learning_rates_show_the_best_and_where_seeds_diverged(grid):
@@ -91,8 +91,8 @@ def test_learning_rates_show_the_best_and_where_seeds_diverged(grid):
     on_page(figure)
     marks = [line.get_marker() for line in figure.axes[0].lines]
     assert marks.count("*") == 4 and marks.count("x") == 4
-    assert "seeds 0, 1 alone and judged on seeds 2, 3" in figure.texts[-1].get_text().replace(
-        "\n", " ")
+    assert "seeds 0, 1 alone and judged on seeds 2, 3" in figure.texts[-1].get_text().replace("\n",
+                                                                                              " ")
 
 
 def test_places_are_changed_where_the_budgets_say(factorial):

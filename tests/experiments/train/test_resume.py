@@ -391,6 +391,6 @@ def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_ends_with_the_same
     path = folder / state["files"][kind]
     path.write_bytes(flipped(path.read_bytes(), 900))
     code, said = go()
-    assert code == 0 and f"from {state['iteration'] - 4}" in said and any(
-        "the older checkpoint" in s for s in said)
+    assert code == 0 and f"from {state['iteration'] - 4}" in said and any("the older checkpoint"
+                                                                          in s for s in said)
     assert outcome(tmp_path) == outcome(tmp_path, "whole")

@@ -155,8 +155,8 @@ def test_mla_of_full_rank_computes_the_same_and_of_a_lower_one_nearly(gpt2):
         assert taken.new == taken.dropped == set()
     assert off[24] < 1e-4 and off[30] < 1e-4      # what remains comes from the eps of the two norms
     assert off[6] > off[12] > off[18] > 100 * off[24]
-    assert taken.made["transformer.h.*.attn.kv_b_proj.weight"].endswith(
-        "rank 24 holds 100.0% of keys and values")
+    assert taken.made["transformer.h.*.attn.kv_b_proj.weight"].endswith("rank 24 holds 100.0% of "
+                                                                        "keys and values")
 
 
 def test_mla_from_a_model_that_turns_keeps_its_own_turning_part(tmp_path, data):
