@@ -1,1 +1,1 @@
-"""Side by side with peers: ratios from pairs interleaved in one run."""
+"""Benchmarks: our code beside its peers. The sides take turns in one run; ratios are reported."""

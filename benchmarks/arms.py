@@ -1,11 +1,14 @@
 """
-Does an arm pay for a slow implementation? The step of each, per FLOP, over the baseline's:
-`python -m benchmarks.arms [--members] [--only NAME…] [--quick]`.
+Measure whether an arm is slow because of its implementation.
 
-An ablation compares what arms learn in equal time only if a FLOP costs each the same. Two sizes:
-gpt-mini with GPT-2's vocabulary, as in step.py, and the same model reading bytes, where no large
-head hides what the layers cost. `cosine` trains the baseline's model: its row shows the noise.
-`--members` adds every member of every slot that no arm has.
+    python -m benchmarks.arms [--members] [--only NAME…] [--quick]
+
+Each row is the time per FLOP of an arm's training step, divided by the baseline's. Only if a FLOP
+costs every arm the same does an ablation at equal time compare what the arms learn.
+
+There are two sizes: gpt-mini with GPT-2's vocabulary, as in step.py, and the same model reading
+bytes, where no large head hides what the layers cost. `cosine` trains the baseline's model, so its
+row shows the noise. `--members` adds every member of every slot that no arm has.
 """
 
 from __future__ import annotations
@@ -26,17 +29,18 @@ from benchmarks.kit.turns import Side, ratios, spread, take_turns
 ARMS = ("swiglu", "rope", "rmsnorm", "cosine", "all_modifications")
 SIZES = {case.name: case for case in (CASES["gpt-mini"],
                                       replace(CASES["gpt-mini"], name="bytes", vocab_size=256))}
-BASELINE, TOGETHER = "baseline", 6      # arms that take turns with one baseline
+BASELINE, TOGETHER = "baseline", 6      # TOGETHER: how many arms take turns with one baseline
 ROUNDS, QUICK_ROUNDS = 5, 3
-COLUMNS = ("", "ms a step", "× the time", "× the FLOPs", "per FLOP", "floor")
+COLUMNS = ("", "ms per step", "× the time", "× the FLOPs", "per FLOP", "floor")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a table for every size; write JSON and the figure."""
+    """Print one table per size; write the JSON and the figure."""
     parser = options.parser("arms", __doc__, ROUNDS, QUICK_ROUNDS)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
-                        help="of these sizes, and these arms")
-    parser.add_argument("--members", action="store_true", help="and every member of every slot")
+                        help="measure only these sizes and these arms")
+    parser.add_argument("--members", action="store_true",
+                        help="also measure every member of every slot")
     args = options.parse(parser, argv)
     arms = {name: {"arm": name} for name in ARMS} | (dict(members()) if args.members else {})
     for name in args.only:
@@ -52,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def members() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every member of a slot of the model that no arm above has, by itself: name → what our builder
-    is to change."""
+    """Yield (name, arguments of ours.build) for each member of a model slot that no arm above has.
+
+    Each one changes that single slot.
+    """
     from experiments.declare.arms import catalogue
     from mingpt.model import SLOTS
     had = {tuple(catalogue()[arm].settings.items()) for arm in ARMS}
@@ -64,7 +70,10 @@ def members() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def measure(case: Case, arms: dict[str, dict], args: argparse.Namespace) -> dict[str, Any]:
-    """Arm → figures; a few at a time, each few with a baseline of its own."""
+    """Measure every arm at one size, and return {arm: figures}.
+
+    At most TOGETHER arms run at a time. Each group has its own baseline.
+    """
     names, rows = list(arms), {}
     for start in range(0, len(names), TOGETHER):
         group = names[start:start + TOGETHER]
@@ -78,7 +87,10 @@ def measure(case: Case, arms: dict[str, dict], args: argparse.Namespace) -> dict
 
 
 def row(taken: dict[str, dict], name: str) -> dict[str, Any]:
-    """Times as long, times the FLOPs, and the one over the other."""
+    """An arm's figures: ms per step, its time and FLOPs over the baseline's, and time per FLOP.
+
+    An arm that failed has only the key "failed".
+    """
     arm, baseline = taken[name], taken[BASELINE]
     if "failed" in arm:
         return {"failed": arm["failed"]}
@@ -104,11 +116,11 @@ def table(name: str, rows: dict[str, dict]) -> Table:
 
 
 def figure(results: dict[str, Any]):
-    """A panel a size."""
-    panels = [Panel(size, [(arm, found["per_flop"], floors.ARM_PER_FLOP) for arm,
-                           found in rows.items()
-                           if arm != BASELINE and "per_flop" in found]) for size,
-                           rows in results["sizes"].items()]
+    """Draw the time per FLOP of each arm, one panel per size."""
+    panels = [Panel(size, [(arm, found["per_flop"], floors.ARM_PER_FLOP)
+                           for arm, found in rows.items()
+                           if arm != BASELINE and "per_flop" in found])
+              for size, rows in results["sizes"].items()]
     return ratio_figure("What does a FLOP cost an arm, against the baseline?",
                         "the baseline's time", panels, results)
 

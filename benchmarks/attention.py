@@ -3,10 +3,11 @@ Banded attention against torch's fused kernels, forward and backward.
 
     python -m benchmarks.attention [--out DIR]
 
-Every row times three kernels in one process, taking turns, so that what disturbs one disturbs all:
-SDPA's causal flash kernel, which computes full attention; SDPA with the pattern as a dense mask;
-and ours. Speed-ups are medians of the rounds' own ratios. `ideal` is the ratio of the pairs (query,
-key) that causal and sparse attention see, `share` how much of it is reached over flash.
+Each row times three kernels in one process: SDPA's causal flash kernel, which computes full
+attention; SDPA with the pattern as a dense mask; and ours. They take turns, so that a disturbance
+of the machine affects all of them. A speed-up is the median of the ratios of the single rounds.
+`ideal` is the number of (query, key) pairs of causal attention divided by that of the pattern.
+`share` is the speed-up over flash divided by `ideal`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,7 @@ from mingpt.sparse.banded import banded_attention
 
 @dataclass(frozen=True)
 class Case:
-    """A row: the shape (B, heads, T, head size), the pattern's spelling, and the least speed-ups to
-    reach."""
+    """One row: the shape (B, nh, T, hs), the pattern as text, and the speed-ups to reach."""
     shape: tuple[int, int, int, int]
     pattern: str
     over_flash: float | None = None
@@ -54,16 +54,18 @@ LONGEST_DENSE = 4096    # a dense mask at 8192 needs gigabytes
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table, and write it as JSON."""
+    """Print the table and write it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention",
                                      description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--rounds", type=int, help="timings of each, taking turns (default 7)")
-    parser.add_argument("--quick", action="store_true", help="a first look: 3 rounds")
+    parser.add_argument("--rounds", type=int,
+                        help="rounds, with one timing of each kernel per round (default 7)")
+    parser.add_argument("--quick", action="store_true", help="measure only 3 rounds")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
     parser.add_argument("--cpu-time", action="store_true",
-                        help="time the CPU seconds of one thread: for a machine that others use at "
-                             "the same time")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="for JSON")
+                        help="measure CPU seconds of one thread instead of wall time, for a "
+                             "machine that others use at the same time")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS,
+                        help="folder of the JSON file")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (3 if args.quick else 7)
     torch.set_num_threads(1 if args.cpu_time else args.threads)
@@ -84,8 +86,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
-    """Time the case's ways in turns → a row: medians in ms, speed-ups as (median, quartile,
-    quartile)."""
+    """Time the kernels of a case in turns and return its row.
+
+    Times are medians in ms; speed-ups are (median, lower quartile, upper quartile).
+    """
     T, pattern = case.shape[2], parse_pattern(case.pattern)
     ways = {"flash": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)}
     if T <= LONGEST_DENSE:
@@ -106,7 +110,7 @@ def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
 
 def taking_turns(ways: dict[str, Callable], qkv: list[torch.Tensor], upstream: torch.Tensor,
                  rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of a forward and backward, a list a way; the first round is not counted."""
+    """Seconds of each forward and backward, one list per kernel. The first round is not counted."""
     seconds = {way: [] for way in ways}
     for _ in range(rounds + 1):
         for way, attention in ways.items():
@@ -117,7 +121,7 @@ def taking_turns(ways: dict[str, Callable], qkv: list[torch.Tensor], upstream: t
 
 
 def line(row: dict) -> str:
-    """A row of the table."""
+    """Format a row of the table as one line."""
     def cell(way: str) -> str:
         if f"over_{way}" not in row:
             return "–"
@@ -132,8 +136,11 @@ def line(row: dict) -> str:
 
 
 def peak_memory(kind: str) -> float:
-    """MB that a forward and backward at T = 8192 adds to the peak of a process of its own, with
-    `flash` or `banded`; `inputs` is the part that every way has, four inputs and four results."""
+    """MB that a forward and backward at T = 8192 adds to the peak memory of a new process.
+
+    `kind` is "flash", "banded" or "inputs". "inputs" measures only the part that all kernels share:
+    four inputs and four results.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_added_by_a_step, (kind,))
 
@@ -157,7 +164,7 @@ def _step(kind: str, T: int) -> None:
 
 
 def environment(args: argparse.Namespace) -> dict:
-    """Where it was measured, and how."""
+    """The versions, the machine and the options of this measurement, for the JSON file."""
     return {"torch": torch.__version__, "python": platform.python_version(),
             "platform": platform.platform(),
             "threads": torch.get_num_threads(), "rounds": args.rounds,

@@ -1,12 +1,13 @@
 """
-What made the step fast: each lever is undone by itself.
+Measure what each speed-up ("lever") of the training step is worth, by undoing one at a time.
 
     python -m benchmarks.levers [--only …]
 
-The first row of a size is ours. Every other row is ours with one thing as it was, or as one writes
-it first; how many times as long it takes is what that lever is worth. torch.compile is added
-instead: what it saves a step, and after how many steps its compilation is paid back. Two sizes, as
-in arms.py.
+The first rows of a size are our untouched steps. Each further row is our step with one lever
+undone, that is, written as it was before or as one would write it first. Its time over that of the
+untouched step is what the lever is worth. The row of torch.compile adds compilation instead: it
+shows the time per step, and after how many steps the compilation has paid for itself. The two sizes
+are those of arms.py.
 """
 
 from __future__ import annotations
@@ -25,29 +26,29 @@ from benchmarks.kit.machine import describe
 from benchmarks.kit.tables import Table, ratio_cell, save, time_cell
 from benchmarks.kit.turns import Side, ratios, spread, take_turns
 
-# the arm that has every part
+# ARM: the arm that contains every lever but GELU's
 ARM, OURS, COMPILED = "all_modifications", "ours", "with torch.compile"
 ROUNDS, QUICK_ROUNDS = 5, 3
 
 
-# -- in a side's own process: the names that they replace end with it ------------------------------
+# -- runs in the process of a side; what it replaces there ends with that process ------------------
 
 def all_logits() -> None:
-    """The loss from logits that all exist at once."""
+    """Compute all logits at once for the loss."""
     import mingpt.trainer
     mingpt.trainer.loss_of = lambda model: lambda x, y: model(x, y)[1]
 
 
 def looped_adamw() -> None:
-    """AdamW one parameter and one operation after the other."""
+    """Run AdamW in a loop: one parameter and one operation after the other."""
     import torch
     fused = torch.optim.AdamW
-    torch.optim.AdamW = lambda groups, **given: fused(groups,
-                                                      **{**given, "fused": False, "foreach": False})
+    torch.optim.AdamW = lambda groups, **given: fused(
+        groups, **{**given, "fused": False, "foreach": False})
 
 
 def rms_formula() -> None:
-    """RMSNorm in five operations that autograd records."""
+    """Compute RMSNorm in five operations that autograd records."""
     import torch
 
     from mingpt.norms import RMSNorm
@@ -58,7 +59,7 @@ def rms_formula() -> None:
 
 
 def rms_of_torch() -> None:
-    """torch's own rms_norm."""
+    """Use torch's own rms_norm."""
     from torch.nn import functional as F
 
     from mingpt.norms import RMSNorm
@@ -66,7 +67,7 @@ def rms_of_torch() -> None:
 
 
 def rope_concatenated() -> None:
-    """Two halves, turned and put together again."""
+    """Rotate the two halves of each head separately and concatenate them."""
     import torch
 
     from mingpt.positions import RoPE
@@ -79,16 +80,16 @@ def rope_concatenated() -> None:
 
 
 def gelu_formula() -> None:
-    """GELU's tanh formula, operation by operation, as minGPT has it."""
+    """Compute GELU's tanh formula operation by operation, as minGPT does."""
     import torch
 
     from mingpt.mlps import NewGELU
-    NewGELU.forward = lambda self, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi)
-                                                                * (x + 0.044715 * x**3)))
+    NewGELU.forward = lambda self, x: 0.5 * x * (
+        1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def dropout_modules() -> None:
-    """nn.Dropout at p = 0, which draws and multiplies."""
+    """Use nn.Dropout at p = 0, which still draws a mask and multiplies."""
     import torch.nn as nn
 
     import mingpt.attention.heads
@@ -98,7 +99,7 @@ def dropout_modules() -> None:
         module.dropout = nn.Dropout
 
 
-LEVERS: dict[str, tuple[Callable[[], None], str]] = {   # row → how it is undone, in which arm
+LEVERS: dict[str, tuple[Callable[[], None], str]] = {   # row → (how to undo it, in which arm)
     "all logits at once": (all_logits, ARM),
     "AdamW in a loop": (looped_adamw, ARM),
     "RMSNorm by formula": (rms_formula, ARM),
@@ -111,7 +112,7 @@ LEVERS: dict[str, tuple[Callable[[], None], str]] = {   # row → how it is undo
 
 def build(case: Case, device: str, lever: str | None = None, arm: str = ARM,
           compiled: bool = False):
-    """Our step with a lever undone, for turns.py."""
+    """Build our step with one lever undone. This is the builder that the sides name."""
     from benchmarks.kit.ours import build as ours
     if lever:
         LEVERS[lever][0]()
@@ -121,10 +122,10 @@ def build(case: Case, device: str, lever: str | None = None, arm: str = ARM,
 # -- the table -------------------------------------------------------------------------------------
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a table for every size; write JSON and the figure."""
+    """Print one table per size; write the JSON and the figure."""
     parser = options.parser("levers", __doc__, ROUNDS, QUICK_ROUNDS)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
-                        help="of these sizes, and these levers")
+                        help="measure only these sizes and these levers")
     args = options.parse(parser, argv)
     for name in args.only:
         options.known(name, [*SIZES, *LEVERS, COMPILED])
@@ -139,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(case: Case, levers: list[str], args: argparse.Namespace) -> dict[str, dict]:
-    """Row → figures: each lever against the untouched step of its arm."""
+    """Measure one size: {row: figures}, each lever against the untouched step of its arm."""
     arms = sorted({arm_of(name) for name in levers})
     sides = {ours_of(arm): {"arm": arm} for arm in arms}
     sides |= {name: {"lever": None if name == COMPILED else name, "arm": arm_of(name),
@@ -163,8 +164,10 @@ def ours_of(arm: str) -> str:
 
 
 def row(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds, times ours, and after how many steps a longer first one is paid back (infinity:
-    never)."""
+    """The figures of one row: ms per step, its time over ours, and its memory over ours.
+
+    `break_even` is the number of steps that pay back a longer first step, or None if they never do.
+    """
     if "failed" in found:
         return {"failed": found["failed"]}
     made = {"ms": spread([1e3 * s for s in found["seconds"]]),
@@ -177,11 +180,11 @@ def row(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(name: str, rows: dict[str, dict]) -> Table:
-    """A size's rows."""
+    """The table of one size."""
     case = SIZES[name]
     made = Table(f"{name}: {case.n_embd} wide, vocabulary {case.vocab_size:,}; one lever undone at "
                  f"a time",
-                 ("", "ms a step", "× ours", "peak MB over ours", "pays after"))
+                 ("", "ms per step", "× ours", "peak MB over ours", "pays after"))
     for lever, found in rows.items():
         if "failed" in found:
             made.note(lever, f"failed: {found['failed'].strip().splitlines()[-1]}")
@@ -193,7 +196,7 @@ def table(name: str, rows: dict[str, dict]) -> Table:
 
 
 def figure(results: dict[str, Any]):
-    """Times ours, a panel a size."""
+    """Draw the time of each row over ours, one panel per size."""
     panels = [Panel(name, [(lever, found["times"], None) for lever, found in rows.items()
                            if "times" in found and not lever.startswith(OURS)])
               for name, rows in results["sizes"].items()]

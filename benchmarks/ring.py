@@ -1,11 +1,11 @@
 """
-Ring attention beside one process: value and gradient, and what a window saves.
+Compare ring attention with attention in one process: values, gradients, and what a window saves.
 
     torchrun --nproc-per-node 4 -m benchmarks.ring [--length T] [--window W]
-    python -m benchmarks.ring --ranks 4        starts the processes itself
+    python -m benchmarks.ring --ranks 4        (starts the processes itself)
 
-On one machine the ranks share its cores: what counts there are the pairs of stretches computed and
-the numbers sent.
+On one machine the ranks share its cores, so the times say little there. What counts is how many
+pairs of stretches are computed and how much data is sent.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from mingpt.utils import BadInput
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Start the ranks, or be one of torchrun's."""
+    """Run one rank if torchrun started this process; otherwise start all ranks here."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ring", description=__doc__.strip(),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=4,
-                        help="processes, where torchrun has not started them (4)")
+                        help="processes to start when torchrun has not started them (default 4)")
     parser.add_argument("--length", type=int, default=4096, metavar="T",
-                        help="tokens of the whole text (4096)")
+                        help="tokens of the whole text (default 4096)")
     parser.add_argument("--window", type=int, metavar="W",
-                        help="keys that a query sees (default: all before it)")
+                        help="keys that each query sees (default: its own and all earlier ones)")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=64)
     args = parser.parse_args(argv)
@@ -59,7 +59,7 @@ def _start(rank: int, ranks: int, folder: str, args: argparse.Namespace) -> None
 
 
 def work(args: argparse.Namespace) -> int:
-    """One rank: compute, compare, and in rank 0 print."""
+    """Do the work of one rank. Rank 0 also computes attention alone, compares and prints."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     device = f"cuda:{rank % torch.cuda.device_count()}" if dist.get_backend() == "nccl" else "cpu"
     pattern = window(args.window) if args.window else full()
@@ -78,14 +78,14 @@ def work(args: argparse.Namespace) -> int:
 
 
 def texts(args: argparse.Namespace) -> list[Tensor]:
-    """q, k, v and an upstream gradient, (1, heads, T, hs), the same in every rank."""
+    """q, k, v and an upstream gradient, each (1, nh, T, hs) and the same in every rank."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(1, args.heads, args.length, args.head_dim, generator=generator)
             for _ in range(4)]
 
 
 def timed(attention, parts: list[Tensor]) -> tuple[list[Tensor], float]:
-    """Output, dQ, dK and dV, and the seconds of forward and backward."""
+    """Return [output, dQ, dK, dV] and the seconds of the forward and backward."""
     *qkv, upstream = parts
     for x in qkv:
         x.requires_grad_()
@@ -98,6 +98,7 @@ def timed(attention, parts: list[Tensor]) -> tuple[list[Tensor], float]:
 
 
 def gathered(part: Tensor) -> Tensor:
+    """Join the parts of all ranks along T. (1, nh, T / ranks, hs) → (1, nh, T, hs)."""
     parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, part.contiguous())
     return torch.cat(parts, dim=2)
@@ -105,17 +106,17 @@ def gathered(part: Tensor) -> Tensor:
 
 def report(args: argparse.Namespace, pattern: Pattern, ranks: int, off: float, seconds: float,
            plain: float) -> None:
-    """What rank 0 found."""
+    """Print what rank 0 found: the largest difference, the work, the data sent, and the times."""
     route = Route(ranks, args.length // ranks, pattern.reach(args.length))
-    stretch = 2 * args.heads * route.length * args.head_dim * 4 / 2**20  # keys and values, float32
+    # MB of a stretch's keys and values in float32
+    stretch = 2 * args.heads * route.length * args.head_dim * 4 / 2**20
     moves = sum(min(route.hops, ranks - 1 - rank) for rank in range(ranks))
     print(f"{args.length} tokens over {ranks} ranks, {route.length} each; pattern {pattern}")
     print(f"largest difference to one process, outputs and gradients: {off:.1e}")
     print(f"pairs of stretches computed: {route.computed} of {ranks ** 2}, skipped: "
-          f"{route.skipped}, "
-          f"{ranks * (ranks - 1) // 2} of them as they are later ones")
-    print(f"keys and values sent in a forward: {moves} · {stretch:.1f} MB; a stretch goes "
-          f"{route.hops} ranks on")
+          f"{route.skipped}, {ranks * (ranks - 1) // 2} of them because their keys come later")
+    print(f"keys and values sent per forward: {moves} · {stretch:.1f} MB; each stretch goes to the "
+          f"next {route.hops} ranks")
     print(f"forward and backward: {seconds:.2f} s; in rank 0 alone, with all tokens: {plain:.2f} s")
 
 

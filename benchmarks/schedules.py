@@ -1,14 +1,15 @@
 """
-A whole training step under each shipped schedule.
+Time a whole training step under each shipped schedule.
 
     python -m benchmarks.schedules [--full] [--length 2048] [--out DIR]
 
-It is compared with full attention, with a dense mask, and with attention removed.
+The step is compared with full attention, with a dense mask, and with attention removed.
 
-The model has 12 layers, is 384 wide with 6 heads, and reads bytes, so that its head is no part of
-the work. Every variant is a process of its own; they take turns, and ratios are taken within a
-round (experiments/train/bench.py). One schedule in three rounds is a minute; `--full` is the table
-of docs/sparsity.md, all schedules in five, in seven.
+The model has 12 layers, a width of 384 and 6 heads. It reads bytes, so its head costs almost
+nothing. Each variant runs in its own process. The variants take turns, and ratios are taken within
+a round (experiments/train/bench.py). By default one schedule is measured in three rounds, which
+takes a minute. `--full` makes the table of docs/sparsity.md: all schedules in five rounds, in seven
+minutes.
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules",
                                      description=__doc__.strip().splitlines()[0])
     parser.add_argument("--length", type=int, default=2048,
-                        help="of the sequence, batch 1 (default 2048)")
-    parser.add_argument("--full", action="store_true", help="all shipped schedules, not one")
-    parser.add_argument("--quick", action="store_true", help="a first look: one round")
+                        help="tokens per sequence; the batch is 1 (default 2048)")
+    parser.add_argument("--full", action="store_true",
+                        help="measure all shipped schedules, not only one")
+    parser.add_argument("--quick", action="store_true", help="measure only one round")
     parser.add_argument("--rounds", type=int,
-                        help=f"timings of each, taking turns (default {FEW_ROUNDS}; {ROUNDS} with "
-                             f"--full)")
+                        help=f"rounds, with one timing of each variant per round (default "
+                             f"{FEW_ROUNDS}; {ROUNDS} with --full)")
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS,
-                        help="for JSON and figure")
+                        help="folder of the JSON file and the figure")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (ROUNDS if args.full else 1 if args.quick else FEW_ROUNDS)
     results = {}
@@ -68,8 +70,7 @@ def _line(name: str, result: dict[str, Any]) -> str:
     ratios = [_ratio(auto[f"against_{other}"]) for other in (FULL, "dense")]
     ceiling = result["rows"][CEILING][f"against_{FULL}"]["median"]
     return (f"{name:<14}{result['sparsity']:>8.1%} {result['compute_sparsity']:>8.1%}   "
-            f"{ratios[0]:<26}{ratios[1]:<22}"
-            f"{ceiling:>7.2f}×")
+            f"{ratios[0]:<26}{ratios[1]:<22}{ceiling:>7.2f}×")
 
 
 def _ratio(spread: dict[str, float]) -> str:
@@ -77,11 +78,10 @@ def _ratio(spread: dict[str, float]) -> str:
 
 
 def draw(results: dict[str, Any], T: int, rounds: int):
-    """Speed of a whole step over that of full attention, against sparsity, with the ceiling."""
+    """Plot the speed of a whole step, as a multiple of full attention's, over sparsity."""
     caption = (
-        f"a whole training step, 12 layers, 384 wide, T = {T}, batch 1, on a CPU; mark: "
-        f"median of {rounds} "
-        "interleaved rounds, bar: quartiles; ceiling: every score skipped, all else as it is"
+        f"a whole training step, 12 layers, 384 wide, T = {T}, batch 1, on a CPU; mark: median of "
+        f"{rounds} interleaved rounds, bar: quartiles; ceiling: every score skipped, the rest kept"
     )
     figure, (axes,) = page(5.0, "What can skipping attention save, and what does it?", caption)
     ceilings = [result["rows"][CEILING][f"against_{FULL}"]["median"] for result in results.values()]
@@ -89,7 +89,7 @@ def draw(results: dict[str, Any], T: int, rounds: int):
     axes.text(1, max(ceilings) + 0.02, "ceiling: attention removed", color="#007a5a", va="bottom")
     axes.axhline(1, color="black", lw=1.2)
     axes.text(1, 0.985, "full attention, torch's fused causal kernel", va="top")
-    # the share of attention that is left
+    # left: the share of attention that is still computed
     left, ceiling = np.linspace(1, 0, 100), float(np.median(ceilings))
     axes.plot(100 * (1 - left), 1 / (1 / ceiling + left * (1 - 1 / ceiling)), color="#6b6b6b",
               ls="--", lw=1.3, label="if attention cost what its pairs do")

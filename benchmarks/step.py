@@ -1,18 +1,21 @@
 """
-Our training step against others', a whole step as a user trains.
+Compare a whole training step of ours with that of other libraries.
 
     python -m benchmarks.step [--only NAME…] [--quick]
 
-Forward, loss, backward, clipping, optimizer; dropout off, vocabulary 50,257, the same tokens.
-Everyone is in a process of its own and takes turns (turns.py); a ratio is the median of the rounds'
-own ratios, with quartiles. A peer whose head is its token embedding is compared with ours tied
-likewise, one with two matrices with ours untied. The share of peak is of a plain matrix product,
-measured in the same rounds, and counts the FLOPs that the size needs (cases.py), the same for all.
-Memory is the process's peak; in brackets, over what it held before the model was built.
+A step is forward, loss, backward, clipping and optimizer. Dropout is off, the vocabulary has 50,257
+tokens, and all sides read the same tokens. Each side runs in its own process, and the sides take
+turns (kit/turns.py). A ratio is the median of the ratios of the single rounds, with quartiles.
 
-On a GPU: bfloat16 autocast for all, GPT-2 124M at block 1024, the peak that of a bfloat16 product,
-the clock stopped when the device is done, memory as torch allocated it. This path has not been
-measured yet.
+A peer whose head is its token embedding is compared with ours tied in the same way; a peer with two
+matrices is compared with ours untied. The share of peak is relative to a plain matrix product
+measured in the same rounds. It counts the FLOPs that the size needs (kit/cases.py), which are the
+same for all sides. Memory is the peak of the process; in brackets, what it adds to the memory held
+before the model was built.
+
+On a GPU, all sides use bfloat16 autocast and GPT-2 124M at block 1024. The peak is that of a
+bfloat16 product, the clock stops when the device is done, and memory is what torch allocated. This
+path has not been measured yet.
 """
 
 from __future__ import annotations
@@ -33,18 +36,18 @@ from benchmarks.kit.turns import Side, ratios, spread, take_turns
 
 GEMM, OURS, UNTIED = "matrix product", "ours", "ours, untied"
 ROUNDS, QUICK_ROUNDS = 5, 3
-SPARE = 0.8      # of the memory that is available
-COLUMNS = ("", "ms a step", "tokens/s", "× ours", "floor", "of peak", "peak MB (own)",
+SPARE = 0.8      # the share of the available memory that the processes may use
+COLUMNS = ("", "ms per step", "tokens/s", "× ours", "floor", "of peak", "peak MB (own)",
            "ours / theirs", "floor")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a table for every size; write JSON."""
+    """Print one table per size; write the JSON and the figure."""
     parser = options.parser("step", __doc__, ROUNDS, QUICK_ROUNDS)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
-                        help="of these sizes, and these peers")
+                        help="measure only these sizes and these peers")
     parser.add_argument("--profile", action="store_true",
-                        help="instead of it all, where our step's time goes")
+                        help="compare nothing; show where the time of our step goes")
     args = options.parse(parser, argv)
     cases = CUDA_CASES if args.device == "cuda" else CASES
     wanted_cases, wanted_peers = chosen(args.only, cases)
@@ -62,8 +65,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def chosen(names: Iterable[str], cases: dict[str, Case]) -> tuple[list[str], list[str]]:
-    """(sizes, peers) by the names given; all of a kind of which none is named. BadInput for an
-    unknown name."""
+    """Split the names of --only into (sizes, peers).
+
+    Where no size is named, all sizes are returned; the same holds for peers. BadInput for an
+    unknown name.
+    """
     for name in names:
         options.known(name, [*cases, *PEERS])
     sizes = [name for name in cases if name in names] or list(cases)
@@ -71,8 +77,10 @@ def chosen(names: Iterable[str], cases: dict[str, Case]) -> tuple[list[str], lis
 
 
 def measure(case: Case, wanted: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """{"absent": peer → why, "rows": name → figures, …}: peers in groups that fit into memory, each
-    with ours."""
+    """Measure one size: {"absent": {peer: why}, "rows": {name: figures}, "tokens", "flops"}.
+
+    The peers run in groups that fit into memory. Each group runs together with ours.
+    """
     here = [name for name in wanted if case.family in PEERS[name].families]
     why = {name: absent(PEERS[name], args.copies) for name in here}
     rows: dict[str, Any] = {}
@@ -91,18 +99,18 @@ def measure(case: Case, wanted: list[str], args: argparse.Namespace) -> dict[str
 
 
 def needed_ours(group: list[str]) -> list[str]:
-    """Which of ours the peers are compared with."""
+    """Which of our two steps, tied and untied, the peers of a group are compared with."""
     tied = {PEERS[name].tied for name in group}
     return [name for name, is_tied in ((OURS, True), (UNTIED, False)) if is_tied in tied]
 
 
 def counterpart(peer: str) -> str:
-    """Ours with as many matrices."""
+    """The name of our step that is tied if and only if the peer is."""
     return OURS if PEERS[peer].tied else UNTIED
 
 
 def side(name: str, case: Case, args: argparse.Namespace) -> Side:
-    """A process that trains this."""
+    """The side that trains `name`, one of ours or a peer."""
     if name in (OURS, UNTIED):
         arguments = {"case": case, "device": args.device, "tied": name == OURS}
         return Side(name, "benchmarks.kit.ours:build", arguments, args.threads)
@@ -112,13 +120,15 @@ def side(name: str, case: Case, args: argparse.Namespace) -> Side:
 
 
 def groups(names: list[str], case: Case, megabytes: float) -> list[list[str]]:
-    """Peers that can be held in memory together with ours, in order; each group has one at
-    least."""
+    """Split the peers, in order, into groups that fit into `megabytes` together with ours.
+
+    Each group has at least one peer.
+    """
     made: list[list[str]] = []
     for name in names:
         together = [*made[-1], name] if made else [name]
-        tied = [PEERS[peer].tied for peer in together] + [ours == OURS
-                                                          for ours in needed_ours(together)]
+        tied = ([PEERS[peer].tied for peer in together]
+                + [ours == OURS for ours in needed_ours(together)])
         if made and sum(map(case.megabytes, tied)) <= megabytes:
             made[-1].append(name)
         else:
@@ -127,7 +137,7 @@ def groups(names: list[str], case: Case, megabytes: float) -> list[list[str]]:
 
 
 def row(taken: dict[str, dict], name: str, case: Case) -> dict[str, Any]:
-    """What is known of one: its own figures, and against ours of the same rounds."""
+    """The figures of one side, and for a peer its ratios to ours, taken round by round."""
     mine = taken[name]
     if "failed" in mine:
         return {"failed": mine["failed"]}
@@ -135,8 +145,8 @@ def row(taken: dict[str, dict], name: str, case: Case) -> dict[str, Any]:
     rate = [taken[GEMM]["flops"] / seconds for seconds in taken[GEMM]["seconds"]]
     found = {"ms": spread([1e3 * s for s in mine["seconds"]]), "loss": mine["loss"],
              "tokens_per_second": case.tokens / median(mine["seconds"]),
-             "share_of_peak": spread([flops / s / r for s,
-                                      r in zip(mine["seconds"], rate, strict=True)]),
+             "share_of_peak": spread([flops / s / r
+                                      for s, r in zip(mine["seconds"], rate, strict=True)]),
              "peak_gflops": max(rate) / 1e9, "peak_mb": mine["peak_mb"],
              "own_mb": mine["peak_mb"] - mine["idle_mb"],
              "first_seconds": mine["first_seconds"]}
@@ -150,15 +160,14 @@ def row(taken: dict[str, dict], name: str, case: Case) -> dict[str, Any]:
 
 
 def table(case: Case, result: dict[str, Any], device: str) -> Table:
-    """The rows of a size, with floors."""
+    """The table of one size, with the floor of each ratio."""
     key = ("step", case.name)
     speed = (floors.SPEED if device == "cpu" else floors.CUDA_SPEED).get(key, {})
     memory = floors.MEMORY.get(key, {}) if device == "cpu" else {}
     share = floors.SHARE_OF_PEAK.get(key) if device == "cpu" else None
     made = Table(f"{case.name}: {case.n_layer} layers, {case.n_head} heads, {case.n_embd} wide, "
-                 f"block "
-                 f"{case.block_size}, batch {case.batch_size}; a step needs {case.flops / 1e9:.0f} "
-                 f"GFLOP", COLUMNS)
+                 f"block {case.block_size}, batch {case.batch_size}; a step needs "
+                 f"{case.flops / 1e9:.0f} GFLOP", COLUMNS)
     for name in [OURS, UNTIED, *PEERS]:
         found = result["rows"].get(name)
         if name in result["absent"]:
@@ -170,13 +179,13 @@ def table(case: Case, result: dict[str, Any], device: str) -> Table:
             made.row(name, time_cell(found["ms"]), f"{found['tokens_per_second']:,.0f}",
                      *(ratio_cell(found["speed"], speed.get(name)) if peer else ("", "")),
                      percent_cell(found["share_of_peak"], share if name == OURS else None),
-                     memory_cell(found), *(ratio_cell(found["memory"], memory.get(name)) if peer
-                                           else ("", "")))
+                     memory_cell(found),
+                     *(ratio_cell(found["memory"], memory.get(name)) if peer else ("", "")))
     return made
 
 
 def figure(results: dict[str, Any], device: str):
-    """A panel a size."""
+    """Draw the speed ratio of each peer, one panel per size."""
     speed = floors.SPEED if device == "cpu" else floors.CUDA_SPEED
     panels = [Panel(name, [(peer, found["speed"], speed.get(("step", name), {}).get(peer))
                            for peer, found in result["rows"].items() if "speed" in found])

@@ -1,13 +1,13 @@
 """
-What every technique of docs/techniques.md costs at laptop size.
+Measure what each technique of docs/techniques.md costs at laptop size.
 
     python -m benchmarks.techniques [--write] [--rounds N] [--only WORD…]
 
-It measures parameters, FLOPs and the time of a step, taking turns with the baseline. --write puts
+Each row compares the parameters, the FLOPs and the time of a step with the baseline's. --write puts
 the table into the page.
 
-All models stand in one process, as their steps are short and make no large tensor. A step of the
-arm and one of the baseline follow each other, and a row is the median of their ratios.
+All models live in one process, because their steps are short and make no large tensor. Steps of the
+arm and of the baseline alternate, and a row gives the median of their ratios.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ BEGIN, END = "<!-- costs -->\n", "<!-- /costs -->"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, and write if asked to."""
+    """Measure the commands and print the table; with --write, put it into the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.techniques",
                                      description=__doc__.strip(),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true",
                         help="put the table into docs/techniques.md")
-    parser.add_argument("--rounds", type=int, default=15, help="steps of each (15)")
+    parser.add_argument("--rounds", type=int, default=15,
+                        help="timed steps per command (default 15)")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD",
-                        help="commands in which one of these stands")
+                        help="measure only commands that contain one of these words")
     args = parser.parse_args(argv)
     arms = {text: words for text, words in commands(PAGE.read_text(encoding="utf-8")).items()
             if not args.only or any(word in text for word in args.only)}
     if not arms:
-        raise BadInput(f"--only {' '.join(args.only)}: in no command of {PAGE}")
+        raise BadInput(f"--only {' '.join(args.only)}: no command of {PAGE} contains this")
     table = rows(arms, args.rounds)
     print("\n".join(table))
     if args.write:
@@ -50,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def written(page: str, table: list[str]) -> str:
-    """The page with these lines in its table, below the lines that it had of the baseline and of
-    other commands."""
+    """Return the page with the new lines put into its table, in the order of its commands.
+
+    Lines of commands that were not measured again stay. The head and the line of the baseline stay
+    too, unless all commands were measured.
+    """
     before, _, rest = page.partition(BEGIN)
     had, _, after = rest.partition(END)
     lines = {switch(line): line for line in [*had.splitlines(), *table] if switch(line)}
@@ -62,14 +66,13 @@ def written(page: str, table: list[str]) -> str:
 
 
 def switch(line: str) -> str | None:
-    """The command of a line of the table."""
+    """The command that a line of the table begins with; None if it has none."""
     match = re.match(r"\| `(.*?)` \|", line)
     return match and match[1]
 
 
 def commands(page: str) -> dict[str, list[str]]:
-    """The arguments of each training command of the page, by what follows `lab.py`, without names
-    of arms."""
+    """The page's training commands without --arm NAME: {what follows `lab.py`: its words}."""
     found = {}
     for line in re.findall(r"^    python lab\.py (-.*)$", page, re.MULTILINE):
         text = re.sub(r" ?--arm \w+", "", line).strip()
@@ -78,7 +81,7 @@ def commands(page: str) -> dict[str, list[str]]:
 
 
 def rows(arms: dict[str, list[str]], rounds: int) -> list[str]:
-    """The table's lines: the baseline, then each arm against it."""
+    """Measure the arms and return the table's lines: the baseline, then each arm against it."""
     baseline = built([])
     params, flops = baseline[1:]
     lines = ["| switch | parameters | FLOPs a token | time of a step |", "|---|---|---|---|"]
@@ -87,16 +90,18 @@ def rows(arms: dict[str, list[str]], rounds: int) -> list[str]:
         arm = built(words)
         ratios = [arm[0]() / baseline[0]() for _ in range(rounds)]
         low, middle, high = (ratios[0],) * 3 if rounds < 2 else statistics.quantiles(ratios, n=4)
-        more = (f"{count / of - 1:+.1%}".replace("-", "−") for count,
-                of in ((arm[1], params), (arm[2], flops)))
+        more = (f"{count / of - 1:+.1%}".replace("-", "−")
+                for count, of in ((arm[1], params), (arm[2], flops)))
         lines.append(f"| `{text}` | {' | '.join(more)} | {middle:.2f}× ({low:.2f} to {high:.2f}) |")
     lines.insert(2, f"| baseline | {params:,} | {flops:,.0f} | 1× |")
     return lines
 
 
 def built(words: list[str]) -> tuple[Callable[[], float], int, float]:
-    """(take a step, parameters, FLOPs a token) of the arm that these arguments of lab.py describe,
-    warm."""
+    """Build the arm that these arguments of lab.py describe, and take two steps to warm it up.
+
+    Returns (function that takes a step and returns its seconds, parameters, FLOPs per token).
+    """
     import lab
     from commands import train
     from commands._arguments import spec_from

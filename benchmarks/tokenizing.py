@@ -1,11 +1,11 @@
 """
-How fast text becomes tokens, against Hugging Face's `tokenizers` with the same vocabulary.
+Compare the speed of our tokenizer with Hugging Face's `tokenizers`, with the same vocabulary.
 
     python -m benchmarks.tokenizing [FILE.jsonl] [--rounds 5]
 
-The sides take turns, on the same texts; medians. `corpus` is everything that `lab.py tokenize`
-does: reading, parsing, checking, hashing, encoding, writing. The other two are encoding alone, from
-memory; `tokenizers` is asked for ids without offsets, its fastest way.
+The sides take turns on the same texts, and medians are compared. `corpus` is everything that
+`lab.py tokenize` does: reading, parsing, checking, hashing, encoding and writing. The other two
+only encode texts in memory. `tokenizers` returns ids without offsets, which is its fastest way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mingpt.bpe import get_encoder
 
 
 def hugging_face():
-    """GPT-2 in `tokenizers`, from the shipped vocabulary; it runs on all cores by itself."""
+    """GPT-2's tokenizer in `tokenizers`, from the shipped vocabulary. It uses all cores itself."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     encoder = get_encoder()
     merges = sorted(encoder.bpe_ranks, key=encoder.bpe_ranks.get)
@@ -39,7 +39,7 @@ def hugging_face():
 
 
 def read_texts(path: Path | None) -> list[str]:
-    """A .jsonl's texts; without one, the embedded corpus's."""
+    """The texts of a .jsonl file; without a file, those of the embedded corpus."""
     if path is not None:
         return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()
                 if line.strip()]
@@ -47,7 +47,7 @@ def read_texts(path: Path | None) -> list[str]:
 
 
 def whole_path(texts: list[str], folder: Path) -> Callable[[], None]:
-    """Tokenise the texts from a file into a cache that does not have them yet."""
+    """Return a function that tokenizes the texts from a file into a new, empty cache."""
     path = folder / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
@@ -60,7 +60,7 @@ def whole_path(texts: list[str], folder: Path) -> Callable[[], None]:
 
 
 def measure(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side; one unmeasured turn first."""
+    """Median seconds of each side. The first turn is not measured."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, side in sides.items():
@@ -72,12 +72,14 @@ def measure(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 
 def main() -> None:
+    """Print the speed of each side in MB/s; write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a first look: one round")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="for JSON")
+    parser.add_argument("--quick", action="store_true", help="measure only one round")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS,
+                        help="folder of the JSON file")
     args = parser.parse_args()
     args.rounds = 1 if args.quick else args.rounds
     texts = read_texts(args.file)

@@ -1,11 +1,11 @@
 """
-Are the verdicts right? Judge studies whose truth is known, 10,000 per line of the tables.
+Check the verdicts on simulated studies whose truth is known, 10,000 per line of the tables.
 
     python -m benchmarks.verdicts [--quick] [--docs docs/statistics.md]
 
-The tests are computed for all studies at once here, by scipy; on some studies of every line the
-words and the numbers are compared with those of experiments/verdicts/stats.py, which must be the
-same. --docs replaces the tables in that page.
+The tests are computed here with scipy, for all studies at once. For some studies of each line, the
+words and numbers are compared with those of experiments/verdicts/stats.py, and must be the same.
+--docs replaces the tables in that page.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from mingpt.utils import write_atomic
 
 STUDIES, QUICK = 10_000, 1_000
 SEEDS = (3, 4, 5, 10, 20)
-ARMS = 6                  # beside the baseline, as in `seven`
+ARMS = 6                  # arms per study besides the baseline, as in the study `seven`
 ALPHA = 0.05
-CHECKED = 20              # studies of a line that experiments/verdicts/stats.py judges as well
-RESAMPLES = 999           # of the bootstrap; 0 leaves it out
+CHECKED = 20              # studies per line that experiments/verdicts/stats.py judges too
+RESAMPLES = 999           # resamples of the bootstrap; 0 leaves it out
 RATES = 5
 LOOKS = (3, 5, 10)
 WORDS = np.array(["undecided", "equivalent", "better", "worse"])
@@ -41,8 +41,10 @@ WORDS = np.array(["undecided", "equivalent", "better", "worse"])
 
 @dataclass(frozen=True)
 class Noise:
-    """How runs scatter. `arm` and `baseline` draw with mean 0 such that a difference has standard
-    deviation 1."""
+    """How runs scatter. `arm` and `baseline` draw values with mean 0.
+
+    The difference of the two has standard deviation 1.
+    """
     name: str
     arm: Callable[[np.random.Generator, tuple], np.ndarray]
     baseline: Callable[[np.random.Generator, tuple], np.ndarray]
@@ -53,7 +55,7 @@ def _normal(rng: np.random.Generator, shape: tuple) -> np.ndarray:
 
 
 def _exponential(rng: np.random.Generator, shape: tuple) -> np.ndarray:
-    # skewness 2: now and then a run ends badly
+    # skewness 2: a few runs end badly
     return (rng.exponential(size=shape) - 1) / np.sqrt(2)
 
 
@@ -67,15 +69,17 @@ NOISES = (Noise("normal", _normal, _normal), Noise("skewed", _exponential, _expo
 
 def differences(rng: np.random.Generator, noise: Noise, n: int, effects: np.ndarray,
                 studies: int) -> np.ndarray:
-    """(studies, arms, seeds): arm − baseline. All arms share the baseline's runs, as they do in a
-    study."""
+    """Draw arm − baseline for every seed: (studies, arms, seeds).
+
+    All arms share the baseline's runs, as they do in a study.
+    """
     arms = noise.arm(rng, (studies, len(effects), n)) + effects[:, None]
     return arms - noise.baseline(rng, (studies, 1, n))
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Of every arm of every study, (studies, arms) each."""
+    """The verdict of every arm of every study. Each array is (studies, arms)."""
     p: np.ndarray
     p_holm: np.ndarray
     p_tost: np.ndarray
@@ -85,7 +89,7 @@ class Judged:
 
 
 def judge(d: np.ndarray, margin: float, alpha: float = ALPHA) -> Judged:
-    """What experiments/verdicts/stats.py says, for all studies at once."""
+    """Compute what experiments/verdicts/stats.py says, for all studies at once."""
     n, mean, se = d.shape[-1], d.mean(-1), sp.sem(d, axis=-1)
     p = sp.ttest_1samp(d, 0, axis=-1).pvalue
     p_tost = sp.t.sf(np.minimum(margin - mean, margin + mean) / se, n - 1)
@@ -95,7 +99,7 @@ def judge(d: np.ndarray, margin: float, alpha: float = ALPHA) -> Judged:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p along the last axis."""
+    """Holm's adjusted p-values along the last axis."""
     order = np.argsort(p, axis=-1)
     steps = np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1)
     adjusted = np.empty_like(p)
@@ -105,8 +109,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def same_as_the_harness(d: np.ndarray, judged: Judged, margin: float,
                         studies: int = CHECKED) -> None:
-    """AssertionError where experiments/verdicts/stats.py says anything else of the first
-    studies."""
+    """AssertionError if experiments/verdicts/stats.py judges the first studies differently."""
     for i, study in enumerate(d[:studies]):
         values = {f"a{k}": dict(enumerate(arm)) for k, arm in enumerate(study)}
         values["baseline"] = dict.fromkeys(range(d.shape[-1]), 0.0)
@@ -114,27 +117,26 @@ def same_as_the_harness(d: np.ndarray, judged: Judged, margin: float,
         for k, v in enumerate(found.values()):
             assert v.word == judged.words[i, k], (i, k, v, judged.words[i, k])
             ours = (v.p, v.p_holm, v.p_tost, *v.ci)
-            theirs = (getattr(judged, name)[i, k] for name in ("p", "p_holm", "p_tost", "low",
-                                                               "high"))
+            theirs = (getattr(judged, name)[i, k]
+                      for name in ("p", "p_holm", "p_tost", "low", "high"))
             np.testing.assert_allclose(ours, list(theirs), rtol=1e-6, atol=1e-12)
 
 
 def errors(noise: Noise, n: int, studies: int, seed: int = 0,
            resamples: int = RESAMPLES) -> dict[str, float]:
-    """One line of the first table: how often the words are wrong, and how often the intervals hold
-    the truth."""
+    """One line of the first table: how often words are wrong and intervals hold the truth."""
     rng = np.random.default_rng([seed, n, len(noise.name)])
     d = differences(rng, noise, n, np.zeros(ARMS), studies)
     none = judge(d, margin=1.0)
     same_as_the_harness(d, none, 1.0)
     effect = minimal_detectable_effect(n, ALPHA / ARMS)
-    truth = effect * np.array([0, 0, 0, 1, 1, -1])   # and a small one below
+    truth = effect * np.array([0, 0, 0, 1, 1, -1])   # `small` has small effects
     some = judge(differences(rng, noise, n, truth, studies), margin=effect)
     small = judge(differences(rng, noise, n, np.full(ARMS, 0.5), studies), margin=1e-9)
     wrong = {"better": truth >= 0, "worse": truth <= 0}
     return {"null": _any(none.words, better=True, worse=True),
-            "mixed": float(np.mean(sum((some.words == word) & those for word,
-                                       those in wrong.items()).any(-1))),
+            "mixed": float(np.mean(sum((some.words == word) & those
+                                       for word, those in wrong.items()).any(-1))),
             "sign": _any(small.words, better=True),
             "equivalent": max(falsely_equivalent(rng, noise, n, margin, studies)
                               for margin in (1.0, 3.0)),
@@ -145,7 +147,7 @@ def errors(noise: Noise, n: int, studies: int, seed: int = 0,
 
 def falsely_equivalent(rng: np.random.Generator, noise: Noise, n: int, margin: float,
                        studies: int) -> float:
-    """How often an arm that is a whole margin away, on either side, is found inside it."""
+    """How often an arm whose effect is exactly ± the margin is found equivalent."""
     d = differences(rng, noise, n, np.array([margin, -margin]), studies)
     return float((judge(d, margin).p_tost < ALPHA).mean())
 
@@ -157,7 +159,10 @@ def _any(words: np.ndarray, **which: bool) -> float:
 
 def bootstrap_coverage(rng: np.random.Generator, noise: Noise, n: int, studies: int,
                        resamples: int) -> float:
-    """Of the BCa interval, which a verdict shows beside the t interval and never uses."""
+    """How often the BCa interval holds the truth.
+
+    A verdict shows this interval beside the t interval, but does not use it.
+    """
     d = differences(rng, noise, n, np.zeros(1), studies)[:, 0]
     with np.errstate(all="ignore"):
         found = sp.bootstrap((d,), np.mean, axis=-1, n_resamples=resamples, method="BCa", batch=50,
@@ -166,8 +171,7 @@ def bootstrap_coverage(rng: np.random.Generator, noise: Noise, n: int, studies: 
 
 
 def power(noise: Noise, n: int, studies: int, seed: int = 1) -> dict[str, float]:
-    """One line of the second table: how often effects are found, and how often power.py said they
-    would be."""
+    """One line of the second table: how often effects are found, and what power.py predicts."""
     rng = np.random.default_rng([seed, n, len(noise.name)])
     line = {}
     for name, share in (("small", 0.5), ("large", 1.0)):
@@ -182,27 +186,33 @@ def power(noise: Noise, n: int, studies: int, seed: int = 1) -> dict[str, float]
 
 
 def tuned(n: int, studies: int, seed: int = 2) -> dict[str, float]:
-    """False words about an arm with five rates that all do the same, against a baseline with one,
-    by who chooses."""
+    """The share of false words if the best of five equal learning rates meets the baseline.
+
+    The baseline has one rate. The keys say which runs choose the arm's rate: "same" (the judged
+    runs), "one_out" (all seeds but the judged one) or "split" (seeds of their own).
+    """
     rng = np.random.default_rng([seed, n])
     runs, base = _normal(rng, (studies, RATES, n)), _normal(rng, (studies, n))
     every = np.arange(n)
     best = runs.mean(-1).argmin(-1)
     naive = np.take_along_axis(runs, best[:, None, None], 1)[:, 0]
-    # (studies, seeds): by all seeds but one
+    # (studies, seeds): each seed's rate is chosen by all other seeds
     others = (runs.sum(-1, keepdims=True) - runs).argmin(1)
     left_out = np.take_along_axis(runs, others[:, None, :], 1)[:, 0]
     choosing, judging = map(list, split(every))
     chosen = runs[..., choosing].mean(-1).argmin(-1)
     apart = np.take_along_axis(runs, chosen[:, None, None], 1)[:, 0][:, judging]
     pairs = {"same": naive - base, "one_out": left_out - base, "split": apart - base[:, judging]}
-    return {name: float((sp.ttest_1samp(d, 0, axis=-1).pvalue < ALPHA).mean()) for name,
-            d in pairs.items()}
+    return {name: float((sp.ttest_1samp(d, 0, axis=-1).pvalue < ALPHA).mean())
+            for name, d in pairs.items()}
 
 
 def looking(studies: int, seed: int = 3) -> dict[str, float]:
-    """False words when a null study of one arm looks at 3, 5 and 10 seeds and stops once it has
-    something to say."""
+    """The share of false words if a null study of one arm looks at 3, 5 and 10 seeds.
+
+    It stops at the first look with a significant difference. "each" tests each look at α, "shared"
+    at α divided by the number of looks.
+    """
     d = differences(np.random.default_rng(seed), NOISES[0], LOOKS[-1], np.zeros(1), studies)[:, 0]
     p = np.stack([sp.ttest_1samp(d[:, :n], 0, axis=-1).pvalue for n in LOOKS])
     return {
@@ -212,11 +222,10 @@ def looking(studies: int, seed: int = 3) -> dict[str, float]:
 
 
 def tables(studies: int, say: Callable[[str], None] = lambda text: None) -> str:
-    """All tables, in Markdown."""
+    """Compute all tables, and return them in Markdown."""
     lines = [f"{studies:,} studies a line, {ARMS} arms each beside the baseline; in percent.", "",
              "| noise | seeds | any false better or worse: no effects | three real effects of six "
-             "| wrong sign, small "
-             "effects | false equivalent | t interval covers | BCa covers |",
+             "| wrong sign, small effects | false equivalent | t interval covers | BCa covers |",
              "|---|--:|--:|--:|--:|--:|--:|--:|"]
     cells = [(noise, n) for noise in NOISES for n in SEEDS]
     for noise, n in cells:
@@ -225,17 +234,16 @@ def tables(studies: int, say: Callable[[str], None] = lambda text: None) -> str:
         lines.append(_row(noise.name, n, *e.values()))
     lines += ["",
               "| noise | seeds | small effect (sd) | found | predicted | large effect (sd) | found "
-              "| predicted | "
-              "equivalent found | predicted |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+              "| predicted | equivalent found | predicted |",
+              "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for noise, n in cells:
         w = power(noise, n, studies)
         lines.append(_row(noise.name, n, f"{w['small']:.2f}", w["small_found"], w["small_said"],
                           f"{w['large']:.2f}", w["large_found"], w["large_said"], w["tost_found"],
                           w["tost_said"]))
     lines += ["",
-              f"| seeds | best of {RATES} rates chosen by the judged runs | by all seeds but the "
-              f"judged one "
-              "| by seeds of its own |", "|--:|--:|--:|--:|"]
+              f"| seeds | best of {RATES} rates chosen by the judged runs "
+              "| by all seeds but the judged one | by seeds of its own |", "|--:|--:|--:|--:|"]
     lines += [_row(n, t["same"], t["one_out"], t["split"]) for n in SEEDS
               for t in [tuned(n, studies)]]
     look = looking(studies)
@@ -251,19 +259,19 @@ def _row(*cells: str | int | float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables; with --docs, put them into that page."""
+    """Print the tables; with --docs, also put them into that page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts",
                                      description=__doc__.strip().splitlines()[0])
     parser.add_argument("--quick", action="store_true",
-                        help=f"{QUICK:,} studies a line, not {STUDIES:,}")
+                        help=f"{QUICK:,} studies per line, not {STUDIES:,}")
     parser.add_argument("--docs", type=Path, metavar="PAGE",
-                        help="a page with the markers of these tables")
+                        help="a page that has the markers of these tables")
     args = parser.parse_args(argv)
-    # statsmodels' multipletests collects garbage at every call; what is frozen it leaves alone
+    # statsmodels' multipletests runs the garbage collector on every call; it skips frozen objects
     gc.freeze()
     begun = time.perf_counter()
-    text = tables(QUICK if args.quick else STUDIES, lambda line: print(line, file=sys.stderr,
-                                                                       flush=True))
+    text = tables(QUICK if args.quick else STUDIES,
+                  lambda line: print(line, file=sys.stderr, flush=True))
     print(text + f"\n{time.perf_counter() - begun:.0f} s")
     if args.docs:
         write_atomic(args.docs, between_markers(args.docs.read_text(encoding="utf-8"),

@@ -1,4 +1,4 @@
-"""docs/trust.md: every test that the page names is there, and each guarantee names one."""
+"""docs/trust.md: every test that the page names exists, and each guarantee names a test."""
 
 import re
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What the benchmarks share: taking turns, the machine, the peers, tables and figures."""
+"""The code that the benchmarks share: turns, the machine, the peers, tables and figures."""

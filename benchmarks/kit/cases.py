@@ -1,5 +1,5 @@
 """
-The sizes that are measured, and what a step of each costs at least.
+The sizes that are measured, and the least FLOPs and memory that a step of each needs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ VOCABULARY = 50257    # GPT-2's
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a batch. `family`: "gpt2", or "llama" for rotary positions, SwiGLU and
-    RMSNorm."""
+    """A model and a batch.
+
+    `family` is "gpt2", or "llama" for rotary positions, SwiGLU and RMSNorm.
+    """
     name: str
     n_layer: int
     n_head: int
@@ -24,32 +26,38 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """Of a step."""
+        """Tokens per step."""
         return self.batch_size * self.block_size
 
     @property
     def hidden(self) -> int:
-        """Width of the MLP: 4 times the model's, or 8/3 to a multiple of 8: three matrices then
-        weigh what two do."""
+        """Width of the MLP: 4 · n_embd, or 8/3 · n_embd rounded to a multiple of 8 for "llama".
+
+        Three matrices of that width have about as many weights as two of width 4 · n_embd.
+        """
         return 4 * self.n_embd if self.family == "gpt2" else 8 * round(self.n_embd / 3)
 
     @property
     def matrices(self) -> int:
-        """Weights of all matrix products: four square ones and the MLP's a layer, and the head."""
+        """Weights in all matrix products: per layer four square matrices and the MLP; the head."""
         mlp = (2 if self.family == "gpt2" else 3) * self.n_embd * self.hidden
         return self.n_layer * (4 * self.n_embd**2 + mlp) + self.vocab_size * self.n_embd
 
     @property
     def flops(self) -> float:
-        """Of a training step: a multiply and an add for every weight of a matrix product and every
-        causal score and its value, in the forward once and in the backward twice. One count for all
-        who train this size."""
+        """FLOPs per training step, counted in the same way for all who train this size.
+
+        A token costs one multiply and one add per weight of a matrix product, per element of a
+        causal score and per element of its weighted value. The backward costs twice the forward.
+        """
         scores = self.n_layer * 2 * self.n_embd * (self.block_size + 1) / 2
         return 3 * 2 * (self.matrices + scores) * self.tokens
 
     def megabytes(self, tied: bool) -> float:
-        """About what a process that trains it holds: weight, gradient and two moments; logits three
-        times over."""
+        """A rough estimate of the memory of a process that trains this size.
+
+        It holds each weight, its gradient and two moments, and three copies of the logits.
+        """
         weights = self.matrices + (0 if tied else self.vocab_size * self.n_embd)
         return 500 + 4 * (4 * weights + 3 * self.tokens * self.vocab_size) / 2**20
 

@@ -1,5 +1,5 @@
 """
-Ratios as a picture: a mark and its quartiles for each, what is to be reached beside it.
+The figure of a benchmark: each ratio as a mark with its quartiles, and its floor as a tick.
 """
 
 from __future__ import annotations
@@ -8,27 +8,29 @@ from typing import Any, NamedTuple
 
 from benchmarks.kit.floors import Floor
 
-OURS, THEIRS, FLOOR = "#0072B2", "#D55E00", "#222222"    # met, not met
+OURS, THEIRS, FLOOR = "#0072B2", "#D55E00", "#222222"    # OURS: floor met; THEIRS: missed
 
 
 class Panel(NamedTuple):
-    """A title, and (name, ratio with quartiles, floor or None) from top to bottom."""
+    """A title, and rows (name, ratio with quartiles, floor or None) from top to bottom."""
     title: str
     rows: list[tuple[str, dict[str, float], Floor | None]]
 
 
 def ratio_figure(title: str, one: str, panels: list[Panel], results: dict[str, Any],
                  log: bool = False):
-    """A figure with a panel below the other; None if there is nothing to draw. `one` is what 1
-    stands for."""
+    """Draw the panels below one another and return the figure; None if there is nothing to draw.
+
+    `one` names what the ratio 1 stands for.
+    """
     from experiments.figures.style import page
     panels = [panel for panel in panels if panel.rows]
     if not panels:
         return None
     machine, rounds = results["machine"], results["rounds"]
     caption = (f"mark: median of {rounds} interleaved rounds; bar: quartiles; tick: the floor "
-               f"(orange: missed); "
-               f"{machine['device'].upper()}, {machine['cpu']}, {machine['threads']} threads, "
+               f"(orange: missed); {machine['device'].upper()}, {machine['cpu']}, "
+               f"{machine['threads']} threads, "
                f"torch {machine['versions']['torch']}, {machine['date']}")
     lines = sum(len(panel.rows) for panel in panels)
     height = 1.6 + 0.34 * lines + 0.75 * len(panels)
@@ -40,7 +42,7 @@ def ratio_figure(title: str, one: str, panels: list[Panel], results: dict[str, A
 
 
 def draw(axis, panel: Panel, log: bool) -> None:
-    """One panel."""
+    """Draw one panel."""
     for y, (_, ratio, floor) in enumerate(panel.rows):
         met = floor is None or floor.met(ratio["median"])
         bars = [[ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]]

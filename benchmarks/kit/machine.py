@@ -1,6 +1,5 @@
 """
-The machine that is measured on: what it is, what a process holds, and how fast a plain matrix
-product is.
+The machine of a measurement: its description, and the memory of a process.
 """
 
 from __future__ import annotations
@@ -20,26 +19,28 @@ PACKAGES = ("torch", "numpy", "transformers", "x-transformers", "litgpt", "token
 
 
 def peak_mb() -> float:
-    """The most memory that this process held, in MB of 2²⁰ bytes. getrusage's would begin with its
-    parent's."""
+    """The peak memory of this process, in MB of 2²⁰ bytes.
+
+    /proc is read first, because getrusage's peak starts at that of the parent process.
+    """
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         2**20 if sys.platform == "darwin" else 2**10)
 
 
 def resident_mb() -> float:
-    """The memory that this process holds now; where only the peak is known, the peak."""
+    """The memory that this process holds now, in MB; the peak where only that is known."""
     return _status("VmRSS") or peak_mb()
 
 
 def _status(key: str) -> float | None:
-    """A line of /proc/self/status in MB; None where there is no such file."""
+    """The value of a line of /proc/self/status, in MB; None where there is no such file."""
     status = Path("/proc/self/status")
     return (int(status.read_text().split(f"{key}:")[1].split()[0]) / 1024 if status.exists()
             else None)
 
 
 def available_mb(device: str = "cpu") -> float:
-    """Memory that new processes can have, on the device."""
+    """The memory in MB that new processes can have on the device."""
     if device == "cuda":
         import torch
         return torch.cuda.mem_get_info()[0] / 2**20
@@ -59,7 +60,7 @@ def describe(device: str, threads: int) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that are compared, where they are installed."""
+    """The versions of the compared packages that are installed."""
     found = {}
     for name in PACKAGES:
         try:

@@ -1,5 +1,5 @@
 """
-What all benchmarks are asked in the same words.
+The command-line options and the progress line that the benchmarks share.
 """
 
 from __future__ import annotations
@@ -16,32 +16,35 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def parser(name: str, doc: str, rounds: int, quick: int) -> argparse.ArgumentParser:
-    """Rounds, threads, device, copies of minGPT and nanoGPT, and where to write."""
+    """Make a parser with the shared options.
+
+    `rounds` and `quick` are the default numbers of rounds without and with --quick.
+    """
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.strip(),
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=None,
-                      help=f"samples of each, taking turns (default {rounds})")
-    made.add_argument("--quick", action="store_true", help=f"a first look: {quick} rounds")
+                      help=f"rounds; each side takes one sample per round (default {rounds})")
+    made.add_argument("--quick", action="store_true", help=f"measure only {quick} rounds")
     made.add_argument("--threads", type=int, default=2, help="torch's threads on a CPU (default 2)")
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
-                      help="auto: the GPU if there is one")
+                      help="auto uses the GPU if there is one")
     made.add_argument("--mingpt", metavar="PATH", default=os.environ.get("MINGPT"),
                       help="a checkout of karpathy/minGPT (default: the environment's MINGPT)")
     made.add_argument("--nanogpt", metavar="PATH", default=os.environ.get("NANOGPT"),
                       help="a checkout of karpathy/nanoGPT (default: the environment's NANOGPT)")
     made.add_argument("--out", metavar="DIR", type=Path, default=RESULTS,
-                      help="for JSON and figure")
+                      help="folder of the JSON file and the figure")
     made.set_defaults(standard=(rounds, quick))
     return made
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The arguments, with `rounds`, `device` and `copies` settled."""
+    """Parse the arguments and fill in `rounds`, `device` and `copies`. BadInput for rounds < 1."""
     args = parser.parse_args(argv)
     if args.rounds is None:
         args.rounds = args.standard[args.quick]
     if args.rounds < 1:
-        raise BadInput(f"--rounds {args.rounds}: at least 1")
+        raise BadInput(f"--rounds {args.rounds}: must be at least 1")
     if args.device == "auto":
         from mingpt.trainer import find_device
         args.device = "cuda" if find_device() == "cuda" else "cpu"
@@ -50,14 +53,14 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 
 
 def known(name: str, names: list[str]) -> None:
-    """BadInput unless it is one of them."""
+    """Raise BadInput unless `name` is one of `names`."""
     if name not in names:
-        raise BadInput(f"--only {name!r}: nothing to measure is called "
-                       f"that{did_you_mean(name, names)}")
+        raise BadInput(f"--only {name!r}: nothing that can be measured has this name"
+                       f"{did_you_mean(name, names)}")
 
 
 def say(text: str) -> None:
-    """Progress: one line that is overwritten on a terminal, lines elsewhere."""
+    """Show progress: on a terminal, one line that is overwritten; elsewhere, one line per call."""
     if sys.stderr.isatty():
         print(f"\r\033[K  {text}", end="", file=sys.stderr, flush=True)
     else:
@@ -65,13 +68,13 @@ def say(text: str) -> None:
 
 
 def quiet() -> None:
-    """The progress line makes room for a table."""
+    """Clear the progress line of a terminal, so that a table can follow."""
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], int]) -> int:
-    """The exit code; bad input is one line and 2."""
+    """Run `main` and return its exit code. BadInput is printed as one line, and 2 is returned."""
     try:
         return main()
     except BadInput as error:

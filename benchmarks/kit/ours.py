@@ -1,5 +1,5 @@
 """
-Our side: the very step of `Trainer`, of any arm, on the tokens that the peers get.
+Our side of a comparison: the step of `Trainer` itself, for any arm, on the tokens of the peers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from experiments.declare.arms import combine
 
 LLAMA = ("all_modifications",)
 
-# of a square product that no longer gains from being larger
+# side of a square matrix product; a larger one reaches no more FLOP/s
 GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
 def build(case: Case, device: str = "cpu", tied: bool = False, arm: str | None = None,
           compiled: bool = False, settings: dict[str, Any] | None = None) -> Built:
-    """Our training step at a size: an arm of the catalogue (default: what the case's family is),
-    and `settings`."""
+    """Build our training step at one size.
+
+    `arm` is an arm of the catalogue; without one, the arms of the case's family are used.
+    `settings` are further dotted settings.
+    """
     from mingpt.trainer import Trainer
     idle = resident_mb()
     trainer = started(Trainer, case, device, _changes(case, tied, arm, compiled) | (settings or {}))
@@ -37,13 +40,13 @@ def build(case: Case, device: str = "cpu", tied: bool = False, arm: str | None =
 
 
 def _changes(case: Case, tied: bool, arm: str | None, compiled: bool) -> dict[str, Any]:
-    """Dotted settings against minGPT's defaults."""
+    """The dotted settings that differ from minGPT's defaults."""
     arms = [arm] if arm else list(LLAMA) if case.family == "llama" else []
     return combine(arms)[1] | {"model.tie_weights": tied, "trainer.compile": compiled}
 
 
 def model_of(case: Case, changes: dict[str, Any]):
-    """A GPT of that size, dropout off."""
+    """Build a GPT of this size without dropout."""
     from mingpt.model import GPT
     config = GPT.get_default_config()
     config.merge_from_dict(dict(model_type=None, n_layer=case.n_layer, n_head=case.n_head,
@@ -54,13 +57,15 @@ def model_of(case: Case, changes: dict[str, Any]):
 
 
 def _section(changes: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key.removeprefix(f"{name}."): value for key,
-            value in changes.items() if key.startswith(f"{name}.")}
+    return {key.removeprefix(f"{name}."): value
+            for key, value in changes.items() if key.startswith(f"{name}.")}
 
 
 def started(trainer_class: type, case: Case, device: str, changes: dict[str, Any]):
-    """A trainer as `run` leaves it at the moment of its first step, with the peers' batches and
-    optimizer settings."""
+    """Return a trainer that `run` has prepared up to its first step.
+
+    It has the batches and the optimizer settings of the peers.
+    """
     class Ready(trainer_class):
         def batches(self):
             return batches(case, device)
@@ -79,7 +84,7 @@ def started(trainer_class: type, case: Case, device: str, changes: dict[str, Any
 
 
 def gemm(device: str = "cpu"):
-    """A side: one square product, in the type that training multiplies in on this device."""
+    """Build a side that computes one square matrix product, in the dtype that training uses."""
     import torch
 
     size, dtype = GEMM_SIZE[device], torch.float32 if device == "cpu" else torch.bfloat16

@@ -1,9 +1,10 @@
 """
-Those that a step is compared with. Each runs its own model code, and trains as its own users do.
+The peers: other libraries that our step is compared with.
 
-Every builder runs in a process of its own, imports its library there, and returns one training
-step: forward, loss, backward, clipping, optimizer, with dropout off. minGPT and nanoGPT are no
-packages: they come from a path to a copy.
+Each runs its own model code and trains as its users do. Each builder runs in its own process,
+imports its library there, and returns one training step: forward, loss, backward, clipping and
+optimizer, with dropout off. minGPT and nanoGPT are not packages, so they are imported from the path
+of a copy.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ from benchmarks.kit.turns import Built
 from mingpt.utils import BadInput
 
 LEARNING_RATE, BETAS, DECAY, CLIP = 3e-4, (0.9, 0.95), 0.1, 1.0
-BATCHES = 4     # different ones, taken round and round
+BATCHES = 4     # different batches, used in a cycle
 
 
 @dataclass(frozen=True)
 class Peer:
-    """`source`: a package, or the option that names a copy. `tied`: whether its head is its token
-    embedding, as ours is then. `trains`: how its users do."""
+    """A peer.
+
+    `source` is a package, or the option that gives the path of a copy. `tied` says whether its head
+    is its token embedding; ours is then tied too. `trains` says how its users train it.
+    """
     builder: str
     source: str
     families: tuple[str, ...]
@@ -59,16 +63,18 @@ PEERS = {
 
 
 def absent(peer: Peer, copies: dict[str, str | None]) -> str | None:
-    """Why a peer cannot be measured here; None if it can. BadInput for a path without the file that
-    is expected."""
+    """Why a peer cannot be measured here; None if it can.
+
+    BadInput for a path that does not contain the expected file.
+    """
     if peer.source.startswith("--"):
-        path, needed = copies.get(peer.source), {"--mingpt": "mingpt/model.py",
-                                                 "--nanogpt": "model.py"}[peer.source]
+        path, needed = copies.get(peer.source), {
+            "--mingpt": "mingpt/model.py", "--nanogpt": "model.py"}[peer.source]
         if not path:
             return f"no copy given: {peer.source} PATH"
         if not (Path(path) / needed).is_file():
             raise BadInput(f"{peer.source} {path}: no {needed} there; give the folder of a "
-                           f"checkout that has it")
+                           f"checkout that has this file")
     elif importlib.util.find_spec(peer.source) is None:
         return f"{peer.source} is not installed: make bench installs it"
     if peer.compiled and not any(map(shutil.which, ("g++", "clang++", "c++"))):
@@ -77,7 +83,7 @@ def absent(peer: Peer, copies: dict[str, str | None]) -> str | None:
 
 
 def build(peer: str, case: Case, device: str = "cpu", path: str | None = None) -> Built:
-    """The training step of a peer at a size: how all but ours are built in their processes."""
+    """Build the training step of a peer at one size. This is the builder of every side but ours."""
     import torch
     model, optimizer, loss_of, idle = load(peer, case, device, path)
     if PEERS[peer].compiled:
@@ -86,9 +92,11 @@ def build(peer: str, case: Case, device: str = "cpu", path: str | None = None) -
 
 
 def load(peer: str, case: Case, device: str, path: str | None) -> tuple:
-    """(model, optimizer, (x, y) → (what its loop keeps, loss), MB that the process held with all
-    imported)."""
-    import torch  # noqa: F401  what is imported is no part of what a model needs
+    """Build a peer: (model, optimizer, loss_of, MB that the process held after all imports).
+
+    loss_of(x, y) returns (what the peer's training loop keeps, loss).
+    """
+    import torch  # noqa: F401  imported before memory is measured
     make, source = globals()[f"_{PEERS[peer].builder}"], PEERS[peer].source
     if source.startswith("--"):
         module, idle = _from_copy(source, path), resident_mb()
@@ -99,7 +107,7 @@ def load(peer: str, case: Case, device: str, path: str | None) -> tuple:
 
 
 def batches(case: Case, device: str) -> Iterator[tuple]:
-    """Endless (x, y), the same for all: random tokens, y one later."""
+    """Yield (x, y) endlessly: random tokens, the same for all sides. y is x one position later."""
     import torch
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(case.vocab_size, (BATCHES, case.batch_size, case.block_size + 1),
@@ -109,13 +117,13 @@ def batches(case: Case, device: str) -> Iterator[tuple]:
 
 
 def step(model, optimizer, loss_of: Callable, data: Iterator, device: str) -> Callable[[], Any]:
-    """One step of the loop that all of them write, as a function that returns the loss."""
+    """Return a function that takes one step of the usual training loop and returns the loss."""
     import torch
     model.train()
     kept = None
 
     def run():
-        nonlocal kept  # a loop's variable holds the logits of a step until the next one's are there
+        nonlocal kept  # like the variable of a real loop, it holds the logits until the next step
         x, y = next(data)
         with autocast(device):
             kept, loss = loss_of(x, y)
@@ -128,14 +136,17 @@ def step(model, optimizer, loss_of: Callable, data: Iterator, device: str) -> Ca
 
 
 def autocast(device: str) -> contextlib.AbstractContextManager:
-    """bfloat16 on a GPU, float32 on a CPU, as ours."""
+    """Autocast to bfloat16 on a GPU; stay in float32 on a CPU. Ours does the same."""
     import torch
     return torch.autocast(device, torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
 
 
 def built(run: Callable, idle: float, device: str) -> Built:
-    """With the loss of the first step, its seconds (something may be compiled in them), what an
-    idle process holds, and on a GPU its clock and its memory."""
+    """Take a first step, and return the side with that step's loss and seconds.
+
+    The seconds include compilation. `idle` is the memory in MB held before the model was built. On
+    a GPU the side also knows how to wait for the device and how to read its peak memory.
+    """
     import torch
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -148,8 +159,11 @@ def built(run: Callable, idle: float, device: str) -> Built:
 
 
 def _from_copy(option: str, path: str):
-    """A copy's model.py as a module. minGPT's package is called as ours is: ours steps aside while
-    it is imported."""
+    """Import the model.py of a copy as a module.
+
+    minGPT's package has the same name as ours, so ours is removed from sys.modules during the
+    import and put back afterwards.
+    """
     if option == "--nanogpt":
         spec = importlib.util.spec_from_file_location("nanogpt_model", Path(path) / "model.py")
         module = importlib.util.module_from_spec(spec)
@@ -167,8 +181,7 @@ def _from_copy(option: str, path: str):
         sys.modules.update(ours)
 
 
-# -- builders: (case, device, a copy's module) →
-#    (model, optimizer, (x, y) → (what their loop keeps, loss)) --
+# -- builders: (case, device, the module of a copy) → (model, optimizer, loss_of) ------------------
 
 def _mingpt(case: Case, device: str, module):
     config = module.GPT.get_default_config()
@@ -215,13 +228,12 @@ def _x_transformers(case: Case, device: str):
     from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
     layers = Decoder(dim=case.n_embd, depth=case.n_layer, heads=case.n_head,
                      attn_dim_head=case.n_embd // case.n_head, attn_flash=True)
-    # its wrapper computes logits for the last token too, and drops them: x alone is what the others
-    # compute
-    model = AutoregressiveWrapper(TransformerWrapper(num_tokens=case.vocab_size,
-                                                     max_seq_len=case.block_size,
-                                                     attn_layers=layers)).to(device)
-    return model, torch.optim.Adam(model.parameters(), LEARNING_RATE,
-                                   BETAS), lambda x, y: (None, model(x))
+    # The wrapper also computes the logits of the last token, and drops them. With x alone it does
+    # as much work as the others.
+    model = AutoregressiveWrapper(TransformerWrapper(
+        num_tokens=case.vocab_size, max_seq_len=case.block_size, attn_layers=layers)).to(device)
+    return (model, torch.optim.Adam(model.parameters(), LEARNING_RATE, BETAS),
+            lambda x, y: (None, model(x)))
 
 
 def _litgpt(case: Case, device: str):

@@ -1,6 +1,5 @@
 """
-Where the time of our step goes: torch's profiler over a few steps, its operators by the time they
-take themselves.
+Show where the time of our step goes: torch's profiler over a few steps, sorted by self time.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ STEPS, ROWS = 5, 18
 
 
 def profile(cases: list[Case], device: str, threads: int) -> int:
-    """Print a table a size, in this process."""
+    """Profile our step in this process, print one table per size, and return 0."""
     import torch
     torch.set_num_threads(threads)
     for case in cases:
@@ -21,8 +20,7 @@ def profile(cases: list[Case], device: str, threads: int) -> int:
 
 
 def operators(case: Case, device: str, steps: int = STEPS) -> Table:
-    """The top operators of our step: milliseconds of a step in their own code, share, calls a
-    step."""
+    """The table of our step's slowest operators: self ms per step, share, calls per step."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
@@ -40,11 +38,10 @@ def operators(case: Case, device: str, steps: int = STEPS) -> Table:
                   ("", "ms", "share", "calls"))
     for event in timed[:ROWS]:
         table.row(event.key, f"{_own(event, device) / steps / 1e3:.1f}",
-                  f"{_own(event, device) / whole:.1%}",
-                  f"{event.count / steps:.0f}")
+                  f"{_own(event, device) / whole:.1%}", f"{event.count / steps:.0f}")
     return table
 
 
 def _own(event, device: str) -> float:
-    """Microseconds, without those of the operators that it calls."""
+    """The self time of an operator in microseconds, without the operators that it calls."""
     return event.self_device_time_total if device == "cuda" else event.self_cpu_time_total

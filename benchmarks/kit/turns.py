@@ -1,10 +1,10 @@
 """
-Sides of a comparison, each in a process of its own, that take turns: what disturbs the machine
-disturbs all alike.
+Run the sides of a comparison in turns, each in its own process.
 
-A side is named by "module:function" and its arguments; the function builds it there and returns
-what is timed. In a round every side takes one sample, in another order every time, and ratios are
-taken within a round.
+The turns make a disturbance of the machine affect all sides alike. A side is given as
+"module:function" with arguments; the function is called in the side's process and returns what is
+timed. In each round every side takes one sample. The order changes from round to round, and ratios
+are taken within a round.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from typing import Any
 
 from benchmarks.kit.machine import peak_mb
 
-SAMPLE_SECONDS = 0.4    # a sample is at least about so long
-SLOW = 5.0              # seconds of a run that is not repeated before it counts
+SAMPLE_SECONDS = 0.4    # the least length of a sample, approximately
+SLOW = 5.0              # a `timed` run longer than this many seconds is warmed up only once
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of those that take turns: `builder` is "module:function", called with `arguments` in the
-    side's process."""
+    """One side of a comparison.
+
+    `builder` is "module:function". It is called with `arguments` in the side's process.
+    """
     name: str
     builder: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -42,25 +44,30 @@ class Side:
 
 @dataclass
 class Built:
-    """What a builder returns: `run` is timed, or returns the seconds itself where only a part of it
-    counts (`timed`); `wait` returns when the device is done; `about` goes to the parent."""
+    """What a builder returns.
+
+    `run` is what is timed. With `timed`, it returns the seconds itself, because only a part of it
+    counts. `wait` returns when the device is done. `about` is sent to the parent.
+    """
     run: Callable[[], Any]
     about: dict[str, Any] = field(default_factory=dict)
     wait: Callable[[], None] = lambda: None
-    peak_mb: Callable[[], float] | None = None   # the device's, where that is not the process
+    peak_mb: Callable[[], float] | None = None   # peak memory of the device, if not of the process
     timed: bool = False
 
 
-# -- in a side's own process -----------------------------------------------------------------------
+# -- runs in the process of a side -----------------------------------------------------------------
 
 def serve(connection: Connection, side: Side) -> None:
-    """Build the side and say what it is; then take as many steps as asked for, until asked for
-    none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the parent's affair
+    """Build the side and send what is known about it; then answer requests for a number of steps.
+
+    A request for 0 steps ends the process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # the parent handles Ctrl-C
     try:
-        with contextlib.redirect_stdout(None):     # models announce their sizes
+        with contextlib.redirect_stdout(None):     # some models print their size
             built, about = _build(side)
-    except Exception:   # whatever a peer's code raises is the parent's to report
+    except Exception:   # the parent reports whatever a peer's code raises
         connection.send({"failed": traceback.format_exc()})
         return
     connection.send(about)
@@ -70,19 +77,19 @@ def serve(connection: Connection, side: Side) -> None:
 
 
 def _build(side: Side) -> tuple[Built, dict[str, Any]]:
-    """The side, warm, and what is known of it before it is measured."""
+    """Build the side and warm it up. Returns it, and what is known before it is measured."""
     module, function = side.builder.split(":")
     if side.threads:
         importlib.import_module("torch").set_num_threads(side.threads)
     built = getattr(importlib.import_module(module), function)(**side.arguments)
-    first = _wall(built, 1)    # allocates, and compiles where something does
-    enough = built.timed and first > SLOW    # nothing is compiled there
+    first = _wall(built, 1)    # this run allocates, and compiles if anything does
+    enough = built.timed and first > SLOW    # a `timed` side compiles nothing
     return built, {"first_seconds": first, "run_seconds": first if enough else _wall(built, 1),
                    **built.about}
 
 
 def _seconds(built: Built, steps: int) -> float:
-    """Mean seconds of so many runs, one after the other."""
+    """Mean seconds per run, over `steps` runs one after the other."""
     return sum(built.run() for _ in range(steps)) / steps if built.timed else _wall(built, steps)
 
 
@@ -95,10 +102,10 @@ def _wall(built: Built, steps: int) -> float:
     return (time.perf_counter() - begun) / steps
 
 
-# -- side by side ----------------------------------------------------------------------------------
+# -- runs in the parent process --------------------------------------------------------------------
 
 class Worker:
-    """A side's process, as its parent sees it."""
+    """The process of a side, seen from the parent."""
 
     def __init__(self, side: Side):
         context = get_context("spawn")
@@ -109,7 +116,7 @@ class Worker:
         self.about = self.answer()
 
     def answer(self) -> Any:
-        """What the process sends; RuntimeError if it ended instead."""
+        """Return what the process sends next. RuntimeError if it has ended."""
         try:
             return self.connection.recv()
         except EOFError:
@@ -121,15 +128,17 @@ class Worker:
             ) from None
 
     def ask(self, steps: int) -> Any:
-        """Mean seconds of a run of so many; for none, the peak memory in MB, and the process
-        ends."""
+        """Ask for `steps` runs and return the mean seconds per run.
+
+        With 0 steps, return the peak memory in MB; the process then ends.
+        """
         self.connection.send(steps)
         return self.answer()
 
 
 @contextlib.contextmanager
 def workers(sides: list[Side], say: Callable[[str], None]) -> Iterator[list[Worker]]:
-    """A process for every side, ended with the block."""
+    """Start one process per side. All are ended when the `with` block ends."""
     started: list[Worker] = []
     try:
         for side in sides:
@@ -145,9 +154,11 @@ def workers(sides: list[Side], say: Callable[[str], None]) -> Iterator[list[Work
 def take_turns(
     sides: list[Side], rounds: int, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, dict]:
-    """Name → {"seconds": [one a round], "peak_mb", and what its builder says}; or {"failed": why}
-    for one whose code raised when it was built. Seconds at the same place in two lists are of the
-    same round."""
+    """Run the sides in turns: {name: {"seconds": [one per round], "peak_mb", …}}.
+
+    The further keys are those of the builder's `about`. A side whose builder raised has only
+    {"failed": traceback}. Seconds at the same index of two lists are from the same round.
+    """
     with workers(sides, say) as started:
         results = {w.side.name: w.about | {"seconds": []}
                    for w in started if "failed" not in w.about}
@@ -164,17 +175,17 @@ def take_turns(
 
 
 def order(sides: list, number: int) -> list:
-    """All of them, in the order of round `number`: another one each time, the same in every run."""
+    """The sides in the order of round `number`. Each round has its own order, equal in all runs."""
     return random.Random(number).sample(sides, len(sides))
 
 
 def ratios(theirs: list[float], ours: list[float]) -> dict[str, float]:
-    """How many times as long they take, round by round, as median and quartiles."""
+    """Their seconds over ours, round by round, as median and quartiles."""
     return spread([a / b for a, b in zip(theirs, ours, strict=True)])
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """The median, and the quartiles around it."""
+    """The median and the quartiles of some values, as {"median", "low", "high"}."""
     if len(values) == 1:
         return dict.fromkeys(("median", "low", "high"), values[0])
     low, median, high = quantiles(values, n=4, method="inclusive")

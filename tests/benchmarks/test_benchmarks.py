@@ -1,4 +1,4 @@
-"""Benchmarks: what is computed from the times. Never the times themselves."""
+"""Benchmarks: what is computed from the times. The times themselves are not tested."""
 
 import argparse
 import math
@@ -64,7 +64,7 @@ def test_sides_answer_once_a_round_and_one_that_fails_says_why():
     sides = [Side("a", f"{__name__}:counting", {"start": 10}, sample_seconds=0),
              Side("b", f"{__name__}:broken")]
     results = take_turns(sides, rounds=3)
-    # two runs to warm up
+    # the first two runs warm up
     assert results["a"]["seconds"] == [12, 13, 14] and results["a"]["began"] == 10
     assert results["a"]["peak_mb"] > 1
     assert "ArithmeticError: no such thing" in results["b"]["failed"]
@@ -87,7 +87,7 @@ def test_the_flops_of_a_size_by_hand():
     case = Case("by hand", n_layer=1, n_head=1, n_embd=2, block_size=3, batch_size=1, vocab_size=5)
     # 3 tokens: attention's four matrices, the MLP's two, the head
     products = 3 * (4 * 2 * 2 + 2 * 2 * 8 + 2 * 5)
-    scores = (1 + 2 + 3) * 2 * 2  # each query's keys: a score and a weighted value of width 2
+    scores = (1 + 2 + 3) * 2 * 2  # per query and key: a score and a weighted value of width 2
     assert case.flops == 3 * 2 * (products + scores)
 
 
@@ -96,7 +96,7 @@ def test_peers_share_processes_with_ours_as_far_as_memory_goes():
     assert step.groups(names, NANO, math.inf) == [names]
     assert step.groups(names, NANO, 0) == [[name] for name in names]
     pair = NANO.megabytes(tied=True) * 2 + NANO.megabytes(tied=False) * 2
-    # and ours, tied and untied
+    # two peers, and ours, tied and untied
     assert step.groups(names, NANO, pair + 1)[0] == ["minGPT", "nanoGPT"]
 
 
@@ -138,7 +138,7 @@ def test_our_step_and_transformers_begin_with_the_same_loss_from_the_same_weight
     model = ours.model_of(NANO, {"model.tie_weights": True})
     weights = theirs.state_dict()
     for name, tensor in model.state_dict().items():
-        # transformers keeps GPT-2's (in, out)
+        # transformers stores GPT-2's matrices as (in, out)
         transposed = name.endswith("weight") and ".c_" in name
         tensor.copy_(weights[name].t() if transposed else weights[name])
     x, y = next(peers.batches(NANO, "cpu"))

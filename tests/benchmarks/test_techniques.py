@@ -1,5 +1,5 @@
-"""docs/techniques.md: every command on the page runs, its table has them all, every section has
-source and switch."""
+"""docs/techniques.md: every command of the page runs, its table lists all of them, and every
+section has a source and a switch."""
 
 import importlib
 import json
@@ -22,17 +22,16 @@ COMMANDS = re.findall(r"^    (python .*|torchrun .*)$", TEXT, re.MULTILINE)
 TRAINED = [c for c in COMMANDS if c.startswith("python lab.py -")]
 SAMPLED = [c for c in COMMANDS if c.startswith("python lab.py sample")]
 RINGS = [c for c in COMMANDS if "benchmarks.ring" in c]
-# the laptop's number of layers, which some schedules are written for
+# train() adds the 4 layers of the laptop preset, for which some schedules are written
 SMALL = ["--preset", "nano", "--model.n_embd=32", "--model.n_head=4", "--model.block_size=32",
-         "--trainer.batch_size=2",
-         "--max-iters", "2", "--data.val_tokens=64", "--run.sample_tokens=1", "--device", "cpu",
-         "--run.log_every=1"]
+         "--trainer.batch_size=2", "--max-iters", "2", "--data.val_tokens=64",
+         "--run.sample_tokens=1", "--device", "cpu", "--run.log_every=1"]
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The arguments that make a run small, its data and its folder; runs of the page are trained
-    there one by one."""
+    """The arguments that make a run small, with its data and its folder. The runs of the page are
+    trained in this folder one by one."""
     folder = tmp_path_factory.mktemp("techniques")
     lines = (json.dumps({"text": f"{n} red green blue " * 9}) + "\n" for n in range(40))
     (folder / "words.jsonl").write_text("".join(lines))
@@ -80,7 +79,7 @@ def test_a_technique_trains(command, small):
 def test_drafting_works_with_the_runs_of_the_page(command, small, capsys):
     for line in TRAINED:
         if "--arm" in line:
-            assert train(line, small) == 0      # at once, where it was trained before
+            assert train(line, small) == 0      # returns at once if it was trained before
     assert lab.main([*words(command), "--tokens", "12", "--out", small[-1], "--device", "cpu"]) == 0
     assert re.search(r"drafted \d+ tokens, [\d.]+% were kept: [\d.]+ tokens per pass",
                      capsys.readouterr().out)
@@ -145,8 +144,8 @@ def test_some_commands_measured_again_leave_the_other_lines():
     head, later = (["| switch |", "|---|", f"| baseline | {n} |"] for n in (1, 2))
     page = techniques.written(empty, [*head, "| `-r` | 1 |"])
     page = techniques.written(page, [*later, "| `-n` | 2 |"])
-    assert page.partition(techniques.BEGIN)[2].split("\n")[1:6] == [*head, "| `-n` | 2 |",
-                                                                    "| `-r` | 1 |"]
+    assert page.partition(techniques.BEGIN)[2].split("\n")[1:6] == [
+        *head, "| `-n` | 2 |", "| `-r` | 1 |"]
     whole = [*later, "| `-n` | 3 |", "| `-r` | 3 |"]
     assert techniques.written(page, whole).partition(techniques.BEGIN)[2].split("\n")[1:6] == whole
 

@@ -1,5 +1,5 @@
-"""lab.py analyze: counts are exact, speed-ups are measured or absent, and a trained model's weights
-are its own."""
+"""lab.py analyze: counts are exact, speed-ups are measured or left out, and the attention weights
+are those of the trained model."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def tiny(**settings):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """OUT of a nano run of a few steps, named turned.s0."""
+    """The OUT folder of a nano run of a few steps, named turned.s0."""
     out = tmp_path_factory.mktemp("trained")
     text = out / "text.txt"
     text.write_text("".join(f"Line {n}: the quick brown fox jumps over dog number {n * n}.\n\n"
@@ -125,8 +125,8 @@ def test_without_words_it_analyses_the_eight_pairs(tmp_path, capsys):
         and "49.6%" in text
     )
     pictures = {path.name for path in folder.glob("*.png")}
-    assert pictures == {"hyperparameter_comparison.png", *(f"config_w{w}_d{d}.png" for w,
-                                                           d in PAIRS)}
+    assert pictures == {"hyperparameter_comparison.png",
+                        *(f"config_w{w}_d{d}.png" for w, d in PAIRS)}
     rows = json.loads((folder / "hyperparameter_analysis.json").read_text())["rows"]
     assert [tuple(row["pair"]) for row in rows] == list(PAIRS) and "measured" not in rows[0]
 
@@ -135,8 +135,8 @@ def test_a_timed_analysis_draws_the_tradeoff(tmp_path):
     from experiments.analysis.files import folder_of, write_rows
     subjects = [pair(w, d, 32, overrides=SMALL) for w, d in ((8, 2), (4, 3))]
     how, times = measure(subjects, rounds=5, device="cpu")
-    rows = [describe(subject) | {"measured": measured} for subject,
-            measured in zip(subjects, times, strict=True)]
+    rows = [describe(subject) | {"measured": measured}
+            for subject, measured in zip(subjects, times, strict=True)]
     names = [path.name for path in write_rows(rows, how, folder_of(tmp_path))]
     assert "sparsity_speedup_tradeoff.png" in names
     assert all((folder_of(tmp_path) / name).stat().st_size for name in names)
@@ -205,7 +205,7 @@ def test_uniform_attention_has_the_entropy_of_its_keys():
     assert entropy(torch.full((2, 3, 7), 1 / 7)).allclose(torch.tensor(math.log(7)))
     assert float(entropy(torch.tensor([1.0, 0, 0]))) == 0
     model = tiny(schedule="f 4", position="none")
-    for block in model.transformer.h:  # q and k are zero: every key is as good as another
+    for block in model.transformer.h:  # q and k are zero, so all keys have the same score
         torch.nn.init.zeros_(block.attn.c_attn.weight)
     x = np.random.default_rng(0).integers(0, 40, (2, 32))
     layers, _ = attention_of(model, x, x)
@@ -214,8 +214,8 @@ def test_uniform_attention_has_the_entropy_of_its_keys():
         assert layer["entropy"]["mean"] == pytest.approx(np.log(keys).mean(), rel=1e-5)
         assert layer["entropy"]["uniform"] == pytest.approx(np.log(keys).mean(), rel=1e-5)
         assert layer["self"]["mean"] == pytest.approx((1 / keys).mean(), rel=1e-5)
-    assert layers[1]["distance"]["mean"] == pytest.approx(np.mean([(min(i, 3)) / 2 for i
-                                                                   in range(1, 32)]), rel=1e-5)
+    assert layers[1]["distance"]["mean"] == pytest.approx(np.mean([
+        (min(i, 3)) / 2 for i in range(1, 32)]), rel=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"position": "rope", "schedule": "5 8/4"},

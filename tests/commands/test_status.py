@@ -61,7 +61,7 @@ def test_a_run_whose_process_is_gone_is_killed_unless_it_ran_on_another_machine(
 def test_a_finished_run_shows_its_result_and_one_in_progress_what_is_left(out):
     rows = {row["arm"]: row for row in live.find(out)}
     assert rows["rope"]["val_loss"] == 2.25 and rows["rope"]["seconds_left"] is None
-    # 75 more at 0.4 s
+    # 75 more iterations at 0.4 s each
     assert rows["live"]["val_loss"] == 2.5 and rows["live"]["seconds_left"] == 30.0
 
 
@@ -101,8 +101,8 @@ def test_failures_come_first_and_then_what_runs(out):
 
 
 def test_a_record_of_another_shape_is_a_row_that_says_so(out):
-    (out / "losses" / "odd.s0.json").write_text(json.dumps({"schema": SCHEMA, "progress": 3,
-                                                            "status": "running"}))
+    (out / "losses" / "odd.s0.json").write_text(json.dumps({
+        "schema": SCHEMA, "progress": 3, "status": "running"}))
     assert {row["arm"]: row["status"] for row in live.find(out)}["odd"] == "unreadable"
 
 
@@ -175,7 +175,7 @@ def test_watching_without_a_terminal_prints_a_line_a_change(out, monkeypatch, ca
     monkeypatch.setattr(status.time, "sleep", sleep)
     assert status.main(arguments(out, watch=True)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7   # six runs, and the one that went on
+    assert len(lines) == 7   # six runs, and a second line for the one that continued
     assert "mine/live.s1" in lines[-1] and "50/100" in lines[-1]
 
 
@@ -201,10 +201,10 @@ def test_the_page_is_whole_refreshes_itself_only_when_watched_and_stays_text(
     page_file = out / "status.html"
     assert status.main(arguments(out, html=page_file)) == 0
     assert "http-equiv=\"refresh\"" not in page_file.read_text()
-    monkeypatch.setattr(status.time, "sleep", lambda seconds: (_ for _
-                                                               in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(status.time, "sleep",
+                        lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
     assert status.main(arguments(out, html=page_file, watch=True, every=30.0)) == 0
-    # no half-written file
+    # no half-written file is left
     assert [path.name for path in out.iterdir() if "status" in path.name] == ["status.html"]
     page = chromium.new_page(viewport={"width": 390, "height": 800})
     noted = []

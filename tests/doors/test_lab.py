@@ -1,4 +1,4 @@
-"""lab.py is one door: bad input is one line and exit code 2."""
+"""lab.py is the one command: bad input gives one line and exit code 2."""
 
 import subprocess
 import sys
@@ -80,10 +80,10 @@ def test_the_options_about_attention_are_settings():
     def settings(*words):
         return attention_overrides(parser.parse_args(words))
     assert settings("--window", "96", "--dilation", "4") == ["--model.schedule=96/4*"]
-    assert settings("--window", "96", "--backend", "dense") == ["--model.schedule=96*",
-                                                                "--model.backend=dense"]
-    assert settings("--schedule", "f 8*", "--attention", "mha") == ["--model.schedule=f 8*",
-                                                                    "--model.attention=mha"]
+    assert settings("--window", "96", "--backend", "dense") == [
+        "--model.schedule=96*", "--model.backend=dense"]
+    assert settings("--schedule", "f 8*", "--attention", "mha") == [
+        "--model.schedule=f 8*", "--model.attention=mha"]
     assert settings() == []
 
 

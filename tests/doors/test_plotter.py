@@ -1,5 +1,4 @@
-"""Claims about plotter.py: what it writes, what it prints, what it refuses, and how the pictures
-are made."""
+"""plotter.py: what it writes, what it prints, what it refuses, and how the pictures are made."""
 
 from __future__ import annotations
 
@@ -61,8 +60,8 @@ def test_one_verdict_line_an_arm_is_printed_and_kept(seven):
     lines = {line.split()[0]: line.split()[1] for line in run.stdout.splitlines()
              if line.startswith("  ") and line.split()[0] in EFFECTS}
     kept = json.loads((root / "visualizations" / "seven" / "verdicts.json").read_text())
-    assert lines == {"baseline": "baseline"} | {arm: v["word"] for arm,
-                                                v in kept["verdicts"].items()}
+    assert lines == {"baseline": "baseline"} | {arm: v["word"]
+                                                for arm, v in kept["verdicts"].items()}
     assert lines["all_modifications"] == "better"
     assert len(lines) == 7
 
@@ -219,13 +218,13 @@ def test_labels_keep_their_order_and_distance_and_stay_inside():
         assert (np.argsort(placed) == np.argsort(wanted)).all()
         assert count == 1 or np.diff(np.sort(placed)).min() >= 0.04 - 1e-9
         assert placed.min() >= 0 and placed.max() <= 1 + 1e-9
-    # nobody is moved without need
+    # no label is moved without need
     assert labels.spread(np.array([0.2, 0.8]), 0.04, 0, 1).tolist() == [0.2, 0.8]
 
 
 def test_no_text_of_the_comparison_overlaps_or_leaves_the_page(tmp_path):
-    names = ["baseline", "swiglu_rope_rmsnorm_warmup_cosine_window96_dilation4", *(f"arm{i}" for i
-                                                                                   in range(18))]
+    names = ["baseline", "swiglu_rope_rmsnorm_warmup_cosine_window96_dilation4",
+             *(f"arm{i}" for i in range(18))]
     figure = training_comparison(panel(write_study(tmp_path, dict.fromkeys(names, 0.0), seeds=(0,),
                                                    steps=50)))
     figure.canvas.draw()

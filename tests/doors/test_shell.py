@@ -1,4 +1,4 @@
-"""run_all.sh and run_single.sh: what they pass on, and what a batch job does with signals."""
+"""run_all.sh and run_single.sh: the arguments that they pass on, and signals in a batch job."""
 
 import os
 import re
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("run_all.sh", "run_single.sh")
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "FLAG")
 
-# Stands in for .venv/bin/python: prints its arguments; with PLAY set it waits for a signal and ends
-# as told.
+# Stands in for .venv/bin/python. It prints its arguments. With PLAY set, it waits for a signal and
+# then exits with the given code.
 PYTHON = """#!/usr/bin/env bash
 printf '<%s>' "$@"; echo
 if [[ -n ${PLAY:-} ]]; then
@@ -38,8 +38,8 @@ if [[ $1 == requeue ]]; then echo "requeued $2"; fi
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the scripts in a folder whose name has a space, with everything they call played by
-    stand-ins."""
+    """A copy of the scripts in a folder whose name has a space. Stand-ins replace everything that
+    they call."""
     root = tmp_path / "the project"
     (root / ".venv/bin").mkdir(parents=True)
     (root / ".venv/.installed").touch()
@@ -83,13 +83,12 @@ def test_run_all_is_lab_study_with_the_users_arguments_from_any_folder(project, 
 
 
 def test_run_single_takes_arguments_or_flag_or_the_array_task(project):
-    assert bash(project, "run_single.sh", "-r", "--out", "x y").stdout == called(project, "-r",
-                                                                                 "--out", "x y")
+    assert bash(project, "run_single.sh", "-r", "--out", "x y").stdout == called(
+        project, "-r", "--out", "x y")
     assert bash(project, "run_single.sh", FLAG="-r -w").stdout == called(project, "-r", "-w")
-    assert bash(project, "run_single.sh", SLURM_ARRAY_TASK_ID="3").stdout == called(project,
-                                                                                    "study",
-                                                                                    "--task", "3")
-    # said beats inherited
+    assert bash(project, "run_single.sh", SLURM_ARRAY_TASK_ID="3").stdout == called(
+        project, "study", "--task", "3")
+    # arguments override the inherited FLAG
     assert bash(project, "run_single.sh", "-s", FLAG="-r").stdout == called(project, "-s")
     assert bash(project, "run_single.sh").stdout == called(project)
 
@@ -115,7 +114,7 @@ def test_a_missing_environment_is_made_first_and_its_words_are_not_output(projec
 def test_a_failed_setup_is_the_end(project):
     shutil.rmtree(project / ".venv")
     (project / "Makefile").write_text("setup:\n\t@exit 5\n")
-    assert bash(project, "run_all.sh").returncode == 2   # make's own
+    assert bash(project, "run_all.sh").returncode == 2   # make's own exit code
 
 
 def test_a_batch_job_finds_the_project_though_slurm_runs_a_copy_of_the_script(project, tmp_path):
@@ -135,14 +134,13 @@ def test_a_job_without_a_gpu_on_a_cluster_with_some_says_so(project):
 
 
 @pytest.mark.parametrize("number, code, requeued", [
-    (signal.SIGUSR1, 3, True),      # time nearly up, checkpoint saved
-    (signal.SIGUSR1, 0, False),     # finished meanwhile
-    (signal.SIGUSR1, 1, False),     # failed: once more would fail again
-    (signal.SIGTERM, 3, False),     # cancelled, or preempted: SLURM itself queues that again
+    (signal.SIGUSR1, 3, True),      # the time is nearly up, and a checkpoint is saved
+    (signal.SIGUSR1, 0, False),     # the run finished in the meantime
+    (signal.SIGUSR1, 1, False),     # the run failed, and would fail again
+    (signal.SIGTERM, 3, False),     # cancelled, or preempted: then SLURM queues it again
 ])
-def test_a_batch_job_passes_signals_on_and_queues_itself_again_only_when_time_is_up(project,
-                                                                                    number, code,
-                                                                                    requeued):
+def test_a_batch_job_passes_signals_on_and_queues_itself_again_only_when_time_is_up(
+        project, number, code, requeued):
     with subprocess.Popen(["bash", str(project / "run_single.sh"), "-r"], stdin=subprocess.DEVNULL,
                           text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           env=environment(project, SLURM_JOB_ID="7", PLAY=str(code))) as job:

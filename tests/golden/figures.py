@@ -1,10 +1,10 @@
 """
-Figures of whatever library named `mingpt` is on the path, through the interface that both have.
+Print figures of the library named `mingpt` that is on the path, through its public interface.
 
     PYTHONPATH=path/to/minGPT python tests/golden/figures.py > tests/golden/mingpt.json
 
-made mingpt.json with Karpathy's minGPT (commit 37baab7, torch 2.13). tests/mingpt/test_parity.py
-computes the same with this project's library and compares.
+This command made mingpt.json with Karpathy's minGPT (commit 37baab7, torch 2.13).
+tests/mingpt/test_parity.py computes the same figures with this project's library and compares them.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from mingpt.utils import CfgNode, set_seed
 
 
 class Countdown(torch.utils.data.Dataset):
-    """Row i counts down from i modulo 11; the targets of its first two places do not count."""
+    """Row i counts down from i modulo 11. The targets at its first two positions do not count."""
 
     def __len__(self):
         return 200
@@ -56,8 +56,10 @@ def complaint(function, *args):
 
 
 def trained(iterations=25):
-    """Losses of default training on a gpt-nano without dropout, what was printed, and the
-    trainer."""
+    """Train a gpt-nano without dropout and with default settings.
+
+    Returns (losses, what was printed, the trainer).
+    """
     set_seed(1)
     model_line, model = printed(GPT, nano())
     config = Trainer.get_default_config()
@@ -70,7 +72,7 @@ def trained(iterations=25):
 
 
 def sampled(model):
-    """Continuations past the end of the block: greedy, and drawn under a seed."""
+    """Continuations longer than the block: greedy, and drawn with a seed."""
     model.eval()
     start = torch.tensor([[3, 2, 1], [10, 4, 4]])
     set_seed(2)
@@ -81,7 +83,7 @@ def sampled(model):
 
 
 def overrides():
-    """What `merge_from_args` makes of arguments, and what it prints."""
+    """The settings that `merge_from_args` makes of arguments, and what it prints."""
     tree = CfgNode(a=1, b="x", model=CfgNode(n=2, name="q", deep=CfgNode(z=None)))
     lines, _ = printed(tree.merge_from_args, ["--a=[1, 2]", "--model.n=3e-4",
                                               "--model.name=gpt-nano",
@@ -106,8 +108,8 @@ def figures():
                    for group in trainer.optimizer.param_groups],
         "samples": sampled(model),
         "shapes": {name: list(p.shape) for name, p in fresh.named_parameters()},
-        "initial": {name: [p.sum().item(), p.norm().item()] for name,
-                    p in fresh.named_parameters()},
+        "initial": {name: [p.sum().item(), p.norm().item()]
+                    for name, p in fresh.named_parameters()},
         "first draw after": torch.rand(1).item(),
         "model defaults": GPT.get_default_config().to_dict(),
         "trainer defaults": Trainer.get_default_config().to_dict(),

@@ -1,4 +1,4 @@
-"""A program as minGPT's users write them: it knows the public interface only. It learns to copy a
+"""A program as users of minGPT write it. It uses only the public interface, and learns to copy a
 row of digits."""
 
 import os
@@ -12,7 +12,7 @@ from mingpt.utils import CfgNode, set_seed, setup_logging
 
 
 class Copies(torch.utils.data.Dataset):
-    """Four random digits, then the same again; only the second four count."""
+    """Four random digits, followed by the same four. Only the second four are targets."""
 
     def __init__(self):
         self.digits = torch.randint(10, (500, 4), generator=torch.Generator().manual_seed(5))

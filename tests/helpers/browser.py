@@ -1,5 +1,4 @@
-"""A real Chromium for tests, driven by playwright: the machine's own, as no test downloads a
-browser."""
+"""A real Chromium for tests, driven by playwright. It must be installed: no test downloads it."""
 
 from __future__ import annotations
 
@@ -10,12 +9,11 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")
+         "--disable-background-networking", "--disable-component-update", "--disable-sync")
 
 
 def absent(why: str) -> None:
-    """Skip, visibly; with CI set fail, lest nobody notice that nothing is tested."""
+    """Skip the test and say why. With CI set, fail instead, so that a missing test is noticed."""
     if "CI" in os.environ:
         pytest.fail(f"no browser: {why}")
     pytest.skip(f"no browser: {why}")
@@ -23,7 +21,7 @@ def absent(why: str) -> None:
 
 @pytest.fixture(scope="module")
 def chromium():
-    """The browser, one a file of tests."""
+    """The browser; one per test file."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         absent("no chromium is installed (apt-get install chromium)")

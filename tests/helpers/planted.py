@@ -1,5 +1,8 @@
-"""Faults to be caught: each is planted in a good model, by patching it, and says which claim must
-fail and where."""
+"""Faults that the audit must find.
+
+Each fault patches a good model. It comes with the claim that must fail and with words that name the
+place.
+"""
 
 import torch
 from torch import nn
@@ -9,11 +12,11 @@ from mingpt.losses import IGNORE_INDEX
 from mingpt.moe import within_capacity
 from mingpt.patterns.kinds import parse_pattern
 
-V, EOT = 33, 32     # of the models that the faults are planted in
+V, EOT = 33, 32     # vocabulary and end of document of the models in which faults are planted
 
 
 def sees(layer, allows):
-    """Compute one layer's attention with another mask than declared: allows(i, j)."""
+    """Compute one layer's attention with the mask allows(i, j), which is not the declared one."""
     def plant(model):
         def attend(q, k, v, *, slopes=None, allowed=None, dropout_p=0.0):
             i = torch.arange(q.size(-2))
@@ -23,7 +26,7 @@ def sees(layer, allows):
 
 
 def rewired(layer, name, change):
-    """Put change(part, x, y) in place of a part's output y = part(x)."""
+    """Replace a part's output y = part(x) by change(part, x, y)."""
     def plant(model):
         part = getattr(model.transformer.h[layer], name)
         part.register_forward_hook(lambda part, args, y: change(part, args[0], y))
@@ -31,8 +34,10 @@ def rewired(layer, name, change):
 
 
 def stale(grows):
-    """A mask made once, for the longest text so far (or the first), and read from its wrong
-    corner."""
+    """Use a cached mask, read from its wrong corner.
+
+    It is made for the longest text so far if `grows`, otherwise for the first text.
+    """
     def plant(model):
         made = {}
 
@@ -56,8 +61,8 @@ def last_layer_everywhere(model):
 def latent_that_mixes_nothing(model):
     for block in model.transformer.h:
         attention = block.attn
-        attention.forward = lambda x, *_, a=attention: a.c_proj(torch.tanh(a.c_attn(x)[...,
-                                                                                       :a.n_embd]))
+        attention.forward = lambda x, *_, a=attention: a.c_proj(
+            torch.tanh(a.c_attn(x)[..., :a.n_embd]))
 
 
 def keys_are_queries(model):
@@ -70,7 +75,7 @@ def keys_are_queries(model):
 
 
 def optimizer(change):
-    """change(model, groups) edits the optimizer's parameter groups."""
+    """Edit the optimizer's parameter groups with change(model, groups)."""
     def plant(model):
         configure = model.configure_optimizers
 
@@ -89,7 +94,7 @@ def frozen_yet_held(model):
 
 
 def loss_of(compute):
-    """compute(logits, targets) instead of the model's loss."""
+    """Replace the model's loss by compute(logits, targets)."""
     def plant(model):
         forward = model.forward
 
@@ -130,8 +135,8 @@ def rope_left_out(model):
 
 def attention_branch_dropped(model):
     block = model.transformer.h[1]
-    block.forward = lambda x, *rest: x + block.mlp(block.ln_2(x + 0
-                                                              * block.attn(block.ln_1(x), *rest)))
+    block.forward = lambda x, *rest: x + block.mlp(
+        block.ln_2(x + 0 * block.attn(block.ln_1(x), *rest)))
 
 
 def mlp_branch_dropped(model):
@@ -161,7 +166,7 @@ def document_mask_forgotten(model):
 
 
 def padding_mask_flipped(model):
-    """Where a row has padding, only padding is seen: a mask's sign turned round."""
+    """Flip the sign of the padding mask: in a row with padding, only padding is seen."""
     for block in model.transformer.h:
         block.register_forward_pre_hook(lambda block, args: (args[0], model.seen))
     model.transformer.wte.register_forward_pre_hook(note_padding(model))
@@ -181,7 +186,7 @@ def tie_forgotten(model):
 
 
 def room_in_another_order(ordered, back):
-    """Experts fill up in another order than the text's."""
+    """Fill the experts in another order than that of the text."""
     def plant(model):
         for block in model.transformer.h:
             def admitted(chosen, mlp=block.mlp):
@@ -191,7 +196,7 @@ def room_in_another_order(ordered, back):
     return plant
 
 
-# as GShard has it: a second choice takes its place when all first ones have theirs
+# as in GShard: second choices get a place only after all first choices have theirs
 second_choices_wait = room_in_another_order(
     lambda chosen: chosen.transpose(1, 2).reshape(len(chosen), -1, 1),
     lambda room, chosen: room.view(len(chosen), chosen.size(2), -1).transpose(1, 2))
@@ -200,8 +205,7 @@ rows_compete = room_in_another_order(lambda chosen: chosen.flatten(0, 1)[None],
 EXPERTS = {"mlp": "moe", "capacity_factor": 1.0}
 
 PLANTED = {
-    # name: (the model's settings, the fault, the claim that does not hold, words that name the
-    # place)
+    # name: (the model's settings, the fault, the claim that fails, words that name the place)
     "future leak in one layer": (
         {}, sees(1, lambda i, j: j <= i + 1), "no layer sees a later position",
         "layer 1's attn, query 0 sees the later key 1 (T ="),
@@ -260,8 +264,7 @@ PLANTED = {
         "no query after 0 sees the token at 0"),
     "closure over the last layer": (
         {}, last_layer_everywhere, "every layer computes with its own weights",
-        "layer 0: its output does not depend "
-        "on the weights of its attn"),
+        "layer 0: its output does not depend on the weights of its attn"),
     "one block in two places": (
         {}, one_block_twice, "no two parameters share memory, tied ones aside",
         "transformer.h.0.ln_1.weight and transformer.h.2.ln_1.weight are one tensor"),
@@ -326,8 +329,8 @@ PLANTED = {
         {}, loss_of(lambda logits, targets: mean_nats(logits, targets.clamp(min=0))),
         "the loss is over the declared targets", "with one target, the token"),
     "end of document not learned": (
-        {}, loss_of(lambda logits, targets: mean_nats(logits, targets.masked_fill(targets == EOT,
-                                                                                  IGNORE_INDEX))),
+        {}, loss_of(lambda logits, targets: mean_nats(
+            logits, targets.masked_fill(targets == EOT, IGNORE_INDEX))),
         "the loss is over the declared targets", "an end of document at 0 of row 1"),
     "targets shifted twice": (
         {}, loss_of(lambda logits, targets: mean_nats(logits[:, :-1], targets[:, 1:])),
@@ -339,8 +342,8 @@ PLANTED = {
         {}, rewired(1, "mlp", lambda part, x, y: F.dropout(y, 0.1)), "evaluation is deterministic",
         "layer 1's mlp"),
     "declared dropout left out": (
-        {"resid_pdrop": 0.1}, lambda model: setattr(model.transformer.h[2].mlp, "dropout",
-                                                    nn.Identity()),
+        {"resid_pdrop": 0.1},
+        lambda model: setattr(model.transformer.h[2].mlp, "dropout", nn.Identity()),
         "dropout acts in training where declared",
         "layer 2's mlp does not vary in training: its dropout is declared"),
     "scaled residual init left out": (

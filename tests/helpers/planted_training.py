@@ -1,4 +1,4 @@
-"""More faults to be caught, in training only; as planted_values.py has them."""
+"""Faults that act in training only, in the form of planted_values.py. The audit must find them."""
 
 import torch
 from torch.nn import functional as F
@@ -28,20 +28,20 @@ def detached_norm(b, x, *rest):
 
 
 def loss_with(change):
-    """change(model, loss, x, y) in place of model.loss, in training."""
+    """Replace model.loss by change(model, loss, x, y), in training only."""
     def plant(model):
         loss = model.loss
-        model.loss = lambda x, y, *rest: change(model, loss, x,
-                                                y) if model.training else loss(x, y, *rest)
+        model.loss = lambda x, y, *rest: (
+            change(model, loss, x, y) if model.training else loss(x, y, *rest))
     return plant
 
 
 def seeing_targets(share):
-    """The targets' embeddings, scaled, join the hidden state of the loss path in training."""
+    """Add `share` times the targets' embeddings to the token embeddings, in training only."""
     def compute(model, loss, x, y):
         table = model.transformer.wte
-        handle = table.register_forward_hook(lambda t, a,
-                                             out: out + share * t.weight[y.clamp(min=0)])
+        handle = table.register_forward_hook(
+            lambda t, a, out: out + share * t.weight[y.clamp(min=0)])
         try:
             return loss(x, y)
         finally:
@@ -55,7 +55,7 @@ def targets_in_the_head(model, loss, x, y):
 
 
 def documents_of(which):
-    """The document mask of row 0 for all rows, or that of the batch before."""
+    """Use the document mask of row 0 for all rows ("row 0"), or that of the previous batch."""
     def plant(model):
         held = {}
 
@@ -71,16 +71,16 @@ def documents_of(which):
 
 
 def in_training(layer, compute):
-    """Another computation of a layer, in training only."""
+    """Replace a layer's forward by compute(block, x, *rest), in training only."""
     def plant(model):
         block, forward = at(model, layer), at(model, layer).forward
-        block.forward = lambda x, *rest: compute(block,
-                                                 x, *rest) if block.training else forward(x, *rest)
+        block.forward = lambda x, *rest: (
+            compute(block, x, *rest) if block.training else forward(x, *rest))
     return plant
 
 
 def groups_with(change):
-    """change(groups) edits the optimizer's groups."""
+    """Edit the optimizer's groups with change(groups)."""
     def plant(model):
         configure = model.configure_optimizers
 
@@ -109,7 +109,7 @@ def one_for_all(groups):
 
 
 def trainer_with(change):
-    """change(step, trainer, batches) in place of Trainer.step."""
+    """Replace Trainer.step by change(step, trainer, batches)."""
     def plant(model):
         step = Trainer.step
         Trainer.step = lambda self, batches: change(step, self, batches)
@@ -132,10 +132,10 @@ def one_batch_twice(step, trainer, batches):
 
 
 def unweighed(step, trainer, batches):
-    """Each micro-batch weighs the same, however many targets it has."""
+    """Give each micro-batch the same weight, however many targets it has."""
     accumulate = trainer._accumulate
-    trainer._accumulate = lambda x, y, share: accumulate(x, y,
-                                                         1 / trainer.config.accumulation_steps)
+    trainer._accumulate = lambda x, y, share: accumulate(
+        x, y, 1 / trainer.config.accumulation_steps)
     step(trainer, batches)
     trainer._accumulate = accumulate
 
@@ -168,10 +168,10 @@ def gradient_of(name, factor):
 
 
 LOSS, STEP = "the loss in training is", "the Trainer's gradient of"
-TRAINING = {     # the issue's
+TRAINING = {     # the original list of faults
     "loss shifted by 0 in training": ({}, loss_with(lambda m, loss, x, y: loss(x, x)), LOSS),
-    "loss shifted by 2 in training": ({}, loss_with(lambda m, loss, x,
-                                                    y: loss(x[:, :-1], y[:, 1:])), LOSS),
+    "loss shifted by 2 in training": (
+        {}, loss_with(lambda m, loss, x, y: loss(x[:, :-1], y[:, 1:])), LOSS),
     "targets fed to the loss path": ({}, loss_with(lambda m, loss, x, y: loss(y.clamp(min=0), y)),
                                      "the input of layer 0"),
     "targets join the head's input": ({}, loss_with(targets_in_the_head), LOSS),
@@ -194,7 +194,7 @@ TRAINING = {     # the issue's
     "the loss scaled twice": ({}, loss_with(lambda m, loss, x, y: loss(x, y) * 2), LOSS),
     "the gradient scaled twice": ({}, trainer_with(scaled_again(0.5)), STEP),
 }
-OWN_TRAINING = {
+OWN_TRAINING = {     # further faults
     "the gradient doubled in the Trainer": ({}, trainer_with(scaled_again(2.0)), STEP),
     "one micro-batch twice": ({}, trainer_with(one_batch_twice), STEP),
     "micro-batches that weigh the same": ({}, trainer_with(unweighed), STEP),

@@ -1,8 +1,7 @@
-"""More faults to be caught, in what is computed: {name: (settings, fault, words that name its
-place)}.
+"""Faults in what a model computes, which the audit must find.
 
-A fault changes a good model; one that changes more than the model returns a function that undoes
-it.
+{name: (settings, fault, words that name its place)}. A fault changes a good model. If it changes
+anything else too, it returns a function that undoes the change.
 """
 
 import math
@@ -22,7 +21,7 @@ def at(model, layer):
 
 
 def rotation(layer, change):
-    """change(turn, q, k) → (q, k) instead of the layer's rotation."""
+    """Replace a layer's rotation by change(turn, q, k) → (q, k)."""
     def plant(model):
         position = at(model, layer).attn.position
         turn = position.turn
@@ -44,7 +43,7 @@ def negative_angle(model):
 
 
 def attend_with(layer, change):
-    """change(attend, q, k, v, kwargs) instead of the layer's backend."""
+    """Replace a layer's backend by change(attend, q, k, v, kwargs)."""
     def plant(model):
         attention = at(model, layer).attn
         attend = attention.attend
@@ -79,14 +78,17 @@ def activation(layer, made):
 
 
 def output(layer, part, change):
-    """change(x, y) in place of a part's output."""
+    """Replace a part's output y = part(x) by change(x, y)."""
     def plant(model):
         getattr(at(model, layer), part).register_forward_hook(lambda m, args, y: change(args[0], y))
     return plant
 
 
 def moe_with(change):
-    """change(weights, chosen) in place of what the router of layer 1 gave."""
+    """Replace the weights and experts that the router of layer 1 chose.
+
+    change(probabilities, weights, chosen) returns the new (weights, chosen).
+    """
     def plant(model):
         import mingpt.mlps as mlps
         choose, router = mlps.choose, at(model, 1).mlp.router
@@ -143,22 +145,22 @@ def halved_stream(b, x, *rest):
     return x + b.mlp(b.ln_2(x))
 
 
-VALUES = {     # the issue's
+VALUES = {     # the original list of faults
     "rope on keys only": (ROPE, rotation(1, lambda turn, q, k: (q, turn(k))),
                           "layer 1's attention"),
     "rope on queries only": (ROPE, rotation(2, lambda turn, q, k: (turn(q), k)),
                              "layer 2's attention"),
-    "rope shifted by one for queries": (ROPE, rotation(0, lambda turn, q,
-                                                       k: (turn(q.roll(-1, -2)).roll(1, -2),
-                                                                             turn(k))),
-                                                                             "layer 0's attention"),
+    "rope shifted by one for queries": (
+        ROPE, rotation(0, lambda turn, q, k: (turn(q.roll(-1, -2)).roll(1, -2), turn(k))),
+        "layer 0's attention"),
     "rope reversed": (ROPE, rotation(1, turns_back), "layer 1's attention"),
-    "rope turned back for queries": (ROPE, rotation(2, lambda turn, q,
-                                                    k: (turns_back(turn, q, q)[0], turn(k))),
-                                     "layer 2's attention"),
-    "rope of half the angle": (ROPE, lambda m: at(m, 2).attn.position.__dict__["_buffers"].update(
-        sin=(at(m, 2).attn.position.sin / 2), cos=(1 - (at(m,
-                                                           2).attn.position.sin / 2) ** 2).sqrt()),
+    "rope turned back for queries": (
+        ROPE, rotation(2, lambda turn, q, k: (turns_back(turn, q, q)[0], turn(k))),
+        "layer 2's attention"),
+    "rope of half the angle": (
+        ROPE, lambda m: at(m, 2).attn.position.__dict__["_buffers"].update(
+            sin=(at(m, 2).attn.position.sin / 2),
+            cos=(1 - (at(m, 2).attn.position.sin / 2) ** 2).sqrt()),
         "layer 2's attention"),
     "alibi's sign": (ALIBI, slopes(1, lambda s: -s), "layer 1's attention"),
     "alibi with one slope": (ALIBI, slopes(0, lambda s: s[:1].expand_as(s)), "layer 0's attention"),
@@ -167,9 +169,9 @@ VALUES = {     # the issue's
     "scores divided by √C": ({}, scores(2, math.sqrt(16 / 32)), "layer 2's attention"),
     "scores not divided": ({}, scores(0, math.sqrt(16)), "layer 0's attention"),
     "scores doubled in mla": ({"attention": "mla"}, scores(1, 2.0), "layer 1's attention"),
-    "scores doubled in msla": ({"attention": "msla"}, lambda m: setattr(at(m, 1).attn, "scale",
-                                                                        0.5),
-                               "layer 1's attention"),
+    "scores doubled in msla": (
+        {"attention": "msla"}, lambda m: setattr(at(m, 1).attn, "scale", 0.5),
+        "layer 1's attention"),
     "kv heads tiled": (GQA, attend_with(1, tiled), "layer 1's attention"),
     "kv heads tiled in the last layer": (GQA, attend_with(2, tiled), "layer 2's attention"),
     "eps of 1 in a layernorm": ({}, eps_of_1("ln_1"), "layer 1's ln_1"),
@@ -191,7 +193,7 @@ VALUES = {     # the issue's
     "a skipped attention": ({}, attention_skipped, "layer 2's ln_1 is never called"),
 }
 
-OWN_VALUES = {
+OWN_VALUES = {     # further faults
     "rope's halves swapped": (ROPE, rotation(1, swapped_halves), "layer 1's attention"),
     "rope's sign": (ROPE, negative_angle, "layer 1's attention"),
     "rope where none is declared": ({"position": "rope", "nope_layers": "1"}, lambda m: setattr(
@@ -202,12 +204,12 @@ OWN_VALUES = {
                                   "layer 1's attention"),
     "heads exchanged": ({}, attend_with(1, lambda a, q, k, v, kw: a(q, k, v, **kw).flip(1)),
                         "layer 1's attention"),
-    "key heads in reverse": (GQA, attend_with(1, lambda a, q, k, v,
-                                              kw: a(q, k.flip(1), v.flip(1), **kw)),
-                             "layer 1's attention"),
-    "query norm left out": ({"qk_norm": True}, lambda m: setattr(at(m, 1).attn, "q_norm",
-                                                                 nn.Identity()),
-                            "needs transformer.h.1.attn.q_norm.weight"),
+    "key heads in reverse": (
+        GQA, attend_with(1, lambda a, q, k, v, kw: a(q, k.flip(1), v.flip(1), **kw)),
+        "layer 1's attention"),
+    "query norm left out": (
+        {"qk_norm": True}, lambda m: setattr(at(m, 1).attn, "q_norm", nn.Identity()),
+        "needs transformer.h.1.attn.q_norm.weight"),
     "one expert's weight for all": (MOE, moe_with(lambda p, w, c: (torch.full_like(w, 0.5), c)),
                                     "layer 1's MLP"),
     "the least likely experts": (MOE, moe_with(lambda p, w, c: (w, (-p).topk(2, -1)[1])),
@@ -218,22 +220,23 @@ OWN_VALUES = {
     "a halved stream": ({}, block_with(1, halved_stream), "layer 1's sums"),
     "a branch scaled after its part": ({}, output(1, "mlp", lambda x, y: y * 0.9), "layer 1's MLP"),
     "mlp's gate and value exchanged": ({"mlp": "swiglu"}, lambda m: (
-        lambda p: setattr(p, "forward", lambda x: p.c_proj(p.c_gate(x)
-                                                           * p.act(p.c_fc(x)))))(at(m, 2).mlp),
+        lambda p: setattr(p, "forward", lambda x: p.c_proj(p.c_gate(x) * p.act(p.c_fc(x)))))(
+            at(m, 2).mlp),
         "layer 2's MLP"),
-    "embedding scale forgotten": ({"embd_scale": 3.0}, lambda m: setattr(m.transformer.wte,
-                                                                         "scale", 1.0),
-                                  "the input of layer 0"),
+    "embedding scale forgotten": (
+        {"embd_scale": 3.0}, lambda m: setattr(m.transformer.wte, "scale", 1.0),
+        "the input of layer 0"),
     "positions shifted by one": ({}, lambda m: m.transformer.wpe.register_forward_hook(
         lambda t, a, y: y.roll(1, 1)), "the input of layer 0"),
     "softcap forgotten": ({"logit_softcap": 1.0}, lambda m: setattr(m, "softcap", None),
                           "the head's logits"),
-    "final norm left out": ({}, lambda m: m.transformer.ln_f.register_forward_hook(lambda n, a,
-                                                                                   y: a[0]),
-                            "the final norm"),
-    "layernorm does not centre": ({}, lambda m: setattr(at(m, 1).ln_1, "forward",
-                                                        lambda x: F.rms_norm(
-        x, (32,), at(m, 1).ln_1.weight, 1e-5) + at(m, 1).ln_1.bias), "layer 1's ln_1"),
+    "final norm left out": (
+        {}, lambda m: m.transformer.ln_f.register_forward_hook(lambda n, a, y: a[0]),
+        "the final norm"),
+    "layernorm does not centre": (
+        {}, lambda m: setattr(at(m, 1).ln_1, "forward", lambda x: F.rms_norm(
+            x, (32,), at(m, 1).ln_1.weight, 1e-5) + at(m, 1).ln_1.bias),
+        "layer 1's ln_1"),
     "qk stretch forgotten": ({"attn_scale": 1.0}, lambda m: setattr(at(m, 2).attn, "stretch", 1.0),
                              "layer 2's attention"),
 }

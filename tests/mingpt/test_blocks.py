@@ -1,4 +1,4 @@
-"""Blocks: where the norms stand, checked against torch's own layer and the papers' formulas."""
+"""Blocks: the places of the norms, checked against torch's own layer and the papers' formulas."""
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ def block_of(member, seed=0, **changes):
     torch.manual_seed(seed)
     block = BLOCKS[member](config)
     with torch.no_grad():
-        for p in block.parameters():   # norms and biases too, so that each shows
+        for p in block.parameters():   # norms and biases too, so that each has an effect
             p.add_(0.3 * torch.randn_like(p))
     return block.eval()
 
 
 def torchs(block, norm_first):
-    """torch's own layer with the block's weights."""
+    """Return torch's own layer with the weights of the block."""
     layer = nn.TransformerEncoderLayer(C, HEADS, 4 * C, dropout=0.0, batch_first=True,
                                        norm_first=norm_first,
                                        activation=lambda x: F.gelu(x, approximate="tanh"))
@@ -38,7 +38,7 @@ def torchs(block, norm_first):
         layer.self_attn.in_proj_bias.copy_(block.attn.c_attn.bias)
         for theirs, ours in pairs.items():
             theirs.load_state_dict(ours.state_dict())
-    # as it has no dropout; eval would take a fused path without the activation
+    # It has no dropout, so train mode is safe. eval mode takes a fused path without the activation.
     return layer.train()
 
 
@@ -66,9 +66,9 @@ def test_parallel_adds_both_parts_of_the_same_stream():
                                + shared.mlp(shared.ln_1(x)))
     torch.testing.assert_close(two(x), x + two.attn(two.ln_1(x)) + two.mlp(two.ln_2(x)))
     assert not hasattr(shared, "ln_2")
-    two.load_state_dict(shared.state_dict() | {f"ln_2.{k}": v for k,
-                                               v in shared.ln_1.state_dict().items()})
-    torch.testing.assert_close(two(x), shared(x))   # two equal norms are one
+    two.load_state_dict(shared.state_dict()
+                        | {f"ln_2.{k}": v for k, v in shared.ln_1.state_dict().items()})
+    torch.testing.assert_close(two(x), shared(x))   # two equal norms act as one shared norm
 
 
 def test_a_sandwich_norms_what_is_written_too():
@@ -79,7 +79,7 @@ def test_a_sandwich_norms_what_is_written_too():
         for name in ("ln_1_out", "ln_2_out"):
             getattr(block, name).weight.zero_()
             getattr(block, name).bias.zero_()
-    assert torch.equal(block(x), x)   # nothing else is written
+    assert torch.equal(block(x), x)   # nothing else is added to the stream
 
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])

@@ -1,4 +1,4 @@
-"""GPT-2's encoding, held to reference ids and to the files it was published as."""
+"""GPT-2's encoding, compared with reference ids and with the published files."""
 
 import copy
 import json
@@ -112,8 +112,8 @@ CLASSES = [" ", "\n", " \n\t", "\u00a0 \u3000", "a", "1", "!", "é", "中", "\u0
 
 @pytest.mark.parametrize("blanks", [" ", "\n", " \n\t", "\u00a0 \u3000"])
 def test_a_run_of_blanks_is_read_from_its_first_blank_only(blanks):
-    """Steps, not seconds: a partial match is a start from which the search reads to the end of the
-    text."""
+    """This counts steps, not seconds. A partial match is a start from which the search reads to the
+    end of the text."""
     text = "word" + (blanks * 2000)[:2000]
     starts = [at for at in range(len(text)) if bpe.LONG_BLANKS.match(text, at, partial=True)]
     assert len(starts) <= 2   # the run's first blank, and the end of the text

@@ -1,6 +1,7 @@
 """
-What every member of every slot must keep, alone and beside every member of every other. The cases
-follow from SLOTS: a new member is tested by being there.
+Rules that every member of every slot must keep, alone and with every member of every other slot.
+
+The cases are made from SLOTS, so a new member is tested as soon as it is listed.
 """
 
 import contextlib
@@ -24,16 +25,16 @@ from mingpt.utils import BadInput
 
 T, V, LAYERS = 12, 17, 2
 
-# settings that belong to no slot but change every model: the default first, as in a slot
+# settings outside the slots that change every model; the default comes first, as in a slot
 SWITCHES = {"qk_norm": (False, True), "bias": (True, False), "tie_weights": (False, True),
             "logit_softcap": (None, 2.0), "document_end": (None, V - 1), "n_future": (1, 3)}
-# likewise for attention; flash refuses what hides anything, and flex has no backward on a CPU: see
-# test_attend.py
+# The same for attention. flash refuses every pattern that hides anything. flex has no backward on a
+# CPU: see sparse/test_backends.py.
 SWITCHES |= {"schedule": ("full", "f 3", "4/2*", "b4x1 5+g4"),
              "backend": ("auto", "dense", "banded", "flash")}
 MODEL_CHOICES = {**{slot: tuple(members) for slot, members in models.SLOTS.items()}, **SWITCHES}
-# study 004's fault, as it was published: no token sees another, and this is never used. The audit
-# must find it
+# Study 004's fault as published: no token sees another, and the named part is never used. The audit
+# must find it.
 FAULTY = {"msla_published": "k_proj"}
 TRAINER_CHOICES = {slot: tuple(members) for slot, members in trainers.SLOTS.items()}
 SHIPPED = {"constant", "cosine", "linear", "wsd", "adamw", "muon"}
@@ -41,13 +42,12 @@ ALL_SLOTS = {**models.SLOTS, **trainers.SLOTS}
 
 
 def pairs(choices):
-    """Every pair of members of two different slots, the rest at their defaults, each combination
-    once."""
+    """Every pair of members of two different slots, each once; the other slots have defaults."""
     chosen = {(): None}
     for (a, members_a), (b, members_b) in itertools.combinations(choices.items(), 2):
         for x, y in itertools.product(members_a, members_b):
-            changes = tuple((k, v) for k, v, default in ((a, x, members_a[0]),
-                                                         (b, y, members_b[0])) if v != default)
+            changes = tuple((k, v) for k, v, default in ((a, x, members_a[0]), (b, y, members_b[0]))
+                            if v != default)
             chosen.setdefault(changes)
     return [dict(changes) for changes in chosen]
 
@@ -69,8 +69,7 @@ def small(**changes):
 
 
 def quiet_gpt(config, seed=0):
-    """A pair without meaning refuses at construction and says why: no failure, but seen in the
-    summary."""
+    """Build a GPT. A pair without meaning is refused with a reason; the test is then skipped."""
     torch.manual_seed(seed)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -81,7 +80,7 @@ def quiet_gpt(config, seed=0):
 
 def build(seed=0, **changes):
     model = quiet_gpt(small(**changes), seed)
-    # as after some training: at std 0.02 little of what one token does reaches another
+    # as after some training: at std 0.02 a token has little effect on others
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -89,7 +88,7 @@ def build(seed=0, **changes):
 
 
 def tokens(batch=2):
-    # never the document's end
+    # without the token that ends a document
     return torch.randint(V - 1, (batch, T), generator=torch.Generator().manual_seed(1))
 
 
@@ -110,17 +109,16 @@ def test_no_pair_sees_the_future_and_every_pair_uses_the_past(changes):
     for t in (0, 5, T - 1):
         edited = idx.clone()
         edited[:, t] = (edited[:, t] + 1) % (V - 1)
-        # (T,); an expert that meets another number of tokens rounds otherwise
+        # (T,); the tolerance is needed as an expert rounds differently for another number of tokens
         moved = (model(edited)[0] - logits).abs().amax((0, 2)) > 1e-5
-        assert not moved[~seen[:,
-                               t]].any(), f"position {moved.nonzero()[0].item()} saw position {t}"
-        assert moved[seen[:,
-                          t]].all(), "a token's edit reaches all that see it, by way of others too"
+        assert not moved[~seen[:, t]].any(), (
+            f"position {moved.nonzero()[0].item()} saw position {t}")
+        assert moved[seen[:, t]].all(), (
+            "a token's edit reaches all that see it, by way of others too")
 
 
 def seen_through_all_layers(model):
-    """(T, T) bool: the positions whose tokens a position's output can depend on, never a later
-    one."""
+    """(T, T) bool: the positions on which each position's output can depend, none of them later."""
     seen = torch.eye(T)
     for pattern in model.schedule if model.config.attention not in FAULTY else ():
         seen = pattern.mask(T).float() @ seen
@@ -130,7 +128,7 @@ def seen_through_all_layers(model):
 
 @every_pair
 def test_every_parameter_of_every_pair_learns_and_stands_in_one_group(changes):
-    for seed in range(3):       # of a router's experts some weights leave one without a token
+    for seed in range(3):       # with some weights a router leaves an expert without tokens
         model, idx = build(seed=seed, **changes), tokens(16)
         model.train()(idx, idx.roll(-1, 1))[1].backward()
         unused = FAULTY.get(model.config.attention, "none")
@@ -175,8 +173,8 @@ def test_every_pair_reads_token_by_token_what_it_reads_at_once(changes):
     model, idx = build(**changes), tokens()
     cache = Cache(model, 2)
     with torch.no_grad():
-        got = torch.cat([advance(model, piece, cache) for piece in idx.split([5, 1, 1, 2, 1, 1, 1],
-                                                                             1)], 1)
+        got = torch.cat([advance(model, piece, cache) for piece in idx.split(
+            [5, 1, 1, 2, 1, 1, 1], 1)], 1)
         torch.testing.assert_close(got, model(idx)[0], atol=1e-4, rtol=1e-4)
 
 
@@ -189,14 +187,14 @@ def test_the_audit_passes_every_kind_of_attention_beside_every_other_member_but_
         assert {"every layer sees exactly the keys of its pattern",
                 "every parameter is reached by the gradient",
                 "a token's context changes its prediction"} <= set(found)
-        assert FAULTY[changes["attention"]] in result["checks"]["every parameter is reached by the "
-                                                                "gradient"]
+        assert FAULTY[changes["attention"]] in result["checks"][
+            "every parameter is reached by the gradient"]
     else:
         assert result["passed"], first_failure(result)
 
 
 def linears_in_order_of_use(part, width):
-    """Found by running it, whatever the member calls them."""
+    """Find the linear layers of a part by running it, so that their names do not matter."""
     used = []
     hooks = [m.register_forward_hook(lambda m, *_: used.append(m))
              for m in part.modules() if isinstance(m, nn.Linear)]
@@ -214,7 +212,7 @@ def test_every_pair_of_the_trainers_slots_lowers_the_loss(changes):
         config = Trainer.get_default_config()
         config.merge_from_dict({"device": "cpu", "num_workers": 0, "max_iters": 30, "batch_size": 8,
                                 "learning_rate": 1e-2, "warmup_steps": 3, **changes})
-        # each token is one more than the last
+        # each token is the previous one plus 1
         rows = torch.arange(T + 1).add(torch.arange(V)[:, None]) % V
         trainer = Trainer(config, model, TensorDataset(rows[:, :-1], rows[:, 1:]))
     losses = []
@@ -231,7 +229,7 @@ def test_every_pair_of_the_trainers_slots_lowers_the_loss(changes):
                                           for m in members])
 def test_every_member_stands_beside_the_others_defaults(slot, member):
     with contextlib.redirect_stdout(io.StringIO()):
-        GPT(small(**{slot: member}))   # a refusal here would hide all of its pairs
+        GPT(small(**{slot: member}))   # a refusal here would skip all pairs of the member
 
 
 @pytest.mark.parametrize("slot, lacks", [

@@ -1,13 +1,13 @@
 """
-What a model says that a token costs is what torch counts in the real forward and training step.
+The FLOPs per token that a model states are what torch counts in its forward and training step.
 
-A score that the pattern masks is not counted by the model, as the pattern names it as work that
-need not be done. The dense backend computes it all the same, and torch counts all T×T. So the
-model's scores are scaled here by T² over the pattern's pairs. Members without pairs of tokens
-(msla, msla_published) are compared as they stand.
+The model does not count a score that the pattern masks, because this work is not needed. The dense
+backend computes it all the same, and torch counts all T×T scores. So the model's scores are
+multiplied here by T² over the number of the pattern's pairs. Members without pairs of tokens (msla,
+msla_published) are compared without this factor.
 
-torch leaves out addmm_, by which each head's loss adds up the gradient of the unembedding; it is
-added here.
+torch does not count addmm_, with which the loss of each head adds up the gradient of the
+unembedding. These FLOPs are added here.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def counted(run):
 
 
 def computed_scores(model):
-    """FLOPs per token of the scores, masked ones included."""
+    """FLOPs per token of all scores, including masked ones."""
     return sum(block.attn.score_flops(T) * (1 if "msla" in model.config.attention
                                             else T * T / pattern.count(T))
                for block, pattern in zip(model.transformer.h, model.schedule, strict=True))

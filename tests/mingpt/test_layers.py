@@ -1,4 +1,4 @@
-"""Linear: nn.Linear's values, whichever way they are computed."""
+"""Linear has nn.Linear's values, whichever way it computes them."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mingpt.layers import FEW, Linear, divisor, few_rows
 
 
 @pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1])
-# 13 has no parts
+# 13 is prime, so it cannot be split into parts
 @pytest.mark.parametrize("out, bias", [(48, True), (48, False), (29 * 17, True), (13, True)])
 def test_its_values_are_nn_linears(rows, out, bias):
     ours = Linear(10, out, bias=bias)

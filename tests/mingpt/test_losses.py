@@ -1,4 +1,4 @@
-"""The loss without the logits against the definition over them."""
+"""The loss computed without holding all logits, compared with its definition over the logits."""
 
 import pytest
 import torch
@@ -16,14 +16,13 @@ CASES = [(cap, z, ignored) for cap in (None, 5.0) for z in (0.0, 1e-2) for ignor
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(losses, "AT_ONCE_CPU", 64 * V * 4)   # 600 rows are ten chunks of 60
+    monkeypatch.setattr(losses, "AT_ONCE_CPU", 64 * V * 4)   # 600 rows make ten chunks of 60
 
 
 def example(ignored=0, dtype=torch.float64, rows=(2, 300)):
     draw = torch.Generator().manual_seed(ignored)
-    x, weight = torch.randn(*rows, C, generator=draw, dtype=dtype), torch.randn(V, C,
-                                                                                generator=draw,
-                                                                                dtype=dtype)
+    x, weight = (torch.randn(*rows, C, generator=draw, dtype=dtype),
+                 torch.randn(V, C, generator=draw, dtype=dtype))
     targets = torch.randint(0, V, rows, generator=draw)
     targets.view(-1)[torch.randperm(targets.numel(), generator=draw)[:ignored]] = IGNORE_INDEX
     return x.requires_grad_(), weight.requires_grad_(), targets
@@ -41,8 +40,7 @@ def test_without_logits_the_loss_and_its_gradients_are_the_same(cap, z, ignored)
     assert bool(loss.isnan()) == (ignored == 600)
     wanted = torch.autograd.grad(expected, (x, weight))
     for made, right in zip(torch.autograd.grad(loss, (x, weight)), wanted, strict=True):
-        # where nothing counts F.cross_entropy's own gradient is zero as well, and the z-loss's 0/0
-        # is not
+        # Without any target, F.cross_entropy's own gradient is zero too; that of the z-loss is 0/0.
         torch.testing.assert_close(made, right.nan_to_num() if ignored == 600 else right)
 
 

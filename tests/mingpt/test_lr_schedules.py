@@ -1,4 +1,4 @@
-"""Learning rates: pure functions of the iteration, warm-up and curve apart."""
+"""Learning rates: pure functions of the iteration; warm-up and curve are independent."""
 
 import pytest
 
@@ -75,7 +75,7 @@ def test_a_curve_without_an_end_is_refused_at_the_first_iteration(curve, warmup)
         rates(curve, None, warmup_steps=warmup)
     config = Trainer.get_default_config()
     config.merge_from_dict({"lr_schedule": curve, "warmup_steps": warmup})
-    with pytest.raises(BadInput, match="max_iters"):   # not after hours of warm-up
+    with pytest.raises(BadInput, match="max_iters"):   # at iteration 0, not after hours of warm-up
         learning_rate(0, config)
 
 

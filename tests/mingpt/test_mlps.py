@@ -1,4 +1,4 @@
-"""MLPs: what they compute, how wide they are, what they cost."""
+"""MLPs: what they compute, how wide they are, and what they cost."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def parameters(module):
 
 
 def in_millions(mlp, **changes):
-    """What a GPT-2 of study 002's shape prints as its number of parameters."""
+    """The number of parameters that a GPT-2 of study 002's shape prints."""
     with torch.device("meta"):
         model = GPT(config_of(mlp, n_layer=12, n_head=12, n_embd=768, vocab_size=50257,
                               block_size=512, **changes))
@@ -82,15 +82,15 @@ def test_a_hidden_size_without_meaning_is_refused(wanted):
 @pytest.mark.parametrize("mlp", MLPS)
 @pytest.mark.parametrize("changes", [{}, {"tie_weights": True}, {"position": "rope"}], ids=str)
 def test_flops_a_token_are_torchs_own_count(mlp, changes):
-    """Of the matrix products; torch counts attention's scores over all pairs, the model over the
-    causal half."""
+    """Only the matrix products are compared. torch counts attention's scores over all pairs, the
+    model over the causal half."""
     model = GPT(config_of(mlp, **changes))
     idx = torch.randint(31, (2, 16))
     with FlopCounterMode(display=False) as counter:
         model(idx, idx)[1].backward()
     products = sum(n for op, n in counter.get_flop_counts()["Global"].items()
                    if str(op) in ("aten.mm", "aten.addmm"))
-    # layers · (q·k and weights·v), a multiply and an add, 8.5 keys on average
+    # 2 layers · (q·k and weights·v) · width 48 · 8.5 keys on average; a multiply and an add each
     scores = 3 * 2 * (2 * 2 * 48 * 17 / 2)
     assert model.flops_per_token() == pytest.approx(products / idx.numel() + scores)
     assert model.flops_per_token(8) < model.flops_per_token()

@@ -1,4 +1,4 @@
-"""The model's contract: what it does with its config, and where its weights come from."""
+"""The model: what it does with its config, and where its weights come from."""
 
 import copy
 import pickle

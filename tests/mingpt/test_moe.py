@@ -1,5 +1,5 @@
-"""A mixture of experts against a dense reference and Mixtral's own layer; who is dropped, and what
-it costs."""
+"""A mixture of experts, compared with a dense reference and Mixtral's own layer; which tokens are
+dropped, and what it costs."""
 
 import copy
 
@@ -36,8 +36,8 @@ def layer(seed=0, **changes):
 
 
 def dense(moe, x):
-    """Every expert computes every token, and is weighed by what the router gives it: nothing for
-    the others."""
+    """The reference: every expert computes every token. Its weight is the router's, or zero if it
+    was not chosen."""
     B, T, C = x.shape
     p = F.softmax(moe.router(x), -1)
     gates = torch.zeros_like(p)
@@ -51,8 +51,8 @@ def dense(moe, x):
 @pytest.mark.parametrize("expert", DENSE)
 @pytest.mark.parametrize("n, k", [(1, 1), (4, 1), (4, 2), (5, 3), (3, 3)])
 def test_it_is_the_dense_sum_of_the_chosen_in_value_and_gradient(expert, n, k):
-    moe, x = layer(expert=expert, n_experts=n, experts_per_token=k), torch.randn(2, T, C,
-                                                                                 requires_grad=True)
+    moe, x = (layer(expert=expert, n_experts=n, experts_per_token=k),
+              torch.randn(2, T, C, requires_grad=True))
     ours, theirs = moe(x), dense(moe, x)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     into, weights = torch.randn_like(ours), [x, *moe.parameters()]
@@ -86,7 +86,7 @@ def test_it_computes_what_mixtrals_layer_computes_and_balances_alike(n, k):
 
 def test_an_even_load_has_the_least_balance_loss_and_its_gradient_leads_there():
     even = torch.arange(8)[:, None] % 4
-    # all prefer expert 0
+    # all tokens prefer expert 0
     logits = nn.Parameter(F.one_hot(torch.zeros(8, dtype=torch.long), 4) * 2.0)
     probabilities, _, chosen = choose(logits, 1)
     loss = balance_loss(probabilities, chosen)
@@ -96,7 +96,7 @@ def test_an_even_load_has_the_least_balance_loss_and_its_gradient_leads_there():
 
 
 def by_hand(chosen, experts, room):
-    """Who is admitted, one choice after the other."""
+    """The reference: which choices an expert admits, decided one after the other."""
     admitted = torch.zeros_like(chosen, dtype=torch.bool)
     for b, row in enumerate(chosen.tolist()):
         left = [room] * experts
@@ -152,7 +152,7 @@ def test_the_balance_is_part_of_the_training_loss_alone_and_of_every_layer():
     model = GPT(config_of(balance_loss=0.5)).train()
     with_it = model.loss(idx, idx)
     added = sum(block.mlp.aux_loss for block in model.transformer.h)
-    assert added > 2 * 0.5 * 2 - 0.01  # at least k a layer, times the factor
+    assert added > 2 * 0.5 * 2 - 0.01  # 2 layers · factor 0.5 · at least k = 2 per layer
     torch.testing.assert_close(with_it - added, model.eval().loss(idx, idx))
     torch.testing.assert_close(model.train()(idx, idx)[1], with_it)
     assert set(model.statistics()) == {"dropped", "busiest expert"}
@@ -166,7 +166,7 @@ def test_only_the_chosen_experts_work_is_counted():
         with torch.device("meta"):
             return GPT(config_of(**changes))
     one, few, many = (model(n_experts=n, experts_per_token=1) for n in (1, 2, 8))
-    router = 3 * 2 * 2 * C  # training · multiply and add · layers, an expert
+    router = 3 * 2 * 2 * C  # per expert: training · multiply and add · layers
     assert few.flops_per_token() - one.flops_per_token() == router
     assert many.flops_per_token() - one.flops_per_token() == 7 * router
     plain = model(mlp="swiglu")
@@ -193,8 +193,8 @@ def test_experts_without_meaning_are_refused(changes, words):
 
 
 def test_under_autocast_the_router_alone_stays_in_float32():
-    """Switch's selective precision: what is rounded to bf16 chooses other experts where two are
-    nearly as likely."""
+    """This is Switch's selective precision. Logits rounded to bf16 would choose other experts where
+    two are almost equally likely."""
     moe, x = layer(n_experts=8, experts_per_token=2, balance_loss=0.01), torch.randn(4, T, C)
     moe.train()
     moe(x)

@@ -1,4 +1,4 @@
-"""Predicting further tokens: what is trained, and that nothing else changes."""
+"""Multi-token prediction: what is trained, and that nothing else changes."""
 
 import pytest
 import torch
@@ -29,9 +29,9 @@ def rows(n=3, length=T):
 
 
 def by_hand(model, x, y, n):
-    """The sum of the means of −log p(token i on | tokens so far), target by target."""
-    logits = [model.lm_head(h) for h in [model.hidden(x), *(head(model.hidden(x))
-                                                            for head in model.future)]]
+    """The sum over i < n of the mean of −log p(token i + 1 places ahead), target by target."""
+    logits = [model.lm_head(h)
+              for h in [model.hidden(x), *(head(model.hidden(x)) for head in model.future)]]
     total = 0.0
     for i in range(n):
         nats = [-F.log_softmax(logits[i][b, t], -1)[y[b, t + i]] for b in range(len(x))
@@ -64,8 +64,8 @@ def test_the_later_tokens_may_weigh_less():
 
 def test_the_next_tokens_path_is_the_model_without_the_heads():
     plain, model, (x, y) = model_of(), model_of(n_future=3), rows()
-    assert [k
-            for k in model.state_dict() if not k.startswith("future.")] == list(plain.state_dict())
+    assert [k for k in model.state_dict()
+            if not k.startswith("future.")] == list(plain.state_dict())
     for name, p in plain.state_dict().items():
         assert torch.equal(model.state_dict()[name], p), name
     assert torch.equal(model.eval()(x)[0], plain.eval()(x)[0])
@@ -74,11 +74,11 @@ def test_the_next_tokens_path_is_the_model_without_the_heads():
 
 
 def test_a_head_learns_its_token_and_not_the_next():
-    # what is asked depends on the tokens alone
+    # the targets depend on the tokens alone, not on positions
     model = model_of(n_future=3, position="none").train()
     tokens = torch.randint(V, (400, T), generator=torch.Generator().manual_seed(1))
     x, y = tokens, torch.full_like(tokens, IGNORE_INDEX)
-    # the target two on is the token itself: only the third head can know it
+    # the target two places later is the token itself, so only the third head can predict it
     y[:, 2:] = tokens[:, :-2]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for step in range(60):
@@ -118,7 +118,7 @@ def test_each_head_costs_its_mlp_and_an_unembedding(mlp):
         model.loss(x, y).backward()
     counted = sum(n for op, n in counter.get_flop_counts()["Global"].items()
                   if str(op) in ("aten.mm", "aten.addmm"))
-    # the unembedding's gradient is made by addmm_, which torch leaves out
+    # the gradient of the unembedding is computed by addmm_, which torch does not count
     counted += 3 * 2 * x.numel() * V * C
     scores = 3 * sum(block.attn.score_flops(T) for block in model.transformer.h)
     assert model.flops_per_token() - scores == pytest.approx(counted / x.numel())

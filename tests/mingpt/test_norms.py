@@ -1,4 +1,4 @@
-"""Norms: torch's own, and one eps for all."""
+"""Norms: they equal torch's own, and all have the same eps."""
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_the_soft_cap_bounds_the_logits_and_leaves_small_ones():
 def test_rmsnorms_gradient_is_its_derivative():
     norm = norm_of("rmsnorm", dim=5).double()
     x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
-    # in double from end to end: forward's float() would round
+    # double precision throughout: the float() in forward would round
     assert torch.autograd.gradcheck(lambda x, w: _RMS.apply(x, w, 1e-2), (x, norm.weight))
 
 

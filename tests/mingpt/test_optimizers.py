@@ -1,5 +1,5 @@
-"""Optimizers: Muon's step against its definition, and two optimizers that are one to whoever saves
-or schedules."""
+"""Optimizers: Muon's step equals its definition. Muon and AdamW together are saved and scheduled as
+one optimizer."""
 
 import copy
 import math
@@ -35,7 +35,7 @@ def train(model, optimizer, steps, start=0):
     for n in range(start, start + steps):
         idx = torch.randint(11, (4, 9), generator=torch.Generator().manual_seed(n))
         for group in optimizer.param_groups:
-            group["lr"] = 0.01 / (n + 1)      # a schedule, as the trainer sets it
+            group["lr"] = 0.01 / (n + 1)      # a schedule, set as the trainer sets it
         model.zero_grad(set_to_none=True)
         model(idx[:, :-1], idx[:, 1:])[1].backward()
         optimizer.step()
@@ -46,8 +46,8 @@ def same(a, b):
 
 
 def orthogonalised(matrix):
-    """Five rounds of Newton and Schulz's iteration with Jordan's coefficients, on singular values,
-    as a definition."""
+    """The definition: five Newton–Schulz iterations with Jordan's coefficients, computed on the
+    singular values."""
     u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
     s = s / s.norm()
     for _ in range(5):
@@ -63,7 +63,7 @@ def test_a_step_of_muon_is_its_definition_and_the_rest_is_adamws():
     for each, optimizer in ((model, ours), (alone, theirs)):
         torch.manual_seed(1)
         for p in each.parameters():
-            p.grad = torch.randn_like(p)  # no singular value near zero, where bfloat16 sees noise
+            p.grad = torch.randn_like(p)  # no singular value near 0, where bfloat16 has only noise
         optimizer.step()
     muons = {name for name, p in model.named_parameters()
              if any(p is q for q in ours.param_groups[0]["params"])}
@@ -74,11 +74,11 @@ def test_a_step_of_muon_is_its_definition_and_the_rest_is_adamws():
             assert torch.equal(p, q), name
             continue
         rate = 0.5 * 0.01
-        # Nesterov's: g + 0.95·g
+        # Nesterov momentum in the first step: g + 0.95·g
         step = rate * 0.2 * math.sqrt(max(p.shape)) * orthogonalised(p.grad * 1.95)
         expected = before[name] * (1 - rate * 0.2) - step.float()
         error = (p.detach() - expected).norm() / step.norm()
-        assert error < 0.05, f"{name}: {error}"     # torch computes it in bfloat16
+        assert error < 0.05, f"{name}: {error}"     # torch's Muon computes in bfloat16
 
 
 @pytest.mark.parametrize("way", ["checkpoint", "state_dict"])
@@ -109,8 +109,8 @@ def test_the_state_of_both_is_one_state():
     assert isinstance(optimizer, MuonAndAdamW)
     entries = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
     assert entries["transformer.h.1.mlp.c_fc.weight"] == {"momentum_buffer"}
-    assert entries["lm_head.weight"] == entries["transformer.ln_f.bias"] == {"step", "exp_avg",
-                                                                             "exp_avg_sq"}
+    assert entries["lm_head.weight"] == entries["transformer.ln_f.bias"] == {
+        "step", "exp_avg", "exp_avg_sq"}
     assert all(group["lr"] == 0.01 for group in optimizer.param_groups)
 
 

@@ -1,7 +1,9 @@
 """
-The default model and trainer are Karpathy's minGPT: against figures made with it
-(golden/mingpt.json), and, where the environment variable MINGPT names a folder with minGPT in it,
-against the thing itself and with its own scripts.
+The default model and trainer behave as Karpathy's minGPT.
+
+They are compared with figures made with minGPT (tests/golden/mingpt.json). If the environment
+variable MINGPT names a folder with a copy of minGPT, they are also compared with that copy, and its
+own scripts are run.
 """
 
 import json
@@ -29,18 +31,17 @@ STATED = json.loads((GOLDEN / "mingpt.json").read_text())
 
 @pytest.fixture(scope="module")
 def ours():
-    return json.loads(json.dumps(figures()))   # as JSON has it: a tuple is a list
+    return json.loads(json.dumps(figures()))   # through JSON, which turns tuples into lists
 
 
 def test_25_losses_agree_with_mingpt_to_1e_5(ours):
     assert len(ours["losses"]) == 25
     assert ours["losses"] == pytest.approx(STATED["losses"], abs=1e-5)
-    assert ours["losses"][-1] < ours["losses"][0] - 0.5   # they are of a model that learns
+    assert ours["losses"][-1] < ours["losses"][0] - 0.5   # the model learns
 
 
 @pytest.mark.parametrize("figure", ["printed", "groups", "shapes", "samples", "too long",
-                                    "no vocabulary", "size twice",
-                                    "another model", "overrides"])
+                                    "no vocabulary", "size twice", "another model", "overrides"])
 def test_what_a_user_of_mingpt_sees_is_the_same(ours, figure):
     assert ours[figure] == STATED[figure]
 
@@ -61,7 +62,7 @@ def test_a_checkpoint_of_mingpt_loads_and_its_mask_buffers_are_ignored():
     _, source = printed(GPT, nano())
     saved = source.state_dict()
     assert list(saved) == list(STATED["shapes"])
-    for layer in range(3):   # as minGPT's register_buffer("bias", tril) writes them
+    for layer in range(3):   # these come from minGPT's register_buffer("bias", tril)
         saved[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 8, 8).tril()
     before = list(saved)
     _, model = printed(GPT, nano())
@@ -77,7 +78,7 @@ def test_a_weight_that_no_module_has_still_fails_to_load():
         model.load_state_dict({**model.state_dict(), "transformer.h.0.attn.stray": torch.ones(1)})
 
 
-# what its parts read
+# the settings that minGPT's parts read
 MINGPTS_OWN = CfgNode(n_embd=12, n_head=3, block_size=5, attn_pdrop=0.1, resid_pdrop=0.1)
 
 
@@ -100,11 +101,11 @@ def test_new_gelu_is_the_tanh_formula():
 
 
 # --------------------------------------------------------------------------------------------------
-# programs in minGPT's way: minGPT's own where there is a copy, and one of ours that is always here
+# programs written for minGPT: one of ours, and minGPT's own where there is a copy
 
 
 def run(script, *args, cwd, library=REPO, timeout=280):
-    """Run a program with `mingpt` from `library` in a scratch folder → what it printed."""
+    """Run a program in `cwd` with the `mingpt` of `library`, and return what it printed."""
     done = subprocess.run([sys.executable, str(script), *args], cwd=cwd, text=True,
                           capture_output=True, timeout=timeout,
                           env={**os.environ, "PYTHONPATH": str(library)})
@@ -147,14 +148,14 @@ def test_mingpts_adder_runs_unmodified_with_the_same_losses(tmp_path):
     ours, theirs = (losses_of(run(adder, *args, cwd=tmp_path, library=library))
                     for library in (REPO, MINGPT))
     assert len(ours) == 4
-    assert ours == pytest.approx(theirs, abs=2e-5)   # printed to five places
+    assert ours == pytest.approx(theirs, abs=2e-5)   # the losses are printed with five decimals
     run(adder, *args, "--model.position=rope", "--model.mlp=swiglu", cwd=tmp_path)
 
 
 @needs_mingpt
 def test_mingpts_import_of_gpt2_runs_unmodified(tmp_path):
-    """On a freshly drawn GPT-2 of the real size in ./gpt2, with a tokenizer from this package's
-    vocabulary."""
+    """It runs on a GPT-2 of the real size with random weights in ./gpt2, and with a tokenizer from
+    this package's vocabulary."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     transformers.GPT2LMHeadModel(transformers.GPT2Config()).save_pretrained(tmp_path / "gpt2")

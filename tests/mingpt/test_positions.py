@@ -1,4 +1,4 @@
-"""Positions: what a rotation, a slope, or nothing at all must do to the scores."""
+"""Positions: what a rotation, a slope, or no position at all must do to the scores."""
 
 import pytest
 import torch
@@ -24,24 +24,24 @@ def rope(**changes):
 
 
 def test_rope_scores_depend_on_the_distance_alone():
-    # one query and one key, at every place
+    # the same query and key at every position
     q, k = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 32, 8)
     q, k = rope().rotate(q, k)
     scores = (q @ k.transpose(-2, -1))[0, 0]                   # (32, 32)
     for distance in range(-31, 32):
         diagonal = scores.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=0)
-    assert scores[0].std() > 1e-2   # and they do depend on it
+    assert scores[0].std() > 1e-2   # the scores do depend on the distance
 
 
 @pytest.mark.parametrize("base", [10_000.0, 500.0])
 def test_rope_is_a_multiplication_of_complex_numbers(base):
     x = torch.randn(3, 2, 32, 8)
     got, _ = rope(rope_base=base).rotate(x, x)
-    place, pair = torch.arange(32, dtype=torch.float64)[:, None], torch.arange(4,
-                                                                               dtype=torch.float64)
+    place, pair = (torch.arange(32, dtype=torch.float64)[:, None],
+                   torch.arange(4, dtype=torch.float64))
     turn = torch.polar(torch.ones(32, 4, dtype=torch.float64), place * base ** (-2 * pair / 8))
-    # half-split: i belongs to i + hs/2
+    # half-split layout: i is paired with i + hs/2
     want = torch.complex(x[..., :4].double(), x[..., 4:].double()) * turn
     torch.testing.assert_close(got.double(), torch.cat((want.real, want.imag), -1), atol=1e-5,
                                rtol=0)
@@ -82,9 +82,9 @@ def test_alibi_slopes_are_blooms_in_transformers(n_head):
 def test_alibi_takes_slope_times_distance_from_the_scores():
     slopes = POSITIONS["alibi"](config_of("alibi", n_head=4)).slopes
     assert slopes.tolist() == [2 ** -2, 2 ** -4, 2 ** -6, 2 ** -8]
-    q, k, v = torch.zeros(1, 4, 10, 8), torch.zeros(1, 4, 10, 8), torch.eye(10, 8).expand(1, 4, 10,
-                                                                                          8)
-    # v is one-hot: the first 8 weights of each query
+    q, k, v = (torch.zeros(1, 4, 10, 8), torch.zeros(1, 4, 10, 8),
+               torch.eye(10, 8).expand(1, 4, 10, 8))
+    # v is one-hot, so the output is the first 8 weights of each query
     weights = Dense.attend(full(), q, k, v, slopes, None, 0.0)[0]
     for head, slope in enumerate(slopes.tolist()):
         want = torch.tensor([-slope * (7 - j) for j in range(8)]).softmax(0)
@@ -96,7 +96,7 @@ def test_only_a_learned_table_knows_absolute_places():
     for position, changes in (("learned", True), ("rope", False), ("alibi", False),
                               ("none", False)):
         model = perturbed(config_of(position, document_end=0))
-        # the same text behind another document
+        # the same text after another document
         later = torch.cat((torch.tensor([[5, 9, 0]]), x), 1)
         moved = (model(x)[0] - model(later)[0][:, 3:]).abs().max().item()
         assert (moved > 1e-2) is changes, position
@@ -107,7 +107,7 @@ def test_without_positions_only_the_set_of_earlier_tokens_counts():
     x = torch.tensor([[1, 2, 3, 4, 5]])
     swapped = torch.tensor([[3, 2, 1, 4, 5]])
     for position, blind in (("none", True), ("alibi", False), ("rope", False), ("learned", False)):
-        # a second layer could tell by what the first one saw
+        # one layer: a second layer could use what the first one saw
         model = perturbed(config_of(position, n_layer=1))
         moved = (model(x)[0] - model(swapped)[0])[:, -1].abs().max().item()
         assert (moved < 1e-5) is blind, position
@@ -132,9 +132,8 @@ PACKED = torch.tensor([sum(DOCUMENTS, [])])
 
 def test_the_end_of_a_document_belongs_to_it():
     seen = same_document(torch.tensor([[5, END, 6, 7, END, 8]]), END)[0, 0]
-    assert ["".join(".x"[int(s)] for s in row) for row in seen] == ["xx....", "xx....", "..xxx.",
-                                                                    "..xxx.", "..xxx.",
-                                                                    ".....x"]
+    assert ["".join(".x"[int(s)] for s in row) for row in seen] == [
+        "xx....", "xx....", "..xxx.", "..xxx.", "..xxx.", ".....x"]
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -142,11 +141,11 @@ def test_a_token_never_sees_an_earlier_document(position):
     model = perturbed(config_of(position, document_end=END))
     plain = perturbed(config_of(position))
     edited = PACKED.clone()
-    edited[0, 1] = 12   # in the first document
+    edited[0, 1] = 12   # edit a token of the first document
     moved = (model(edited)[0] - model(PACKED)[0])[0].abs().amax(-1)
     assert (moved[1:4] > 1e-5).all()
     assert not moved[4:].any()
-    # without the mask it does
+    # without the mask, later documents do change
     assert (plain(edited)[0] - plain(PACKED)[0])[0, 4:].abs().amax() > 1e-4
 
 

@@ -1,4 +1,4 @@
-"""The one training loop: its events, and that its options change what they say and nothing else."""
+"""The training loop: its events; and each option changes what it declares, and nothing else."""
 
 import copy
 import shutil
@@ -32,7 +32,7 @@ def counting():
 
 
 class InOrder(Trainer):
-    """Batches in the order of the data, so that two batches of B are one of 2B."""
+    """Batches in the order of the data, so that two batches of B rows equal one of 2B."""
 
     def batches(self):
         x, y = self.train_dataset.tensors
@@ -91,8 +91,8 @@ def test_callbacks_add_up_and_setting_one_replaces_them():
 
 def test_a_callback_finds_what_mingpts_callbacks_find():
     trainer = trainer_of()
-    assert (trainer.iter_num, trainer.iter_time, trainer.iter_dt, trainer.optimizer) == (0, 0.0,
-                                                                                         0.0, None)
+    assert (trainer.iter_num, trainer.iter_time, trainer.iter_dt, trainer.optimizer) == (
+        0, 0.0, 0.0, None)
 
     def look(t):
         assert t.loss.dim() == 0
@@ -114,8 +114,8 @@ def test_training_runs_in_train_mode_and_a_second_run_starts_again():
     first, second = losses_of(trainer), losses_of(trainer)
     assert trainer.iter_num == 3
     assert modes == [True] * 6
-    assert (len(first), len(second)) == (6, 3)   # the first callback is still there
-    assert second[0] != first[0]                 # and so are the trained weights
+    assert (len(first), len(second)) == (6, 3)   # the first callback is still registered
+    assert second[0] != first[0]                 # the trained weights are kept too
 
 
 def test_a_callback_may_stop_an_endless_run():
@@ -162,9 +162,8 @@ def test_worker_processes_change_nothing_but_who_fetches():
 
 
 def test_two_batches_accumulated_are_one_of_twice_the_size():
-    whole, halves = trainer_of(batch_size=8, max_iters=5), trainer_of(batch_size=4,
-                                                                      accumulation_steps=2,
-                                                                      max_iters=5)
+    whole, halves = (trainer_of(batch_size=8, max_iters=5),
+                     trainer_of(batch_size=4, accumulation_steps=2, max_iters=5))
     assert losses_of(halves) == pytest.approx(losses_of(whole), abs=1e-6)
     torch.testing.assert_close(weights_of(halves), weights_of(whole), atol=1e-5, rtol=0)
     assert halves.grad_norm.item() == pytest.approx(whole.grad_norm.item(), rel=1e-4)
@@ -173,7 +172,7 @@ def test_two_batches_accumulated_are_one_of_twice_the_size():
 @given(st.data())
 @settings(max_examples=30, deadline=None)
 def test_accumulation_is_the_big_batch_however_targets_are_masked(data):
-    """One batch of 8 rows, and the same rows in parts, some of which may hold nothing but
+    """One batch of 8 rows is compared with the same rows in parts. Some parts may hold only
     padding."""
     kept = data.draw(arrays(bool, (8, 8)).filter(lambda m: m.any()), label="targets that count")
     hidden = data.draw(st.sampled_from([None, 0, 1]), label="a part of padding alone")
@@ -208,9 +207,11 @@ def test_gradients_are_clipped_to_the_norm_that_is_reported():
         trainer.run()
         norm = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
         seen[clip] = (trainer.grad_norm.item(), norm)
-    assert len({round(before, 6) for before, _ in seen.values()}) == 1   # reported before clipping
+    # the reported norm is the one before clipping
+    assert len({round(before, 6) for before, _ in seen.values()}) == 1
     assert seen[1e-3][1] == pytest.approx(1e-3, rel=1e-2)
-    assert seen[None][1] == pytest.approx(seen[None][0]) and seen[0] == seen[None]   # neither clips
+    # None and 0 do not clip
+    assert seen[None][1] == pytest.approx(seen[None][0]) and seen[0] == seen[None]
     assert seen[1e3][1] == pytest.approx(seen[None][0])
 
 
@@ -279,10 +280,10 @@ def test_a_compiled_model_has_the_same_losses_and_the_same_state(slots):
 @pytest.mark.parametrize("slots", [{}, {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu",
                                         "logit_softcap": 9.0}])
 def test_no_step_waits_for_the_device(slots, monkeypatch):
-    """On the meta device there are no numbers: whoever asks for one, by .item() or an if, fails. A
-    GPU would stop."""
-    monkeypatch.setattr(GPT, "configure_optimizers", lambda gpt,
-                        config: torch.optim.SGD(gpt.parameters()))
+    """On the meta device, tensors have no values, so code that needs one (.item() or an if) fails.
+    On a GPU it would wait for the device."""
+    monkeypatch.setattr(GPT, "configure_optimizers",
+                        lambda gpt, config: torch.optim.SGD(gpt.parameters()))
     trainer = trainer_of(tiny_gpt(**slots), device="meta", max_iters=2, accumulation_steps=2)
     trainer.run()
     assert trainer.iter_num == 2 and trainer.loss.is_meta and trainer.grad_norm.is_meta

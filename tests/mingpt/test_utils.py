@@ -1,4 +1,4 @@
-"""Settings, seeding, whole files."""
+"""Settings, seeding, and files that are written whole or not at all."""
 
 import copy
 import json
@@ -100,7 +100,7 @@ def test_a_run_leaves_its_command_line_and_settings(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["adder.py", "--a=1"])
     config = CfgNode(system=CfgNode(work_dir=str(tmp_path / "out" / "adder")), betas=(0.9, 0.95))
     setup_logging(config)
-    setup_logging(config)   # again into the same folder
+    setup_logging(config)   # a second time, into the same folder
     assert (tmp_path / "out/adder/args.txt").read_text() == "adder.py --a=1"
     text = (tmp_path / "out/adder/config.json").read_text()
     assert json.loads(text)["betas"] == [0.9, 0.95]

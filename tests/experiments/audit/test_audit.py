@@ -1,5 +1,5 @@
-"""The audit finds what is not as declared and names the place, and finds nothing in what the
-project ships."""
+"""The audit finds everything that is not as declared, and names the place. It finds nothing in what
+the project ships."""
 
 import contextlib
 import io
@@ -48,7 +48,7 @@ def settings():
 
 
 class Batches:
-    """A run's batches: rows of random tokens; the end of one row in two is padding."""
+    """The batches of a run: rows of random tokens. Every second row ends with padding."""
     eot = EOT
 
     def __init__(self, shift=1):
@@ -102,7 +102,7 @@ def test_an_untransposed_import_is_caught_at_its_layer():
     source, model = build(seed=1), build(seed=2)
     model.load_state_dict(source.state_dict())
     assert audit(model, settings(), fresh=False, reference=layers_of(source))["passed"]
-    # square: its transpose loads without complaint
+    # the matrix is square, so its transpose loads without an error
     weight = model.transformer.h[1].attn.c_proj.weight
     with torch.no_grad():
         weight.copy_(weight.T.clone() * 1.0)
@@ -112,12 +112,11 @@ def test_an_untransposed_import_is_caught_at_its_layer():
 
 
 def layers_of(source):
-    """Every layer's input, then the logits, as Hugging Face's `hidden_states` and `logits` are."""
+    """Return a function: idx → [the input of each layer, the logits], in Hugging Face's order."""
     def run(idx):
         inputs = []
         handles = [block.register_forward_pre_hook(lambda b, args: inputs.append(args[0]))
-                   for block in
-                   source.transformer.h]
+                   for block in source.transformer.h]
         logits = source.eval()(idx)[0]
         for handle in handles:
             handle.remove()
@@ -127,7 +126,7 @@ def layers_of(source):
 
 # -- what is shipped passes ------------------------------------------------------------------------
 
-FLAGGED = {"msla_published"}  # no token sees another there: study 004's fault, kept to be measured
+FLAGGED = {"msla_published"}  # study 004's fault, kept to be measured: no token sees another
 
 
 def assert_passes(model):
@@ -152,8 +151,8 @@ class Corpus:
 def test_every_arm_of_a_shipped_study_passes_but_those_that_say_they_do_not(study):
     seen = []
     for arm in load_study(study).arms:
-        chosen = make_spec(study=study, arm=arm, overrides=[*small(study),
-                                                            "--model.n_embd=24"]).settings
+        chosen = make_spec(study=study, arm=arm, overrides=[
+            *small(study), "--model.n_embd=24"]).settings
         if chosen.model not in seen or chosen.run.allow_audit_fail:
             result = audit(build_model(chosen, Corpus, seed=0), settings(),
                            freeze_except=chosen.run.freeze_except)
@@ -261,8 +260,8 @@ def test_the_audit_leaves_weights_modes_gradients_and_random_state_as_they_were(
     assert torch.equal(state, torch.get_rng_state()) and (numpy_state
                                                           == np.random.get_state()[1]).all()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters()) and [m.training
-                                                                for m in model.modules()] == modes
+    assert all(p.grad is None for p in model.parameters()) and [
+        m.training for m in model.modules()] == modes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -305,7 +304,7 @@ def arguments(corpus, out, *more):
 def test_a_failing_audit_refuses_the_run_in_one_line_and_writes_nothing(corpus, tmp_path):
     faulty = arguments(corpus, tmp_path, "--model.published_padding=256", "--max-iters", "2",
                        "--data.val_tokens=256")
-    # the door makes it exit code 2
+    # lab.py turns this error into exit code 2
     with pytest.raises(BadInput, match="layer 0|the model, query") as error:
         lab.main(faulty)
     assert "--allow-audit-fail" in str(error.value) and "\n" not in str(error.value)

@@ -1,5 +1,5 @@
-"""Batches: the same for every arm, every block once an epoch, every validation token predicted
-once."""
+"""Batches: the same for every arm. Each block comes once per epoch, and each validation token is
+predicted once."""
 
 import json
 
@@ -18,11 +18,11 @@ EOT = 256
 
 @pytest.fixture
 def opened(tmp_path, data_config):
-    """opened(texts, **settings): a corpus of these documents in two sets."""
+    """opened(texts, **settings): a corpus of these documents, split into two sets."""
     def make(texts, **changes):
         path = tmp_path / "a.jsonl"
-        lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n,
-                 t in enumerate(texts)]
+        lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}})
+                 for n, t in enumerate(texts)]
         path.write_text("\n".join(lines))
         return open_corpus(data_config(path, **{"min_chars": 0, **changes}))
     return make
@@ -34,7 +34,7 @@ def documents(count: int, longest: int = 60, seed: int = 0) -> list[str]:
 
 
 def stream_of(corpus, chosen) -> np.ndarray:
-    """The chosen documents end to end, as the store holds them."""
+    """The tokens of the chosen documents, joined as the store holds them."""
     store = corpus.store
     return np.concatenate([store.read(int(store.starts[d]), int(store.documents["tokens"][d]))
                            for d in chosen])
@@ -48,10 +48,10 @@ def test_the_shuffle_is_a_permutation(n, keys):
 
 
 def test_the_shuffle_leaves_no_order_that_can_be_seen():
-    out = np.array([shuffled(np.arange(1000), 1000, list(np.random.default_rng(s).integers(0,
-                                                                                           2 ** 63,
-                                                                                           ROUNDS)
-                                                         .astype(np.uint64))) for s in range(30)])
+    out = np.array([
+        shuffled(np.arange(1000), 1000,
+                 list(np.random.default_rng(s).integers(0, 2 ** 63, ROUNDS).astype(np.uint64)))
+        for s in range(30)])
     correlations = [np.corrcoef(row, np.arange(1000))[0, 1] for row in out]
     neighbours = [np.corrcoef(row[1:], row[:-1])[0, 1] for row in out]
     assert np.abs(correlations).max() < 0.15 and np.abs(neighbours).max() < 0.15
@@ -78,7 +78,7 @@ def test_a_batch_far_away_is_there_at_once(opened):
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 500])
 def test_every_epoch_predicts_every_token_of_the_stream_once(opened, batch_size):
     texts, block = documents(60), 16
-    # so that nothing is left over
+    # make the stream a whole number of blocks
     texts[0] += "z" * (-sum(len(text) + 1 for text in texts[:55]) % block)
     corpus = opened(texts, val_docs=5)
     stream = stream_of(corpus, range(55))
@@ -92,8 +92,8 @@ def test_every_epoch_predicts_every_token_of_the_stream_once(opened, batch_size)
     y = np.concatenate([batches.batch(t)[1] for t in range(steps)])
     for epoch in range(epochs):
         seen = y[epoch * batches.blocks_per_epoch:(epoch + 1) * batches.blocks_per_epoch]
-        assert (np.bincount(seen.ravel(), minlength=257) == np.bincount(stream,
-                                                                        minlength=257)).all()
+        assert (np.bincount(seen.ravel(), minlength=257) == np.bincount(
+            stream, minlength=257)).all()
 
 
 def test_blocks_are_pieces_of_the_ring_of_documents_and_their_ends(opened):
@@ -153,8 +153,8 @@ def test_each_validation_token_is_predicted_once_whatever_the_block(shared_corpu
 def shared_corpus(tmp_path_factory):
     from experiments.corpus import get_default_config
     folder = tmp_path_factory.mktemp("shared")
-    lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}}) for n,
-             t in enumerate(documents(150))]
+    lines = [json.dumps({"text": t, "meta": {"pile_set_name": f"S{n % 2}"}})
+             for n, t in enumerate(documents(150))]
     (folder / "a.jsonl").write_text("\n".join(lines))
     config = get_default_config()
     config.merge_from_dict({"paths": [str(folder / "a.jsonl")], "tokenizer": "byte", "min_chars": 0,
@@ -184,15 +184,15 @@ def test_truncated_documents_are_rows_padded_and_not_predicted_there(opened):
     texts = ["short one", "x", "a document that is longer than the block of sixteen",
              "exactly seventeen", "12"]
     corpus = opened(texts, pack="truncate", val_docs=1)
-    x, y = corpus.train(16, 3, seed=0).batch(0)   # 'x' alone predicts nothing
-    rows = {bytes(row[row != EOT].astype(np.uint8)).decode(): target for row,
-            target in zip(x, y, strict=True)}
+    x, y = corpus.train(16, 3, seed=0).batch(0)   # 'x' has no target, so it is not a row
+    rows = {bytes(row[row != EOT].astype(np.uint8)).decode(): target
+            for row, target in zip(x, y, strict=True)}
     assert set(rows) == {"short one", "a document that ", "exactly seventee"}
     assert rows["short one"].tolist() == [*b"hort one"] + [-1] * 8
     assert rows["exactly seventee"].tolist() == [*b"xactly seventeen"]
     val = corpus.validation(16)
-    assert val.x.tolist() == [[ord("1"), ord("2")] + [EOT] * 14] and val.y.tolist() == [[ord("2")]
-                                                                                        + [-1] * 15]
+    assert val.x.tolist() == [[ord("1"), ord("2")] + [EOT] * 14] and val.y.tolist() == [
+        [ord("2")] + [-1] * 15]
     assert val.nbytes.sum() == 1 and val.set_id.tolist() == [[0] + [-1] * 15]
 
 

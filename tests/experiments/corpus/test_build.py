@@ -1,4 +1,4 @@
-"""The token cache: built once, whole or not at all, by one of many."""
+"""The token cache: one of many processes builds it, once, and whole or not at all."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def start(config) -> subprocess.Popen:
 
 @pytest.fixture
 def builds(monkeypatch):
-    """The list of folders that were built, not found."""
+    """The list of folders that are built, not found in the cache."""
     done, original = [], build._build
     monkeypatch.setattr(build, "_build", lambda *args: (done.append(args[-1]), original(*args)))
     return done
@@ -64,8 +64,8 @@ def test_the_cache_goes_by_content_not_by_name_or_time(corpus_file, data_config,
 
 
 @pytest.mark.parametrize("change", [{"tokenizer": "gpt2"}, {"min_chars": 3}, {"max_docs": 100}])
-def test_settings_that_change_the_tokens_are_part_of_the_key(corpus_file, data_config, builds,
-                                                             change):
+def test_settings_that_change_the_tokens_are_part_of_the_key(
+        corpus_file, data_config, builds, change):
     open_corpus(data_config(corpus_file))
     open_corpus(data_config(corpus_file, **change))
     assert len(builds) == 2
@@ -79,8 +79,8 @@ def test_settings_that_do_not_are_not(corpus_file, data_config, builds, change):
     assert len(builds) == 1
 
 
-def test_a_large_file_is_known_by_its_size_time_and_samples(corpus_file, data_config, builds,
-                                                            monkeypatch):
+def test_a_large_file_is_known_by_its_size_time_and_samples(
+        corpus_file, data_config, builds, monkeypatch):
     monkeypatch.setattr("experiments.corpus.sources.WHOLE", 10)
     monkeypatch.setattr("experiments.corpus.sources.SAMPLE", 5)
     open_corpus(data_config(corpus_file))
@@ -97,8 +97,8 @@ def test_a_cache_that_lost_a_file_is_built_again(corpus_file, data_config, build
     assert open_corpus(data_config(corpus_file)).describe() == first.describe() and len(builds) == 2
 
 
-def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(corpus_file, data_config,
-                                                                       builds, capsys):
+def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(
+        corpus_file, data_config, builds, capsys):
     config, rng, trials = data_config(corpus_file), random.Random(0), 0
     store = open_corpus(config).store
     tokens = np.array(store.shards[0])
@@ -110,8 +110,8 @@ def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(corpus_fi
                 data[place] ^= 1 << rng.randrange(8)
             elif damage == "page":
                 data[place:place + 99] = b"\0" * len(data[place:place + 99])
-            path.unlink() if damage == "gone" else path.write_bytes(data[:place] if damage == "cut"
-                                                                    else data)
+            path.unlink() if damage == "gone" else path.write_bytes(
+                data[:place] if damage == "cut" else data)
             trials += 1
             again = open_corpus(config).store
             assert (
@@ -165,7 +165,7 @@ def test_killed_half_way_it_starts_again_cleanly(tmp_path, data_config):
     assert left and not any(cache.glob("*/meta.json"))
     path.write_text("".join(json.dumps({"text": f"document number {n}"}) + "\n"
                             for n in range(200)))
-    # another corpus: the killed one's folder goes all the same
+    # building another corpus also removes the folder of the killed process
     account = open_corpus(config).describe()
     assert account["documents"] == 200 and not list(cache.glob("*.tmp"))
 
@@ -212,8 +212,8 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert build.cache_root(get_default_config()) == tmp_path / "elsewhere"
 
 
-def test_without_data_pythons_own_library_is_read_and_announced(tmp_path, data_config, monkeypatch,
-                                                                capsys):
+def test_without_data_pythons_own_library_is_read_and_announced(
+        tmp_path, data_config, monkeypatch, capsys):
     package = tmp_path / "lib"
     (package / "test").mkdir(parents=True)
     (package / "test" / "secret.py").write_text("'''" + "not for reading " * 50 + "'''")
@@ -285,5 +285,5 @@ def test_a_data_sets_records_become_documents(data_config, monkeypatch):
     monkeypatch.setattr(HubSource, "_records", lambda self: iter(records))
     account = open_corpus(data_config("tinystories", max_docs=150)).describe()
     assert account["documents"] == 150
-    assert {name: totals["documents"] for name, totals in account["sets"].items()} == {"text": 75,
-                                                                                       "P": 75}
+    assert {name: totals["documents"] for name, totals in account["sets"].items()} == {
+        "text": 75, "P": 75}

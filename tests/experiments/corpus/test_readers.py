@@ -1,4 +1,4 @@
-"""What is read from files of every kind, and what is said of lines that are no documents."""
+"""What is read from each kind of file, and the message about lines that are no documents."""
 
 import gzip
 import json
@@ -16,8 +16,8 @@ from experiments.corpus.readers import PIECE, cut_text, line_chunks, separated
 from mingpt.utils import BadInput
 
 STORIES = [f"Story number {n} is about the number {n * n}." for n in range(40)]
-LINES = [json.dumps({"text": text, "meta": {"pile_set_name": f"Set{n % 2}"}}) for n,
-         text in enumerate(STORIES)]
+LINES = [json.dumps({"text": text, "meta": {"pile_set_name": f"Set{n % 2}"}})
+         for n, text in enumerate(STORIES)]
 JSONL = ("\n".join(LINES) + "\n").encode()
 
 
@@ -63,8 +63,8 @@ BAD = {"not JSON": b'{"text": "half a li', "no text": b'{"body": "the wrong key"
        "invalid UTF-8": b'{"text": "caf\xe9 au lait"}',
        "NUL bytes": b'{"text": "a zero \\u0000 in it"}',
        "too long": b'{"text": "' + b"x" * MAX_LINE + b'"}'}
-VARIANTS = {"no text": [b"[1, 2]", b"7", b"null"], "text not a string": [b'{"text": null}',
-                                                                         b'{"text": 3}'],
+VARIANTS = {"no text": [b"[1, 2]", b"7", b"null"],
+            "text not a string": [b'{"text": null}', b'{"text": 3}'],
             "NUL bytes": [b'{"text": "a raw \0 zero"}'],
             "invalid UTF-8": [b'{"text": "half \\ud800 a pair"}'],
             "not JSON": [b"plain words", b"[" * 100_000,
@@ -84,8 +84,8 @@ def test_a_bad_line_is_counted_by_kind_with_file_and_line(tmp_path, data_config,
     path = write(tmp_path / "a.jsonl", b"\n".join([*lines[:7], b"", line, *lines[7:], line]))
     corpus = open_corpus(data_config(path, max_bad=0.1))
     assert texts(corpus) == STORIES
-    assert corpus.describe()["bad_lines"]["kinds"] == {kind: {"count": 2, "file": str(path),
-                                                              "line": 9}}
+    assert corpus.describe()["bad_lines"]["kinds"] == {kind: {
+        "count": 2, "file": str(path), "line": 9}}
     with pytest.raises(BadInput,
                        match=rf"2 of 42 lines are bad .*2 {kind} \(first: "
                              rf".*a.jsonl:9.*data\.max_bad=0\.048"):
@@ -102,10 +102,10 @@ def test_long_integers_and_deep_nesting_are_valid_json(tmp_path, data_config, va
     ]
 
 
-def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, data_config,
-                                                                    monkeypatch):
+def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(
+        tmp_path, data_config, monkeypatch):
     options = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
-    # no size in the header
+    # its header gives no size
     packer = zstandard.ZstdCompressor(compression_params=options).compressobj()
     path = write(tmp_path / "a.jsonl.zst", packer.compress(JSONL) + packer.flush())
     assert texts(open_corpus(data_config(path))) == STORIES
@@ -115,8 +115,8 @@ def test_a_zstd_frame_with_a_long_window_is_read_or_says_what_to_do(tmp_path, da
 
 
 def test_a_bad_line_in_the_second_file_names_that_file(tmp_path, data_config):
-    first, second = write(tmp_path / "a.jsonl", JSONL), write(tmp_path / "b.jsonl",
-                                                              b"\n\nnot json\n" + JSONL)
+    first, second = (write(tmp_path / "a.jsonl", JSONL),
+                     write(tmp_path / "b.jsonl", b"\n\nnot json\n" + JSONL))
     kinds = open_corpus(data_config(first, second, max_bad=0.1)).describe()["bad_lines"]["kinds"]
     assert kinds == {"not JSON": {"count": 1, "file": str(second), "line": 3}}
 
@@ -151,8 +151,8 @@ def test_a_wrong_key_gives_up_at_once_and_names_the_keys_there_are(tmp_path, dat
 
 
 @pytest.mark.parametrize("suffix, compress", [(".gz", gzip.compress), (".zst", zstandard.compress)])
-def test_a_file_cut_short_names_its_readable_part_and_stops_unless_allowed(tmp_path, data_config,
-                                                                           suffix, compress):
+def test_a_file_cut_short_names_its_readable_part_and_stops_unless_allowed(
+        tmp_path, data_config, suffix, compress):
     stories = [f"{n} " + np.random.default_rng(n).bytes(300).hex() for n in range(2000)]
     many = "".join(json.dumps({"text": story}) + "\n" for story in stories)
     whole = compress(many.encode())
@@ -164,7 +164,7 @@ def test_a_file_cut_short_names_its_readable_part_and_stops_unless_allowed(tmp_p
     account = open_corpus(data_config(path, allow_truncated=True)).describe()
     assert 800 < account["documents"] < 1100 and account["bad_lines"]["bad"] == 0
     assert account["bad_lines"]["cut_short"][0]["documents"] == account["documents"]
-    with pytest.raises(BadInput, match="is cut short"):   # from the cache as well
+    with pytest.raises(BadInput, match="is cut short"):   # also when read from the cache
         open_corpus(data_config(path))
 
 
@@ -241,7 +241,7 @@ def shard(path, tokens, promised=None, magic=20240520, version=1):
 
 
 def test_a_token_shard_is_cut_at_the_ends_of_documents(tmp_path, data_config, monkeypatch):
-    # documents cross what is read at once
+    # documents cross the borders of the parts that are read at once
     monkeypatch.setattr("experiments.corpus.tokenfiles.STEP", 50)
     documents = [np.random.default_rng(n).integers(0, 256, 5 + n) for n in range(30)]
     path = shard(tmp_path / "a.bin", np.concatenate([np.r_[256, d] for d in documents]))
@@ -273,8 +273,8 @@ def test_bare_tokens_are_read_with_a_declared_type(tmp_path, data_config, dtype)
     bare = write(tmp_path / "train.bin", np.concatenate([np.r_[d, 256] for d
                                                          in documents]).astype(dtype).tobytes())
     store = open_corpus(data_config(bare, bin_dtype=dtype)).store
-    assert [list(store.read(int(s), int(n) - 1)) for s,
-            n in zip(store.starts, store.documents["tokens"], strict=True)
+    assert [list(store.read(int(s), int(n) - 1))
+            for s, n in zip(store.starts, store.documents["tokens"], strict=True)
             ] == [list(d) for d in documents]
     with pytest.raises(BadInput,
                        match="as nanoGPT's train.bin, give its type: --data.bin_dtype=uint16"):
@@ -312,15 +312,15 @@ def test_a_document_between_separators_that_is_too_long_is_a_bad_line(monkeypatc
     monkeypatch.setattr("experiments.corpus.readers.MAX_LINE", 50)
     text = b"one" + MARK.encode() + b"x" * 500 + MARK.encode() + b"two"
     chunks = list(separated([(i, text[i:i + 10]) for i in range(0, len(text), 10)], MARK.encode()))
-    assert [getattr(chunk, "texts", "too long") for chunk in chunks] == [[b"one"], "too long",
-                                                                         [b"two"]]
+    assert [getattr(chunk, "texts", "too long") for chunk in chunks] == [
+        [b"one"], "too long", [b"two"]]
 
 
 def test_end_markers_in_a_text_are_said_and_a_separator_cuts_at_them(tmp_path, data_config, capsys):
-    # more than 16 KB together: without a separator it is cut
+    # the stories together exceed 16 KB, so without a separator the text is cut
     stories = [story * 20 for story in STORIES]
     path = write(tmp_path / "stories.txt", f"\r\n{MARK}\r\n".join(stories))
-    for _ in range(2):  # said of a corpus from the cache as well
+    for _ in range(2):  # the message also appears for a corpus from the cache
         corpus = open_corpus(data_config(path))
         assert f"The text holds {MARK!r} {len(STORIES) - 1:,} times" in capsys.readouterr().err
     assert corpus.describe()["markers"] == {MARK: len(STORIES) - 1}
@@ -351,8 +351,8 @@ def test_folders_and_globs_are_read_in_the_order_of_names(tmp_path, data_config)
     ("a.jsn", "cannot read this kind of file: did you mean '.jsonl'"),
     ("*.zst", "no file matches this pattern"),
     ("tinystory", "no data set's name")])
-def test_what_cannot_be_read_is_refused_with_the_nearest_that_can(tmp_path, data_config,
-                                                                  given_path, why):
+def test_what_cannot_be_read_is_refused_with_the_nearest_that_can(
+        tmp_path, data_config, given_path, why):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "a.jsonl", JSONL)
     write(tmp_path / "a.jsn", JSONL)

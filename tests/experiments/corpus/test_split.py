@@ -1,4 +1,4 @@
-"""Training and validation: stable, fixed, and never the same document."""
+"""Training and validation: the split is stable and fixed, and no document is in both."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_by_hash_every_document_is_on_one_side_with_its_copies(hashes, fraction)
 def test_a_held_out_document_stays_held_out_when_the_file_grows(hashes, more):
     limit = 0.3 * 2.0 ** 64
     before, after = split(hashes, 0.3, None), split(np.r_[hashes, more], 0.3, None)
-    # large enough to need no document held out by force
+    # only if both sides get a document without force
     if (hashes < limit).any() and (hashes >= limit).any():
         held = np.zeros(len(hashes) + len(more), bool)
         held[after.val] = True
@@ -84,14 +84,13 @@ def test_the_account_adds_up_and_names_the_dropped(tmp_path, data_config):
     assert halves["dropped"] == 3 and halves["by"] == "the last 3 documents"
     assert json.loads(json.dumps(account)) == account
     config = data_config(val_docs=3)
-    config.paths = str(path)   # one path as --data.paths=… gives it
+    config.paths = str(path)   # a single path, as --data.paths=… gives it
     assert open_corpus(config).describe()["paths"] == account["paths"] == [str(path)]
 
 
 @pytest.mark.parametrize("how", [{"val_fraction": 0.3}, {"val_docs": 10}])
-def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(tmp_path,
-                                                                              data_config, capsys,
-                                                                              how):
+def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(
+        tmp_path, data_config, capsys, how):
     texts = [f"document number {n}" for n in range(40)]
     near = [f"\n document\tnumber\u00a0 {n}\n" for n in range(10, 40)]
     path = tmp_path / "a.jsonl"
@@ -104,16 +103,16 @@ def test_documents_that_differ_in_white_space_alone_never_stand_on_both_sides(tm
     left_out = [n for n in np.flatnonzero(sides.train) if " ".join(read[n].split()) in held]
     assert left_out and corpus.split.near_copies == len(left_out)
     assert corpus.describe()["split"]["near_copies"] == len(left_out)
-    # which documents are held out does not change
+    # the held-out documents do not change
     assert corpus.split.val.tolist() == sides.val.tolist()
-    assert np.flatnonzero(corpus.split.train).tolist() == sorted({*np.flatnonzero(sides.train)}
-                                                                 - {*left_out})
+    assert np.flatnonzero(corpus.split.train).tolist() == sorted(
+        {*np.flatnonzero(sides.train)} - {*left_out})
     assert f"{len(left_out)} training documents are left out" in capsys.readouterr().err
 
 
 def test_rows_of_tokens_that_differ_in_white_space_alone_are_near_copies(tmp_path, data_config):
     rows = [f"row {n:02d} of some" for n in range(20)] + ["row\n19 of\nsome"]
-    # no UTF-8: equal only byte for byte
+    # these are not UTF-8, so they are near copies only if all bytes are equal
     invalid = [[0xFF, 0xFE, 65, *range(200, 210), n] for n in (0x80, 0x81)]
     np.save(tmp_path / "a.npy", np.array([*invalid, *(list(row.encode()) for row in rows)]))
     corpus = open_corpus(data_config(tmp_path / "a.npy", val_docs=1))

@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back, and how many bytes of text an id stands for."""
+"""Tokenizers: text to ids and back, and the number of bytes of text per id."""
 
 import numpy as np
 import pytest
@@ -64,8 +64,8 @@ def test_documents_encoded_together_are_encoded_as_each_alone(name, texts):
     together = tokenizer.encode_documents(texts)
     assert [ids.tolist() for ids in together] == [[*tokenizer.encode(text).tolist(), tokenizer.eot]
                                                   for text in texts]
-    assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == [ids.tolist()[:-1]
-                                                                       for ids in together]
+    assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == [
+        ids.tolist()[:-1] for ids in together]
 
 
 def test_groups_keep_the_order_and_lose_nothing(monkeypatch):

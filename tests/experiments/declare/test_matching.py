@@ -24,8 +24,8 @@ def study(tmp_path):
 def test_every_arm_of_seven_matched_has_the_baselines_parameters_within_one_percent(preset):
     for arm in load_study("seven_matched").arms:
         spec = make_spec(preset=preset, study="seven_matched", arm=arm)
-        assert measure(spec.settings, "params") == pytest.approx(measure(spec.baseline, "params"),
-                                                                 rel=TOLERANCE)
+        assert measure(spec.settings, "params") == pytest.approx(
+            measure(spec.baseline, "params"), rel=TOLERANCE)
         assert (spec.match is None) == (arm == "baseline")
 
 
@@ -46,7 +46,7 @@ def test_what_was_chosen_is_a_change_and_is_said():
 def test_flops_are_matched_too_and_a_preset_has_no_last_word(study):
     path = study('match = "flops"\n[arms.window]\nmodel.schedule = "8*"\n[arms.swiglu]\n')
     narrow = make_spec(preset="laptop", study=path, arm="window")
-    # what attention saves goes to the MLP
+    # the FLOPs that attention saves go to the MLP
     assert narrow.match.by == "flops" and narrow.match.mlp_hidden > 256
     assert abs(narrow.match.deviation) <= TOLERANCE
     assert make_spec(preset="paper", study=path, arm="swiglu").settings.model.mlp_hidden != "4d"

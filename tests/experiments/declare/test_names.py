@@ -1,4 +1,4 @@
-"""What an arm is called whose parts were chosen one by one."""
+"""The names of arms whose parts are chosen one by one."""
 
 import pytest
 
@@ -100,10 +100,9 @@ VALUES = {"model.head_dim": [16, 32], "model.attn_scale": [1.0, 0.5], "model.n_k
 
 
 def choices():
-    """Every setting that makes an arm, with values that are not its default: all members, all
-    options."""
-    slots = {f"{section}.{slot}": members for section, slots in (("model", model.SLOTS),
-                                                                 ("trainer", trainer.SLOTS))
+    """Yield (setting, value) for all members and options, with values that are not the default."""
+    slots = {f"{section}.{slot}": members for section, slots in (
+        ("model", model.SLOTS), ("trainer", trainer.SLOTS))
              for slot, members in slots.items()}
     for key, default in walk(default_settings()):
         if not makes_an_arm(key):
@@ -115,7 +114,7 @@ def choices():
         elif isinstance(default, bool):
             values = [not default]
         elif not isinstance(default, int | float):
-            continue  # an option of a new member, of which no other value is known
+            continue  # an option of a new member; no other value is known for it
         else:
             larger = 2 * default + 1 if isinstance(default, int) else 2 * default
             values = [default / 2 + 0.25 if isinstance(default, float) and default < 1 else larger]
@@ -123,8 +122,8 @@ def choices():
 
 
 def test_two_different_arms_never_share_a_default_name():
-    """All settings one by one, on every slot's members, and in pairs: one name, one tree of
-    settings."""
+    """Settings are tried one by one, with the members of each slot, and in pairs. Equal names mean
+    equal settings."""
     singles = [f"{key}={value}" for key, value in choices()]
     members = [word for word in singles if word.partition("=")[0].partition(".")[2]
                in {*model.SLOTS, *trainer.SLOTS}]
@@ -146,8 +145,8 @@ def test_two_different_arms_never_share_a_default_name():
 
 
 def test_schedules_whose_letters_could_be_another_ones_are_told_apart():
-    names = {spec(f"model.schedule={text}").arm for text in ("(8|s4)&16*", "(8|s4&16)*",
-                                                             "8|s4&16*")}
+    names = {spec(f"model.schedule={text}").arm for text in (
+        "(8|s4)&16*", "(8|s4&16)*", "8|s4&16*")}
     assert len(names) == 3
 
 
@@ -215,8 +214,8 @@ def test_what_differs_in_case_alone_is_one_name(tmp_path):
     (["model.vocab_size=320"], [], None, "has 257 tokens"),
     (["trainer.warmup_steps=5000"], [], None, "the full rate is never reached"),
 ])
-def test_a_name_that_would_lie_and_a_setting_that_would_do_nothing_are_refused(words, flags, arm,
-                                                                               told):
+def test_a_name_that_would_lie_and_a_setting_that_would_do_nothing_are_refused(
+        words, flags, arm, told):
     with pytest.raises(BadInput, match=told):
         spec(*words, flags=flags, arm=arm)
 
@@ -237,10 +236,10 @@ def test_what_all_arms_of_a_study_are_given_is_refused_where_it_would_do_nothing
 
 def test_a_preset_may_hold_what_only_some_arms_read():
     assert spec(preset="paper", size=[]).settings.trainer.min_lr_ratio == 1e-4
-    # written out
+    # the preset's own value, given explicitly
     assert spec("trainer.min_lr_ratio=1e-4", preset="paper", size=[]).arm == "baseline"
     with pytest.raises(BadInput, match="belongs to trainer.lr_schedule"):
-        # the code's default is not the preset's
+        # the default of the code differs from the preset's value
         spec("trainer.min_lr_ratio=0.1", preset="paper", size=[])
 
 

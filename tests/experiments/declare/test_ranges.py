@@ -1,5 +1,4 @@
-"""Every numeric setting has a range; whatever else a setting is given is refused in one line, at
-once."""
+"""Every numeric setting has a range. Any other value is refused at once, in one line."""
 
 import math
 import re
@@ -18,12 +17,10 @@ from mingpt.utils import BadInput, CfgNode
 
 SETTINGS = dict(walk(default_settings()))
 NOT_NUMBERS = {"model.model_type", "model.qkv_bias", "model.attn_out_bias", "model.nope_layers",
-               "data.paths",
-               "data.val_pack", "data.cache", "data.separator", "data.bin_dtype", "run.init",
-               "run.freeze_except"}     # of those whose default is None
+               "data.paths", "data.val_pack", "data.cache", "data.separator", "data.bin_dtype",
+               "run.init", "run.freeze_except"}     # settings with default None that are no numbers
 HOSTILE = ["None", "-1", "0", "nan", "inf", "-inf", "1e9", "1e308", str(10**30), "0.5", "abc",
-           "[]", "{}", "true", "''",
-           "[1, 2, 3]", "[None]", "(1,)", "1e-320"]
+           "[]", "{}", "true", "''", "[1, 2, 3]", "[None]", "(1,)", "1e-320"]
 
 
 OPTIONS = {f"{section}.{option}" for section, slots in (("model", model.SLOTS),
@@ -35,8 +32,8 @@ def test_every_numeric_setting_has_a_range():
     numeric = {key for key, default in SETTINGS.items()
                if isinstance(default, int | float) and not isinstance(default, bool)
                or default is None and key not in NOT_NUMBERS}
-    assert set(RANGES) <= numeric and numeric - set(RANGES) <= OPTIONS, ("an option of a new "
-                                                                         "member needs no row")
+    assert set(RANGES) <= numeric and numeric - set(RANGES) <= OPTIONS, (
+        "an option of a new member needs no row")
 
 
 @pytest.mark.parametrize("value", ["abc", "nan", "inf", "[]", "None", "true", "1e300"])
@@ -64,7 +61,7 @@ def test_a_thousand_layers_of_a_million_tokens_are_checked_at_once():
 
 
 def test_the_defaults_lie_in_their_ranges():
-    required = {"model.block_size", "trainer.max_iters"}     # which have none
+    required = {"model.block_size", "trainer.max_iters"}     # these have no default
     outside = {key for key, allowed in RANGES.items() if not allowed.holds(SETTINGS[key])}
     assert outside == required
 

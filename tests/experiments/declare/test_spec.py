@@ -1,4 +1,4 @@
-"""One tree of settings, whose later layers win and whose names are checked."""
+"""One tree of settings. Later layers override earlier ones, and names are checked."""
 
 import pytest
 
@@ -12,9 +12,9 @@ from tests.helpers.sources import small
 
 def test_later_layers_win():
     spec = make_spec(preset="nano", overrides=["--trainer.max_iters=7"])
-    assert spec.settings.trainer.max_iters == 7          # the command line over the preset
-    assert spec.settings.trainer.batch_size == 8         # the preset over the default
-    assert spec.settings.trainer.grad_norm_clip == 1.0   # the default where nobody speaks
+    assert spec.settings.trainer.max_iters == 7          # the command line overrides the preset
+    assert spec.settings.trainer.batch_size == 8         # the preset overrides the default
+    assert spec.settings.trainer.grad_norm_clip == 1.0   # the default, where nothing overrides it
 
 
 def test_an_arm_is_what_differs_from_its_baseline():
@@ -35,8 +35,8 @@ def test_a_slot_chosen_by_override_names_the_arm():
 
 
 def test_a_schedule_is_an_arm_and_a_backend_is_none():
-    spec = make_spec(preset="nano", flags=["rope"], overrides=["--model.schedule=96/4*",
-                                                               "--model.backend=dense"])
+    spec = make_spec(preset="nano", flags=["rope"], overrides=[
+        "--model.schedule=96/4*", "--model.backend=dense"])
     assert spec.arm == "rope_window96_dilation4"
     assert spec.changes == {"model.position": ["learned", "rope"],
                             "model.schedule": ["full", "96/4*"]}
@@ -85,8 +85,8 @@ def test_a_number_is_a_text_where_a_text_is_due():
 
 def test_the_lms_preset_is_study_000_and_the_sliding_preset_study_003():
     lms, sliding = (make_spec(preset=name).settings for name in ("lms", "sliding"))
-    assert (lms.model.block_size, lms.trainer.batch_size, lms.trainer.accumulation_steps) == (1024,
-                                                                                              8, 2)
+    assert (lms.model.block_size, lms.trainer.batch_size, lms.trainer.accumulation_steps) == (
+        1024, 8, 2)
     assert (lms.trainer.learning_rate, lms.trainer.warmup_steps,
             lms.trainer.weight_decay) == (5e-5, 500, 0.01)
     assert (
@@ -115,7 +115,7 @@ def test_every_arm_of_every_shipped_study_is_a_model(name):
 
 
 class Corpus:
-    """What of a corpus a model needs."""
+    """The attributes of a corpus that a model needs."""
     vocab_size, eot = 257, 256
 
 
@@ -153,9 +153,9 @@ def test_the_paper_preset_is_study_002():
     assert (trainer.learning_rate, trainer.max_iters, trainer.warmup_steps, trainer.min_lr_ratio) \
         == (5e-6, 175_000, 1000, 1e-4)
     assert (data.pack, data.val_docs, data.max_docs) == ("truncate", 1000, 50_000)
-    plain = make_spec(preset="paper").settings   # the numbers of an arm stay out of the others
-    assert (plain.model.mlp_hidden, plain.model.norm_eps, plain.trainer.warmup_steps) == (None,
-                                                                                          1e-5, 0)
+    plain = make_spec(preset="paper").settings   # the settings of one arm do not change other arms
+    assert (plain.model.mlp_hidden, plain.model.norm_eps, plain.trainer.warmup_steps) == (
+        None, 1e-5, 0)
 
 
 @pytest.mark.parametrize("override, words", [

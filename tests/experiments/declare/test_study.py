@@ -58,7 +58,8 @@ def test_all_five_together_are_all_modifications_and_so_are_the_four_that_imply_
 def test_every_combination_has_its_own_name_and_its_own_settings():
     cells = [set(c) for k in range(6) for c in itertools.combinations(FIVE, k)]
     named = {combine(cell)[0]: combine(cell)[1] for cell in cells}
-    assert len(named) == 24   # 2^5, less the 8 that name cosine without the warm-up that it brings
+    # 2^5, minus the 8 that name cosine without the warm-up that it includes
+    assert len(named) == 24
     assert len({str(sorted(settings.items())) for settings in named.values()}) == 24
 
 
@@ -114,8 +115,8 @@ OF_PARTS = ("aa", "seven_matched", "leave_one_out", "factorial_full", "lr_grid",
 
 
 def test_every_model_of_the_studies_of_parts_passes_its_audit():
-    """factorial_full has all of seven's and factorial_arch's; schedules are audited in
-    test_audit."""
+    """factorial_full contains all models of seven and factorial_arch. test_audit audits the
+    schedules."""
     from experiments.audit import audit, first_failure
     from experiments.declare.spec import make_spec
     from experiments.train.predict import RandomTokens
@@ -154,7 +155,7 @@ def test_an_arm_holds_only_what_it_changes_and_include_merges_earlier_ones(study
                  '"wide"]\n'
                  'model.n_embd = 32\n').arms
     assert list(arms) == ["baseline", "rope", "wide", "both"]
-    # its own word is the last
+    # the arm's own setting overrides those of the arms that it includes
     assert arms["both"] == {"model.position": "rope", "model.n_embd": 32}
 
 
@@ -166,8 +167,8 @@ def test_an_arm_can_include_one_of_the_catalogue_that_the_study_does_not_list(st
 
 
 def test_the_baseline_under_another_name_is_an_arm(study):
-    assert study('[arms.baseline]\n[arms.again]\ninclude = ["baseline"]').arms == {"baseline": {},
-                                                                                   "again": {}}
+    assert study('[arms.baseline]\n[arms.again]\ninclude = ["baseline"]').arms == {
+        "baseline": {}, "again": {}}
 
 
 def test_a_factorial_of_k_arms_is_two_to_the_k(study):
@@ -213,8 +214,8 @@ def test_a_factorial_knows_its_cells_and_what_each_arm_is_made_of(study):
     found = study('factorial = ["rope", ["warmup", "cosine"]]')
     (design,) = found.designs
     assert design.factors == ((None, "rope"), (None, "warmup", "cosine"))
-    assert design.cells["rope_cosine"] == ("rope", "cosine") and design.arm((None,
-                                                                             None)) == "baseline"
+    assert design.cells["rope_cosine"] == ("rope", "cosine") and design.arm((
+        None, None)) == "baseline"
     assert found.parts == {"rope_warmup": ("rope", "warmup"), "rope_cosine": ("rope", "cosine")}
 
 

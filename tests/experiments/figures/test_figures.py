@@ -1,4 +1,4 @@
-"""Figures of findings: they show what is declared, nothing leaves the page, and what cannot be
+"""Figures of findings: they show what is declared, no text leaves the page, and what cannot be
 drawn says why."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def panel(losses: Path) -> Panel:
 
 @pytest.fixture(scope="module")
 def factorial(tmp_path_factory) -> Panel:
-    """2³ arms whose parts add up, but for RoPE and SwiGLU."""
+    """2³ arms whose effects add up, except for RoPE with SwiGLU."""
     losses = tmp_path_factory.mktemp("factorial") / "losses"
     effects = {arm: sum(effect for part, effect in PARTS.items() if part in arm) + 0.05
                * ("swiglu_rope" in arm)
@@ -37,7 +37,7 @@ def factorial(tmp_path_factory) -> Panel:
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Panel:
-    """Arms over five learning rates; the greatest diverges on one seed."""
+    """Arms with five learning rates. The greatest rate diverges for one seed."""
     losses = tmp_path_factory.mktemp("grid") / "losses"
     study = load_study("lr_grid")
     rates = dict.fromkeys(study.arms, 2e-3)
@@ -52,7 +52,7 @@ def grid(tmp_path_factory) -> Panel:
 
 
 def on_page(figure) -> None:
-    """No text leaves the page."""
+    """Assert that no text leaves the page."""
     figure.canvas.draw()
     texts = [*figure.texts, *(text for axes in figure.axes for text in (
         *axes.texts, *axes.get_yticklabels(), axes.title, axes.xaxis.label, axes.yaxis.label))]
@@ -96,7 +96,8 @@ def test_learning_rates_show_the_best_and_where_seeds_diverged(grid):
 
 
 def test_places_are_changed_where_the_budgets_say(factorial):
-    assert factorial.crossings("tokens", "loss") == {}   # the verdicts' own metric only
+    # crossings exist only for the metric of the verdicts
+    assert factorial.crossings("tokens", "loss") == {}
     for axis in ("tokens", "flops", "seconds"):
         told = {b.arm: b.crossing for b in factorial.results.budgets.on(axis)
                 if b.crossing is not None}

@@ -1,5 +1,5 @@
-"""Running a study's plan: order, retrying, stopping. A stand-in for lab.py plays runs that end in
-every way."""
+"""Running the plan of a study: order, retries and stops. A stand-in for lab.py plays runs that end
+in every possible way."""
 
 import argparse
 import dataclasses
@@ -35,7 +35,7 @@ from tests.helpers.synthetic import write_run
 
 ROOT = launch.ROOT
 
-# Plays one run. What happens is the arm's name; every start leaves a line in OUT/began.
+# Plays one run. The arm's name says what happens. Every start adds a line to OUT/began.
 STAND_IN = """
     import json, os, signal, sys, time
     from pathlib import Path
@@ -83,8 +83,8 @@ def request_for(tmp_path, monkeypatch):
 
     def make(*arms, seeds=(0,)):
         path = tmp_path / "mine.toml"
-        path.write_text("".join(f'[arms.{arm}]\nmodel.n_embd = {8 + i}\n' for i,
-                                arm in enumerate(arms)))
+        path.write_text("".join(f'[arms.{arm}]\nmodel.n_embd = {8 + i}\n'
+                                for i, arm in enumerate(arms)))
         return Request(dataclasses.replace(load_study(path), seeds=list(seeds)), tmp_path)
     return make
 
@@ -109,7 +109,8 @@ def test_runs_are_interleaved_so_that_a_study_cut_short_has_whole_pairs():
     for seed, block in enumerate(blocks):
         assert Counter(job.arm for job in block) == Counter(list(study.arms))
         assert {job.seed for job in block} == {seed}
-    assert len({tuple(job.arm for job in block) for block in blocks}) > 1   # shuffled, not cycled
+    # the order differs between seeds: it is shuffled, not cycled
+    assert len({tuple(job.arm for job in block) for block in blocks}) > 1
 
 
 def test_the_order_is_the_same_every_time_and_more_seeds_only_add_to_it():
@@ -142,7 +143,7 @@ def test_the_order_of_every_launch_is_kept(tmp_path):
 
 
 def test_a_study_stops_at_the_look_that_decides_every_arm(tmp_path, monkeypatch, capsys):
-    """The runs are played: each start writes the seed's record as a clear effect would give it."""
+    """No run is trained: each start writes a record of the seed with a clear effect."""
     import commands.study as command
     import lab
     path = tmp_path / "mine.toml"
@@ -194,7 +195,7 @@ def test_several_at_once_share_the_threads_and_the_gpus_and_log_apart(request_fo
     lines = began(request)
     assert {line[1] for line in lines} == {"3"} and {line[2] for line in lines} == {"4", "7"}
     first, second, third = (float(line[3]) for line in lines)
-    assert third - min(first, second) >= 0.2     # the third waited for a place
+    assert third - min(first, second) >= 0.2     # the third waited for a free place
     for arm in "abc":
         assert (request.logs / f"{arm}.s0.log").read_text() == "played done\n"
 
@@ -208,7 +209,7 @@ def test_one_at_a_time_has_the_machine_and_the_terminal_to_itself(request_for, m
 
 
 def later(path, action):
-    """Do something once a file is there."""
+    """Run `action` in a thread as soon as the file exists."""
     def wait():
         while not path.exists():
             time.sleep(0.01)
@@ -224,7 +225,8 @@ def test_a_signal_lets_the_runs_save_and_starts_no_more(request_for, number):
     assert not finished
     assert heard == [("start", "slow"), ("interrupted", "slow")]
     record = json.loads((request.out / "losses" / "mine" / "slow.s0.json").read_text())
-    assert record["status"] == "interrupted after 1"   # told once, and waited for
+    # one signal was sent, and the launcher waited
+    assert record["status"] == "interrupted after 1"
 
 
 def test_a_second_signal_ends_a_run_that_does_not_listen(request_for):
@@ -270,12 +272,12 @@ def test_tokenising_happens_once_for_each_corpus_that_the_arms_differ_in(tmp_pat
     ("laptop", (), "'baseline' has the learning rate 0.002 already, and 'baseline_lr0.002'"),
     ("nano", ("--trainer.learning_rate=5e-3",), "'baseline_lr0.002' would be the same run again"),
     ("nano", (), None)])
-def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(tmp_path, preset,
-                                                                            overrides, arms):
+def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(
+        tmp_path, preset, overrides, arms):
     path = tmp_path / "mine.toml"
     path.write_text('seeds = "0-1"\nlr = [2e-3, 4e-3]\n[arms.rope]\n')
     request = Request(load_study(path), tmp_path, preset, overrides=overrides)
-    if arms is None:      # nano's own rate is another one
+    if arms is None:      # nano's own rate is not among these
         assert len(make_plan(request)) == 12
         return
     with pytest.raises(BadInput, match="lr: arm .*leave that rate out") as refused:
@@ -286,8 +288,8 @@ def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(tmp_
 # -- the whole of it -------------------------------------------------------------------------------
 
 def test_the_smoke_study_goes_from_text_to_verdicts_and_is_not_trained_twice(tmp_path):
-    """run_all.sh, as a user has it: in a folder whose name has a space, two runs at once, one of
-    them already there."""
+    """Use run_all.sh as a user does: in a folder whose name has a space, with two runs at once. One
+    run is already done."""
     text, out = tmp_path / "some text.txt", tmp_path / "my results"
     text.write_text(inspect.getsource(argparse))
     lab = ["train", "--study", "smoke", "--arm", "rope", "--data", text.name, "--out", "my results"]

@@ -80,8 +80,8 @@ def test_a_task_is_the_run_that_the_plan_of_its_submission_says(tmp_path):
                                              "source", False),
                                             ("sbatch: error: Unable to contact slurm controller",
                                              True)])
-def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(tmp_path, monkeypatch, words,
-                                                                   cluster):
+def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(
+        tmp_path, monkeypatch, words, cluster):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{words}' >&2\n")
     (tmp_path / "sbatch").chmod(0o755)
@@ -91,7 +91,7 @@ def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(tmp_path, mon
 # -- with one --------------------------------------------------------------------------------------
 
 class Cluster:
-    """SLURM's commands in the environment of the sandbox."""
+    """Runs SLURM's commands in the environment of the sandbox."""
 
     def __init__(self, folder: str):
         self.env = {**os.environ, "SLURM_SANDBOX_DIR": folder, "OMP_NUM_THREADS": "1",
@@ -106,7 +106,7 @@ class Cluster:
         return done.stdout
 
     def start(self) -> str | None:
-        """Why it does not start; None when it does."""
+        """Start the sandbox. Returns None, or the reason why it does not start."""
         done = subprocess.run([sys.executable, str(SANDBOX), "start", "2", "--gpus", "0"],
                               env=self.env, text=True, capture_output=True)
         if done.returncode:
@@ -115,11 +115,11 @@ class Cluster:
         return None
 
     def wait(self, seconds=150):
-        """Until no job is left."""
+        """Wait until no job is left."""
         until(lambda: not self("squeue", "-h"), seconds, lambda: self("squeue"))
 
     def study(self, *args):
-        """run_all.sh, submitting; the JSON it prints."""
+        """Submit a study with run_all.sh, and return the JSON that it prints."""
         return json.loads(self("bash", str(ROOT / "run_all.sh"), *map(str, args), "--json", *SMALL,
                                cwd=tempfile.gettempdir()))
 
@@ -149,7 +149,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder, its name with a space, with a study and a corpus."""
+    """A folder with a study and a corpus. Its name has a space."""
     folder = tmp_path_factory.mktemp("slurm") / "some where"
     folder.mkdir()
     (folder / "tiny.toml").write_text(textwrap.dedent(STUDY))
@@ -165,7 +165,7 @@ def record(path):
 
 
 def numbers(path):
-    """A CSV without what a clock or a memory meter says."""
+    """The rows of a CSV without its columns of time and memory."""
     with open(path) as f:
         return [{key: value for key, value in row.items() if key not in TIMINGS}
                 for row in csv.DictReader(f)]
@@ -173,7 +173,7 @@ def numbers(path):
 
 @pytest.fixture(scope="module")
 def submitted(cluster, place):
-    """The study, trained by SLURM, one of its runs told in the middle that its time is nearly
+    """The study, trained by SLURM. One run gets the signal in the middle that its time is nearly
     up."""
     out = place / "out"
     args = [place / "tiny.toml", "--data", place / "corpus.jsonl", "--out", out]
@@ -184,7 +184,7 @@ def submitted(cluster, place):
     plan = json.loads(next((out / "logs" / "tiny").glob("plan-*.json")).read_text())
     task = next(i for i, run in enumerate(plan["runs"]) if run["arm"] == "long")
     cluster("scancel", "--batch", "--signal=USR1", f"{ids['runs']}_{task}")
-    again = cluster.study(*args)   # while the first submission is still at work
+    again = cluster.study(*args)   # while the first submission is still running
     cluster.wait()
     return argparse.Namespace(out=out, args=args, ids=ids, task=task, again=again)
 
@@ -202,17 +202,16 @@ def test_one_array_trains_every_run_and_the_last_job_plots_though_an_arm_failed(
 
 
 @pytest.mark.slurm
-def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_had_been(submitted,
-                                                                                        place,
-                                                                                        cluster):
+def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_had_been(
+        submitted, place, cluster):
     log = (
         submitted.out / "logs" / "tiny" / f"{submitted.ids['runs']}_{submitted.task}.out"
     ).read_text()
-    assert log.count("queueing job") == 1   # and what came before and after it is in one log
+    assert log.count("queueing job") == 1   # one log has what came before and after the requeue
     restarts = [cluster("scontrol", "show", "job",
                         f"{submitted.ids['runs']}_{task}").split("Restarts=")[1].split()[0]
                 for task in range(3)]
-    # it alone, not the whole array
+    # only this task restarts, not the whole array
     assert restarts == ["1" if task == submitted.task else "0" for task in range(3)]
     undisturbed = place / "undisturbed"
     cluster(sys.executable, str(ROOT / "lab.py"), "train", "--study", str(place / "tiny.toml"),
@@ -222,13 +221,13 @@ def test_a_run_told_that_its_time_is_up_is_queued_again_and_ends_as_if_nothing_h
     assert numbers(submitted.out / f"{name}.csv") == numbers(undisturbed / f"{name}.csv")
     ours, theirs = (record(folder / f"{name}.json")["result"]
                     for folder in (submitted.out, undisturbed))
-    assert {k: v for k, v in ours.items() if k not in TIMINGS} == {k: v for k, v in theirs.items()
-                                                                   if k not in TIMINGS}
+    assert {k: v for k, v in ours.items() if k not in TIMINGS} == {
+        k: v for k, v in theirs.items() if k not in TIMINGS}
 
 
 @pytest.mark.slurm
 def test_submitting_again_leaves_out_what_is_queued_and_what_is_done(submitted, cluster):
-    assert submitted.again == {"jobs": {}, "runs": 0}     # all three were queued or running
+    assert submitted.again == {"jobs": {}, "runs": 0}     # all three runs were queued or running
     losses = submitted.out / "losses" / "tiny"
     before = {path: path.stat().st_mtime_ns for path in losses.iterdir()}
     for path in (losses / "baseline.s0.csv", losses / "baseline.s0.json"):
@@ -243,7 +242,7 @@ def test_submitting_again_leaves_out_what_is_queued_and_what_is_done(submitted, 
 @pytest.mark.slurm
 def test_flag_and_sbatch_run_one_arm_as_in_study_002(cluster, place):
     flag = "-r --preset nano --max-iters 10 --seed 3 --data corpus.jsonl"
-    # its header as it is
+    # with the header of run_single.sh unchanged
     cluster("sbatch", str(ROOT / "run_single.sh"), cwd=place, env={"FLAG": flag})
     cluster.wait()
     assert record(place / "losses" / "rope.s3.json")["status"] == "done", \

@@ -1,4 +1,4 @@
-"""Claims about finding runs and reading what they wrote, whatever happened to the files."""
+"""Finding runs and reading what they wrote, whatever happened to the files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_folder_of_one_study_can_be_given_alone(tmp_path):
     write_study(tmp_path / "losses", {"baseline": 0}, seeds=(0,), study="seven", steps=20)
     (run,) = find_runs(tmp_path / "losses" / "seven")
     assert run.study == "seven"
-    # what the records name is a study's folder wherever it lies
+    # a folder that the records name is the study's folder, wherever it is
     (tmp_path / "losses").rename(tmp_path / "kept")
     (run,) = find_runs(tmp_path / "kept" / "seven")
     assert run.study == "seven"
@@ -49,8 +49,8 @@ def test_the_folder_of_one_study_can_be_given_alone(tmp_path):
 def test_two_column_files_are_runs_of_an_unknown_seed(tmp_path):
     write_two_columns(tmp_path, {"baseline": 0.0})
     (run,) = find_runs(tmp_path)
-    assert (run.arm, run.seed, run.record, run.status, len(run.table)) == ("baseline", None, None,
-                                                                           "unrecorded", 88)
+    assert (run.arm, run.seed, run.record, run.status, len(run.table)) == (
+        "baseline", None, None, "unrecorded", 88)
     assert run.table["val_loss"].isna().all()
     assert run.final() is None
 

@@ -1,5 +1,5 @@
-"""report.html: what it says, and that it works in a real browser, on a phone, without scripts, with
-hostile names."""
+"""report.html: what it says; and that it works in a real browser, on a phone, without scripts and
+with hostile names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def page_of(losses: Path, study_file=None) -> str:
 
 @pytest.fixture(scope="module")
 def seven(tmp_path_factory) -> Path:
-    """report.html of a whole study, by the command."""
+    """The report.html of a whole study."""
     root = tmp_path_factory.mktemp("report")
     write_study(root / "losses", seeds=(0, 1, 2, 3))
     path = root / "report.html"
@@ -46,8 +46,8 @@ def seven(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def opened(chromium, seven):  # noqa: F811
-    """opened(path, **context): the page in a browser that notes errors and requests; closed at the
-    end."""
+    """opened(path, **context): the page in a browser that notes errors and requests. It is closed
+    after the test."""
     contexts = []
 
     def open_(path=seven, **options):
@@ -74,7 +74,7 @@ def test_the_command_writes_one_file_that_holds_everything(tmp_path, capsys):
     assert "report.html" in capsys.readouterr().out
     text = (tmp_path / "visualizations" / "seven" / "report.html").read_text(encoding="utf-8")
     assert len(text) < 3e6
-    # nothing but its own anchors
+    # the page refers to nothing but its own anchors
     assert not re.findall(r"""(?:src|href)="(?!#)|@import|url\(""", text)
     for what in ("Hypothesis", "better", "What each arm changes", "no layer sees a later position",
                  "796,621",
@@ -135,7 +135,7 @@ def test_what_is_wrong_with_one_run_is_said(tmp_path, part, said):
     path = tmp_path / "mine" / "rope.s1.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | part))
     assert any(said in title for title in told(tmp_path))
-    page_of(tmp_path)   # a record may hold anything: the page is made all the same
+    page_of(tmp_path)   # the page is made whatever a record holds
 
 
 def test_a_seed_far_from_the_others_is_named(tmp_path):
@@ -203,7 +203,7 @@ def test_the_scale_below_the_intervals_is_theirs(opened, width):
 
 
 def contrasts(page, selector: str) -> list[float]:
-    """WCAG contrast of every such element's text with what is painted behind it."""
+    """The WCAG contrast of the text of each matching element with its background."""
     pairs = page.evaluate(
         """(selector) => [...document.querySelectorAll(selector)].map(each => {
         let behind = each;
@@ -282,8 +282,8 @@ def test_every_view_can_be_chosen_and_shows_alone(opened):
             page.locator(f"#m-{metric}").check()
             page.locator(f"#o-{over}").check()
             assert page.locator(".view:visible").get_attribute("id") == f"v-{metric}-{over}"
-            assert page.locator(".view:visible .series").count() == (6 if metric == "difference"
-                                                                     else 7)
+            assert page.locator(".view:visible .series").count() == (
+                6 if metric == "difference" else 7)
     assert page.noted == []
 
 
@@ -326,14 +326,14 @@ def test_tables_headings_and_landmarks_say_what_they_are(opened):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> Path:
-    """A study in which every text that a page can show is an attack."""
+    """A study in which every text that the page can show is an attack."""
     root = tmp_path_factory.mktemp("hostile")
     study = root / "evil.toml"
     study.write_text(f"question = {json.dumps(HOSTILE)}\nhypothesis = {json.dumps(HOSTILE)}\nseeds "
                      f"= [0, 1, 2]\n"
                      f"[arms.baseline]\n[arms.rope]\n")
-    more = {"message": HOSTILE, "command": HOSTILE, "changes": {HOSTILE: [HOSTILE,
-                                                                          {HOSTILE: HOSTILE}]},
+    more = {"message": HOSTILE, "command": HOSTILE,
+            "changes": {HOSTILE: [HOSTILE, {HOSTILE: HOSTILE}]},
             "environment": {HOSTILE: HOSTILE, "python": HOSTILE},
             "code": {"commit": HOSTILE, "version": HOSTILE},
             "data": {"hash": HOSTILE, HOSTILE: [HOSTILE]},
@@ -356,7 +356,7 @@ def test_hostile_names_stay_text(opened, hostile, scripts):
     assert page.noted == []
     assert page.locator("h1").text_content() == HOSTILE
     assert FILE_NAME in page.locator(".verdicts tbody th").all_inner_texts()
-    assert page.locator("img, b, script:not([id])").count() == 1   # the page's own script
+    assert page.locator("img, b, script:not([id])").count() == 1   # only the page's own script
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     if scripts:
         assert page.evaluate("window.pwned") is None

@@ -1,4 +1,4 @@
-"""Backends side by side: the same loss, or no table."""
+"""Backends are compared only if they have the same loss; otherwise there is no table."""
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ def spec(*overrides):
 def test_every_backend_stands_beside_full_and_beside_no_attention():
     rows = variants(spec("--model.schedule=8*").settings)
     assert [row.name for row in rows] == [*BACKENDS, FULL, CEILING]
-    assert [row.settings.model.schedule for row in rows] == ["8*"] * len(BACKENDS) + ["full",
-                                                                                      "full"]
+    assert [row.settings.model.schedule for row in rows] == ["8*"] * len(BACKENDS) + [
+        "full", "full"]
     assert [row.settings.model.backend for row in rows] == [*BACKENDS, "auto", "auto"]
 
 
@@ -87,7 +87,7 @@ def test_the_fused_kernels_flops_are_counted_on_a_cpu(backend, share):
     q, k, v = (torch.randn(2, 3, 64, 16, requires_grad=True) for _ in range(3))
     with FlopCounterMode(display=False, custom_mapping=SDPA_ON_CPU) as counter:
         BACKENDS[backend].attend(full(), q, k, v, None, None, 0.0).sum().backward()
-    products = 2 + 5     # forward, and a backward that computes the scores again
+    products = 2 + 5     # 2 in the forward; 5 in the backward, which computes the scores again
     assert counter.get_total_flops() == products * 2 * (2 * 3 * 64 * 64 * 16) * share
 
 

@@ -20,7 +20,7 @@ TEXTS = ["the red house on the green hill is old", "a blue bird sat in the old g
 
 
 def held_out(*texts, T=32):
-    """A validation set of one row a text, cut or padded to T tokens."""
+    """A validation set with one row per text, cut or padded to T tokens."""
     rows = [np.concatenate([BYTES.encode(text), np.full(T + 1, BYTES.eot, np.uint16)])[:T + 1]
             for text in texts]
     x, y = np.stack(rows)[:, :-1].astype(np.int64), np.stack(rows)[:, 1:].astype(np.int64)
@@ -29,7 +29,7 @@ def held_out(*texts, T=32):
 
 
 class Parrot(torch.nn.Module):
-    """Writes what it was told to, row by row."""
+    """A model that writes the given texts, row by row."""
 
     def __init__(self, texts, T=32):
         super().__init__()

@@ -43,15 +43,15 @@ def test_the_evaluation_of_a_saved_run_is_what_its_record_says(out):
     assert result["val_loss"] == pytest.approx(record["result"]["val_loss"], abs=1e-6)
     assert result["bits_per_byte"] == pytest.approx(record["result"]["bits_per_byte"], abs=1e-6)
     assert result["parameters"] == record["model"]["parameters"]
-    ms = result["latency_ms"]["64"]   # the block: no length of the usual four fits
+    ms = result["latency_ms"]["64"]   # 64 is the block size: none of the usual four lengths fits
     assert 0 < ms["min"] <= ms["median"] <= ms["p95"] <= ms["p99"] <= ms["max"]
 
 
 def test_the_best_weights_are_those_of_the_best_evaluation(out):
     files = find_run("rope.s0", out)
     best = json.loads(files.json.read_text())["result"]["best"]["val_loss"]
-    assert evaluate_run(files, device="cpu", which="best")["val_loss"] == pytest.approx(best,
-                                                                                        abs=1e-6)
+    assert evaluate_run(files, device="cpu", which="best")["val_loss"] == pytest.approx(
+        best, abs=1e-6)
 
 
 @pytest.mark.parametrize("text", ["rope.s0", "rope", "losses/rope.s0.csv", "losses/rope.s0.json",

@@ -1,4 +1,4 @@
-"""Loggers beside the CSV: what they write, that they change nothing, and what is refused."""
+"""Loggers in addition to the CSV: what they write, that they change nothing, and refusals."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def train(out, *arguments):
 
 
 def scalars(folder):
-    """{column: [(iteration, value)]} as TensorBoard itself reads the event files of a run."""
+    """{column: [(iteration, value)]}, read by TensorBoard itself from the event files of a run."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
@@ -59,13 +59,13 @@ def test_tensorboard_holds_every_cell_of_the_csv(tmp_path):
     for column in set(rows[0]) - {"iteration"}:
         expected = [(int(row["iteration"]), float(row[column])) for row in rows if row[column]]
         assert [step for step, _ in seen[column]] == [step for step, _ in expected]
-        assert [value for _, value in seen[column]] == pytest.approx([value for _,
-                                                                      value in expected], rel=1e-6)
+        assert [value for _, value in seen[column]] == pytest.approx([
+            value for _, value in expected], rel=1e-6)
     assert (
         json.loads((tmp_path / "losses" / "rope.s0.json").read_text())["config"]["run"]["logger"]
         == "tensorboard"
     )
-    # a logger is no other setting: the run is done already
+    # a logger does not change the settings, so the run is done already
     again = train(tmp_path, "--data", str(text))
     assert again.returncode == 0 and "done already" in again.stderr
 
@@ -84,7 +84,7 @@ def test_what_a_resumed_run_writes_again_stands_once_in_tensorboard(tmp_path):
 
 
 def test_wandb_is_told_the_run_its_rows_and_its_result(tmp_path, monkeypatch):
-    """Against a stand-in for the package: what is called, not what the service makes of it."""
+    """This uses a stand-in for the package, and checks the calls, not what the service does."""
     session = SimpleNamespace(rows=[], summary={}, ended=[])
     session.log = lambda values, step: session.rows.append((step, values))
     session.finish = lambda exit_code: session.ended.append(exit_code)
@@ -119,7 +119,7 @@ def test_wandb_itself_takes_a_run_without_a_network(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_logger_whose_package_is_absent_is_refused_in_one_line(name, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, LOGGERS[name].module, None)   # importing it fails
+    monkeypatch.setitem(sys.modules, LOGGERS[name].module, None)   # the import fails
     with pytest.raises(BadInput, match=f"--logger {name}: .*pip install {name}") as refused:
         make_logger(name, tmp_path)
     assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A run goes on from its own past only, from every moment at which it can be killed."""
+"""A run continues only from its own past, and from every moment at which it can be killed."""
 
 import json
 import os
@@ -32,11 +32,11 @@ TIMINGS = ("seconds", "tokens_per_second", "peak_memory_mb")
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing handles it."""
+    """Stands in for SIGKILL: no code handles it."""
 
 
 class Told:
-    """An observer that keeps what is said."""
+    """An observer that keeps all messages."""
 
     def __init__(self):
         self.lines = []
@@ -64,12 +64,14 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def go(text, tmp_path, monkeypatch):
-    """go(*overrides, resume=…, out=…) runs the baseline in this process; returns (exit code, what
-    was said)."""
+    """go(*overrides, resume=…, out=…) runs the baseline in this process.
+
+    It returns (exit code, messages).
+    """
     monkeypatch.setenv("ABLATE_CACHE", str(text.parent / "cache"))
 
     def run(*overrides, resume="auto", out="a"):
-        # going on, the rate must go on as well
+        # the learning rate must continue as well, so it is not constant
         curve = ["--trainer.lr_schedule=cosine", "--trainer.warmup_steps=3"]
         spec = make_spec(preset="nano", data=[str(text)], overrides=[*SIZE, *curve, *overrides])
         told = Told()
@@ -85,19 +87,18 @@ def files(tmp_path, out="a") -> RunFiles:
 
 
 def outcome(tmp_path, out="a"):
-    """Rows and result without timings, and the final weights' bits."""
+    """The rows and the result without timings, and the bits of the final weights."""
     run = files(tmp_path, out)
     record = json.loads(run.json.read_text())
     assert record["status"] == "done"
     table = [line.split(",")[:7] for line in run.csv.read_text().splitlines()]
     result = {k: v for k, v in record["result"].items() if k not in TIMINGS}
-    return table, result, {k: v.tolist() for k,
-                           v in checkpoint.load_tensors(run.checkpoint).items()}
+    return table, result, {k: v.tolist()
+                           for k, v in checkpoint.load_tensors(run.checkpoint).items()}
 
 
 def killed_at(monkeypatch, operation):
-    """Kill this process, as it were, before its nth change of a file's name; returns the
-    counter."""
+    """Raise Killed before the nth change of a file's name. Returns the counter of such changes."""
     count = [0]
 
     def counted(real):
@@ -113,7 +114,7 @@ def killed_at(monkeypatch, operation):
 
 
 def interrupted(go, monkeypatch, *overrides, saves=1, **options):
-    """A run killed at the first row after so many checkpoints; the row is in the CSV already."""
+    """Kill a run at the first row after `saves` checkpoints. That row is already in the CSV."""
     count = [0]
 
     def save(*args, real=checkpoint.save):
@@ -173,7 +174,7 @@ def test_with_its_losses_gone_a_run_goes_on_from_its_own_checkpoint(go, tmp_path
     assert code == 0 and "from 4" in said and any("is missing: it is written again" in line
                                                   for line in said)
     assert outcome(tmp_path) == outcome(tmp_path, "whole")
-    (tmp_path / "a/losses").rename(tmp_path / "moved again")          # of a finished run as well
+    (tmp_path / "a/losses").rename(tmp_path / "moved again")          # the same for a finished run
     assert go()[0] == 0
     assert outcome(tmp_path) == outcome(tmp_path, "whole")
 
@@ -208,8 +209,8 @@ def test_a_checkpoint_from_before_checksums_still_serves(go, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("how", ["missing", "short", "torn", "crlf", "nul", "other"])
-def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(go, tmp_path, monkeypatch,
-                                                                       how):
+def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(
+        go, tmp_path, monkeypatch, how):
     go(out="whole")
     interrupted(go, monkeypatch)
     path = files(tmp_path).csv
@@ -222,8 +223,8 @@ def test_a_changed_csv_is_written_again_from_what_the_checkpoint_knows(go, tmp_p
     assert outcome(tmp_path) == outcome(tmp_path, "whole") and b"\0" not in path.read_bytes()
 
 
-def test_a_csv_without_rows_or_record_is_no_obstacle_and_one_with_rows_is_not_overwritten(go,
-                                                                                          tmp_path):
+def test_a_csv_without_rows_or_record_is_no_obstacle_and_one_with_rows_is_not_overwritten(
+        go, tmp_path):
     path = files(tmp_path).csv
     path.parent.mkdir(parents=True)
     path.write_text("iteration,loss\n5,1.0\n")
@@ -270,8 +271,8 @@ def test_a_restart_that_slurm_requeues_goes_on(go, tmp_path, monkeypatch):
 
 
 def test_a_real_kill_during_a_restart(text, tmp_path):
-    """The whole of it with real processes: learning rate 0.5, SIGKILL, restart at another rate,
-    SIGKILL, and go on."""
+    """The whole sequence with real processes: learning rate 0.5, SIGKILL, a restart at another
+    rate, SIGKILL, and continue."""
     def start(*args):
         command = [sys.executable, str(ROOT / "lab.py"), "-b", "--preset", "nano", *SIZE,
                    "--trainer.max_iters=400",
@@ -295,7 +296,7 @@ def test_a_real_kill_during_a_restart(text, tmp_path):
 
 
 def test_the_optimizers_state_lies_where_torch_puts_it(tmp_path):
-    """A fused AdamW needs `step` on the parameter's device; the meta device stands for a GPU."""
+    """A fused AdamW needs `step` on the parameter's device. The meta device stands in for a GPU."""
     config = CfgNode(learning_rate=1e-3, betas=(0.9, 0.95))
     model = torch.nn.Linear(3, 2)
     named = list(model.named_parameters())
@@ -312,8 +313,8 @@ def test_the_optimizers_state_lies_where_torch_puts_it(tmp_path):
     expected.load_state_dict(optimizer.state_dict())
     for p in there.parameters():
         kinds = {entry: (t.device, t.dtype, t.shape) for entry, t in loaded.state[p].items()}
-        assert kinds == {entry: (t.device, t.dtype, t.shape) for entry,
-                         t in expected.state[p].items()}
+        assert kinds == {entry: (t.device, t.dtype, t.shape)
+                         for entry, t in expected.state[p].items()}
         assert {t.device.type for t in loaded.state[p].values()} == {"meta"}
 
 
@@ -371,7 +372,7 @@ def test_every_damage_is_noticed_and_the_older_checkpoint_used(two_checkpoints, 
                 assert (told is not None) == newest and (not newest or name in told)
         (two_checkpoints / name).write_bytes(whole)
     state = json.loads((two_checkpoints / "state.json").read_text())
-    # edited by hand
+    # as if edited by hand
     (two_checkpoints / "state.json").write_text(json.dumps(state | {"iteration": 15}))
     assert checkpoint.find(two_checkpoints)[0]["iteration"] == 7
     (two_checkpoints / "state-previous.json").write_text("{}")
@@ -381,9 +382,8 @@ def test_every_damage_is_noticed_and_the_older_checkpoint_used(two_checkpoints, 
 
 
 @pytest.mark.parametrize("kind", ["model", "optimizer", "log"])
-def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(go, tmp_path,
-                                                                                      monkeypatch,
-                                                                                      kind):
+def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(
+        go, tmp_path, monkeypatch, kind):
     go(out="whole")
     interrupted(go, monkeypatch, saves=2)
     folder = files(tmp_path).checkpoint

@@ -1,4 +1,4 @@
-"""A run records what it does, and goes on exactly where it was stopped."""
+"""A run records what it does, and continues exactly where it was stopped."""
 
 import csv
 import json
@@ -120,7 +120,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(corpus, whol
         child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL)
         while child.poll() is None and (not path.exists() or path.stat().st_size == before):
-            time.sleep(0.005)   # until it has written something new
+            time.sleep(0.005)   # wait until the run has written something new
         time.sleep(rng.random() * 0.3)
         kills += child.poll() is None
         child.kill()
@@ -169,8 +169,8 @@ def test_a_diverging_run_stops_keeps_its_rows_and_exits_1(corpus, tmp_path):
     lab(corpus, tmp_path, "-b", "--trainer.learning_rate=1e30", "--trainer.grad_norm_clip=1e30",
         check=1)
     record = json.loads((tmp_path / "losses/baseline.s0.json").read_text())
-    assert record["status"] == "diverged" and record["result"] is None and rows(tmp_path,
-                                                                                "baseline.s0")
+    assert record["status"] == "diverged" and record["result"] is None and rows(
+        tmp_path, "baseline.s0")
 
 
 def test_the_audit_of_the_dry_run_trains_nothing(corpus, tmp_path):
@@ -194,7 +194,7 @@ def test_a_schedule_trains_and_its_record_says_what_it_leaves_out(corpus, tmp_pa
 
 @pytest.mark.parametrize("pack", ["stream", "truncate"])
 def test_tokens_are_targets_and_flops_count_padding(corpus, tmp_path, monkeypatch, pack):
-    """Rows of 300 positions, longer than any document; the count is taken again from the batches
+    """Rows have 300 positions, more than any document. The expected count is taken from the batches
     themselves."""
     lab(corpus, tmp_path, "-b", "--max-iters=6", f"--data.pack={pack}", "--model.block_size=300",
         "--trainer.accumulation_steps=2", "--trainer.batch_size=2")
@@ -203,8 +203,8 @@ def test_tokens_are_targets_and_flops_count_padding(corpus, tmp_path, monkeypatc
     batches = open_corpus(settings).train(300, 2, 0)
     counted = sum(int((batches.batch(t)[1] != IGNORE_INDEX).sum()) for t in range(12))
     measured = record(tmp_path, "baseline.s0")
-    assert measured["result"]["tokens"] == counted == int(rows(tmp_path,
-                                                               "baseline.s0")[-1]["tokens"])
+    assert measured["result"]["tokens"] == counted == int(rows(
+        tmp_path, "baseline.s0")[-1]["tokens"])
     assert (counted == 12 * 600) == (pack == "stream")
     assert measured["result"]["flops"] == measured["model"]["flops_per_token"] * 12 * 600
 
@@ -278,7 +278,8 @@ def test_an_arm_and_the_baseline_share_batches_and_common_weights():
         for trainer.iter_num in range(3):
             x, _ = next(stream)
             trainer.before_forward(0)
-            seen.append((x.tolist(), torch.rand(4).tolist()))   # with what dropout would draw
+            # the batch, and the random numbers that dropout would draw
+            seen.append((x.tolist(), torch.rand(4).tolist()))
         assert len({str(drawn) for _, drawn in seen}) == 3
         return seen
     assert batches() == batches("rope", "swiglu")

@@ -1,5 +1,5 @@
-"""What makes arms comparable: draws keyed by seed, rehearsals that change nothing, data that all
-are measured on."""
+"""What makes arms comparable: random draws keyed by the seed, rehearsals that change nothing, and
+the same validation data for all."""
 
 import contextlib
 
@@ -17,7 +17,7 @@ TINY = ["--model.n_layer=1", "--model.block_size=16", "--trainer.batch_size=2",
 
 
 def losses(rehearsals, steps=4):
-    """Of the first steps of a run, with dropout."""
+    """The losses of the first steps of a run with dropout."""
     settings = make_spec(preset="nano", overrides=[*TINY, f"--trainer.max_iters={steps}"]).settings
     tokens = RandomTokens(settings)
     with contextlib.redirect_stdout(None):

@@ -1,4 +1,4 @@
-"""A study whose file was changed after its first run says what was changed."""
+"""If the file of a study changes after its first run, the report says what changed."""
 
 from experiments.declare.study import load_study
 from experiments.records.runs import find_runs
@@ -10,8 +10,7 @@ TEXT = ('question = "Does it?"\nhypothesis = "{hypothesis}"\nmargin = '
 
 
 def changed(tmp_path, first, then, declaration=True):
-    """The lines about a study whose runs were made under the first text and which now reads as the
-    second."""
+    """The lines about a study that ran with the file `first` and whose file is now `then`."""
     path = tmp_path / "mine.toml"
     path.write_text(TEXT.format(**first))
     study = load_study(path)
@@ -64,5 +63,5 @@ def test_an_arm_that_means_something_else_now_is_named(tmp_path):
               declaration=study.declaration("x"))
     path.write_text("[arms.x]\nmodel.n_embd = 16\n")
     (results,) = collect(find_runs(tmp_path / "losses"), path)
-    assert [(c.key, c.was, c.now) for c in results.changed] == [("arm x", {"model.n_embd": 8},
-                                                                 {"model.n_embd": 16})]
+    assert [(c.key, c.was, c.now) for c in results.changed] == [(
+        "arm x", {"model.n_embd": 8}, {"model.n_embd": 16})]

@@ -1,4 +1,4 @@
-"""A verdict needs the same validation tokens, and the same value of every setting that the arm does
+"""A verdict needs the same validation tokens, and equal values of all settings that the arm does
 not declare."""
 
 import csv
@@ -18,7 +18,7 @@ from tests.helpers.synthetic import write_run
 
 
 def edit(path, change):
-    """Change the record beside a CSV."""
+    """Edit the record beside a CSV."""
     file = path.with_suffix(".json")
     record = json.loads(file.read_text())
     change(record)
@@ -26,7 +26,7 @@ def edit(path, change):
 
 
 def studied(folder, change, arms=("rope",), seeds=(0, 1, 2), **more):
-    """Results of a baseline and arms that are 0.5 nats better; `change` edits every record of the
+    """Results of a baseline and of arms that are 0.5 nats better. `change` edits each record of the
     arms."""
     for k, arm in enumerate(("baseline", *arms)):
         for seed in seeds:
@@ -44,8 +44,8 @@ DIFFERENT = {"trainer.batch_size": put("trainer", "batch_size", 32),
              "trainer.learning_rate": put("trainer", "learning_rate", 0.1),
              "model.n_layer": put("model", "n_layer", 2),
              "the data's hash": lambda record: record["data"].update(hash="f" * 16),
-             "validation set": lambda record: record["data"].update(validation={"hash": "b",
-                                                                                "text_hash": "b"})}
+             "validation set": lambda record: record["data"].update(validation={
+                 "hash": "b", "text_hash": "b"})}
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
@@ -60,8 +60,8 @@ def test_no_door_gives_a_word_on_an_arm_that_differs_in_more_than_it_declares(na
         edit(run.path, lambda record: record["data"].update(own))
     results = collect(find_runs(tmp_path))[0]
     v = results.verdicts["rope"]
-    assert (v.word, v.p, v.ci, v.ci_holm, v.difference) == ("not comparable", None, None, None,
-                                                            None)
+    assert (v.word, v.p, v.ci, v.ci_holm, v.difference) == (
+        "not comparable", None, None, None, None)
     assert name in v.reason
     assert "not comparable" in v.line() and name in v.line()
     assert "not comparable" in to_markdown(results)
@@ -117,7 +117,7 @@ def test_what_cannot_change_a_result_may_differ(tmp_path):
 
 
 def test_another_tokenizer_over_the_same_text_is_judged_in_bits_per_byte(tmp_path):
-    """The arm has 5.7 nats more per token, and 2.0 bits per byte less: better."""
+    """The arm has 5.7 nats per token more but 2.0 bits per byte less, so it is better."""
     for arm, tokenizer, nats, bits in (("baseline", "byte", 3.0, 4.3), ("rope", "gpt2", 8.7, 2.3)):
         for seed in range(3):
             path = write_run(tmp_path, arm, seed)
@@ -157,7 +157,7 @@ def test_old_records_say_by_their_settings_which_validation_set_they_scored():
 
 
 def test_csvs_alone_are_compared_at_their_last_common_iteration(tmp_path):
-    """Curves of one height, of which one was cut at 60 of 100 iterations, differ in nothing."""
+    """The curves are equal, but one was cut at 60 of 100 iterations. They do not differ."""
     for arm in ("baseline", "rope"):
         for seed in range(3):
             path = write_run(tmp_path, arm, seed, steps=100, every=10, record=False)
@@ -173,10 +173,10 @@ def test_csvs_alone_are_compared_at_their_last_common_iteration(tmp_path):
 
 
 def test_values_of_three_decimals_do_not_raise_the_rate_of_false_words(monkeypatch):
-    """Six arms without effect, sd 0.001, written with three decimals: at most 5 % of studies say a
-    false word."""
+    """Six arms have no effect. Values with sd 0.001 are written with three decimals. At most 5 % of
+    studies give a false word."""
     from experiments.verdicts.stats import verdicts
-    # statsmodels collects in every correction: most of the time here
+    # statsmodels runs the garbage collector per correction, which would take most of the time
     monkeypatch.setattr("gc.collect", lambda: 0)
     rng, false, studies = np.random.default_rng(0), 0, 150
     for _ in range(studies):

@@ -1,4 +1,4 @@
-"""Claims about cost, and about verdicts where arms have spent the same."""
+"""Costs, and verdicts at points where the arms have spent the same."""
 
 import json
 import math
@@ -15,8 +15,10 @@ BAR = {"margin": 0.01, "alpha": 0.05, "resamples": 0}
 
 
 def write(folder, arm, seed, loss, slower=1.0, steps=100, **result):
-    """A run whose val_loss falls as 3 + loss + 2·exp(−step/20), measured every tenth step of
-    `slower` seconds."""
+    """Write a run whose val_loss falls as 3 + loss + 2·exp(−step/20).
+
+    It is measured every tenth step. A step takes `slower` seconds.
+    """
     noise = 0.001 * np.random.default_rng([seed, len(arm)]).normal()
     rows = [HEADER]
     for step in range(0, steps + 1, 10):
@@ -38,7 +40,7 @@ def write(folder, arm, seed, loss, slower=1.0, steps=100, **result):
 
 @pytest.fixture
 def study(tmp_path):
-    """A better arm at equal tokens that is twice as slow."""
+    """A study with an arm that is better at equal tokens and twice as slow."""
     for seed in range(5):
         write(tmp_path, "baseline", seed, 0.0)
         write(tmp_path, "wide", seed, -0.05, slower=2.0)
@@ -50,7 +52,7 @@ def test_a_slow_arm_is_better_at_equal_tokens_and_worse_at_equal_seconds(study):
     words = {b.axis: b.verdict.word for b in found.table}
     assert words == {"tokens": "better", "flops": "worse", "seconds": "worse"}
     at = found.of("wide", "seconds")
-    assert at.at == 100.0     # the baseline's whole run, and the half of the slow arm's
+    assert at.at == 100.0     # the whole run of the baseline, and half of the slow arm's
     assert at.verdict.difference == pytest.approx(-0.05 + 2 * math.exp(-2.5) - 2 * math.exp(-5),
                                                   abs=3e-3)
     assert found.of("wide", "tokens").crossing is None
@@ -63,7 +65,7 @@ def test_the_crossing_is_where_the_curves_change_places(tmp_path):
         write(tmp_path, "wide", seed, -0.2, slower=2.0)
     at = budgets(find_runs(tmp_path), ["baseline", "wide"], "baseline", **BAR).of("wide", "seconds")
     assert at.verdict.word == "better"
-    # what being slow costs there
+    # the loss that the slow arm has not yet gained at this point
     halves = 2 * (math.exp(-at.crossing / 40) - math.exp(-at.crossing / 20))
     assert halves == pytest.approx(0.2, abs=0.01)
 
@@ -80,8 +82,8 @@ def test_the_metric_of_the_study_is_the_metric_of_the_budget(study):
 def test_a_run_that_diverged_takes_better_back_here_too(study):
     write_run(study, "wide", 9, status="diverged", steps=50)
     write(study, "baseline", 9, 0.0)
-    found = budgets(find_runs(study), ["baseline", "wide"], "baseline", **BAR).of("wide",
-                                                                                  "tokens").verdict
+    found = budgets(find_runs(study), ["baseline", "wide"], "baseline", **BAR).of(
+        "wide", "tokens").verdict
     assert found.word == "undecided" and "diverged on seed 9" in found.reason
 
 
@@ -107,7 +109,7 @@ def test_costs_are_means_over_finished_runs_and_ratios_to_the_baseline(study):
 
 
 def test_what_else_used_the_machine_does_not_change_the_step_time(tmp_path):
-    """Neighbours that slow two runs of five throughout and a third for its second half: the mean
+    """Other work slows two of five runs from start to end and a third in its second half. The mean
     would be 1.5 times as long."""
     for seed in range(5):
         write(tmp_path, "baseline", seed, 0.0)
@@ -129,7 +131,7 @@ def test_what_else_used_the_machine_does_not_change_the_step_time(tmp_path):
 
 
 def thin(folder, keep):
-    """Keep the rows of these iterations."""
+    """Keep only the rows of these iterations."""
     for path in folder.glob("*.csv"):
         head, *rows = path.read_text().splitlines()
         path.write_text("\n".join([head, *(row for row in rows if int(row.split(",")[0]) in keep)])
@@ -138,8 +140,8 @@ def thin(folder, keep):
 
 @pytest.mark.parametrize("keep", [{0, 100}, {100}, {90, 100}, {0, 50, 100}])
 def test_between_evaluations_too_far_apart_nothing_is_made_up(tmp_path, keep):
-    """At equal tokens all were measured. At equal FLOPs the dearer arm was not, and its curve could
-    run anywhere."""
+    """At equal tokens all arms were measured. At equal FLOPs the more expensive arm was not, so its
+    curve is unknown there."""
     for seed in range(5):
         write(tmp_path, "baseline", seed, 0.0)
         write(tmp_path, "wide", seed, -0.05, slower=1.3)

@@ -1,4 +1,4 @@
-"""Claims about factorial effects, on cells whose effects were planted."""
+"""Factorial effects, tested on cells with planted effects."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ BAR = {"margin": 0.01, "alpha": 0.05, "resamples": 0}
 
 
 def cells(design, effect, seeds=5, noise=0.002, seed=0):
-    """arm → seed → 3 + what `effect(levels)` adds + noise; seeds share their level."""
+    """{arm: {seed: 3 + effect(levels) + the level of the seed + noise}}."""
     rng = np.random.default_rng(seed)
     level = 0.05 * rng.normal(size=seeds)
     return {arm: {s: 3 + level[s] + effect(set(filter(None, levels))) + noise * rng.normal()
@@ -32,7 +32,7 @@ def test_planted_main_effects_and_an_interaction_are_found_and_nothing_else():
     found = analyse(arch(), cells(arch(), effect, seed=2), **BAR)
     by_name = {term.name: term.verdict for term in found.terms}
     assert len(by_name) == 7 and len(found.main) == 3 and len(found.interactions) == 4
-    # averaged over without and with SwiGLU
+    # the mean of the effects without and with SwiGLU
     assert by_name["rope"].difference == pytest.approx(-0.17, abs=0.005)
     assert by_name["swiglu"].difference == pytest.approx(-0.07, abs=0.005)
     assert by_name["rope × swiglu"].difference == pytest.approx(0.06, abs=0.005)
@@ -54,15 +54,14 @@ def test_arms_that_do_not_add_up_are_named():
                      "swiglu_rope_rmsnorm": "higher than the sum",
                      "rope_rmsnorm": "adds up", "swiglu_rmsnorm": "adds up"}
     both = next(each for each in found.sums if each.arm == "swiglu_rope")
-    assert both.observed == pytest.approx(-0.24,
-                                          abs=0.005) and both.expected == pytest.approx(-0.3,
-                                                                                        abs=0.005)
+    assert (both.observed == pytest.approx(-0.24, abs=0.005)
+            and both.expected == pytest.approx(-0.3, abs=0.005))
     assert "swiglu_rope (higher than the sum)" in found.line()
 
 
 def test_effects_are_those_of_least_squares_on_the_full_factorial():
-    """A reference by other means: the regression with all products of 0/1 factors, its coefficients
-    recombined."""
+    """The reference is a regression on all products of 0/1 factors. Its coefficients are combined
+    to the effects."""
     rng = np.random.default_rng(1)
     design = arch()
     values = {arm: {0: rng.normal(), 1: rng.normal()} for arm in design.cells}
@@ -109,13 +108,13 @@ def test_false_effects_are_rare_over_the_whole_family():
 
 def test_an_arm_of_included_parts_is_compared_with_their_sum_and_implied_parts_count_once():
     parts = load_study("seven").parts
-    # cosine brings warm-up along
+    # cosine includes warm-up
     assert parts == {"all_modifications": ("swiglu", "rope", "rmsnorm", "cosine")}
     rng = np.random.default_rng(0)
     effects = {"baseline": 0, "swiglu": -0.1, "rope": -0.2, "rmsnorm": 0, "cosine": -0.05,
                "all_modifications": -0.45}
-    values = {arm: {s: 3 + e + 0.001 * rng.normal() for s in range(5)} for arm,
-              e in effects.items()}
+    values = {arm: {s: 3 + e + 0.001 * rng.normal() for s in range(5)}
+              for arm, e in effects.items()}
     (found,) = sums(parts, values, "baseline", **BAR)
     assert found.word == "lower than the sum"
     assert (found.observed, found.expected) == (pytest.approx(-0.45, abs=0.003),

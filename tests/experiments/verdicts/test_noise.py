@@ -1,4 +1,4 @@
-"""Claims about the noise floor."""
+"""The noise floor."""
 
 import math
 
@@ -21,8 +21,8 @@ def test_a_a_arms_measure_it_and_each_kind_for_itself():
     floor = noise_floor(BASE, {"again": ("nothing", dict(BASE)),
                                "rounding": ("rounding", {0: 3.001, 1: 3.099, 2: 2.9}),
                                "reseeded": ("seeds", {0: 3.3, 1: 3.0, 2: 2.9})})
-    assert (floor.source, floor.n, floor.arms, floor.identical) == ("A/A", 3, ("reseeded",),
-                                                                    ("again",))
+    assert (floor.source, floor.n, floor.arms, floor.identical) == (
+        "A/A", 3, ("reseeded",), ("again",))
     assert floor.spread == pytest.approx(math.sqrt((0.3**2 + 0.1**2) / 3))
     assert (floor.mean, floor.largest) == (pytest.approx(0.2 / 3), pytest.approx(0.3))
     assert floor.rounding == pytest.approx(math.sqrt(2e-6 / 3))

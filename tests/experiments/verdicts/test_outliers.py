@@ -1,5 +1,4 @@
-"""A seed that ended far from the others is named, and normal noise names one in a hundred
-studies."""
+"""A seed that ends far from the others is named. Normal noise names one in a hundred studies."""
 
 import math
 
@@ -23,15 +22,15 @@ def test_a_planted_bad_run_is_named_with_its_arm_seed_and_size():
     assert (found.arm, found.seed, found.n) == ("arm2", 3, 5)
     assert found.value == pytest.approx(values["arm2"][3] - values["arm0"][3])
     assert found.line().startswith("arm2.s3: +0.4")
-    # far from the others, and by less than matters
+    # far from the others, but by less than the margin
     assert outliers(values, "arm0", margin=0.5) == []
 
 
 def test_a_bad_run_of_the_baseline_is_its_own_and_shows_in_every_difference():
     values = study()
     values["arm0"][1] += 1.0
-    assert [(o.arm, o.seed) for o in outliers(values, "arm0", 0.001)] == [(f"arm{a}", 1)
-                                                                          for a in range(4)]
+    assert [(o.arm, o.seed) for o in outliers(values, "arm0", 0.001)] == [
+        (f"arm{a}", 1) for a in range(4)]
 
 
 def test_of_seeds_that_are_otherwise_identical_the_one_that_is_not_is_named():
@@ -48,17 +47,17 @@ def test_among_normal_studies_one_in_a_hundred_has_an_outlier():
 
 
 def test_p_is_grubbs_critical_value():
-    """At the critical value of Grubbs' table (n = 7, two-sided, 5 %: 2.020) p is 5 %."""
+    """At the critical value of Grubbs' table (2.020 for n = 7, two-sided, 5 %), p is 5 %."""
     rest = np.array([-1.0, -0.5, 0.1, 0.2, 0.5, 1.0])
     low, high = 1.0, 50.0
-    for _ in range(60):      # the seventh value at which the statistic is the table's
+    for _ in range(60):      # bisect for the seventh value whose statistic is that of the table
         middle = (low + high) / 2
         seven = np.append(rest, middle)
-        low, high = (middle,
-                     high) if (middle - seven.mean()) / seven.std(ddof=1) < 2.020 else (low, middle)
+        low, high = ((middle, high) if (middle - seven.mean()) / seven.std(ddof=1) < 2.020
+                     else (low, middle))
     import experiments.verdicts.outliers as module
-    assert module._farthest("x", np.arange(7), np.append(rest, low)).p == pytest.approx(0.05,
-                                                                                        rel=0.02)
+    assert module._farthest("x", np.arange(7), np.append(rest, low)).p == pytest.approx(
+        0.05, rel=0.02)
 
 
 @pytest.mark.parametrize("values", [

@@ -1,4 +1,4 @@
-"""Claims about which runs make a verdict."""
+"""Which runs make a verdict."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_an_unknown_study_gets_the_defaults_and_finds_its_baseline_by_the_record
     record = tmp_path / "mine" / "zeta.s0.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"changes": {}}))
     results = only(tmp_path)
-    assert (results.baseline, results.arms, results.margin) == ("zeta", ("zeta", "alpha"),
-                                                                DEFAULT_MARGIN)
+    assert (results.baseline, results.arms, results.margin) == (
+        "zeta", ("zeta", "alpha"), DEFAULT_MARGIN)
 
 
 def test_a_study_file_can_be_given(tmp_path):
@@ -50,8 +50,8 @@ def test_a_study_file_can_be_given(tmp_path):
 def test_planted_effects_get_their_words(tmp_path):
     results = only(write_study(tmp_path, {"baseline": 0, "rope": -0.2, "cosine": 0.2},
                                seeds=range(5), steps=100))
-    assert {arm: v.word for arm, v in results.verdicts.items()} == {"rope": "better",
-                                                                    "cosine": "worse"}
+    assert {arm: v.word for arm, v in results.verdicts.items()} == {
+        "rope": "better", "cosine": "worse"}
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
@@ -84,7 +84,7 @@ def test_the_points_of_a_grid_are_no_arms_of_the_verdicts_and_the_best_rates_are
     assert set(results.verdicts) == {"rope"} and results.verdicts["rope"].family == 1
     baseline, rope = results.sensitivity.arms[:2]
     assert (baseline.best.rate, rope.best.rate) == (4e-3, 4e-3)
-    assert [point.rate for point in rope.points][0] == 5e-4   # not run yet, and shown as that
+    assert [point.rate for point in rope.points][0] == 5e-4   # not run yet, and shown as such
     assert rope.verdict.n == 3 and rope.verdict.difference == pytest.approx(-0.25, abs=0.02)
 
 
@@ -125,7 +125,7 @@ def test_the_noise_of_aa_is_that_of_the_studies_beside_it_that_have_its_baseline
     floor = by_name["seven"].noise_floor
     assert (floor.source, floor.arms) == ("A/A", ("reseeded",
                                           )) and floor == by_name["aa"].noise_floor
-    # looked at alone, it finds what lies beside
+    # a study read alone finds the A/A study beside it
     assert only(tmp_path / "losses" / "seven").noise_floor == floor
     for path in (tmp_path / "losses" / "aa").glob("*.json"):
         record = json.loads(path.read_text())
@@ -165,7 +165,7 @@ def test_a_declaration_is_of_the_runs_that_are_there_or_refused(tmp_path):
 
 
 def looking(tmp_path, stop, seeds):
-    """A study that looks at these numbers of seeds, with runs of so many."""
+    """A study that looks at the numbers of seeds in `stop`, with runs of `seeds` seeds."""
     file = tmp_path / "mine.toml"
     file.write_text(f'seeds = "0-4"\nstop = {stop}\n[arms.baseline]\n[arms.rope]\n')
     write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, seeds=range(seeds),

@@ -1,4 +1,4 @@
-"""Claims about learning-rate grids: who chooses, who judges, what is shown."""
+"""Learning-rate grids: which runs choose the rate, which runs judge it, and what is shown."""
 
 import math
 
@@ -19,8 +19,8 @@ BEST = {"baseline_lr0.001": 0.0, "baseline": 0.05, "baseline_lr0.004": 0.2, "rop
 
 def runs(effects=BEST, seeds=6, noise=0.003):
     rng = np.random.default_rng(0)
-    return {name: {s: 3 + effect + noise * rng.normal() for s in range(seeds)} for name,
-            effect in effects.items()}
+    return {name: {s: 3 + effect + noise * rng.normal() for s in range(seeds)}
+            for name, effect in effects.items()}
 
 
 def test_each_arm_is_judged_at_its_own_best_rate_on_seeds_that_did_not_choose_it():
@@ -64,15 +64,15 @@ def test_without_a_declared_split_the_first_third_chooses():
 
 
 def test_more_rates_do_not_make_an_arm_better():
-    """Nine rates that do nothing, against a baseline with one: chosen by the judged runs they often
-    look better."""
+    """The arm has nine rates without effect, the baseline has one. If the judged runs choose the
+    rate, the arm often looks better."""
     rng, false, studies = np.random.default_rng(0), 0, 150
     grids = {"baseline": {"baseline": 1.0}, "x": {f"x{i}": 1.0 + i for i in range(9)}}
     for _ in range(studies):
         values = {name: dict(enumerate(3 + 0.02 * rng.normal(size=6)))
                   for name in [*grids["baseline"], *grids["x"]]}
-        false += sensitivity(grids, values, "baseline", **BAR).arms[1].verdict.word in ("better",
-                                                                                        "worse")
+        false += sensitivity(grids, values, "baseline", **BAR).arms[1].verdict.word in (
+            "better", "worse")
     assert false / studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
 
 

@@ -1,5 +1,4 @@
-"""Claims about verdicts, most of them checked on studies whose truth is known because it was
-drawn."""
+"""Verdicts, mostly checked on simulated studies whose truth is known."""
 
 from __future__ import annotations
 
@@ -31,11 +30,11 @@ def shifted(by, noise=(0.0, 0.002, -0.001, 0.0005)):
 
 
 def study(rng, effects, seeds=4, spread=0.02, noise=0.005):
-    """arm → seed → value: seeds share their level, which pairing removes."""
+    """{arm: {seed: value}}. The arms share the level of each seed, which pairing removes."""
     level = {s: 3.2 + spread * rng.normal() for s in range(seeds)}
     arms = {"baseline": 0.0} | {f"arm{i}": effect for i, effect in enumerate(effects)}
-    return {arm: {s: v + effect + noise * rng.normal() for s, v in level.items()} for arm,
-            effect in arms.items()}
+    return {arm: {s: v + effect + noise * rng.normal() for s, v in level.items()}
+            for arm, effect in arms.items()}
 
 
 def judge(rng, effects, **kwargs):
@@ -51,13 +50,13 @@ pytestmark = pytest.mark.usefixtures("frozen")
                          ids=lambda noise: noise.name)
 @pytest.mark.parametrize("n", [3, 5, 20])
 def test_words_are_false_in_at_most_five_percent_of_studies_and_intervals_cover(noise, n):
-    """The reduced form of benchmarks/verdicts.py, which compares a part of its studies with
+    """A short form of benchmarks/verdicts.py, which also compares some of its studies with
     `verdicts` itself."""
     studies = 1500
     found = simulated.errors(noise, n, studies, resamples=0)
     slack = 3 * math.sqrt(0.05 * 0.95 / studies)
     assert max(found["null"], found["mixed"], found["sign"], found["equivalent"]) <= 0.05 + slack
-    # the arms stand at the boundary, so the test must err sometimes
+    # the effects are exactly at the margin, so the test must err sometimes
     assert found["equivalent"] > 0.02
     assert abs(found["coverage"] - 0.95) <= 0.03
 
@@ -82,7 +81,7 @@ def test_the_pages_tables_are_those_of_the_full_simulation():
     page = (Path(simulated.__file__).parent.parent / "docs" / "statistics.md").read_text()
     assert "10,000 studies a line" in page
     row = next(line for line in page.splitlines() if line.startswith("| 5 | 7.6"))
-    # seeded: the same again
+    # the simulation is seeded, so it gives the same again
     assert row == simulated._row(5, *simulated.tuned(5, simulated.STUDIES).values())
 
 
@@ -109,7 +108,7 @@ def test_the_seeds_that_decide_are_the_fewest_that_do():
     n = seeds_that_decide(0.0, 1.0, 1.0, 0.05)
     assert power_of_tost(0.0, 1.0, n, 1.0, 0.05) >= 0.8 > power_of_tost(0.0, 1.0, n - 1, 1.0, 0.05)
     assert seeds_that_decide(0.0, 1.0, 1e-3, 0.05) is None
-    # 12,000 seeds would, and MAX_SEEDS is 10,000
+    # 12,000 seeds would decide, but MAX_SEEDS is 10,000
     assert seeds_that_decide(0.0256, 1.0, 1e-3, 0.05) is None
     assert 9_000 < seeds_that_decide(0.0290, 1.0, 1e-3, 0.05) < MAX_SEEDS
 
@@ -124,15 +123,15 @@ def test_the_numbers_are_scipys_on_the_paired_differences():
     assert v.ci == pytest.approx(tuple(result.confidence_interval(0.95)))
     differences = np.array(list(arm.values())) - np.array(list(BASE.values()))
     assert v.d_z == pytest.approx(differences.mean() / differences.std(ddof=1))
-    # all four agree in sign: the least that four seeds can give
+    # all four signs agree: the smallest p that four seeds can give
     assert v.p_sign_flip == pytest.approx(2 / 2**4)
     assert v.ci_bootstrap[0] < v.difference < v.ci_bootstrap[1]
-    assert compare(arm, BASE, margin=MARGIN) == v     # seeded: the same again
+    assert compare(arm, BASE, margin=MARGIN) == v     # it is seeded, so it gives the same again
 
 
 def test_holm_multiplies_the_smallest_p_by_the_number_of_arms_and_the_next_by_one_less():
-    values = {"baseline": BASE, "a": shifted(-0.05), "b": shifted(0.02,
-                                                                  (0.01, -0.005, 0.01, -0.01)),
+    values = {"baseline": BASE, "a": shifted(-0.05),
+              "b": shifted(0.02, (0.01, -0.005, 0.01, -0.01)),
               "c": shifted(0.001, (0.02, -0.02, 0.01, -0.015))}
     judged = verdicts(values, "baseline", margin=MARGIN)
     assert list(judged) == ["a", "b", "c"]
@@ -159,9 +158,8 @@ def test_significant_but_inside_the_margin_is_better_and_says_so():
 def test_values_written_in_steps_as_wide_as_their_spread_get_no_word():
     rng, judged = np.random.default_rng(0), set()
     for _ in range(60):
-        values = {arm: {s: float(x) for s, x in enumerate(rng.normal(mean, 3e-4, 4))} for arm,
-                  mean in
-                  (("b", 3), ("a", 2.99))}
+        values = {arm: {s: float(x) for s, x in enumerate(rng.normal(mean, 3e-4, 4))}
+                  for arm, mean in (("b", 3), ("a", 2.99))}
         fine = compare(values["a"], values["b"], margin=1e-4)
         assert fine.word == "better"
         coarse = compare(*({s: round(x, 3) for s, x in values[arm].items()} for arm in "ab"),
@@ -272,7 +270,7 @@ def test_an_unknown_baseline_names_the_nearest():
 
 
 def test_seeds_that_all_differ_alike_decide_nothing_however_many():
-    """Values of two decimals have the same difference twice in a tenth of studies without any
+    """With values of two decimals, both differences are equal in a tenth of the studies without
     effect."""
     for shift in (-0.01, 0.001):
         v = compare({0: 3.21 + shift, 1: 3.19 + shift}, {0: 3.21, 1: 3.19}, margin=MARGIN)

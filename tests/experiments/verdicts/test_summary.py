@@ -1,4 +1,4 @@
-"""summary.csv, summary.md, and the tables of pages: what they say, and that none is stale."""
+"""summary.csv, summary.md and the tables in pages: what they say, and that none is stale."""
 
 import csv
 import io
@@ -60,8 +60,8 @@ def test_two_column_files_have_a_summary_that_says_undecided(tmp_path):
 
 
 def test_a_planted_shift_of_two_standard_errors_is_undecided_and_a_real_effect_better(tmp_path):
-    """Five seeds whose differences have sd 0.02: two standard errors are 0.018 nats, a real effect
-    is 0.1."""
+    """The differences of five seeds have sd 0.02, so two standard errors are 0.018 nats. The real
+    effect is 0.1."""
     noise = [0.02, -0.02, 0.01, -0.02, 0.01]
     sd = (sum((n - sum(noise) / 5) ** 2 for n in noise) / 4) ** 0.5
     for seed, n in enumerate(noise):
@@ -69,15 +69,15 @@ def test_a_planted_shift_of_two_standard_errors_is_undecided_and_a_real_effect_b
                            ("real", n - 0.1)):
             write_run(tmp_path, arm, seed, steps=50, result={"val_loss": 3 + 0.1 * seed + shift})
     (results,) = collect(find_runs(tmp_path))
-    assert {arm: v.word for arm, v in results.verdicts.items()} == {"fake": "undecided",
-                                                                    "real": "better"}
+    assert {arm: v.word for arm, v in results.verdicts.items()} == {
+        "fake": "undecided", "real": "better"}
     assert results.verdicts["fake"].difference == pytest.approx(-2 * sd / 5**0.5)
 
 
 # -- pages -----------------------------------------------------------------------------------------
 
-def test_a_pages_table_is_filled_from_the_records_and_a_stale_one_is_another_text(tmp_path, seven,
-                                                                                  capsys):
+def test_a_pages_table_is_filled_from_the_records_and_a_stale_one_is_another_text(
+        tmp_path, seven, capsys):
     page = tmp_path / "page.md"
     page.write_text("# A page\n<!-- table: seven -->\nold\n<!-- /table: seven -->\nafter\n")
     write_study(tmp_path / "runs", steps=100)
@@ -101,11 +101,11 @@ def test_a_marker_of_an_unknown_study_or_without_its_end_is_refused(seven):
 
 
 def test_no_page_shows_a_table_that_the_committed_records_do_not_give():
-    """Mend with: python plotter.py docs/results --tables README.md docs/*.md"""
+    """To update the pages: python plotter.py docs/results --tables README.md docs/*.md"""
     pages = {page: text
              for page in PAGES if MARKER.search(text := page.read_text(encoding="utf-8"))}
     studies = collect(find_runs(RECORDS)) if RECORDS.is_dir() else []
-    # records that no page shows, or a page whose records are gone
+    # fails for records that no page shows, and for a page whose records are gone
     assert bool(pages) == bool(studies)
     for page, text in pages.items():
         assert filled(text, studies, page.name) == text, f"{page.name} is stale"
@@ -135,7 +135,7 @@ def test_records_are_kept_without_this_machines_name_and_paths(tmp_path, capsys)
     assert "is where the runs are" in capsys.readouterr().err
     assert path.with_suffix(".json").read_text() == before
     write_run(tmp_path / "losses", "rope", 2, study="seven", steps=20, status="failed")
-    # a page should say what failed
+    # failed runs are kept too, because a page should say what failed
     assert keep(find_runs(tmp_path / "losses"), tmp_path / "kept") == 2
 
 
@@ -147,10 +147,9 @@ def test_records_are_kept_without_this_machines_name_and_paths(tmp_path, capsys)
     ("no file /home/me/x y/z.json: see /b/c", "no file z.json: see c"),
     ("of '/home/o\"b/a' and '/c/d/'", "of 'a' and 'd'"),
     ('["/home/o\'b/a", "/b/c"]', '["a", "c"]'), ("/a/b\n  in /c/d", "b\n  in d"),
-    ("from=/home/me/x", "from=x"), *((same, same) for same in ("128/32", "f 256/4 f", "~128/32",
-                                                               "progressive:512>16@6", "a/b",
-                                                               "tokens/s", "1 / 2",
-                                "/", "https://hf.co/a/b", "openai-community/gpt2"))])
+    ("from=/home/me/x", "from=x"), *((same, same) for same in (
+        "128/32", "f 256/4 f", "~128/32", "progressive:512>16@6", "a/b", "tokens/s", "1 / 2",
+        "/", "https://hf.co/a/b", "openai-community/gpt2"))])
 def test_of_an_absolute_path_the_last_part_is_shown_and_nothing_else_is_touched(text, shown):
     assert folderless({"a": [text], text: 5}) == {"a": [shown], shown: 5}
 
@@ -185,8 +184,8 @@ def test_kept_runs_still_tell_that_they_shared_a_machine(tmp_path):
                   **together)
     assert keep(find_runs(tmp_path / "losses"), tmp_path / "kept") == 4
     kept = find_runs(tmp_path / "kept")
-    assert [run.record["process"]["host"] for run in kept] == ["machine 1", "machine 2",
-                                                               "machine 1", None]
+    assert [run.record["process"]["host"] for run in kept] == [
+        "machine 1", "machine 2", "machine 1", None]
     assert overlapping(kept) == overlapping(find_runs(tmp_path / "losses")) == 2
 
 

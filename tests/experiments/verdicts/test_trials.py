@@ -1,4 +1,4 @@
-"""The comparison: its files hold all that its pictures need, and loading them runs nothing."""
+"""The comparison: its files hold all that its pictures need, and loading them runs no code."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_the_files_hold_the_finished_runs_and_nothing_else(drawn):
     (results,) = collect(find_runs(drawn / "losses"))
     for arm in PAIR:
         values = [v for v in results.values[arm].values() if np.isfinite(v)]
-        assert told[arm]["mean_sd"]["val_loss"] == pytest.approx([np.mean(values),
-                                                                  np.std(values, ddof=1)])
+        assert told[arm]["mean_sd"]["val_loss"] == pytest.approx([
+            np.mean(values), np.std(values, ddof=1)])
 
 
 def test_the_text_tells_the_paired_and_the_unpaired_test(drawn):
@@ -102,8 +102,8 @@ def test_a_file_with_flipped_bits_is_read_or_refused_in_one_line(tmp_path):
 def test_saving_and_loading_gives_the_same_trials_without_seeds_too(tmp_path):
     trials = trials_of(write_two_columns(tmp_path / "losses", PAIR))
     again = load(save(trials, tmp_path)[0])
-    assert (again.arms, again.baseline, again.over, again.margin) == (trials.arms, trials.baseline,
-                                                                      "iteration", 0.01)
+    assert (again.arms, again.baseline, again.over, again.margin) == (
+        trials.arms, trials.baseline, "iteration", 0.01)
     for a, b in zip(trials.all, again.all, strict=True):
         assert (a.arm, a.seed) == (b.arm, b.seed) == (a.arm, -1)
         assert np.array_equal(a.curve, b.curve)

@@ -1,5 +1,5 @@
-"""A run may begin with another model's weights: what fits is taken, what differs is made from it,
-and it is told."""
+"""A run can begin with another model's weights. What fits is taken, what differs is made from it,
+and the record says so."""
 
 import contextlib
 import io
@@ -35,7 +35,7 @@ HEADS = Heads(4, 4, 6)
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    """A folder with a random GPT-2 of transformers' for the byte tokenizer."""
+    """A folder with a random GPT-2, made by transformers, for the byte tokenizer."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("gpt2")
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
@@ -65,7 +65,7 @@ def spec_of(data, *overrides, **options):
 
 
 def trained(out, data, *overrides, **options):
-    """The record of a run."""
+    """Train a run and return its record."""
     spec = spec_of(data, *overrides, **options)
     run = Run(spec, 0, out, open_corpus(spec.settings.data))
     assert run.execute() == 0
@@ -73,7 +73,7 @@ def trained(out, data, *overrides, **options):
 
 
 def ours_like(folder, **changes):
-    """A fresh model with a source's shape."""
+    """A fresh model of ours with the shape of a source."""
     settings = {**GPT.get_default_config().to_dict(), **read_settings(folder)[2], "block_size": 64,
                 **changes}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -85,7 +85,7 @@ def ours_like(folder, **changes):
 def test_a_run_begins_with_the_sources_shape_and_loss(gpt2, data, tmp_path):
     record = trained(tmp_path, data, f"--run.init={gpt2}")
     assert record["config"]["model"]["n_embd"] == 24
-    assert record["config"]["model"]["block_size"] == 64     # the preset's: the source has 80
+    assert record["config"]["model"]["block_size"] == 64     # the preset's value; the source has 80
     assert record["init"]["taken"]["new"] == record["init"]["taken"]["dropped"] == []
     assert record["init"]["taken"]["parameters"] == record["model"]["parameters"]
     assert record["audit"]["checks"]["imported weights compute what their source computes"] is True
@@ -111,9 +111,9 @@ def test_heads_of_keys_and_values_are_pooled_by_their_mean_or_the_first(gpt2):
             taken = upcycle(model, state, HEADS, pooling)
             source = state["transformer.h.1.attn.c_attn.weight"]
             got = model.transformer.h[1].attn.c_attn.weight
-            assert torch.equal(got[:24], source[:24])                         # queries as they were
+            assert torch.equal(got[:24], source[:24])                         # queries unchanged
             for part in (0, 1):                                               # keys, values
-                theirs = source[24 * (part + 1):24 * (part + 2)].split(6)     # a head each
+                theirs = source[24 * (part + 1):24 * (part + 2)].split(6)     # one part per head
                 for n, head in enumerate(got[24 + part * 6 * kv:][:6 * kv].split(6)):
                     group = theirs[n * (4 // kv):(n + 1) * (4 // kv)]
                     assert torch.allclose(head, pool(group), atol=1e-7)
@@ -137,7 +137,7 @@ def test_pooling_heads_that_are_equal_changes_nothing(gpt2):
     idx = torch.randint(257, (2, 64))
     assert torch.allclose(whole(idx)[0], grouped(idx)[0], atol=1e-5)
     back = ours_like(gpt2)
-    # and repeated heads are the same again
+    # repeating the shared heads gives the same function
     upcycle(back, dict(grouped.named_parameters()), Heads(4, 2, 6))
     assert torch.allclose(whole(idx)[0], back(idx)[0], atol=1e-5)
 
@@ -153,7 +153,7 @@ def test_mla_of_full_rank_computes_the_same_and_of_a_lower_one_nearly(gpt2):
         taken = upcycle(model, state, HEADS)
         off[rank] = (model(idx)[0] - whole(idx)[0]).abs().mean().item()
         assert taken.new == taken.dropped == set()
-    assert off[24] < 1e-4 and off[30] < 1e-4      # the two norms' eps, beside small activations
+    assert off[24] < 1e-4 and off[30] < 1e-4      # what remains comes from the eps of the two norms
     assert off[6] > off[12] > off[18] > 100 * off[24]
     assert taken.made["transformer.h.*.attn.kv_b_proj.weight"].endswith("rank 24 holds 100.0% of "
                                                                         "keys and values")
@@ -203,7 +203,7 @@ def test_study_004s_count_of_trained_parameters_at_its_size():
     counted = {"trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
                "parameters": sum(p.numel() for p in model.parameters())}
     assert trainable_line(counted) == "trainable 30,707,712 of 133,886,208 (22.94 %)"
-    freeze_except(model, "attn,attn.c_proj")  # GPT-2's own output projection, when it is asked for
+    freeze_except(model, "attn,attn.c_proj")  # GPT-2's own output projection, if it is named
     assert sum(p.numel()
                for p in model.parameters() if p.requires_grad) == 30_707_712 + 12 * 768 * 769
 
@@ -217,7 +217,7 @@ def test_what_has_no_place_and_what_is_new_are_told(gpt2, data, tmp_path):
     assert record["changes"] == {"model.mlp": ["gelu", "swiglu"],
                                  "model.position": ["learned", "rope"],
                                  "model.norm": ["layernorm", "rmsnorm"]}
-    assert record["config"]["model"]["mlp_hidden"] is None     # SwiGLU's own, not GPT-2's
+    assert record["config"]["model"]["mlp_hidden"] is None     # the default of SwiGLU, not GPT-2's
 
 
 def test_a_run_of_ours_is_a_source_too(data, tmp_path):
@@ -240,8 +240,8 @@ def test_only_what_is_named_is_trained_held_and_changed(gpt2, data, tmp_path):
                if not torch.equal(p, q)}
     assert changed == {name for name, _ in model.named_parameters() if ".attn." in name
                        or ".ln_f." in name}
-    assert record["model"]["trainable"] == sum(p.numel() for name,
-                                               p in model.named_parameters() if name in changed)
+    assert record["model"]["trainable"] == sum(
+        p.numel() for name, p in model.named_parameters() if name in changed)
     assert record["model"]["parameters"] == sum(p.numel() for p in model.parameters())
 
 

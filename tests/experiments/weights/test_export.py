@@ -1,5 +1,5 @@
-"""A trained run goes out as a folder that transformers opens: the same logits, the same tokens, the
-same ids."""
+"""A trained run is exported as a folder that transformers opens, with the same logits, tokens and
+ids."""
 
 import json
 import random
@@ -30,7 +30,7 @@ ARMS = {"baseline": ((), []), "all": (("all_modifications",), []), "rope": (("ro
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    """A folder with a short run of every arm above."""
+    """A folder with one short run per arm above."""
     folder, rng = tmp_path_factory.mktemp("runs"), random.Random(0)
     data = folder / "words.jsonl"
     texts = (f"{n}: " + " ".join(rng.choices(["red", "green", "blue"], k=40)) for n in range(100))
@@ -111,7 +111,8 @@ def test_a_splitting_that_is_not_ours_is_noticed(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(
         '{"tokenizer_class": "PreTrainedTokenizerFast"}'
     )
-    assert not same_ids(get_tokenizer("gpt2"), tmp_path)     # '<|endoftext|>' is no text any more
+    # '<|endoftext|>' is no longer read as text
+    assert not same_ids(get_tokenizer("gpt2"), tmp_path)
 
 
 def test_an_encoding_without_a_counterpart_is_named(tmp_path):

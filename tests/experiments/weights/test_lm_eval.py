@@ -1,5 +1,4 @@
-"""An exported run is scored by the usual evaluation suite, offline, on a task of this repository's
-own pages."""
+"""lm_eval scores an exported run offline, on a task made from this repository's own pages."""
 
 import importlib.util
 import json
@@ -29,7 +28,7 @@ TASKS = ROOT / "docs" / "lm_eval"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A short run of the nano preset with 256 tokens of context, and its folder."""
+    """A short run of the nano preset with a context of 256 tokens, and its folder."""
     out, rng = tmp_path_factory.mktemp("out"), random.Random(0)
     data = out / "words.jsonl"
     texts = (" ".join(rng.choices(["every", "arm", "of", "a", "study"], k=60)) + "."
@@ -74,7 +73,7 @@ def test_lm_eval_gives_an_exported_run_the_bits_per_byte_that_the_run_itself_has
 
 @torch.no_grad()
 def nats(model, tokenizer, text, before=None):
-    """Nats of a text after another, or after the end of a document."""
+    """Nats of a text after the text `before`, or after the end of a document."""
     begin = [tokenizer.eot] if before is None else tokenizer.encode(before).tolist()
     ids = torch.tensor([begin + tokenizer.encode(text).tolist()])
     losses = torch.nn.functional.cross_entropy(model(ids[:, :-1])[0][0], ids[0, 1:],

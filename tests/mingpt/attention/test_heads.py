@@ -1,4 +1,4 @@
-"""Kinds of attention: who shares keys and values, biases, scale and head size, and layers without
+"""Kinds of attention: shared keys and values, biases, scale, head size, and layers without
 positions."""
 
 import contextlib

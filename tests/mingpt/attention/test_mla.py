@@ -1,5 +1,5 @@
-"""Multi-head latent attention against DeepSeek's own code in transformers, and its compressed
-cache."""
+"""Multi-head latent attention: DeepSeek's own code in transformers is the reference; and the
+compressed cache."""
 
 import contextlib
 import io
@@ -42,7 +42,7 @@ def perturbed(module):
 # -- DeepSeek's ------------------------------------------------------------------------------------
 
 def deepseek(version, q_lora_rank, bias):
-    """(their attention with all parameters perturbed, a function from x to its output)."""
+    """Return (their attention with all parameters perturbed, a function from x to its output)."""
     pytest.importorskip(f"transformers.models.deepseek_{version}")
     import transformers
     name = f"Deepseek{version.upper()}"
@@ -64,7 +64,7 @@ def deepseek(version, q_lora_rank, bias):
 
 
 def copied(theirs, ours):
-    """Their weights in our attention: the pairs (2i, 2i + 1) that they turn are our (i, i + 2)."""
+    """Load their weights into ours. They rotate the pairs (2i, 2i + 1); ours are (i, i + 2)."""
     names = {"q_a_layernorm": "q_a_norm", "kv_a_proj_with_mqa": "kv_a_proj",
              "kv_a_layernorm": "kv_a_norm",
              "o_proj": "c_proj"}
@@ -78,7 +78,7 @@ def copied(theirs, ours):
         if module == "kv_a_proj_with_mqa":
             weight = torch.cat((weight[:12], weight[12:][split]))
         state[f"{names.get(module, module)}.{kind}"] = weight
-    ours.load_state_dict(state)      # strict: every weight has its counterpart
+    ours.load_state_dict(state)      # strict: every weight must have a counterpart
     return ours
 
 
@@ -95,7 +95,7 @@ def test_it_is_deepseeks_to_1e_5(version, q_lora_rank, bias):
     want, got = run(x), ours(x)
     assert want.abs().mean() > 0.1
     assert (got - want).abs().max() < 1e-5
-    ours.kv_a_norm.eps *= 1e4  # and not whatever it does
+    ours.kv_a_norm.eps *= 1e4  # the comparison notices a wrong eps
     assert (ours(x) - want).abs().max() > 1e-4
 
 
@@ -133,7 +133,7 @@ def test_the_cache_holds_one_latent_and_one_turned_key_a_token_for_all_heads(hea
 def test_sizes_left_out_have_the_papers_proportions():
     layer = gpt(position="rope").transformer.h[0].attn                            # heads of 8
     assert (layer.rank, layer.nope, layer.rope, layer.v_size) == (32, 8, 4, 8)
-    assert gpt().transformer.h[0].attn.rope == 0  # nothing is turned
+    assert gpt().transformer.h[0].attn.rope == 0  # nothing is rotated
     wide = gpt(head_dim=20, position="rope").transformer.h[0].attn
     assert (wide.rank, wide.nope, wide.rope, wide.v_size) == (80, 20, 10, 20)
 

@@ -1,4 +1,4 @@
-"""Attention by way of latents: ours, whose tokens mix, and study 004's, whose tokens do not."""
+"""Attention through latents: in ours the tokens mix, in study 004's they do not."""
 
 import contextlib
 import io
@@ -74,7 +74,7 @@ def test_it_is_its_definition(changes):
 def test_what_a_query_gives_the_tokens_before_it_sums_to_one():
     layer = gpt(qkv_bias=True).transformer.h[0].attn
     with torch.no_grad():
-        layer.c_attn.weight[2 * C:] = 0          # all values are one and the same
+        layer.c_attn.weight[2 * C:] = 0          # all values are equal
         layer.c_attn.bias[2 * C:] = torch.linspace(-1, 1, C)
         y = layer(torch.randn(2, T, C))
     torch.testing.assert_close(y, layer.c_proj(layer.c_attn.bias[2 * C:]).expand_as(y), atol=1e-5,
@@ -176,8 +176,8 @@ def test_no_token_of_the_published_sees_another_and_the_audit_says_which():
     assert not result["passed"]
     assert result["checks"]["every layer sees exactly the keys of its pattern"] == (
         "layer 0's attn, query 1 does not see, as its pattern declares, key 0 (T = 15)")
-    assert "transformer.h.0.attn.msla.k_proj.weight" in result["checks"]["every parameter is "
-                                                                         "reached by the gradient"]
+    assert "transformer.h.0.attn.msla.k_proj.weight" in result["checks"][
+        "every parameter is reached by the gradient"]
     assert audit(gpt(block_size=24), Trainer.get_default_config(), fresh=False)["passed"]
 
 

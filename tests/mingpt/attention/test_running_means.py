@@ -1,4 +1,4 @@
-"""Running means: chunk by chunk, and token by token, what a loop over all pairs gives."""
+"""Running means, by chunks and token by token, equal a loop over all pairs."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def drawn(T, dtype=torch.float64, sharpness=3.0):
 
 
 def slow(read, write, v, slopes=None):
-    """A loop over queries; what they see of every latent written out."""
+    """The reference: a loop over queries that writes out what each sees of every latent."""
     y = []
     for i in range(v.size(-2)):
         weights = write[:, :, :i + 1]

@@ -1,5 +1,5 @@
-"""Ring attention: several ranks compute what one process computes, and no more than the pattern
-asks for."""
+"""Ring attention: several ranks compute the same as one process, and no more than the pattern
+needs."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ def inputs(kv_heads):
 
 
 def dense(case):
-    """Output and gradients of one process, by a mask of T×T."""
+    """Output and gradients computed in one process with a T×T mask."""
     _, text, kv_heads, biased = CASES[case]
     q, k, v, into, slopes = inputs(kv_heads)
     for x in (q, k, v):
@@ -64,13 +64,14 @@ def model_of(name):
 def batch():
     idx = torch.randint(19, (2, T + 1), generator=torch.Generator().manual_seed(2))
     targets = idx[:, 1:].clone()
-    targets[0, 5:30] = IGNORE_INDEX  # all of the second rank's in a row, and not alike in all ranks
+    # rank 1 (positions 12 to 23) has no targets at all, and the other ranks differ in number
+    targets[0, 5:30] = IGNORE_INDEX
     targets[1, 12:24] = IGNORE_INDEX
     return idx[:, :-1], targets
 
 
 def work(rank, folder):
-    """One rank: its part of every case, in files."""
+    """Run one rank: compute its part of every case and write it to files."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank,
                             world_size=RANKS)
@@ -101,7 +102,7 @@ def share(case, rank, group):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What each rank found, in four processes of their own."""
+    """The results of each rank, computed in four processes."""
     folder = tmp_path_factory.mktemp("ring")
     torch.multiprocessing.spawn(work, (str(folder),), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
@@ -141,26 +142,26 @@ def test_a_window_skips_whole_ranks(text, computed):
 
 
 def test_a_stretch_that_is_seen_by_few_is_computed_by_few(monkeypatch):
-    """Within a rank too: scores are made of the keys within reach only."""
+    """Within a rank too, scores are computed only for the keys within reach."""
     made = []
     scores = torch.Tensor.__matmul__
-    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a,
-                        b: made.append(b.shape[-1]) or scores(a, b))
+    monkeypatch.setattr(torch.Tensor, "__matmul__",
+                        lambda a, b: made.append(b.shape[-1]) or scores(a, b))
     q = torch.randn(1, 1, 1024, 8)
     attend(q, q, q, Place(1024, 0, 2048, parse_pattern("65")))
-    # of 4 · 1024: the first tile meets the last 64 keys
+    # 64 keys instead of 4 · 1024: the first tile needs only the last 64
     assert sum(n for n in made if n != 8) == 64
 
 
 def test_parts_merge_in_any_order_and_a_query_may_see_nothing_of_one():
     q, k, v, into, _ = inputs(4)
     pattern = parse_pattern("20")
-    parts = [attend(q, k[:, :, a:b], v[:, :, a:b], Place(0, a, T, pattern)) for a,
-             b in ((0, 16), (16, 40), (40, T))]
+    parts = [attend(q, k[:, :, a:b], v[:, :, a:b], Place(0, a, T, pattern))
+             for a, b in ((0, 16), (16, 40), (40, T))]
     assert parts[2][1][:, :, 0].eq(-math.inf).all() and parts[2][0][:, :, 0].eq(0).all()
     out, lse = merge(merge(parts[0], parts[1]), parts[2])
     whole, whole_lse = attend(q, k, v, Place(0, 0, T, pattern))
-    rows = slice(0, 36)  # later queries see none of the first part's keys
+    rows = slice(0, 36)  # later queries see no key of the first part
     torch.testing.assert_close(out[:, :, rows], whole[:, :, rows])
     torch.testing.assert_close(lse[:, :, rows], whole_lse[:, :, rows])
     delta = (whole * into).sum(-1, keepdim=True)

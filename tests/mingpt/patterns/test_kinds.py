@@ -1,4 +1,4 @@
-"""Patterns: what they see, against masks built pair by pair, and how they are spelled."""
+"""Patterns: what they see, compared with masks built pair by pair, and how they are written."""
 
 import subprocess
 import sys
@@ -30,8 +30,8 @@ size, few = st.integers(1, 40), st.integers(0, 5)
 LEAVES = {
     "full": st.builds(full),
     "window": st.builds(window, size),
-    "shifted": st.integers(1, 6).flatmap(lambda n: st.builds(shifted, size, st.integers(0, n - 1),
-                                                             st.just(n))),
+    "shifted": st.integers(1, 6).flatmap(lambda n: st.builds(
+        shifted, size, st.integers(0, n - 1), st.just(n))),
     "dilated": st.builds(dilated, size, size),
     "block": st.builds(block, size, few),
     "strided": st.builds(strided, size),
@@ -42,7 +42,7 @@ leaves = st.one_of(*LEAVES.values())
 patterns = st.recursive(leaves, lambda inner: st.one_of(st.builds(lambda a, b: a & b, inner, inner),
                                                         st.builds(lambda a, b: a | b, inner,
                                                                   inner)), max_leaves=4)
-lengths = st.integers(1, 150)   # beyond two of the streams' blocks of rows
+lengths = st.integers(1, 150)   # up to more than two of the blocks of rows that are streamed
 check = settings(deadline=None, max_examples=150)
 
 
@@ -158,8 +158,9 @@ def test_random_drops_its_share_the_same_pairs_at_every_length():
 
 def test_random_drops_evenly_by_query_and_by_distance():
     seen = random(0.5, seed=0).mask(1024).numpy()
-    by_query = [seen[i, :i].mean() for i in range(512, 1024)]  # each of at least 512 coin tosses:
-    by_distance = [seen.diagonal(-k).mean() for k in range(1, 513)]  # five standard errors are 0.11
+    # each share is over at least 512 coin tosses, so five standard errors are 0.11
+    by_query = [seen[i, :i].mean() for i in range(512, 1024)]
+    by_distance = [seen.diagonal(-k).mean() for k in range(1, 513)]
     by_key = [seen[j + 1:, j].mean() for j in range(512)]
     for shares in (by_query, by_distance, by_key):
         assert np.abs(np.array(shares) - 0.5).max() < 0.11

@@ -35,7 +35,7 @@ STUDY_001 = ["full", "half", "quarter", "aggressive"]
 
 
 def windows(schedule):
-    return [0 if p == full() else p.w for p in schedule]   # no window is 0 wide
+    return [0 if p == full() else p.w for p in schedule]   # no window has width 0
 
 
 @pytest.mark.parametrize("name, at_1024, at_512", [
@@ -66,12 +66,12 @@ def test_named_schedules_and_formulas_have_the_seeds_windows(name, layers):
 
 
 def test_block_sparse_and_the_group_shift_are_the_seeds():
-    assert list(parse_schedule("block_sparse", 12)) == [full()] * 4 + [block(128, 4), block(64, 4),
-                                                                       block(42, 4)] \
+    assert list(parse_schedule("block_sparse", 12)) == [full()] * 4 + [
+        block(128, 4), block(64, 4), block(42, 4)] \
         + [block(32, 4)] * 5
     groups = [p for p in parse_schedule("lms_main_shifted", 12) if p != full()]
-    assert groups == [shifted(256, 0, 2), shifted(256, 1, 2)] + [shifted(128, i, 4)
-                                                                 for i in range(4)] \
+    assert groups == [shifted(256, 0, 2), shifted(256, 1, 2)] + [
+        shifted(128, i, 4) for i in range(4)] \
         + [shifted(256, 0, 2), shifted(256, 1, 2)]
 
 
@@ -79,11 +79,11 @@ def test_the_grammar_repeats_fills_and_composes():
     assert windows(parse_schedule("f 256 256 f 128*4 f 256 256 f",
                                   12)) == windows(parse_schedule("lms_main", 12))
     assert windows(parse_schedule("f 256* f", 5)) == [0, 256, 256, 256, 0]
-    assert list(parse_schedule("96/4 64 | s8 r0.1@7", 3)) == [dilated(96, 4), window(64)
-                                                              | strided(8), random(0.1, 7)]
+    assert list(parse_schedule("96/4 64 | s8 r0.1@7", 3)) == [
+        dilated(96, 4), window(64) | strided(8), random(0.1, 7)]
     assert list(parse_schedule(uniform(64), 2)) == [window(64)] * 2
     assert list(parse_schedule(uniform(64, 8), 2)) == [dilated(64, 8)] * 2
-    # as the command line's parser hands it over
+    # the form in which the command line's parser passes it on
     assert list(parse_schedule(256, 1)) == [window(256)]
 
 
@@ -116,8 +116,8 @@ def test_other_depths_follow_relative_depth_and_say_so(name):
 
 @pytest.mark.parametrize("name", STUDY_000)
 def test_the_expanded_file_holds_study_000(name):
-    assert parse_schedule(f"{SHIPPED}/study000.json:{name}", 12).layers == parse_schedule(name,
-                                                                                          12).layers
+    assert parse_schedule(f"{SHIPPED}/study000.json:{name}", 12).layers == parse_schedule(
+        name, 12).layers
 
 
 @pytest.mark.parametrize("name", STUDY_001)
@@ -139,7 +139,7 @@ def test_a_file_alone_means_its_default():
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes one JSON schedule file and returns its path."""
+    """Write one JSON schedule file and return its path."""
     def write(content, name="s.json"):
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
         return str(tmp_path / name)

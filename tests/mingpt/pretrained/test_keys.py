@@ -1,12 +1,12 @@
 """
 Every key of config.json is read as transformers reads it, or refused by its name.
 
-EVERY_KEY=1 in the environment runs all trials (40 seconds); without it, each family runs a third of
-them, and another third than the family before it.
+Each trial sets one key of one family, in a model of transformers and in the config.json that it
+saves. Then transformers and this project both open the folder. Either the logits agree, or we raise
+BadInput. Where transformers itself cannot open the folder, there is nothing to compare.
 
-Each trial sets one key of one family, in a model of transformers' and in the config.json that it
-saves. transformers opens the folder, and so do we: the logits agree, or we raise BadInput. Where
-transformers itself cannot open the folder, nothing can be compared.
+EVERY_KEY=1 in the environment runs all trials (40 seconds). Without it, each family runs a third of
+them, and not the same third as the family before it.
 """
 
 import json
@@ -38,7 +38,7 @@ ROPE = [{}, {"rope_theta": 37.0}, {"partial_rotary_factor": 0.5}, {"partial_rota
         {"rope_theta": 37.0, "partial_rotary_factor": 0.67}, {"rope_type": "linear", "factor": 2.0},
         {"rope_type": "default", "factor": 2.0}, {"type": "default", "rope_theta": 37.0},
         {"full_attention": {"rope_type": "default", "rope_theta": 37.0}}, {"attention_factor": 2.0}]
-# keys that change what some family computes, set in every family
+# keys that change the computation of some family; they are set in every family
 ELSEWHERE = {"rope_theta": [37.0], "rotary_emb_base": [37.0], "partial_rotary_factor": [0.5, 0.67],
              "rotary_pct": [0.5],
              "head_dim": [4, 8, None], "sliding_window": [3, None], "use_sliding_window": [True],
@@ -64,8 +64,7 @@ ELSEWHERE = {"rope_theta": [37.0], "rotary_emb_base": [37.0], "partial_rotary_fa
 
 
 def plain(family):
-    """(the settings of a tiny model of the family, all keys of its config class with their
-    values)."""
+    """Return (settings of a tiny model of the family, {key of its config class: value})."""
     settings = next({**settings} for kind, settings in CASES.values() if kind == family)
     layers = next(key for key in ("n_layer", "num_layers", "num_hidden_layers") if key in settings)
     settings |= {key: value[:2] for key, value in settings.items() if isinstance(value, list)}
@@ -78,7 +77,7 @@ def plain(family):
 
 
 def others(key, value):
-    """Values that the key does not have."""
+    """Values other than the current one, to try for a key."""
     if key in LISTS:
         return LISTS[key]
     if key in SPELLED:
@@ -93,7 +92,7 @@ def others(key, value):
 
 
 def trials(family):
-    """(key, value) of every trial of the family; the value ... leaves the key out."""
+    """(key, value) of every trial of the family. The value ... means that the key is left out."""
     settings, keys = plain(family)
     found = [(key, value) for key in keys if key not in BOOKKEEPING
              for value in (*others(key, keys[key]), ...)]
@@ -103,8 +102,10 @@ def trials(family):
 
 
 def folder_of(family, key, value, folder):
-    """Save a model with that key in `folder`, or without it in the weights where transformers makes
-    none with it."""
+    """Save a model with this key in `folder`.
+
+    Where transformers makes no model with the key, its weights are those of one without it.
+    """
     base = plain(family)[0]
     for settings in (base if value is ... else {**base, key: value}, base):
         try:
@@ -112,7 +113,7 @@ def folder_of(family, key, value, folder):
             config = transformers.AutoConfig.for_model(family, **json.loads(json.dumps(settings)))
             perturbed(transformers.AutoModelForCausalLM.from_config(config)).save_pretrained(folder)
             break
-        except Exception:    # transformers raises all kinds for a value that it refuses
+        except Exception:    # transformers raises many types of error for a value that it refuses
             continue
     written = json.loads((folder / "config.json").read_text())
     if key not in SPELLED and key in ("rope_theta", "partial_rotary_factor", "rotary_pct",
@@ -128,7 +129,7 @@ def folder_of(family, key, value, folder):
 
 
 def outcome(family, key, value, folder):
-    """'agree', 'refused' (by us), 'nothing to compare', or the difference of the logits."""
+    """Return 'agree', 'refused' (by us), 'nothing to compare', or the difference of the logits."""
     folder_of(family, key, value, folder)
     try:
         ours = load(folder)
@@ -137,7 +138,7 @@ def outcome(family, key, value, folder):
         return "refused"
     try:
         apart = difference(ours, open_theirs(folder))
-    except Exception:    # transformers raises all kinds for a value that it cannot read
+    except Exception:    # transformers raises many types of error for a value that it cannot read
         return "nothing to compare"
     return "agree" if apart <= AGREE else apart
 
@@ -169,12 +170,12 @@ def test_a_key_that_the_family_does_not_have_is_refused_by_name(family, key, val
 
 
 def test_listed_windows_without_a_window_in_use_are_refused(tmp_path):
-    """transformers' SmolLM3 then masks by the window with one attention kernel and sees everything
-    with another."""
+    """In this case transformers' SmolLM3 applies the window with one attention kernel, and not with
+    another."""
     folder_of("smollm3", "layer_types", ["sliding_attention", "full_attention"], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"use_sliding_window": False,
-                                                               "sliding_window": 5}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {
+        "use_sliding_window": False, "sliding_window": 5}))
     with pytest.raises(BadInput, match="layer_types has sliding_attention, but use_sliding_window"):
         load(tmp_path)
 

@@ -1,5 +1,5 @@
-"""A model computes the same here and in transformers, whichever way it goes; and what cannot go is
-named."""
+"""A model computes the same here and in transformers, in both directions. What cannot be converted
+is named."""
 
 import contextlib
 import io
@@ -28,13 +28,13 @@ from mingpt.utils import BadInput
 
 transformers = pytest.importorskip("transformers")
 
-CLOSE, FAR = 1e-5, 1e-4      # equal but for rounding; and beyond any rounding
+CLOSE, FAR = 1e-5, 1e-4      # CLOSE: equal up to rounding; FAR: more than any rounding
 LLAMA = dict(position="rope", norm="rmsnorm", mlp="swiglu")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """folder(case): (their random model, the folder that it was saved in), made once."""
+    """folder(case): (their random model, the folder in which it is saved). Each is made once."""
     made = {}
 
     def get(case):
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 def ours_with(seed=0, **changes):
-    """A model of ours, no parameter of which is zero or one."""
+    """A model of ours in which no parameter is zero or one."""
     config = GPT.get_default_config()
     config.model_type, config.n_layer, config.n_head, config.n_embd = None, 3, 4, 24
     config.vocab_size, config.block_size = parity.VOCAB, parity.LENGTH
@@ -70,7 +70,7 @@ def test_every_family_has_a_case():
     assert {kind for kind, _ in CASES.values()} == set(FAMILIES)
 
 
-# arm → the family that it goes out as
+# {arm: the family as which it is exported}
 ARMS = {
     "gpt2": [{}, {"tie_weights": True}, {"bias": False}, {"position": "none"}, {"mlp": "relu2"},
              {"mlp": "gelu_erf"},
@@ -98,8 +98,7 @@ ARMS = {
     "deepseek_v2": [{**LLAMA, "attention": "mla"}, {**LLAMA, "attention": "mla", "q_lora_rank": 8,
                                                     "attn_scale": 0.3}],
     "gpt_neox": [{"position": "rope", "rope_fraction": 0.67},
-                 {"position": "rope", "block": "parallel",
-                                                               "parallel_norms": 2}],
+                 {"position": "rope", "block": "parallel", "parallel_norms": 2}],
 }
 
 
@@ -116,7 +115,7 @@ def test_an_arm_goes_out_as_the_family_that_computes_the_same(family, changes, t
 
 
 def test_a_trained_biased_model_goes_out_as_gpt_neo_by_moving_what_has_no_place(tmp_path):
-    """GPT-Neo has no biases of q, k and v. Of trained size, they fit into those of the norm and of
+    """GPT-Neo has no biases of q, k and v. Biases of trained size fit into those of the norm and of
     the output."""
     ours = ours_with(schedule="f 5 f")
     with torch.no_grad():
@@ -126,7 +125,7 @@ def test_a_trained_biased_model_goes_out_as_gpt_neo_by_moving_what_has_no_place(
     assert difference(ours, open_theirs(tmp_path)) <= CLOSE
     with torch.no_grad():
         w_q = ours.transformer.h[1].attn.c_attn.weight[:24]
-        # singular, while the biases of the two rows differ: nothing in front can do both
+        # The matrix is singular, but the biases of the two rows differ: no bias in front gives both
         w_q[0].copy_(w_q[1])
     with pytest.raises(BadInput, match=r"model\.bias=True \(of attn\.c_attn\)"):
         convert(ours, "gpt_neo")
@@ -169,7 +168,7 @@ def test_a_norm_or_bias_left_behind_breaks_parity(folder, case):
                                   if kind not in ("gpt2", "gpt_neo")
                                   and "deepseek" not in kind])
 def test_the_other_rotary_layout_breaks_parity(folder, case):
-    """GPT-J's and the first Llama's neighbours turn together; here and in all of these, halves."""
+    """GPT-J and the first Llama rotate neighbours; ours and all of these rotate halves."""
     theirs, path = folder(case)
     ours = load(path)
     with torch.no_grad():
@@ -193,7 +192,7 @@ def test_an_arrangement_left_as_it_was_breaks_parity(folder, case, forgotten, mo
     theirs, path = folder(case)
     try:
         wrong = difference(load(path), theirs)
-    except BadInput as error:     # of c_attn and c_fc the shapes tell
+    except BadInput as error:     # for c_attn and c_fc the shapes show it
         assert "size mismatch" in str(error)
     else:
         assert wrong > FAR
@@ -234,7 +233,7 @@ def test_a_family_that_was_asked_for_is_not_replaced_by_another():
 
 
 def edited(path, tmp_path, change):
-    """A copy of a saved model, its config.json and its tensors changed in place by `change`."""
+    """Copy a saved model, and let `change` edit its config.json and its tensors in place."""
     config, tensors = json.loads((path / "config.json").read_text()), load_file(path / WEIGHTS)
     change(config, tensors)
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -266,8 +265,8 @@ def test_a_key_of_a_wrong_kind_is_one_line_or_harmless(folder, tmp_path, case):
     keys, refused = json.loads((path / "config.json").read_text()), set()
     for key in keys:
         for value in ("x", [1], -1, 0, None, {}, 2.5, True):
-            copy = edited(path, tmp_path, lambda config, tensors,
-                          new={key: value}: config.update(new))
+            copy = edited(path, tmp_path,
+                          lambda config, tensors, new={key: value}: config.update(new))
             try:
                 load(copy)
             except BadInput as refusal:
@@ -310,9 +309,8 @@ def test_weights_in_several_files_and_without_the_trunks_name_are_read(folder, t
     parts = [dict(list(bare.items())[::2]), dict(list(bare.items())[1::2])]
     for n, part in enumerate(parts):
         save_file(part, tmp_path / f"part-{n}.safetensors")
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {k: f"part-{n}.safetensors" for n,
-                                                             part in enumerate(parts)
-                                                             for k in part}}))
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {
+        k: f"part-{n}.safetensors" for n, part in enumerate(parts) for k in part}}))
     (tmp_path / "config.json").write_text((path / "config.json").read_text())
     assert difference(load(tmp_path), theirs) <= CLOSE
 
@@ -375,7 +373,7 @@ def test_from_pretrained_reads_a_local_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ours = GPT.from_pretrained("gpt2").eval()
     assert difference(ours, theirs) <= CLOSE
-    assert ours.lm_head.weight is not ours.transformer.wte.weight     # minGPT's are two
+    assert ours.lm_head.weight is not ours.transformer.wte.weight     # minGPT has two tensors
 
 
 def test_an_imported_gpt2_agrees_in_small_logits_too(tmp_path, monkeypatch):

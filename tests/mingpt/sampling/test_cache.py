@@ -1,5 +1,8 @@
-"""The cache: whatever the model, tokens read one by one, a few at once or again after a truncation
-have the logits, and greedy text the tokens, of reading everything at once."""
+"""The cache gives the same logits as reading everything at once, for every model.
+
+Tokens are read one by one, a few at once, or again after a truncation. Greedy text has the same
+tokens too.
+"""
 
 import contextlib
 import io
@@ -35,7 +38,7 @@ def build(**changes):
         with contextlib.redirect_stdout(io.StringIO()):
             model = GPT(config).eval()
     except BadInput:
-        return None     # a pair without meaning: test_slots.py counts them
+        return None     # the pair has no meaning: test_config.py reports it
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -43,8 +46,10 @@ def build(**changes):
 
 
 def every_kind():
-    """Every attention with every pattern, mha with every position too; positions beside the others,
-    and what else bears on a cache, are taken in turn."""
+    """Every attention with every pattern, and mha with every position too.
+
+    The positions of the other kinds, and further settings that affect a cache, are taken in turn.
+    """
     turns = itertools.cycle(models.POSITIONS)
     products = [(attention, position, pattern) for attention in models.ATTENTIONS
                 for pattern in PATTERNS
@@ -108,17 +113,17 @@ def recomputed(model, idx, n):
 
 def test_greedy_text_is_that_of_recomputing_beyond_the_block_too():
     for n, (changes, model) in enumerate(every_kind()):
-        # a window's prompt is longer than it
+        # the prompt is longer than the window
         prompt, new = ((7, 22), (1, 30), (30, 4), (BLOCK, 2))[n % 4]
         got = model.generate(tokens(prompt), new)
         assert torch.equal(got, recomputed(model, tokens(prompt), new)), changes
 
 
 def fed(model, run):
-    """How many positions pass through the model in a run."""
+    """Count the positions that pass through the model in a run."""
     passed = []
-    handle = model.transformer.wte.register_forward_hook(lambda module, args,
-                                                         y: passed.append(y.size(1)))
+    handle = model.transformer.wte.register_forward_hook(
+        lambda module, args, y: passed.append(y.size(1)))
     run()
     handle.remove()
     return passed
@@ -133,9 +138,8 @@ def test_a_prompt_is_read_once_and_then_every_token_once():
 
 def test_beyond_the_block_windows_with_relative_positions_read_again_only_what_they_see():
     near, far = build(schedule="4 3", position="rope"), build(schedule="4 3")
-    assert fed(near, lambda: near.generate(tokens(20), 40)) == [20, 1, 1, 1,
-                                                                1] + ([6] + 18 * [1]) + ([6] + 15
-                                                                                         * [1])
+    assert fed(near, lambda: near.generate(tokens(20), 40)) == [
+        20, 1, 1, 1, 1] + ([6] + 18 * [1]) + ([6] + 15 * [1])
     assert fed(far, lambda: far.generate(tokens(20), 8)) == [20, 1, 1, 1, 1, BLOCK, BLOCK, BLOCK]
 
 
@@ -171,7 +175,7 @@ def test_what_a_window_has_let_go_cannot_be_brought_back():
         cache.truncate(9)
     assert cache.length == 13, "a refusal changes nothing"
     cache.truncate(10)
-    # what position 12 drove out is still gone
+    # the key that position 12 overwrote is still gone
     with pytest.raises(BadInput, match="can keep 10 … 10"):
         cache.truncate(9)
     cache.truncate(0)
@@ -180,7 +184,7 @@ def test_what_a_window_has_let_go_cannot_be_brought_back():
     full = build()
     cache = Cache(full, 2)
     read(full, tokens(), [10, 3], cache)
-    cache.truncate(1)                                             # nothing is ever let go
+    cache.truncate(1)                                             # this cache never drops a key
     torch.testing.assert_close(read(full, tokens(), [5], cache), full(tokens()[:, :6])[0][:, 1:],
                                atol=1e-4, rtol=0)
 
@@ -195,7 +199,7 @@ def test_more_than_there_is_room_for_is_refused():
     with pytest.raises(BadInput, match="2 rows"):
         advance(model, tokens(1)[:1], cache)
     with pytest.raises(BadInput, match="at most 1 more at once"):
-        model.hidden(tokens(2), cache)                            # advance would split them
+        model.hidden(tokens(2), cache)                            # advance() would split them
     with pytest.raises(BadInput, match="published_padding"):
         Cache(build(published_padding=3), 1)
 

@@ -1,5 +1,5 @@
-"""Where keys are kept: no key that a query may still see is overwritten, and no more is kept than
-that needs."""
+"""Cache plans: no key that a query may still see is overwritten, and no more keys are kept than
+needed."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_a_slot_is_used_again_only_when_no_query_needs_it(pattern, slack):
     held = np.full(size, -1)
     for position in range(T):
         held[slots[position]] = position
-        for query in range(max(0, position - slack), position + 1):  # those that may be asked again
+        for query in range(max(0, position - slack), position + 1):  # queries that may come again
             keys = pattern.rows(query, query + 1)[0].nonzero()[0]
             assert set(keys) <= set(held), f"query {query}, when {position} had been kept"
     assert evicts is (size < T)
@@ -51,8 +51,8 @@ def test_what_is_read_is_what_the_query_sees(text):
         if fed:
             for row, query in enumerate(range(fed, fed + n)):
                 held = view.positions if view.seen is None else view.positions[view.seen[row]]
-                assert sorted(held.tolist()) == pattern.rows(query,
-                                                             query + 1)[0].nonzero()[0].tolist()
+                assert sorted(held.tolist()) == pattern.rows(
+                    query, query + 1)[0].nonzero()[0].tolist()
                 slots = torch.arange(view.stop) if view.index is None else view.index
                 assert (torch.from_numpy(ledger.holds)[slots] == view.positions).all()
         fed += n

@@ -1,4 +1,4 @@
-"""Sampling: greedy is argmax, and every cut keeps exactly the tokens that its definition keeps."""
+"""Sampling: greedy is argmax, and every cut keeps exactly the tokens of its definition."""
 
 import pytest
 import torch
@@ -27,11 +27,11 @@ START = torch.tensor([[1, 2, 3], [7, 7, 7]])
 
 def test_greedy_is_argmax_over_the_last_block_of_tokens(model):
     by_hand = START
-    for _ in range(8):   # past the block's 6
+    for _ in range(8):   # longer than block_size, which is 6
         logits, _ = model(by_hand[:, -6:])
         by_hand = torch.cat((by_hand, logits[:, -1].argmax(-1, keepdim=True)), 1)
     assert torch.equal(model.generate(START, 8), by_hand)
-    assert len(set(by_hand.flatten().tolist())) > 3   # it is no constant
+    assert len(set(by_hand.flatten().tolist())) > 3   # the text is not constant
 
 
 def test_a_prompt_longer_than_the_block_is_kept_and_read_from_its_end(model):
@@ -82,7 +82,7 @@ def kept(**cut):
 def test_top_k_keeps_the_k_most_likely():
     assert kept(top_k=2)[0] == [1, 3]
     assert kept(top_k=1)[0] == [1]
-    assert kept(top_k=99) == kept() == [[0, 1, 2, 3, 4]] * 2   # more than there are
+    assert kept(top_k=99) == kept() == [[0, 1, 2, 3, 4]] * 2   # more tokens than there are
     torch.testing.assert_close(distribution(LOGITS, top_k=2)[0, [1, 3]],
                                torch.tensor([4 / 7, 3 / 7]))
 
@@ -93,8 +93,8 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
     assert kept(top_p=0.69)[0] == [1, 3]
     assert kept(top_p=0.84)[0] == [1, 3, 4]
     assert kept(top_p=1.0)[0] == [0, 1, 2, 3, 4]
-    assert kept(top_p=1e-9)[0] == [1]                           # never nothing
-    assert [len(row) for row in kept(top_p=0.5)] == [2, 3]      # each row by itself
+    assert kept(top_p=1e-9)[0] == [1]                           # at least one token is kept
+    assert [len(row) for row in kept(top_p=0.5)] == [2, 3]      # each row has its own cut
     assert distribution(LOGITS, top_p=0.5).sum(-1).allclose(torch.ones(2))
 
 

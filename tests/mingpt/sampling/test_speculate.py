@@ -1,5 +1,5 @@
-"""Speculative decoding writes what the model alone would: the same tokens greedily, else the same
-distribution."""
+"""Speculative decoding writes what the model alone would write: the same tokens if greedy,
+otherwise the same distribution."""
 
 import contextlib
 import io
@@ -32,11 +32,11 @@ def model_of(seed=0, scale=0.3, **changes):
 
 
 def like(model, seed, scale):
-    """A model that mostly agrees with another one."""
+    """A copy of a model that mostly agrees with it."""
     torch.manual_seed(seed)
     twin = GPT(model.config.__class__(**model.config.to_dict() | {"model_type": None})).eval()
-    twin.load_state_dict({k: p + scale * torch.randn_like(p) for k,
-                          p in model.state_dict().items()})
+    twin.load_state_dict({k: p + scale * torch.randn_like(p)
+                          for k, p in model.state_dict().items()})
     return twin
 
 
@@ -56,7 +56,7 @@ def test_greedy_text_is_the_models_own_whatever_drafts(name, most):
               "itself": model,
               "a shorter one": model_of(block_size=16)}
     drafts = {who: ModelDraft(drafter, most) for who, drafter in drafts.items()}
-    for tokens in (1, 2, 20, 40):              # the last passes block_size
+    for tokens in (1, 2, 20, 40):              # the last is longer than block_size
         expected = model.generate(PROMPT, tokens)
         for who, draft in drafts.items():
             text, count = speculate(model, PROMPT, tokens, draft)
@@ -74,7 +74,7 @@ def test_a_models_future_heads_draft_for_it(changes):
     text, count = speculate(model, PROMPT, 20, HeadDraft(model))
     assert torch.equal(text, model.generate(PROMPT, 20))
     assert count.drafted > 0
-    # behind the last token that was read stands the next one's own
+    # the state at the last token read, from which the model itself chose the next one
     expected = model.hidden(text[:, :6])[0, -1]
     drawn, chances = HeadDraft(model).draft(text[:, :7], expected, 3,
                                             lambda logits: logits.softmax(-1))
@@ -84,7 +84,7 @@ def test_a_models_future_heads_draft_for_it(changes):
 
 
 def outcomes(model, prompt, tokens, choice):
-    """Every continuation with the probability that the model gives it."""
+    """{continuation: the probability that the model gives it}, for all continuations."""
     found = {}
     for words in itertools.product(range(model.config.vocab_size), repeat=tokens):
         row, chance = prompt[0].tolist(), 1.0
@@ -116,7 +116,7 @@ def test_sampled_text_has_the_models_own_distribution(kind, options):
 
 
 def fits(drawn, chances, n):
-    """p of a chi-square test; rare outcomes are one."""
+    """The p-value of a chi-square test. Rare outcomes are counted as one."""
     often = [words for words, chance in chances.items() if chance * n >= 5]
     seen = [drawn[words] for words in often] + [n - sum(drawn[words] for words in often)]
     wanted = [chances[words] * n for words in often]
@@ -129,8 +129,8 @@ def fits(drawn, chances, n):
 
 
 def test_one_token_is_distributed_exactly_as_wanted():
-    """Summed over what may be drafted: kept with min(1, wanted / chance), replaced by what is left
-    over."""
+    """Sum over all drafts. A draft is kept with probability min(1, wanted / chance), and otherwise
+    replaced by a draw from what is left over."""
     torch.manual_seed(0)
     for _ in range(50):
         wanted, chances = (torch.rand(6).pow(4) * (torch.rand(6) < 0.7) + torch.eye(6)[k] * 0.1

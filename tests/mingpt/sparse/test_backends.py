@@ -1,4 +1,4 @@
-"""Backends: one attention, computed in several ways; what each cannot do it refuses."""
+"""Backends: each computes the same attention in its own way, and refuses what it cannot do."""
 
 import contextlib
 import copy
@@ -32,7 +32,7 @@ def gpt(seed=0, **changes):
         model = GPT(config)
     model.init_weights(seed)
     generator = torch.Generator().manual_seed(seed)
-    # as after some training: at std 0.02 attention is nearly uniform, whatever the scores
+    # as after some training: at std 0.02 attention is nearly uniform for any scores
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=generator))
@@ -164,7 +164,7 @@ def test_a_mask_is_the_patterns_whatever_was_asked_before(text, lengths):
 
 
 def test_a_mask_first_made_while_sampling_serves_in_training():
-    model = gpt(schedule="61 59/2", backend="dense")   # windows of no other test
+    model = gpt(schedule="61 59/2", backend="dense")   # no other test uses these windows
     with torch.inference_mode():
         model(tokens(70))
     loss_and_gradients(model, tokens(70))
@@ -250,9 +250,8 @@ def test_auto_and_a_document_mask_are_dense():
 
 def test_every_layer_has_its_own_pattern():
     model = gpt(schedule="f 7/3")
-    assert [str(block.attn.pattern) for block in model.transformer.h] == ["f",
-                                                                          "7/3"] == list(map(str,
-                                                                                             model.schedule))
+    assert [str(block.attn.pattern) for block in model.transformer.h] == [
+        "f", "7/3"] == list(map(str, model.schedule))
 
 
 def test_parts_built_alone_take_their_layers_pattern():
@@ -268,11 +267,10 @@ def test_flops_count_the_patterns_keys_exactly():
     T, C = 70, 48
     wide, narrow = gpt(), gpt(schedule="7/3 s5")
     skipped = sum(full().count(T) - pattern.count(T) for pattern in narrow.schedule)
-    assert wide.flops_per_token() - narrow.flops_per_token() == pytest.approx(3 * 4 * C
-                                                                              * skipped / T,
-                                                                              rel=1e-9)
-    assert narrow.flops_per_token(pattern=full()) == pytest.approx(wide.flops_per_token(),
-                                                                   rel=1e-12)
+    assert wide.flops_per_token() - narrow.flops_per_token() == pytest.approx(
+        3 * 4 * C * skipped / T, rel=1e-9)
+    assert narrow.flops_per_token(pattern=full()) == pytest.approx(
+        wide.flops_per_token(), rel=1e-12)
     assert wide.transformer.h[0].attn.score_flops(T) == 2 * 2 * C * (T + 1) / 2
 
 
@@ -297,8 +295,10 @@ PAD = 0
 
 
 def padded():
-    """Two rows of ten: the first whole, the second padded from 6 on. No text token is the
-    padding's."""
+    """Two rows of ten tokens: the first is whole, the second is padded from position 6 on.
+
+    No token of the text is the padding token.
+    """
     idx = torch.randint(1, 19, (2, 10), generator=torch.Generator().manual_seed(5))
     idx[1, 6:] = PAD
     return idx
@@ -329,5 +329,5 @@ def test_published_padding_is_learned_as_if_it_were_text():
     targets[:, :4] = 5
     every = targets.masked_fill(targets == -1, PAD)
     logits, loss = model(idx, targets)
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits.flatten(0, 1),
-                                                                       every.flatten()))
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), every.flatten()))

@@ -1,5 +1,5 @@
-"""Banded attention is the dense mask's, in value and gradient, whatever the shapes; and never holds
-anything T×T."""
+"""Banded attention equals attention with a dense mask in value and gradient, for all shapes. It
+never holds anything of size T×T."""
 
 import math
 import os
@@ -44,7 +44,7 @@ GRID = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCh
 
 
 def dense(q, k, v, pattern, slopes=None):
-    """The reference: every score, a mask, a softmax."""
+    """The reference: all scores, a mask and a softmax."""
     i = torch.arange(q.size(-2))
     share = q.size(1) // k.size(1)
     k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
@@ -58,13 +58,13 @@ def draw(shape, dtype=torch.float32, grad=True):
 
 
 def inputs(B, heads, kv_heads, T, hs, dtype=torch.float32):
-    return draw((B, heads, T, hs), dtype), draw((B, kv_heads, T, hs),
-                                                dtype), draw((B, kv_heads, T, hs), dtype)
+    return (draw((B, heads, T, hs), dtype), draw((B, kv_heads, T, hs), dtype),
+            draw((B, kv_heads, T, hs), dtype))
 
 
 def assert_same(got, expected, tolerance=1e-5):
-    """To 1e-5 absolute. A gradient summed over hundreds of queries passes 10, where float32 itself
-    is no finer."""
+    """Equal to 1e-5 absolute, or to 1e-6 relative. A gradient summed over hundreds of queries can
+    exceed 10, where float32 itself is not more precise."""
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=tolerance, rtol=1e-6)
 
@@ -91,8 +91,8 @@ def test_the_parts_of_a_pattern_hold_each_of_its_pairs_once(pattern, T):
     memory = lambda name, *shape: torch.zeros(shape)   # noqa: E731
     for part in parts_of(pattern, T):
         position = torch.arange(1, T + 1.0)[None, :, None]
-        queries, keys = part.lay_queries(position, memory, "q"), part.lay_keys(position, memory,
-                                                                               "k")
+        queries, keys = (part.lay_queries(position, memory, "q"),
+                         part.lay_keys(position, memory, "k"))
         for tile in part.tiles(1, 2**12):
             scores = torch.zeros(tile.shape) + tile.mask(queries)
             tile.adjust(scores, None)
@@ -132,11 +132,12 @@ def test_strided_views_as_a_projection_gives_them(pattern):
     torch.manual_seed(0)
     x = torch.randn(2, 50, 3 * 4 * 16, requires_grad=True)
     qkv = [part.view(2, 50, 4, 16).transpose(1, 2) for part in x.split(64, dim=2)]
-    upstream = torch.randn(2, 50, 4, 16).transpose(1, 2)  # as the output projection sends it back
+    # the layout of the gradient that comes back from the output projection
+    upstream = torch.randn(2, 50, 4, 16).transpose(1, 2)
     got, expected = banded_attention(*qkv, pattern), dense(*qkv, pattern)
     assert_same((got, *torch.autograd.grad(got, x, upstream)),
                 (expected, *torch.autograd.grad(expected, x, upstream)))
-    # so that the heads stand side by side without a copy
+    # so that joining the heads needs no copy
     assert got.transpose(1, 2).is_contiguous()
 
 
@@ -154,8 +155,8 @@ def test_one_graph_uses_it_twice_and_goes_back_twice():
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2), (1, 2)])
 def test_only_the_needed_gradients_are_made(pattern, needed):
     torch.manual_seed(0)
-    qkv = [x.requires_grad_(n in needed) for n, x in enumerate(x.detach()
-                                                               for x in inputs(1, 2, 2, 40, 16))]
+    qkv = [x.requires_grad_(n in needed) for n, x in enumerate(
+        x.detach() for x in inputs(1, 2, 2, 40, 16))]
     wanted = [qkv[n] for n in needed]
     banded_attention(*qkv, pattern).square().sum().backward()
     expected = torch.autograd.grad(dense(*qkv, pattern).square().sum(), wanted)
@@ -184,7 +185,7 @@ def test_half_precision_is_computed_in_single(dtype):
     expected.sum().backward()
     assert y.dtype == dtype and all(x.grad.dtype == dtype for x in qkv)
     assert torch.equal(y, expected.to(dtype)) or (y.float() - expected).abs().max() < 2e-2
-    # one rounding of the result, or a few where key heads are shared
+    # one rounding of the result, or a few where heads share keys
     for x, e in zip(qkv, exact, strict=True):
         torch.testing.assert_close(x.grad.float(), e.grad, atol=3e-2, rtol=2e-2)
 
@@ -196,8 +197,7 @@ def with_dropout(qkv, pattern, p, seed):
 
 @pytest.mark.parametrize("pattern", [window(24), dilated(8, 2), local_global(4, 3), block(16, 1)])
 def test_dropout_drops_weights_independently_and_keeps_their_mean(pattern):
-    """With the identity as values the output is the dropped weights themselves: each is 0 or P/(1 −
-    p)."""
+    """With the identity as values, the output is the weights after dropout: 0 or P / (1 − p)."""
     T, p = 64, 0.3
     torch.manual_seed(0)
     q, k = torch.randn(1, 8, T, 16), torch.randn(1, 8, T, 16)
@@ -206,13 +206,13 @@ def test_dropout_drops_weights_independently_and_keeps_their_mean(pattern):
     draws = torch.stack([with_dropout((q, k, v), pattern, p, seed) for seed in range(40)])
     seen = pattern.mask(T).expand_as(weights)
     kept = draws[:, seen] != 0
-    torch.testing.assert_close(draws[:, seen][kept], (weights[seen] / (1
-                                                                       - p)).expand_as(kept)[kept])
+    torch.testing.assert_close(draws[:, seen][kept],
+                               (weights[seen] / (1 - p)).expand_as(kept)[kept])
     assert (draws[:, ~seen] == 0).all()
     assert abs(kept.float().mean() - (1 - p)) < 5 * math.sqrt(p * (1 - p) / kept.numel())
-    per_weight = kept.float().mean(0)                          # none is kept always, none never
+    per_weight = kept.float().mean(0)                          # no weight is always or never kept
     assert abs(per_weight.var() / (p * (1 - p) / 40) - 1) < 0.2
-    together = (kept[:, 1:] & kept[:, :-1]).float().mean()  # neighbours know nothing of each other
+    together = (kept[:, 1:] & kept[:, :-1]).float().mean()  # neighbours are independent
     assert abs(together - (1 - p) ** 2) < 0.01
 
 
@@ -244,7 +244,8 @@ def test_what_is_kept_is_linear_in_the_text():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x,
                                                   lambda x: x):
         banded_attention(*qkv, dilated(16, 4))
-    assert sum(saved) == 4 * qkv[0].numel() + 2 * 2 * 512  # q, k, v, the output; two parts' shares
+    # q, k, v and the output; the shares of two parts
+    assert sum(saved) == 4 * qkv[0].numel() + 2 * 2 * 512
 
 
 def test_unsupported_patterns_are_told_apart():
@@ -258,8 +259,8 @@ def test_unsupported_patterns_are_told_apart():
 
 
 class Largest(TorchDispatchMode):
-    """Sees every operation, of the backward too, and remembers the largest memory that one of them
-    returned."""
+    """Sees every operation, also of the backward, and keeps the size of the largest storage that
+    one of them returned."""
     bytes = 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -280,8 +281,8 @@ def test_nothing_of_the_size_of_a_square_is_ever_made(spelling):
 
 @pytest.mark.parametrize("spelling", ["64", "256", "128/32", "b128x4", "64+g64"])
 def test_the_work_is_that_of_the_keys_seen(spelling):
-    """Seven products in a forward and backward, of 2·hs FLOPs a pair each; tiles compute a little
-    more than pairs."""
+    """A forward and backward has seven products of 2·hs FLOPs per pair each. Tiles compute a few
+    pairs more than the pattern has."""
     T, pattern, qkv = 2048, parse_pattern(spelling), inputs(1, 2, 2, 2048, 16)
     with FlopCounterMode(display=False) as counter:
         banded_attention(*qkv, pattern).sum().backward()
@@ -354,8 +355,8 @@ print(peak() - before)
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"),
                     reason="no /proc: the peak of a process is not told")
 def test_a_step_needs_little_more_than_its_inputs_and_results():
-    """q, k, v, the output and four gradients are 96 MB; a matrix T×T of a single head would be 256
-    MB."""
+    """q, k, v, the output and four gradients take 96 MB. One T×T matrix of a single head would take
+    256 MB."""
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True,
                           check=True)
     assert 80 < float(done.stdout) < 180
