@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.kit import floors, options
 from benchmarks.kit.cases import CASES, Case
-from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.machine import describe
 from benchmarks.kit.tables import Table, ratio_cell, save, time_cell
 from benchmarks.kit.turns import Side, ratios, spread, take_turns
@@ -117,7 +117,7 @@ def table(name: str, rows: dict[str, dict]) -> Table:
 
 def figure(results: dict[str, Any]):
     """Draw the time per FLOP of each arm, one panel per size."""
-    panels = [Panel(size, [(arm, found["per_flop"], floors.ARM_PER_FLOP)
+    panels = [FigurePanel(size, [(arm, found["per_flop"], floors.ARM_PER_FLOP)
                            for arm, found in rows.items()
                            if arm != BASELINE and "per_flop" in found])
               for size, rows in results["sizes"].items()]

@@ -34,7 +34,7 @@ from mingpt.sparse.banded import banded_attention
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """One row: the shape (B, nh, T, hs), the pattern as text, and the speed-ups to reach."""
     shape: tuple[int, int, int, int]
     pattern: str
@@ -44,11 +44,16 @@ class Case:
 
 LONG = (1, 6, 2048, 64)
 CASES = [
-    Case(LONG, "64", 6.5, 11), Case(LONG, "128", 5, 8), Case(LONG, "256", 3, 5),
-    Case(LONG, "512", 1.6, 2.8), Case((1, 6, 4096, 64), "256", 5.5, 10),
-    Case((1, 6, 8192, 64), "256", 10), Case((4, 6, 1024, 32), "64", 3, 4.4),
-    Case((4, 6, 1024, 32), "256", 1.7, 2.4), Case(LONG, "128/32", 2.1, 3.8), Case(LONG, "b128x4"),
-    Case(LONG, "s64"), Case(LONG, "128+g64"),
+    AttentionCase(LONG, "64", 6.5, 11), AttentionCase(LONG, "128", 5, 8),
+    AttentionCase(LONG, "256", 3, 5), AttentionCase(LONG, "512", 1.6, 2.8),
+    AttentionCase((1, 6, 4096, 64), "256", 5.5, 10), AttentionCase((1, 6, 8192, 64), "256", 10),
+    AttentionCase((4, 6, 1024, 32), "64", 3, 4.4), AttentionCase((4, 6, 1024, 32), "256", 1.7,
+                                                                 2.4),
+                                                                 AttentionCase(LONG, "128/32", 2.1,
+                                                                               3.8),
+                                                                               AttentionCase(LONG,
+                                                                                             "b128x4"),
+    AttentionCase(LONG, "s64"), AttentionCase(LONG, "128+g64"),
 ]
 LONGEST_DENSE = 4096    # a dense mask at 8192 needs gigabytes
 
@@ -85,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
+def measure(case: AttentionCase, rounds: int, clock: Callable[[], float]) -> dict:
     """Time the kernels of a case in turns and return its row.
 
     Times are medians in ms; speed-ups are (median, lower quartile, upper quartile).

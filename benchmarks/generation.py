@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.kit import floors, options
 from benchmarks.kit.cases import Case
-from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.machine import describe
 from benchmarks.kit.peers import PEERS, absent, autocast, load
 from benchmarks.kit.tables import Table, memory_cell, ratio_cell, save, time_cell
@@ -107,7 +107,7 @@ def figure(result: dict[str, Any], device: str):
     floor = floors.SPEED[("generation", CASE.name)] if device == "cpu" else {}
     rows = [(name, found["speed"], floor.get(name))
             for name, found in result["rows"].items() if "speed" in found]
-    panel = Panel(f"GPT-2 124M, after {result['prompt']} tokens", rows)
+    panel = FigurePanel(f"GPT-2 124M, after {result['prompt']} tokens", rows)
     return ratio_figure("How long do others take for a further token?", "the time of ours",
                         [panel], result, log=True)
 

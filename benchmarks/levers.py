@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.arms import SIZES
 from benchmarks.kit import options
 from benchmarks.kit.cases import Case
-from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.machine import describe
 from benchmarks.kit.tables import Table, ratio_cell, save, time_cell
 from benchmarks.kit.turns import Side, ratios, spread, take_turns
@@ -197,7 +197,7 @@ def table(name: str, rows: dict[str, dict]) -> Table:
 
 def figure(results: dict[str, Any]):
     """Draw the time of each row over ours, one panel per size."""
-    panels = [Panel(name, [(lever, found["times"], None) for lever, found in rows.items()
+    panels = [FigurePanel(name, [(lever, found["times"], None) for lever, found in rows.items()
                            if "times" in found and not lever.startswith(OURS)])
               for name, rows in results["sizes"].items()]
     return ratio_figure("What is each lever worth? Our step with one undone", "our step", panels,

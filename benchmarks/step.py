@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.kit import floors, options
 from benchmarks.kit.cases import CASES, CUDA_CASES, Case
-from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.machine import available_mb, describe
 from benchmarks.kit.peers import PEERS, absent
 from benchmarks.kit.tables import Table, memory_cell, percent_cell, ratio_cell, save, time_cell
@@ -187,7 +187,7 @@ def table(case: Case, result: dict[str, Any], device: str) -> Table:
 def figure(results: dict[str, Any], device: str):
     """Draw the speed ratio of each peer, one panel per size."""
     speed = floors.SPEED if device == "cpu" else floors.CUDA_SPEED
-    panels = [Panel(name, [(peer, found["speed"], speed.get(("step", name), {}).get(peer))
+    panels = [FigurePanel(name, [(peer, found["speed"], speed.get(("step", name), {}).get(peer))
                            for peer, found in result["rows"].items() if "speed" in found])
               for name, result in results["cases"].items()]
     return ratio_figure("How long do others take for the same training step?", "the time of ours",

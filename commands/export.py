@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 
-class Parity(argparse.Action):
+class PrintParity(argparse.Action):
     """The option --parity. Like --help it prints and exits, so no other argument is needed."""
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "--run.keep_best=true)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
                         help="the folder that holds the runs (default .)")
-    parser.add_argument("--parity", action=Parity, nargs=0,
+    parser.add_argument("--parity", action=PrintParity, nargs=0,
                         help="export nothing; compare random models of every family and print a "
                         "table")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

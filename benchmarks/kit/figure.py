@@ -11,13 +11,13 @@ from benchmarks.kit.floors import Floor
 OURS, THEIRS, FLOOR = "#0072B2", "#D55E00", "#222222"    # OURS: floor met; THEIRS: missed
 
 
-class Panel(NamedTuple):
+class FigurePanel(NamedTuple):
     """A title, and rows (name, ratio with quartiles, floor or None) from top to bottom."""
     title: str
     rows: list[tuple[str, dict[str, float], Floor | None]]
 
 
-def ratio_figure(title: str, one: str, panels: list[Panel], results: dict[str, Any],
+def ratio_figure(title: str, one: str, panels: list[FigurePanel], results: dict[str, Any],
                  log: bool = False):
     """Draw the panels below one another and return the figure; None if there is nothing to draw.
 
@@ -41,7 +41,7 @@ def ratio_figure(title: str, one: str, panels: list[Panel], results: dict[str, A
     return figure
 
 
-def draw(axis, panel: Panel, log: bool) -> None:
+def draw(axis, panel: FigurePanel, log: bool) -> None:
     """Draw one panel."""
     for y, (_, ratio, floor) in enumerate(panel.rows):
         met = floor is None or floor.met(ratio["median"])

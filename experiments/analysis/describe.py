@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.analysis.subjects import Subject
+from experiments.analysis.subjects import AnalysisSubject
 from experiments.corpus.tokenizers import get_tokenizer
 from experiments.train.seeded import describe_model
 from mingpt.model import GPT
@@ -20,7 +20,7 @@ from mingpt.patterns.schedule import Schedule
 from mingpt.utils import CfgNode as CN
 
 
-def describe(subject: Subject) -> dict[str, Any]:
+def describe(subject: AnalysisSubject) -> dict[str, Any]:
     """Return the exact counts of a schedule as a dict.
 
     It holds sparsity and density (of the causal triangle), compute sparsity (of a training step's
@@ -59,7 +59,7 @@ def receptive_field(schedule: Schedule, layer: int, T: int) -> dict[str, float]:
             "farthest": int(T - 1 - seen.argmax())}
 
 
-def compute_sparsity(subject: Subject) -> float:
+def compute_sparsity(subject: AnalysisSubject) -> float:
     """Return the share of a training step's FLOPs that the schedule leaves out, compared with full
     attention in every layer."""
     config = CN(**subject.spec.settings.model.to_dict())

@@ -24,7 +24,7 @@ PRESET = "sliding"               # study 003's model: 16 heads of 32
 
 
 @dataclass(frozen=True)
-class Subject:
+class AnalysisSubject:
     """A schedule at a length T in a model. `pair` is (w, d) where every layer has that one window,
     else None."""
     name: str
@@ -40,21 +40,21 @@ class Subject:
 
 
 def pair(w: int, d: int, T: int = PAIR_T, preset: str = PRESET,
-         overrides: Iterable[str] = ()) -> Subject:
+         overrides: Iterable[str] = ()) -> AnalysisSubject:
     """Return the subject with a window of w and every d-th key beyond it, in every layer of the
     preset's model. Raises BadInput where w < 1 or d < 1."""
     spec = _spec(uniform(w, d), T, preset, overrides)
-    return Subject(f"config_w{w}_d{d}", f"w {w}, d {d}", spec, _schedule(spec), (w, d))
+    return AnalysisSubject(f"config_w{w}_d{d}", f"w {w}, d {d}", spec, _schedule(spec), (w, d))
 
 
 def scheduled(text: str, T: int = SCHEDULE_T, layers: int = SCHEDULE_LAYERS, preset: str = PRESET,
-              overrides: Iterable[str] = ()) -> Subject:
+              overrides: Iterable[str] = ()) -> AnalysisSubject:
     """Return the subject of a schedule in a model with this many layers. The text is a schedule's
     name, its patterns, or FILE:NAME. Raises BadInput where it is none of these."""
     if layers < 1:
         raise BadInput(f"--layers {layers}: the least is 1")
     spec = _spec(text, T, preset, [f"--model.n_layer={layers}", *overrides])
-    return Subject(f"schedule_{schedule_name(text)}", text, spec, _schedule(spec))
+    return AnalysisSubject(f"schedule_{schedule_name(text)}", text, spec, _schedule(spec))
 
 
 def _spec(schedule: str, T: int, preset: str, overrides: Iterable[str]) -> Spec:
@@ -71,7 +71,7 @@ def _schedule(spec: Spec) -> Schedule:
 
 
 def read(words: Sequence[str], layers: int = SCHEDULE_LAYERS, preset: str = PRESET,
-         overrides: Iterable[str] = ()) -> list[Subject]:
+         overrides: Iterable[str] = ()) -> list[AnalysisSubject]:
     """Return the subjects that the words of `analyze` name: no words (study 003's pairs),
     'W D [S]', or 'SCHEDULE [S]'. Raises BadInput for anything else."""
     if not words:

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from experiments.analysis.subjects import Subject
+from experiments.analysis.subjects import AnalysisSubject
 from experiments.train.bench import spread
 from mingpt.config import SIZES
 from mingpt.patterns.kinds import Full, Pattern
-from mingpt.sparse.backends import BACKENDS, Case, fastest
+from mingpt.sparse.backends import BACKENDS, BackendCase, fastest
 from mingpt.sparse.banded import supports
 from mingpt.sparse.flex import flex_fits
 from mingpt.trainer import find_device
@@ -43,7 +43,7 @@ class Way(NamedTuple):
 FLASH = Way("flash", Full())
 
 
-def measure(subjects: Sequence[Subject], rounds: int = 7, device: str = "auto",
+def measure(subjects: Sequence[AnalysisSubject], rounds: int = 7, device: str = "auto",
             say: Callable[[str], None] = lambda text: None,
             ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return (how it was measured, the speed-ups of each subject). All subjects must have the same
@@ -62,7 +62,7 @@ def measure(subjects: Sequence[Subject], rounds: int = 7, device: str = "auto",
     return how, [speedups(layers, samples) for layers in chosen]
 
 
-def _tensors(subject: Subject, device: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _tensors(subject: AnalysisSubject, device: str) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return ([q, k, v], the output's gradient), each (B, nh, T, hs). B is TOKENS // T, at least 1;
     nh and hs are the model's."""
     model = subject.spec.settings.model
@@ -77,7 +77,7 @@ def _tensors(subject: Subject, device: str) -> tuple[list[torch.Tensor], torch.T
 def chosen_ways(pattern: Pattern, q: torch.Tensor) -> dict[str, Way]:
     """Return the kernels to measure for a pattern: "auto", and "banded" and "dense" where they can
     compute it."""
-    T, case = q.size(-2), Case(cuda=q.is_cuda, flex=flex_fits(q))
+    T, case = q.size(-2), BackendCase(cuda=q.is_cuda, flex=flex_fits(q))
     taken = fastest(pattern, T, case)
     ways = {"auto": FLASH if taken == "flash" else Way(taken, pattern)}
     if supports(pattern):

@@ -31,7 +31,7 @@ BLOCK = 1 << 16       # bytes per checksum
 WHOLE = 256 << 20     # bytes of tokens up to which opening verifies all, at 3.5 GB per second
 
 
-class Damaged(ValueError):
+class DamagedStore(ValueError):
     """A file of a store differs from what was written."""
 
 
@@ -155,7 +155,7 @@ class Store:
         tokens = self.shards[shard]
         try:
             self._blocks[shard].verify(local * tokens.itemsize, (local + length) * tokens.itemsize)
-        except Damaged as damage:
+        except DamagedStore as damage:
             # Without meta.json the next process finds no store and builds it again.
             (self.folder / "meta.json").unlink(missing_ok=True)
             raise BadInput(f"the token cache is damaged: {damage}: run the same command again to "
@@ -177,7 +177,7 @@ class Blocks:
         for block in range(start // BLOCK, -(-stop // BLOCK)):
             if not self.verified[block]:
                 if zlib.crc32(self.bytes[block * BLOCK:(block + 1) * BLOCK]) != self.sums[block]:
-                    raise Damaged(f"{self.path}: the checksum of the block at byte "
+                    raise DamagedStore(f"{self.path}: the checksum of the block at byte "
                                   f"{block * BLOCK:,} differs")
                 self.verified[block] = True
 
@@ -191,7 +191,7 @@ def _blocks(folder: Path, files: dict[str, np.ndarray], checksum: int) -> list[B
     raw = (folder / "checksums.bin").read_bytes()
     counts = [-(-data.nbytes // BLOCK) for data in files.values()]
     if zlib.crc32(raw) != checksum or len(raw) != 4 * sum(counts):
-        raise Damaged(f"{folder / 'checksums.bin'}: differs from what was written")
+        raise DamagedStore(f"{folder / 'checksums.bin'}: differs from what was written")
     parts = np.split(np.frombuffer(raw, "<u4"), np.cumsum(counts)[:-1])
     return [Blocks(folder / name, data, sums)
             for (name, data), sums in zip(files.items(), parts, strict=True)]
@@ -200,11 +200,11 @@ def _blocks(folder: Path, files: dict[str, np.ndarray], checksum: int) -> list[B
 def _read_meta(path: Path) -> dict:
     meta = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(meta, dict) or meta.pop("checksum", None) != _checksum(meta):
-        raise Damaged(f"{path}: differs from what was written")
+        raise DamagedStore(f"{path}: differs from what was written")
     return meta
 
 
 def _mapped(path: Path, dtype: np.dtype, size: int) -> np.ndarray:
     if path.stat().st_size != size * dtype.itemsize:
-        raise Damaged(f"{path} has {path.stat().st_size} bytes, not {size * dtype.itemsize}")
+        raise DamagedStore(f"{path} has {path.stat().st_size} bytes, not {size * dtype.itemsize}")
     return np.memmap(path, dtype, "r", shape=(size,)) if size else np.zeros(0, dtype)

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.figures.series import Series, difference, mean, points, window
 from experiments.figures.style import ArmStyle, arm_styles
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results, known_arms
 
 
@@ -56,17 +56,17 @@ class Panel:
             raise Skip(f"{arm} has no {self.metric} over {self.x}")
         return line
 
-    def shown(self, arm: str) -> list[Run]:
+    def shown(self, arm: str) -> list[RecordedRun]:
         """Return the runs whose mean stands for an arm: the complete ones, or all while none is
         complete."""
         runs = self.runs_of(arm)
         return [run for run in runs if run.complete] or runs
 
-    def runs_of(self, arm: str) -> list[Run]:
+    def runs_of(self, arm: str) -> list[RecordedRun]:
         """Return an arm's runs, with their seconds at the arm's undisturbed pace."""
         return [run for run in self.results.paced if run.arm == arm]
 
-    def strays(self, arm: str) -> list[Run]:
+    def strays(self, arm: str) -> list[RecordedRun]:
         """Return the other runs of an arm. They are drawn on their own and enter no mean."""
         shown = self.shown(arm)
         return [run for run in self.runs_of(arm) if not any(run is each for each in shown)]

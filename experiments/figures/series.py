@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 
 SMOOTH = 30   # a training curve is averaged over windows of about 1/SMOOTH of its points
 
@@ -26,7 +26,7 @@ class Series:
     n: int
 
 
-def points(run: Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+def points(run: RecordedRun, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """Return one run's curve (x, y), each (points,), where both columns were measured. The training
     loss is smoothed."""
     table = run.table[[x, y]].dropna()
@@ -57,7 +57,7 @@ def mean(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Series | None:
     return Series(grid, ys.mean(0), ys.min(0), ys.max(0), len(curves))
 
 
-def difference(arm: Sequence[Run], baseline: Sequence[Run], x: str,
+def difference(arm: Sequence[RecordedRun], baseline: Sequence[RecordedRun], x: str,
                y: str) -> tuple[Series | None, bool]:
     """Return arm − baseline, each seed minus the same seed, and whether runs were paired by seed.
     Runs whose files name no seed are not paired."""

@@ -24,7 +24,7 @@ STEM = re.compile(r"(?P<arm>.+?)(?:\.s(?P<seed>\d+))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """One run on disk. `table` has all columns of record.COLUMNS and its rows in order of
     iteration. NaN means not measured."""
     path: Path                # of the CSV, even where only its record exists
@@ -66,7 +66,7 @@ class Run:
         return float(column.iloc[-1]) if len(column) else None
 
 
-def find_runs(losses_dir: str | Path) -> list[Run]:
+def find_runs(losses_dir: str | Path) -> list[RecordedRun]:
     """Every run under a folder: at its top (no study) and one level down (the study is the folder's
     name).
 
@@ -90,7 +90,7 @@ def _own_study(root: Path) -> str | None:
             or (record or {}).get("study") == root.name else None)
 
 
-def runs_in(folder: Path, study: str | None) -> list[Run]:
+def runs_in(folder: Path, study: str | None) -> list[RecordedRun]:
     """The runs of one folder, all of `study`. Each seed of an arm counts once, although its number
     can be written in several ways (s1, s01)."""
     same: dict[tuple[str, int], list[Path]] = {}
@@ -104,17 +104,18 @@ def runs_in(folder: Path, study: str | None) -> list[Run]:
     return runs
 
 
-def read_run(path: Path, study: str | None = None) -> Run:
+def read_run(path: Path, study: str | None = None) -> RecordedRun:
     """Read one run from its CSV and record. The CSV may be missing: the run then ended before the
     first log point."""
     arm, seed = STEM.fullmatch(path.stem).group("arm", "seed")
     problems: list[str] = []
     if seed is not None and int(seed) > MAX_SEED:
         problems.append(f"{path.name}: left out, no run has a seed above {MAX_SEED}")
-        return Run(path, study, arm, None, empty(), None, problems)
+        return RecordedRun(path, study, arm, None, empty(), None, problems)
     record = _read_record(path.with_suffix(".json"), problems)
     table, blown_up = read_table(path, problems)
-    return Run(path, study, arm, int(seed) if seed is not None else None, table, record, problems,
+    return RecordedRun(path, study, arm, int(seed) if seed is not None else None, table, record,
+                       problems,
                blown_up)
 
 

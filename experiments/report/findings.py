@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from experiments.figures.forest import interval
 from experiments.figures.style import short, unit_of
-from experiments.report.tables import Section, Table, text
+from experiments.report.tables import PageTable, Section, text
 from experiments.verdicts.costs import AXES, Budget, Cost
 from experiments.verdicts.factorial import FactorialAnalysis
 from experiments.verdicts.results import Results
@@ -41,7 +41,7 @@ def cost(results: Results) -> Section | None:
              _difference(results.verdicts.get(each.arm))]
             for each in results.costs.arms]
     head = ["Arm", *(QUANTITIES[q][0] for q in known), f"{results.metric} − {results.baseline}'s"]
-    table = Table("What each arm costs over its finished runs, and what it changes", head, rows,
+    table = PageTable("What each arm costs over its finished runs, and what it changes", head, rows,
                   numeric=tuple(range(1, len(head))))
     texts = ["Times and memory are measured on the machine named below. A time is the lower "
              "quartile over the log points of all runs. Parameters and FLOPs are exact."]
@@ -77,7 +77,7 @@ def budgets(results: Results) -> Section | None:
              "at\" is where the mean curves last cross. Time is the time of training alone, at the "
              "arm's undisturbed pace: the lower quartile over its log points."]
     return Section("budgets", "At equal cost", texts,
-                   [Table("Verdicts at equal budgets", head, rows)])
+                   [PageTable("Verdicts at equal budgets", head, rows)])
 
 
 def _spent(budget: Budget | None) -> tuple[str, str]:
@@ -106,7 +106,8 @@ def factorial(results: Results) -> Section | None:
                  for each in results.sums]
         head = ["Arm", "Parts", "Observed", "Sum of parts", "Adds up?",
                 "Interval of the difference"]
-        blocks.append(Table("Arms of several parts, compared with the sum of what their parts do "
+        blocks.append(PageTable("Arms of several parts, compared with the sum of what their parts "
+                                "do "
                             "alone", head, rows, numeric=(2, 3)))
     texts = ["A main effect is the metric with the factor minus the metric without it, averaged "
              "over all combinations of the other factors. An interaction is what factors do "
@@ -115,13 +116,14 @@ def factorial(results: Results) -> Section | None:
             if blocks else None)
 
 
-def _design(design: FactorialAnalysis) -> list[Table]:
+def _design(design: FactorialAnalysis) -> list[PageTable]:
     rows = [[term.name, term.word, _difference(v), _interval(v),
              p_text("", v.p_holm).strip() if v.p_holm is not None else "–", v.reason]
             for term, v in ((term, term.verdict) for term in design.terms)]
     left_out = f"; left out: {', '.join(design.missing)}" if design.missing else ""
     caption = f"Effects over the {len(design.seeds)} seeds with a value in every cell{left_out}"
-    return [Table(caption, ["Effect", "Word", "Size", "Interval (Holm)", "p (Holm)", "Note"], rows,
+    return [PageTable(caption, ["Effect", "Word", "Size", "Interval (Holm)", "p (Holm)", "Note"],
+                      rows,
                   numeric=(2, 3, 4))]
 
 
@@ -152,4 +154,4 @@ def rates(results: Results) -> Section | None:
     head = ["Arm", "Best rate", "Verdict at that rate", "A wrong rate costs up to",
             f"Mean {found.metric} by rate"]
     return Section("rates", "Learning rates", texts,
-                   [Table("Every arm at its own best learning rate", head, rows, numeric=(3,))])
+                   [PageTable("Every arm at its own best learning rate", head, rows, numeric=(3,))])

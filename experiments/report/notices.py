@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from experiments.records.record import FREE, at
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
 
 # Where the fastest seed of an arm is faster than the slowest by more than this factor, something
@@ -136,7 +136,7 @@ def _data(results: Results) -> Iterator[Notice]:
                      tuple(details[:SHOWN]) + _rest(details))
 
 
-def _settings(arm: str, runs: list[Run]) -> Iterator[str]:
+def _settings(arm: str, runs: list[RecordedRun]) -> Iterator[str]:
     """Yield the settings that are not the same in all runs of an arm. Settings that change no
     number are skipped."""
     configs = [dict(leaves(config)) for run in runs
@@ -204,7 +204,7 @@ def _timing(results: Results) -> Iterator[Notice]:
                      tuple(details), grave=False)
 
 
-def overlapping(runs: list[Run]) -> int:
+def overlapping(runs: list[RecordedRun]) -> int:
     """Return how many of the runs trained while another of them trained on the same machine."""
     spans = defaultdict(list)
     for number, run in enumerate(runs):

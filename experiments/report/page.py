@@ -182,7 +182,7 @@ def _readings(panel: Panel, chart: Chart) -> dict[str, Any]:
             "lines": [{"arm": line.number, "x": line.x, "y": line.y} for line in chart.lines]}
 
 
-def _values(panel: Panel, chart: Chart) -> tables.Table:
+def _values(panel: Panel, chart: Chart) -> tables.PageTable:
     """Return a chart's curves as a table of numbers, for readers who cannot see the chart and for
     print."""
     longest = max((line.x for line in chart.lines), key=len)
@@ -191,7 +191,7 @@ def _values(panel: Panel, chart: Chart) -> tables.Table:
     rows = [[line.arm, *(_value_at(line, x) for x in xs)] for line in chart.lines]
     _, size, _ = unit_of(chart.over, chart.frame[1])
     head = ["Arm", *(f"{x / size:,.6g}" for x in xs)]
-    return tables.Table(f"{chart.title}, mean over seeds, at {chart.x_label}", head, rows,
+    return tables.PageTable(f"{chart.title}, mean over seeds, at {chart.x_label}", head, rows,
                         numeric=tuple(range(1, len(xs) + 1)),
                         summary=f"{chart.title} as a table".capitalize())
 

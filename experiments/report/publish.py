@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.record import at, write_record
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import ENDED, Results
 from experiments.verdicts.summary import between_markers, bullets, table
 from mingpt.utils import BadInput, did_you_mean, write_atomic
@@ -31,7 +31,7 @@ WITHIN = re.compile("|".join((rf'(?<="){ROOT}(?:[^\n"/\\]+[/\\])*',
 PARTS = {"table": table, "notes": bullets}
 
 
-def keep(runs: Iterable[Run], folder: Path) -> int:
+def keep(runs: Iterable[RecordedRun], folder: Path) -> int:
     """Copy the record of every run that is over, and its CSV where it has one, to FOLDER/STUDY.
     Return how many were copied.
 

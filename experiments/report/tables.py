@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.records.record import at
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 from experiments.report.notices import moment
 from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import signed
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """One table. `numeric` columns are aligned right and `code` columns are set as code. A table
     with a `summary` is folded and opens at a click."""
     caption: str
@@ -42,7 +42,7 @@ class Section:
     id: str
     title: str
     texts: list[str] = field(default_factory=list)
-    blocks: list[Table] = field(default_factory=list)
+    blocks: list[PageTable] = field(default_factory=list)
 
 
 def text(value: Any, form: str = "{}") -> str:
@@ -74,7 +74,7 @@ def changes(results: Results) -> Section:
         if found == {}:
             rows.append([arm, "nothing", "", ""])
     head = ["Arm", "Setting", results.baseline, "This arm"]
-    table = Table("Settings that differ from the baseline's", head, rows, code=(1, 2, 3))
+    table = PageTable("Settings that differ from the baseline's", head, rows, code=(1, 2, 3))
     return Section("changes", "What each arm changes", [], [table])
 
 
@@ -98,7 +98,7 @@ def audit(results: Results) -> Section:
             for claim, seen in claims.items()]
     good = sum(row[1].startswith("yes") for row in rows)
     summary = f"{good} of {len(rows)} claims hold for every arm that was checked"
-    table = Table("What was checked, and for which arms it holds", ["Claim", "Holds"], rows,
+    table = PageTable("What was checked, and for which arms it holds", ["Claim", "Holds"], rows,
                   summary=summary, open=good < len(rows))
     return Section("audit", "Audit", texts, [table])
 
@@ -121,7 +121,7 @@ def data(results: Results) -> Section:
         if isinstance(found, dict):
             key = str(found.get("hash"))
             kinds[key] = (found, kinds.get(key, (None, 0))[1] + 1)
-    blocks = [Table(f"Data of {count} runs", ["Fact", "Value"], _facts(found))
+    blocks = [PageTable(f"Data of {count} runs", ["Fact", "Value"], _facts(found))
               for found, count in kinds.values()]
     return Section("data", "Data", [] if blocks else ["No record says which data was used."],
                    blocks)
@@ -161,7 +161,8 @@ def environment(results: Results) -> Section:
                                  for host, count in hosts.most_common())]] if hosts else []
     texts = [] if rows else ["No record says what the runs were made with."]
     return Section("environment", "Environment and code", texts,
-                   [Table("What the runs were made with", ["Fact", "Value"], rows)] if rows else [])
+                   [PageTable("What the runs were made with", ["Fact", "Value"], rows)] if rows
+                   else [])
 
 
 def runs(results: Results) -> Section:
@@ -174,11 +175,11 @@ def runs(results: Results) -> Section:
     head = ["Run", "Status", results.metric, "Seconds", "Started", "Command", "Message"]
     return Section("runs", "Every run",
                    ["Each command repeats its run. A finished run is not trained again."],
-                   [Table("Runs and the commands that made them", head, rows, numeric=(2, 3),
+                   [PageTable("Runs and the commands that made them", head, rows, numeric=(2, 3),
                           code=(5,), summary=f"{len(rows)} runs and their commands")])
 
 
-def _seconds(run: Run) -> float | None:
+def _seconds(run: RecordedRun) -> float | None:
     """Return the seconds of training, or else the seconds from start to end; None where neither is
     known."""
     if isinstance(seconds := at(run.record, "result", "seconds"), int | float):
@@ -187,18 +188,18 @@ def _seconds(run: Run) -> float | None:
     return (end - start).total_seconds() if start and end else None
 
 
-def seeds(results: Results) -> Table:
+def seeds(results: Results) -> PageTable:
     """Return the table of the values behind the verdicts: one row per arm, one column per seed."""
     columns = sorted({seed for values in results.values.values() for seed in values},
                      key=lambda s: (s is None, s))
     head = ["Arm", *(f"seed {seed}" if seed is not None else "no seed" for seed in columns)]
     rows = [[arm, *(text(results.values[arm].get(seed), "{:.4f}") for seed in columns)]
             for arm in results.arms]
-    return Table(f"Final {results.metric} of every run", head, rows,
+    return PageTable(f"Final {results.metric} of every run", head, rows,
                  numeric=tuple(range(1, len(head))), summary="The value of every run")
 
 
-def secondary(results: Results) -> Table | None:
+def secondary(results: Results) -> PageTable | None:
     """Return the table of other statistics on the same pairs: unadjusted and bootstrap intervals,
     effect size, sign-flip, TOST and power. None where no verdict has a difference."""
     rows = [[v.arm, _ends(v.ci), _ends(v.ci_bootstrap), text(v.d_z, "{:+.2f}"), text(v.p, "{:.3g}"),
@@ -207,7 +208,8 @@ def secondary(results: Results) -> Table | None:
             for v in results.verdicts.values() if v.difference is not None]
     head = ["Arm", "paired t, unadjusted", "bootstrap (BCa)", "d_z", "p", "p sign-flip", "p TOST",
             "detectable effect", "seeds to decide", "p Welch", "Cohen's d"]
-    return Table("The same pairs by other tests. The detectable effect is the smallest that this "
+    return PageTable("The same pairs by other tests. The detectable effect is the smallest that "
+                     "this "
                  "many seeds find with 80 % power. Welch and Cohen's d take the runs as unpaired",
                  head, rows,
                  numeric=tuple(range(1, len(head))),

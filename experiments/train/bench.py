@@ -138,7 +138,7 @@ SDPA_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forw
 
 # -- side by side ----------------------------------------------------------------------------------
 
-class Worker:
+class BackendWorker:
     """A variant's process, as its parent sees it."""
 
     def __init__(self, variant: Variant):
@@ -171,12 +171,12 @@ class Worker:
 
 
 @contextmanager
-def _workers(rows: list[Variant], say: Callable[[str], None]) -> Iterator[list[Worker]]:
+def _workers(rows: list[Variant], say: Callable[[str], None]) -> Iterator[list[BackendWorker]]:
     started = []
     try:
         for variant in rows:
             say(f"building {variant.name}")
-            started.append(Worker(variant))
+            started.append(BackendWorker(variant))
         yield started
     finally:
         for worker in started:
@@ -224,7 +224,7 @@ def check_losses(losses: dict[str, float]) -> None:
         raise RuntimeError(f"bench: backends disagree: {wrong}, not {reference}")
 
 
-def _head(spec: Spec, running: list[Worker]) -> dict[str, Any]:
+def _head(spec: Spec, running: list[BackendWorker]) -> dict[str, Any]:
     about, trainer = running[0].about, spec.settings.trainer
     return {"arm": spec.arm, "preset": spec.preset, "device": about["device"], "note": spec.note,
             "T": spec.settings.model.block_size, "batch_size": trainer.batch_size,
@@ -232,7 +232,7 @@ def _head(spec: Spec, running: list[Worker]) -> dict[str, Any]:
                                            "parameters")}}
 
 
-def _row(worker: Worker, samples: dict[str, list[float]], memory: dict[str, float],
+def _row(worker: BackendWorker, samples: dict[str, list[float]], memory: dict[str, float],
          settings: CN) -> dict[str, Any]:
     """One row of the table: a variant's numbers, or why there are none."""
     name = worker.variant.name

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.declare.study import Study
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Change:
                 f"{_text(self.now)}")
 
 
-def changes(study: Study, runs: Iterable[Run]) -> tuple[Change, ...]:
+def changes(study: Study, runs: Iterable[RecordedRun]) -> tuple[Change, ...]:
     """Return every difference between the study's file and the declarations in its runs' records,
     in the order of the file."""
-    found: dict[tuple[str, str], tuple[Any, Any, list[Run]]] = {}
+    found: dict[tuple[str, str], tuple[Any, Any, list[RecordedRun]]] = {}
     for run in runs:
         for key, was, now in _differences(study, run):
             found.setdefault((key, repr(was)), (was, now, []))[2].append(run)
@@ -44,7 +44,7 @@ def changes(study: Study, runs: Iterable[Run]) -> tuple[Change, ...]:
         for (key, _), (was, now, those) in found.items())
 
 
-def _differences(study: Study, run: Run) -> list[tuple[str, Any, Any]]:
+def _differences(study: Study, run: RecordedRun) -> list[tuple[str, Any, Any]]:
     record = run.record or {}
     if record.get("study_hash") in (None, study.hash):
         return []

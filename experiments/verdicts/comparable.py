@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.records.record import FREE, at
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 
 # Settings that cannot change a result: they decide what is logged, kept, measured or allowed. The
 # last two only change the order of additions, so they move a result by rounding.
@@ -44,7 +44,7 @@ class Comparison:
     note: str = ""             # the budget that the arm declares, such as "with 3× the tokens"
 
 
-def compare_runs(arm: Iterable[Run], baseline: Iterable[Run]) -> Comparison:
+def compare_runs(arm: Iterable[RecordedRun], baseline: Iterable[RecordedRun]) -> Comparison:
     """Compare the records of an arm with those of the baseline. Runs without a record are skipped,
     because their settings are unknown."""
     mine, theirs = _recorded(arm), _recorded(baseline)
@@ -69,7 +69,7 @@ def compare_records(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> Comp
     return Comparison(reason, in_bytes, "" if reason else _budget(arm, baseline, declared))
 
 
-def common_iteration(runs: Iterable[Run], metric: str) -> int | None:
+def common_iteration(runs: Iterable[RecordedRun], metric: str) -> int | None:
     """Return the last iteration at which every complete run has the metric.
 
     None where every run has a record that says how it ended, or where all runs end at the same
@@ -114,7 +114,7 @@ def same_text(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return one is not None and one == other
 
 
-def _recorded(runs: Iterable[Run]) -> list[Run]:
+def _recorded(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
     return [run for run in runs if run.record and run.status in ("done", "diverged")]
 
 
@@ -145,7 +145,7 @@ def _other_bases(baseline: Mapping[str, Any], declared: Mapping[str, Any]) -> di
             if key in have and have[key] != base and key not in HARMLESS}
 
 
-def _among_themselves(runs: list[Run]) -> str:
+def _among_themselves(runs: list[RecordedRun]) -> str:
     """Return the settings in which the seeds of one arm differ; empty where they do not."""
     first, *others = runs
     for run in others:
@@ -157,7 +157,7 @@ def _among_themselves(runs: list[Run]) -> str:
     return ""
 
 
-def _seed(run: Run) -> str:
+def _seed(run: RecordedRun) -> str:
     return run.path.stem if run.seed is None else f"seed {run.seed}"
 
 

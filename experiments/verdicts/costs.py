@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 from experiments.verdicts.pairing import lost_seeds
 from experiments.verdicts.stats import RESAMPLES, Verdict, compare, holm
 
@@ -81,7 +81,7 @@ class Budgets:
         return next((b for b in self.table if (b.arm, b.axis) == (arm, axis)), None)
 
 
-def costs(runs: Iterable[Run], arms: Sequence[str], baseline: str) -> Costs:
+def costs(runs: Iterable[RecordedRun], arms: Sequence[str], baseline: str) -> Costs:
     """Return the cost of every arm from the records of its finished runs, the baseline first."""
     finished = [run for run in runs if run.complete]
     order = sorted(arms, key=lambda arm: arm != baseline)
@@ -89,7 +89,7 @@ def costs(runs: Iterable[Run], arms: Sequence[str], baseline: str) -> Costs:
                                  for arm in order))
 
 
-def _cost(arm: str, runs: list[Run]) -> Cost:
+def _cost(arm: str, runs: list[RecordedRun]) -> Cost:
     models = [_section(run, "model") for run in runs]
     results = [_section(run, "result") for run in runs]
     parameters = _mean(models, "parameters")
@@ -102,7 +102,7 @@ def _cost(arm: str, runs: list[Run]) -> Cost:
                 len(runs))
 
 
-def _paces(run: Run) -> np.ndarray:
+def _paces(run: RecordedRun) -> np.ndarray:
     """Return (log points, 2): seconds per iteration and seconds per token since the log point
     before.
 
@@ -116,7 +116,7 @@ def _paces(run: Run) -> np.ndarray:
     return steps[:, 2:] / steps[:, :2]
 
 
-def at_pace(run: Run, cost: Cost | None) -> Run:
+def at_pace(run: RecordedRun, cost: Cost | None) -> RecordedRun:
     """Return the run with its seconds recomputed at its arm's undisturbed pace. Comparisons at
     equal seconds then do not depend on other work on the machine, or on another machine."""
     if cost is None or cost.step_seconds is None:
@@ -125,7 +125,7 @@ def at_pace(run: Run, cost: Cost | None) -> Run:
     return replace(run, table=run.table.assign(seconds=seconds))
 
 
-def _section(run: Run, name: str) -> dict[str, Any]:
+def _section(run: RecordedRun, name: str) -> dict[str, Any]:
     section = (run.record or {}).get(name)
     return section if isinstance(section, dict) else {}
 
@@ -136,9 +136,9 @@ def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
     return fmean(numbers) if numbers else None
 
 
-def budgets(runs: Iterable[Run], arms: Sequence[str], baseline: str, *, metric: str = "val_loss",
-            margin: float, alpha: float, unit: str = "nats", resamples: int = RESAMPLES,
-            barred: Mapping[str, str] | None = None) -> Budgets:
+def budgets(runs: Iterable[RecordedRun], arms: Sequence[str], baseline: str, *,
+            metric: str = "val_loss", margin: float, alpha: float, unit: str = "nats",
+            resamples: int = RESAMPLES, barred: Mapping[str, str] | None = None) -> Budgets:
     """Compare every arm with the baseline on every axis that both have, at the largest budget that
     all runs of the two reached. Arms that are `barred` as not comparable are left out."""
     runs = [run for run in runs if run.seed is not None]
@@ -172,7 +172,7 @@ def _on_axis(curves: Mapping[str, Curves], axis: str, baseline: str, *, margin: 
             for arm, verdict in judged.items()]
 
 
-def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
+def _curves(runs: Iterable[RecordedRun], axis: str, metric: str) -> Curves:
     """Return the curve of every finished run that has one, and an empty curve for every run that
     diverged."""
     curves = {run.seed: _curve(run, axis, metric) for run in runs if run.complete}
@@ -180,7 +180,7 @@ def _curves(runs: Iterable[Run], axis: str, metric: str) -> Curves:
             | {run.seed: np.empty((0, 2)) for run in runs if run.status == "diverged"})
 
 
-def _curve(run: Run, axis: str, metric: str) -> np.ndarray:
+def _curve(run: RecordedRun, axis: str, metric: str) -> np.ndarray:
     """Return (points, 2): what was spent at each evaluation, and the metric there. The metric is
     computed from the validation loss."""
     table = run.table[[axis, "val_loss"]].dropna().to_numpy(copy=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.declare.study import load_study
 from experiments.records.record import at
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 from experiments.verdicts.changed import Change, changes
 from experiments.verdicts.costs import Budgets, Costs, at_pace, budgets, costs
 from experiments.verdicts.factorial import FactorialAnalysis, Sum, analyse, sums
@@ -98,7 +98,7 @@ class Findings:
         return costs(self.runs, self.arms, self.baseline)
 
     @cached_property
-    def paced(self) -> tuple[Run, ...]:
+    def paced(self) -> tuple[RecordedRun, ...]:
         """The runs, with their seconds recomputed at the undisturbed pace of their arm."""
         return tuple(at_pace(run, self.costs.of(run.arm)) for run in self.runs)
 

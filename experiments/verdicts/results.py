@@ -20,7 +20,7 @@ from experiments.declare.study import (
     load_study,
     shipped,
 )
-from experiments.records.runs import Run, runs_in
+from experiments.records.runs import RecordedRun, runs_in
 from experiments.verdicts.comparable import (
     TOKEN_METRICS,
     Comparison,
@@ -41,9 +41,9 @@ UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits per byte",
 class Results(Findings):
     """One study's runs with its declaration, or with the defaults where none is declared."""
     name: str | None              # None: the runs belong to no study
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
     declared: Study | None
-    null_runs: tuple[Run, ...] = ()   # the runs of the study `aa` beside this one
+    null_runs: tuple[RecordedRun, ...] = ()   # the runs of the study `aa` beside this one
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ class Results(Findings):
         """The metric that verdicts are about: as declared, or the validation loss."""
         return self.declared.metric if self.declared else "val_loss"
 
-    def runs_of(self, arm: str) -> list[Run]:
+    def runs_of(self, arm: str) -> list[RecordedRun]:
         """Return an arm's runs, in order of seed."""
         return [run for run in self.runs if run.arm == arm]
 
@@ -108,7 +108,7 @@ class Results(Findings):
                 table[run.arm][run.seed] = float("nan") if value is None else value
         return table
 
-    def _final(self, run: Run) -> float | None:
+    def _final(self, run: RecordedRun) -> float | None:
         """Return a run's final value, or its value at the last common iteration where some runs
         have no record."""
         if self.common_iteration is None:
@@ -176,7 +176,7 @@ class Results(Findings):
                 reasons.setdefault(why, []).append(run.path.stem)
         return [f"{why}: {', '.join(names)}" for why, names in reasons.items()]
 
-    def _why_not(self, run: Run) -> str | None:
+    def _why_not(self, run: RecordedRun) -> str | None:
         if not run.complete:
             message = (run.record or {}).get("message")
             return run.status + (f" ({message})" if message else "")
@@ -224,7 +224,7 @@ class Results(Findings):
                 for arm, values in table.items()}
 
     @property
-    def judged_runs(self) -> tuple[Run, ...]:
+    def judged_runs(self) -> tuple[RecordedRun, ...]:
         """The runs of those same seeds, so that no other result uses a run that the study may not
         look at yet."""
         if self.look is None:
@@ -278,10 +278,10 @@ class Results(Findings):
                 "verdicts": {arm: verdict.to_dict() for arm, verdict in self.verdicts.items()}}
 
 
-def collect(runs: Iterable[Run], study_file: str | Path | None = None) -> list[Results]:
+def collect(runs: Iterable[RecordedRun], study_file: str | Path | None = None) -> list[Results]:
     """Return one Results per study, runs of no study first. `study_file` is the declaration of the
     study that it names, whether or not that study is shipped."""
-    groups: dict[str | None, list[Run]] = {}
+    groups: dict[str | None, list[RecordedRun]] = {}
     for run in runs:
         if run.table.empty and run.record is None:
             continue   # some other .csv, not an arm; the run's problems report it
@@ -295,7 +295,7 @@ def collect(runs: Iterable[Run], study_file: str | Path | None = None) -> list[R
             for name, group in sorted(groups.items(), key=lambda item: item[0] or "")]
 
 
-def _unnamed(groups: Mapping[str | None, list[Run]], given: Study) -> list[Run]:
+def _unnamed(groups: Mapping[str | None, list[RecordedRun]], given: Study) -> list[RecordedRun]:
     """Return the runs of no study as runs of the given study. Raises BadInput where there are runs
     of other studies, or no runs at all."""
     if set(groups) != {None}:
@@ -304,7 +304,7 @@ def _unnamed(groups: Mapping[str | None, list[Run]], given: Study) -> list[Run]:
     return [replace(run, study=given.name) for run in groups[None]]
 
 
-def _beside(groups: Mapping[str | None, list[Run]]) -> list[Run]:
+def _beside(groups: Mapping[str | None, list[RecordedRun]]) -> list[RecordedRun]:
     """Return the runs of the study `aa` from the folder beside the study's own, when only one study
     is given."""
     if set(groups) == {None} or len(groups) != 1:

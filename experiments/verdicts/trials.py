@@ -20,7 +20,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from experiments.records.runs import Run
+from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import UNITS, Results
 from experiments.verdicts.stats import Values, Verdict, verdicts
 from experiments.verdicts.verdict import NOT_COMPARABLE, p_text
@@ -121,7 +121,7 @@ def gather(results: Results) -> Trials:
                   tuple(lost))
 
 
-def _trial(run: Run, over: str) -> Trial:
+def _trial(run: RecordedRun, over: str) -> Trial:
     curve = run.table[[over, "loss"]].dropna().to_numpy()
     measures = {name: np.nan if (value := run.final(name)) is None else value
                 for name in MEASURES[1:]}

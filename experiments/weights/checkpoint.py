@@ -25,7 +25,7 @@ from mingpt.utils import BadInput, write_atomic
 STATE, PREVIOUS = "state.json", "state-previous.json"
 
 
-class Damaged(Exception):
+class DamagedCheckpoint(Exception):
     """A file of a checkpoint is missing or differs from what was written. The message is a clause
     that names the file."""
 
@@ -60,7 +60,7 @@ def _older(folder: Path, iteration: int, over: bool) -> dict[str, Any] | None:
     """The state that becomes the previous one: the newest readable state before `iteration`. Where
     the run is `over`, it no longer names its optimizer file."""
     for name in (STATE, PREVIOUS):
-        with contextlib.suppress(FileNotFoundError, Damaged):
+        with contextlib.suppress(FileNotFoundError, DamagedCheckpoint):
             state = _read(folder / name)
             if state["iteration"] < iteration and "sha256" in state:
                 kept = {kind: file for kind, file in state["files"].items()
@@ -130,14 +130,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):   # not JSON, or not UTF-8
-        raise Damaged(f"{path} is damaged: not JSON") from None
+        raise DamagedCheckpoint(f"{path} is damaged: not JSON") from None
     whole = (isinstance(state, dict) and isinstance(state.get("files"), dict)
              and type(state.get("iteration")) is int)
     if not whole:
-        raise Damaged(f"{path} is damaged: not the state of a checkpoint")
+        raise DamagedCheckpoint(f"{path} is damaged: not the state of a checkpoint")
     checksum = state.pop("checksum", None)
     if (checksum is not None or "sha256" in state) and checksum != _checksum(state):
-        raise Damaged(f"{path} is damaged: its checksum differs")
+        raise DamagedCheckpoint(f"{path} is damaged: its checksum differs")
     return state
 
 
@@ -148,9 +148,9 @@ def _verify(folder: Path, state: dict[str, Any], kinds: Iterable[str] | None) ->
         if kinds is not None and kind not in kinds:
             continue
         if not (folder / name).is_file():
-            raise Damaged(f"{folder / name} is missing")
+            raise DamagedCheckpoint(f"{folder / name} is missing")
         if "sha256" in state and _digest(folder / name) != state["sha256"].get(name):
-            raise Damaged(f"{folder / name} is damaged: its checksum differs")
+            raise DamagedCheckpoint(f"{folder / name} is damaged: its checksum differs")
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def find(folder: Path,
             _verify(folder, state, kinds)
         except FileNotFoundError:
             continue
-        except Damaged as damage:
+        except DamagedCheckpoint as damage:
             faults.append(str(damage))
         else:
             older = f"the older checkpoint, of iteration {state['iteration']:,}, is used"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mingpt.patterns.kinds import (
-    Block,
+    BlockPattern,
     Full,
     LocalGlobal,
     Pattern,
@@ -118,7 +118,8 @@ def _sliding_window(layer: dict) -> Pattern:
 MASK_TYPES = {
     "none": lambda layer: Full(),
     "sliding_window": _sliding_window,
-    "block_sparse": lambda layer: Block(_field(layer, "block_size"), _field(layer, "num_blocks")),
+    "block_sparse": lambda layer: BlockPattern(_field(layer, "block_size"),
+                                               _field(layer, "num_blocks")),
     "strided": lambda layer: Strided(_field(layer, "stride")),
     "local_global": lambda layer: LocalGlobal(_field(layer, "window_size"),
                                               _field(layer, "stride", 64)),

@@ -138,7 +138,7 @@ class Dilated(_Sized):
 
 
 @dataclass(frozen=True)
-class Block(_Sized):
+class BlockPattern(_Sized):
     """The query's own block of `size` positions, up to the query, and the `previous` blocks before
     it."""
     size: int
@@ -229,10 +229,11 @@ def _mix(x: Any) -> Any:
 # To add a pattern, write a class above and a line here. The line adds its spelling to the grammar
 # of schedules.
 PATTERNS = {"full": Full, "window": Window, "shifted": ShiftedWindow, "dilated": Dilated,
-            "block": Block, "strided": Strided, "local_global": LocalGlobal, "random": Random}
+            "block": BlockPattern, "strided": Strided, "local_global": LocalGlobal,
+            "random": Random}
 # lower-case names, so that code can say window(64) | strided(8)
 full, window, shifted, dilated = Full, Window, ShiftedWindow, Dilated
-block, strided, local_global, random = Block, Strided, LocalGlobal, Random
+block, strided, local_global, random = BlockPattern, Strided, LocalGlobal, Random
 
 
 def parse_pattern(text: str) -> Pattern:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from mingpt.pretrained.bookkeeping import BOOKKEEPING, PLAIN
 from mingpt.pretrained.keys import (
     Choice,
-    Dense,
+    DenseEntry,
     Entry,
     HeadDim,
     Hidden,
@@ -257,7 +257,7 @@ LATENT = tuple(Key(name, name) for name in ("kv_lora_rank", "qk_nope_head_dim", 
 DEEPSEEK = (*SHAPE, Rope(), Hidden("intermediate_size"), Key("rms_norm_eps", "norm_eps", 1e-6),
             Choice("hidden_act", "mlp", GATE_ACTIVATIONS, "silu"),
             Ours(norm="rmsnorm", attention="mla", block="pre"), *LATENT,
-            Key("q_lora_rank", "q_lora_rank", 1536), Dense(), UNTIED, NoWindow(),
+            Key("q_lora_rank", "q_lora_rank", 1536), DenseEntry(), UNTIED, NoWindow(),
             Note(attention_dropout="attn_pdrop"), LatentHeads())
 LATENT_WEIGHTS = (
     Weight("attn.q_proj", "self_attn.q_proj", PairedQueries),

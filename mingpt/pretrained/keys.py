@@ -183,7 +183,7 @@ class HeadDim(Entry):
         theirs[self.theirs] = ours["head_dim"]
 
 
-class Dense(Entry):
+class DenseEntry(Entry):
     """DeepSeek has experts from layer `first_k_dense_replace` on. Here that layer must be beyond
     the last one, so no layer has experts, and the other keys about experts change nothing."""
 

@@ -196,12 +196,13 @@ class Auto(Backend):
 
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):
-        T, case = q.size(-2), Case(slopes is not None, dropout_p > 0, q.is_cuda, flex_fits(q))
+        T, case = q.size(-2), BackendCase(slopes is not None, dropout_p > 0, q.is_cuda,
+                                          flex_fits(q))
         name = "dense" if allowed is not None else fastest(pattern, T, case)
         return BACKENDS[name].attend(pattern, q, k, v, slopes, allowed, dropout_p)
 
 
-class Case(NamedTuple):
+class BackendCase(NamedTuple):
     """What decides how fast a backend is, besides the pattern and T."""
     biased: bool = False    # slopes are given
     drops: bool = False     # attention weights are dropped
@@ -224,7 +225,7 @@ BANDED_IF_WEIGHTS_ARE_KEPT = 256
 
 
 @lru_cache(maxsize=4096)
-def fastest(pattern: Pattern, T: int, case: Case) -> str:
+def fastest(pattern: Pattern, T: int, case: BackendCase) -> str:
     """The name of the backend that `auto` uses for T positions.
 
     On a CPU the choice is measured. On CUDA it is a guess so far: flash if no key is hidden, flex

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mingpt.losses import wide_dtype
-from mingpt.patterns.kinds import Block, Dilated, Full, LocalGlobal, Pattern, Strided, Window
+from mingpt.patterns.kinds import BlockPattern, Dilated, Full, LocalGlobal, Pattern, Strided, Window
 from mingpt.sparse.band import Band
 from mingpt.sparse.staircase import Staircase
 from mingpt.sparse.threads import for_each
-from mingpt.sparse.tiles import Job, Laid, Part, attend, gradients, tile_size
+from mingpt.sparse.tiles import Laid, Part, TileJob, attend, gradients, tile_size
 from mingpt.utils import BadInput
 
 # The largest size of the pattern `block` that is supported. A tile holds at least the scores of one
@@ -94,7 +94,7 @@ def _(pattern: Strided, T: int):
 
 
 @parts_of.register
-def _(pattern: Block, T: int):
+def _(pattern: BlockPattern, T: int):
     if pattern.size > LARGEST_BLOCK:
         return []
     size = min(pattern.size, T)
@@ -148,7 +148,7 @@ class _Attention(torch.autograd.Function):
         return *grads, None, None, None
 
 
-def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], Job]]:
+def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], TileJob]]:
     """Jobs of about one tile's work, each with the slices of the batch and of the heads that it
     covers: all heads of several samples, or some heads of one sample."""
     B, nh, T, hs = q.shape
@@ -161,16 +161,18 @@ def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], Job]]:
         here = slice(b, min(b + samples, B)), slice(h, min(h + some, nh))
         count = here[0].stop - b, here[1].stop - h
         slopes = None if ctx.slopes is None else ctx.slopes[here[1]].to(like).repeat(count[0])
-        yield here, Job(count[0] * count[1], like, 1 / math.sqrt(hs), ctx.dropout_p, ctx.seed + n,
+        yield here, TileJob(count[0] * count[1], like, 1 / math.sqrt(hs), ctx.dropout_p,
+                            ctx.seed + n,
                         slopes)
 
 
-def _lay_out(part: Part, job: Job, q: Tensor, k: Tensor, v: Tensor) -> Laid:
+def _lay_out(part: Part, job: TileJob, q: Tensor, k: Tensor, v: Tensor) -> Laid:
     return (part.lay_queries(q, job.scratch, "q"), part.lay_keys(k, job.scratch, "k"),
             part.lay_keys(v, job.scratch, "v"))
 
 
-def _forward(parts: list[Part], job: Job, qkv: Laid, out: Tensor, shares: Tensor | None) -> None:
+def _forward(parts: list[Part], job: TileJob, qkv: Laid, out: Tensor,
+             shares: Tensor | None) -> None:
     """Write the output (…, T, hs) into `out`. If there are several parts, also write each part's
     share of a query's weights into `shares` (parts, …, T, 1)."""
     near, *far = parts
@@ -190,7 +192,7 @@ def _forward(parts: list[Part], job: Job, qkv: Laid, out: Tensor, shares: Tensor
     out.copy_(rows)
 
 
-def _backward(parts: list[Part], job: Job, qkv: Laid, dout: Tensor, out: Tensor,
+def _backward(parts: list[Part], job: TileJob, qkv: Laid, dout: Tensor, out: Tensor,
               shares: Tensor | None, grads: list[Tensor | None]) -> None:
     """Write dQ, dK and dV (…, T, hs) into `grads`, from dO and the output. Entries that are None
     are not needed. In the softmax over all parts, a part's weights are its own weights times its

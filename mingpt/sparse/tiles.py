@@ -54,7 +54,7 @@ _SCRATCH = Scratch()
 
 
 @dataclass
-class Job:
+class TileJob:
     """What all tiles of some heads have in common. The backward makes its own Job with the same
     seed as the forward's, so that it drops the same weights."""
     heads: int                      # H
@@ -115,7 +115,7 @@ class Job:
         target.add_(torch.bmm(a, b, out=self.scratch("product", *target.shape)), alpha=alpha)
 
 
-def attend(part: Part, job: Job, laid: Laid, name: str = "",
+def attend(part: Part, job: TileJob, laid: Laid, name: str = "",
            with_lse: bool = False) -> tuple[Tensor, Tensor | None]:
     """The part's output, laid out as q is, and each query's log Σ exp(score), (…, 1), or None
     unless with_lse. Both lie in scratch memory under `name`."""
@@ -130,7 +130,7 @@ def attend(part: Part, job: Job, laid: Laid, name: str = "",
     return out, lse
 
 
-def gradients(part: Part, job: Job, laid: Laid, dout: Tensor, delta: Tensor,
+def gradients(part: Part, job: TileJob, laid: Laid, dout: Tensor, delta: Tensor,
               needs: tuple[bool, bool, bool], name: str = "") -> list[Tensor | None]:
     """dQ, dK and dV of one part, from its laid-out q, k, v, dO and δ = Σ dO·O (…, 1). They are laid
     out in scratch memory under `name`; a gradient that is not needed is None."""
@@ -160,7 +160,7 @@ def gradients(part: Part, job: Job, laid: Laid, dout: Tensor, delta: Tensor,
     return [dq, dk, dv]
 
 
-def _score_gradient(tile: Tile, job: Job, weights: Tensor, kept: Tensor | None, v: Tensor,
+def _score_gradient(tile: Tile, job: TileJob, weights: Tensor, kept: Tensor | None, v: Tensor,
                     dout: Tensor, delta: Tensor, into: Tensor) -> None:
     """Write the gradient of the scores into `into`: dS = P∘(dP − δ), where dP = dO Vᵀ, or 0 for
     dropped weights. Before the call, `into` holds P. `weights` is overwritten."""

@@ -11,7 +11,7 @@ from benchmarks import __main__ as every
 from benchmarks import arms, generation, step
 from benchmarks.kit import floors, options, ours, peers, tables, turns
 from benchmarks.kit.cases import CASES, CUDA_CASES, Case
-from benchmarks.kit.figure import Panel, ratio_figure
+from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.floors import AT_MOST, Floor
 from benchmarks.kit.turns import Built, Side, take_turns
 from mingpt.utils import BadInput
@@ -238,9 +238,9 @@ def test_a_floor_is_met_as_printed(floor, value, met):
 def test_a_figure_shows_what_is_missed():
     ratio = {"median": 1.2, "low": 1.1, "high": 1.3}
     results = {"machine": step.describe("cpu", 1), "rounds": 5}
-    assert ratio_figure("title", "ours", [Panel("empty", [])], results) is None
-    figure = ratio_figure("title", "ours", [Panel("one", [("peer", ratio, Floor(1.5))])], results,
-                          log=True)
+    assert ratio_figure("title", "ours", [FigurePanel("empty", [])], results) is None
+    figure = ratio_figure("title", "ours", [FigurePanel("one", [("peer", ratio, Floor(1.5))])],
+                          results, log=True)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["peer"]
 
 

@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 from mingpt.model import GPT, Block, CausalSelfAttention
 from mingpt.patterns.kinds import full, parse_pattern, window
-from mingpt.sparse.backends import BACKENDS, Case, Dense, fastest, flipped_padding, mask_of
+from mingpt.sparse.backends import BACKENDS, BackendCase, Dense, fastest, flipped_padding, mask_of
 from mingpt.sparse.banded import supports
 from mingpt.sparse.flex import BLOCK, block_mask
 from mingpt.utils import BadInput
@@ -218,14 +218,15 @@ def test_a_document_mask_that_comes_unannounced_is_refused(backend):
 # -- auto ------------------------------------------------------------------------------------------
 
 def test_auto_takes_flash_for_what_is_full_and_banded_for_a_narrow_window_of_a_long_text():
-    assert fastest(full(), 1024, Case()) == fastest(window(64), 64, Case()) == "flash"
-    assert fastest(window(64), 1024, Case()) == fastest(window(256), 2048, Case()) == "banded"
-    assert fastest(window(4), 32, Case()) == "dense"       # too short to be worth it
-    assert fastest(window(64), 2048, Case(cuda=True, flex=True)) == "flex"
-    assert fastest(parse_pattern("r0.5@1"), 512, Case()) == "dense"
+    assert fastest(full(), 1024, BackendCase()) == fastest(window(64), 64, BackendCase()) == "flash"
+    assert fastest(window(64), 1024, BackendCase()) == fastest(window(256), 2048,
+                                                               BackendCase()) == "banded"
+    assert fastest(window(4), 32, BackendCase()) == "dense"       # too short to be worth it
+    assert fastest(window(64), 2048, BackendCase(cuda=True, flex=True)) == "flex"
+    assert fastest(parse_pattern("r0.5@1"), 512, BackendCase()) == "dense"
 
 
-@given(st.sampled_from(PATTERNS), st.integers(1, 600), st.builds(Case, *[st.booleans()] * 4))
+@given(st.sampled_from(PATTERNS), st.integers(1, 600), st.builds(BackendCase, *[st.booleans()] * 4))
 @settings(max_examples=200, deadline=None)
 def test_auto_takes_only_what_can_do_it(text, T, case):
     pattern, name = parse_pattern(text), fastest(parse_pattern(text), T, case)
