@@ -1,5 +1,5 @@
 """
-Banded attention against torch's fused kernels, forward and backward.
+Time banded attention against torch's fused kernels, forward and backward.
 
     python -m benchmarks.attention [--out DIR]
 
