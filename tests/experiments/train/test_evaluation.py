@@ -122,7 +122,7 @@ def test_a_draft_in_other_tokens_or_without_heads_is_refused(out):
             lab.main([*request, "baseline.s0"])
     finally:
         state.write_text(before)
-    with pytest.raises(BadInput, match="train with --model.n_future=4"):
+    with pytest.raises(BadInput, match="train it with --model.n_future=4"):
         lab.main([*request, "heads"])
     with pytest.raises(BadInput, match="--drafted 0: at least 1"):
         lab.main([*request, "baseline.s0", "--drafted", "0"])
