@@ -75,7 +75,7 @@ def test_a_file_with_an_object_in_it_is_refused_and_not_run(tmp_path):
     (tmp_path / "other.npz").write_bytes(b"PK")
     np.savez(tmp_path / "lacks.npz", title=np.array("x"))
     for name in ("evil", "pickle", "other", "lacks"):
-        with pytest.raises(BadInput, match="not a file of results") as refused:
+        with pytest.raises(BadInput, match="not a results file") as refused:
             load(tmp_path / f"{name}.npz")
         assert "\n" not in str(refused.value)
     assert not (tmp_path / "pwned").exists()
