@@ -84,7 +84,7 @@ def rows(arms: dict[str, list[str]], rounds: int) -> list[str]:
     """Measure the arms and return the table's lines: the baseline, then each arm against it."""
     baseline = built([])
     params, flops = baseline[1:]
-    lines = ["| switch | parameters | FLOPs a token | time of a step |", "|---|---|---|---|"]
+    lines = ["| switch | parameters | FLOPs per token | time of a step |", "|---|---|---|---|"]
     for number, (text, words) in enumerate(arms.items(), 1):
         say(f"{number} of {len(arms)}: {text}")
         arm = built(words)
