@@ -49,7 +49,7 @@ class PostNorm(Block):
 
     The sum is normed, so the stream keeps its scale, but no gradient passes through a layer
     unchanged: training needs warm-up. The last block's own norm is the final norm, so the model has
-    two parameter vectors fewer. Vaswani et al. 2017, arXiv 1706.03762.
+    one norm fewer. Vaswani et al. 2017, arXiv 1706.03762.
     """
 
     @staticmethod

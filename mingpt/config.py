@@ -36,9 +36,9 @@ LAYER = {
 }
 
 
-# What a member of each slot must have besides its constructor, and how to write it. A member
-# without `options`, {name: default}, has no options.
-OFFERS = {
+# The attributes that a slot requires of its members, each with the text that an error shows as the
+# way to add it. A member without `options`, {name: default}, has no options.
+REQUIRED = {
     "block": {"forward": "forward(self, x, allowed=None, cache=None)",
               "final_norm": "a static method final_norm(config), or derive from Block"},
     "attention": {"forward": "forward(self, x, allowed=None, cache=None)",
@@ -62,11 +62,11 @@ def options_of(member: Any) -> dict[str, Any]:
 
 
 def check_members(slots: dict[str, dict]) -> None:
-    """Raise TypeError for a member that lacks what its slot needs (see OFFERS). The message says
+    """Raise TypeError for a member that lacks what its slot needs (see REQUIRED). The message says
     what to add."""
     for slot, members in slots.items():
         for name, member in members.items():
-            for attribute, how in OFFERS[slot].items():
+            for attribute, how in REQUIRED[slot].items():
                 found = getattr(member, attribute, None)
                 # nn.Module has a placeholder forward of this name, which only raises
                 if found is None or getattr(found, "__name__", "") == "_forward_unimplemented":

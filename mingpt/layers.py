@@ -15,18 +15,18 @@ from torch.nn import functional as F
 
 from mingpt.utils import BadInput, CfgNode
 
-FEW = 32        # at most so many rows go through few_rows
-PARTS = 16      # at least so many parts of the outputs
+FEW = 32        # few_rows is used for at most this many rows
+PARTS = 16      # few_rows cuts the weight into at least this many parts
 
 
 class Linear(nn.Linear):
     """nn.Linear, faster for few rows on a CPU without gradients: (…, in) → (…, out), equal to
     nn.Linear's but for rounding.
 
-    MKL multiplies one row by a matrix on one thread, and a few rows at little more than that rate.
-    A batch of products, each with one part of the matrix, runs on all threads. On two cores that is
-    1.9 times the rate for one row (31 against 16 GB/s of weights), 2.2 times for eight rows and 1.3
-    times for 32.
+    MKL uses one thread to multiply one row by a matrix, and is hardly faster for a few rows. A
+    batch of products, each with one part of the matrix, runs on all threads. On two cores that is
+    1.9 times as fast for one row (31 GB of weights read per second, not 16), 2.2 times for eight
+    rows and 1.3 times for 32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def dropout(p: float) -> nn.Module:
 def residual_output(features_in: int, features_out: int, bias: bool,
                     scaled: bool = True) -> nn.Linear:
     """A Linear that writes into the residual stream, (…, features_in) → (…, features_out). With
-    `scaled`, GPT.init_weights draws its weight with a std smaller by 1/√(2·n_layer)."""
+    `scaled`, GPT.init_weights draws its weight with a std divided by √(2·n_layer)."""
     linear = Linear(features_in, features_out, bias=bias)
     linear.scaled_init = scaled
     return linear

@@ -23,8 +23,8 @@ class NewGELU(nn.Module):
 
 
 class UnfusedGELU(nn.Module):
-    """NewGELU in separate operations, as Hugging Face's GPT-2 computes it. The fused kernel differs
-    in the last bit, which in a logit near zero is a relative difference of more than 1e-5."""
+    """NewGELU in separate operations, as Hugging Face's GPT-2 computes it. The fused kernel rounds
+    differently in the last bit. A logit near zero then differs by more than 1e-5 of its value."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of any shape → the same shape."""
@@ -121,9 +121,11 @@ class MixtureOfExperts(nn.Module):
     moe.py.
 
     `balance_loss` is the factor of the loss that training adds for an even load. In training, a
-    `capacity_factor` limits each expert to that many times its even share of a row's tokens. The
-    choices beyond that are dropped: the token gets nothing from that expert, and `dropped` counts
-    them. None drops nothing, and evaluation never drops. On a GPU, each layer waits for its router.
+    `capacity_factor` limits each expert to that many times its even share of a row's choices (T ·
+    experts_per_token / n_experts). The choices beyond that are dropped: the token gets nothing from
+    that expert, and `dropped` counts them. None drops nothing, and evaluation never drops. On a
+    GPU, the CPU waits in every such layer for the router's choices, because it needs the number of
+    tokens per expert.
     """
     options = {**SwiGLU.options, "n_experts": 4, "experts_per_token": 2, "expert": "swiglu",
                "balance_loss": 0.01, "capacity_factor": None}
@@ -197,7 +199,8 @@ class MixtureOfExperts(nn.Module):
         return 2 * self.router.weight.numel() + self.k * expert
 
     def __getstate__(self) -> dict:
-        # so that a model can be copied between two steps: aux_loss has a graph, which cannot be
+        # so that a model can be copied between two steps: aux_loss is part of an autograd graph,
+        # which cannot be
         return {**self.__dict__, "aux_loss": None}
 
 

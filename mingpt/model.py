@@ -175,8 +175,8 @@ class GPT(nn.Module):
     def hidden(self, idx: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """idx (B, T) tokens → (B, T, C), the activations that the head reads.
 
-        With a cache (sampling/cache.py), idx continues the cached tokens: it attends to them, then
-        is appended to the cache.
+        With a cache (sampling/cache.py), idx continues the cached tokens: its tokens attend to
+        those and to each other, and are added to the cache.
         """
         b, t = idx.size()
         assert t <= self.block_size, (f"Cannot forward sequence of length {t}, block size is only "
@@ -243,8 +243,8 @@ class GPT(nn.Module):
         return None if self.document_end is None else same_document(idx, self.document_end, start)
 
     def _counted(self, targets: torch.Tensor) -> torch.Tensor:
-        """The targets (B, T) that count. With `published_padding`, which repeats study 000's fault,
-        padding counts as a target too."""
+        """The targets (B, T) to train on: those given. With `published_padding`, which repeats
+        study 000's fault, IGNORE_INDEX becomes the padding token, so padding counts too."""
         if self.published_padding is None:
             return targets
         return targets.masked_fill(targets == IGNORE_INDEX, self.published_padding)
@@ -253,8 +253,9 @@ class GPT(nn.Module):
         """FLOPs per token of a training step at sequence length T (default: block_size).
 
         Counts a multiply and an add for every weight of a matrix product, and for every score that
-        a layer's pattern has. With `pattern`, counts as if all layers had that pattern. The forward
-        counts once; the backward counts twice, or once where a factor needs no gradient.
+        a layer's pattern has. With `pattern`, counts as if all layers had that pattern. The
+        backward costs twice the forward, or as much as the forward where one of the two factors
+        needs no gradient.
         """
         T, layers = T or self.block_size, [block.attn for block in self.transformer.h]
         products = product_flops(self) + len(self.future) * product_flops(self.lm_head)

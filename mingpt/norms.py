@@ -68,7 +68,8 @@ class _RMS(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         unit, wide = x * scale, weight.to(x.dtype)
         aligned = grad * unit
-        # (…, 1): the gradient along x itself, which is taken out: scaling x does not change y
+        # (…, 1): the part of the gradient along x, to be subtracted: y hardly changes when x is
+        # scaled
         along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))
         dweight = aligned.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)       # (C,)
         return (grad * wide).addcmul_(unit, along, value=-1).mul_(scale), dweight, None

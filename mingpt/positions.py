@@ -53,15 +53,15 @@ class Learned(NoPosition):
 
 
 class RoPE(NoPosition):
-    """Rotary positions: queries and keys are rotated, so that their product depends only on the
-    distance between them. There is no learned table. Su et al. 2021, arXiv 2104.09864 (half-split
-    layout).
+    """Rotary positions: queries and keys are rotated, so that position enters their product only
+    through the distance between them. There is no learned table. Su et al. 2021, arXiv 2104.09864
+    (half-split layout).
 
     Of each head, the first r = `rope_fraction`·hs numbers are rotated: the pair (i, i + r/2) by the
     angle position · base^(−2i/r). With a fraction below 1, the rest of the head carries no position
-    (GPT-NeoX, arXiv 2204.06745, has 0.25). Where `rope_local_base` is given, layers whose pattern
-    is not `f` use it as their base (Gemma 3, arXiv 2503.19786, has 10,000 there and 1,000,000 in
-    full layers). The layers in `nope_layers` have no positions: "3,7", or "every 4", which is
+    (GPT-NeoX, arXiv 2204.06745, has 0.25). If `rope_local_base` is given, it is the base in layers
+    whose attention pattern is not full (Gemma 3, arXiv 2503.19786, has 10,000 there and 1,000,000
+    in full layers). The layers in `nope_layers` have no positions: "3,7", or "every 4", which is
     layers 3, 7, 11, … (SmolLM3, Llama 4; arXiv 2501.18795). `size` is hs where it is not
     head_size(config).
     """

@@ -30,8 +30,9 @@ class Trainer:
     """Trains a model on a dataset of pairs (x, y), (T,) tokens each.
 
     `model(x, y)` must return the loss second, or `model.loss(x, y)` the loss alone; see loss_of.
-    Settings that the config lacks get their defaults. BadInput for a member that no slot has, a
-    device that this machine does not have, or a negative clipping norm.
+    Settings that the given config lacks are added to it, with their defaults. BadInput for a
+    schedule or optimizer that does not exist, a device that this machine does not have, or a
+    negative clipping norm.
     """
 
     @staticmethod

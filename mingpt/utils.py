@@ -125,7 +125,8 @@ class CfgNode:
 
     def merge_from_args(self, args: list[str]) -> None:
         """Override settings from `--section.key=value` arguments. The value may contain `=` or be a
-        path. AssertionError for a setting that does not exist."""
+        path. AssertionError for a setting that does not exist, AttributeError for a section that
+        does not."""
         for arg in args:
             key, equals, text = arg.partition("=")
             assert equals, f"expecting each override arg to be of form --arg=value, got {arg}"
