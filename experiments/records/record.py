@@ -176,7 +176,7 @@ class Log:
     def __init__(self, path: Path, before: bytes | None = None):
         self.path = path
         write_atomic(path, ",".join(COLUMNS) + "\n" if before is None else before)
-        # noqa because the file stays open as long as the run
+        # No context manager: the file stays open as long as the run, and close() ends it.
         self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
     def row(self, values: Mapping[str, Any]) -> None:
