@@ -87,7 +87,7 @@ class ScaledEmbedding(nn.Embedding):
 
 def token_embedding(config: CfgNode) -> nn.Embedding:
     """The embedding of tokens, a table (vocab, C) as in GPT-2. Its output is scaled where
-    `embd_scale` is a number, or 'sqrt' for √C. BadInput for any other scale."""
+    `embd_scale` is a number, or 'sqrt' for √C. Raises BadInput for any other scale."""
     scale = config.embd_scale
     if scale is None:
         return nn.Embedding(config.vocab_size, config.n_embd)

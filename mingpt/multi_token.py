@@ -38,8 +38,8 @@ class FutureHead(nn.Module):
 
 
 def future_heads(config: CfgNode) -> nn.ModuleList:
-    """The n_future − 1 heads of the tokens after the next one; none by default. BadInput unless
-    n_future is from 1 to block_size − 1."""
+    """The n_future − 1 heads of the tokens after the next one; none by default. Raises BadInput
+    unless n_future is from 1 to block_size − 1."""
     n = config.n_future
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= max(1, config.block_size - 1):
         raise BadInput(f"model.n_future={n!r}: give a number from 1 (only the next token) to "
