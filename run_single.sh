@@ -54,7 +54,8 @@ if [[ -z $job || -t 0 ]]; then     # not a batch job
 fi
 
 if [[ -z ${CUDA_VISIBLE_DEVICES:-} ]] && sinfo -h -o %G | grep -q gpu; then
-    echo "run_single.sh: this cluster has GPUs, and this job asked for none (sbatch --gres=gpu:1 asks for one)" >&2
+    echo "run_single.sh: this cluster has GPUs, and this job asked for none" \
+        "(sbatch --gres=gpu:1 asks for one)" >&2
 fi
 
 # SLURM signals only this shell. A shell handles no signal while a program runs in its foreground,

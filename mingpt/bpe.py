@@ -31,8 +31,8 @@ END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = Path(__file__).with_name("gpt2.tiktoken")
 VOCABULARY_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
-# Contractions, letters, digits, other characters, white space. The last blank of a run goes to the
-# word that follows.
+# Contractions, letters, digits, other characters, white space. The last of several blanks belongs
+# to the word that follows.
 SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 # Gives the same words 1.5 times as fast: in this grouping, the compiled engine looks back and ahead
 # only for white space. Half a million blanks before a letter would overflow the engine's stack, so
@@ -77,8 +77,8 @@ class Encoder:
         self._compiled = self._compile(bpe_merges)
 
     def _compile(self, bpe_merges: list[tuple[str, str]]) -> tiktoken.Encoding | None:
-        """Return the same vocabulary in tiktoken. It takes a token's id for its rank, so the answer
-        is None where the ids are not in the order of the merges."""
+        """Return the same vocabulary in tiktoken, or None where the ids are not in the order of the
+        merges: tiktoken merges first what gives the lowest id."""
         merged = [self.encoder.get(a + b) for a, b in bpe_merges]
         if None in merged or merged != sorted(set(merged)):
             return None
@@ -168,7 +168,7 @@ def cut_runs(text: str, runs: regex.Pattern) -> list[str]:
 @functools.cache
 def gpt2_ranks() -> dict[bytes, int]:
     """Return the shipped vocabulary without its special token: a dict from 50,256 byte strings to
-    ids, in the order in which they were learned. BadInput where the file's hash differs."""
+    ids, in the order in which they were learned. Raises BadInput if the file's hash differs."""
     content = VOCABULARY.read_bytes()
     if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256:
         raise BadInput(f"{VOCABULARY} is not GPT-2's vocabulary (its SHA-256 differs): install the "
@@ -187,8 +187,8 @@ def gpt2_encoding() -> tiktoken.Encoding:
 
 
 def _recover_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """Return the two tokens whose merge made this one: the last two parts when its bytes are merged
-    by only what was learned before it."""
+    """Return the two tokens whose merge made this one. To find them, its bytes are merged with the
+    tokens learned before it, until two parts remain."""
     parts, limit = [token[i:i + 1] for i in range(len(token))], ranks[token]
     while len(parts) > 2:
         candidates = [ranks.get(a + b, limit) for a, b in zip(parts, parts[1:], strict=False)]
@@ -201,16 +201,16 @@ def _recover_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 def gpt2_merges() -> list[tuple[str, str]]:
     """Return the 50,000 merges behind the vocabulary, as pairs of printable strings:
     [('Ġ', 't'), ('Ġ', 'a'), …]."""
-    ranks, draw = gpt2_ranks(), bytes_to_unicode()
+    ranks, printable = gpt2_ranks(), bytes_to_unicode()
     pairs = (_recover_pair(token, ranks) for token in ranks if len(token) > 1)
-    return [("".join(draw[b] for b in left), "".join(draw[b] for b in right))
+    return [("".join(printable[b] for b in left), "".join(printable[b] for b in right))
             for left, right in pairs]
 
 
 def get_encoder() -> Encoder:
     """Return GPT-2's Encoder: 256 bytes, 50,000 merges and '<|endoftext|>'."""
-    draw = bytes_to_unicode()
-    encoder = {"".join(draw[b] for b in token): rank for token, rank in gpt2_ranks().items()}
+    printable = bytes_to_unicode()
+    encoder = {"".join(printable[b] for b in token): rank for token, rank in gpt2_ranks().items()}
     encoder[END_OF_TEXT] = len(encoder)
     return Encoder(encoder, gpt2_merges())
 

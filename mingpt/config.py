@@ -1,8 +1,9 @@
 """
 Model sizes, and the rules of slots.
 
-A slot is a dict from names to members, the alternatives for one part of the model; the first member
-is GPT-2's. A member declares its own settings in `options`, a dict from names to defaults.
+A slot is a dict from names to members, which are the alternatives for one part of the model or of
+training. The first member is GPT-2's. A member declares its own settings in `options`, a dict from
+names to defaults.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ LAYER = {
     "schedule": "full",         # which keys each layer sees: see patterns/schedule.py
     "backend": "auto",          # how attention is computed: changes time and memory, not numbers
     "document_end": None,       # the token id that ends a document: attention then stays inside one
-    "published_padding": None,  # a padding token id: repeats study 000's fault, to measure it
+    # a padding token id: repeats the padding fault of study 000 (docs/README.md), to measure it
+    "published_padding": None,
 }
 
 
-# The attributes that a slot requires of its members, each with the text that an error shows as the
-# way to add it. A member without `options`, {name: default}, has no options.
+# The attributes that a slot requires of its members. The text beside each says how to add it. The
+# error for a missing attribute ends with this text.
 REQUIRED = {
     "block": {"forward": "forward(self, x, allowed=None, cache=None)",
               "final_norm": "a static method final_norm(config), or derive from Block"},
@@ -66,11 +68,11 @@ def check_members(slots: dict[str, dict]) -> None:
     what to add."""
     for slot, members in slots.items():
         for name, member in members.items():
-            for attribute, how in REQUIRED[slot].items():
+            for attribute, remedy in REQUIRED[slot].items():
                 found = getattr(member, attribute, None)
                 # nn.Module has a placeholder forward of this name, which only raises
                 if found is None or getattr(found, "__name__", "") == "_forward_unimplemented":
-                    raise TypeError(f"{slot} {name!r} lacks {attribute}: add {how}")
+                    raise TypeError(f"{slot} {name!r} lacks {attribute}: add {remedy}")
 
 
 def slot_defaults(slots: dict[str, dict]) -> dict:
@@ -97,9 +99,9 @@ def check_slots(config: CfgNode, slots: dict[str, dict], section: str) -> None:
 
 
 def filled(config: CfgNode, slots: dict[str, dict]) -> CfgNode:
-    """Return the config, with defaults for the settings of a layer (LAYER and these slots) that it
-    lacks. A config made for minGPT, which has none of them, can then build these parts too. The
-    given config is not changed."""
+    """Return the config with every setting that a layer reads (LAYER and these slots): a setting
+    that it lacks gets its default. A layer can then be built from a config made for minGPT, which
+    has none of them. The given config is not changed."""
     absent = {name: value for name, value in {**LAYER, **slot_defaults(slots)}.items()
               if not hasattr(config, name)}
     if not absent:

@@ -15,23 +15,23 @@ from torch.nn import functional as F
 
 from mingpt.utils import BadInput, CfgNode
 
-FEW = 32        # few_rows is used for at most this many rows
-PARTS = 16      # few_rows cuts the weight into at least this many parts
+MAX_FEW_ROWS = 32   # few_rows is used for at most this many rows
+MIN_PARTS = 16      # few_rows cuts the weight into at least this many parts
 
 
 class Linear(nn.Linear):
-    """nn.Linear, faster for few rows on a CPU without gradients: (…, in) → (…, out), equal to
-    nn.Linear's but for rounding.
+    """nn.Linear, (…, in) → (…, out), but faster for few rows on a CPU without gradients. Only
+    rounding differs.
 
-    MKL uses one thread to multiply one row by a matrix, and is hardly faster for a few rows. A
-    batch of products, each with one part of the matrix, runs on all threads. On two cores that is
-    1.9 times as fast for one row (31 GB of weights read per second, not 16), 2.2 times for eight
-    rows and 1.3 times for 32.
+    MKL, torch's library for matrix products, uses one thread to multiply one row by a matrix, and
+    is hardly faster for a few rows. A batch of products, each with one part of the matrix, runs on
+    all threads. On two cores that is 1.9 times as fast for one row (31 GB of weights read per
+    second, not 16), 2.2 times for eight rows and 1.3 times for 32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in_features) → (…, out_features)."""
-        if not x.is_cpu or torch.is_grad_enabled() or x.numel() > FEW * x.size(-1):
+        if not x.is_cpu or torch.is_grad_enabled() or x.numel() > MAX_FEW_ROWS * x.size(-1):
             return F.linear(x, self.weight, self.bias)
         return few_rows(x, self.weight, self.bias)
 
@@ -39,7 +39,7 @@ class Linear(nn.Linear):
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (…, K), weight (N, K), bias (N,) or None → (…, N): x @ weight.T + bias as a batch of
     products, each with one part of the weight's rows."""
-    (N, K), parts = weight.shape, divisor(weight.size(0), max(PARTS, torch.get_num_threads()))
+    (N, K), parts = weight.shape, divisor(weight.size(0), max(MIN_PARTS, torch.get_num_threads()))
     if parts == 1:
         return F.linear(x, weight, bias)
     rows = x.reshape(1, -1, K).expand(parts, -1, K)                  # (parts, rows, K)
@@ -87,7 +87,7 @@ class ScaledEmbedding(nn.Embedding):
 
 def token_embedding(config: CfgNode) -> nn.Embedding:
     """The embedding of tokens, a table (vocab, C) as in GPT-2. Its output is scaled where
-    `embd_scale` is a number, or 'sqrt' for √C. BadInput for any other scale."""
+    `embd_scale` is a number, or 'sqrt' for √C. Raises BadInput for any other scale."""
     scale = config.embd_scale
     if scale is None:
         return nn.Embedding(config.vocab_size, config.n_embd)

@@ -2,10 +2,10 @@
 The loss, in nats per token.
 
 `cross_entropy` is the definition: it takes all logits. `head_loss` gives the same number without
-holding them: it takes the head's input, computes the logits of some hundred tokens at a time in one
-buffer, and makes their gradient before the next tokens overwrite it. With a vocabulary of 50,257,
-all logits of a batch are most of a small model's memory, and touching so much fresh memory costs
-more than the arithmetic on it.
+holding them. It takes the head's input, computes the logits of a few hundred tokens at a time in
+one buffer, and computes their gradient before the next tokens overwrite the buffer. With a
+vocabulary of 50,257, the logits of a whole batch would take most of a small model's memory. Writing
+to so much fresh memory also takes longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mingpt.utils import IGNORE_INDEX
 
 # Bytes of logits, counted as float32, that exist at once. A CPU reaches its full rate at about
-# 512 tokens with a vocabulary of 50,257. A GPU needs more to be busy: a guess, unmeasured.
+# 512 tokens with a vocabulary of 50,257. The figure for a GPU is a guess.
 AT_ONCE_CPU, AT_ONCE_CUDA = 100 << 20, 800 << 20
 
 
@@ -31,11 +31,11 @@ def cross_entropy(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tenso
     `z_loss` · log²Z is added, which holds the softmax's normaliser Z near 1 (PaLM, arXiv
     2204.02311).
     """
-    flat, wanted = logits.reshape(-1, logits.size(-1)), targets.reshape(-1)
-    loss = F.cross_entropy(flat, wanted, ignore_index=IGNORE_INDEX)
+    flat, flat_targets = logits.reshape(-1, logits.size(-1)), targets.reshape(-1)
+    loss = F.cross_entropy(flat, flat_targets, ignore_index=IGNORE_INDEX)
     if not z_loss:
         return loss
-    counted = wanted != IGNORE_INDEX
+    counted = flat_targets != IGNORE_INDEX
     return loss + z_loss * (flat.logsumexp(-1).square() * counted).sum() / counted.sum()
 
 
@@ -53,14 +53,14 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = No
     respect to x and weight. It never waits for the GPU. Matrix products use autocast's dtype;
     everything between them is at least float32.
     """
-    rows, wanted = x.reshape(-1, x.size(-1)), targets.reshape(-1)
+    rows, flat_targets = x.reshape(-1, x.size(-1)), targets.reshape(-1)
     if not len(rows):
         # without tokens: NaN, and zero gradients
-        return F.cross_entropy(rows @ weight.T, wanted)
+        return F.cross_entropy(rows @ weight.T, flat_targets)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _HeadLoss.apply(rows, weight, wanted, cap, z_loss)
-    counted = wanted != IGNORE_INDEX
-    nats, log_z = _nats(rows, weight, wanted, cap)
+        return _HeadLoss.apply(rows, weight, flat_targets, cap, z_loss)
+    counted = flat_targets != IGNORE_INDEX
+    nats, log_z = _nats(rows, weight, flat_targets, cap)
     return _mean(nats + z_loss * log_z.square(), counted)
 
 
@@ -87,22 +87,24 @@ class _HeadLoss(torch.autograd.Function):
         counted = targets != IGNORE_INDEX
         # (N,): each row's weight in the mean
         share = counted / counted.sum().clamp(min=1).to(wide_dtype(x.dtype))
-        narrow, table = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
+        # x and the weight in the type of matrix products, which autocast may set to bfloat16
+        x_cast, weight_cast = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
         # weighting x is cheaper than weighting the logits
-        weighted = (narrow * share.unsqueeze(1)).to(narrow.dtype)
-        dx, dweight = torch.empty_like(narrow), torch.empty_like(weight)
+        weighted = (x_cast * share.unsqueeze(1)).to(x_cast.dtype)
+        dx, dweight = torch.empty_like(x_cast), torch.empty_like(weight)
         losses = share.new_empty(x.size(0))
-        for part, logits in _chunks(narrow, table, cap):
+        for part, logits in _chunks(x_cast, weight_cast, cap):
             # the derivative of the cap at these logits
             slope = 1 - (logits / cap).square() if cap is not None else None
-            wanted = targets[part].clamp(min=0).unsqueeze(1)
-            nats, log_z = _softmax_(logits, wanted)  # from here on, `logits` holds probabilities
+            target_ids = targets[part].clamp(min=0).unsqueeze(1)
+            # from here on, `logits` holds probabilities
+            nats, log_z = _softmax_(logits, target_ids)
             losses[part] = nats + z_loss * log_z.square()
             if z_loss:
                 logits.mul_(1 + 2 * z_loss * log_z.unsqueeze(1))
-            logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0))
-            grad = (logits if slope is None else logits.mul_(slope)).to(table.dtype)
-            torch.mm(grad, table, out=dx[part])
+            logits.scatter_add_(1, target_ids, logits.new_full(target_ids.shape, -1.0))
+            grad = (logits if slope is None else logits.mul_(slope)).to(weight_cast.dtype)
+            torch.mm(grad, weight_cast, out=dx[part])
             _add_product(dweight, grad.t(), weighted[part], first=part.start == 0)
         ctx.save_for_backward(dx.mul_(share.unsqueeze(1)), dweight)
         ctx.dtypes = x.dtype, weight.dtype
@@ -111,8 +113,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
-        dx, dweight = (made.to(dtype) for made, dtype in zip(ctx.saved_tensors, ctx.dtypes,
-                                                             strict=True))
+        dx, dweight = (saved.to(dtype) for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes,
+                                                               strict=True))
         # only on a CPU: reading the value on a GPU would wait for it
         if grad.device.type == "cpu" and grad == 1:
             return dx, dweight, None, None, None
@@ -132,9 +134,9 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
 
 def _nats(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
     """x (N, C), weight (V, C), targets (N,) → −log p(target) and log Z, both (N,)."""
-    narrow, table = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
+    x_cast, weight_cast = x.to(_product_dtype(x)), weight.to(_product_dtype(x))
     parts = [_softmax_(logits, targets[part].clamp(min=0).unsqueeze(1))
-             for part, logits in _chunks(narrow, table, cap)]
+             for part, logits in _chunks(x_cast, weight_cast, cap)]
     nats, log_z = zip(*parts, strict=True)
     return torch.cat(nats), torch.cat(log_z)
 
@@ -147,18 +149,19 @@ def _chunks(x: Tensor, weight: Tensor, cap: float | None) -> Iterator[tuple[slic
     buffer = x.new_empty(size, weight.size(0))
     for start in range(0, x.size(0), size):
         part = slice(start, min(start + size, x.size(0)))
-        made = torch.mm(x[part], weight.t(), out=buffer[:part.stop - start]).to(wide_dtype(x.dtype))
-        yield part, made if cap is None else made.div_(cap).tanh_().mul_(cap)
+        product = torch.mm(x[part], weight.t(), out=buffer[:part.stop - start])
+        logits = product.to(wide_dtype(x.dtype))
+        yield part, logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
 
-def _softmax_(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (rows, V), wanted (rows, 1) → −log p(wanted) and log Z, both (rows,). Overwrites the
-    logits with their probabilities."""
-    picked, largest = logits.gather(1, wanted).squeeze(1), logits.amax(1)
+def _softmax_(logits: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """logits (rows, V), target_ids (rows, 1) → −log p(target) and log Z, both (rows,). Overwrites
+    the logits with their probabilities."""
+    target_logits, largest = logits.gather(1, target_ids).squeeze(1), logits.amax(1)
     torch.softmax(logits, 1, out=logits)
     # no underflow: the largest logit's probability is at least 1 / V
     log_z = largest - logits.amax(1).log()
-    return log_z - picked, log_z
+    return log_z - target_logits, log_z
 
 
 def _mean(losses: Tensor, counted: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 Slot `lr_schedule`: the learning rate over a run.
 
 A member is a pure function (progress, config) → the rate as a share of its peak. Progress is 0 when
-the warm-up ends and 1 at the last iteration. The warm-up is no part of the member, so the two can
+the warm-up ends and 1 at the last iteration. The warm-up is not part of the member, so the two can
 be ablated separately.
 """
 
@@ -44,7 +44,8 @@ SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "wsd": ws
 
 def warmup_iterations(config: CfgNode) -> int:
     """The number of warm-up iterations: `warmup_steps`, or where that is below 1, that share of
-    `max_iters`. BadInput for a negative or broken number, or for a share without max_iters."""
+    `max_iters`. Raises BadInput for a negative number, a number above 1 that is not whole, or a
+    share without max_iters."""
     steps = config.warmup_steps
     whole = isinstance(steps, int) or (isinstance(steps, float) and steps.is_integer())
     if isinstance(steps, float) and 0 < steps < 1:
@@ -60,9 +61,9 @@ def warmup_iterations(config: CfgNode) -> int:
 
 def learning_rate(iteration: int, config: CfgNode) -> float:
     """The learning rate of one iteration, counted from 0: a straight line up over the warm-up, then
-    the schedule's curve. BadInput where the curve needs max_iters and there is none."""
+    the schedule's curve. Raises BadInput if the curve needs max_iters and there is none."""
     curve, warmup = SCHEDULES[config.lr_schedule], warmup_iterations(config)
-    if config.max_iters is None and curve is not constant:  # refused at once, not after the warm-up
+    if config.max_iters is None and curve is not constant:  # refused now, not after the warm-up
         raise BadInput(f"trainer.lr_schedule={config.lr_schedule} needs trainer.max_iters: the "
                        f"schedule ends there")
     if iteration < warmup:

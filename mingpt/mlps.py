@@ -41,7 +41,8 @@ class SquaredReLU(nn.Module):
 
 def hidden_size(config: CfgNode, default: str) -> int:
     """The number of hidden units that `mlp_hidden` asks for: a number, '4d' (4·C) or '8/3d' (8/3·C,
-    rounded to a multiple of 8); None is the member's `default`. BadInput for anything else."""
+    rounded to a multiple of 8). None is the member's `default`. Raises BadInput for any other
+    value."""
     wanted = default if config.mlp_hidden is None else config.mlp_hidden
     if isinstance(wanted, int) and wanted > 0:
         return wanted
@@ -88,8 +89,9 @@ class SwiGLU(nn.Module):
     """Gated MLP: (silu(x·W_gate) ⊙ (x·W_fc))·W_proj. Its three matrices, 8/3·C wide, have as many
     parameters as GELU's two that are 4·C wide. Shazeer 2020, arXiv 2002.05202.
 
-    Study 002 used `mlp_hidden='4d'` and `mlp_scaled_init=False`: its MLP had half as many
-    parameters again, and its output projection missed the scaled residual initialisation.
+    Study 002 (docs/README.md) used `mlp_hidden='4d'` and `mlp_scaled_init=False`. So its MLP had
+    1.5 times as many parameters, and its output projection was not initialised like others that
+    write into the residual stream.
     """
     options = {"mlp_hidden": None, "mlp_scaled_init": True}
     activation = nn.SiLU
@@ -120,12 +122,12 @@ class MixtureOfExperts(nn.Module):
     token. The layer has the parameters of all experts, but the FLOPs of the chosen ones only. See
     moe.py.
 
-    `balance_loss` is the factor of the loss that training adds for an even load. In training, a
-    `capacity_factor` limits each expert to that many times its even share of a row's choices (T ·
-    experts_per_token / n_experts). The choices beyond that are dropped: the token gets nothing from
-    that expert, and `dropped` counts them. None drops nothing, and evaluation never drops. On a
-    GPU, the CPU waits in every such layer for the router's choices, because it needs the number of
-    tokens per expert.
+    Training adds a loss that rewards an even load; `balance_loss` is its factor. If all experts
+    were chosen equally often, each would get T · experts_per_token / n_experts choices per row. In
+    training, each expert takes at most `capacity_factor` times that many. Choices beyond that are
+    dropped: the token gets nothing from that expert, and `dropped` counts them. With None, nothing
+    is dropped, and evaluation never drops. On a GPU, the CPU waits in every such layer for the
+    router's choices, because it needs the number of tokens per expert.
     """
     options = {**SwiGLU.options, "n_experts": 4, "experts_per_token": 2, "expert": "swiglu",
                "balance_loss": 0.01, "capacity_factor": None}
@@ -171,8 +173,8 @@ class MixtureOfExperts(nn.Module):
         return dispatch(x.view(B * T, C), weights, chosen, self.experts).view(B, T, C)
 
     def _admitted(self, chosen: torch.Tensor) -> torch.Tensor:
-        """(B, T, k) chosen experts → the same, with n_experts, which is no expert's number, in
-        place of choices beyond an expert's capacity. Sets `load` and `dropped`."""
+        """(B, T, k) chosen experts → the same, but a choice beyond the expert's capacity becomes
+        n_experts, which stands for no expert. Sets `load` and `dropped`."""
         experts = len(self.experts)
         self.load = torch.bincount(chosen.flatten(), minlength=experts)
         if self.capacity is None:
@@ -199,8 +201,8 @@ class MixtureOfExperts(nn.Module):
         return 2 * self.router.weight.numel() + self.k * expert
 
     def __getstate__(self) -> dict:
-        # so that a model can be copied between two steps: aux_loss is part of an autograd graph,
-        # which cannot be
+        # without aux_loss, a model can be copied between two steps: aux_loss belongs to an autograd
+        # graph, and such a tensor cannot be copied
         return {**self.__dict__, "aux_loss": None}
 
 

@@ -237,14 +237,14 @@ class GPT(nn.Module):
 
     def _allowed(self, idx: torch.Tensor, start: int = 0) -> torch.Tensor | None:
         """idx (B, T) → a mask (B, 1, T − start, T) that depends on the tokens themselves: true
-        where a query, from position `start` on, may see a key. None if tokens hide nothing."""
+        where a query, from position `start` on, may see a key. None if the tokens hide no key."""
         if self.published_padding is not None:
             return flipped_padding(idx, self.published_padding)
         return None if self.document_end is None else same_document(idx, self.document_end, start)
 
     def _counted(self, targets: torch.Tensor) -> torch.Tensor:
-        """The targets (B, T) to train on: those given. With `published_padding`, which repeats
-        study 000's fault, IGNORE_INDEX becomes the padding token, so padding counts too."""
+        """The targets (B, T) to train on: those given. With `published_padding` (see config.py),
+        IGNORE_INDEX becomes the padding token, so padding counts too."""
         if self.published_padding is None:
             return targets
         return targets.masked_fill(targets == IGNORE_INDEX, self.published_padding)
@@ -254,8 +254,8 @@ class GPT(nn.Module):
 
         Counts a multiply and an add for every weight of a matrix product, and for every score that
         a layer's pattern has. With `pattern`, counts as if all layers had that pattern. The
-        backward costs twice the forward, or as much as the forward where one of the two factors
-        needs no gradient.
+        backward of a product of two factors costs one forward for each factor that needs a
+        gradient.
         """
         T, layers = T or self.block_size, [block.attn for block in self.transformer.h]
         products = product_flops(self) + len(self.future) * product_flops(self.lm_head)
@@ -284,7 +284,7 @@ def product_flops(module: nn.Module) -> float:
 
 def _resolved(config: CN) -> CN:
     """A checked copy of the config: model_type is replaced by the sizes that it names, and absent
-    settings get their defaults. BadInput for a size or a slot's member that does not exist."""
+    settings get their defaults. Raises BadInput for an unknown size or member of a slot."""
     filled = GPT.get_default_config()
     filled.merge_from_dict(copy.deepcopy(config.to_dict()))
     assert filled.vocab_size is not None
@@ -308,7 +308,7 @@ def load(source: str | Path, block_size: int | None = None, cls: type[GPT] = GPT
     gives the same logits as the original.
 
     `block_size` limits it to that many positions. Other settings (dropout, backend, tie_weights)
-    replace the model's own. BadInput where the weights do not fit config.json.
+    replace the model's own. Raises BadInput if the weights do not fit config.json.
     """
     family, config, state = read(source, block_size)
     with contextlib.redirect_stdout(None):
@@ -326,8 +326,8 @@ def load(source: str | Path, block_size: int | None = None, cls: type[GPT] = GPT
 
 def load_gpt2(cls: type[GPT], model_type: str) -> GPT:
     """minGPT's `from_pretrained`, for any model that `load` reads: head and embedding are two
-    matrices, as in minGPT. Its logits are the same to the last bit but one; for that, GELU is
-    computed in separate operations, as Hugging Face does."""
+    matrices, as in minGPT. Its logits agree with Hugging Face's to a relative 1e-5, because GELU is
+    computed in separate operations, as there."""
     assert model_type in GPT2_SIZES or "/" in model_type or Path(model_type).is_dir()
     model = load(model_type, cls=cls, tie_weights=False)
     if model.config.mlp == "gelu":

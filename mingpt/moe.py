@@ -43,9 +43,9 @@ def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
 def within_capacity(chosen: Tensor, experts: int, factor: float) -> Tensor:
     """(B, T, k) chosen experts → (B, T, k) bool: true where the expert still has room.
 
-    In each row, an expert takes at most factor · T·k/experts choices, rounded up. Choices are
-    admitted in the order of the text, and within a token in the order of its choices. A later token
-    never takes an earlier one's place, so no token depends on the future. Rows do not compete.
+    In each row of the batch, an expert takes at most factor · T·k/experts choices, rounded up.
+    Earlier tokens come first, and within a token the likelier expert. So a later token never takes
+    an earlier one's place, and no token depends on the future. Each row has room of its own.
     """
     B, T, k = chosen.shape
     room = math.ceil(factor * T * k / experts)
@@ -57,16 +57,17 @@ def within_capacity(chosen: Tensor, experts: int, factor: float) -> Tensor:
 def dispatch(x: Tensor, weights: Tensor, chosen: Tensor,
              experts: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
     """x (N, C), weights and chosen (N, k) → (N, C): each token's weighted sum of its experts'
-    outputs. The number len(experts) stands for no expert and gives zero."""
+    outputs. Where `chosen` is len(experts), no expert is called, and the output is zero."""
     N, k = chosen.shape
     order = chosen.flatten().argsort(stable=True)  # (N·k,): puts each expert's tokens side by side
     counts = torch.bincount(chosen.flatten(), minlength=len(experts) + 1).tolist()
     *parts, dropped = x[order // k].split(counts)
     # an expert without tokens is not called, so its gradient is None: with a gradient of zeros, an
     # optimizer would still change its weights
-    made = [expert(part) for expert, part in zip(experts, parts, strict=True) if len(part)]
-    made = torch.cat([*made,                                                        # (N·k, C)
-                      torch.zeros_like(dropped, dtype=made[0].dtype if made else x.dtype)])
-    # (N·k,): the inverse of `order`
-    back = torch.empty_like(order).scatter_(0, order, torch.arange(N * k, device=order.device))
-    return (made[back].view(N, k, -1) * weights.to(made.dtype).unsqueeze(-1)).sum(1)    # (N, C)
+    outputs = [expert(part) for expert, part in zip(experts, parts, strict=True) if len(part)]
+    dtype = outputs[0].dtype if outputs else x.dtype
+    outputs = torch.cat([*outputs, torch.zeros_like(dropped, dtype=dtype)])         # (N·k, C)
+    # (N·k,): undoes `order`
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(N * k, device=order.device))
+    weighted = outputs[inverse].view(N, k, -1) * weights.to(dtype).unsqueeze(-1)    # (N, k, C)
+    return weighted.sum(1)                                                          # (N, C)

@@ -66,13 +66,13 @@ class _RMS(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: torch.Tensor):
         x, weight, scale = ctx.saved_tensors
-        unit, wide = x * scale, weight.to(x.dtype)
-        aligned = grad * unit
-        # (…, 1): the part of the gradient along x, to be subtracted: y hardly changes when x is
-        # scaled
-        along = (aligned @ wide).unsqueeze(-1).div_(x.size(-1))
-        dweight = aligned.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)       # (C,)
-        return (grad * wide).addcmul_(unit, along, value=-1).mul_(scale), dweight, None
+        normed, weight_cast = x * scale, weight.to(x.dtype)
+        dweight_of_row = grad * normed                                          # (…, C)
+        dweight = dweight_of_row.reshape(-1, x.size(-1)).sum(0).to(weight.dtype)    # (C,)
+        # (…, 1): the part of the gradient that points along x. It is subtracted, because the norm
+        # undoes any scaling of x
+        along_x = (dweight_of_row @ weight_cast).unsqueeze(-1).div_(x.size(-1))
+        return (grad * weight_cast).addcmul_(normed, along_x, value=-1).mul_(scale), dweight, None
 
 
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}

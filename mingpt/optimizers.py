@@ -22,12 +22,12 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """Two optimizers in one: Muon for the matrices inside the layers, AdamW for everything else.
 
     Both use this object's state and param_groups, of which the first group is Muon's, so
-    checkpoints and learning-rate schedules see a single optimizer. `hidden` is Muon's group,
-    `others` are AdamW's; their `params` are pairs (name, parameter).
+    checkpoints and learning-rate schedules see a single optimizer. `matrices` is Muon's group, and
+    `others` are AdamW's. The `params` of a group are pairs (name, parameter).
     """
 
-    def __init__(self, hidden: dict, others: list[dict], config: CfgNode):
-        self.muon = torch.optim.Muon([hidden], lr=config.learning_rate,
+    def __init__(self, matrices: dict, others: list[dict], config: CfgNode):
+        self.muon = torch.optim.Muon([matrices], lr=config.learning_rate,
                                      momentum=config.muon_momentum, adjust_lr_fn="match_rms_adamw")
         self.adamw = adamw(others, config) if others else None
         self.ratio = config.muon_lr_ratio
@@ -78,12 +78,12 @@ def muon(groups: list[dict], config: CfgNode) -> torch.optim.Optimizer:
         raise BadInput(f"trainer.optimizer=muon: torch {torch.__version__} has no Muon: use adamw, "
                        f"or torch 2.9 or later")
     decayed, *rest = groups
-    hidden = [pair for pair in decayed["params"] if pair[0] != "lm_head.weight"]
-    if not hidden:
+    matrices = [pair for pair in decayed["params"] if pair[0] != "lm_head.weight"]
+    if not matrices:
         raise BadInput("trainer.optimizer=muon: no matrix inside a layer is trained: use adamw")
     head = [pair for pair in decayed["params"] if pair[0] == "lm_head.weight"]
     others = [group for group in ({**decayed, "params": head}, *rest) if group["params"]]
-    return MuonAndAdamW({**decayed, "params": hidden}, others, config)
+    return MuonAndAdamW({**decayed, "params": matrices}, others, config)
 
 
 adamw.options = {"adam_eps": 1e-8}

@@ -62,8 +62,8 @@ class RoPE(NoPosition):
     (GPT-NeoX, arXiv 2204.06745, has 0.25). If `rope_local_base` is given, it is the base in layers
     whose attention pattern is not full (Gemma 3, arXiv 2503.19786, has 10,000 there and 1,000,000
     in full layers). The layers in `nope_layers` have no positions: "3,7", or "every 4", which is
-    layers 3, 7, 11, … (SmolLM3, Llama 4; arXiv 2501.18795). `size` is hs where it is not
-    head_size(config).
+    layers 3, 7, 11, … (SmolLM3, Llama 4; arXiv 2501.18795). `size` replaces head_size(config) as
+    hs.
     """
     options = {"rope_base": 10_000.0, "rope_local_base": None, "rope_fraction": 1.0,
                "nope_layers": None}
@@ -101,7 +101,7 @@ class RoPE(NoPosition):
 
 class _Turn(torch.autograd.Function):
     """x (…, T, hs), cos and sin (T, r/2) of the angles → (…, T, hs), the first r numbers rotated in
-    pairs, in four passes over half of them.
+    pairs. This takes four passes, each over half of these numbers.
 
     The backward rotates the gradient the other way, in half the time that autograd would need for
     those passes.
@@ -169,8 +169,8 @@ def position_of(config: CfgNode, layer: int) -> NoPosition:
 
 def layers_without(config: CfgNode) -> set[int]:
     """The set of layers that `nope_layers` leaves without positions. It is written "3,7", as a list
-    or as one number, or "every 4". BadInput where it is written otherwise, names a layer that does
-    not exist, or belongs to a position that does not act in layers."""
+    or as one number, or "every 4". Raises BadInput if it is written otherwise, names a layer that
+    does not exist, or belongs to a position that does not act in layers."""
     asked, depth = config.nope_layers, config.n_layer
     if asked is None:
         return set()

@@ -29,10 +29,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Trainer:
     """Trains a model on a dataset of pairs (x, y), (T,) tokens each.
 
-    `model(x, y)` must return the loss second, or `model.loss(x, y)` the loss alone; see loss_of.
-    Settings that the given config lacks are added to it, with their defaults. BadInput for a
-    schedule or optimizer that does not exist, a device that this machine does not have, or a
-    negative clipping norm.
+    The model must have a method `loss(x, y)` that returns the loss, or a forward whose second
+    result is the loss (see loss_of). Settings that the given config lacks are added to it, with
+    their defaults. Raises BadInput for a schedule or optimizer that does not exist, a device that
+    this machine does not have, or a negative clipping norm.
     """
 
     @staticmethod
@@ -128,8 +128,9 @@ class Trainer:
         token), `lr`, `grad_norm` and `targets` (the number of tokens predicted).
 
         Each batch's mean loss is weighted by its share of the step's targets. The gradient is then
-        that of one large batch, however the targets are spread over the small ones. What a model
-        adds to its loss (the nats of future heads, the balance of experts) gets the same weight.
+        the same as that of one large batch, even where some batches have fewer targets. What a
+        model adds to its loss (the nats of future heads, the balance of experts) gets the same
+        weight.
         """
         config = self.config
         self.lr = learning_rate(self.iter_num, config)
@@ -138,9 +139,9 @@ class Trainer:
         self.loss = 0.0
         # before the forward, so that its activations can use the old gradients' memory
         self.model.zero_grad(set_to_none=True)
-        taken = [next(batches) for _ in range(config.accumulation_steps)]
-        self.targets, shares = target_shares([y for _, y in taken])
-        for number, ((x, y), share) in enumerate(zip(taken, shares, strict=True)):
+        micro_batches = [next(batches) for _ in range(config.accumulation_steps)]
+        self.targets, shares = target_shares([y for _, y in micro_batches])
+        for number, ((x, y), share) in enumerate(zip(micro_batches, shares, strict=True)):
             if share:  # a batch without targets is skipped: its mean loss would be NaN
                 self.before_forward(number)
                 self._accumulate(x.to(self.device, non_blocking=True),
@@ -161,7 +162,8 @@ class Trainer:
         self.loss = self.loss + loss.detach() * share
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Return a context in which matrix products use `dtype`. BadInput for an unknown dtype."""
+        """Return a context in which matrix products use `dtype`. Raises BadInput for an unknown
+        dtype."""
         kind = torch.device(self.device).type
         name = self.config.dtype
         if name == "auto":
@@ -192,8 +194,8 @@ def loss_of(model: torch.nn.Module) -> Callable:
 
 
 def compiled_loss(model: torch.nn.Module) -> Callable:
-    """loss_of(model), compiled by torch.compile. A GPT's head is not compiled: when traced, all its
-    chunks of logits would exist at once."""
+    """Return loss_of(model), compiled by torch.compile. A GPT's head is left out, because compiled
+    code would hold all its chunks of logits at once."""
     loss = loss_of(model)
     if loss != getattr(model, "loss", None):
         return torch.compile(loss)
@@ -202,7 +204,7 @@ def compiled_loss(model: torch.nn.Module) -> Callable:
 
 def find_device(name: str | None = "auto") -> str:
     """Return the device's name; for "auto" or None, the first of cuda, mps and cpu that this
-    machine has. BadInput for a device that it does not have."""
+    machine has. Raises BadInput for a device that it does not have."""
     if name in (None, "auto"):
         if torch.cuda.is_available():
             return "cuda"

@@ -37,8 +37,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old file or the new one, and whole.
-    Makes its folder if need be; text is written as UTF-8."""
+    """Write a file so that a kill at any moment leaves either the whole old file or the whole new
+    one. Makes its folder if need be. Text is written as UTF-8."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
@@ -125,8 +125,8 @@ class CfgNode:
 
     def merge_from_args(self, args: list[str]) -> None:
         """Override settings from `--section.key=value` arguments. The value may contain `=` or be a
-        path. AssertionError for a setting that does not exist, AttributeError for a section that
-        does not."""
+        path. Raises AssertionError for an unknown setting and AttributeError for an unknown
+        section."""
         for arg in args:
             key, equals, text = arg.partition("=")
             assert equals, f"expecting each override arg to be of form --arg=value, got {arg}"

@@ -55,7 +55,7 @@ def test_every_figure_of_every_arm_is_written_beside_the_losses(seven):
         assert path.name in run.stdout
 
 
-def test_one_verdict_line_an_arm_is_printed_and_kept(seven):
+def test_one_verdict_line_per_arm_is_printed_and_kept(seven):
     root, run = seven
     lines = {line.split()[0]: line.split()[1] for line in run.stdout.splitlines()
              if line.startswith("  ") and line.split()[0] in EFFECTS}

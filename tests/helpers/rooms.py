@@ -123,7 +123,7 @@ def draw() -> str:
     """The rooms, floor by floor, and the thinned arrows, as SVG."""
     where, width, height = places()
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-             'role="img" aria-label="The rooms of the project and what each imports">',
+             'role="img" aria-label="The parts of the project and what each imports">',
              f"<style>{STYLE}</style>",
              '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
              'markerHeight="7" orient="auto"><path class="head" d="M0 0 8 4 0 8z"/></marker>'

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.layers import FEW, Linear, divisor, few_rows
+from mingpt.layers import MAX_FEW_ROWS, Linear, divisor, few_rows
 
 
-@pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1])
+@pytest.mark.parametrize("rows", [1, 2, MAX_FEW_ROWS, MAX_FEW_ROWS + 1])
 # 13 is prime, so it cannot be split into parts
 @pytest.mark.parametrize("out, bias", [(48, True), (48, False), (29 * 17, True), (13, True)])
 def test_its_values_are_nn_linears(rows, out, bias):

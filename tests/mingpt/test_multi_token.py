@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mingpt.model import GPT
-from mingpt.multi_token import later
+from mingpt.multi_token import shifted_targets
 from mingpt.utils import IGNORE_INDEX, BadInput
 
 V, T, C = 13, 10, 16
@@ -96,11 +96,11 @@ def test_a_head_learns_its_token_and_not_the_next():
 def test_targets_end_with_the_row_and_with_the_document():
     y = torch.tensor([[1, 2, 9, 3, 4, 9, 9, 5]])
     none = IGNORE_INDEX
-    assert later(y, 1).tolist() == [[2, 9, 3, 4, 9, 9, 5, none]]
-    assert later(y, 3).tolist() == [[3, 4, 9, 9, 5, none, none, none]]
-    assert later(y, 9).tolist() == [[none] * 8]
-    assert later(y, 1, 9).tolist() == [[2, 9, none, 4, 9, none, none, none]]
-    assert later(y, 2, 9).tolist() == [[9, none, none, 9, none, none, none, none]]
+    assert shifted_targets(y, 1).tolist() == [[2, 9, 3, 4, 9, 9, 5, none]]
+    assert shifted_targets(y, 3).tolist() == [[3, 4, 9, 9, 5, none, none, none]]
+    assert shifted_targets(y, 9).tolist() == [[none] * 8]
+    assert shifted_targets(y, 1, 9).tolist() == [[2, 9, none, 4, 9, none, none, none]]
+    assert shifted_targets(y, 2, 9).tolist() == [[9, none, none, 9, none, none, none, none]]
 
 
 def test_rows_too_short_for_a_head_leave_it_out():

@@ -134,7 +134,7 @@ def test_the_noise_of_aa_is_that_of_the_studies_beside_it_that_have_its_baseline
     assert only(tmp_path / "losses" / "seven").noise_floor.source == "seeds"
 
 
-def test_two_column_files_are_undecided_one_unpaired_run_an_arm(tmp_path):
+def test_two_column_files_are_undecided_with_one_unpaired_run_per_arm(tmp_path):
     results = only(write_two_columns(tmp_path, EFFECTS))
     assert {(v.word, v.reason) for v in results.verdicts.values()} == {("undecided",
                                                                         "one unpaired run per arm")}

@@ -28,7 +28,7 @@ def seven(tmp_path_factory):
     return results
 
 
-def test_summary_csv_has_a_row_an_arm_with_every_number_of_its_verdict(seven):
+def test_summary_csv_has_one_row_per_arm_with_every_number_of_its_verdict(seven):
     found = list(csv.DictReader(io.StringIO(to_csv(seven))))
     assert [row["arm"] for row in found] == list(EFFECTS)
     rope, v = found[1], seven.verdicts["rope"]
