@@ -32,7 +32,6 @@ LAYER = {
     "schedule": "full",         # which keys each layer sees: see patterns/schedule.py
     "backend": "auto",          # how attention is computed: changes time and memory, not numbers
     "document_end": None,       # the token id that ends a document: attention then stays inside one
-    "published_padding": None,  # a padding token id: repeats study 000's fault, to measure it
 }
 
 

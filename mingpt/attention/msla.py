@@ -61,8 +61,8 @@ class LatentMixer(Mixer):
             reason = "model.position=rope: use learned, none, or with msla alibi"
         elif config.backend != "auto":
             reason = f"--model.backend={config.backend}: use auto"
-        elif config.document_end is not None or config.published_padding is not None:
-            reason = "data.document_mask or model.published_padding: leave them out"
+        elif config.document_end is not None:
+            reason = "data.document_mask: leave it out"
         if reason:
             raise BadInput(f"model.attention={kind} has no pairs of a query and a key, so it "
                            f"cannot take {reason}")

@@ -178,9 +178,10 @@ class ContextParallel:
     def __init__(self, model: nn.Module, group: dist.ProcessGroup | None = None):
         self.model, self.group, self.start = model, group, 0
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        for option in ("document_end", "published_padding"):
-            if getattr(model, option) is not None:
-                raise BadInput(f"context parallel: model.{option} needs all tokens in one process")
+        if model.document_end is not None:
+            raise BadInput("context parallel: model.document_end needs all tokens in one process")
+        if model.not_causal:
+            raise BadInput(f"context parallel needs a causal model: {model.not_causal}")
         self.layers = [_Layer(self, block.attn) for block in model.transformer.h]
 
     def mine(self, idx: Tensor) -> Tensor:

@@ -27,8 +27,7 @@ FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp
 # settings that the tensors express
 IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
 # settings that a user knows by another name than model.KEY
-CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
-
+CALLED = {"document_end": "data.document_mask"}
 
 # Written as null: a family's default token ids may lie beyond our vocabulary.
 NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))

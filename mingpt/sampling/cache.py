@@ -126,10 +126,7 @@ class Cache:
 
 def cannot_cache(model) -> str | None:
     """Why a model cannot use a cache and must be recomputed for every token, or None if it can."""
-    if model.published_padding is not None:
-        return ("model.published_padding lets text see what comes after it: this model cannot use "
-                "a key/value cache")
-    return None
+    return model.not_causal and f"{model.not_causal}: this model cannot use a key/value cache"
 
 
 # -- one layer -------------------------------------------------------------------------------------
