@@ -256,11 +256,13 @@ class GPT(nn.Module):
 
     def statistics(self) -> dict[str, float]:
         """What parts count while they train, such as the choices that experts drop: {name: mean
-        over the parts that report statistics}; {} if none does."""
-        counted = [m.statistics() for m in self.modules() if m is not self
-                   and hasattr(m, "statistics")]
-        names = dict.fromkeys(name for each in counted for name in each)
-        return {name: sum(each[name] for each in counted) / len(counted) for name in names}
+        over the parts that report this name}; {} if none reports any."""
+        reported: dict[str, list[float]] = {}
+        for module in self.modules():
+            if module is not self and hasattr(module, "statistics"):
+                for name, value in module.statistics().items():
+                    reported.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in reported.items()}
 
 
 def product_flops(module: nn.Module) -> float:
