@@ -5,7 +5,7 @@ import torch
 
 from mingpt.model import GPT
 from mingpt.patterns.kinds import full
-from mingpt.positions import POSITIONS, _Turn, alibi_slopes
+from mingpt.positions import POSITIONS, _Rotation, alibi_slopes
 from mingpt.sparse.backends import Dense, same_document
 from mingpt.utils import BadInput
 
@@ -163,7 +163,7 @@ def test_a_document_reads_as_when_it_stands_alone(position):
 def test_ropes_gradient_is_its_derivative_also_where_a_share_is_turned():
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
     angle = torch.randn(4, 2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: _Turn.apply(x, angle.cos(), angle.sin()), (x,))
-    turned = _Turn.apply(x, angle.cos(), angle.sin())
+    assert torch.autograd.gradcheck(lambda x: _Rotation.apply(x, angle.cos(), angle.sin()), (x,))
+    turned = _Rotation.apply(x, angle.cos(), angle.sin())
     torch.testing.assert_close(turned[..., 4:], x[..., 4:])
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))

@@ -152,8 +152,8 @@ def test_what_is_kept_are_the_first_ones_before_a_refusal():
 
 def test_counts_say_what_drafting_brought():
     assert Count(10, 40, 30).acceptance == 0.75
-    assert Count(10, 40, 30).tokens_a_pass == 4
-    assert Count().acceptance == Count().tokens_a_pass == 0
+    assert Count(10, 40, 30).tokens_per_pass == 4
+    assert Count().acceptance == Count().tokens_per_pass == 0
 
 
 def test_what_cannot_be_drafted_is_refused():
