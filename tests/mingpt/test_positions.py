@@ -8,15 +8,12 @@ from mingpt.patterns.kinds import full
 from mingpt.positions import POSITIONS, _Rotation, alibi_slopes
 from mingpt.sparse.backends import Dense, same_document
 from mingpt.utils import BadInput
+from tests.helpers import models
 
 
 def config_of(position, n_head=2, n_embd=16, block_size=32, **changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, n_head, n_embd
-    config.vocab_size, config.block_size, config.position = 23, block_size, position
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.merge_from_dict(changes)
-    return config
+    return models.config_of(n_head=n_head, n_embd=n_embd, block_size=block_size, vocab_size=23,
+                            position=position, **changes)
 
 
 def rope(**changes):

@@ -1,8 +1,6 @@
 """Backends: each computes the same attention in its own way, and refuses what it cannot do."""
 
-import contextlib
 import copy
-import io
 import pickle
 
 import pytest
@@ -17,26 +15,17 @@ from mingpt.sparse.backends import BACKENDS, BackendCase, Dense, fastest, mask_o
 from mingpt.sparse.banded import supports
 from mingpt.sparse.flex import BLOCK, block_mask
 from mingpt.utils import BadInput
+from tests.helpers.models import gpt_of
 
 PATTERNS = ["f", "1", "7", "7/3", "b8x2", "s5", "6+g9", "r0.3@1", "12>1/2", "9&s2", "4|s6"]
 SCHEDULES = ["full", "f 7", "1 5/3", "b8x1 9+g4", "s6 f", "r0.4@2 9&s2"]
 
 
+SHAPE = {"n_head": 3, "n_embd": 48, "vocab_size": 19, "block_size": 70}
+
+
 def gpt(seed=0, **changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 3, 48
-    config.vocab_size, config.block_size = 19, 70
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.merge_from_dict(changes)
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = GPT(config)
-    model.init_weights(seed)
-    generator = torch.Generator().manual_seed(seed)
-    # as after some training: at std 0.02 attention is nearly uniform for any scores
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    return model
+    return gpt_of(0.1, seed, **{**SHAPE, **changes})
 
 
 def tokens(T, batch=2):
