@@ -76,7 +76,7 @@ def rope_concatenated() -> None:
         cos, sin = (t[start:start + x.size(-2)] for t in (self.cos, self.sin))
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-    RoPE.turn = turn
+    RoPE.rotated = turn
 
 
 def gelu_formula() -> None:

@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
         print(
             f"--- {args.draft} drafted {brought['drafted']:,} tokens, "
             f"{brought['acceptance']:.1%} were kept: "
-            f"{brought['tokens_a_pass']:.2f} tokens per pass; {brought['seconds']:.2f} s, "
+            f"{brought['tokens_per_pass']:.2f} tokens per pass; {brought['seconds']:.2f} s, "
             f"{brought['seconds_without']:.2f} s without: {brought['speed_up']:.2f} times as fast"
         )
     return 0

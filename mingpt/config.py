@@ -33,8 +33,6 @@ LAYER = {
     "schedule": "full",         # which keys each layer sees: see patterns/schedule.py
     "backend": "auto",          # how attention is computed: changes time and memory, not numbers
     "document_end": None,       # the token id that ends a document: attention then stays inside one
-    # a padding token id: repeats the padding fault of study 000 (docs/README.md), to measure it
-    "published_padding": None,
 }
 
 

@@ -1,6 +1,6 @@
 """
-Layers that every part uses: Linear, dropout, the projection into the residual stream, and the token
-embedding.
+Layers that every part uses: Linear, dropout, the projection into the residual stream, a constant
+factor, and the token embedding.
 """
 
 from __future__ import annotations
@@ -67,6 +67,23 @@ def residual_output(features_in: int, features_out: int, bias: bool,
     linear = Linear(features_in, features_out, bias=bias)
     linear.scaled_init = scaled
     return linear
+
+
+class Scale(nn.Module):
+    """Multiplies by a constant: (…) → (…)."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape → the same shape."""
+        return x * self.factor
+
+
+def scale(factor: float) -> nn.Module:
+    """A Scale, or nn.Identity for the factor 1, which costs nothing."""
+    return nn.Identity() if factor == 1.0 else Scale(factor)
 
 
 class ScaledEmbedding(nn.Embedding):

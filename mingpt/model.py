@@ -35,8 +35,8 @@ from mingpt.positions import POSITIONS
 from mingpt.pretrained.read import GPT2_SIZES, read
 from mingpt.sampling.cache import Cache
 from mingpt.sampling.generate import generate
-from mingpt.sparse.backends import BACKENDS, flipped_padding, same_document
-from mingpt.utils import IGNORE_INDEX, BadInput
+from mingpt.sparse.backends import BACKENDS, same_document
+from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
 __all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU", "load"]
@@ -55,6 +55,9 @@ class GPT(nn.Module):
 
     slots = SLOTS
     generate = generate   # samples tokens: see mingpt/sampling/generate.py
+    # why a token sees later ones, for a subclass in which it does. Such a model must read the whole
+    # text at once, so it can neither use a cache nor split a text over ranks
+    not_causal: str | None = None
 
     @staticmethod
     def get_default_config() -> CN:
@@ -109,7 +112,6 @@ class GPT(nn.Module):
             config.z_loss,
             config.document_end,
         )
-        self.published_padding = config.published_padding
         self.init_weights()
         # as in minGPT, this count leaves out the head
         print(f"number of parameters: "
@@ -187,8 +189,8 @@ class GPT(nn.Module):
             x = x + self.transformer.wpe(                                 # (B, T, C) + (1, T, C)
                 torch.arange(start, start + t, device=idx.device).unsqueeze(0))
         x = self.transformer.drop(x)
-        allowed = self._allowed(idx if cache is None or cache.tokens is None
-                                else cache.tokens[:, :start + t], start)
+        allowed = self.token_mask(idx if cache is None or cache.tokens is None
+                                  else cache.tokens[:, :start + t], start)
         for layer, block in enumerate(self.transformer.h):
             x = block(x, allowed, None if cache is None else cache.layers[layer])   # (B, T, C)
         return self.transformer.ln_f(x)                                   # (B, T, C)
@@ -200,8 +202,8 @@ class GPT(nn.Module):
         logits = soft_cap(self.lm_head(x), self.softcap)                  # (B, T, vocab)
         if targets is None:
             return logits, None
-        return logits, cross_entropy(logits, self._counted(targets),
-                                     self._z_loss()) + self._added_loss(x, targets)
+        return logits, (cross_entropy(logits, targets, self._z_loss())
+                        + self._added_loss(x, targets))
 
     def loss(self, idx: torch.Tensor, targets: torch.Tensor,
              trunk: Callable | None = None) -> torch.Tensor:
@@ -209,7 +211,7 @@ class GPT(nn.Module):
         faster, and in a fraction of the memory (see losses.py). `trunk` replaces `hidden` where it
         is given: the Trainer passes a compiled one."""
         x = (trunk or self.hidden)(idx)                                   # (B, T, C)
-        return self._head_loss(x, self._counted(targets)) + self._added_loss(x, targets)
+        return self._head_loss(x, targets) + self._added_loss(x, targets)
 
     def _head_loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """x (B, T, C), what the head reads, and targets (B, T) → their mean loss, a scalar."""
@@ -229,25 +231,15 @@ class GPT(nn.Module):
         part that has one (a mixture of experts adds its balance loss there)."""
         if not self.training:
             return 0.0
-        later = future_loss(self.future, x, self._counted(targets), self._head_loss,
-                            self.document_end)
+        later = future_loss(self.future, x, targets, self._head_loss, self.document_end)
         asked = sum(m.aux_loss for m in self.modules()
                     if getattr(m, "aux_loss", None) is not None)
         return self.future_weight * later + asked
 
-    def _allowed(self, idx: torch.Tensor, start: int = 0) -> torch.Tensor | None:
+    def token_mask(self, idx: torch.Tensor, start: int = 0) -> torch.Tensor | None:
         """idx (B, T) → a mask (B, 1, T − start, T) that depends on the tokens themselves: true
         where a query, from position `start` on, may see a key. None if the tokens hide no key."""
-        if self.published_padding is not None:
-            return flipped_padding(idx, self.published_padding)
         return None if self.document_end is None else same_document(idx, self.document_end, start)
-
-    def _counted(self, targets: torch.Tensor) -> torch.Tensor:
-        """The targets (B, T) to train on: those given. With `published_padding` (see config.py),
-        IGNORE_INDEX becomes the padding token, so padding counts too."""
-        if self.published_padding is None:
-            return targets
-        return targets.masked_fill(targets == IGNORE_INDEX, self.published_padding)
 
     def flops_per_token(self, T: int | None = None, pattern: Pattern | None = None) -> float:
         """FLOPs per token of a training step at sequence length T (default: block_size).
@@ -264,11 +256,13 @@ class GPT(nn.Module):
 
     def statistics(self) -> dict[str, float]:
         """What parts count while they train, such as the choices that experts drop: {name: mean
-        over the parts that report statistics}; {} if none does."""
-        counted = [m.statistics() for m in self.modules() if m is not self
-                   and hasattr(m, "statistics")]
-        names = dict.fromkeys(name for each in counted for name in each)
-        return {name: sum(each[name] for each in counted) / len(counted) for name in names}
+        over the parts that report this name}; {} if none reports any."""
+        reported: dict[str, list[float]] = {}
+        for module in self.modules():
+            if module is not self and hasattr(module, "statistics"):
+                for name, value in module.statistics().items():
+                    reported.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in reported.items()}
 
 
 def product_flops(module: nn.Module) -> float:

@@ -71,16 +71,16 @@ class RoPE(NoPosition):
     def __init__(self, config: CfgNode, layer: int = 0, size: int | None = None):
         super().__init__(config, layer)
         hs = size or head_size(config)
-        self.turned = int(hs * config.rope_fraction)
-        if not 0 < config.rope_fraction <= 1 or self.turned % 2 or not self.turned:
+        self.r = int(hs * config.rope_fraction)      # the numbers of a head that are rotated
+        if not 0 < config.rope_fraction <= 1 or self.r % 2 or not self.r:
             share = ("" if config.rope_fraction == 1
                      else f"model.rope_fraction={config.rope_fraction} of ")
             whole = (f"{config.n_embd}/{config.n_head} = {hs}" if size is None
                      and not config.head_dim else str(hs))
             raise BadInput(f"model.position=rope rotates pairs of numbers: {share}the head size "
                            f"{whole} must be even and not 0")
-        frequency = _base(config, layer) ** (-torch.arange(0, self.turned, 2,
-                                                           dtype=torch.float64) / self.turned)
+        pairs = torch.arange(0, self.r, 2, dtype=torch.float64)
+        frequency = _base(config, layer) ** (-pairs / self.r)                   # (r/2,)
         # (block_size, r/2)
         angle = torch.arange(config.block_size, dtype=torch.float64)[:, None] * frequency
         self.register_buffer("cos", angle.cos().float(), persistent=False)
@@ -89,17 +89,17 @@ class RoPE(NoPosition):
     def rotate(self, q: torch.Tensor, k: torch.Tensor,
                start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """q (B, nh, T, hs) and k (B, nkv, T, hs) → the same shapes, both rotated."""
-        return self.turn(q, start), self.turn(k, start)
+        return self.rotated(q, start), self.rotated(k, start)
 
-    def turn(self, x: torch.Tensor, start: int = 0) -> torch.Tensor:
+    def rotated(self, x: torch.Tensor, start: int = 0) -> torch.Tensor:
         """x (…, T, hs) at positions start, start + 1, … → (…, T, hs), with the first r numbers of
         each head rotated."""
         stop = start + x.size(-2)
         # in float32 also under autocast: bf16 is too coarse for angles
-        return _Turn.apply(x.float(), self.cos[start:stop], self.sin[start:stop]).to(x.dtype)
+        return _Rotation.apply(x.float(), self.cos[start:stop], self.sin[start:stop]).to(x.dtype)
 
 
-class _Turn(torch.autograd.Function):
+class _Rotation(torch.autograd.Function):
     """x (…, T, hs), cos and sin (T, r/2) of the angles → (…, T, hs), the first r numbers rotated in
     pairs. This takes four passes, each over half of these numbers.
 
@@ -123,7 +123,7 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
         cos, sin = ctx.saved_tensors
-        return _Turn.apply(grad, cos, -sin), None, None
+        return _Rotation.apply(grad, cos, -sin), None, None
 
 
 class ALiBi(NoPosition):

@@ -21,7 +21,7 @@ from experiments.records.record import RunFiles
 from experiments.train.evaluate import evaluating
 from experiments.weights.saved import load_run
 from mingpt.model import GPT, Block
-from mingpt.sparse.backends import Backend, Dense, PublishedPadding
+from mingpt.sparse.backends import Backend, Dense
 from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 
@@ -35,7 +35,7 @@ class Watch:
 
     def __init__(self, backend: Backend):
         self.backend = backend
-        self.kind = PublishedPadding if isinstance(backend, PublishedPadding) else Dense
+        self.kind = type(backend) if isinstance(backend, Dense) else Dense
         self.counted: Tensor | None = None  # (B, T) bool: the queries that count in the statistics
         self.sums, self.uniform, self.queries, self.map = 0.0, 0.0, 0, 0.0
         # [Σ |attention's output| / |residual|, the number of terms]

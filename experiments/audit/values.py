@@ -37,8 +37,8 @@ def unchecked(subject: Subject) -> list[str]:
              for slot, known in reference.KNOWN.items() if getattr(config, slot) not in known]
     if config.mlp == "moe" and config.expert not in {*reference.PLAIN, *reference.GATED}:
         found.append(f"model.expert={config.expert} has no reference")
-    if config.published_padding is not None:
-        found.append("model.published_padding has no reference")
+    if subject.model.not_causal:
+        found.append(f"{subject.model.not_causal}, which has no reference")
     if too_large(subject):
         found.append(f"values: a model of more than {LARGEST:,} parameters is not compared with "
                      f"the reference")
@@ -59,7 +59,7 @@ def known(subject: Subject, *slots: str) -> bool:
 
 def comparable(subject: Subject) -> bool:
     """Whether the model can be compared with the reference at all."""
-    return subject.config.published_padding is None and not too_large(subject)
+    return not subject.model.not_causal and not too_large(subject)
 
 
 # -- the model, exact and without dropout ----------------------------------------------------------

@@ -45,7 +45,7 @@ def get_default_config() -> CN:
     C.length = None             # tokens per row; None: model.block_size
     C.val_pack = None           # the pack of the validation set; None: that of training
     C.document_mask = False     # attention does not cross the end of a document
-    # repeat study 000's fault with padding: see mingpt.sparse.backends.PublishedPadding
+    # repeat study 000's fault with padding: see experiments/weights/published_padding.py
     C.published_padding = False
     C.val_fraction = 0.1        # share of documents held out, by hash of their text
     C.val_docs = None           # hold out this many documents at the end instead

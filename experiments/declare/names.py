@@ -145,9 +145,9 @@ def _means_another(name: str) -> bool:
 
 def _leaves() -> list[str]:
     """Every setting's name without its section."""
-    from mingpt.model import GPT
+    from experiments.weights.published_padding import model_defaults
     from mingpt.trainer import Trainer
-    return [*GPT.get_default_config().to_dict(), *Trainer.get_default_config().to_dict()]
+    return [*model_defaults().to_dict(), *Trainer.get_default_config().to_dict()]
 
 
 def _plain(text: str) -> str:

@@ -24,9 +24,9 @@ SWITCHES = ("model.qkv_bias", "model.attn_out_bias")
 def default_settings() -> CN:
     """Every setting at its default. Each section is defined by the module that it configures."""
     from experiments import corpus
-    from mingpt.model import GPT
+    from experiments.weights.published_padding import model_defaults
     from mingpt.trainer import Trainer
-    return CN(model=GPT.get_default_config(), trainer=Trainer.get_default_config(),
+    return CN(model=model_defaults(), trainer=Trainer.get_default_config(),
               data=corpus.get_default_config(), run=run_defaults())
 
 

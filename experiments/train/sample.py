@@ -50,7 +50,7 @@ def continue_by_drafts(model: torch.nn.Module, tokenizer, prompt: str, tokens: i
                             for n in ("passes", "drafted", "accepted")))
             texts.append(_decoded(tokenizer, row[0]))
     return texts, {"drafted": total.drafted, "acceptance": total.acceptance,
-                   "tokens_a_pass": total.tokens_a_pass,
+                   "tokens_per_pass": total.tokens_per_pass,
                    "seconds": seconds, "seconds_without": plain, "speed_up": plain / seconds}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from experiments.weights.begin import begin
+from experiments.weights.published_padding import build_gpt
 from mingpt.model import GPT
 from mingpt.patterns.kinds import full
 from mingpt.trainer import Trainer
@@ -84,7 +85,7 @@ def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
                            f"use truncate")
         config.published_padding = corpus.eot   # the token that padding is read as
     with contextlib.redirect_stdout(None):
-        model = GPT(config)
+        model = build_gpt(config)
     model.init_weights(seed)
     model.begun = begin(model, settings, fetch)
     return model

@@ -14,6 +14,7 @@ from experiments.corpus.progress import say
 from experiments.corpus.tokenizers import get_tokenizer
 from experiments.records.record import RunFiles, read_record
 from experiments.weights import checkpoint
+from experiments.weights.published_padding import build_gpt
 from mingpt.model import GPT
 from mingpt.trainer import find_device
 from mingpt.utils import BadInput, did_you_mean
@@ -72,7 +73,7 @@ def load_run(files: RunFiles, device: str = "auto",
     if state is None:
         raise BadInput(f"{files.checkpoint}: there is no checkpoint")
     with contextlib.redirect_stdout(None):
-        model = GPT(CN(**state["model"] | {"model_type": None}))
+        model = build_gpt(CN(**state["model"] | {"model_type": None}))
     if told := checkpoint.load_model(files.checkpoint, model, which):
         say(told)
     device = find_device(device)

@@ -12,7 +12,7 @@ from mingpt.attention.base import Mixer, with_bias
 from mingpt.attention.mla import MultiHeadLatentAttention
 from mingpt.attention.msla import PublishedSparseLatentAttention, SparseLatentAttention
 from mingpt.config import filled
-from mingpt.layers import Linear, residual_output
+from mingpt.layers import Linear, residual_output, scale
 from mingpt.norms import NORMS, RMSNorm
 from mingpt.patterns.kinds import Pattern
 from mingpt.positions import POSITIONS
@@ -49,9 +49,10 @@ class CausalSelfAttention(Mixer):
         head_norm = RMSNorm if config.qk_norm else _no_norm
         self.q_norm = head_norm(self.head_dim, config)
         self.k_norm = head_norm(self.head_dim, config)
-        scale = config.attn_scale
         # a factor of the queries, because backends always divide the scores by √hs
-        self.stretch = 1.0 if scale is None else scale * math.sqrt(self.head_dim)
+        self.q_factor = (1.0 if config.attn_scale is None
+                        else config.attn_scale * math.sqrt(self.head_dim))
+        self.scale_q = scale(self.q_factor)
 
     @staticmethod
     def kv_heads(config: CfgNode) -> int:
@@ -67,16 +68,14 @@ class CausalSelfAttention(Mixer):
                    for part in self.c_attn(x).split(self.sizes, 2))
         start, attend = (0, self.attend) if cache is None else (cache.start, cache)
         q, k = self.position.rotate(self.q_norm(q), self.k_norm(k), start)
-        if self.stretch != 1.0:
-            q = q * self.stretch
-        y = attend(q, k, v, slopes=self.position.slopes, allowed=allowed,      # (B, nh, T, hs)
-                   dropout_p=self.dropout_p)
+        y = attend(self.scale_q(q), k, v, slopes=self.position.slopes,    # (B, nh, T, hs)
+                   allowed=allowed, dropout_p=self.dropout_p)
         y = y.transpose(1, 2).reshape(B, T, self.sizes[0])  # (B, T, nh·hs): heads side by side
         return self.resid_dropout(self.c_proj(y))           # (B, T, C)
 
     def new_cache(self, cache: Cache) -> KeyValues:
         """Return this layer's part of a cache: the keys and values of its tokens."""
-        return KeyValues(cache.ledger(self.pattern), self.attend)
+        return KeyValues(cache.held_keys(self.pattern), self.attend)
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
         """FLOPs per token of a forward's scores and weighted sums: two products per key that the

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mingpt.attention.base import Mixer, with_bias
-from mingpt.layers import Linear, residual_output
+from mingpt.layers import Linear, residual_output, scale
 from mingpt.norms import RMSNorm
 from mingpt.patterns.kinds import Pattern
 from mingpt.positions import RoPE
@@ -49,9 +49,9 @@ class MultiHeadLatentAttention(Mixer):
         if config.qk_norm:
             raise BadInput("model.qk_norm=True: mla norms its latents; it has no keys to norm "
                            "before they are cached")
-        turns = isinstance(self.position, RoPE)
-        self.rank, self.nope, self.rope, self.v_size = _sizes(config, self.head_dim, turns)
-        if turns:
+        rotary = isinstance(self.position, RoPE)
+        self.rank, self.nope, self.rope, self.v_size = _sizes(config, self.head_dim, rotary)
+        if rotary:
             self.position = RoPE(config, layer, self.rope)
         down, width = with_bias(config, "qkv_bias"), self.n_head * (self.nope + self.rope)
         if config.q_lora_rank is None:
@@ -69,7 +69,8 @@ class MultiHeadLatentAttention(Mixer):
         default = 1 / math.sqrt(self.nope + self.rope)
         self.scale = default if config.attn_scale is None else config.attn_scale
         # a factor of the queries, because backends always multiply the scores by `default`
-        self.stretch = self.scale / default
+        self.q_factor = self.scale / default
+        self.scale_q = scale(self.q_factor)
 
     def forward(self, x: Tensor, allowed: Tensor | None = None,
                 cache: Kept | None = None) -> Tensor:
@@ -94,13 +95,13 @@ class MultiHeadLatentAttention(Mixer):
         # (B, nh, T, nope + rope), split in two
         nope, rope = (q.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
                       .split([self.nope, self.rope], -1))
-        return nope, self._turned(rope, start)
+        return nope, self._rotated(rope, start)
 
     def latents(self, x: Tensor, start: int) -> Tensor:
         """x (B, T, C) → (B, 1, T, rank + rope): the normed latent, then the rotated key that all
         heads share."""
         c, key = self.kv_a_proj(x).split([self.rank, self.rope], -1)     # (B, T, rank), (…, rope)
-        return torch.cat((self.kv_a_norm(c), self._turned(key, start)), -1).unsqueeze(1)
+        return torch.cat((self.kv_a_norm(c), self._rotated(key, start)), -1).unsqueeze(1)
 
     def expanded(self, nope: Tensor, rope: Tensor, latent: Tensor,
                  allowed: Tensor | None) -> Tensor:
@@ -112,8 +113,7 @@ class MultiHeadLatentAttention(Mixer):
         k, v = (self.kv_b_proj(c.squeeze(1)).unflatten(-1, (self.n_head, -1)).transpose(1, 2)
                 .split([self.nope, self.v_size], -1))
         k = torch.cat((k, shared.expand(-1, self.n_head, -1, -1)), -1)     # (B, nh, T, nope + rope)
-        q = torch.cat((nope, rope), -1)                                    # (B, nh, T, nope + rope)
-        q = q if self.stretch == 1.0 else q * self.stretch
+        q = self.scale_q(torch.cat((nope, rope), -1))                    # (B, nh, T, nope + rope)
         # torch's fused CPU kernel needs values as wide as queries
         v = F.pad(v, (0, max(0, q.size(-1) - self.v_size)))
         y = self.attend(q, k, v, slopes=self.position.slopes, allowed=allowed,
@@ -133,14 +133,14 @@ class MultiHeadLatentAttention(Mixer):
                       mask, self.dropout_p, self.scale)
         return y @ to_v.mT                                     # (B, nh, n, v_size)
 
-    def _turned(self, x: Tensor, start: int) -> Tensor:
+    def _rotated(self, x: Tensor, start: int) -> Tensor:
         """x (…, T, rope), rotated; x itself where there is no rotary part."""
-        return self.position.turn(x, start) if self.rope else x
+        return self.position.rotated(x, start) if self.rope else x
 
     def new_cache(self, cache: Cache) -> Kept:
         """Return this layer's part of a cache: rank + rope numbers per token, however many heads
         there are."""
-        return Kept(cache.ledger(self.pattern))
+        return Kept(cache.held_keys(self.pattern))
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
         """FLOPs per token of a forward's scores and weighted sums, with keys and values written
@@ -161,9 +161,9 @@ class LatentNorm(RMSNorm):
         self.eps = 1e-6
 
 
-def _sizes(config: CfgNode, hs: int, turns: bool) -> tuple[int, int, int, int]:
+def _sizes(config: CfgNode, hs: int, rotary: bool) -> tuple[int, int, int, int]:
     """Return (kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim), with defaults for
-    those that are None; `turns` says whether there is a rotary part. BadInput for a size below
+    those that are None; `rotary` says whether there is a rotary part. BadInput for a size below
     1."""
     defaults = {"kv_lora_rank": 4 * hs, "qk_nope_head_dim": hs,
                 "qk_rope_head_dim": max(2, hs // 4 * 2),        # about hs/2, and even
@@ -173,7 +173,7 @@ def _sizes(config: CfgNode, hs: int, turns: bool) -> tuple[int, int, int, int]:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise BadInput(f"model.{name}={size!r}: give a whole number from 1, or None")
-    if not turns:
+    if not rotary:
         sizes["qk_rope_head_dim"] = 0
     return tuple(sizes[name] for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
                                           "v_head_dim"))

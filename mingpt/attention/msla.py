@@ -61,8 +61,8 @@ class LatentMixer(Mixer):
             reason = "model.position=rope: use learned, none, or with msla alibi"
         elif config.backend != "auto":
             reason = f"--model.backend={config.backend}: use auto"
-        elif config.document_end is not None or config.published_padding is not None:
-            reason = "data.document_mask or model.published_padding: leave them out"
+        elif config.document_end is not None:
+            reason = "data.document_mask: leave it out"
         if reason:
             raise BadInput(f"model.attention={kind} has no pairs of a query and a key, so it "
                            f"cannot take {reason}")
@@ -159,7 +159,7 @@ class PublishedSparseLatentAttention(LatentMixer):
                       else config.attn_scale)
 
     def forward(self, x: Tensor, allowed: Tensor | None = None,
-                cache: Nothing | None = None) -> Tensor:
+                cache: NoCache | None = None) -> Tensor:
         """See Mixer."""
         latents = self.heads(self.msla.latents.weight)                            # (nh, L, hs)
         weights = self.best(                                                      # (B, nh, T, L)
@@ -168,9 +168,9 @@ class PublishedSparseLatentAttention(LatentMixer):
              + self.heads(self.msla.v_proj(x))).transpose(1, 2).flatten(2)
         return self.resid_dropout(self.c_proj(self.msla.out_proj(y)))             # (B, T, C)
 
-    def new_cache(self, cache: Cache) -> Nothing:
+    def new_cache(self, cache: Cache) -> NoCache:
         """Return this layer's part of a cache, which keeps nothing: no earlier token is read."""
-        return Nothing()
+        return NoCache()
 
     def score_flops(self, T: int, pattern: Pattern | None = None) -> float:
         """FLOPs per token of a forward, besides its projections: its query against all latents, and
@@ -194,7 +194,7 @@ class _Published(nn.Module):
         return sum(2 * part.weight.numel() for part in (self.q_proj, self.v_proj, self.out_proj))
 
 
-class Nothing:
+class NoCache:
     """The cache of a layer that keeps nothing."""
     forgets, least = False, 0
 

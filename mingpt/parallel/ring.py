@@ -107,7 +107,7 @@ class _Ring(torch.autograd.Function):
             if ring.route.last(ring.rank, hop):
                 leaving.append(ring.send_home(dkv, hop))
             dkv, held = ring.pass_on(dkv, hop)(), coming()
-        dk, dv = ring.welcome(
+        dk, dv = ring.receive(
             leaving, q.new_empty(ctx.saved_tensors[1].shape, dtype=lse.dtype)).to(kind)
         return dq.to(q.dtype), dk, dv, None, None, None
 
@@ -152,7 +152,7 @@ class _Ranks:
             return gradient, None
         return gradient, dist.isend(gradient, self._peer(self.rank - hop), self.group)
 
-    def welcome(self, leaving: list[tuple[Tensor, dist.Work | None]], memory: Tensor) -> Tensor:
+    def receive(self, leaving: list[tuple[Tensor, dist.Work | None]], memory: Tensor) -> Tensor:
         """This rank's own finished gradient. It is received into `memory` if another rank finished
         it. Returns after all gradients in `leaving` have been sent."""
         end = min(self.rank + self.route.hops, self.route.ranks - 1)
@@ -178,9 +178,10 @@ class ContextParallel:
     def __init__(self, model: nn.Module, group: dist.ProcessGroup | None = None):
         self.model, self.group, self.start = model, group, 0
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        for option in ("document_end", "published_padding"):
-            if getattr(model, option) is not None:
-                raise BadInput(f"context parallel: model.{option} needs all tokens in one process")
+        if model.document_end is not None:
+            raise BadInput("context parallel: model.document_end needs all tokens in one process")
+        if model.not_causal:
+            raise BadInput(f"context parallel needs a causal model: {model.not_causal}")
         self.layers = [_Layer(self, block.attn) for block in model.transformer.h]
 
     def mine(self, idx: Tensor) -> Tensor:

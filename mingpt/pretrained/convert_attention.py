@@ -29,15 +29,15 @@ SMALL = 1e-6    # a norm's gain below this in size is replaced by this, so that 
 
 
 @dataclass(frozen=True)
-class Made:
+class Converted:
     """A converted tensor, how it was made, and the names of the source's tensors it comes from."""
     tensor: Tensor
     how: str
     sources: tuple[str, ...]
 
 
-def remade(model: nn.Module, state: Tensors, heads: Heads,
-           pooling: str = "mean") -> dict[str, Made]:
+def converted(model: nn.Module, state: Tensors, heads: Heads,
+              pooling: str = "mean") -> dict[str, Converted]:
     """The attention tensors that must be converted rather than copied, by the model's names.
 
     `state` are the source's tensors under our names, `heads` the source's heads. Empty where the
@@ -53,7 +53,7 @@ def remade(model: nn.Module, state: Tensors, heads: Heads,
     return convert(model, state, heads, pooling)
 
 
-def grouped(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Made]:
+def grouped(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Converted]:
     """Give the source's keys and values as many heads as the model has."""
     attn = model.transformer.h[0].attn
     _same_heads(attn, heads)
@@ -64,7 +64,7 @@ def grouped(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dic
     for name in (name for name in state if ".attn.c_attn." in name):
         q, k, v = heads.split(state[name])
         both = (regrouped(t, heads, wanted, pooling) for t in (k, v))
-        made[name] = Made(torch.cat((q, *both)), how, (name,))
+        made[name] = Converted(torch.cat((q, *both)), how, (name,))
     return {name: value for name, value in made.items() if name in dict(model.named_parameters())}
 
 
@@ -81,19 +81,19 @@ def regrouped(t: Tensor, heads: Heads, wanted: int, pooling: str) -> Tensor:
                    f"(model.n_kv_head): give a divisor or a multiple")
 
 
-def published(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Made]:
+def published(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Converted]:
     """Split c_attn into q, k and v, under study 004's names."""
     made, named = {}, dict(model.named_parameters())
     for name in (name for name in state if ".attn.c_attn." in name):
         q, k, v = heads.split(state[name])
         for part, t in (("q", q), ("k", heads.repeated(k)), ("v", heads.repeated(v))):
-            made[name.replace(".c_attn.", f".msla.{part}_proj.")] = Made(t, "split from c_attn",
-                                                                         (name,))
+            made[name.replace(".c_attn.", f".msla.{part}_proj.")] = Converted(
+                t, "split from c_attn", (name,))
     return {name: value for name, value in made.items() if name in named
             and named[name].shape == value.tensor.shape}
 
 
-def latent(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Made]:
+def latent(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict[str, Converted]:
     """Make keys and values pass through a normed latent.
 
     [W_k; W_v] · gain = U·S·Vᵀ gives the directions of the normed input that keys and values need
@@ -106,14 +106,14 @@ def latent(model: nn.Module, state: Tensors, heads: Heads, pooling: str) -> dict
     learned = model.transformer.wpe is not None
     moved = without_qkv_bias(state, heads) if learned and hasattr(model.transformer.h[0],
                                                                   "ln_2") else dict(state)
-    made: dict[str, Made] = {}
+    made: dict[str, Converted] = {}
     for l in range(model.config.n_layer):
         made |= _latent_layer(model.transformer.h[l], f"transformer.h.{l}.", moved)
     named = dict(model.named_parameters())
     return {name: value for name, value in made.items() if name in named}
 
 
-def _latent_layer(block: nn.Module, at: str, state: Tensors) -> dict[str, Made]:
+def _latent_layer(block: nn.Module, at: str, state: Tensors) -> dict[str, Converted]:
     attn, source = block.attn, (f"{at}attn.c_attn.weight", f"{at}attn.c_attn.bias")
     heads = Heads(attn.n_head, attn.n_head, attn.head_dim)
     q, k, v = (t.double() for t in heads.split(_repeated(state[source[0]], attn)))
@@ -146,7 +146,7 @@ def _latent_layer(block: nn.Module, at: str, state: Tensors) -> dict[str, Made]:
     values["attn.c_proj.bias"] = before + out @ (v @ shift + bias)
     if f"{at}ln_1.bias" in state:
         values["ln_1.bias"] = shift
-    return {at + name: Made(t.float(), how, source) for name, t in values.items()}
+    return {at + name: Converted(t.float(), how, source) for name, t in values.items()}
 
 
 def _queries(q: Tensor, attn: nn.Module) -> Tensor:

@@ -45,9 +45,9 @@ from mingpt.pretrained.weights import (
 from mingpt.pretrained.windows import (
     AttentionTypes,
     LayerTypes,
+    NoPositionWindows,
     NoWindow,
     OneWindow,
-    UnturnedWindows,
 )
 
 
@@ -221,7 +221,7 @@ QWEN3 = Family(
 SMOLLM3 = Family(
     "smollm3", "SmolLM3ForCausalLM",
     (*(entry for entry in LLAMA if not isinstance(entry, Rope)), Rope(theta=2_000_000.0),
-     KeyValueHeads(absent=4), HeadDim(), TIED, PRE_NORM, NoRopeLayers(), UnturnedWindows()),
+     KeyValueHeads(absent=4), HeadDim(), TIED, PRE_NORM, NoRopeLayers(), NoPositionWindows()),
     outer(),
     (*norms(), *attention("attention_bias", "attention_bias"), *gated_mlp("mlp_bias")),
     ignored="max_window_layers")

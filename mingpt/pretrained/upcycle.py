@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mingpt.pretrained.convert_attention import remade
+from mingpt.pretrained.convert_attention import converted
 from mingpt.pretrained.weights import Heads, Tensors
 from mingpt.utils import BadInput, did_you_mean
 
@@ -41,7 +41,7 @@ def upcycle(model: nn.Module, state: Tensors, heads: Heads, pooling: str = "mean
     """
     _check_shape(model, state)
     given = {"lm_head.weight": state["transformer.wte.weight"], **state}
-    made = remade(model, given, heads, pooling)
+    made = converted(model, given, heads, pooling)
     taken = Taken()
     for name, p in model.named_parameters():
         if name in made:

@@ -130,14 +130,14 @@ class PairedKey(Plain):
     @staticmethod
     def to_theirs(ours, heads):
         return (
-            turned_last(
+            with_last(
                 ours, heads.rope, lambda t: t.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
             ),
         )
 
     @staticmethod
     def to_ours(theirs, heads):
-        return turned_last(
+        return with_last(
             theirs[0], heads.rope, lambda t: t.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
         )
 
@@ -156,7 +156,7 @@ class PairedQueries(Plain):
                           for head in theirs[0].chunk(heads.n_head)])
 
 
-def turned_last(t: Tensor, n: int, arrange: Callable[[Tensor], Tensor]) -> Tensor:
+def with_last(t: Tensor, n: int, arrange: Callable[[Tensor], Tensor]) -> Tensor:
     """(m, …) → (m, …): `arrange` applied to the last n rows."""
     return torch.cat((t[:len(t) - n], arrange(t[len(t) - n:]))) if n else t
 

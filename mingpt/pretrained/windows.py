@@ -93,7 +93,7 @@ class LayerTypes(Entry):
                                    for w in windows]}
 
 
-class UnturnedWindows(LayerTypes):
+class NoPositionWindows(LayerTypes):
     """In SmolLM3, without `layer_types`, the layers without positions have the window. This entry
     must come after NoRopeLayers, whose settings it reads."""
     absent = None

@@ -27,8 +27,7 @@ FREE = {"model_type", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "mlp
 # settings that the tensors express
 IN_TENSORS = {"bias", "qkv_bias", "attn_out_bias", "attn_scale"}
 # settings that a user knows by another name than model.KEY
-CALLED = {"document_end": "data.document_mask", "published_padding": "data.published_padding"}
-
+CALLED = {"document_end": "data.document_mask"}
 
 # Written as null: a family's default token ids may lie beyond our vocabulary.
 NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
@@ -83,10 +82,10 @@ def _converted(model: nn.Module, family: Family) -> tuple[dict[str, Any], Tensor
              else Heads(attn.n_head, attn.n_kv_head, attn.head_dim))
     state = family.prepare(_state(model, family), heads)
     tensors, left = write_tensors(family.weights(ours["n_layer"]), state, heads, theirs)
-    return theirs, tensors, _homeless(left)
+    return theirs, tensors, _unplaced(left)
 
 
-def _homeless(names: list[str]) -> list[str]:
+def _unplaced(names: list[str]) -> list[str]:
     """Describe the tensors that have no place in the family, by the setting they come from where
     that is known."""
     kinds = sorted({name.split(".", 3)[-1] if name.startswith("transformer.h.") else name
@@ -183,19 +182,19 @@ def _state(model: nn.Module, family: Family) -> Tensors:
         state["transformer.wte.weight"] = (state["transformer.wte.weight"]
                                            * model.transformer.wte.scale)
     for l, block in enumerate(model.transformer.h):
-        stretch, at = getattr(block.attn, "stretch", 1.0), f"transformer.h.{l}.attn."
-        if stretch == 1.0:
+        factor, at = getattr(block.attn, "q_factor", 1.0), f"transformer.h.{l}.attn."
+        if factor == 1.0:
             continue
         if f"{at}q_norm.weight" in state:
-            state[f"{at}q_norm.weight"] = state[f"{at}q_norm.weight"] * stretch
+            state[f"{at}q_norm.weight"] = state[f"{at}q_norm.weight"] * factor
             continue
         rows = block.attn.n_head * block.attn.head_dim
         for name in (f"{at}c_attn.weight", f"{at}c_attn.bias"):
             if name in state:
-                state[name] = torch.cat((state[name][:rows] * stretch, state[name][rows:]))
+                state[name] = torch.cat((state[name][:rows] * factor, state[name][rows:]))
         for name in (f"{at}q_proj.weight", f"{at}q_b_proj.weight"):      # of latent attention
             if name in state:
-                state[name] = state[name] * stretch
+                state[name] = state[name] * factor
     if family.table and "transformer.wpe.weight" not in state:
         state["transformer.wpe.weight"] = torch.zeros(model.block_size, model.config.n_embd)
     return state

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from mingpt.losses import soft_cap
 from mingpt.patterns.pattern import Pattern
-from mingpt.sampling.cache_plan import Ledger, View
+from mingpt.sampling.cache_plan import HeldKeys, View
 from mingpt.utils import BadInput
 
 
@@ -60,24 +60,23 @@ class Cache:
             raise BadInput(reason)
         self.batch, self.capacity = batch, min(length or model.block_size, model.block_size)
         self.slack, self.length = slack, 0
-        self.ledgers: dict[Pattern, Ledger] = {}
+        self.held: dict[Pattern, HeldKeys] = {}
         self.layers = [block.attn.new_cache(self) for block in model.transformer.h]
         self.tokens = None
         if model.document_end is not None:
             device = model.lm_head.weight.device
             self.tokens = torch.zeros(batch, self.capacity, dtype=torch.long, device=device)
 
-    def ledger(self, pattern: Pattern) -> Ledger:
-        """The ledger of a pattern: which positions its layers hold. Layers with the same pattern
-        share it."""
-        if pattern not in self.ledgers:
-            self.ledgers[pattern] = Ledger(pattern, self.capacity, self.slack)
-        return self.ledgers[pattern]
+    def held_keys(self, pattern: Pattern) -> HeldKeys:
+        """The keys that the layers of a pattern hold. Layers with the same pattern share this."""
+        if pattern not in self.held:
+            self.held[pattern] = HeldKeys(pattern, self.capacity, self.slack)
+        return self.held[pattern]
 
     def at_once(self) -> int:
         """How many tokens may be fed in one step. Into an empty cache, as many as it has room
         for."""
-        forgets = (any(ledger.plan.evicts for ledger in self.ledgers.values())
+        forgets = (any(keys.plan.evicts for keys in self.held.values())
                    or any(l.forgets for l in self.layers))
         return self.slack + 1 if forgets and self.length else self.capacity
 
@@ -97,8 +96,8 @@ class Cache:
             raise BadInput(f"a cache with slack={self.slack} takes at most {self.at_once()} more "
                            f"at once, not {n}")
         self.length += n
-        for ledger in self.ledgers.values():
-            ledger.extend(start, n)
+        for keys in self.held.values():
+            keys.extend(start, n)
         if self.tokens is not None:
             self.tokens[:, start:self.length] = idx
         return start
@@ -106,7 +105,7 @@ class Cache:
     def truncate(self, length: int) -> None:
         """Forget all tokens but the first `length`. Raises BadInput if a layer has evicted a key
         that the next token would see."""
-        parts = [*self.ledgers.values(), *self.layers]
+        parts = [*self.held.values(), *self.layers]
         least = max(part.least for part in parts)
         if length and not least <= length <= self.length:
             raise BadInput(f"truncate({length}): of {self.length} tokens a cache with "
@@ -120,34 +119,31 @@ class Cache:
     def reset(self) -> None:
         """Forget all tokens. The memory stays allocated."""
         self.length = 0
-        for part in (*self.ledgers.values(), *self.layers):
+        for part in (*self.held.values(), *self.layers):
             part.reset()
 
 
 def cannot_cache(model) -> str | None:
     """Why a model cannot use a cache and must be recomputed for every token, or None if it can."""
-    if model.published_padding is not None:
-        return ("model.published_padding lets text see what comes after it: this model cannot use "
-                "a key/value cache")
-    return None
+    return model.not_causal and f"{model.not_causal}: this model cannot use a key/value cache"
 
 
 # -- one layer -------------------------------------------------------------------------------------
 
 class Kept:
     """One layer's memory: the tensors (B, heads, slots, size) that it keeps of its tokens."""
-    # For layers that forget more than their ledger says: whether the layer forgets tokens, and the
+    # For layers that forget more than held_keys says: whether the layer forgets tokens, and the
     # fewest tokens that it can be truncated to.
     forgets, least = False, 0
 
-    def __init__(self, ledger: Ledger):
-        self.ledger = ledger
+    def __init__(self, held_keys: HeldKeys):
+        self.held_keys = held_keys
         self.memory: list[Tensor] = []
 
     @property
     def start(self) -> int:
         """The position of the first new token."""
-        return self.ledger.start
+        return self.held_keys.start
 
     def keep(self, *new: Tensor) -> None:
         """Store tensors (B, heads, n, size) of the new tokens in the slots of their positions."""
@@ -155,41 +151,41 @@ class Kept:
         if self.memory and self.start and self.memory[0].dtype != new[0].dtype:
             self.memory = [memory.to(x.dtype) for memory, x in zip(self.memory, new, strict=True)]
         if not self.memory or self.memory[0].dtype != new[0].dtype:
-            self.memory = [x.new_empty(*x.shape[:2], self.ledger.plan.size, x.size(-1))
+            self.memory = [x.new_empty(*x.shape[:2], self.held_keys.plan.size, x.size(-1))
                            for x in new]                            # (B, heads, slots, size)
-        slots = self.ledger.slots
-        if len(slots) == 1 or not self.ledger.plan.evicts:
+        slots = self.held_keys.slots
+        if len(slots) == 1 or not self.held_keys.plan.evicts:
             for memory, x in zip(self.memory, new, strict=True):
                 memory[:, :, slots[0]:slots[-1] + 1].copy_(x)
             return
         # Among many new tokens, a later one may already have taken the slot of an earlier one.
-        held = self.ledger.holds[slots] == np.arange(self.start, self.start + len(slots))
+        newest = self.held_keys.holds[slots] == np.arange(self.start, self.start + len(slots))
         index, kept = (torch.from_numpy(x).to(new[0].device)
-                       for x in (slots[held], held.nonzero()[0]))
+                       for x in (slots[newest], newest.nonzero()[0]))
         for memory, x in zip(self.memory, new, strict=True):
             memory.index_copy_(2, index, x.index_select(2, kept))
 
     def read(self) -> tuple[View, list[Tensor]]:
         """The view of the new tokens, and the kept tensors that it covers, (B, heads, keys,
         size)."""
-        view = self.ledger.read(self.memory[0].device)
+        view = self.held_keys.read(self.memory[0].device)
         if view.index is None:
             return view, [memory[:, :, :view.stop] for memory in self.memory]
         return view, [memory.index_select(2, view.index) for memory in self.memory]
 
     def truncate(self, length: int) -> None:
-        """Nothing to do: the ledger says which slots are held."""
+        """Nothing to do: held_keys records which slots are held."""
 
     def reset(self) -> None:
-        """Nothing to do: the ledger says which slots are held."""
+        """Nothing to do: held_keys records which slots are held."""
 
 
 class KeyValues(Kept):
     """One layer's keys and values. It is called like a backend, with q, k and v of the new tokens.
     The first tokens fed see only one another, so they go through the layer's own backend."""
 
-    def __init__(self, ledger: Ledger, backend: Callable):
-        super().__init__(ledger)
+    def __init__(self, held_keys: HeldKeys, backend: Callable):
+        super().__init__(held_keys)
         self.backend = backend
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, slopes: Tensor | None = None,

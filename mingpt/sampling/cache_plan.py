@@ -18,7 +18,7 @@ from mingpt.patterns.pattern import ROWS, Pattern
 
 # A share of the positions. A layer that needs slots for a larger share gets one slot per position
 # and evicts nothing.
-WORTH = 0.9
+EVICT_BELOW = 0.9
 # A share of the keys held. If a query sees a smaller share, copying the keys that it sees costs
 # less than reading all of them.
 SPARSE = 0.5
@@ -49,7 +49,7 @@ def plan(pattern: Pattern, length: int, slack: int) -> Plan:
         slots[position] = heapq.heappop(free) if free else used
         used = max(used, int(slots[position]) + 1)
         leaving.setdefault(int(freed_at[position]), []).append(slots[position])
-    return (Plan(slots, used, True) if used <= WORTH * length
+    return (Plan(slots, used, True) if used <= EVICT_BELOW * length
             else Plan(np.arange(length), length, False))
 
 
@@ -72,7 +72,7 @@ class View(NamedTuple):
     positions: Tensor       # (slots,): the positions that the slots read hold
 
 
-class Ledger:
+class HeldKeys:
     """Records which position each slot holds (−1: none), for all layers of one pattern."""
 
     def __init__(self, pattern: Pattern, capacity: int, slack: int):

@@ -8,7 +8,7 @@ et al. 2022, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318.
     tokens, count = speculate(model, idx, 100, ModelDraft(small), do_sample=True, temperature=0.8)
     # the model's own future heads draft (multi_token.py)
     tokens, count = speculate(model, idx, 100, HeadDraft(model))
-    count.acceptance, count.tokens_a_pass
+    count.acceptance, count.tokens_per_pass
 
 It continues one row at a time, because rows would accept different numbers of tokens. Beyond
 block_size the model reads a window that moves with each token, so nothing can be read ahead, and
@@ -45,7 +45,7 @@ class Count:
         return self.accepted / self.drafted if self.drafted else 0.0
 
     @property
-    def tokens_a_pass(self) -> float:
+    def tokens_per_pass(self) -> float:
         """Tokens written per pass: the drafted ones that it accepts, and one of the model's own.
         0 if there were no passes."""
         return (self.accepted + self.passes) / self.passes if self.passes else 0.0

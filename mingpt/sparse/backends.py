@@ -34,18 +34,6 @@ def same_document(idx: Tensor, end_of_text: int, start: int = 0) -> Tensor:
     return (document[:, start:, None] == document[:, None, :]).unsqueeze(1)  # (B, 1, T − start, T)
 
 
-def flipped_padding(idx: Tensor, padding: int) -> Tensor:
-    """Study 000's faulty mask of padded rows, with its sign flipped: (B, T) tokens → (B, 1, T, T).
-
-    In a row with padding, only padding is seen. A text token sees all of the padding, although it
-    comes later. A padding token sees the padding up to itself. Rows without padding are all true.
-    """
-    pad = idx == padding                                                            # (B, T)
-    earlier = torch.ones(idx.size(1), idx.size(1), dtype=torch.bool, device=idx.device).tril()
-    seen = pad[:, None, :] & (earlier | ~pad[:, :, None])                           # (B, T, T)
-    return (seen | ~pad.any(1)[:, None, None]).unsqueeze(1)                         # (B, 1, T, T)
-
-
 class Backend:
     """One layer's attention over its pattern. `biased` says whether calls will pass slopes. The
     constructor raises BadInput for a case that the backend does not support."""
@@ -84,25 +72,6 @@ class Dense(Backend):
         seen = mask_of(pattern, T, q.device)
         if allowed is not None:
             seen = seen & allowed
-        return masked(q, k, v, seen, slopes, dropout_p)
-
-
-class PublishedPadding(Dense):
-    """Dense attention with study 000's fault, reproduced so that its effect can be measured. In
-    padded rows `allowed`, made by flipped_padding, replaces the pattern, so text sees the
-    future."""
-
-    def lacks(self, pattern, config, biased):
-        if config.document_end is not None:
-            return "cannot have model.published_padding and data.document_mask both"
-        return (None if config.backend in ("auto", "dense")
-                else "cannot reproduce model.published_padding, the padding fault of study 000")
-
-    @staticmethod
-    def attend(pattern, q, k, v, slopes, allowed, dropout_p):
-        # (B, 1, 1, 1): true for rows without padding
-        whole = allowed.all(-1, keepdim=True).all(-2, keepdim=True)
-        seen = torch.where(whole, mask_of(pattern, q.size(-2), q.device), allowed)
         return masked(q, k, v, seen, slopes, dropout_p)
 
 
@@ -249,8 +218,7 @@ def fastest(pattern: Pattern, T: int, case: BackendCase) -> str:
 def make_backend(pattern: Pattern, config: CfgNode, biased: bool) -> Backend:
     """The backend that the config names, for one layer. Raises BadInput if that backend does not
     support the case."""
-    kind = BACKENDS[config.backend] if config.published_padding is None else PublishedPadding
-    return kind(pattern, config, biased)
+    return BACKENDS[config.backend](pattern, config, biased)
 
 
 def _no_documents(config: CfgNode) -> str | None:

@@ -66,7 +66,7 @@ def documents_of(which):
             old = held.get(mine.shape, mine)
             held[mine.shape] = mine
             return mine[:1].expand_as(mine) if which == "row 0" else old
-        model._allowed = allowed
+        model.token_mask = allowed
     return plant
 
 

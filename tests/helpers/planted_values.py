@@ -24,7 +24,7 @@ def rotation(layer, change):
     """Replace a layer's rotation by change(turn, q, k) → (q, k)."""
     def plant(model):
         position = at(model, layer).attn.position
-        turn = position.turn
+        turn = position.rotated
         position.rotate = lambda q, k, start=0: change(turn, q, k)
     return plant
 
@@ -237,6 +237,7 @@ OWN_VALUES = {     # further faults
         {}, lambda m: setattr(at(m, 1).ln_1, "forward", lambda x: F.rms_norm(
             x, (32,), at(m, 1).ln_1.weight, 1e-5) + at(m, 1).ln_1.bias),
         "layer 1's ln_1"),
-    "qk stretch forgotten": ({"attn_scale": 1.0}, lambda m: setattr(at(m, 2).attn, "stretch", 1.0),
-                             "layer 2's attention"),
+    "factor of the queries forgotten": (
+        {"attn_scale": 1.0}, lambda m: setattr(at(m, 2).attn, "scale_q", nn.Identity()),
+        "layer 2's attention"),
 }

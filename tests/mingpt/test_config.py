@@ -8,6 +8,7 @@ import contextlib
 import io
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from mingpt.model import GPT
 from mingpt.sampling.cache import Cache, advance
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
+from tests.helpers.models import config_of, perturbed
 
 T, V, LAYERS = 12, 17, 2
 
@@ -59,13 +61,7 @@ def name_of(changes):
 every_pair = pytest.mark.parametrize("changes", pairs(MODEL_CHOICES), ids=name_of)
 
 
-def small(**changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, LAYERS, 2, 16
-    config.vocab_size, config.block_size = V, T
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.merge_from_dict(changes)
-    return config
+small = partial(config_of, n_layer=LAYERS, vocab_size=V, block_size=T)
 
 
 def quiet_gpt(config, seed=0):
@@ -79,12 +75,7 @@ def quiet_gpt(config, seed=0):
 
 
 def build(seed=0, **changes):
-    model = quiet_gpt(small(**changes), seed)
-    # as after some training: at std 0.02 a token has little effect on others
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return model.eval()
+    return perturbed(quiet_gpt(small(**changes), seed), 0.2).eval()
 
 
 def tokens(batch=2):

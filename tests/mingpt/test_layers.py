@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mingpt.layers import MAX_FEW_ROWS, Linear, divisor, few_rows
+from mingpt.layers import MAX_FEW_ROWS, Linear, divisor, few_rows, scale
 
 
 @pytest.mark.parametrize("rows", [1, 2, MAX_FEW_ROWS, MAX_FEW_ROWS + 1])
@@ -40,3 +40,9 @@ def test_each_part_of_the_outputs_has_its_own_place():
                                              (2 * 10007, 16, 1)])
 def test_the_parts_are_a_divisor_near_what_is_wanted(n, least, parts):
     assert divisor(n, least) == parts
+
+
+def test_a_scale_multiplies_and_the_factor_one_leaves_the_tensor_itself():
+    x = torch.randn(2, 3)
+    assert torch.equal(scale(0.3)(x), x * 0.3)
+    assert scale(1.0)(x) is x

@@ -101,6 +101,15 @@ def test_targets_of_minus_one_do_not_count():
 # where weights come from
 
 
+def test_statistics_are_means_over_the_parts_that_report_each_name():
+    model = GPT(config_of())
+    assert model.statistics() == {}
+    for block, found in zip(model.transformer.h, ({"a": 1.0, "b": 5.0}, {"a": 2.0}, {}),
+                            strict=True):
+        block.mlp.statistics = lambda found=found: found
+    assert model.statistics() == {"a": 1.5, "b": 5.0}
+
+
 def test_a_seed_gives_the_same_bits_whatever_was_drawn_before():
     a, b = GPT(config_of()), GPT(config_of())
     torch.manual_seed(9)

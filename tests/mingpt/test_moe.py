@@ -2,6 +2,7 @@
 dropped, and what it costs."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,18 +13,12 @@ from mingpt.mlps import DENSE, MixtureOfExperts
 from mingpt.model import GPT
 from mingpt.moe import balance_loss, choose, within_capacity
 from mingpt.utils import BadInput
+from tests.helpers import models
 
 C, T = 24, 12
 
 
-def config_of(**changes):
-    config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": C,
-                            "vocab_size": 31,
-                            "block_size": 16, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-                            "attn_pdrop": 0.0, "mlp": "moe",
-                            **changes})
-    return config
+config_of = partial(models.config_of, n_embd=C, vocab_size=31, block_size=16, mlp="moe")
 
 
 def layer(seed=0, **changes):

@@ -5,20 +5,15 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mingpt.model import GPT
 from mingpt.multi_token import shifted_targets
 from mingpt.utils import IGNORE_INDEX, BadInput
+from tests.helpers.models import gpt_of
 
 V, T, C = 13, 10, 16
 
 
 def model_of(**changes):
-    config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": C,
-                            "vocab_size": V,
-                            "block_size": T, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-                            "attn_pdrop": 0.0, **changes})
-    model = GPT(config)
+    model = gpt_of(**{"n_embd": C, "vocab_size": V, "block_size": T, **changes})
     model.init_weights(3)
     return model
 

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from mingpt.model import GPT
 from mingpt.norms import _RMS, NORMS
+from tests.helpers.models import gpt_of
 
 SHIPPED = ("layernorm", "rmsnorm")
 
@@ -58,11 +59,7 @@ def test_rmsnorm_keeps_small_terms_in_half_precision():
 
 
 def tiny(**changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 2, 16
-    config.vocab_size, config.block_size = 11, 8
-    config.merge_from_dict(changes)
-    return GPT(config).eval()
+    return gpt_of(**changes).eval()
 
 
 def test_without_bias_no_parameter_is_a_bias():

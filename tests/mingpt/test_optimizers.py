@@ -8,19 +8,14 @@ import pytest
 import torch
 
 from experiments.weights import checkpoint
-from mingpt.model import GPT
 from mingpt.optimizers import MuonAndAdamW
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
+from tests.helpers.models import gpt_of
 
 
 def model_of(**changes):
-    config = GPT.get_default_config()
-    config.merge_from_dict({"model_type": None, "n_layer": 2, "n_head": 2, "n_embd": 16,
-                            "vocab_size": 11,
-                            "block_size": 8, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-                            "attn_pdrop": 0.0, **changes})
-    model = GPT(config)
+    model = gpt_of(**changes)
     model.init_weights(0)
     return model
 

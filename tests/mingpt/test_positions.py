@@ -5,18 +5,15 @@ import torch
 
 from mingpt.model import GPT
 from mingpt.patterns.kinds import full
-from mingpt.positions import POSITIONS, _Turn, alibi_slopes
+from mingpt.positions import POSITIONS, _Rotation, alibi_slopes
 from mingpt.sparse.backends import Dense, same_document
 from mingpt.utils import BadInput
+from tests.helpers import models
 
 
 def config_of(position, n_head=2, n_embd=16, block_size=32, **changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, n_head, n_embd
-    config.vocab_size, config.block_size, config.position = 23, block_size, position
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.merge_from_dict(changes)
-    return config
+    return models.config_of(n_head=n_head, n_embd=n_embd, block_size=block_size, vocab_size=23,
+                            position=position, **changes)
 
 
 def rope(**changes):
@@ -163,7 +160,7 @@ def test_a_document_reads_as_when_it_stands_alone(position):
 def test_ropes_gradient_is_its_derivative_also_where_a_share_is_turned():
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
     angle = torch.randn(4, 2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: _Turn.apply(x, angle.cos(), angle.sin()), (x,))
-    turned = _Turn.apply(x, angle.cos(), angle.sin())
+    assert torch.autograd.gradcheck(lambda x: _Rotation.apply(x, angle.cos(), angle.sin()), (x,))
+    turned = _Rotation.apply(x, angle.cos(), angle.sin())
     torch.testing.assert_close(turned[..., 4:], x[..., 4:])
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))

@@ -1,8 +1,6 @@
 """The audit finds everything that is not as declared, and names the place. It finds nothing in what
 the project ships."""
 
-import contextlib
-import io
 import json
 import math
 
@@ -25,6 +23,7 @@ from mingpt.patterns.schedule import NAMED
 from mingpt.pretrained.upcycle import freeze_except
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
+from tests.helpers.models import gpt_of
 from tests.helpers.planted import EOT, PLANTED, V, sees
 from tests.helpers.planted_training import FAULTS
 from tests.helpers.sources import small
@@ -33,14 +32,8 @@ T = 48
 
 
 def build(seed=0, **changes) -> GPT:
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 3, 2, 32
-    config.vocab_size, config.block_size = V, T
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.merge_from_dict(changes)
-    torch.manual_seed(seed)
-    with contextlib.redirect_stdout(io.StringIO()):
-        return GPT(config)
+    return gpt_of(seed=seed, **{"n_layer": 3, "n_embd": 32, "vocab_size": V, "block_size": T,
+                                **changes})
 
 
 def settings():

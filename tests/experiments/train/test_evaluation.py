@@ -100,7 +100,8 @@ def test_a_draft_changes_no_greedy_text_and_says_what_it_brought(out, capsys):
     assert told[0]["samples"] == told[1]["samples"] and "draft" not in told[0]
     brought = told[1]["draft"]
     assert (
-        0 <= brought["acceptance"] <= 1 <= brought["tokens_a_pass"] <= 4 and brought["drafted"] > 0
+        0 <= brought["acceptance"] <= 1 <= brought["tokens_per_pass"] <= 4
+        and brought["drafted"] > 0
     )
     assert brought["speed_up"] == pytest.approx(brought["seconds_without"] / brought["seconds"])
     assert lab.main([*request[:-1], "--draft", "rope.s0", "--samples", "2"]) == 0

@@ -1,8 +1,6 @@
 """Kinds of attention: shared keys and values, biases, scale, head size, and layers without
 positions."""
 
-import contextlib
-import io
 import math
 
 import pytest
@@ -15,27 +13,16 @@ from mingpt.model import GPT
 from mingpt.positions import layers_without
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
+from tests.helpers.models import config_of, gpt_of
 
 V, T = 23, 24
 
 
-def config_of(**changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 4, 4, 32
-    config.vocab_size, config.block_size = V, T
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.merge_from_dict(changes)
-    return config
+SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 32, "vocab_size": V, "block_size": T}
 
 
 def gpt(**changes):
-    torch.manual_seed(0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = GPT(config_of(**changes)).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return model
+    return gpt_of(0.2, **{**SHAPE, **changes}).eval()
 
 
 def tokens():
@@ -168,7 +155,7 @@ def test_layers_with_a_window_have_the_local_base():
                                           ("every 2", {1, 3}),
                                           ("every 4", {3}), ("every 9", set()), (None, set())])
 def test_layers_without_positions_are_named_or_counted_out(text, layers):
-    assert layers_without(config_of(position="rope", nope_layers=text)) == layers
+    assert layers_without(config_of(**SHAPE, position="rope", nope_layers=text)) == layers
 
 
 @pytest.mark.parametrize("wrong, hint", [("4", "the last is 3"), ("x", "write 3,7"),
@@ -202,8 +189,7 @@ def test_a_layer_without_positions_does_not_tell_the_order_of_its_keys(position)
                                      {"position": "rope", "rope_fraction": 0.25, "n_embd": 64,
                                       "head_dim": 8}], ids=str)
 def test_the_audit_finds_nothing(changes):
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = GPT(config_of(**changes))
+    model = gpt_of(**{**SHAPE, **changes})
     result = audit(model, Trainer.get_default_config())
     assert result["passed"], result["checks"]
 

@@ -1,42 +1,24 @@
 """Multi-head latent attention: DeepSeek's own code in transformers is the reference; and the
 compressed cache."""
 
-import contextlib
-import io
 
 import pytest
 import torch
 
 from mingpt.attention.mla import MultiHeadLatentAttention
-from mingpt.model import GPT
 from mingpt.sampling.cache import Cache, advance
 from mingpt.utils import BadInput
+from tests.helpers.models import config_of, gpt_of, perturbed
 
 V, T, C = 23, 16, 32
 SIZES = {"kv_lora_rank": 12, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 10}
 
 
-def config_of(**changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 4, C
-    config.vocab_size, config.block_size, config.attention = V, T, "mla"
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.merge_from_dict(changes)
-    return config
+SHAPE = {"n_head": 4, "n_embd": C, "vocab_size": V, "block_size": T, "attention": "mla"}
 
 
 def gpt(**changes):
-    torch.manual_seed(0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = GPT(config_of(**changes)).eval()
-    return perturbed(model)
-
-
-@torch.no_grad()
-def perturbed(module):
-    for p in module.parameters():
-        p.add_(0.2 * torch.randn_like(p))
-    return module
+    return gpt_of(0.2, **{**SHAPE, **changes}).eval()
 
 
 # -- DeepSeek's ------------------------------------------------------------------------------------
@@ -53,7 +35,7 @@ def deepseek(version, q_lora_rank, bias):
         rope_parameters={"rope_type": "default", "rope_theta": 1e4})
     module = getattr(transformers.models, f"deepseek_{version}")
     modeling = getattr(module, f"modeling_deepseek_{version}")
-    attention = perturbed(getattr(modeling, f"{name}Attention")(config, 0).eval())
+    attention = perturbed(getattr(modeling, f"{name}Attention")(config, 0).eval(), 0.2)
     rotary = getattr(modeling, f"{name}RotaryEmbedding")(config)
     hidden = torch.full((T, T), torch.finfo(torch.float32).min).triu(1)[None, None]
 
@@ -89,7 +71,7 @@ def copied(theirs, ours):
 def test_it_is_deepseeks_to_1e_5(version, q_lora_rank, bias):
     torch.manual_seed(0)
     theirs, run = deepseek(version, q_lora_rank, bias)
-    config = config_of(position="rope", q_lora_rank=q_lora_rank, bias=bias, **SIZES)
+    config = config_of(**SHAPE, position="rope", q_lora_rank=q_lora_rank, bias=bias, **SIZES)
     ours = copied(theirs, MultiHeadLatentAttention(config).eval())
     x = torch.randn(2, T, C)
     want, got = run(x), ours(x)

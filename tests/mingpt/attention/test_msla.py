@@ -14,29 +14,18 @@ from mingpt.model import GPT
 from mingpt.sampling.cache import Cache, advance
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
+from tests.helpers.models import config_of, gpt_of
 from tests.mingpt.attention.test_running_means import slow
 
 V, T, C = 23, 2 * CHUNK + 9, 32
 
 
-def config_of(**changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 4, C
-    config.vocab_size, config.block_size, config.attention = V, T, "msla"
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.msla_latents, config.msla_topk = 7, 3
-    config.merge_from_dict(changes)
-    return config
+SHAPE = {"n_head": 4, "n_embd": C, "vocab_size": V, "block_size": T, "attention": "msla",
+         "msla_latents": 7, "msla_topk": 3}
 
 
 def gpt(**changes):
-    torch.manual_seed(0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = GPT(config_of(**changes)).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    return model
+    return gpt_of(0.3, **{**SHAPE, **changes}).eval()
 
 
 def heads(x):

@@ -190,6 +190,10 @@ def test_what_needs_all_tokens_in_one_process_is_refused(alone):
             del MODELS["refused"]
     with pytest.raises(BadInput, match="model.document_end"):
         ContextParallel(model(document_end=3))
+    ahead = model()
+    ahead.not_causal = "it reads ahead"
+    with pytest.raises(BadInput, match="needs a causal model: it reads ahead"):
+        ContextParallel(ahead)
     with pytest.raises(BadInput, match="attn_pdrop=0.5"):
         ContextParallel(model(attn_pdrop=0.5)).loss(*batch())
     for changes in ({"mlp": "moe"}, {"n_future": 2}):

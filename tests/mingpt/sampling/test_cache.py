@@ -4,17 +4,15 @@ Tokens are read one by one, a few at once, or again after a truncation. Greedy t
 tokens too.
 """
 
-import contextlib
-import io
 import itertools
 
 import pytest
 import torch
 
 from mingpt import model as models
-from mingpt.model import GPT
 from mingpt.sampling.cache import Cache, advance
 from mingpt.utils import BadInput
+from tests.helpers.models import gpt_of
 
 V, BLOCK = 23, 24
 
@@ -29,20 +27,11 @@ HEADS = ({}, {"tie_weights": True}, {"logit_softcap": 2.0}, {"document_end": 7},
 
 
 def build(**changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 4, 32
-    config.vocab_size, config.block_size = V, BLOCK
-    config.merge_from_dict(changes)
-    torch.manual_seed(0)
+    shape = {"n_head": 4, "n_embd": 32, "vocab_size": V, "block_size": BLOCK}
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            model = GPT(config).eval()
+        return gpt_of(0.2, **{**shape, **changes}).eval()
     except BadInput:
         return None     # the pair has no meaning: test_config.py reports it
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return model
 
 
 def every_kind():
@@ -200,12 +189,17 @@ def test_more_than_there_is_room_for_is_refused():
         advance(model, tokens(1)[:1], cache)
     with pytest.raises(BadInput, match="at most 1 more at once"):
         model.hidden(tokens(2), cache)                            # advance() would split them
-    with pytest.raises(BadInput, match="published_padding"):
-        Cache(build(published_padding=3), 1)
+    model.not_causal = "it reads ahead"
+    with pytest.raises(BadInput, match="it reads ahead"):
+        Cache(model, 1)
 
 
-def test_study_000s_padding_is_recomputed():
-    model = build(published_padding=3)
+def test_a_model_that_is_not_causal_is_recomputed():
+    model = build()
+    model.not_causal = "it reads ahead"
+    # a query sees itself and the keys that differ from the last token
+    model.token_mask = lambda idx, start=0: (idx.ne(idx[:, -1:])[:, None, None]
+                                             | torch.eye(idx.size(1), dtype=torch.bool))
     assert torch.equal(model.generate(tokens(5), 6), recomputed(model, tokens(5), 6))
 
 

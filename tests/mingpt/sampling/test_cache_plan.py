@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mingpt.patterns.kinds import parse_pattern
-from mingpt.sampling.cache_plan import Ledger, last_queries, plan
+from mingpt.sampling.cache_plan import HeldKeys, last_queries, plan
 
 T = 70
 PATTERNS = ["f", "1", "5", "200", "9>1/3", "4/3", "b4x1", "b7x0", "s5", "4+g6", "r0.3@1", "5&s2",
@@ -43,25 +43,25 @@ def test_no_more_is_kept_than_a_query_sees(text, size):
 @pytest.mark.parametrize("text", PATTERNS)
 def test_what_is_read_is_what_the_query_sees(text):
     pattern = parse_pattern(text)
-    ledger = Ledger(pattern, T, 3)
+    held_keys = HeldKeys(pattern, T, 3)
     fed = 0
     for n in (20, 1, 1, 4, 3, 1, 4, 2):
-        ledger.extend(fed, n)
-        view = ledger.read(torch.device("cpu"))
+        held_keys.extend(fed, n)
+        view = held_keys.read(torch.device("cpu"))
         if fed:
             for row, query in enumerate(range(fed, fed + n)):
                 held = view.positions if view.seen is None else view.positions[view.seen[row]]
                 assert sorted(held.tolist()) == pattern.rows(
                     query, query + 1)[0].nonzero()[0].tolist()
                 slots = torch.arange(view.stop) if view.index is None else view.index
-                assert (torch.from_numpy(ledger.holds)[slots] == view.positions).all()
+                assert (torch.from_numpy(held_keys.holds)[slots] == view.positions).all()
         fed += n
 
 
 def test_far_links_are_copied_out_where_they_are_few():
-    ledger = Ledger(parse_pattern("2/9"), T, 0)
-    ledger.extend(0, 60)
-    ledger.extend(60, 1)
-    view = ledger.read(torch.device("cpu"))
+    held_keys = HeldKeys(parse_pattern("2/9"), T, 0)
+    held_keys.extend(0, 60)
+    held_keys.extend(60, 1)
+    view = held_keys.read(torch.device("cpu"))
     assert view.positions.tolist() == [4, 13, 22, 31, 40, 49, 59, 60]
     assert view.seen is None

@@ -152,8 +152,8 @@ def test_what_is_kept_are_the_first_ones_before_a_refusal():
 
 def test_counts_say_what_drafting_brought():
     assert Count(10, 40, 30).acceptance == 0.75
-    assert Count(10, 40, 30).tokens_a_pass == 4
-    assert Count().acceptance == Count().tokens_a_pass == 0
+    assert Count(10, 40, 30).tokens_per_pass == 4
+    assert Count().acceptance == Count().tokens_per_pass == 0
 
 
 def test_what_cannot_be_drafted_is_refused():
@@ -164,7 +164,9 @@ def test_what_cannot_be_drafted_is_refused():
         speculate(model, PROMPT.repeat(2, 1), 3, ModelDraft(model))
     with pytest.raises(BadInput, match="model.n_future=1"):
         HeadDraft(model)
-    for bad in (lambda: ModelDraft(model_of(published_padding=0)),
-                lambda: speculate(model_of(published_padding=0), PROMPT, 3, ModelDraft(model))):
-        with pytest.raises(BadInput, match="published_padding"):
+    ahead = model_of()
+    ahead.not_causal = "it reads ahead"
+    for bad in (lambda: ModelDraft(ahead),
+                lambda: speculate(ahead, PROMPT, 3, ModelDraft(model))):
+        with pytest.raises(BadInput, match="it reads ahead: this model cannot use a key/value"):
             bad()

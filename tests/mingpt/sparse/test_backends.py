@@ -1,8 +1,6 @@
 """Backends: each computes the same attention in its own way, and refuses what it cannot do."""
 
-import contextlib
 import copy
-import io
 import pickle
 
 import pytest
@@ -13,30 +11,21 @@ from torch.nn.attention.flex_attention import create_mask
 
 from mingpt.model import GPT, Block, CausalSelfAttention
 from mingpt.patterns.kinds import full, parse_pattern, window
-from mingpt.sparse.backends import BACKENDS, BackendCase, Dense, fastest, flipped_padding, mask_of
+from mingpt.sparse.backends import BACKENDS, BackendCase, Dense, fastest, mask_of
 from mingpt.sparse.banded import supports
 from mingpt.sparse.flex import BLOCK, block_mask
 from mingpt.utils import BadInput
+from tests.helpers.models import gpt_of
 
 PATTERNS = ["f", "1", "7", "7/3", "b8x2", "s5", "6+g9", "r0.3@1", "12>1/2", "9&s2", "4|s6"]
 SCHEDULES = ["full", "f 7", "1 5/3", "b8x1 9+g4", "s6 f", "r0.4@2 9&s2"]
 
 
+SHAPE = {"n_head": 3, "n_embd": 48, "vocab_size": 19, "block_size": 70}
+
+
 def gpt(seed=0, **changes):
-    config = GPT.get_default_config()
-    config.model_type, config.n_layer, config.n_head, config.n_embd = None, 2, 3, 48
-    config.vocab_size, config.block_size = 19, 70
-    config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = 0.0
-    config.merge_from_dict(changes)
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = GPT(config)
-    model.init_weights(seed)
-    generator = torch.Generator().manual_seed(seed)
-    # as after some training: at std 0.02 attention is nearly uniform for any scores
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    return model
+    return gpt_of(0.1, seed, **{**SHAPE, **changes})
 
 
 def tokens(T, batch=2):
@@ -184,8 +173,6 @@ def test_a_mask_first_made_while_sampling_serves_in_training():
      "flex cannot drop attention weights, as model.attn_pdrop=0.1 asks"),
     ({"backend": "flex", "document_end": 3}, "flex cannot apply a document mask"),
     ({"backend": "bandit"}, "did you mean 'banded'"),
-    ({"backend": "banded", "published_padding": 0}, "use auto or dense"),
-    ({"document_end": 0, "published_padding": 0}, "both"),
     ({"schedule": "f 7 f"}, "of the model's 2 layers"),
     ({"schedule": "lms_mian"}, "did you mean 'lms_main'"),
     ({"schedule": "0*"}, "the least is 1"),
@@ -288,47 +275,3 @@ def test_a_model_keeps_its_schedule_when_the_file_has_gone(tmp_path):
 def test_another_depth_says_so_on_the_schedule_and_prints_nothing():
     assert "written for 12 layers" in gpt(schedule="lms_main").schedule.note
     assert gpt(schedule="f 7").schedule.note is None
-
-
-# -- study 000's padding ---------------------------------------------------------------------------
-
-PAD = 0
-
-
-def padded():
-    """Two rows of ten tokens: the first is whole, the second is padded from position 6 on.
-
-    No token of the text is the padding token.
-    """
-    idx = torch.randint(1, 19, (2, 10), generator=torch.Generator().manual_seed(5))
-    idx[1, 6:] = PAD
-    return idx
-
-
-def test_a_flipped_padding_mask_shows_text_the_padding_behind_it_alone():
-    seen = flipped_padding(padded(), PAD)[:, 0].int()
-    assert seen[0].all()
-    assert ["".join(".x"[s] for s in row) for row in seen[1].tolist()] == 6 * ["......xxxx"] + [
-        "......x...", "......xx..", "......xxx.", "......xxxx"]
-
-
-def test_published_padding_leaves_whole_rows_alone_and_hides_all_text_of_padded_ones():
-    right, wrong = (gpt(schedule="f 7", published_padding=p).eval() for p in (None, PAD))
-    idx = padded()
-    a, b = right(idx)[0], wrong(idx)[0]
-    torch.testing.assert_close(a[0], b[0], atol=1e-5, rtol=0)
-    assert (a[1] - b[1]).abs().amax(-1).min() > 1e-3
-    edited = idx.clone()
-    edited[1, 2] = 1 + idx[1, 2] % 18
-    moved = (wrong(edited)[0] - b)[1].abs().amax(-1)
-    assert moved[2] > 1e-3 and not moved[3:].any(), "no text token sees another"
-
-
-def test_published_padding_is_learned_as_if_it_were_text():
-    model, idx = gpt(published_padding=PAD), padded()
-    targets = torch.full_like(idx, -1)
-    targets[:, :4] = 5
-    every = targets.masked_fill(targets == -1, PAD)
-    logits, loss = model(idx, targets)
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), every.flatten()))
