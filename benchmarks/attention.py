@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from benchmarks.kit.machine import peak_mb
 from benchmarks.kit.options import RESULTS
 from benchmarks.kit.tables import save
-from benchmarks.kit.turns import ratios
+from experiments.train.process import peak_memory_mb
+from experiments.train.workers import ratios
 from mingpt.patterns.kinds import parse_pattern
 from mingpt.sparse.banded import banded_attention
 
@@ -152,9 +152,9 @@ def peak_memory(kind: str) -> float:
 
 def _added_by_a_step(kind: str) -> float:
     _step(kind, 256)
-    before = peak_mb()
+    before = peak_memory_mb()
     _step(kind, 8192)
-    return peak_mb() - before
+    return peak_memory_mb() - before
 
 
 def _step(kind: str, T: int) -> None:

@@ -26,7 +26,8 @@ from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.machine import describe
 from benchmarks.kit.peers import PEERS, absent, autocast, load
 from benchmarks.kit.tables import Table, memory_cell, ratio_cell, save, time_cell
-from benchmarks.kit.turns import Built, Side, ratios, spread, take_turns
+from benchmarks.kit.turns import Built, Side, take_turns
+from experiments.train.workers import ratios, spread
 
 CASE = Case("gpt2", 12, 12, 768, 1024, 1)
 OURS, WITH = "ours", ("minGPT", "nanoGPT", "transformers")
@@ -122,8 +123,8 @@ def build(name: str, case: Case, device: str, prompt: int, tokens: int,
     """
     import torch
     if name == OURS:
-        from benchmarks.kit.machine import resident_mb
         from benchmarks.kit.ours import model_of
+        from experiments.train.process import resident_mb
         idle, model = resident_mb(), model_of(case, {"model.tie_weights": True}).to(device)
     else:
         model, _, _, idle = load(name, case, device, path)
@@ -133,9 +134,7 @@ def build(name: str, case: Case, device: str, prompt: int, tokens: int,
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     about = {"idle_mb": idle if device == "cpu" else 0.0}
     run = timed(model, lambda: CONTINUE[name](model, idx, tokens + 1), tokens, device, wait, about)
-    return Built(run, about, wait, timed=True,
-                 peak_mb=(lambda: torch.cuda.max_memory_allocated() / 2**20) if device == "cuda"
-                 else None)
+    return Built(run, about, wait, device, timed=True)
 
 
 CONTINUE: dict[str, Callable] = {

@@ -24,7 +24,8 @@ from benchmarks.kit.cases import Case
 from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.machine import describe
 from benchmarks.kit.tables import Table, ratio_cell, save, time_cell
-from benchmarks.kit.turns import Side, ratios, spread, take_turns
+from benchmarks.kit.turns import Side, take_turns
+from experiments.train.workers import ratios, spread
 
 # ARM: the arm that contains every lever but GELU's
 ARM, OURS, COMPILED = "all_modifications", "ours", "with torch.compile"

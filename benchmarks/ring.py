@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.kit.options import run
+from experiments.train.process import MB
 from mingpt.parallel.ring import Route, ring_attention
 from mingpt.patterns.kinds import Pattern, full, window
 from mingpt.sparse.banded import banded_attention
@@ -109,7 +110,7 @@ def report(args: argparse.Namespace, pattern: Pattern, ranks: int, off: float, s
     """Print what rank 0 found: the largest difference, the work, the data sent, and the times."""
     route = Route(ranks, args.length // ranks, pattern.reach(args.length))
     # MB of a stretch's keys and values in float32
-    stretch = 2 * args.heads * route.length * args.head_dim * 4 / 2**20
+    stretch = 2 * args.heads * route.length * args.head_dim * 4 / MB
     moves = sum(min(route.hops, ranks - 1 - rank) for rank in range(ranks))
     print(f"{args.length} tokens over {ranks} ranks, {route.length} each; pattern {pattern}")
     print(f"largest difference to one process, outputs and gradients: {off:.1e}")

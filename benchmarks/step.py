@@ -32,7 +32,8 @@ from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.machine import available_mb, describe
 from benchmarks.kit.peers import PEERS, absent
 from benchmarks.kit.tables import Table, memory_cell, percent_cell, ratio_cell, save, time_cell
-from benchmarks.kit.turns import Side, ratios, spread, take_turns
+from benchmarks.kit.turns import Side, take_turns
+from experiments.train.workers import ratios, spread
 
 GEMM, OURS, UNTIED = "matrix product", "ours", "ours, untied"
 ROUNDS, QUICK_ROUNDS = 5, 3

@@ -108,6 +108,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 def spec_from(args: argparse.Namespace):
     """The Spec (arm and settings) that the arguments describe. Raises BadInput."""
     from experiments.declare.spec import make_spec
+    from experiments.declare.study import load_study
     overrides = [*attention_overrides(args), *source_overrides(args), *args.overrides]
     if getattr(args, "max_iters", None) is not None:
         overrides.append(f"--trainer.max_iters={args.max_iters}")
@@ -117,5 +118,6 @@ def spec_from(args: argparse.Namespace):
         overrides.append(f"--run.logger={args.logger}")
     if getattr(args, "allow_audit_fail", False):
         overrides.append("--run.allow_audit_fail=true")
-    return make_spec(args.preset, args.study, args.arm, args.flags or (),
+    study = load_study(args.study) if args.study is not None else None
+    return make_spec(args.preset, study, args.arm, args.flags or (),
                      getattr(args, "data", None), overrides)

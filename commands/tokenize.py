@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Tokenise, print the account as a table or JSON, and return 0. Raises BadInput."""
     from experiments.corpus import open_corpus
-    from experiments.declare.spec import build_settings
-    settings = build_settings(preset=args.preset, study=args.study, arm=_arm(args), data=args.data,
-                              overrides=args.overrides)
+    settings = _settings(args)
     began = time.monotonic()
     corpus = open_corpus(settings.data)
     account = {**corpus.describe(), "cache": str(corpus.store.folder),
@@ -46,12 +44,13 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _arm(args: argparse.Namespace) -> str | None:
-    """The arm whose data settings to use: --arm, or else the study's baseline."""
-    if args.study is None or args.arm is not None:
-        return args.arm
+def _settings(args: argparse.Namespace):
+    """The settings that the arguments describe. A study without --arm means its baseline."""
+    from experiments.declare.spec import make_spec
     from experiments.declare.study import load_study
-    return load_study(args.study).baseline
+    study = load_study(args.study) if args.study is not None else None
+    arm = study.baseline if study and args.arm is None else args.arm
+    return make_spec(args.preset, study, arm, data=args.data, overrides=args.overrides).settings
 
 
 def _print(account: dict) -> None:

@@ -60,10 +60,11 @@ def test_an_example_works_through_command_line_audit_pairs_and_study(added, tmp_
     assert record["config"][section][slot] == member
     if section == "model" and slot != "position":
         assert f"model.{slot}={member} has no reference" in record["audit"]["unchecked"]
-    study = tmp_path / "mine.toml"
-    study.write_text('question = "Does it help?"\nbaseline = "baseline"\nseeds = [0, 1]\n'
-                     f'[arms.baseline]\n[arms.{member}]\n{section}.{slot} = "{member}"\n')
-    assert list(load_study(study).arms) == ["baseline", member]
+    path = tmp_path / "mine.toml"
+    path.write_text('question = "Does it help?"\nbaseline = "baseline"\nseeds = [0, 1]\n'
+                    f'[arms.baseline]\n[arms.{member}]\n{section}.{slot} = "{member}"\n')
+    study = load_study(path)
+    assert list(study.arms) == ["baseline", member]
     assert getattr(getattr(make_spec(study=study, arm=member).settings, section), slot) == member
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from experiments.train.process import MB
+
 VOCABULARY = 50257    # GPT-2's
 
 
@@ -59,7 +61,7 @@ class Case:
         It holds each weight, its gradient and two moments, and three copies of the logits.
         """
         weights = self.matrices + (0 if tied else self.vocab_size * self.n_embd)
-        return 500 + 4 * (4 * weights + 3 * self.tokens * self.vocab_size) / 2**20
+        return 500 + 4 * (4 * weights + 3 * self.tokens * self.vocab_size) / MB
 
 
 CASES = {case.name: case for case in (

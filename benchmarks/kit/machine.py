@@ -1,12 +1,11 @@
 """
-The machine of a measurement: its description, and the memory of a process.
+The machine of a measurement: its description, and the memory that it has left.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 import time
 from importlib import metadata
@@ -14,40 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.record import processor
+from experiments.train.process import MB
 
 PACKAGES = ("torch", "numpy", "transformers", "x-transformers", "litgpt", "tokenizers")
-
-
-def peak_mb() -> float:
-    """The peak memory of this process, in MB of 2²⁰ bytes.
-
-    /proc is read first, because getrusage's peak starts at that of the parent process.
-    """
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10)
-
-
-def resident_mb() -> float:
-    """The memory that this process holds now, in MB; the peak where only that is known."""
-    return _status("VmRSS") or peak_mb()
-
-
-def _status(key: str) -> float | None:
-    """The value of a line of /proc/self/status, in MB; None where there is no such file."""
-    status = Path("/proc/self/status")
-    return (int(status.read_text().split(f"{key}:")[1].split()[0]) / 1024 if status.exists()
-            else None)
 
 
 def available_mb(device: str = "cpu") -> float:
     """The memory in MB that new processes can have on the device."""
     if device == "cuda":
         import torch
-        return torch.cuda.mem_get_info()[0] / 2**20
+        return torch.cuda.mem_get_info()[0] / MB
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        return int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) / 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20 / 2
+        return int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) * 1024 / MB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB / 2
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.kit.cases import Case
-from benchmarks.kit.machine import resident_mb
 from benchmarks.kit.peers import BETAS, CLIP, DECAY, LEARNING_RATE, batches, built
 from benchmarks.kit.turns import Built
 from experiments.declare.arms import combine
+from experiments.train.process import resident_mb
 
 LLAMA = ("all_modifications",)
 

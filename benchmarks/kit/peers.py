@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kit.cases import Case
-from benchmarks.kit.machine import resident_mb
 from benchmarks.kit.turns import Built
+from experiments.train.process import resident_mb
 from mingpt.utils import BadInput
 
 LEARNING_RATE, BETAS, DECAY, CLIP = 3e-4, (0.9, 0.95), 0.1, 1.0
@@ -154,8 +154,7 @@ def built(run: Callable, idle: float, device: str) -> Built:
     about = {"loss": float(run()), "first_seconds": time.perf_counter() - begun, "idle_mb": idle}
     if device != "cuda":
         return Built(run, about)
-    return Built(run, about | {"idle_mb": 0.0}, torch.cuda.synchronize,
-                 lambda: torch.cuda.max_memory_allocated() / 2**20)
+    return Built(run, about | {"idle_mb": 0.0}, torch.cuda.synchronize, device)
 
 
 def _from_copy(option: str, path: str):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from experiments.analysis.subjects import AnalysisSubject
-from experiments.train.bench import spread
+from experiments.train.workers import spread
 from mingpt.config import SIZES
 from mingpt.patterns.kinds import Full, Pattern
 from mingpt.sparse.backends import BACKENDS, BackendCase, fastest

@@ -135,6 +135,27 @@ class Arms:
                 self.grids[arm] = points
 
 
+def read_arms(tables: Mapping[str, Any], study: Mapping[str, Any], baseline: str,
+              base: Mapping[str, Any], where: str) -> Arms:
+    """The arms of a study in the order of its file. `tables` is the study's [arms]. The baseline
+    comes first when the file does not declare it and the catalogue has it. Raises BadInput, with
+    `where` in front, for malformed tables and where there is no arm."""
+    arms = Arms(where)
+    for name, table in tables.items():
+        arms.add(name, table)
+    if "factorial" in study:
+        arms.add_factorial(study["factorial"], where)
+    if not arms.listed:
+        raise BadInput(f"{where}: declares no arms; add [arms.NAME] tables, or factorial = [...]")
+    if baseline not in arms.listed:
+        if baseline not in catalogue():
+            raise BadInput(f"{where}: baseline: no arm "
+                           f"{baseline!r}{did_you_mean(baseline, arms.listed)}")
+        arms.listed.insert(0, baseline)
+    arms.add_grids(rates(study["lr"], f"{where}: lr") if "lr" in study else [], base)
+    return arms
+
+
 def rates(value: Any, where: str) -> list[float]:
     """A grid of learning rates, smallest first. Raises BadInput for a list that is none."""
     numbers = isinstance(value, list) and value and all(

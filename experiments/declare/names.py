@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.declare.arms import Arm, catalogue, closure, combine
+from experiments.declare.arms import NAME, Arm, catalogue, closure, combine
 from mingpt.config import options_of
 from mingpt.utils import BadInput
 
@@ -44,8 +44,9 @@ def default_name(flags: list[str], chosen: Mapping[str, Any],
                  effective: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
     """The name of the arm that these flags and settings make.
 
-    `chosen` are the settings in which the arm differs from its preset and flags. `effective` is
-    what each arm of the catalogue changes under this preset. `settings` are all settings, flat.
+    `chosen` are the settings in which the arm differs from its preset and flags, with the schedule
+    as the user wrote it. `effective` is what each arm of the catalogue changes under this preset.
+    `settings` are all settings, flat.
     """
     arms = catalogue()
     contained = set().union(set(), *(closure(flag, arms) for flag in flags))
@@ -58,6 +59,21 @@ def default_name(flags: list[str], chosen: Mapping[str, Any],
             rest = {key: value for key, value in rest.items() if key not in effective[name]}
     name, parts = combine(contained)[0], _parts(rest)
     return shortened("_".join(parts if parts and not contained else [name, *parts]))
+
+
+def checked_name(arm: str | None, default: str) -> str:
+    """The name that the user gave, or the default. Raises BadInput for a name that cannot name
+    files, and for a catalogue arm's name on other settings."""
+    if arm is None:
+        return default
+    if not NAME.fullmatch(arm) or len(arm) > LONGEST_NAME:
+        raise BadInput(f"--arm {arm!r} cannot name files: letters, digits and _ . + - only, at "
+                       f"most {LONGEST_NAME}")
+    # Lower case, because some file systems treat Rope and rope as the same name.
+    if arm.lower() in catalogue() and arm != default:
+        raise BadInput(f"--arm {arm}: the catalogue has an arm of that name, and these settings "
+                       f"are another arm: its own name is {default!r}")
+    return arm
 
 
 def refuse_undone_flags(flags: list[str], chosen: Mapping[str, Any],

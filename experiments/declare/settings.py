@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments.declare.ranges import RANGES, SHARE, check_ranges, range_of, shown
@@ -14,6 +15,7 @@ from mingpt.config import check_slots
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
+SCHEDULES = Path(__file__).parents[1] / "schedules"
 SHAPE = ("n_layer", "n_head", "n_embd")
 # Texts and switches whose default, None, does not show their type.
 TEXTS = ("model.model_type", "data.val_pack", "data.cache", "data.separator", "data.bin_dtype",
@@ -165,6 +167,36 @@ def _check_heads(model: CN) -> None:
         near = min(near, key=lambda h: abs(h - model.n_head))
         raise BadInput(f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}: "
                        f"try {near}")
+
+
+def read_schedule(model: CN) -> str | None:
+    """Check the schedule and return its note, or None. A schedule from a file is written out in
+    full in the settings, so a later change of the file is a change of settings. A schedule that
+    hides nothing in any layer becomes `full`, however it is written."""
+    from mingpt.config import SIZES
+    from mingpt.patterns.schedule import parse_schedule, without_file
+    depth = model.n_layer or SIZES.get(model.model_type, {}).get("n_layer")
+    if not depth:
+        return None   # the model refuses this shape later, with its own message
+    text = _located(model.schedule)
+    schedule, T = parse_schedule(text, depth), model.block_size
+    kinds = set(schedule)
+    # f* is the same arm as full.
+    model.schedule = "full" if set(map(str, kinds)) == {"f"} else without_file(text, depth)
+    idle = (f"schedule {text!r} hides nothing at model.block_size={T}: no window is shorter: try a "
+            f"longer block")
+    idle = (idle if model.schedule != "full" and T and not any(p.sparsity(T) for p in kinds)
+            else None)
+    return "; ".join(filter(None, (schedule.note, idle))) or None
+
+
+def _located(schedule: str) -> str:
+    """The schedule's text. Where it names a FILE.json that does not exist, the shipped file of that
+    name replaces it, if there is one."""
+    name, json, rest = schedule.partition(".json")
+    shipped = SCHEDULES / f"{name}.json"
+    return (f"{shipped}{rest}" if json and shipped.is_file() and not Path(f"{name}.json").exists()
+            else schedule)
 
 
 def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

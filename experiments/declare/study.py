@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.declare.arms import Arm, catalogue, combine, flatten, read_toml
-from experiments.declare.designs import Arms, Design, match_word, rates
+from experiments.declare.arms import flatten, read_toml
+from experiments.declare.designs import Arms, Design, match_word, read_arms
 from experiments.records.record import MAX_SEED
 from mingpt.utils import BadInput, did_you_mean
-
-__all__ = ["Arm", "Design", "Study", "catalogue", "combine", "load_study", "parse_seeds", "shipped"]
 
 STUDIES = Path(__file__).parents[1] / "studies"
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
@@ -107,7 +105,7 @@ def load_study(name_or_path: str | Path) -> Study:
         raise BadInput(f"{path}: metric: no metric {metric!r}{did_you_mean(metric, METRICS)}")
     baseline = _checked(table, "baseline", "baseline", str, path)
     base = flatten(_checked(table, "base", {}, Mapping, path), f"{path}: [base]")
-    arms = _arms(table, baseline, base, path)
+    arms = read_arms(_checked(table, "arms", {}, Mapping, path), table, baseline, base, str(path))
     margin, alpha = _margins(table, path)
     seeds = _seeds(table.get("seeds", [0, 1, 2]), f"{path}: seeds")
     return Study(
@@ -239,22 +237,3 @@ def _selection(table: Mapping[str, Any], seeds: list[int], arms: Arms,
         raise BadInput(f"{path}: selection_seeds {chosen} leave fewer than two of the seeds "
                        f"{seeds} for the verdicts")
     return tuple(chosen)
-
-
-def _arms(table: Mapping[str, Any], baseline: str, base: Mapping[str, Any], path: Path) -> Arms:
-    """The study's arms in the order of the file. The baseline comes first when the file does not
-    declare it and the catalogue has it."""
-    arms = Arms(str(path))
-    for name, arm_table in _checked(table, "arms", {}, Mapping, path).items():
-        arms.add(name, arm_table)
-    if "factorial" in table:
-        arms.add_factorial(table["factorial"], f"{path}")
-    if not arms.listed:
-        raise BadInput(f"{path}: declares no arms; add [arms.NAME] tables, or factorial = [...]")
-    if baseline not in arms.listed:
-        if baseline not in catalogue():
-            raise BadInput(f"{path}: baseline: no arm "
-                           f"{baseline!r}{did_you_mean(baseline, arms.listed)}")
-        arms.listed.insert(0, baseline)
-    arms.add_grids(rates(table["lr"], f"{path}: lr") if "lr" in table else [], base)
-    return arms

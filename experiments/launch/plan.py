@@ -156,7 +156,7 @@ def _check_grids(study: Study, settings: dict[str, CfgNode]) -> None:
 def _spec(request: Request, arm: str) -> Spec:
     from experiments.declare.spec import make_spec
     with _named(arm):
-        return make_spec(preset=request.preset, study=request.study.path, arm=arm,
+        return make_spec(preset=request.preset, study=request.study, arm=arm,
                          data=list(request.data), overrides=request.overrides)
 
 

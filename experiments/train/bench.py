@@ -1,26 +1,15 @@
 """
 Compares one arm's attention under every backend: checks that the losses are equal, then measures
-the time and memory of a training step.
-
-Every variant is built once, in its own process, so that its peak memory is its own. In each round
-every variant takes one sample, in a new random order. A disturbance of the machine then affects all
-variants alike, and ratios are taken within a round.
+the time and memory of a training step. The variants take turns (workers.py).
 """
 
 from __future__ import annotations
 
-import math
-import random
-import signal
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,6 +18,15 @@ from experiments.train.evaluate import evaluating
 from experiments.train.predict import RandomTokens, stepper
 from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import build_model, describe_model
+from experiments.train.workers import (
+    Measured,
+    Worker,
+    ratios,
+    sample,
+    spread,
+    steps_for,
+    workers,
+)
 from mingpt.sparse.backends import BACKENDS
 from mingpt.trainer import find_device
 from mingpt.utils import BadInput, did_you_mean
@@ -72,31 +70,21 @@ def removed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **rest: Any) -> t
 
 # -- in a variant's own process --------------------------------------------------------------------
 
-def serve(connection: Connection, variant: Variant) -> None:
-    """Build the variant and send its description, or why it was refused. Then, for every number
-    received, take that many steps and send their mean seconds. 0 ends the process, which sends its
-    peak memory last."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # the parent handles Ctrl-C
+def build(variant: Variant) -> Measured | dict[str, str]:
+    """Build the variant, or say why it is refused."""
     try:
         step, about = _build(variant)
     except BadInput as refusal:
-        connection.send({"refused": str(refusal)})
-        return
-    connection.send(about)
-    while steps := connection.recv():
-        connection.send(sum(step() for _ in range(steps)) / steps)
-    connection.send(peak_memory_mb(_device(variant.settings)))
-
-
-def _device(settings: CN) -> str:
-    return find_device(settings.trainer.device)
+        return {"refused": str(refusal)}
+    return Measured(about, lambda steps: sum(step() for _ in range(steps)) / steps,
+                    lambda: peak_memory_mb(about["device"]))
 
 
 def _build(variant: Variant) -> tuple[Callable[[], float], dict[str, Any]]:
     """(a function that takes a step and returns its seconds, the variant's description)."""
     settings = variant.settings
-    tokens = RandomTokens(settings)
-    model = build_model(settings, tokens, seed=0).to(_device(settings))
+    tokens, device = RandomTokens(settings), find_device(settings.trainer.device)
+    model = build_model(settings, tokens, seed=0).to(device)
     if variant.removed:
         for block in model.transformer.h:
             block.attn.attend = removed
@@ -105,7 +93,7 @@ def _build(variant: Variant) -> tuple[Callable[[], float], dict[str, Any]]:
     with FlopCounterMode(display=False, custom_mapping=SDPA_ON_CPU) as counter:
         step()
     return step, {"loss": loss, "seconds": step(), "flops_counted": counter.get_total_flops(),
-                  "device": _device(settings), **describe_model(model)}
+                  "device": device, **describe_model(model)}
 
 
 def _loss(model: torch.nn.Module, tokens: RandomTokens) -> float:
@@ -138,71 +126,21 @@ SDPA_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forw
 
 # -- side by side ----------------------------------------------------------------------------------
 
-class BackendWorker:
-    """A variant's process, as its parent sees it."""
-
-    def __init__(self, variant: Variant):
-        context = get_context("spawn")
-        self.variant, (self.connection, theirs) = variant, context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, variant), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.about = self.answer()
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the variant cannot be built, or None."""
-        return self.about.get("refused")
-
-    def answer(self) -> Any:
-        """The next message of the process. Raises RuntimeError where the process has ended."""
-        try:
-            return self.connection.recv()
-        except EOFError:
-            self.process.join()
-            raise RuntimeError(f"bench: the process of {self.variant.name!r} ended with exit code "
-                               f"{self.process.exitcode}") from None
-
-    def ask(self, steps: int) -> Any:
-        """Take this many steps and return their mean seconds. With 0 the process ends and returns
-        its peak memory in MB."""
-        self.connection.send(steps)
-        return self.answer()
-
-
-@contextmanager
-def _workers(rows: list[Variant], say: Callable[[str], None]) -> Iterator[list[BackendWorker]]:
-    started = []
-    try:
-        for variant in rows:
-            say(f"building {variant.name}")
-            started.append(BackendWorker(variant))
-        yield started
-    finally:
-        for worker in started:
-            worker.process.terminate()
-
-
 def bench(spec: Spec, rounds: int = 7, only: Collection[str] | None = None,
           say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Measure all variants, or those in `only`, and return everything that `lab.py bench` reports.
     Raises RuntimeError where two backends' losses differ, BadInput where no variant can be
     measured."""
-    with _workers(_chosen(variants(spec.settings), only), say) as workers:
-        running = [w for w in workers if not w.refusal]
+    with workers(_chosen(variants(spec.settings), only), build, say) as started:
+        running = [w for w in started if "refused" not in w.about]
         if not running:
-            raise BadInput(workers[0].refusal)
-        check_losses({w.variant.name: w.about["loss"] for w in running if w.variant.same_loss})
-        steps = {w.variant.name: max(1, math.ceil(SAMPLE_SECONDS / w.about["seconds"]))
-                 for w in running}
-        samples: dict[str, list[float]] = {name: [] for name in steps}
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            for worker in random.Random(number).sample(running, len(running)):
-                samples[worker.variant.name].append(worker.ask(steps[worker.variant.name]))
-        memory = {w.variant.name: w.ask(0) for w in running}
+            raise BadInput(started[0].about["refused"])
+        check_losses({w.side.name: w.about["loss"] for w in running if w.side.same_loss})
+        steps = {w: steps_for(SAMPLE_SECONDS, w.about["seconds"]) for w in running}
+        samples = sample(steps, rounds, say)
+        memory = {w.side.name: w.ask(0) for w in running}
         return {**_head(spec, running), "rounds": rounds,
-                "rows": [_row(w, samples, memory, spec.settings) for w in workers]}
+                "rows": [_row(w, samples, memory, spec.settings) for w in started]}
 
 
 def _chosen(rows: list[Variant], only: Collection[str] | None) -> list[Variant]:
@@ -224,7 +162,7 @@ def check_losses(losses: dict[str, float]) -> None:
         raise RuntimeError(f"bench: backends disagree: {wrong}, not {reference}")
 
 
-def _head(spec: Spec, running: list[BackendWorker]) -> dict[str, Any]:
+def _head(spec: Spec, running: list[Worker]) -> dict[str, Any]:
     about, trainer = running[0].about, spec.settings.trainer
     return {"arm": spec.arm, "preset": spec.preset, "device": about["device"], "note": spec.note,
             "T": spec.settings.model.block_size, "batch_size": trainer.batch_size,
@@ -232,27 +170,20 @@ def _head(spec: Spec, running: list[BackendWorker]) -> dict[str, Any]:
                                            "parameters")}}
 
 
-def _row(worker: BackendWorker, samples: dict[str, list[float]], memory: dict[str, float],
+def _row(worker: Worker, samples: dict[str, list[float]], memory: dict[str, float],
          settings: CN) -> dict[str, Any]:
     """One row of the table: a variant's numbers, or why there are none."""
-    name = worker.variant.name
-    if worker.refusal:
-        return {"name": name, "refused": worker.refusal}
+    name = worker.side.name
+    if "refused" in worker.about:
+        return {"name": name, "refused": worker.about["refused"]}
     trainer, seconds = settings.trainer, samples[name]
     tokens = trainer.batch_size * trainer.accumulation_steps * settings.model.block_size
-    needed = 0 if worker.variant.removed else worker.about["flops_per_token"] * tokens
+    needed = 0 if worker.side.removed else worker.about["flops_per_token"] * tokens
     return {"name": name, "refused": None,
-            "loss": worker.about["loss"] if worker.variant.same_loss else None,
+            "loss": worker.about["loss"] if worker.side.same_loss else None,
             "step_ms": spread([1e3 * s for s in seconds]),
             "tokens_per_second": tokens / median(seconds),
-            **{f"against_{other}": spread([b / a for a, b
-                                           in zip(seconds, samples[other], strict=True)])
+            **{f"against_{other}": ratios(samples[other], seconds)
                for other in (FULL, "dense") if other in samples},
             "peak_memory_mb": memory[name], "flops_needed": needed or None,
             "flops_counted": worker.about["flops_counted"]}
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """The median and the lower and upper quartile of some values."""
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    return {"median": float(middle), "low": float(low), "high": float(high)}

@@ -1,5 +1,5 @@
 """
-The current process: its peak memory, and the signals that ask it to end.
+The current process: its memory, and the signals that ask it to end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import FrameType
+
+MB = 10**6    # bytes; every figure in MB is in this unit
 
 
 @contextlib.contextmanager
@@ -24,12 +27,25 @@ def relayed(handler: Callable[[int, FrameType | None], None],
             signal.signal(number, old)
 
 
-def peak_memory_mb(device: str) -> float:
-    """Peak memory in MB (10⁶ bytes). On a CUDA device it is the most that torch allocated there;
-    elsewhere it is the process's peak resident size."""
+def peak_memory_mb(device: str = "cpu") -> float:
+    """Peak memory in MB. On a CUDA device it is the most that torch allocated there; elsewhere it
+    is the process's peak resident size."""
     if str(device).startswith("cuda"):
         import torch
-        return torch.cuda.max_memory_allocated(device) / 1e6
+        return torch.cuda.max_memory_allocated(device) / MB
+    # /proc is read first, because getrusage's peak starts at that of the parent process.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts bytes, Linux kB
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return _status_mb("VmHWM") or (peak if sys.platform == "darwin" else peak * 1024) / MB
+
+
+def resident_mb() -> float:
+    """The memory in MB that this process holds now; the peak where only that is known."""
+    return _status_mb("VmRSS") or peak_memory_mb()
+
+
+def _status_mb(key: str) -> float | None:
+    """A size from /proc/self/status, in MB; None where that is not known."""
+    status = Path("/proc/self/status")
+    _, found, rest = (status.read_text() if status.exists() else "").partition(f"{key}:")
+    return int(rest.split()[0]) * 1024 / MB if found else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +18,6 @@ from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
 RESTART = "--resume restart begins again"
-
-
-@dataclass
-class Counters:
-    """What a run has counted so far. `loss_sum` and `loss_count` cover the iterations since the
-    last row of the CSV."""
-    loss_sum: Any = 0.0         # a tensor while training, so that no iteration waits for the device
-    loss_count: int = 0
-    seconds: float = 0.0        # of training, without evaluations and checkpoints
-    tokens: int | None = 0      # predicted tokens; None: the checkpoint is older than this count
-    row_iteration: int = 0      # this and the next two are the counts at the last row
-    row_seconds: float = 0.0
-    row_tokens: int | None = 0
-    best: dict[str, Any] | None = None        # best evaluation: val_loss, iteration, file if kept
-    bad_evaluations: int = 0                  # evaluations since the best one
-    evaluation: dict[str, Any] | None = None  # the last one
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts as a checkpoint stores them, ready for JSON."""
-        return {**asdict(self), "loss_sum": float(self.loss_sum)}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Counters:
-        """The counts that a checkpoint's state holds. Older checkpoints have no token counts, which
-        are then None."""
-        absent = {"tokens": None, "row_tokens": None}
-        return cls(**{f.name: {**absent, **state}[f.name] for f in fields(cls)})
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +35,24 @@ def changed_settings(was: Mapping[str, Any], now: CN | Mapping) -> dict[str, lis
 def listed(changed: Mapping[str, list]) -> str:
     """The changes as text: 'trainer.learning_rate 0.5 → 0.003, …'."""
     return ", ".join(f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
+
+
+def earlier_record(files: RunFiles, record: Mapping[str, Any], settings: CN) -> dict | None:
+    """The record of an earlier attempt at the run that `record` describes, or None. Raises BadInput
+    where its settings or data differ, and where the CSV has rows that no record explains."""
+    if not files.json.exists():
+        if holds_rows(files.csv) and checkpoint.read_state(files.checkpoint) is None:
+            raise BadInput(f"{files.csv} holds rows, but neither a record nor a checkpoint says of "
+                           f"which run: move it away, or use --resume restart")
+        return None
+    earlier = read_record(files.json)
+    changed = changed_settings(earlier["config"], settings)
+    if earlier["data"].get("hash") != record["data"].get("hash"):
+        changed["data"] = [earlier["data"].get("hash"), record["data"].get("hash")]
+    if changed:
+        raise BadInput(f"{files.json}: {earlier['status']} under other settings: "
+                       f"{listed(changed)}; give another --out or --arm, or use --resume restart")
+    return earlier
 
 
 def own_checkpoint(files: RunFiles, record: Mapping[str, Any],

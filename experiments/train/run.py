@@ -8,49 +8,29 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.audit import audit, first_failure
 from experiments.declare.spec import Spec
-from experiments.records.record import (
-    SCHEMA,
-    Log,
-    RunFiles,
-    code_version,
-    config_hash,
-    environment,
-    new_id,
-    now,
-    process,
-    read_record,
-    write_record,
-)
+from experiments.records.record import Log, RunFiles, now, write_record
+from experiments.train import account
 from experiments.train.evaluate import evaluate
 from experiments.train.observer import Observer
-from experiments.train.process import peak_memory_mb, relayed
+from experiments.train.process import relayed
 from experiments.train.resume import (
-    Counters,
-    changed_settings,
     clear_leftovers,
-    holds_rows,
+    earlier_record,
     identity,
-    listed,
     log_so_far,
     own_checkpoint,
     requeued,
 )
-from experiments.train.seeded import SeededTrainer, build_model, describe_model, row_length
+from experiments.train.seeded import SeededTrainer, build_model, row_length
 from experiments.weights import checkpoint
-from experiments.weights.begin import audit_options
 from mingpt.trainer import Trainer
-from mingpt.utils import IGNORE_INDEX, BadInput
-
-DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes; run_single.sh knows 3
+from mingpt.utils import BadInput
 
 
 class Run:
@@ -58,23 +38,12 @@ class Run:
 
     def __init__(self, spec: Spec, seed: int, out: Path, corpus, command: str = "",
                  observer: Any = None, name: str | None = None):
-        self.spec, self.seed, self.corpus, self.observer = (
-            spec, seed, corpus, observer or Observer())
+        self.seed, self.corpus, self.observer = seed, corpus, observer or Observer()
         self.files = RunFiles(Path(out), spec.study.name if spec.study else None, name or spec.arm,
                               seed)
         self.settings, self.limits = spec.settings, spec.settings.run
         self.signal: int | None = None
-        self.record = {"schema": SCHEMA, "study": self.files.study,
-                       "study_hash": spec.study.hash if spec.study else None,
-                       "declaration": spec.study.declaration(spec.arm) if spec.study else None,
-                       "match": spec.match and spec.match.to_dict(), "arm": self.files.arm,
-                       "seed": seed, "id": new_id(), "notes": [spec.note] if spec.note else [],
-                       "status": "running", "message": None, "process": process(),
-                       "command": command,
-                       "changes": spec.changes, "config": spec.settings.to_dict(),
-                       "config_hash": config_hash(spec.settings.to_dict()), "preset": spec.preset,
-                       "code": code_version(), "data": corpus.describe(), "start": now(),
-                       "end": None, "result": None}
+        self.record = account.new_record(spec, self.files, corpus.describe(), command)
 
     # -- from start to end -------------------------------------------------------------------------
 
@@ -96,7 +65,7 @@ class Run:
             if self.state and self.state.get("result"):
                 return self._complete()
             try:
-                with self._signals():
+                with relayed(self._ask_to_end, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)):
                     self.trainer.run()
             except Exception as error:
                 # On a full disk _finish fails too; the first error is the one to report.
@@ -107,30 +76,12 @@ class Run:
 
     def _already(self, resume: str) -> int | None:
         """The exit code if an earlier attempt finished this run, else None."""
-        earlier = None if resume == "restart" else self._earlier()
+        earlier = (None if resume == "restart"
+                   else earlier_record(self.files, self.record, self.settings))
         if not earlier or earlier["status"] not in ("done", "diverged"):
             return None
         self.observer.say(f"{self.files.name} is {earlier['status']} already: {self.files.json}")
-        return DONE if earlier["status"] == "done" else FAILED
-
-    def _earlier(self) -> dict | None:
-        """The record of an earlier attempt, or None. Raises BadInput where its settings or data
-        differ from this run's."""
-        if not self.files.json.exists():
-            if holds_rows(self.files.csv) and checkpoint.read_state(self.files.checkpoint) is None:
-                raise BadInput(f"{self.files.csv} holds rows, but neither a record nor a "
-                               f"checkpoint says of which run: move it away, or use "
-                               f"--resume restart")
-            return None
-        earlier = read_record(self.files.json)
-        changed = changed_settings(earlier["config"], self.settings)
-        if earlier["data"].get("hash") != self.record["data"].get("hash"):
-            changed["data"] = [earlier["data"].get("hash"), self.record["data"].get("hash")]
-        if changed:
-            raise BadInput(f"{self.files.json}: {earlier['status']} under other settings: "
-                           f"{listed(changed)}; give another --out or --arm, or use "
-                           f"--resume restart")
-        return earlier
+        return account.exit_code(earlier["status"])
 
     def _prepare(self) -> None:
         """Build the model and the trainer, and audit the model. Raises BadInput where the audit
@@ -144,29 +95,15 @@ class Run:
         batches = self.corpus.train(T, settings.trainer.batch_size, seed)
         self.validation = self.corpus.validation(T, settings.data.val_tokens)
         self.record["data"]["validation"] = self.corpus.identify(self.validation)
-        self._note_validation()
+        self.record["notes"] += account.validation_note(self.validation.tokens,
+                                                        settings.data.val_tokens)
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
         self.trainer = SeededTrainer(settings.trainer, model, batches, seed)
         self.flops_per_step = (model.flops_per_token(T) * batches.positions_per_batch
                                * settings.trainer.accumulation_steps)  # padding is computed as well
-        self.record |= {"environment": environment(self.trainer.device),
-                        "model": describe_model(model, T),
-                        "init": model.begun,
-                        "audit": audit(model, settings.trainer, batches, **audit_options(settings))}
-        failure = first_failure(self.record["audit"])
-        if failure and not limits.allow_audit_fail:
-            raise BadInput(f"audit of {self.files.arm}: {failure}; --allow-audit-fail trains it "
-                           f"anyway")
+        self.record |= account.describe_built(self.trainer, settings, self.files.arm)
         self.trainer.add_callback("on_train_start", self._start)
         self.trainer.add_callback("on_iteration_end", self._after_iteration)
-
-    def _note_validation(self) -> None:
-        """Add a note to the record where the validation set is much smaller than asked for."""
-        found, asked = self.validation.tokens, self.settings.data.val_tokens
-        if found < 0.9 * asked:
-            self.record["notes"].append(f"the validation set has {found:,} tokens, where "
-                                        f"data.val_tokens asks for {asked:,}: the held-out "
-                                        f"documents have no more")
 
     def _restore(self, resume: str) -> None:
         """Load the state of an interrupted run, if there is one. A restart discards the old
@@ -186,15 +123,15 @@ class Run:
 
     def _start(self, trainer: Trainer) -> None:
         """Before the first iteration: restore counts and optimizer, or write the first row."""
-        self.count = Counters()
+        self.count = account.Counters()
         if self.state:
-            self.count = Counters.from_state(self.state)
+            self.count = account.Counters.from_state(self.state)
             checkpoint.load_optimizer(self.files.checkpoint, self.state, trainer.model,
                                       trainer.optimizer)
             trainer.iter_num = self.state["iteration"]
             if self.count.tokens is None:  # an older checkpoint: count in the batches again
-                self.count.tokens = self._targets_of(trainer.iter_num)
-                self.count.row_tokens = self._targets_of(self.count.row_iteration)
+                self.count.tokens = trainer.targets_in(trainer.iter_num)
+                self.count.row_tokens = trainer.targets_in(self.count.row_iteration)
         self.outcome = ("done", None)
         self.record["progress"] = {"iteration": trainer.iter_num,
                                    "max_iters": trainer.config.max_iters}
@@ -206,13 +143,7 @@ class Run:
             self._evaluate(trainer)
             self._row(trainer, loss=None)
         trainer.rehearse(self.limits.rehearsals)
-        self.clock = time.perf_counter()
-
-    def _targets_of(self, iterations: int) -> int:
-        """The number of predicted tokens in the first `iterations` iterations."""
-        steps = range(iterations * self.settings.trainer.accumulation_steps)
-        return sum(int((self.trainer.train_dataset.batch(t)[1] != IGNORE_INDEX).sum())
-                   for t in steps)
+        self.count.start_clock()
 
     # -- every iteration ---------------------------------------------------------------------------
 
@@ -220,70 +151,42 @@ class Run:
         """Log, evaluate, save and stop, each when it is due. An iteration in which nothing is due
         does not wait for the device."""
         n, last = trainer.iter_num, trainer.iter_num == trainer.config.max_iters
-        self.count.loss_sum = self.count.loss_sum + trainer.loss.double()
-        self.count.loss_count += 1
-        self.count.tokens += trainer.targets
+        self.count.add(trainer)
         evaluate_now = last or n % self.limits.eval_every == 0
         if evaluate_now or n % self.limits.log_every == 0:
-            # float() waits for the device, so the clock is read after it.
-            loss = float(self.count.loss_sum) / self.count.loss_count
-            self._tick()
+            loss = self.count.mean_loss()   # waits for the device, so the clock is read after it
+            self.count.tick()
             if evaluate_now and math.isfinite(loss):
                 self._evaluate(trainer)
             self._row(trainer, loss, measured=evaluate_now)
             self._check(trainer, loss)
-            self.clock = time.perf_counter()
+            self.count.start_clock()
         if not trainer.stop and not last and (self.signal or n % self.limits.checkpoint_every == 0):
-            self._tick()
+            self.count.tick()
             self._save(trainer)
-            self.clock = time.perf_counter()
+            self.count.start_clock()
         if self.signal and not trainer.stop and not last:
             self._stop(trainer, "interrupted", f"signal {signal.Signals(self.signal).name}")
 
-    def _tick(self) -> None:
-        """Add the seconds since the last tick to the training time. The clock restarts after
-        evaluating and saving, so their time does not count."""
-        self.count.seconds += time.perf_counter() - self.clock
-        self.clock = time.perf_counter()
-
     def _evaluate(self, trainer: Trainer) -> None:
         """Measure the validation loss, and note whether it is the best so far."""
-        count = self.count
-        count.evaluation = evaluate(trainer.model, self.validation, self.eval_batch,
-                                    trainer.autocast())
-        if count.best is None or count.evaluation["val_loss"] < count.best["val_loss"]:
-            count.best = {"val_loss": count.evaluation["val_loss"], "iteration": trainer.iter_num}
-            count.bad_evaluations = 0
-            if self.limits.keep_best:
-                name = f"best-{trainer.iter_num:06d}"
-                count.best["file"] = checkpoint.save_weights(self.files.checkpoint, name,
-                                                             trainer.model)
-        else:
-            count.bad_evaluations += 1
+        found = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast())
+        if self.count.add_evaluation(found, trainer.iter_num) and self.limits.keep_best:
+            name = f"best-{trainer.iter_num:06d}"
+            self.count.best["file"] = checkpoint.save_weights(self.files.checkpoint, name,
+                                                              trainer.model)
 
     def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
         """Write one row of the CSV and bring the record's progress up to date. Without `measured`
         the row has no val_loss."""
-        n, count = trainer.iter_num, self.count
-        tokens, seconds = count.tokens - count.row_tokens, count.seconds - count.row_seconds
-        row = {"iteration": n, "loss": loss,
-               "val_loss": count.evaluation["val_loss"] if measured else None,
-               "learning_rate": trainer.lr if n else None,
-               "grad_norm": float(trainer.grad_norm) if n else None,
-               "tokens": count.tokens, "flops": n * self.flops_per_step, "seconds": count.seconds,
-               "tokens_per_second": tokens / seconds if seconds > 0 else None,
-               "peak_memory_mb": peak_memory_mb(trainer.device)}
+        row = self.count.row(trainer, loss, self.flops_per_step, measured)
         self.log.row(row)
-        count.loss_sum, count.loss_count = 0.0, 0
-        count.row_iteration, count.row_seconds, count.row_tokens = n, count.seconds, count.tokens
-        self.record["progress"] |= {
-            "iteration": n, "seconds": count.seconds,
-            **{k: row[k] for k in ("loss", "val_loss", "tokens_per_second")
-               if row[k] is not None}}
-        if statistics := trainer.model.statistics():
-            self.record["progress"]["statistics"] = statistics
+        shown = {key: row[key] for key in ("loss", "val_loss", "tokens_per_second")
+                 if row[key] is not None}
+        self.record["progress"] |= {"iteration": row["iteration"], "seconds": row["seconds"],
+                                    **shown, **account.statistics(trainer)}
         write_record(self.files.json, self.record)
-        self.observer.row(row, count.evaluation)
+        self.observer.row(row, self.count.evaluation)
 
     def _check(self, trainer: Trainer, loss: float) -> None:
         """Stop the run where it has diverged, or where its patience is used up."""
@@ -312,11 +215,9 @@ class Run:
         """Save the result of a finished run, end its record, and return the exit code."""
         status, message = self.outcome
         if status == "done":
-            self.record["result"] = self._result()
+            self.record["result"] = self.count.result(self.trainer, self.flops_per_step)
             self._save(self.trainer, self.record["result"])
-        self._finish(status, message)
-        self.observer.end(self, status, message)
-        return {"done": DONE, "interrupted": INTERRUPTED}.get(status, FAILED)
+        return self._end(status, message)
 
     def _complete(self) -> int:
         """Write the final record of a run that was killed after its last checkpoint and before that
@@ -326,19 +227,13 @@ class Run:
         self.record["progress"] = {"iteration": self.state["iteration"],
                                    "max_iters": self.settings.trainer.max_iters,
                                    "seconds": self.state["seconds"]}
-        self._finish("done", self.state["message"])
-        self.observer.end(self, "done", self.state["message"])
-        return DONE
+        return self._end("done", self.state["message"])
 
-    def _result(self) -> dict[str, Any]:
-        """The result of a finished run, for its record."""
-        n, count = self.trainer.iter_num, self.count
-        best = {key: count.best[key] for key in ("val_loss", "iteration")}
-        return {**count.evaluation, "best": best, "iterations": n, "tokens": count.tokens,
-                "flops": n * self.flops_per_step,
-                "tokens_per_second": count.tokens / count.seconds if count.seconds else None,
-                "peak_memory_mb": peak_memory_mb(self.trainer.device), "seconds": count.seconds,
-                **({"statistics": counted} if (counted := self.trainer.model.statistics()) else {})}
+    def _end(self, status: str, message: str | None) -> int:
+        """End the record, tell the observer, and return the exit code."""
+        self._finish(status, message)
+        self.observer.end(self, status, message)
+        return account.exit_code(status)
 
     def _finish(self, status: str, message: str | None) -> None:
         """Write the status and the end into the record, and close the CSV."""
@@ -347,13 +242,9 @@ class Run:
         if hasattr(self, "log"):
             self.log.close()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """While inside, SIGTERM, SIGUSR1 and Ctrl-C make the run save a checkpoint and end. A
-        second Ctrl-C ends it at once."""
-        def ask(number: int, frame: Any) -> None:
-            if self.signal == signal.SIGINT == number:
-                raise KeyboardInterrupt
-            self.signal = number
-        with relayed(ask, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)):
-            yield
+    def _ask_to_end(self, number: int, frame: Any) -> None:
+        """Handle SIGTERM, SIGUSR1 and Ctrl-C: the run saves a checkpoint and ends. A second Ctrl-C
+        ends it at once."""
+        if self.signal == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.signal = number

@@ -17,7 +17,7 @@ from experiments.weights.published_padding import build_gpt
 from mingpt.model import GPT
 from mingpt.patterns.kinds import full
 from mingpt.trainer import Trainer
-from mingpt.utils import BadInput
+from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 
 
@@ -43,6 +43,11 @@ class SeededTrainer(Trainer):
         """Seed torch's generator, which dropout draws from, by the number of the batch."""
         torch.manual_seed(derived_seed(self.seed, self.iter_num * self.config.accumulation_steps
                                        + number))
+
+    def targets_in(self, iterations: int) -> int:
+        """The number of predicted tokens in the first `iterations` iterations."""
+        batches = range(iterations * self.config.accumulation_steps)
+        return sum(int((self.train_dataset.batch(t)[1] != IGNORE_INDEX).sum()) for t in batches)
 
     def rehearse(self, steps: int) -> None:
         """Run `steps` forward and backward passes on the first batch before the clock starts. They

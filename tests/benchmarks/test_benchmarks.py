@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import __main__ as every
 from benchmarks import arms, generation, step
-from benchmarks.kit import floors, options, ours, peers, tables, turns
+from benchmarks.kit import floors, options, ours, peers, tables
 from benchmarks.kit.cases import CASES, CUDA_CASES, Case
 from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.floors import AT_MOST, Floor
@@ -27,25 +27,6 @@ def arguments(**given):
 
 
 # -- turns -----------------------------------------------------------------------------------------
-
-def test_a_ratio_is_taken_within_a_round():
-    slow_second_round = [1.0, 10.0, 1.0]
-    assert turns.ratios([2.0, 20.0, 2.0], slow_second_round) == {"median": 2, "low": 2, "high": 2}
-    with pytest.raises(ValueError):
-        turns.ratios([1.0], [1.0, 2.0])
-
-
-def test_a_spread_is_the_median_and_its_quartiles():
-    assert turns.spread([3.0, 1.0, 2.0, 5.0, 4.0]) == {"median": 3, "low": 2, "high": 4}
-    assert turns.spread([3.0]) == {"median": 3, "low": 3, "high": 3}
-
-
-def test_a_round_asks_all_once_in_an_order_that_changes_and_repeats():
-    orders = [turns.order(list("abcd"), number) for number in range(8)]
-    assert all(sorted(order) == list("abcd") for order in orders)
-    assert len({tuple(order) for order in orders}) > 3
-    assert orders == [turns.order(list("abcd"), number) for number in range(8)]
-
 
 def counting(start: int) -> Built:
     runs = iter(range(start, 1000))

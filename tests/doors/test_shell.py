@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.declare.study import catalogue
+from experiments.declare.arms import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("run_all.sh", "run_single.sh")

@@ -143,8 +143,9 @@ class Corpus:
 @pytest.mark.parametrize("study", shipped())
 def test_every_arm_of_a_shipped_study_passes_but_those_that_say_they_do_not(study):
     seen = []
-    for arm in load_study(study).arms:
-        chosen = make_spec(study=study, arm=arm, overrides=[
+    declared = load_study(study)
+    for arm in declared.arms:
+        chosen = make_spec(study=declared, arm=arm, overrides=[
             *small(study), "--model.n_embd=24"]).settings
         if chosen.model not in seen or chosen.run.allow_audit_fail:
             result = audit(build_model(chosen, Corpus, seed=0), settings(),

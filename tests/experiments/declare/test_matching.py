@@ -22,21 +22,22 @@ def study(tmp_path):
 
 @pytest.mark.parametrize("preset", ["nano", "laptop", "paper"])
 def test_every_arm_of_seven_matched_has_the_baselines_parameters_within_one_percent(preset):
-    for arm in load_study("seven_matched").arms:
-        spec = make_spec(preset=preset, study="seven_matched", arm=arm)
+    study = load_study("seven_matched")
+    for arm in study.arms:
+        spec = make_spec(preset=preset, study=study, arm=arm)
         assert measure(spec.settings, "params") == pytest.approx(
             measure(spec.baseline, "params"), rel=TOLERANCE)
         assert (spec.match is None) == (arm == "baseline")
 
 
 def test_an_arm_that_is_near_enough_is_left_as_it_is():
-    spec = make_spec(preset="laptop", study="seven_matched", arm="rmsnorm")
+    spec = make_spec(preset="laptop", study=load_study("seven_matched"), arm="rmsnorm")
     assert spec.match.mlp_hidden is None and spec.settings.model.mlp_hidden is None
     assert "unchanged" in spec.match.line()
 
 
 def test_what_was_chosen_is_a_change_and_is_said():
-    spec = make_spec(preset="laptop", study="seven_matched", arm="rope")
+    spec = make_spec(preset="laptop", study=load_study("seven_matched"), arm="rope")
     assert spec.match.mlp_hidden == spec.settings.model.mlp_hidden
     assert spec.changes["model.mlp_hidden"] == [None, spec.match.mlp_hidden]
     assert spec.match.line() == "matched by parameters: mlp_hidden=272 (+0.03%; -3.40% without)"
@@ -44,20 +45,21 @@ def test_what_was_chosen_is_a_change_and_is_said():
 
 
 def test_flops_are_matched_too_and_a_preset_has_no_last_word(study):
-    path = study('match = "flops"\n[arms.window]\nmodel.schedule = "8*"\n[arms.swiglu]\n')
-    narrow = make_spec(preset="laptop", study=path, arm="window")
+    declared = load_study(study('match = "flops"\n[arms.window]\nmodel.schedule = "8*"\n'
+                                '[arms.swiglu]\n'))
+    narrow = make_spec(preset="laptop", study=declared, arm="window")
     # the FLOPs that attention saves go to the MLP
     assert narrow.match.by == "flops" and narrow.match.mlp_hidden > 256
     assert abs(narrow.match.deviation) <= TOLERANCE
-    assert make_spec(preset="paper", study=path, arm="swiglu").settings.model.mlp_hidden != "4d"
+    assert make_spec(preset="paper", study=declared, arm="swiglu").settings.model.mlp_hidden != "4d"
 
 
 def test_one_arm_can_be_left_out_and_the_points_of_a_grid_follow_their_arm(study):
-    path = study('match = "params"\nlr = [1e-3]\n[arms.rope]\n[arms.free]\ninclude = '
-                 '["rope"]\nmatch = "none"\n')
-    assert make_spec(preset="laptop", study=path, arm="free").match is None
-    assert make_spec(preset="laptop", study=path, arm="rope_lr0.001").match.mlp_hidden == 272
-    assert make_spec(preset="laptop", study=path, arm="baseline_lr0.001").match is None
+    declared = load_study(study('match = "params"\nlr = [1e-3]\n[arms.rope]\n[arms.free]\n'
+                                'include = ["rope"]\nmatch = "none"\n'))
+    assert make_spec(preset="laptop", study=declared, arm="free").match is None
+    assert make_spec(preset="laptop", study=declared, arm="rope_lr0.001").match.mlp_hidden == 272
+    assert make_spec(preset="laptop", study=declared, arm="baseline_lr0.001").match is None
 
 
 @pytest.mark.parametrize(("arm", "why"), [("model.mlp_hidden = 999",
@@ -65,9 +67,9 @@ def test_one_arm_can_be_left_out_and_the_points_of_a_grid_follow_their_arm(study
                                           ("model.n_embd = 256",
                                            "even without an MLP it has too many")])
 def test_what_cannot_be_matched_is_refused_with_the_way_out(study, arm, why):
-    path = study(f'match = "params"\n[arms.x]\n{arm}\n')
+    declared = load_study(study(f'match = "params"\n[arms.x]\n{arm}\n'))
     with pytest.raises(BadInput, match=why) as error:
-        make_spec(preset="laptop", study=path, arm="x")
+        make_spec(preset="laptop", study=declared, arm="x")
     assert 'give the arm match = "none"' in str(error.value) and "\n" not in str(error.value)
 
 

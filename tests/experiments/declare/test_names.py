@@ -6,6 +6,7 @@ from experiments.declare.arms import NAME
 from experiments.declare.names import LONGEST, LONGEST_NAME, makes_an_arm, schedule_name
 from experiments.declare.settings import default_settings, walk
 from experiments.declare.spec import make_spec
+from experiments.declare.study import load_study
 from mingpt import model, trainer
 from mingpt.patterns.schedule import NAMED
 from mingpt.utils import BadInput
@@ -184,7 +185,7 @@ def test_what_differs_in_case_alone_is_one_name(tmp_path):
     study = tmp_path / "s.toml"
     study.write_text("[arms.baseline]\n[arms.rope]\n[arms.Rope]\nmodel.position = 'alibi'\n")
     with pytest.raises(BadInput, match="differ only in case"):
-        make_spec(preset="nano", study=study, arm="rope")
+        make_spec(preset="nano", study=load_study(study), arm="rope")
 
 
 @pytest.mark.parametrize("words, flags, arm, told", [
@@ -224,14 +225,15 @@ def test_a_studys_arm_may_not_set_what_does_nothing(tmp_path):
     study = tmp_path / "s.toml"
     study.write_text("[arms.baseline]\n[arms.more]\nmodel.n_experts = 8\n")
     with pytest.raises(BadInput, match="belongs to model.mlp=moe"):
-        make_spec(preset="nano", study=study, arm="more")
+        make_spec(preset="nano", study=load_study(study), arm="more")
 
 
 def test_what_all_arms_of_a_study_are_given_is_refused_where_it_would_do_nothing(tmp_path):
     study = tmp_path / "s.toml"
     study.write_text("[base]\ndata.val_docs = 9\n[arms.baseline]\n[arms.rope]\n")
     with pytest.raises(BadInput, match="belongs to a corpus without data.val_docs"):
-        make_spec(preset="nano", study=study, arm="rope", overrides=["--data.val_fraction=0.5"])
+        make_spec(preset="nano", study=load_study(study), arm="rope",
+                  overrides=["--data.val_fraction=0.5"])
 
 
 def test_a_preset_may_hold_what_only_some_arms_read():
@@ -250,7 +252,7 @@ def test_a_warm_up_of_a_study_that_outlasts_its_run_is_refused(tmp_path, table):
     study = tmp_path / "s.toml"
     study.write_text(table.replace("[arms.x]\n", "[arms.x]\nmodel.norm = 'rmsnorm'\n"))
     with pytest.raises(BadInput, match="takes 500 iterations and the run has 60"):
-        make_spec(preset="nano", study=study, arm="x")
+        make_spec(preset="nano", study=load_study(study), arm="x")
 
 
 def test_a_warm_up_of_the_preset_that_outlasts_a_short_run_is_said():

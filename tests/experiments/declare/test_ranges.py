@@ -9,6 +9,7 @@ import pytest
 from experiments.declare.ranges import RANGES, listing
 from experiments.declare.settings import default_settings, walk
 from experiments.declare.spec import make_spec
+from experiments.declare.study import load_study
 from mingpt import mlps, model, trainer
 from mingpt.config import slot_defaults
 from mingpt.model import GPT
@@ -95,7 +96,8 @@ def test_a_range_holds_in_a_study_and_a_preset_too(tmp_path, value):
     preset.write_text(f"[model]\nmodel_type = 'gpt-nano'\nblock_size = 8\n[trainer]\nmax_iters = "
                       f"3\n"
                       f"learning_rate = {value}\n")
-    for given in ({"study": study, "arm": "other", "preset": "nano"}, {"preset": str(preset)}):
+    for given in ({"study": load_study(study), "arm": "other", "preset": "nano"},
+                  {"preset": str(preset)}):
         with pytest.raises(BadInput, match="trainer.learning_rate=.*give a number above 0"):
             make_spec(**given)
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from experiments.declare.presets import DEFAULT_PRESET, presets
 from experiments.declare.settings import default_settings, walk
-from experiments.declare.spec import DEFAULT_PRESET, make_spec, presets
+from experiments.declare.spec import make_spec
 from experiments.declare.study import load_study, shipped
 from experiments.train.seeded import build_model, describe_model
 from mingpt.utils import BadInput
@@ -103,7 +104,7 @@ def test_the_lms_preset_is_study_000_and_the_sliding_preset_study_003():
 def test_every_arm_of_every_shipped_study_is_a_model(name):
     study = load_study(name)
     for arm in study.arms:
-        spec = make_spec(study=name, arm=arm, overrides=small(name))
+        spec = make_spec(study=study, arm=arm, overrides=small(name))
         model = build_model(spec.settings, Corpus, seed=0)
         assert bool(spec.changes) == (study.arms[arm] != study.arms[study.baseline]), (
             f"{arm} changes nothing"

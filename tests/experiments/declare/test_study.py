@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.declare.arms import make_arm
-from experiments.declare.study import catalogue, combine, load_study, parse_seeds, shipped
+from experiments.declare.arms import catalogue, combine, make_arm
+from experiments.declare.study import load_study, parse_seeds, shipped
 from mingpt.utils import BadInput
 from tests.helpers.sources import small
 
@@ -102,7 +102,7 @@ def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_ba
     from experiments.train.seeded import build_model
     study = load_study(name)
     for arm in study.arms:
-        spec = make_spec(preset="nano", study=name, arm=arm, overrides=small(name))
+        spec = make_spec(preset="nano", study=study, arm=arm, overrides=small(name))
         theirs = dict(walk(spec.baseline))
         assert set(spec.changes) >= {key for key, value in study.arms[arm].items()
                                      if theirs[key] != value}
@@ -123,8 +123,9 @@ def test_every_model_of_the_studies_of_parts_passes_its_audit():
     from experiments.train.seeded import build_model
     seen = set()
     for name in OF_PARTS:
-        for arm in load_study(name).arms:
-            spec = make_spec(preset="nano", study=name, arm=arm)
+        study = load_study(name)
+        for arm in study.arms:
+            spec = make_spec(preset="nano", study=study, arm=arm)
             shape = str([spec.settings.model.to_dict(), spec.settings.data.document_mask])
             if shape in seen:
                 continue

@@ -285,6 +285,14 @@ def test_a_point_of_a_grid_that_is_the_arm_itself_is_refused_before_any_run(
     assert arms in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_a_study_is_read_once_so_a_later_change_of_its_file_does_not_reach_the_plan(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('seeds = [0]\npreset = "nano"\n[arms.rope]\n')
+    request = Request(load_study(path), tmp_path)
+    path.write_text("changed in the middle")
+    assert [job.arm for job in make_plan(request)] == ["baseline", "rope"]
+
+
 # -- the whole of it -------------------------------------------------------------------------------
 
 def test_the_smoke_study_goes_from_text_to_verdicts_and_is_not_trained_twice(tmp_path):

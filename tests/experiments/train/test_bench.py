@@ -12,7 +12,6 @@ from experiments.train.bench import (
     bench,
     check_losses,
     removed,
-    spread,
     variants,
 )
 from mingpt.patterns.kinds import full
@@ -89,7 +88,3 @@ def test_the_fused_kernels_flops_are_counted_on_a_cpu(backend, share):
         BACKENDS[backend].attend(full(), q, k, v, None, None, 0.0).sum().backward()
     products = 2 + 5     # 2 in the forward; 5 in the backward, which computes the scores again
     assert counter.get_total_flops() == products * 2 * (2 * 3 * 64 * 64 * 16) * share
-
-
-def test_a_spread_is_the_median_and_its_quartiles():
-    assert spread([3.0, 1.0, 2.0, 5.0, 4.0]) == {"median": 3, "low": 2, "high": 4}

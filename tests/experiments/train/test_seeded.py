@@ -8,6 +8,7 @@ import torch
 
 from experiments.corpus import open_corpus
 from experiments.declare.spec import make_spec
+from experiments.declare.study import load_study
 from experiments.train.predict import RandomTokens
 from experiments.train.seeded import SeededTrainer, build_model
 
@@ -37,7 +38,7 @@ def test_rehearsing_before_the_clock_starts_changes_no_number():
 
 
 def test_a_reseeded_baseline_differs_in_nothing_but_its_seed():
-    spec = make_spec(preset="nano", study="aa", arm="reseeded")
+    spec = make_spec(preset="nano", study=load_study("aa"), arm="reseeded")
     assert spec.changes == {"run.seed_offset": [0, 1000]}
 
 
@@ -49,7 +50,7 @@ def test_all_arms_of_data_detail_are_measured_on_the_same_tokens(tmp_path, data_
                                 for module in (argparse, contextlib, inspect)))
     held = []
     for arm in ("baseline", "truncate", "document_mask"):
-        data = make_spec(preset="nano", study="data_detail", arm=arm).settings.data
+        data = make_spec(preset="nano", study=load_study("data_detail"), arm=arm).settings.data
         corpus = open_corpus(data_config(text, pack=data.pack, val_pack=data.val_pack,
                                          document_mask=data.document_mask, val_docs=1))
         held.append(corpus.validation(64, 4096))
