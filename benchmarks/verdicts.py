@@ -223,7 +223,7 @@ def looking(studies: int, seed: int = 3) -> dict[str, float]:
 
 def tables(studies: int, say: Callable[[str], None] = lambda text: None) -> str:
     """Compute all tables, and return them in Markdown."""
-    lines = [f"{studies:,} studies per line, {ARMS} arms each beside the baseline; in percent.", "",
+    lines = [f"{studies:,} studies per row, each with a baseline and {ARMS} arms; in percent.", "",
              "| noise | seeds | any false better or worse: no effects | three real effects of six "
              "| wrong sign, small effects | false equivalent | t interval covers | BCa covers |",
              "|---|--:|--:|--:|--:|--:|--:|--:|"]

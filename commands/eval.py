@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="trained runs, by name (rope.s0, seven/rope.s0) or by one of their "
                              "files")
     parser.add_argument("--compare", action="store_true",
-                        help="show each run's difference from the first")
+                        help="show each run's difference from the first, but not in quality where "
+                             "their data or undeclared settings differ")
     parser.add_argument("--data", nargs="+", metavar="PATH",
                         help="evaluate on this data instead of each run's own")
     parser.add_argument("--best", action="store_true",
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Evaluate the runs, write and print the results, and return 0. Raises BadInput."""
+    from experiments.records.record import read_record
     from experiments.train.evaluation import evaluate_runs, results_path
     from experiments.weights.saved import find_run
     from mingpt.utils import write_atomic
@@ -47,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(text, end="")
     else:
-        _print(results, args.compare)
+        _print(results, [read_record(files.json) for files in runs] if args.compare else None)
         print(f"written to {results_path(args.out)}")
     return 0
 
@@ -72,11 +74,12 @@ ROWS = (  # label, key, format
 BLEU = "BLEU of continuations"
 # rows that cannot be compared between runs with different tokenizers
 PER_TOKEN = ("val loss (nats per token)", "perplexity")
-# rows that cannot be compared between runs with different validation sets
+# rows that cannot be compared between runs with different validation sets, data or settings
 QUALITY = (*PER_TOKEN, "bits per byte", BLEU)
 
 
-def _print(results: list[dict], compare: bool) -> None:
+def _print(results: list[dict], records: list[dict] | None) -> None:
+    """Print one column per run; with the runs' records, also its difference from the first run."""
     from rich.console import Console
     from rich.table import Table
     table = Table("", *[r["run"] for r in results], box=None, header_style="bold")
@@ -88,10 +91,13 @@ def _print(results: list[dict], compare: bool) -> None:
         for statistic in ("mean", "sd", "min", "max", "median", "p95", "p99"):
             values = [r["latency_ms"].get(T, {}).get(statistic) for r in results]
             rows.append((f"latency {T} tokens, {statistic} (ms)", values, "{:.2f}"))
-    barred = [_barred(r, results[0]) for r in results]
+    barred = [((), "")] * len(results)
+    if records:
+        barred[1:] = [_barred(*pair, results[0], records[0])
+                      for pair in zip(results[1:], records[1:], strict=True)]
     for label, values, form in rows:
         cells = ["-" if v is None else form.format(v) for v in values]
-        if compare:
+        if records:
             cells = [c if label in rows_barred else _against(c, v, values[0])
                      for c, v, (rows_barred, _) in zip(cells, values, barred, strict=True)]
             cells[0] = "-" if values[0] is None else form.format(values[0])
@@ -99,26 +105,29 @@ def _print(results: list[dict], compare: bool) -> None:
     console = Console(highlight=False, width=max(80, 36 + 26 * len(results)))
     console.print(table)
     for result, (_, why) in zip(results, barred, strict=True):
-        if compare and why:
+        if why:
             console.print(f"{result['run']}: {why}", soft_wrap=True)
 
 
-def _barred(result: dict, first: dict) -> tuple[tuple[str, ...], str]:
+def _barred(result: dict, record: dict, first: dict,
+            first_record: dict) -> tuple[tuple[str, ...], str]:
     """(labels of the rows that must not be compared with the first run's, the reason).
 
-    Both are empty where the two runs scored the same validation tokens.
+    No row is barred where the two runs scored the same validation tokens and differ only in what
+    they declare. The text is then the budget that they declare, or empty.
     """
-    from experiments.verdicts.comparable import same_text, same_validation
-    if same_validation(result, first):
-        return (), ""
-    if same_text(result, first):
-        return (
-            PER_TOKEN,
-            "it has another tokenizer over the same text: compare bits per byte, not loss or "
-            "perplexity",
-        )
-    return QUALITY, (f"its loss is not comparable with {first['run']}: it scored another "
-                     f"validation set")
+    from experiments.verdicts.comparable import compare_any, same_text, same_validation
+    refused = f"its loss is not comparable with {first['run']}: "
+    same = same_validation(result, first)
+    if not same and not same_text(result, first):
+        return QUALITY, f"{refused}it scored another validation set"
+    comparison = compare_any(record, first_record, first["run"])
+    if comparison.reason:
+        return QUALITY, refused + comparison.reason
+    if same:
+        return (), comparison.note
+    return PER_TOKEN, ("it has another tokenizer over the same text: compare bits per byte, not "
+                       "loss or perplexity")
 
 
 def _against(cell: str, value: float | None, first: float | None) -> str:

@@ -14,7 +14,7 @@ from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.style import BASELINE, MUTED, PALETTE, page
 from experiments.verdicts.factorial import FactorialAnalysis, Term
-from experiments.verdicts.verdict import p_text, signed
+from experiments.verdicts.verdict import NOT_COMPARABLE, p_text, signed
 
 # the colours of main effects and of interactions of two, of three and of more factors
 ORDERS = (PALETTE[4], PALETTE[5], PALETTE[3], PALETTE[2])
@@ -27,7 +27,10 @@ def factorial_effects(panel: Panel) -> Figure:
     designs = [design for design in results.factorials
                if any(t.verdict.difference is not None for t in design.terms)]
     if not designs:
+        barred = [term.verdict.reason for design in results.factorials for term in design.terms
+                  if term.verdict.word == NOT_COMPARABLE]
         raise Skip("the study declares no factorial" if not results.factorials else
+                   f"not comparable: {barred[0]}" if barred else
                    "no seed has a value in every cell of the factorial")
     rows = [(design, term) for design in designs for term in design.terms
             if term.verdict.difference is not None]

@@ -11,7 +11,8 @@ import numpy as np
 from experiments.figures.series import Series, difference, mean, points, window
 from experiments.figures.style import ArmStyle, arm_styles
 from experiments.records.runs import RecordedRun
-from experiments.verdicts.results import Results, known_arms
+from experiments.verdicts.results import Results
+from experiments.verdicts.study_runs import known_arms
 
 
 class Skip(Exception):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from experiments.figures.panel import Skip
 from experiments.figures.style import ArmStyle, arm_styles
-from experiments.verdicts.results import known_arms
+from experiments.verdicts.study_runs import known_arms
 from experiments.verdicts.trials import Trials
 
 MANY = 24             # most arms that have room beside each other

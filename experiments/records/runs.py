@@ -71,8 +71,8 @@ def find_runs(losses_dir: str | Path) -> list[RecordedRun]:
     name).
 
     The folder may also belong to one study: `losses/NAME`, or NAME where the records name that
-    study. Runs come in order of study, arm and seed; verdicts/results.py decides which arm of a
-    study comes first. BadInput where there is no such folder.
+    study. Runs come in order of study, arm and seed; verdicts/study_runs.py decides which arm of
+    a study comes first. BadInput where there is no such folder.
     """
     root = Path(losses_dir)
     if not root.is_dir():

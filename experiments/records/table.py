@@ -99,6 +99,7 @@ def _numbers(rows: list, numbers: list[int], header: list[str], name: str,
     """Convert cells to floats. An empty cell means not measured. Other text that is not a number is
     reported and dropped, and a number that no float32 holds becomes infinite."""
     text = pd.DataFrame(rows, columns=header, index=numbers, dtype=str)
+    faulty = set()     # the columns whose text is reported
     table = empty().reindex(text.index)
     for column in (c for c in COLUMNS if c in header):
         cells = text[column].str.strip()
@@ -106,6 +107,7 @@ def _numbers(rows: list, numbers: list[int], header: list[str], name: str,
                                       errors="coerce").astype(float)
         garbage = table[column].isna() & ~cells.str.lower().isin(["", "nan", "+nan", "-nan"])
         if garbage.any():
+            faulty.add(column)
             problems.append(f"{name}: {column} is not a number in {_lines(text.index[garbage])}"
                             f" ({cells[garbage].iloc[0][:20]!r})")
         # A logged NaN becomes infinite here, to tell it from "not measured". _without_infinities
@@ -114,7 +116,7 @@ def _numbers(rows: list, numbers: list[int], header: list[str], name: str,
         table.loc[table[column].abs() > (MAX_ITERATION if column == "iteration" else GREATEST),
                   column] = np.inf
     placed = np.isfinite(table["iteration"])
-    if not placed.all() and not any("iteration is not a number" in p for p in problems):
+    if not placed.all() and "iteration" not in faulty:
         problems.append(f"{name}: no iteration in {_lines(table.index[~placed])}, left out")
     return table[placed]
 

@@ -13,7 +13,7 @@ from experiments.report.tables import PageTable, Section, text
 from experiments.verdicts.costs import AXES, Budget, Cost
 from experiments.verdicts.factorial import FactorialAnalysis
 from experiments.verdicts.results import Results
-from experiments.verdicts.verdict import Verdict, p_text, signed
+from experiments.verdicts.verdict import NOT_COMPARABLE, Verdict, p_text, signed
 
 QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"),
               "flops_per_token": ("FLOPs per token", "{:.4g}"),
@@ -102,7 +102,8 @@ def factorial(results: Results) -> Section | None:
     blocks = [table for design in results.factorials for table in _design(design)]
     if results.sums:
         rows = [[each.arm, " + ".join(each.parts), text(each.observed, "{:+.4f}"),
-                 text(each.expected, "{:+.4f}"), each.word, _interval(each.verdict)]
+                 text(each.expected, "{:+.4f}"), _barred(each.verdict) or each.word,
+                 _interval(each.verdict)]
                  for each in results.sums]
         head = ["Arm", "Parts", "Observed", "Sum of parts", "Adds up?",
                 "Interval of the difference"]
@@ -127,6 +128,11 @@ def _design(design: FactorialAnalysis) -> list[PageTable]:
                   numeric=(2, 3, 4))]
 
 
+def _barred(verdict: Verdict) -> str:
+    """Return "not comparable" with its reason; empty for any other verdict."""
+    return f"{verdict.word}: {verdict.reason}" if verdict.word == NOT_COMPARABLE else ""
+
+
 def _interval(verdict: Verdict) -> str:
     ends = interval(verdict)
     return f"{signed(ends[0])} to {signed(ends[1])}" if ends else "–"
@@ -144,8 +150,9 @@ def rates(results: Results) -> Section | None:
                          for p in each.points)
         best = (f"{each.best.rate:g}{', at the edge of the grid' if each.at_edge else ''}"
                 if each.best else "none")
-        verdict = (f"{each.verdict.word} {_difference(each.verdict)}" if each.verdict
-                   else "the baseline")
+        verdict = ("the baseline" if each.arm == results.baseline else "–" if each.verdict is None
+                   else _barred(each.verdict) or f"{each.verdict.word} "
+                   f"{_difference(each.verdict)}")
         rows.append([each.arm, best, verdict, text(each.range, "{:.4f}"), grid])
     seeds = (", ".join(map(str, found.selection_seeds)) or "none",
              ", ".join(map(str, found.judging_seeds)) or "none")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from experiments.records.record import FREE, at
+from experiments.records.record import FREE, at, moment
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
 
@@ -220,15 +220,6 @@ def overlapping(runs: list[RecordedRun]) -> int:
             found |= {number, *(other for _, other in open_)} if open_ else set()
             open_.append((end, number))
     return len(found)
-
-
-def moment(text: Any) -> datetime | None:
-    """Return the moment that an ISO time names; None where the text is not one. The time zone is
-    ignored."""
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except (TypeError, ValueError):
-        return None
 
 
 def _files(results: Results) -> Iterator[Notice]:

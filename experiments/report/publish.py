@@ -13,7 +13,8 @@ from typing import Any
 
 from experiments.records.record import at, write_record
 from experiments.records.runs import RecordedRun
-from experiments.verdicts.results import ENDED, Results
+from experiments.verdicts.results import Results
+from experiments.verdicts.study_runs import ENDED
 from experiments.verdicts.summary import between_markers, bullets, table
 from mingpt.utils import BadInput, did_you_mean, write_atomic
 

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.records.record import at
+from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
-from experiments.report.notices import moment
 from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import signed
 

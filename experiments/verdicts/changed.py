@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from experiments.declare.study import Study
+from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
 
 
@@ -21,12 +23,12 @@ class Change:
     was: Any
     now: Any
     runs: tuple[str, ...]
-    first: str | None            # when the first of these runs began
+    first: datetime | None       # when the first of these runs began, in UTC
 
     def line(self) -> str:
         """Return the change as one readable line."""
         count = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
-        since = f", the first on {self.first[:16].replace('T', ' at ')}" if self.first else ""
+        since = f", the first on {self.first:%Y-%m-%d at %H:%M}" if self.first else ""
         return (f"{self.key} changed after {count} ({self.runs[0]}{since}): {_text(self.was)} → "
                 f"{_text(self.now)}")
 
@@ -39,8 +41,7 @@ def changes(study: Study, runs: Iterable[RecordedRun]) -> tuple[Change, ...]:
         for key, was, now in _differences(study, run):
             found.setdefault((key, repr(was)), (was, now, []))[2].append(run)
     return tuple(Change(key, was, now, tuple(run.path.stem for run in those), min(
-        (start for run in those if isinstance(start := run.record.get("start"), str)),
-        default=None))
+        filter(None, (moment(at(run.record, "start")) for run in those)), default=None))
         for (key, _), (was, now, those) in found.items())
 
 

@@ -69,6 +69,25 @@ def compare_records(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> Comp
     return Comparison(reason, in_bytes, "" if reason else _budget(arm, baseline, declared))
 
 
+def compare_any(record: Mapping[str, Any], first: Mapping[str, Any], name: str) -> Comparison:
+    """Compare two records of which neither need be a baseline, except for their validation sets:
+    all must be the same but for the changes that the two declare. `name` is the first's.
+
+    Where the tokenizers differ, the hashes of the training data differ too and are not compared.
+    """
+    declared = {**changes(first), **changes(record)}
+    starts, own = ({**settings(each), **_starts(changes(each))} for each in (first, record))
+    found = {key: (starts[key], own[key]) for key in declared if key in starts and key in own
+             and starts[key] != own[key] and key not in HARMLESS}
+    tokenizers = {at(each, "data", "tokenizer") for each in (first, record)}
+    free = declared | ({"data.tokenizer": None} if len(tokenizers) > 1 else {})
+    found |= _differences(first, record, free)
+    reason = "; ".join(_told(key, *pair, name) for key, pair in found.items())
+    one, other = settings(first), settings(record)
+    differing = {key: None for key in declared if one.get(key) != other.get(key)}
+    return Comparison(reason, note="" if reason else _budget(record, first, differing))
+
+
 def common_iteration(runs: Iterable[RecordedRun], metric: str) -> int | None:
     """Return the last iteration at which every complete run has the metric.
 
@@ -139,10 +158,14 @@ def _other_bases(baseline: Mapping[str, Any], declared: Mapping[str, Any]) -> di
     """Return the declared changes that start from another value than the baseline ran with:
     setting → (the value it ran with, the value the change starts from)."""
     have = settings(baseline)
-    pairs = {key: pair for key, pair in declared.items() if isinstance(pair, list)
-             and len(pair) == 2}
-    return {key: (have[key], base) for key, (base, _) in pairs.items()
+    return {key: (have[key], base) for key, base in _starts(declared).items()
             if key in have and have[key] != base and key not in HARMLESS}
+
+
+def _starts(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value that each declared change starts from."""
+    return {key: pair[0] for key, pair in declared.items() if isinstance(pair, list)
+            and len(pair) == 2}
 
 
 def _among_themselves(runs: list[RecordedRun]) -> str:

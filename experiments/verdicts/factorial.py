@@ -74,9 +74,9 @@ class Sum:
     is measured from the baseline."""
     arm: str
     parts: tuple[str, ...]
-    observed: float | None        # arm − baseline, mean over seeds
+    observed: float | None        # arm − baseline, mean over seeds; None if not comparable
     expected: float | None        # the sum of its parts' differences
-    word: str  # "adds up", "lower than the sum", "higher than the sum", "undecided"
+    word: str  # "adds up", "lower than the sum", "higher than the sum", "undecided", …
     verdict: Verdict              # on observed − expected; Holm over all arms of several parts
 
     def line(self, width: int = 0) -> str:
@@ -117,6 +117,7 @@ class FactorialAnalysis:
         told = [f"not the sum of their parts: {', '.join(off)}" if off else
                 "no arm is shown to differ from the sum of its parts"]
         told += [f"undecided: {', '.join(open_)}"] if open_ else []
+        told += [f"{each.arm}: {each.word}" for each in self.sums if each.word == NOT_COMPARABLE]
         return "; ".join(told + ([f"without {', '.join(self.missing)}"] if self.missing else []))
 
     @property
@@ -179,8 +180,8 @@ def sums(parts: Mapping[str, Sequence[str]], values: Mapping[str, Values], basel
     bars = {arm: _barred((arm, *parts[arm]), barred) for arm in rows}
     tested = _family(pairs, why, margin=margin, alpha=alpha, unit=unit, resamples=resamples,
                      barred=bars)
-    return tuple(Sum(arm, tuple(parts[arm]), *(fmean(side.values()) if side else None
-                                               for side in pairs[arm]),
+    return tuple(Sum(arm, tuple(parts[arm]), *(fmean(side.values()) if side and not bars[arm]
+                                               else None for side in pairs[arm]),
                      WORDS[v.word], v) for arm, v in tested.items())
 
 

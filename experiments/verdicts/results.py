@@ -1,5 +1,6 @@
 """
-The runs of one study put together: its arms, its baseline, the values that count, and the verdicts.
+What a study's runs show: a verdict per arm, noise, outliers, factorial effects, learning rates,
+costs and verdicts at equal budgets.
 """
 
 from __future__ import annotations
@@ -10,227 +11,34 @@ from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
-from experiments.declare.arms import catalogue
-from experiments.declare.study import (
-    DEFAULT_ALPHA,
-    DEFAULT_MARGIN,
-    Study,
-    find_study,
-    load_study,
-    shipped,
-)
+from experiments.declare.study import Study, find_study, load_study, shipped
+from experiments.records.record import at
 from experiments.records.runs import RecordedRun, runs_in
-from experiments.verdicts.comparable import (
-    TOKEN_METRICS,
-    Comparison,
-    common_iteration,
-    compare_runs,
-)
-from experiments.verdicts.findings import Findings
+from experiments.verdicts.changed import Change, changes
+from experiments.verdicts.costs import Budgets, Costs, at_pace, budgets, costs
+from experiments.verdicts.factorial import FactorialAnalysis, Sum, analyse, sums
+from experiments.verdicts.noise import NoiseFloor, noise_floor, null_kind, same_baseline
+from experiments.verdicts.outliers import Outlier, outliers
+from experiments.verdicts.sensitivity import Sensitivity, sensitivity
 from experiments.verdicts.stats import verdicts
-from experiments.verdicts.verdict import NOT_COMPARABLE, Values, Verdict, scaled
+from experiments.verdicts.study_runs import UNITS, StudyRuns
+from experiments.verdicts.verdict import NOT_COMPARABLE, Verdict, scaled
 from mingpt.utils import BadInput
-
-ENDED = ("done", "unrecorded", "diverged", "failed")
-UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits per byte",
-         "perplexity": "perplexity"}
 
 
 @dataclass(frozen=True)
-class Results(Findings):
-    """One study's runs with its declaration, or with the defaults where none is declared."""
-    name: str | None              # None: the runs belong to no study
-    runs: tuple[RecordedRun, ...]
-    declared: Study | None
+class Results(StudyRuns):
+    """The answers that a study's runs give. Each is computed when it is first read."""
     null_runs: tuple[RecordedRun, ...] = ()   # the runs of the study `aa` beside this one
 
-    @cached_property
-    def arms(self) -> tuple[str, ...]:
-        """The arms that have runs: the baseline first, then in the order of the declaration, then
-        in the catalogue's order, then by name."""
-        order = [self.baseline, *(self.declared.arms if self.declared else ()), *known_arms()]
-        rank = {name: i for i, name in reversed(list(enumerate(order)))}
-        return tuple(sorted({run.arm for run in self.runs},
-                            key=lambda a: (rank.get(a, len(order)), a)))
-
-    @cached_property
-    def baseline(self) -> str:
-        """The declared baseline; without a declaration, the arm that changes nothing by its record,
-        or else by the catalogue."""
-        if self.declared:
-            return self.declared.baseline
-        unchanged = sorted({run.arm for run in self.runs if run.record
-                            and run.record.get("changes") == {}})
-        plain = next(name for name, arm in catalogue().items() if not arm.settings)
-        return unchanged[0] if len(unchanged) == 1 else plain
-
     @property
-    def title(self) -> str:
-        """The study's question; without one, the study's name."""
-        return (self.declared and self.declared.question) or (f"Study {self.name}" if self.name
-                                                              else "Runs of no study")
-
-    @property
-    def margin(self) -> float:
-        """The declared margin of equivalence, or the default, in the metric's unit."""
-        return self.declared.margin if self.declared else DEFAULT_MARGIN
-
-    @property
-    def alpha(self) -> float:
-        """The error that the verdicts of this look may have. It is the study's whole error, unless
-        the study looks several times."""
-        return self.declared.level if self.declared else DEFAULT_ALPHA
-
-    @property
-    def metric(self) -> str:
-        """The metric that verdicts are about: as declared, or the validation loss."""
-        return self.declared.metric if self.declared else "val_loss"
-
-    def runs_of(self, arm: str) -> list[RecordedRun]:
-        """Return an arm's runs, in order of seed."""
-        return [run for run in self.runs if run.arm == arm]
-
-    @cached_property
-    def values(self) -> dict[str, Values]:
-        """Arm → seed → final value of the metric; NaN where a run diverged. Unfinished and failed
-        runs have no entry.
-
-        A run whose file names no seed has the key None, and the value NaN when it has no final
-        value. It counts as a run although it pairs with nothing.
-        """
-        table: dict[str, dict[int | None, float]] = {arm: {} for arm in self.arms}
-        for run in self.runs:
-            value = self._final(run) if run.complete else None
-            if run.status == "diverged":
-                table[run.arm][run.seed] = float("nan")
-            elif value is not None or run.seed is None:
-                table[run.arm][run.seed] = float("nan") if value is None else value
-        return table
-
-    def _final(self, run: RecordedRun) -> float | None:
-        """Return a run's final value, or its value at the last common iteration where some runs
-        have no record."""
-        if self.common_iteration is None:
-            return run.final(self.metric)
-        rows = run.table.loc[run.table["iteration"] == self.common_iteration, self.metric].dropna()
-        return float(rows.iloc[-1]) if len(rows) else None
-
-    @cached_property
-    def common_iteration(self) -> int | None:
-        """The iteration at which runs are compared when some have no record and end at different
-        iterations; None when each run's final value counts."""
-        return common_iteration(self.runs, self.metric)
-
-    @cached_property
-    def comparisons(self) -> dict[str, Comparison]:
-        """Arm → whether its runs may be judged against the baseline's, and in which unit."""
-        base = self.runs_of(self.baseline)
-        return {arm: compare_runs(self.runs_of(arm), base)
-                for arm in self.arms if arm != self.baseline}
-
-    @cached_property
-    def barred(self) -> dict[str, str]:
-        """The arms that are not comparable, with the reason. Every test reads this through
-        `bar`."""
-        found = {arm: each.reason for arm, each in self.comparisons.items() if each.reason}
-        if self.metric in TOKEN_METRICS and (self.metric != "val_loss" or not self._nats_per_bit):
-            found |= {arm: f"another tokenizer: {self.metric} is per token; bits per byte would "
-                           "compare"
-                      for arm, each in self.comparisons.items() if each.in_bytes}
-        return found
-
-    @property
-    def in_bytes(self) -> frozenset[str]:
-        """The arms with another tokenizer, which are judged in bits per byte instead of nats per
-        token."""
-        return frozenset(arm for arm, each in self.comparisons.items()
-                         if each.in_bytes and self.metric == "val_loss" and arm not in self.barred)
-
-    @cached_property
-    def _nats_per_bit(self) -> float | None:
-        """The baseline's nats per token for one bit per byte, a constant of its validation set."""
-        pairs = [(run.final("val_loss"), run.final("bits_per_byte"))
-                 for run in self.runs_of(self.baseline)
-                 if run.complete and run.record]
-        return next((nats / bits for nats, bits in pairs if nats and bits
-                     and isfinite(nats / bits)), None)
-
-    def _comparable_values(self, arm: str) -> Values:
-        """Return an arm's values. For an arm with another tokenizer they are its bits per byte,
-        converted to nats per token of the baseline."""
-        if arm not in self.in_bytes:
-            return self.values[arm]
-        bits = {run.seed: run.final("bits_per_byte") for run in self.runs_of(arm)}
-        return {seed: value if not isfinite(value)
-                else (bits[seed] or float("nan")) * self._nats_per_bit
-                for seed, value in self.values[arm].items()}
-
-    @property
-    def left_out(self) -> list[str]:
-        """The runs whose value is not in the verdicts, one line per reason, so that nothing is
-        dropped silently."""
-        reasons: dict[str, list[str]] = {}
-        for run in self.runs:
-            if why := self._why_not(run):
-                reasons.setdefault(why, []).append(run.path.stem)
-        return [f"{why}: {', '.join(names)}" for why, names in reasons.items()]
-
-    def _why_not(self, run: RecordedRun) -> str | None:
-        if not run.complete:
-            message = (run.record or {}).get("message")
-            return run.status + (f" ({message})" if message else "")
-        return None if self._final(run) is not None else f"no {self.metric}"
-
-    @property
-    def unit(self) -> str:
-        """The metric's unit."""
-        return UNITS.get(self.metric, self.metric)
-
-    @cached_property
-    def look(self) -> int | None:
-        """The number of seeds at the last look that the study declares and has reached; None where
-        it declares no looks."""
-        if not (self.declared and self.declared.stop):
-            return None
-        whole = [all(seed in self._ended.get(arm, ()) for arm in self.declared.arms)
-                 for seed in self._seeds]
-        begun = whole.index(False) if False in whole else len(whole)
-        return max((n for n in self.declared.stop if n <= begun), default=0)
-
-    @cached_property
-    def _ended(self) -> dict[str, set[int]]:
-        """Arm → the seeds whose runs are over, with or without a value, so that a failed run does
-        not hold up a look."""
-        return {arm: {run.seed for run in self.runs_of(arm) if run.status in ENDED}
-                for arm in self.arms}
-
-    @property
-    def _seeds(self) -> list[int]:
-        """The seeds with a run that is over: the declared ones in their order, then any others."""
-        seen = set().union(*self._ended.values()) - {None}
-        declared = self.declared.seeds if self.declared else []
-        return [s for s in declared if s in seen] + sorted(seen - set(declared))
-
-    @cached_property
-    def judged(self) -> dict[str, Values]:
-        """The values that verdicts rest on: all of them, or those of the seeds up to the last
-        look."""
-        table = {arm: self._comparable_values(arm) for arm in self.values}
-        if self.look is None:
-            return table
-        seeds = self._seeds[:self.look]
-        return {arm: {seed: values[seed] for seed in seeds if seed in values}
-                for arm, values in table.items()}
-
-    @property
-    def judged_runs(self) -> tuple[RecordedRun, ...]:
-        """The runs of those same seeds, so that no other result uses a run that the study may not
-        look at yet."""
-        if self.look is None:
-            return self.runs
-        seeds = set(self._seeds[:self.look])
-        return tuple(run for run in self.runs if run.seed in seeds)
+    def bar(self) -> dict[str, Any]:
+        """The options that every test here shares: margin, alpha, unit and the arms that are not
+        comparable."""
+        return {"margin": self.margin, "alpha": self.alpha, "unit": self.unit,
+                "barred": self.barred}
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
@@ -253,8 +61,94 @@ class Results(Findings):
         comparison = self.comparisons[v.arm]
         if comparison.note and v.word != NOT_COMPARABLE:
             v = replace(v, reason="; ".join(filter(None, [comparison.note, v.reason])))
-        return (scaled(v, 1 / self._nats_per_bit, UNITS["bits_per_byte"])
+        return (scaled(v, 1 / self.nats_per_bit, UNITS["bits_per_byte"])
                 if v.arm in self.in_bytes else v)
+
+    @cached_property
+    def noise_floor(self) -> NoiseFloor | None:
+        """How far runs of the baseline differ from each other; None when the baseline has no run.
+
+        It is measured by this study's A/A arms. Without them, it is measured by the study `aa` if
+        that has the same baseline, or else estimated from the baseline's seeds.
+        """
+        if self.baseline not in self.arms:
+            return None
+        null_arms = {arm: (kind, self.values[arm]) for arm in self.arms
+                     if arm != self.baseline and arm not in self.barred
+                     and (kind := null_kind(self.changes_of(arm)))}
+        if not null_arms and self.null_runs:
+            theirs = replace(self, name="aa", runs=self.null_runs, null_runs=(),
+                             declared=replace(load_study("aa"), metric=self.metric))
+            mine, other = (next(iter(r.runs_of(r.baseline)), None) for r in (self, theirs))
+            if mine and other and same_baseline(mine.record, other.record):
+                return theirs.noise_floor
+        return noise_floor(self.values[self.baseline], null_arms, self.unit)
+
+    @cached_property
+    def outliers(self) -> list[Outlier]:
+        """Seeds that ended far from the other seeds of their arm."""
+        return outliers(self.judged, self.baseline, self.margin)
+
+    @cached_property
+    def factorials(self) -> tuple[FactorialAnalysis, ...]:
+        """The main effects and interactions of every factorial that the study declares."""
+        designs = self.declared.designs if self.declared else ()
+        return tuple(analyse(design, self.judged, **self.bar) for design in designs
+                     if sum(arm in self.arms for arm in design.cells) > 1)
+
+    @cached_property
+    def sums(self) -> tuple[Sum, ...]:
+        """Arms that combine other arms, compared with the sum of those arms. They come from
+        factorials and from `include` alike."""
+        if (not self.declared or self.declared.arms[self.declared.baseline]
+                or self.baseline not in self.arms):
+            return ()   # parts are measured from a baseline that has none of them
+        parts = {arm: parts for arm, parts in self.declared.parts.items()
+                 if {arm, *parts} <= set(self.arms)}
+        return sums(parts, self.judged, self.baseline, **self.bar)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity | None:
+        """Learning-rate sensitivity, and the verdicts with each arm at its own best rate; None
+        without a grid."""
+        if not self.declared or not self.declared.grids:
+            return None
+        rates = {arm: self._rate_of(arm) for arm in (self.baseline, *self.declared.grids)}
+        grids = {arm: ({arm: rate} if rate else {}) | dict(self.declared.grids.get(arm, {}))
+                 for arm, rate in rates.items()}
+        return sensitivity(grids, self.judged, self.baseline,
+                           selection=self.declared.selection_seeds, metric=self.metric, **self.bar)
+
+    def _rate_of(self, arm: str) -> float | None:
+        """Return an arm's own learning rate from its records; None where they do not say."""
+        rates = [at(run.record, "config", "trainer", "learning_rate") for run in self.runs_of(arm)]
+        return next((float(rate) for rate in rates if type(rate) in (int, float)
+                     and 0 < rate < 1e3), None)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Parameters, FLOPs, step time and memory of every arm."""
+        return costs(self.runs, self.arms, self.baseline)
+
+    @cached_property
+    def paced(self) -> tuple[RecordedRun, ...]:
+        """The runs, with their seconds recomputed at the undisturbed pace of their arm."""
+        return tuple(at_pace(run, self.costs.of(run.arm)) for run in self.runs)
+
+    @cached_property
+    def budgets(self) -> Budgets:
+        """The verdicts at equal tokens, FLOPs and seconds."""
+        arms = [arm for arm in self.arms if not self.declared or arm not in self.declared.grid_arms]
+        judged = {run.path for run in self.judged_runs}
+        runs = [run for run in self.paced if run.path in judged]
+        units = dict.fromkeys(self.in_bytes, "another tokenizer: its curve is per its own token")
+        return budgets(runs, arms, self.baseline, metric=self.metric,
+                       **self.bar | {"barred": self.barred | units})
+
+    @cached_property
+    def changed(self) -> tuple[Change, ...]:
+        """What changed in the study's file after its runs began."""
+        return changes(self.declared, self.runs) if self.declared else ()
 
     def baseline_line(self, width: int = 0) -> str:
         """Return the line above the verdicts: the baseline's mean and its spread over seeds."""
@@ -317,11 +211,3 @@ def declaration(name: str | None) -> Study | None:
     """Return the shipped study of that name; None where there is none, as a folder of runs may have
     any name."""
     return load_study(name) if name in shipped() else None
-
-
-def known_arms() -> list[str]:
-    """Return every arm that the catalogue or a shipped study names, in a fixed order."""
-    names = list(catalogue())
-    for study in shipped():
-        names += load_study(study).arms
-    return list(dict.fromkeys(names))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from experiments.verdicts.stats import RESAMPLES, Values, Verdict, verdicts
+from experiments.verdicts.stats import RESAMPLES, Values, Verdict, not_comparable, verdicts
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,7 @@ def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, V
     baseline's grid may be the baseline alone at one rate. An arm whose grid has runs that are
     `barred` as not comparable gets no verdict.
     """
-    bars = {arm: "; ".join(f"{name}: {barred[name]}" for name in grid if name in (barred or {}))
-            for arm, grid in grids.items()}
-    bars = {arm: why for arm, why in bars.items() if why}
-    bars |= {arm: f"the baseline's grid: {bars[baseline]}"
-             for arm in grids if baseline in bars and arm not in bars}
+    bars = _bars(grids, baseline, barred or {})
     names = {name for grid in grids.values() for name in grid}
     seeds = sorted(set().union(*(values.get(name, {}) for name in names)) - {None})
     choosing, judging = split(seeds, selection)
@@ -82,18 +78,33 @@ def sensitivity(grids: Mapping[str, Mapping[str, float]], values: Mapping[str, V
     best = {arm: _best(grids[arm], values, choosing) for arm in order}
     judged = {arm: {s: values[name][s] for s in judging if s in values[name]}
               for arm, name in best.items() if name}
-    found = verdicts(judged, baseline, margin=margin, alpha=alpha, unit=unit,
-                     resamples=resamples, barred=bars) if baseline in judged else {}
-    arms = []
-    for arm in order:
-        points = tuple(_point(name, rate, values.get(name, {})) for name, rate in
-                       sorted(grids[arm].items(), key=lambda item: item[1]))
-        means = [point.mean for point in points if point.mean is not None]
-        chosen = next((point for point in points if point.arm == best[arm]), None)
-        arms.append(ArmSensitivity(arm, points, chosen,
-                                   len(points) > 1 and chosen in (points[0], points[-1]),
-                                   max(means) - min(means) if means else None, found.get(arm)))
+    found = {arm: not_comparable(arm, why, margin, alpha, unit) for arm, why in bars.items()}
+    found |= verdicts(judged, baseline, margin=margin, alpha=alpha, unit=unit,
+                      resamples=resamples, barred=bars) if baseline in judged else {}
+    arms = [_over_grid(arm, grids[arm], values, best[arm],
+                       found.get(arm) if arm != baseline else None) for arm in order]
     return Sensitivity(tuple(arms), choosing, judging, metric, unit)
+
+
+def _bars(grids: Mapping[str, Mapping[str, float]], baseline: str,
+          barred: Mapping[str, str]) -> dict[str, str]:
+    """Return why each arm gets no verdict whose grid, or the baseline's, is not comparable."""
+    bars = {arm: why for arm, grid in grids.items()
+            if (why := "; ".join(f"{name}: {barred[name]}" for name in grid if name in barred))}
+    return bars | {arm: f"the baseline's grid: {bars[baseline]}"
+                   for arm in grids if baseline in bars and arm not in bars}
+
+
+def _over_grid(arm: str, grid: Mapping[str, float], values: Mapping[str, Values], best: str | None,
+               verdict: Verdict | None) -> ArmSensitivity:
+    """Return one arm's points in order of rate, with its best one and its verdict."""
+    points = tuple(_point(name, rate, values.get(name, {}))
+                   for name, rate in sorted(grid.items(), key=lambda item: item[1]))
+    means = [point.mean for point in points if point.mean is not None]
+    chosen = next((point for point in points if point.arm == best), None)
+    return ArmSensitivity(arm, points, chosen,
+                          len(points) > 1 and chosen in (points[0], points[-1]),
+                          max(means) - min(means) if means else None, verdict)
 
 
 def _best(grid: Mapping[str, float], values: Mapping[str, Values],

@@ -21,8 +21,9 @@ from statistics import fmean, stdev
 import numpy as np
 
 from experiments.records.runs import RecordedRun
-from experiments.verdicts.results import UNITS, Results
+from experiments.verdicts.results import Results
 from experiments.verdicts.stats import Values, Verdict, verdicts
+from experiments.verdicts.study_runs import UNITS
 from experiments.verdicts.verdict import NOT_COMPARABLE, p_text
 from mingpt.utils import BadInput, write_atomic
 

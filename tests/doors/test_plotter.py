@@ -16,7 +16,8 @@ from experiments.figures.comparison import TEN
 from experiments.figures.grid import individual_grid
 from experiments.figures.lines import training_comparison
 from experiments.records.runs import find_runs
-from experiments.verdicts.results import collect, known_arms
+from experiments.verdicts.results import collect
+from experiments.verdicts.study_runs import known_arms
 from tests.helpers.synthetic import EFFECTS, write_run, write_study, write_two_columns
 
 ROOT = Path(plotter.__file__).parent

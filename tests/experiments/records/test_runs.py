@@ -101,6 +101,13 @@ def test_faulty_files_are_read_as_far_as_they_go_and_told_of(tmp_path, text, ite
     assert all(problem.startswith("arm.csv: ") and "\n" not in problem for problem in run.problems)
 
 
+def test_the_name_of_a_file_hides_no_fault_in_it(tmp_path):
+    path = tmp_path / "iteration is not a number.csv"
+    path.write_text(HEADER + "1,wat\n,4\n3,3\n")
+    assert [problem.removeprefix(f"{path.name}: ") for problem in read_run(path).problems] == [
+        "loss is not a number in line 2 ('wat')", "no iteration in line 3, left out"]
+
+
 def test_a_rerun_keeps_only_the_last_runs_rows(tmp_path):
     run = read(tmp_path, HEADER + "1,5\n2,4\n3,3\n1,6\n2,5.5\n1,7\n2,6.5\n")
     assert run.table["loss"].tolist() == [7, 6.5]

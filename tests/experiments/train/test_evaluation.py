@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lab
+from commands.eval import QUALITY
 from experiments.corpus import open_corpus
 from experiments.declare.spec import make_spec
 from experiments.train.evaluation import evaluate_run
@@ -87,6 +88,60 @@ def test_the_command_compares_runs_and_writes_what_it_found(out):
     assert "rope.s0" in done.stdout and "%)" in done.stdout
     written = json.loads((out / "evaluation_results.json").read_text())
     assert [r["run"] for r in written] == ["baseline.s0", "rope.s0"]
+
+
+@pytest.fixture(scope="module")
+def measured(out) -> dict:
+    """What eval measures of the two runs, by name."""
+    return {name: evaluate_run(find_run(name, out), device="cpu", bleu_rows=0)
+            | {"bleu": {"score": 10.0}} for name in ("baseline.s0", "rope.s0")}
+
+
+def longer(record):
+    record["config"]["trainer"]["max_iters"] = 60
+
+
+def declared(record):
+    longer(record)
+    record["changes"]["trainer.max_iters"] = [30, 60]
+    record["result"]["tokens"] *= 2
+
+
+REFUSED = "rope.s0: its loss is not comparable with baseline.s0: "
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (lambda record: record["data"].update(hash="f" * 16), REFUSED + "the data's hash "),
+    (longer, REFUSED + "trainer.max_iters 30 (baseline.s0) and 60"),
+    ("another set", REFUSED + "it scored another validation set"),
+    (declared, "rope.s0: with 2× the tokens"), (lambda record: None, "")],
+    ids=["data", "budget", "validation set", "declared budget", "nothing"])
+@pytest.mark.parametrize("turned", [False, True], ids=["baseline first", "arm first"])
+def test_no_quality_is_compared_of_runs_that_differ_in_more_than_they_declare(
+        out, measured, change, told, turned, monkeypatch, capsys):
+    """Whichever of the two comes first. Their sizes are always compared."""
+    names = ["rope.s0", "baseline.s0"] if turned else ["baseline.s0", "rope.s0"]
+    results, file = json.loads(json.dumps(measured)), out / "losses" / "rope.s0.json"
+    before = file.read_text()
+    if change == "another set":
+        results["rope.s0"]["data"]["validation"] = {"hash": "b", "text_hash": "b"}
+    else:
+        change(record := json.loads(before))
+        file.write_text(json.dumps(record))
+    monkeypatch.setattr("experiments.train.evaluation.evaluate_runs",
+                        lambda *_, **__: [results[name] for name in names])
+    try:
+        assert lab.main(["eval", *names, "--compare", "--out", str(out)]) == 0
+    finally:
+        file.write_text(before)
+    said = capsys.readouterr().out
+    lines = {line[:28].strip(): line for line in said.splitlines()}
+    shown = {"%)" in lines[label] for label in QUALITY}
+    assert shown == {not told.startswith(REFUSED)} and "%)" in lines["parameters"]
+    if turned:
+        assert ("not comparable with rope.s0" in said) == told.startswith(REFUSED)
+    else:
+        assert told in said and (told or "comparable" not in said)
 
 
 def test_a_draft_changes_no_greedy_text_and_says_what_it_brought(out, capsys):

@@ -27,6 +27,18 @@ def changed(tmp_path, first, then, declaration=True):
 PLAIN = {"hypothesis": "It does.", "margin": 0.01, "more": ""}
 
 
+def test_the_first_run_is_the_earliest_in_utc_whatever_the_zones_of_the_records(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT.format(**PLAIN))
+    study = load_study(path)
+    for seed, start in enumerate(("2026-03-01T00:30:00+00:00", "2026-03-01T01:10:00+09:00")):
+        write_run(tmp_path / "losses", "baseline", seed, study="mine", steps=20, start=start,
+                  study_hash=study.hash, declaration=study.declaration("baseline"))
+    path.write_text(TEXT.format(**PLAIN | {"margin": 0.5}))
+    (results,) = collect(find_runs(tmp_path / "losses"), path)
+    assert "the first on 2026-02-28 at 16:10" in results.changed[0].line()
+
+
 def test_an_unchanged_study_and_a_comment_say_nothing(tmp_path):
     assert changed(tmp_path, PLAIN, PLAIN) == []
     assert changed(tmp_path, PLAIN, PLAIN | {"more": "# a comment\n"}) == []

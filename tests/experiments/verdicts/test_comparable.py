@@ -3,11 +3,16 @@ not declare."""
 
 import csv
 import json
+import re
+from html import unescape
 
 import numpy as np
 import pytest
 
+from experiments.declare.study import load_study
+from experiments.figures.panel import Panel
 from experiments.records.runs import find_runs
+from experiments.report.page import render
 from experiments.verdicts.comparable import compare_records
 from experiments.verdicts.costs import AXES
 from experiments.verdicts.results import collect
@@ -73,6 +78,90 @@ def test_no_door_gives_a_word_on_an_arm_that_differs_in_more_than_it_declares(na
     save(trials, tmp_path)
     again = load(tmp_path / "experiment_results.npz")
     assert {t.verdicts("val_loss")["rope"].word for t in (trials, again)} == {"not comparable"}
+
+
+@pytest.fixture(scope="module", params=[None, *DIFFERENT])
+def planned(request, tmp_path_factory):
+    """(Results of a factorial with learning rates, in which every change helps, and what differs).
+    What differs is not declared, and only in the runs of `rope` at its own rate; None: nothing."""
+    folder, file = tmp_path_factory.mktemp("planned"), tmp_path_factory.mktemp("study") / "my.toml"
+    file.write_text('factorial = ["rope", "swiglu"]\nlr = [4e-3]\n[arms.baseline]\n')
+    for k, arm in enumerate(load_study(file).arms):
+        effect = {"rope": -0.2, "swiglu": -0.3, "swiglu_rope": -0.9, "baseline": 0}
+        for seed in range(4):
+            path = write_run(folder, arm, seed, sum(effect.get(part, -0.05) for part
+                                                    in arm.split("_lr")),
+                             study="my", steps=20, slot=k)
+            edit(path, lambda record: record["data"].update(
+                validation={"hash": "a", "text_hash": "a"}))
+            if request.param and arm == "rope":
+                edit(path, DIFFERENT[request.param])
+    return collect(find_runs(folder), file)[0], request.param
+
+
+def test_no_effect_is_found_of_a_factorial_with_a_cell_that_is_not_comparable(planned):
+    results, name = planned
+    (design,) = results.factorials
+    if name is None:
+        assert {term.word for term in design.main} == {"lowers it"}
+        return
+    assert {(term.word, term.verdict.difference) for term in design.terms} == {
+        ("not comparable", None)}
+    assert all(f"rope: {name}" in term.line() or "rope: another validation" in term.line()
+               for term in design.main)
+    assert "swiglu_rope: not comparable" in design.line()
+    told = [line for line in notes(results) if line.startswith("effect of rope: not comparable")]
+    assert len(told) == 1 and name in told[0]
+
+
+def test_no_arm_is_the_sum_of_a_part_that_is_not_comparable(planned):
+    results, name = planned
+    (both,) = results.sums
+    if name is None:
+        assert both.word == "lower than the sum"
+        return
+    assert (both.word, both.observed, both.expected, both.verdict.ci_holm) == (
+        "not comparable", None, None, None)
+    assert name in both.line()
+
+
+def test_no_tuned_arm_is_judged_whose_grid_has_runs_that_are_not_comparable(planned):
+    """The rate that is chosen is the other one, whose runs are comparable."""
+    results, name = planned
+    tuned = {each.arm: each for each in results.sensitivity.arms}
+    (line,) = [line for line in notes(results) if line.startswith("tuned: rope at")]
+    assert tuned["rope"].best.arm == "rope_lr0.004"
+    assert tuned["swiglu"].verdict.word == "better"
+    if name is None:
+        assert tuned["rope"].verdict.word == "better"
+        return
+    assert (tuned["rope"].verdict.word, tuned["rope"].verdict.difference) == (
+        "not comparable", None)
+    assert "not comparable" in line and name in line
+
+
+def test_the_report_gives_no_word_on_what_is_not_comparable_and_says_why(planned, tmp_path):
+    """The rows about rope: its verdict, effect, interaction and best rate, and its sum with
+    swiglu."""
+    results, name = planned
+    page = unescape(render(Panel(results), tmp_path))
+    words = r"better|worse|equivalent|lowers it|raises it|adds up|lower than|higher than"
+    about = {"rope": [], "rope × swiglu": [], "rope + swiglu": []}
+    # a row with the note that stands in a row of its own below it
+    for row in re.findall(r'<tr.*?</tr>(?:\s*<tr[^>]* class="note".*?</tr>)?', page, re.S):
+        cells = [re.sub("<[^>]+>", "", cell).strip()
+                 for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.S)]
+        for what in about.keys() & cells[:2]:
+            if re.search(f"not comparable|{words}", " ".join(cells)):
+                about[what].append(re.sub("<[^>]+>", " ", row))
+    rows = [row for found in about.values() for row in found]
+    assert all(about.values())
+    if name is None:
+        assert all(re.search(words, row) for row in rows)
+        return
+    assert [len(found) for found in about.values()] == [3, 1, 1]
+    assert not any(re.search(words, row) for row in rows)
+    assert all("not comparable" in row and name in row for row in rows)
 
 
 def test_an_arm_that_cannot_be_compared_leaves_holms_family(tmp_path):

@@ -57,6 +57,14 @@ def test_a_rate_that_diverges_while_judging_takes_better_back():
     assert rope.verdict.word == "undecided" and "diverged on seed 5" in rope.verdict.reason
 
 
+def test_an_arm_that_is_not_comparable_says_so_where_no_rate_is_chosen_too():
+    values = runs() | {name: dict.fromkeys(range(6), math.nan) for name in GRIDS["rope"]}
+    baseline, rope = sensitivity(GRIDS, values, "baseline", barred={"rope": "other data"},
+                                 **BAR).arms
+    assert rope.best is None and baseline.verdict is None
+    assert (rope.verdict.word, rope.verdict.reason) == ("not comparable", "rope: other data")
+
+
 def test_without_a_declared_split_the_first_third_chooses():
     assert split(range(3)) == ((0,), (1, 2))
     assert split(range(10)) == ((0, 1, 2), (3, 4, 5, 6, 7, 8, 9))

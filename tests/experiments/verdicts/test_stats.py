@@ -79,7 +79,7 @@ def test_several_looks_have_the_error_of_one():
 
 def test_the_pages_tables_are_those_of_the_full_simulation():
     page = (Path(simulated.__file__).parent.parent / "docs" / "statistics.md").read_text()
-    assert "10,000 studies per line" in page
+    assert "10,000 studies per row" in page
     row = next(line for line in page.splitlines() if line.startswith("| 5 | 7.6"))
     # the simulation is seeded, so it gives the same again
     assert row == simulated._row(5, *simulated.tuned(5, simulated.STUDIES).values())

@@ -189,6 +189,17 @@ def test_kept_runs_still_tell_that_they_shared_a_machine(tmp_path):
     assert overlapping(kept) == overlapping(find_runs(tmp_path / "losses")) == 2
 
 
+@pytest.mark.parametrize(("second", "together"), [
+    (("2026-03-01T09:05:00+09:00", "2026-03-01T09:14:00+09:00"), 2),    # 00:05 to 00:14 in UTC
+    (("2026-03-01T00:05:00+09:00", "2026-03-01T00:14:00+09:00"), 0),    # the day before in UTC
+    (("2026-03-01T00:05:00", "2026-03-01T00:14:00"), 2)])               # no zone: UTC
+def test_runs_overlap_by_the_moment_and_not_by_the_text_of_their_times(tmp_path, second, together):
+    first = ("2026-03-01T00:00:00+00:00", "2026-03-01T00:09:00+00:00")
+    for seed, (start, end) in enumerate((first, second)):
+        write_run(tmp_path, "rope", seed, steps=20, start=start, end=end)
+    assert overlapping(find_runs(tmp_path)) == together
+
+
 @pytest.mark.parametrize("more", [{"data": [1]}, {"data": "text"},
                                   {"data": {"paths": 5, "sources": [1]}},
                                   {"config": "text"}, {"config": {"data": {"paths": [5]}}},
