@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from experiments.figures.series import Series, difference, mean, points, window
-from experiments.figures.style import ArmStyle, arm_styles
+from experiments.figures.style import ArmStyle, arm_styles, study_text
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results, known_arms
 
@@ -107,9 +107,14 @@ class Panel:
                 for budget in found
                 if budget.crossing is not None}
 
-    def caption(self, lines: dict[str, Series], y: str, *, band: bool = True,
+    def timing_note(self, x: str) -> str:
+        """Return what the label of an axis of seconds adds where times are in doubt."""
+        return ""
+
+    def caption(self, lines: dict[str, Series], y: str, *, x: str | None = None, band: bool = True,
                 strays: bool = True) -> str:
-        """Return the caption: what the lines and bands are, and which runs are not complete."""
+        """Return the caption: what the lines and bands are, which runs are not complete, and what
+        the times along `x` are worth. Without `x`, that is the chosen axis."""
         counts = sorted({line.n for line in lines.values()})
         seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         parts = ["one run per arm" if counts == [1] else
@@ -124,4 +129,4 @@ class Panel:
             more = f" and {len(unfinished) - 4} more" if len(unfinished) > 4 else ""
             dotted = " (dotted)" if strays and any(self.strays(arm) for arm in lines) else ""
             parts.append(f"not complete{dotted}: " + ", ".join(unfinished[:4]) + more)
-        return "; ".join(parts)
+        return study_text(self.results.name) + "; ".join(parts)

@@ -10,11 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.figures.panel import Skip
-from experiments.figures.style import ArmStyle, arm_styles
+from experiments.figures.style import ArmStyle, arm_styles, study_text
 from experiments.verdicts.results import known_arms
 from experiments.verdicts.trials import Trials
 
-MANY = 24             # most arms that have room beside each other
 LOWER = ("final_loss", "val_loss", "seconds", "peak_memory_mb")   # measures where lower is better
 
 
@@ -34,13 +33,10 @@ class Pictures:
         return next((m for m in ("val_loss", "final_loss") if self.trials.values(m)), "final_loss")
 
     def arrays(self, measure: str) -> dict[str, np.ndarray]:
-        """Return arm → the values of its runs. Raises Skip where no run has one, or where there are
-        too many arms."""
+        """Return arm → the values of its runs. Raises Skip where no run has one."""
         found = {arm: np.array(list(v.values())) for arm, v in self.trials.values(measure).items()}
         if not found:
             raise Skip(f"no finished run has {measure}")
-        if len(found) > MANY:
-            raise Skip(f"{len(found)} arms have no room beside each other")
         return found
 
     def measured(self, *wanted: str) -> list[str]:
@@ -64,13 +60,24 @@ class Pictures:
                 for arm, runs in values.items()}
 
     def caption(self, text: str) -> str:
-        """Return the caption: the number of runs per arm, then the text."""
+        """Return the caption: the study, the number of runs per arm, then the text."""
         counts = sorted({len(self.trials.of(arm)) for arm in self.trials.arms})
         runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        return f"{runs} finished run{'s' * (counts != [1])} per arm; {text}"
+        return (f"{study_text(self.trials.study)}{runs} finished run{'s' * (counts != [1])} per "
+                f"arm; {text}")
 
 
 def legend(axes: Axes) -> None:
-    """Draw the legend to the right of the axes."""
+    """Draw the picture's legend to the right of the axes."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=9,
-                borderaxespad=0.0, handlelength=2.4)
+                borderaxespad=0.0, handlelength=1.2)
+
+
+def tell_start(axes: Axes, *along: str) -> None:
+    """Add to the label of each axis ("x" or "y") that it does not start at zero, where it does
+    not."""
+    for name in along:
+        axis, (low, high) = getattr(axes, f"{name}axis"), getattr(axes, f"get_{name}lim")()
+        if not low <= 0 <= high:
+            label, between = axis.get_label_text(), "\n" if name == "y" else "; "
+            axis.set_label_text(label + between * bool(label) + "the axis does not start at 0")
