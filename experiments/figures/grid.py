@@ -38,14 +38,14 @@ def individual_grid(panel: Panel) -> Figure:
         label_x(axes, panel.x, end, text=k + columns >= len(lines), ticks=4,
                 note=panel.timing_note(panel.x))
         axes.tick_params(labelbottom=k + columns >= len(lines))
-    cells[0].set_ylim(settled_range(list(lines.values()), 0.25))
+    low, high = settled_range(list(lines.values()), 0.25)
+    cells[0].set_ylim(low - 0.14 * (high - low), high)     # room for the verdicts
     figure.text(0.012, 0.5, LABELS[panel.metric], rotation=90, va="center", size=10)
     return figure
 
 
 def _note(axes, panel: Panel, arm: str) -> None:
-    """Write the verdict's word and the difference in the lower left corner, which a falling curve
-    leaves free."""
+    """Write the verdict's word and the difference in the lower left corner, below all curves."""
     verdict = panel.results.verdicts.get(arm)
     text = ""
     if verdict is not None:

@@ -5,13 +5,15 @@ The input of every figure: one study's results, the arms' styles, and the chosen
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from experiments.figures.series import Series, difference, mean, points, window
-from experiments.figures.style import ArmStyle, arm_styles, study_text
+from experiments.figures.style import BUSY, ArmStyle, arm_styles, busy_text, study_text
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results, known_arms
+from experiments.verdicts.timing import timing
 
 
 class Skip(Exception):
@@ -109,7 +111,12 @@ class Panel:
 
     def timing_note(self, x: str) -> str:
         """Return what the label of an axis of seconds adds where times are in doubt."""
-        return ""
+        return BUSY if x == "seconds" and self.busy else ""
+
+    @cached_property
+    def busy(self) -> tuple[str, ...]:
+        """The arms whose times were measured while something else used the machine."""
+        return tuple(timing(self.results).arms)
 
     def caption(self, lines: dict[str, Series], y: str, *, x: str | None = None, band: bool = True,
                 strays: bool = True) -> str:
@@ -123,6 +130,9 @@ class Panel:
         rows = max((len(line.x) for line in lines.values()), default=0)
         if y == "loss" and window(rows) > 1:
             parts.append(f"training loss averaged over {window(rows)} log points")
+        if (x or self.x) == "seconds":
+            parts.append("time at each arm's undisturbed pace, the lower quartile of its log "
+                         "points" + busy_text(self.busy))
         unfinished = [f"{run.path.stem} {run.status}" for run in self.results.runs
                       if not run.complete and run.arm in lines]
         if unfinished:

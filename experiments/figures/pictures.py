@@ -4,16 +4,20 @@ The input of the pictures of a comparison: the trials, and how their arms look.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.figures.panel import Skip
-from experiments.figures.style import ArmStyle, arm_styles, study_text
+from experiments.figures.scales import dwarfing
+from experiments.figures.style import BUSY, ArmStyle, arm_styles, busy_text, study_text
 from experiments.verdicts.results import known_arms
 from experiments.verdicts.trials import Trials
 
+RANGE = "whisker: from the lowest to the highest run"
+TIMES = ("tokens_per_second", "seconds")
 LOWER = ("final_loss", "val_loss", "seconds", "peak_memory_mb")   # measures where lower is better
 
 
@@ -66,6 +70,21 @@ class Pictures:
         return (f"{study_text(self.trials.study)}{runs} finished run{'s' * (counts != [1])} per "
                 f"arm; {text}")
 
+    def timing_note(self, measure: str) -> str:
+        """Return the mark of times that are in doubt; empty for anything else."""
+        return BUSY if measure in TIMES and self.trials.busy else ""
+
+    def far_text(self, measures: list[str]) -> str:
+        """Return the part of a caption about arms whose losses are so far off that they are outside
+        their frames."""
+        far = {arm for m in measures for arm in dwarfing({
+            arm: float(values.mean()) for arm, values in self.arrays(m).items()})}
+        return f"; outside a frame, far from the others: {', '.join(sorted(far))}" if far else ""
+
+    def doubt_text(self, measures: list[str]) -> str:
+        """Return the end of the caption about times that are in doubt, where times are drawn."""
+        return busy_text(self.trials.busy) if set(TIMES) & set(measures) else ""
+
 
 def legend(axes: Axes) -> None:
     """Draw the picture's legend to the right of the axes."""
@@ -79,5 +98,18 @@ def tell_start(axes: Axes, *along: str) -> None:
     for name in along:
         axis, (low, high) = getattr(axes, f"{name}axis"), getattr(axes, f"get_{name}lim")()
         if not low <= 0 <= high:
-            label, between = axis.get_label_text(), "\n" if name == "y" else "; "
-            axis.set_label_text(label + between * bool(label) + "the axis does not start at 0")
+            label = axis.get_label_text()
+            axis.set_label_text("\n".join(filter(None, (label, "the axis does not start at 0"))))
+
+
+def frame(axes: Axes, along: str, values: Mapping[str, np.ndarray], *, around: float | None = None,
+          ) -> dict[str, float]:
+    """Set the limits along x or y so that arms that dwarf the others do not hide them; return the
+    means of those, which are outside. `around` is a value that stays inside."""
+    far = dwarfing({arm: float(v.mean()) for arm, v in values.items()})
+    if far:
+        near = np.concatenate([v for arm, v in values.items() if arm not in far]
+                              + ([[around]] if around is not None else []))
+        room = 0.12 * (near.max() - near.min()) or 0.01
+        axes.set(**{f"{along}lim": (near.min() - room, near.max() + room)})
+    return {arm: float(values[arm].mean()) for arm in values if arm in far}

@@ -17,6 +17,7 @@ from experiments.figures.style import BASELINE
 
 DWARF = 12       # an arm this many times as far off as the others usually are hides them
 NARROW = 100     # an effect this many times the margin makes the margin too narrow to see
+NEAR = 5         # the linear part is at most about this many margins
 BAND = "#7a7a7a"  # the edges of the margin
 
 
@@ -37,13 +38,15 @@ def dwarfing(values: Mapping[str, float]) -> set[str]:
 
 def linear_part(sizes: Iterable[float], margin: float) -> float | None:
     """Return where a scale of differences turns from linear to logarithmic: at a round number near
-    the margin and the usual effect. None where a linear scale shows every effect."""
+    the usual effect, and so near the margin that the margin is seen. None where a linear scale
+    shows every effect and the margin."""
     sizes = sorted(abs(size) for size in sizes)
     if not sizes:
         return None
     usual = max(margin, median(sizes[:-1]) if len(sizes) > 1 else 0.0)
     dwarf = len(sizes) > 1 and sizes[-1] > DWARF * usual
-    return rounded_up(usual) if dwarf or sizes[-1] > NARROW * margin else None
+    hidden = dwarf or sizes[-1] > NARROW * margin
+    return rounded_up(min(usual, NEAR * margin)) if hidden else None
 
 
 def rounded_up(value: float) -> float:

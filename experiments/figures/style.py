@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import textwrap
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 
@@ -49,6 +49,7 @@ LABELS = {"iteration": "iterations", "tokens": "tokens seen", "seconds": "wall-c
           "val_loss": "validation loss (nats per token)"}
 X_UNITS = {"seconds": ("", 1.0, ("",)), "tokens": ("", 1.0, ("", " k", " M", " B", " T")),
            "flops": ("FLOP", 1.0, ("", " k", " M", " G", " T", " P", " E", " Z"))}
+BUSY = "busy machine"    # marks times that were measured while something else ran
 CLOCK = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
@@ -86,13 +87,14 @@ def _slot_style(slot: int) -> ArmStyle:
 def page(height: float, title: str, caption: str, *, subtitle: str = "",
          columns: tuple[float, ...] = (1,), rows: int = 1, left: float = 0.75, right: float = 0.25,
          gap: float = 0.55, row_gap: float = 0.5, headed: bool = True,
-         above: float = 0.0, **axes) -> tuple[Figure, list[Axes]]:
+         above: float = 0.0, below: float = 0.0, **axes) -> tuple[Figure, list[Axes]]:
     """Return a figure with its title at the top left, its caption at the bottom, and rows × columns
     of axes between them, row by row.
 
-    Height, margins and gaps are in inches; `above` is room for a key under the title. `columns`
-    are relative widths. `axes` goes to Figure.subplots. Margins are fixed instead of set by a
-    layout engine: a page then takes a quarter of the time, and the pages of one study line up.
+    Height, margins and gaps are in inches; `above` is room for a key under the title, `below`
+    for a second line in the label of the x axis. `columns` are relative widths. `axes` goes to
+    Figure.subplots. Margins are fixed instead of set by a layout engine: a page then takes a
+    quarter of the time, and the pages of one study line up.
     """
     head = _balanced(title, 84)
     foot = textwrap.wrap(caption, 138)
@@ -108,7 +110,7 @@ def page(height: float, title: str, caption: str, *, subtitle: str = "",
         top += 0.05 + 0.175 * len(under) + above
         figure.text(0.15 / WIDTH, 0.09 / height, "\n".join(foot), va="bottom", size=8, color=MUTED,
                     linespacing=1.25)
-        bottom = 0.62 + 0.155 * len(foot)
+        bottom = 0.62 + 0.155 * len(foot) + below
         inner = (WIDTH - left - right) / WIDTH
         top += 0.35 if headed else 0.12   # room for the axes' own titles
         room = height - top - bottom
@@ -123,6 +125,14 @@ def page(height: float, title: str, caption: str, *, subtitle: str = "",
 def name_of(metric: str) -> str:
     """Return a metric's name in words, without its unit: "validation loss"."""
     return LABELS.get(metric, metric.replace("_", " ")).partition(" (")[0]
+
+
+def busy_text(arms: Sequence[str]) -> str:
+    """Return the end of a caption about arms that were timed on a busy machine; empty without
+    such arms."""
+    more = f" and {len(arms) - 4} more" if len(arms) > 4 else ""
+    return (f"; {BUSY}: something else used it while {', '.join(arms[:4])}{more} trained, so their "
+            f"times are in doubt" if arms else "")
 
 
 def study_text(name: str | None) -> str:

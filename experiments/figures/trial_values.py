@@ -1,6 +1,5 @@
 """
-The values of a comparison: as means, as boxes, run by run, in per cent of the baseline, and quality
-against speed and memory.
+The values of a comparison: as means, as boxes, run by run, and in per cent of the baseline.
 """
 
 from __future__ import annotations
@@ -9,21 +8,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, ScalarFormatter
 
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Skip
-from experiments.figures.pictures import LOWER, Pictures, legend, tell_start
-from experiments.figures.style import BASELINE, INK, MUTED, PALE, page, short
+from experiments.figures.pictures import LOWER, RANGE, Pictures, frame, legend, tell_start
+from experiments.figures.style import BASELINE, INK, MUTED, page, short
 
-MANY = 24        # with more arms, only the best, the worst and the baseline have a name
-EACH = 5         # ... this many of either
+MANY = 24        # most arms that have room beside each other above a seed
 TITLES = {"final_loss": "final training loss (nats)", "val_loss": "validation loss (nats)",
           "tokens_per_second": "tokens per second", "seconds": "seconds of training",
           "peak_memory_mb": "peak memory (MB)"}
-TIMES = ("tokens_per_second", "seconds")
 TALL = 16        # with more arms, all measures stand side by side
-RANGE = "whisker: from the lowest to the highest run"
 
 
 def metrics_comparison(p: Pictures) -> Figure:
@@ -37,6 +33,7 @@ def metrics_comparison(p: Pictures) -> Figure:
             _whisker(axes, p, arm, place, values)
             if arm == p.trials.baseline:
                 axes.axvline(values.mean(), color=MUTED, lw=0.8, zorder=1)
+        _outside(axes, frame(axes, "x", p.arrays(measure)), list(p.arrays(measure)))
         tell_start(axes, "x")
     return figure
 
@@ -55,6 +52,7 @@ def distributions(p: Pictures) -> Figure:
                          whis=(0, 100), manage_ticks=False, showfliers=False, **looks)
             axes.plot(values, np.full(len(values), place), color=color, ls="", marker="o", ms=4,
                       mec="white", mew=0.5)
+        _outside(axes, frame(axes, "x", p.arrays(measure)), list(p.arrays(measure)))
         tell_start(axes, "x")
     return figure
 
@@ -67,14 +65,16 @@ def per_run(p: Pictures) -> Figure:
         raise Skip(f"{len(arms)} arms have no room beside each other")
     rows = -(-len(measures) // 2)
     figure, cells = page(1.4 + 2.9 * rows, "Every run, by its seed",
-                         p.caption("mark: a run; at the right: the mean of an arm's runs"),
+                         p.caption("mark: a run; at the right: the mean of an arm's runs"
+                                   + p.far_text(measures) + p.doubt_text(measures)),
                          columns=(1, 1)[:len(measures)], rows=rows, gap=0.85, row_gap=1.0,
                          left=0.95, right=2.0)
     for axes, measure in zip(cells, measures, strict=False):
         _seeds(axes, p, measure, arms)
-        axes.set_title(_title(p, measure))
+        axes.set_title(TITLES[measure])
         _thousands(axes.yaxis, measure)
         axes.set_xlabel("seed")
+        axes.set_ylabel(p.timing_note(measure))
         tell_start(axes, "y")
         axes.yaxis.label.set(size=8, color=MUTED)
     for axes in cells[len(measures):]:
@@ -98,6 +98,7 @@ def _seeds(axes: Axes, p: Pictures, measure: str, arms: list[str]) -> None:
         if runs:
             axes.plot([len(seeds) + aside], [np.mean(list(runs.values()))], ms=7, **looks)
     axes.axvline(len(seeds) - 0.5, color=MUTED, lw=0.8)
+    frame(axes, "y", p.arrays(measure))
     axes.set_xlim(-0.5, len(seeds) + 0.5)
     axes.set_xticks(range(len(seeds) + 1), [*("–" if seed < 0 else seed for seed in seeds), "mean"])
     axes.grid(axis="x", visible=False)
@@ -114,15 +115,27 @@ def summary(p: Pictures) -> Figure:
                           f"dot: mean, paired by seed; {RANGE}; to the right of zero: better",
                           arms=arms)
     for axes, measure in zip(cells, measures, strict=False):
-        ratios = p.ratios(measure)
-        for place, arm in enumerate(arms):
-            if arm in ratios:
-                _whisker(axes, p, arm, place, 100 * ((1 - ratios[arm]) if measure in LOWER
-                                                     else (ratios[arm] - 1)))
+        change = {arm: 100 * (1 - v if measure in LOWER else v - 1)
+                  for arm, v in p.ratios(measure).items() if arm in arms}
+        for arm, values in change.items():
+            _whisker(axes, p, arm, arms.index(arm), values)
         axes.axvline(0, color=BASELINE, lw=1)
-        axes.set_title(_title(p, measure).partition(" (")[0])
-        axes.set_xlabel("%")
+        _outside(axes, frame(axes, "x", change, around=0.0), arms)
+        axes.set_title(TITLES[measure].partition(" (")[0])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.set_xlabel("\n".join(filter(None, ("%", p.timing_note(measure)))))
     return figure
+
+
+def _outside(axes: Axes, far: dict[str, float], rows: list[str]) -> None:
+    """Write the means of arms outside the frame in their rows, with an arrow."""
+    low, high = axes.get_xlim()
+    for arm, value in far.items():
+        right = value > (low + high) / 2
+        text = f"{value:.3g} →" if right else f"← {value:.3g}"
+        axes.text(0.97 if right else 0.03, rows.index(arm), text.replace("-", "−"), va="center",
+                  transform=axes.get_yaxis_transform(), ha="right" if right else "left", size=8.5,
+                  color=MUTED)
 
 
 def _whisker(axes: Axes, p: Pictures, arm: str, place: int, values: np.ndarray) -> None:
@@ -133,10 +146,6 @@ def _whisker(axes: Axes, p: Pictures, arm: str, place: int, values: np.ndarray) 
               mec="white", mew=0.5, zorder=3)
 
 
-def _title(p: Pictures, measure: str) -> str:
-    return TITLES[measure]
-
-
 def _rows(p: Pictures, measures: list[str], title: str, caption: str,
           arms: list[str] | None = None) -> tuple[Figure, list[Axes]]:
     """Return axes side by side with the arms as rows. The arms' names stand at the left of the
@@ -144,13 +153,15 @@ def _rows(p: Pictures, measures: list[str], title: str, caption: str,
     shown = arms or list(p.arrays(measures[0]))
     rows = -(-len(measures) // 2) if len(measures) > 3 and len(shown) <= TALL else 1
     columns = min(len(measures), 2) if rows > 1 else len(measures)
-    height = 1.55 + rows * (0.85 + (0.27 if len(shown) <= TALL else 0.22) * len(shown))
-    figure, cells = page(height, title, p.caption(caption), columns=(1,) * columns, rows=rows,
-                         left=1.75, gap=0.35, row_gap=1.05)
+    height = 1.67 + rows * (0.85 + (0.27 if len(shown) <= TALL else 0.22) * len(shown))
+    figure, cells = page(height, title, p.caption(caption + p.doubt_text(measures)),
+                         columns=(1,) * columns, rows=rows,
+                         left=1.75, gap=0.35, row_gap=1.05, below=0.12)
     for number, axes in enumerate(cells):
         axes.set_visible(number < len(measures))
         if number < len(measures):
-            axes.set_title(_title(p, measures[number]))
+            axes.set_title(TITLES[measures[number]])
+            axes.set_xlabel(p.timing_note(measures[number]))
             _thousands(axes.xaxis, measures[number])
         axes.set_yticks(range(len(shown)), [shortened(arm, 20) for arm in shown]
                         if number % columns == 0 else [""] * len(shown), color=INK)
@@ -165,71 +176,3 @@ def _rows(p: Pictures, measures: list[str], title: str, caption: str,
 def _thousands(axis: Axis, measure: str) -> None:
     if measure == "tokens_per_second":
         axis.set_major_formatter(FuncFormatter(lambda value, _: short(value, ("", "k", "M"))))
-
-
-def speedup_quality(p: Pictures) -> Figure:
-    """Draw speed against quality, relative to the baseline."""
-    return _scatter(p, "tokens_per_second", p.quality, "Quality against speed")
-
-
-def memory_quality(p: Pictures) -> Figure:
-    """Draw memory against quality, relative to the baseline."""
-    return _scatter(p, "peak_memory_mb", p.quality, "Quality against memory")
-
-
-def memory_speed(p: Pictures) -> Figure:
-    """Draw memory against speed, relative to the baseline."""
-    return _scatter(p, "peak_memory_mb", "tokens_per_second", "Speed against memory")
-
-
-AXES = {"tokens_per_second": "speed-up (times the baseline's tokens per second)",
-        "peak_memory_mb": "peak memory (times the baseline's)",
-        "val_loss": "validation loss (times the baseline's)",
-        "final_loss": "final training loss (times the baseline's)"}
-
-
-def _scatter(p: Pictures, x: str, y: str, title: str) -> Figure:
-    across, up = p.ratios(x), p.ratios(y)
-    shared = [arm for arm in p.trials.arms if arm in across and arm in up]
-    if len(shared) < 2:
-        raise Skip("there is nothing to compare: one arm")
-    named = _named(shared, p.trials.baseline, up)
-    better = {x: "left" if x in LOWER else "right", y: "down" if y in LOWER else "up"}
-    caption = (f"mark: mean over runs, paired by seed; {RANGE}; better is {better[x]} and "
-               f"{better[y]}")
-    if len(named) < len(shared):
-        caption += (f"; pale: all but the {EACH} lowest and the {EACH} highest of {len(shared)} "
-                    f"arms")
-    figure, (axes,) = page(5.2, title, p.caption(caption), left=0.95, right=2.3, headed=False)
-    axes.axvline(1, color=BASELINE, lw=0.8)
-    axes.axhline(1, color=BASELINE, lw=0.8)
-    for arm in shared:
-        _point(axes, p, arm, across[arm], up[arm], pale=arm not in named)
-    axes.set_xlabel(AXES[x])
-    axes.set_ylabel(AXES[y])
-    axes.margins(0.12)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_formatter().set_useOffset(False)
-    tell_start(axes, "x", "y")
-    legend(axes)
-    return figure
-
-
-def _named(arms: list[str], baseline: str, up: dict[str, np.ndarray]) -> list[str]:
-    """Return the arms that have a name: all, or the baseline and the ends where they are many."""
-    if len(arms) <= MANY:
-        return arms
-    order = sorted((arm for arm in arms if arm != baseline), key=lambda arm: up[arm].mean())
-    return [arm for arm in arms if arm == baseline or arm in order[:EACH] + order[-EACH:]]
-
-
-def _point(axes: Axes, p: Pictures, arm: str, across: np.ndarray, up: np.ndarray, *,
-           pale: bool) -> None:
-    """Draw one arm's mean, and its range along both axes. The baseline is 1 by definition."""
-    style, at = p.styles[arm], (across.mean(), up.mean())
-    color = PALE if pale else style.color
-    if arm != p.trials.baseline:
-        axes.plot([across.min(), across.max()], [at[1]] * 2, color=color, lw=1.1, zorder=2)
-        axes.plot([at[0]] * 2, [up.min(), up.max()], color=color, lw=1.1, zorder=2)
-    axes.plot(*at, color=color, marker=style.marker or "o", ms=8, ls="", mec="white", mew=0.8,
-              zorder=2.2 if pale else 3, label=None if pale else shortened(arm, 24))

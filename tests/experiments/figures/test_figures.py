@@ -10,11 +10,15 @@ import pytest
 
 from experiments.declare.study import load_study
 from experiments.figures import FIGURES, Panel, Skip
+from experiments.figures.arm import arm_figure
+from experiments.figures.comparison import TEN
 from experiments.figures.forest import interval, reach, tost_interval
+from experiments.figures.pictures import Pictures
 from experiments.figures.style import DPI, PALE
 from experiments.records.runs import find_runs
 from experiments.report.page import render
 from experiments.verdicts.results import collect
+from experiments.verdicts.trials import gather
 from tests.helpers.synthetic import write_run, write_study
 
 PARTS = {"rope": -0.08, "swiglu": -0.03, "rmsnorm": 0.0}
@@ -131,6 +135,33 @@ def test_every_crossing_that_is_listed_has_a_ring_inside_the_frame(tmp_path):
     assert rings and len(rings) == len(said.split(";")[0].split(","))
     low, high = whole.get_ylim()
     assert all(low < ring.get_ydata()[0] < high for ring in rings)
+
+
+def test_every_figure_that_shows_time_says_when_the_machine_was_busy(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, seeds=(0, 1), steps=60)
+    quiet = panel(tmp_path)
+    for seed in (0, 1):   # both seeds at once, on one machine
+        write_run(tmp_path, "rope", seed, -0.1, study="seven", steps=60, slot=1,
+                  start="2026-03-02T00:00:00+00:00", end="2026-03-02T00:09:00+00:00")
+    busy = panel(tmp_path)
+    for shown, marked in ((quiet, False), (busy, True)):
+        by_time = Panel(shown.results, x="seconds")
+        pictures = Pictures(gather(shown.results))
+        figures = [FIGURES["loss_against_seconds"](shown), *(FIGURES[name](by_time) for name in (
+            "training_comparison", "individual_grid", "loss_minus_baseline", "validation_curves")),
+            arm_figure(by_time, "rope"), *(TEN[name](pictures) for name in (
+                "3_metrics_comparison", "4_speedup_quality", "6_memory_speed", "7_distributions",
+                "8_per_run", "9_summary"))]
+        for figure in figures:
+            labels = " ".join(text for axes in figure.axes for text in (
+                axes.get_xlabel(), axes.get_ylabel(), axes.get_title()))
+            caption = " ".join(text.get_text() for text in figure.texts)
+            assert ("busy machine" in labels) == marked, labels
+            assert ("busy machine: something else used it while rope trained"
+                    in caption.replace("\n", " ")) == marked
+        for name in ("loss_against_flops", "effects"):
+            text = " ".join(each.get_text() for each in FIGURES[name](shown).texts)
+            assert "busy" not in text
 
 
 def test_a_factorial_shows_main_effects_first_and_the_planted_interaction_apart(factorial):

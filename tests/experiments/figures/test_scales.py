@@ -25,6 +25,7 @@ def test_a_scale_turns_logarithmic_only_where_one_arm_or_the_margin_would_be_hid
     assert linear_part([0.43, 0.12, 0.01, 0.005, 0.09, 0.56], 0.01) is None
     assert linear_part([0.5], 0.01) is None
     assert linear_part([0.5], 0.001) == 0.001    # the margin would be thinner than a line
+    assert linear_part([0.5, -0.8, 1.2, -0.9], 0.01) == 0.05
     assert linear_part([], 0.01) is None
     assert [rounded_up(v) for v in (0.01, 0.0101, 0.3, 7)] == pytest.approx([0.01, 0.02, 0.5, 10])
 
