@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from experiments.figures.labels import SIZE, label_ends, margin
+from experiments.figures.labels import SIZE, label_ends, margin, shortened
 from experiments.figures.lines import MANY, draw_lines, emphasised, pale_text
 from experiments.figures.panel import Panel
 from experiments.figures.scales import draw_margin, linear_part, scale_differences
@@ -27,7 +27,7 @@ def loss_minus_baseline(panel: Panel) -> Figure:
                 else "; files name no seed, so runs are not paired and the difference has the "
                      "noise of both")
     named = [arm for arm in lines if arm not in pale]
-    what = f"{name_of(panel.metric)} minus that of {panel.baseline}"
+    what = f"{name_of(panel.metric)} minus that of {shortened(panel.baseline, 28)}"
     figure, (axes,) = page(4.9, f"{what[0].upper()}{what[1:]}", caption,
                            left=0.95, right=margin([*named, panel.baseline], SIZE))
     low, high = settled_range(list(lines.values()), 0.2)

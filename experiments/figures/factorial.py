@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.figures.forest import directions, interval
+from experiments.figures.forest import directions, interval, name_rows
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.scales import draw_margin
@@ -71,10 +71,7 @@ def _frame(axes: Axes, designs: list[FactorialAnalysis], rows: list) -> None:
     """Write the names at the left, and draw a line between main effects and interactions and
     between designs."""
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [shortened(term.name, 30) for _, term in rows], fontsize=9.5,
-                    color=INK)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
+    name_rows(axes, [shortened(term.name, 30) for _, term in rows])
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.08)
     for place in range(1, len(rows)):

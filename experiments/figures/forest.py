@@ -88,7 +88,7 @@ def effects(panel: Panel) -> Figure:
     what = name_of(results.metric)
     figure, (axes,) = page(1.95 + (0.36 if len(shown) <= SORTED else 0.29) * len(shown),
                            f"Effect of each arm on the {what}", _caption(results, seen), left=left,
-                           right=RIGHT, above=0.12)
+                           right=RIGHT, above=0.12, below=0.17 if linear else 0.0)
     said = scale_differences(axes, "x", linear, max(-low, high))
     if not said:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -99,12 +99,9 @@ def effects(panel: Panel) -> Figure:
             axes.barh(row, 2 * floors[row], left=-floors[row], height=0.78, fc="none", ec=NOISE,
                       hatch="/////", lw=0.6, zorder=1.5)
         _row(axes, panel.styles[verdict.arm].color, row, verdict)
-    axes.set_yticks(range(len(shown)), [shortened(v.arm, 28) for v in shown], fontsize=9.5,
-                    color=INK)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"{what} minus that of {panel.baseline} "
-                    f"({'; '.join(filter(None, (results.unit, said)))})")
+    name_rows(axes, [shortened(v.arm, 28) for v in shown])
+    axes.set_xlabel(f"{what} minus that of {shortened(panel.baseline, 28)} ({results.unit})"
+                    + f"\n{said}" * bool(said))
     directions(axes, "better", "worse")
     _key(figure, results, sum(v.p is not None for v in results.verdicts.values()), seen)
     return figure
@@ -131,6 +128,13 @@ def _limits(results: Results, shown: list[Verdict]) -> tuple[float, float, float
     low, high = (side * 1.4 * max(2 * results.margin, *(min(most, side * end) for end in ends))
                  for side in (-1, 1))
     return low, high, linear
+
+
+def name_rows(axes: Axes, names: list[str]) -> None:
+    """Write the rows' names at the left, without ticks and grid lines."""
+    axes.set_yticks(range(len(names)), names, fontsize=9.5, color=INK)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
 
 
 def directions(axes: Axes, left: str, right: str) -> None:

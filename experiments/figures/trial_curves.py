@@ -11,6 +11,7 @@ from experiments.figures.labels import SIZE, label_ends, margin
 from experiments.figures.lines import MANY, draw_line, emphasised, pale_text
 from experiments.figures.panel import Skip
 from experiments.figures.pictures import Pictures, tell_start
+from experiments.figures.scales import dwarfing
 from experiments.figures.series import Series, mean
 from experiments.figures.style import LABELS, label_x, page
 from experiments.verdicts.trials import Trials
@@ -46,20 +47,28 @@ def _curves(p: Pictures, title: str, start: float, note: str = "", smooth: float
     band = "; band: from the lowest to the highest run" * (len(lines) <= MANY)
     caption = p.caption(f"{note}line: mean{band}{pale_text(lines, pale)}")
     figure, (axes,) = page(5.2, title, caption, headed=False, left=0.9,
+                           below=0.17 if start else 0.0,
                            right=margin([arm for arm in lines if arm not in pale], SIZE))
     for number, (arm, line) in enumerate(lines.items()):
         draw_line(axes, line, styles[arm], band=len(lines) <= MANY, shift=number / len(lines))
-    settled = [line.y[line.x >= 0.08 * end] for line in lines.values()]
-    low, high = min(y.min() for y in settled), max(y.max() for y in settled)
-    room = (0.3 if start else 0.06) * (high - low) or 0.01
-    axes.set_ylim(low - room, high + room)
     axes.set_xlim(start * end, end)
+    axes.set_ylim(_limits(lines, end, late=start > 0))
     label_x(axes, p.trials.over, end)
     axes.set_ylabel(LABELS["loss"])
     tell_start(axes, "y", *(["x"] if start else []))
     label_ends(axes, {arm: (line.x[-1], line.y[-1]) for arm, line in lines.items()
                       if arm not in pale}, styles, SIZE)
     return figure
+
+
+def _limits(lines: dict[str, Series], end: float, *, late: bool) -> tuple[float, float]:
+    """Return y-limits that leave out the first drop and, late in a run, the arms that dwarf the
+    others."""
+    far = dwarfing({arm: line.y[-1] for arm, line in lines.items()}) if late else ()
+    inside = np.concatenate([line.y[line.x >= min(0.08 * end, line.x[-1])]
+                             for arm, line in lines.items() if arm not in far])
+    room = (0.3 if late else 0.06) * (inside.max() - inside.min()) or 0.01
+    return inside.min() - room, inside.max() + room
 
 
 def _from(line: Series, x: float) -> Series:
