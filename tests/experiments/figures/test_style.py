@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
+from io import BytesIO
 from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 
 from experiments.declare.study import load_study, shipped
 from experiments.figures import FIGURES, Panel, draw, factorial, forest, scales, style
@@ -66,13 +70,19 @@ def test_a_grey_print_tells_the_arms_of_every_shipped_study_apart():
         assert len({(s.dash, s.color) for s in styles.values()}) == len(study.arms), name
 
 
-def test_fonts_are_embedded_in_a_pdf_and_the_text_of_an_svg_is_text(tmp_path):
+def test_fonts_are_embedded_in_pdf_and_svg_and_the_text_of_an_svg_is_text(tmp_path):
     (results,) = collect(find_runs(write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1},
                                                seeds=(0, 1), steps=50)))
     for name, files in draw(Panel(results), tmp_path, ("pdf", "svg")):
         if isinstance(files, str):
             continue
         pdf, svg = (file.read_bytes() for file in files)
+        fonts = re.findall(rb"@font-face{font-family:'DejaVu Sans';font-weight:(\w+);src:url\("
+                           rb"data:font/woff;base64,([^)]+)\)", svg)
+        assert {weight for weight, _ in fonts} == {b"bold", b"normal"}, name
+        glyphs = [TTFont(BytesIO(b64decode(data))).getBestCmap() for _, data in fonts]
+        assert all(len(set(map(chr, cmap)) & set("abcdeilnorst")) > 5 and len(cmap) < 120
+                   for cmap in glyphs), name
         assert b"/FontFile2" in pdf and b"/Type3" not in pdf, name
         words = " ".join(text.text or "" for text in ElementTree.fromstring(svg).iter(
             "{http://www.w3.org/2000/svg}text"))
