@@ -74,7 +74,7 @@ def overlay(panel: Panel, x: str, y: str, *, title: str = "",
     late.set_xlim(cut, end + 0.02 * LAST * span)
     whole.set_xlim(start - 0.01 * span, end + 0.01 * span)
     whole.set_ylim(frame)
-    late.set_ylim(_late_range(lines, cut, dwarfing({a: y for a, (_, y) in ends.items()})))
+    late.set_ylim(_late_range(lines, cut))
     whole.set_title("the whole run" + _above(whole, lines))
     late.set_title("its last third")
     whole.set_ylabel(LABELS[y])
@@ -154,10 +154,10 @@ def _crossed(rings: dict[str, tuple[float, float]], outside: int, panel: Panel, 
                    if outside else "")
 
 
-def _late_range(lines: dict[str, Series], cut: float,
-                dwarfs: set[str]) -> tuple[float, float] | None:
+def _late_range(lines: dict[str, Series], cut: float) -> tuple[float, float] | None:
     """Return the y-limits of the lines beyond x = `cut`, and of the ends of lines that stop before
     it. Arms that dwarf the others do not widen them."""
+    dwarfs = dwarfing({arm: line.ends for arm, line in lines.items()})
     return settled_range([Series(s.x[m], s.y[m], s.low[m], s.high[m], s.n)
                           for arm, s in lines.items()
                           if arm not in dwarfs and (m := s.x >= min(cut, s.x[-1])).any()], 0.0)

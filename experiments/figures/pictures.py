@@ -74,16 +74,15 @@ class Pictures:
         """Return the mark of times that are in doubt; empty for anything else."""
         return BUSY if measure in TIMES and self.trials.busy else ""
 
-    def far_text(self, measures: list[str]) -> str:
-        """Return the part of a caption about arms whose losses are so far off that they are outside
-        their frames."""
-        far = {arm for m in measures for arm in dwarfing({
-            arm: float(values.mean()) for arm, values in self.arrays(m).items()})}
-        return f"; outside a frame, far from the others: {', '.join(sorted(far))}" if far else ""
-
     def doubt_text(self, measures: list[str]) -> str:
         """Return the end of the caption about times that are in doubt, where times are drawn."""
         return busy_text(self.trials.busy) if set(TIMES) & set(measures) else ""
+
+
+def far_text(*drawn: Mapping[str, np.ndarray]) -> str:
+    """Return the part of a caption about arms that are outside the frame of what is drawn."""
+    far = sorted({arm for values in drawn for arm in dwarfing(values)})
+    return f"; outside a frame, far from the others: {', '.join(far)}" if far else ""
 
 
 def legend(axes: Axes) -> None:
@@ -106,7 +105,7 @@ def frame(axes: Axes, along: str, values: Mapping[str, np.ndarray], *, around: f
           ) -> dict[str, float]:
     """Set the limits along x or y so that arms that dwarf the others do not hide them; return the
     means of those, which are outside. `around` is a value that stays inside."""
-    far = dwarfing({arm: float(v.mean()) for arm, v in values.items()})
+    far = dwarfing(values)
     if far:
         near = np.concatenate([v for arm, v in values.items() if arm not in far]
                               + ([[around]] if around is not None else []))

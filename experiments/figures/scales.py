@@ -5,7 +5,7 @@ Scales on which small effects are seen although one arm dwarfs them, and the ban
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -21,18 +21,22 @@ NEAR = 5         # the linear part is at most about this many margins
 BAND = "#7a7a7a"  # the edges of the margin
 
 
-def dwarfing(values: Mapping[str, float]) -> set[str]:
-    """Return the arms that are so far from the middle of all arms that no difference between the
-    others is seen on a scale that shows them. They are at most a third of the arms."""
-    rest = dict(values)
-    while len(rest) > 2:
-        middle = median(rest.values())
-        far = max(rest, key=lambda arm: abs(rest[arm] - middle))
-        usual = median(abs(value - middle) for arm, value in rest.items() if arm != far)
-        if abs(rest[far] - middle) <= DWARF * usual:
+def dwarfing(values: Mapping[str, Sequence[float]]) -> set[str]:
+    """Return the arms that are so far from the middle of all arms that neither the differences
+    between the others nor the spread of their runs is seen on a scale that shows them. They are at
+    most a third of the arms. `values` maps arm → the values of its runs."""
+    means = {arm: float(np.mean(runs)) for arm, runs in values.items()}
+    half = {arm: float(np.ptp(runs)) / 2 for arm, runs in values.items()}
+    while len(means) > 2:
+        middle = median(means.values())
+        far = max(means, key=lambda arm: abs(means[arm] - middle))
+        others = [arm for arm in means if arm != far]
+        usual = max(median(abs(means[arm] - middle) for arm in others),
+                    median(half[arm] for arm in others))
+        if abs(means[far] - middle) <= DWARF * usual:
             break
-        del rest[far]
-    found = set(values) - set(rest)
+        del means[far]
+    found = set(values) - set(means)
     return found if len(found) <= len(values) / 3 else set()
 
 

@@ -64,7 +64,7 @@ def _curves(p: Pictures, title: str, start: float, note: str = "", smooth: float
 def _limits(lines: dict[str, Series], end: float, *, late: bool) -> tuple[float, float]:
     """Return y-limits that leave out the first drop and, late in a run, the arms that dwarf the
     others."""
-    far = dwarfing({arm: line.y[-1] for arm, line in lines.items()}) if late else ()
+    far = dwarfing({arm: line.ends for arm, line in lines.items()}) if late else ()
     inside = np.concatenate([line.y[line.x >= min(0.08 * end, line.x[-1])]
                              for arm, line in lines.items() if arm not in far])
     room = (0.3 if late else 0.06) * (inside.max() - inside.min()) or 0.01

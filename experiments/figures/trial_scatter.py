@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Skip
-from experiments.figures.pictures import LOWER, RANGE, Pictures, frame, legend, tell_start
+from experiments.figures.pictures import LOWER, RANGE, Pictures, far_text, frame, legend, tell_start
 from experiments.figures.style import BASELINE, PALE, page
 
 MANY = 24        # with more arms, only the best, the worst and the baseline have a name
@@ -41,12 +41,13 @@ AXES = {"tokens_per_second": "speed-up (times the baseline's tokens per second)"
 def _scatter(p: Pictures, x: str, y: str, title: str) -> Figure:
     across, up = p.ratios(x), p.ratios(y)
     shared = [arm for arm in p.trials.arms if arm in across and arm in up]
+    across, up = ({arm: ratios[arm] for arm in shared} for ratios in (across, up))
     if len(shared) < 2:
         raise Skip("there is nothing to compare: one arm")
     named = _named(shared, p.trials.baseline, up)
     better = {x: "left" if x in LOWER else "right", y: "down" if y in LOWER else "up"}
     caption = (f"mark: mean over runs, paired by seed; {RANGE}; better is {better[x]} and "
-               f"{better[y]}{p.far_text([x, y])}")
+               f"{better[y]}{far_text(across, up)}")
     if len(named) < len(shared):
         caption += (f"; pale: all but the {EACH} lowest and the {EACH} highest of {len(shared)} "
                     f"arms")
@@ -60,8 +61,8 @@ def _scatter(p: Pictures, x: str, y: str, title: str) -> Figure:
         note = f", {p.timing_note(measure)})".replace(", )", ")")
         axes.set(**{f"{name}label": AXES[measure].removesuffix(")") + note})
     axes.margins(0.12)
-    for name, ratios in (("x", across), ("y", up)):
-        frame(axes, name, {arm: ratios[arm] for arm in shared})
+    frame(axes, "x", across)
+    frame(axes, "y", up)
     for axis in (axes.xaxis, axes.yaxis):
         axis.get_major_formatter().set_useOffset(False)
     tell_start(axes, "x", "y")

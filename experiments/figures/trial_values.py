@@ -12,7 +12,15 @@ from matplotlib.ticker import FuncFormatter, ScalarFormatter
 
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Skip
-from experiments.figures.pictures import LOWER, RANGE, Pictures, frame, legend, tell_start
+from experiments.figures.pictures import (
+    LOWER,
+    RANGE,
+    Pictures,
+    far_text,
+    frame,
+    legend,
+    tell_start,
+)
 from experiments.figures.style import BASELINE, INK, MUTED, page, short
 
 MANY = 24        # most arms that have room beside each other above a seed
@@ -66,7 +74,7 @@ def per_run(p: Pictures) -> Figure:
     rows = -(-len(measures) // 2)
     figure, cells = page(1.4 + 2.9 * rows, "Every run, by its seed",
                          p.caption("mark: a run; at the right: the mean of an arm's runs"
-                                   + p.far_text(measures) + p.doubt_text(measures)),
+                                   + far_text(*map(p.arrays, measures)) + p.doubt_text(measures)),
                          columns=(1, 1)[:len(measures)], rows=rows, gap=0.85, row_gap=1.0,
                          left=0.95, right=2.0)
     for axes, measure in zip(cells, measures, strict=False):

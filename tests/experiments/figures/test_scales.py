@@ -31,10 +31,13 @@ def test_a_scale_turns_logarithmic_only_where_one_arm_or_the_margin_would_be_hid
 
 
 def test_dwarfs_are_few_and_far():
-    assert dwarfing(DWARFED) == {"dwarf"}
-    assert dwarfing({"baseline": 2.4, "a": 2.0, "b": 2.3, "c": 1.9, "d": 2.5}) == set()
-    assert dwarfing({"baseline": 0.0, "a": 1.0}) == set()
-    assert dwarfing({"a": 0.0, "b": 0.0, "c": 5.0, "d": 9.0}) == set()   # half are no exception
+    def found(spread, **values):
+        return dwarfing({arm: [v - spread, v + spread] for arm, v in values.items()})
+    assert found(0, **DWARFED) == found(0.01, **DWARFED) == {"dwarf"}
+    assert found(0.1, **DWARFED) == set()      # the spread over seeds is seen beside it
+    assert found(0, baseline=2.4, a=2.0, b=2.3, c=1.9, d=2.5) == set()
+    assert found(0, baseline=0.0, a=1.0) == set()
+    assert found(0, a=0.0, b=0.0, c=5.0, d=9.0) == set()   # half of the arms are no exception
 
 
 @pytest.mark.parametrize("linear", [None, 0.01])
