@@ -20,16 +20,17 @@ def arm_figure(panel: Panel, arm: str) -> Figure:
     verdict = panel.results.verdicts.get(arm)
     said = (" ".join(verdict.line().split()).removeprefix(f"{arm} ") if verdict
             else _role(panel, arm))
+    note = panel.timing_note(panel.x)
     figure, (axes,) = page(4.6, f"{arm}: {name_of(panel.metric)}",
                            panel.caption({arm: own}, panel.metric, band=False),
-                           subtitle=said, headed=False)
+                           subtitle=said, headed=False, second_line=bool(note))
     draw_arm(axes, panel, arm, shown)
     val = panel.mean(arm, panel.x, "val_loss") if panel.metric == "loss" else None
     if val is not None:
         axes.plot(val.x, val.y, color=panel.styles[arm].color, ls="", marker="o", ms=5,
                   mfc="white", mew=1.4, label="validation loss", zorder=4)
     axes.set_ylim(settled_range([*shown.values(), *([val] if val else [])]))
-    label_x(axes, panel.x, own.x[-1], ticks=8, note=panel.timing_note(panel.x))
+    label_x(axes, panel.x, own.x[-1], ticks=8, note=note)
     axes.set_ylabel(LABELS[panel.metric])
     axes.legend(loc="upper right", frameon=False, fontsize=9)
     return figure

@@ -88,7 +88,7 @@ def effects(panel: Panel) -> Figure:
     what = name_of(results.metric)
     figure, (axes,) = page(1.95 + (0.36 if len(shown) <= SORTED else 0.29) * len(shown),
                            f"Effect of each arm on the {what}", _caption(results, seen), left=left,
-                           right=RIGHT, above=0.12, below=0.17 if linear else 0.0)
+                           right=RIGHT, above=0.12, second_line=linear is not None)
     said = scale_differences(axes, "x", linear, max(-low, high))
     if not said:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

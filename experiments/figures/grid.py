@@ -23,11 +23,12 @@ def individual_grid(panel: Panel) -> Figure:
     columns = 3 if len(lines) <= 9 else 4
     rows = max(math.ceil(len(lines) / columns), 3 if len(lines) > 4 else 1)
     columns = min(columns, len(lines)) if rows == 1 else columns
+    note = panel.timing_note(panel.x)
     tall = 1.75 if rows <= 4 else 1.45
     caption = panel.caption(lines, panel.metric, band=False) + _key(panel, lines)
     figure, cells = page(1.75 + tall * rows, f"{titled(panel.metric, panel.x)}, arm by arm",
-                         caption, columns=(1,) * columns,
-                         rows=rows, gap=0.2, row_gap=0.42, sharex=True, sharey=True)
+                         caption, columns=(1,) * columns, rows=rows, gap=0.2, row_gap=0.42,
+                         second_line=bool(note), sharex=True, sharey=True)
     for axes, arm in zip(cells, lines, strict=False):
         draw_arm(axes, panel, arm, {arm: lines[arm]} | baseline_line(panel, arm), width=1.6)
         axes.set_title(shortened(arm, 72 // columns), size=9.5)
@@ -35,8 +36,7 @@ def individual_grid(panel: Panel) -> Figure:
     end = max(line.x[-1] for line in lines.values())
     for k, axes in enumerate(cells):
         axes.set_visible(k < len(lines))
-        label_x(axes, panel.x, end, text=k + columns >= len(lines), ticks=4,
-                note=panel.timing_note(panel.x))
+        label_x(axes, panel.x, end, text=k + columns >= len(lines), ticks=4, note=note)
         axes.tick_params(labelbottom=k + columns >= len(lines))
     low, high = settled_range(list(lines.values()), 0.25)
     cells[0].set_ylim(low - 0.14 * (high - low), high)     # room for the verdicts

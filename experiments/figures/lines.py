@@ -11,7 +11,16 @@ from experiments.figures.labels import SIZE, label_ends, margin, shortened
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.scales import dwarfing
 from experiments.figures.series import Series, points, settled_range
-from experiments.figures.style import LABELS, PALE, ArmStyle, label_x, name_of, page, short, unit_of
+from experiments.figures.style import (
+    LABELS,
+    PALE,
+    ArmStyle,
+    label_x,
+    name_of,
+    page,
+    short,
+    unit_of,
+)
 
 LAST = 1 / 3        # the last part of the x range that is magnified
 MANY = 7            # with more arms there are no bands, which would hide other lines
@@ -63,14 +72,16 @@ def overlay(panel: Panel, x: str, y: str, *, title: str = "",
     caption = panel.caption(lines, y, x=x, band=len(lines) <= MANY) + pale_text(lines, pale)
     if crossings is not None:
         caption += _crossed(rings, len(crossings) - len(rings), panel, x)
+    note = panel.timing_note(x)
     figure, (whole, late) = page(4.9, title or titled(y, x), caption, columns=(1.1, 1.0),
+                                 second_line=bool(note),
                                  right=margin([arm for arm in lines if arm not in pale], SIZE))
     for axes in (whole, late):
         draw_lines(axes, panel, lines, styles, x, y)
         for arm, at in rings.items():
             axes.plot(*at, color=styles[arm].color, marker="o", ms=10, mfc="none", mew=1.8,
                       zorder=4)
-        label_x(axes, x, end, ticks=5, note=panel.timing_note(x))
+        label_x(axes, x, end, ticks=5, note=note)
     late.set_xlim(cut, end + 0.02 * LAST * span)
     whole.set_xlim(start - 0.01 * span, end + 0.01 * span)
     whole.set_ylim(frame)

@@ -87,14 +87,14 @@ def _slot_style(slot: int) -> ArmStyle:
 def page(height: float, title: str, caption: str, *, subtitle: str = "",
          columns: tuple[float, ...] = (1,), rows: int = 1, left: float = 0.75, right: float = 0.25,
          gap: float = 0.55, row_gap: float = 0.5, headed: bool = True,
-         above: float = 0.0, below: float = 0.0, **axes) -> tuple[Figure, list[Axes]]:
+         above: float = 0.0, second_line: bool = False, **axes) -> tuple[Figure, list[Axes]]:
     """Return a figure with its title at the top left, its caption at the bottom, and rows × columns
     of axes between them, row by row.
 
-    Height, margins and gaps are in inches; `above` is room for a key under the title, `below`
-    for a second line in the label of the x axis. `columns` are relative widths. `axes` goes to
-    Figure.subplots. Margins are fixed instead of set by a layout engine: a page then takes a
-    quarter of the time, and the pages of one study line up.
+    Height, margins and gaps are in inches; `above` is room for a key under the title,
+    `second_line` for a second line in the label of the x axis. `columns` are relative widths.
+    `axes` goes to Figure.subplots. Margins are fixed instead of set by a layout engine: a page then
+    takes a quarter of the time, and the pages of one study line up.
     """
     head = _balanced(title, 84)
     foot = textwrap.wrap(caption, 138)
@@ -110,7 +110,7 @@ def page(height: float, title: str, caption: str, *, subtitle: str = "",
         top += 0.05 + 0.175 * len(under) + above
         figure.text(0.15 / WIDTH, 0.09 / height, "\n".join(foot), va="bottom", size=8, color=MUTED,
                     linespacing=1.25)
-        bottom = 0.62 + 0.155 * len(foot) + below
+        bottom = 0.62 + 0.155 * len(foot) + 0.17 * second_line
         inner = (WIDTH - left - right) / WIDTH
         top += 0.35 if headed else 0.12   # room for the axes' own titles
         room = height - top - bottom
@@ -152,12 +152,12 @@ def _balanced(text: str, width: int) -> list[str]:
 def label_x(axes: Axes, x: str, top: float, *, text: bool = True, ticks: int = 6,
             note: str = "") -> None:
     """Label the x axis in the unit that suits its length: 20k iterations, 1.5 M tokens, 3 PFLOP,
-    minutes or hours. `top` is the end of the axis; `note` stands behind the unit."""
+    minutes or hours. `top` is the end of the axis; `note` stands on a second line."""
     unit, scale, suffixes = unit_of(x, top)
     axes.xaxis.set_major_locator(_ScaledLocator(ticks, scale, whole=x == "iteration"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value / scale, suffixes)))
-    within = ", ".join(filter(None, (unit, note)))
-    axes.set_xlabel((LABELS[x] + (f" ({within})" if within else "")) if text else "")
+    label = LABELS[x] + (f" ({unit})" if unit else "") + (f"\n{note}" if note else "")
+    axes.set_xlabel(label if text else "")
 
 
 def unit_of(x: str, top: float) -> tuple[str, float, tuple[str, ...]]:

@@ -47,7 +47,7 @@ def _curves(p: Pictures, title: str, start: float, note: str = "", smooth: float
     band = "; band: from the lowest to the highest run" * (len(lines) <= MANY)
     caption = p.caption(f"{note}line: mean{band}{pale_text(lines, pale)}")
     figure, (axes,) = page(5.2, title, caption, headed=False, left=0.9,
-                           below=0.17 if start else 0.0,
+                           second_line=start > 0,
                            right=margin([arm for arm in lines if arm not in pale], SIZE))
     for number, (arm, line) in enumerate(lines.items()):
         draw_line(axes, line, styles[arm], band=len(lines) <= MANY, shift=number / len(lines))

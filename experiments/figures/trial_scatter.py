@@ -52,7 +52,7 @@ def _scatter(p: Pictures, x: str, y: str, title: str) -> Figure:
         caption += (f"; pale: all but the {EACH} lowest and the {EACH} highest of {len(shared)} "
                     f"arms")
     figure, (axes,) = page(5.2, title, p.caption(caption + p.doubt_text([x, y])), left=1.1,
-                           right=2.3, headed=False, below=0.17)
+                           right=2.3, headed=False, second_line=True)
     axes.axvline(1, color=BASELINE, lw=0.8)
     axes.axhline(1, color=BASELINE, lw=0.8)
     for arm in shared:

@@ -164,7 +164,7 @@ def _rows(p: Pictures, measures: list[str], title: str, caption: str,
     height = 1.67 + rows * (0.85 + (0.27 if len(shown) <= TALL else 0.22) * len(shown))
     figure, cells = page(height, title, p.caption(caption + p.doubt_text(measures)),
                          columns=(1,) * columns, rows=rows,
-                         left=1.75, gap=0.35, row_gap=1.05, below=0.12)
+                         left=1.75, gap=0.35, row_gap=1.05, second_line=True)
     for number, axes in enumerate(cells):
         axes.set_visible(number < len(measures))
         if number < len(measures):
