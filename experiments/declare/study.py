@@ -207,6 +207,16 @@ def _margins(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
     return float(margin), float(alpha)
 
 
+def _pictures(value: Any, where: str) -> tuple[str, ...]:
+    """The value of `pictures`. Raises BadInput where it is not a list of known sets."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise BadInput(f"{where} is a list of names, such as {list(PICTURES)}, not {value!r}")
+    for name in value:
+        if name not in PICTURES:
+            raise BadInput(f"{where}: no pictures {name!r}{did_you_mean(name, PICTURES)}")
+    return tuple(value)
+
+
 def _looks(value: Any, seeds: list[int], where: str) -> tuple[int, ...]:
     """The value of `stop`: the numbers of seeds after which to look whether every arm is decided;
     empty for "all"."""
@@ -242,16 +252,6 @@ def _selection(table: Mapping[str, Any], seeds: list[int], arms: Arms,
         raise BadInput(f"{path}: selection_seeds {chosen} leave fewer than two of the seeds "
                        f"{seeds} for the verdicts")
     return tuple(chosen)
-
-
-def _pictures(value: Any, where: str) -> tuple[str, ...]:
-    """The value of `pictures`. Raises BadInput where it is not a list of known sets."""
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise BadInput(f"{where} is a list of names, such as {list(PICTURES)}, not {value!r}")
-    for name in value:
-        if name not in PICTURES:
-            raise BadInput(f"{where}: no pictures {name!r}{did_you_mean(name, PICTURES)}")
-    return tuple(value)
 
 
 def _arms(table: Mapping[str, Any], baseline: str, base: Mapping[str, Any], path: Path) -> Arms:
