@@ -2,7 +2,7 @@
 Draw every study under a results folder and print a verdict for each arm.
 
     python plotter.py [LOSSES_DIR] [--out DIR] [--x iteration|tokens|seconds|flops]
-                      [--metric loss|val_loss] [--html]
+                      [--metric loss|val_loss] [--html] [--comparison]
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def parser() -> Parser:
                    help="file formats of the figures, separated by commas (default png)")
     p.add_argument("--html", action="store_true",
                    help="also write report.html, one page with everything")
+    p.add_argument("--comparison", action="store_true",
+                   help="also draw comparison/: ten pictures of the runs' losses, speed and memory")
     p.add_argument("--tables", nargs="+", default=[], metavar="PAGE", type=Path,
                    help="draw nothing; write the verdict tables into these pages, "
                    "between the markers <!-- table: STUDY --> and <!-- /table: STUDY -->")
@@ -92,7 +94,8 @@ def plot(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else beside(losses)
     from experiments.report.draw import draw_study
     for results in collect(runs, args.study):
-        draw_study(results, out, formats, args.x, args.metric, losses if args.html else None)
+        draw_study(results, out, formats, args.x, args.metric, losses if args.html else None,
+                   args.comparison)
     return 0
 
 

@@ -22,13 +22,14 @@ from mingpt.utils import BadInput, did_you_mean
 
 STUDIES = Path(__file__).parents[1] / "studies"
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
-        "match", "lr", "selection_seeds", "preset", "base", "arms", "factorial")
+        "match", "lr", "selection_seeds", "preset", "base", "arms", "factorial", "pictures")
 # Each run's record keeps these keys, so that a change after the first run is visible.
 DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
             "match", "selection_seeds")
 DEFAULT_MARGIN = 0.01    # in the metric's unit: two arms this close count as equal
 DEFAULT_ALPHA = 0.05
 MOST_SEEDS = 10_000      # far more than anybody trains; a typing error must not fill the memory
+PICTURES = ("comparison",)   # sets of pictures that are drawn only where the study asks for them
 # Keys of a record's result. For each of them lower is better.
 METRICS = ("val_loss", "bits_per_byte", "perplexity")
 
@@ -60,6 +61,7 @@ class Study:
     grids: dict[str, dict[str, float]] = field(default_factory=dict)
     # the seeds that choose learning rates; None: the first third
     selection_seeds: tuple[int, ...] | None = None
+    pictures: tuple[str, ...] = ()    # the sets of PICTURES to draw
 
     @property
     def level(self) -> float:
@@ -118,7 +120,8 @@ def load_study(name_or_path: str | Path) -> Study:
         arms={name: dict(arms.known[name].settings) for name in arms.listed},
         match=match_word(table.get("match", "none"), f"{path}: match"), matches=arms.matches,
         stop=_looks(table.get("stop", "all"), seeds, f"{path}: stop"), designs=tuple(arms.designs),
-        parts=arms.parts, grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path))
+        parts=arms.parts, grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path),
+        pictures=_pictures(table.get("pictures", []), f"{path}: pictures"))
 
 
 def find_study(name_or_path: str | Path) -> Path:
@@ -200,6 +203,16 @@ def _margins(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
         raise BadInput(f"{path}: margin must be above 0 and finite, alpha between 0 and 0.5, not "
                        f"{_short(margin)} and {_short(alpha)}")
     return float(margin), float(alpha)
+
+
+def _pictures(value: Any, where: str) -> tuple[str, ...]:
+    """The value of `pictures`. Raises BadInput where it is not a list of known sets."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise BadInput(f"{where} is a list of names, such as {list(PICTURES)}, not {value!r}")
+    for name in value:
+        if name not in PICTURES:
+            raise BadInput(f"{where}: no pictures {name!r}{did_you_mean(name, PICTURES)}")
+    return tuple(value)
 
 
 def _looks(value: Any, seeds: list[int], where: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments.figures.lines import draw_strays
 from experiments.figures.panel import Panel
 from experiments.figures.series import Series, points, settled_range
-from experiments.figures.style import BASELINE, LABELS, label_x, page
+from experiments.figures.style import BASELINE, LABELS, label_x, name_of, page
 
 
 def arm_figure(panel: Panel, arm: str) -> Figure:
@@ -20,15 +20,17 @@ def arm_figure(panel: Panel, arm: str) -> Figure:
     verdict = panel.results.verdicts.get(arm)
     said = (" ".join(verdict.line().split()).removeprefix(f"{arm} ") if verdict
             else _role(panel, arm))
-    figure, (axes,) = page(4.6, arm, panel.caption({arm: own}, panel.metric, band=False),
-                           subtitle=said, headed=False)
+    note = panel.timing_note(panel.x)
+    figure, (axes,) = page(4.6, f"{arm}: {name_of(panel.metric)}",
+                           panel.caption({arm: own}, panel.metric, band=False),
+                           subtitle=said, headed=False, second_line=bool(note))
     draw_arm(axes, panel, arm, shown)
     val = panel.mean(arm, panel.x, "val_loss") if panel.metric == "loss" else None
     if val is not None:
         axes.plot(val.x, val.y, color=panel.styles[arm].color, ls="", marker="o", ms=5,
                   mfc="white", mew=1.4, label="validation loss", zorder=4)
     axes.set_ylim(settled_range([*shown.values(), *([val] if val else [])]))
-    label_x(axes, panel.x, own.x[-1], ticks=8)
+    label_x(axes, panel.x, own.x[-1], ticks=8, note=note)
     axes.set_ylabel(LABELS[panel.metric])
     axes.legend(loc="upper right", frameon=False, fontsize=9)
     return figure
@@ -52,7 +54,7 @@ def draw_arm(axes: Axes, panel: Panel, arm: str, shown: dict[str, Series], *,
     axes.plot(own.x, own.y, color=style.color, lw=width,
               label=f"{arm}, mean" if len(runs) > 1 else arm, zorder=3,
               marker="o" if len(own.x) == 1 else None)
-    draw_strays(axes, panel, arm, panel.x, panel.metric)
+    draw_strays(axes, panel, arm, panel.x, panel.metric, style.color)
 
 
 def baseline_line(panel: Panel, arm: str) -> dict[str, Series]:

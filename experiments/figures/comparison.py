@@ -16,15 +16,8 @@ from experiments.figures.pictures import Pictures
 from experiments.figures.saving import save
 from experiments.figures.style import RC
 from experiments.figures.trial_curves import convergence, final_losses, training_curves
-from experiments.figures.trial_values import (
-    distributions,
-    memory_quality,
-    memory_speed,
-    metrics_comparison,
-    per_run,
-    speedup_quality,
-    summary,
-)
+from experiments.figures.trial_scatter import memory_quality, memory_speed, speedup_quality
+from experiments.figures.trial_values import distributions, metrics_comparison, per_run, summary
 from experiments.verdicts.trials import Trials
 
 TEN: dict[str, Callable[[Pictures], Figure]] = {

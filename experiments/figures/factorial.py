@@ -9,15 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.figures.forest import directions, interval
+from experiments.figures.forest import directions, interval, name_rows
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
-from experiments.figures.style import BASELINE, MUTED, PALETTE, page
+from experiments.figures.scales import draw_margin
+from experiments.figures.style import INK, MUTED, name_of, page, study_text
 from experiments.verdicts.factorial import FactorialAnalysis, Term
 from experiments.verdicts.verdict import NOT_COMPARABLE, p_text, signed
 
-# the colours of main effects and of interactions of two, of three and of more factors
-ORDERS = (PALETTE[4], PALETTE[5], PALETTE[3], PALETTE[2])
+# main effects, and interactions of two, of three and of more factors; no arm has these colours
+ORDERS = ((INK, "o"), ("#5f5f5f", "D"), ("#8a8a8a", "s"), ("#8a8a8a", "^"))
 
 
 def factorial_effects(panel: Panel) -> Figure:
@@ -34,29 +35,32 @@ def factorial_effects(panel: Panel) -> Figure:
                    "no seed has a value in every cell of the factorial")
     rows = [(design, term) for design in designs for term in design.terms
             if term.verdict.difference is not None]
-    caption = (f"point: effect, mean over seeds; bar: {100 * (1 - results.alpha):g} % interval, "
-               f"Holm-adjusted over the effects of a design; grey: the margin "
+    caption = (f"{study_text(results.name)}point: effect, mean over seeds; bar: "
+               f"{100 * (1 - results.alpha):g} % interval, "
+               f"Holm-adjusted over the effects of a design; dashed: the margin "
                f"±{results.margin:g}. A main effect is the metric with the factor minus without "
                "it, averaged over the other factors. An interaction is what factors do together "
                "beyond their sum. Seeds: "
                + "; ".join(str(len(design.seeds)) for design in designs))
-    figure, (axes,) = page(2.1 + 0.34 * len(rows), results.title, caption, left=2.45, right=3.1)
+    figure, (axes,) = page(
+        2.1 + (0.34 if len(rows) < 16 else 0.28) * len(rows), f"Effect of each factor on the "
+        f"{name_of(results.metric)}, and what factors do together", caption, left=2.45,
+        right=3.1)
     for place, (_, term) in enumerate(rows):
         _row(axes, place, term)
-    axes.axvline(0, color=BASELINE, lw=1.2, zorder=1)
-    axes.axvspan(-results.margin, results.margin, color=BASELINE, alpha=0.08, lw=0)
+    draw_margin(axes, results.margin, upright=True)
     _frame(axes, designs, rows)
-    axes.set_xlabel(f"effect on {results.metric.replace('_', ' ')} ({rows[0][1].verdict.unit})")
+    axes.set_xlabel(f"effect on the {name_of(results.metric)} ({rows[0][1].verdict.unit})")
     directions(axes, "lowers the loss", "raises it")
     return figure
 
 
 def _row(axes: Axes, place: int, term: Term) -> None:
-    v, color = term.verdict, ORDERS[min(term.order, len(ORDERS)) - 1]
+    v, (color, marker) = term.verdict, ORDERS[min(term.order, len(ORDERS)) - 1]
     if ends := interval(v):
-        axes.plot(ends, [place, place], color=color, lw=2.4, marker="|", ms=9, mew=1.8, zorder=3)
-    axes.plot([v.difference], [place], color=color, marker="o" if term.order == 1 else "D",
-              ms=7.5 if term.order == 1 else 6, mec="white", mew=1, zorder=4)
+        axes.plot(ends, [place, place], color=color, lw=1.8, marker="|", ms=8, mew=1.8, zorder=3)
+    axes.plot([v.difference], [place], color=color, marker=marker, ms=7.5 if term.order == 1 else 6,
+              mec="white", mew=1, zorder=4)
     right = axes.get_yaxis_transform()
     sure = v.word != "undecided"
     axes.text(1.02, place, term.word, transform=right, va="center", size=9.5,
@@ -70,10 +74,7 @@ def _frame(axes: Axes, designs: list[FactorialAnalysis], rows: list) -> None:
     """Write the names at the left, and draw a line between main effects and interactions and
     between designs."""
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [shortened(term.name, 30) for _, term in rows], fontsize=9.5,
-                    color="#222222")
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
+    name_rows(axes, [shortened(term.name, 30) for _, term in rows])
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.08)
     for place in range(1, len(rows)):

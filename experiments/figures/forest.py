@@ -11,16 +11,28 @@ from statistics import median
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import t
 
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
-from experiments.figures.style import BASELINE, MUTED, page
+from experiments.figures.scales import (
+    BAND,
+    draw_margin,
+    linear_part,
+    scale_differences,
+    share,
+)
+from experiments.figures.style import DPI, INK, MUTED, WIDTH, name_of, page, study_text
 from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import Verdict, p_text, signed
 
-FLOOR = "#0072B2"
+NOISE = "#a0a0a0"      # the hatching of the noise floor, which no arm has
+SORTED = 9             # with more arms, rows come in order of their effects
+RIGHT = 3.4            # inches for the verdicts
+NARROW = 6             # pixels: a noise floor narrower than this would not be seen
 
 
 def interval(verdict: Verdict) -> tuple[float, float] | None:
@@ -65,66 +77,107 @@ def effects(panel: Panel) -> Figure:
              and v.unit == results.unit]
     if not shown:
         raise Skip("no arm shares a seed with the baseline")
-    tested = sum(v.p is not None for v in results.verdicts.values())
-    level = f"{100 * (1 - results.alpha):g} % CI, Holm-adjusted over {tested} arms"
-    caption = f"point: mean over seeds of arm − {panel.baseline}, paired; thin: {level}; "
-    caption += (f"thick: {100 * (1 - 2 * results.alpha):g} % CI, not adjusted; inside the grey "
-                f"margin ")
-    caption += f"(±{results.margin:g}) it means equivalent" + _floor_text(results)
-    height = 1.95 + 0.36 * len(shown)
-    figure, (axes,) = page(height, results.title, caption, left=2.45, right=3.45)
-    scale = reach(results)
-    axes.set_xlim(*scale)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.axvspan(-results.margin, results.margin, color=BASELINE, alpha=0.08, lw=0)
-    axes.axvline(0, color=BASELINE, lw=1.2)
+    if len(shown) > SORTED:
+        shown.sort(key=lambda v: v.difference)
+    left = max(0.9, 0.35 + 0.078 * max(len(shortened(v.arm, 28)) for v in shown))
+    low, high, linear = _limits(results, shown)
+    floors = [results.noise_floor.of_mean(v.n) or 0.0 if results.noise_floor else 0.0
+              for v in shown]
+    pixels = (WIDTH - left - RIGHT) * DPI * share(max(floors), low, high, linear)
+    seen = pixels > NARROW
+    what = name_of(results.metric)
+    figure, (axes,) = page(1.95 + (0.36 if len(shown) <= SORTED else 0.29) * len(shown),
+                           f"Effect of each arm on the {what}", _caption(results, seen), left=left,
+                           right=RIGHT, above=0.12, second_line=linear is not None)
+    said = scale_differences(axes, "x", linear, max(-low, high))
+    if not said:
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.set(xlim=(low, high), ylim=(len(shown) - 0.4, -0.6))
+    draw_margin(axes, results.margin, upright=True)
     for row, verdict in enumerate(shown):
-        _row(axes, panel, row, verdict, scale)
-    axes.set_yticks(range(len(shown)), [shortened(v.arm, 28) for v in shown], fontsize=9.5,
-                    color="#222222")
+        if seen:
+            axes.barh(row, 2 * floors[row], left=-floors[row], height=0.78, fc="none", ec=NOISE,
+                      hatch="/////", lw=0.6, zorder=1.5)
+        _row(axes, panel.styles[verdict.arm].color, row, verdict)
+    name_rows(axes, [shortened(v.arm, 28) for v in shown])
+    axes.set_xlabel(f"{what} minus that of {shortened(panel.baseline, 28)} ({results.unit})"
+                    + f"\n{said}" * bool(said))
+    directions(axes, "better", "worse")
+    _key(figure, results, sum(v.p is not None for v in results.verdicts.values()), seen)
+    return figure
+
+
+def _caption(results: Results, floor_seen: bool) -> str:
+    text = (f"{study_text(results.name)}differences are arm − {results.baseline}, paired by seed; "
+            f"where the wide pale bar lies inside the margin, the arm is equivalent")
+    if not floor_seen:
+        return text
+    how = ("A/A runs" if results.noise_floor.source == "A/A"
+           else "the baseline's spread over seeds")
+    return (f"{text}; noise floor: one standard error of a mean over as many seeds where there is "
+            f"no effect, from {how}")
+
+
+def _limits(results: Results, shown: list[Verdict]) -> tuple[float, float, float | None]:
+    """Return (low, high) of the scale of differences, and where it turns logarithmic, or None."""
+    linear = linear_part([v.difference for v in shown], results.margin)
+    if linear is None:
+        return (*reach(results), None)
+    ends = [end for v in shown for end in (*(interval(v) or ()), v.difference)]
+    most = 3 * max(abs(v.difference) for v in shown)
+    low, high = (side * 1.4 * max(2 * results.margin, *(min(most, side * end) for end in ends))
+                 for side in (-1, 1))
+    return low, high, linear
+
+
+def name_rows(axes: Axes, names: list[str]) -> None:
+    """Write the rows' names at the left, without ticks and grid lines."""
+    axes.set_yticks(range(len(names)), names, fontsize=9.5, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    unit = shown[0].unit
-    axes.set_xlabel(f"{results.metric.replace('_', ' ')} minus {panel.baseline}'s ({unit})")
-    directions(axes, "better", "worse")
-    return figure
 
 
 def directions(axes: Axes, left: str, right: str) -> None:
     """Write above the axes what the two sides of zero mean."""
-    for text, side in ((f"← {left}   ", "right"), (f"   {right} →", "left")):
-        axes.text(0, 1.02, text, transform=axes.get_xaxis_transform(), ha=side, va="bottom",
-                  color=MUTED, size=9.5)
+    for text, side, aside in ((f"← {left}", "right", -8), (f"{right} →", "left", 8)):
+        axes.annotate(text, (0, 1.0), (aside, 2), xycoords=axes.get_xaxis_transform(),
+                      textcoords="offset points", ha=side, va="bottom", color=MUTED, size=9.5)
 
 
-def _row(axes: Axes, panel: Panel, row: int, v: Verdict, scale: tuple[float, float]) -> None:
-    color, ends, floor = panel.styles[v.arm].color, interval(v), panel.results.noise_floor
-    least = floor.of_mean(v.n) if floor else None
-    if least:
-        axes.barh(row, 2 * least, left=-least, height=0.62, color=FLOOR, alpha=0.13, lw=0,
-                  zorder=1.5)
+def _row(axes: Axes, color: str, row: int, v: Verdict) -> None:
+    """Draw one arm's bars and its mean, and write its verdict beside them."""
+    ends, scale = interval(v), axes.get_xlim()
+    if near := tost_interval(v):
+        low, high = np.clip(near, *scale)
+        axes.barh(row, high - low, left=low, height=0.42, color=color, alpha=0.5, lw=0, zorder=3)
     if ends:
         cut = np.clip(ends, *scale)
-        axes.plot(cut, [row, row], color=color, lw=2.4, solid_capstyle="butt", zorder=3)
+        axes.plot(cut, [row, row], color=color, lw=1.8, solid_capstyle="butt", zorder=3.5)
         for end, place, mark in zip(ends, cut, "<>", strict=True):
             axes.plot([place], [row], color=color, marker=mark if place != end else "|",
-                      ms=6 if place != end else 9, mew=1.8, clip_on=False, zorder=3)
-    if near := tost_interval(v):
-        axes.plot(np.clip(near, *scale), [row, row], color=color, lw=6, alpha=0.55,
-                  solid_capstyle="butt", zorder=3)
-    axes.plot([v.difference], [row], color=color, marker="o", ms=7.5, mec="white", mew=1, zorder=4)
+                      ms=6 if place != end else 8, mew=1.8, clip_on=False, zorder=3.5)
+    axes.plot([v.difference], [row], color=INK, marker="o", ms=4.5, mec="white", mew=0.8, zorder=4)
     decided = v.word != "undecided"
-    axes.text(1.02, row, v.word, transform=axes.get_yaxis_transform(), va="center", size=9.5,
+    beside = axes.get_yaxis_transform()
+    inch = 1 / (axes.get_position().width * WIDTH)
+    axes.text(1 + 0.18 * inch, row, v.word, transform=beside, va="center", size=9.5,
               weight="bold" if decided else "normal")
     p = f", {p_text('Holm p', v.p_holm)}" if v.p_holm is not None else ""
-    axes.text(1.37, row, f"{signed(v.difference)}, n = {v.n}{p}",
-              transform=axes.get_yaxis_transform(), va="center", size=8.5, color=MUTED)
+    axes.text(1 + 1.2 * inch, row, f"{signed(v.difference)}, n = {v.n}{p}", transform=beside,
+              va="center", size=8.5, color=MUTED)
 
 
-def _floor_text(results: Results) -> str:
-    floor = results.noise_floor
-    if floor is None or floor.spread is None:
-        return ""
-    how = "A/A runs" if floor.source == "A/A" else "the baseline's spread over seeds"
-    return f"; blue: the noise floor from {how} (one standard error of a mean over as many seeds)"
+def _key(figure: Figure, results: Results, tested: int, floor: bool) -> None:
+    """Draw the key below the title."""
+    marks = [
+        (Line2D([], [], color=INK, ls="", marker="o", ms=4.5), "mean over seeds"),
+        (Line2D([], [], color=MUTED, lw=1.8, marker="|", ms=8, mew=1.8),
+         f"{100 * (1 - results.alpha):g} % CI"
+         + f", Holm-adjusted over {tested} arms" * (tested > 1)),
+        (Patch(fc=MUTED, alpha=0.5), f"{100 * (1 - 2 * results.alpha):g} % CI"),
+        (Patch(fc="#e5e5e5", ec=BAND, ls=(0, (4, 2)), lw=0.8), f"margin ±{results.margin:g}")]
+    if floor:
+        marks.append((Patch(fc="none", ec=NOISE, hatch="/////", lw=0.6), "noise floor"))
+    figure.legend(*zip(*marks, strict=True), loc="upper left", ncols=len(marks), frameon=False,
+                  bbox_to_anchor=(0.05 / WIDTH, 1 - 0.34 / figure.get_figheight()), fontsize=8.5,
+                  columnspacing=1.4, handlelength=1.8, handletextpad=0.5)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures.arm import baseline_line, draw_arm
 from experiments.figures.labels import shortened
+from experiments.figures.lines import titled
 from experiments.figures.panel import Panel
 from experiments.figures.series import settled_range
 from experiments.figures.style import LABELS, MUTED, label_x, page
@@ -22,32 +23,36 @@ def individual_grid(panel: Panel) -> Figure:
     columns = 3 if len(lines) <= 9 else 4
     rows = max(math.ceil(len(lines) / columns), 3 if len(lines) > 4 else 1)
     columns = min(columns, len(lines)) if rows == 1 else columns
+    note = panel.timing_note(panel.x)
+    tall = 1.75 if rows <= 4 else 1.45
     caption = panel.caption(lines, panel.metric, band=False) + _key(panel, lines)
-    figure, cells = page(1.75 + 1.75 * rows, panel.results.title, caption, columns=(1,) * columns,
-                         rows=rows, gap=0.2, row_gap=0.42, sharex=True, sharey=True)
+    figure, cells = page(1.75 + tall * rows, f"{titled(panel.metric, panel.x)}, arm by arm",
+                         caption, columns=(1,) * columns, rows=rows, gap=0.2, row_gap=0.42,
+                         second_line=bool(note), sharex=True, sharey=True)
     for axes, arm in zip(cells, lines, strict=False):
         draw_arm(axes, panel, arm, {arm: lines[arm]} | baseline_line(panel, arm), width=1.6)
-        axes.set_title(shortened(arm, 72 // columns), color=panel.styles[arm].color, size=9.5)
+        axes.set_title(shortened(arm, 72 // columns), size=9.5)
         _note(axes, panel, arm)
     end = max(line.x[-1] for line in lines.values())
     for k, axes in enumerate(cells):
         axes.set_visible(k < len(lines))
-        label_x(axes, panel.x, end, text=k + columns >= len(lines), ticks=4)
+        label_x(axes, panel.x, end, text=k + columns >= len(lines), ticks=4, note=note)
         axes.tick_params(labelbottom=k + columns >= len(lines))
-    cells[0].set_ylim(settled_range(list(lines.values()), 0.25))
+    low, high = settled_range(list(lines.values()), 0.25)
+    cells[0].set_ylim(low - 0.14 * (high - low), high)     # room for the verdicts
     figure.text(0.012, 0.5, LABELS[panel.metric], rotation=90, va="center", size=10)
     return figure
 
 
 def _note(axes, panel: Panel, arm: str) -> None:
-    """Write the verdict's word and the difference in the corner."""
+    """Write the verdict's word and the difference in the lower left corner, below all curves."""
     verdict = panel.results.verdicts.get(arm)
     text = ""
     if verdict is not None:
         number = (f" {verdict.difference:+.3f}".replace("-", "−")
                   if verdict.difference is not None else "")
         text = verdict.word + number
-    axes.text(0.97, 0.93, text, transform=axes.transAxes, ha="right", va="top", size=8.5,
+    axes.text(0.03, 0.05, text, transform=axes.transAxes, ha="left", va="bottom", size=8.5,
               color=MUTED)
 
 

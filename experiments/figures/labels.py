@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from experiments.figures.style import WIDTH, ArmStyle
 
+SIZE = 9.5           # of a name, in points, where there is room
 LINE = 1.35          # line height of a label, in units of its font size
 GLYPH = 0.6          # mean width of a glyph, in units of the font size
 LONGEST = 34         # most characters of a name that are shown
@@ -24,13 +25,14 @@ def shortened(name: str, longest: int = LONGEST) -> str:
 def font_size(count: int, height: float) -> float:
     """Return the largest font size, from 5.5 to 9.5 pt, at which `count` labels fit above each
     other in `height` inches."""
-    return min(9.5, max(5.5, 72 * height / (LINE * max(count, 1))))
+    return min(SIZE, max(5.5, 72 * height / (LINE * max(count, 1))))
 
 
 def margin(names: list[str], size: float) -> float:
-    """Return the inches that labels of these names need to the right of the axes."""
+    """Return the inches that labels of these names need to the right of the axes, with a value
+    behind the longest."""
     longest = max((len(shortened(n)) for n in names), default=0)
-    return min(0.42 * WIDTH, longest * GLYPH * size / 72 + 0.47)
+    return min(0.42 * WIDTH, (longest + 3) * GLYPH * size / 72 + 0.53)
 
 
 def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
@@ -55,27 +57,32 @@ def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
 
 
 def label_ends(axes: Axes, ends: dict[str, tuple[float, float]], styles: dict[str, ArmStyle],
-               size: float, *, dots: bool = False) -> None:
-    """Write each arm's name to the right of the axes beside the end (x, y) of its line. Names that
-    would overlap are moved apart."""
+               size: float) -> None:
+    """Write each arm's name and marker to the right of the axes beside the end (x, y) of its line.
+    Names that would overlap are moved apart; an end outside the frame gets an arrow and its
+    value."""
     if not ends:
         return
-    low, high = axes.get_ylim()
     box = axes.get_position()
     height, inch = box.height * axes.figure.get_figheight(), 1 / (box.width * WIDTH)
     # the ends' heights in axes fractions, as are all places below
-    at = np.clip((np.array([y for _, y in ends.values()]) - low) / (high - low), 0, 1)
+    on_axes = (axes.transData + axes.transAxes.inverted()).transform
+    heights = np.array([on_axes((axes.get_xlim()[0], y))[1] for _, y in ends.values()])
+    inside = np.clip(heights, 0, 1)
     edge = axes.get_xlim()[1]
-    for (name, end), y, place in zip(
-            ends.items(), at, spread(at, LINE * size / 72 / height, 0.0, 1.0), strict=True):
+    # ends above the frame stand above each other in the order of their values, as do those below it
+    wanted = inside + 1e-6 * np.argsort(np.argsort(heights))
+    for (name, end), y, off, place in zip(
+            ends.items(), inside, heights - inside,
+            spread(wanted, LINE * size / 72 / height, 0.0, 1.0), strict=True):
         style = styles[name]
         # a dotted line leads from the end of a line that ends early to the edge of the axes
         axes.plot([end[0], edge], [end[1]] * 2, color=style.color, lw=0.8, ls=(0, (1, 2)))
         axes.plot(1 + inch * np.array([0, 0.07, 0.2, 0.27]), [y, y, place, place],
                   transform=axes.transAxes, clip_on=False, color=style.color, lw=0.9)
-        if dots:   # a marker tells lines of the same colour apart
-            axes.plot(1 + 0.27 * inch, place, transform=axes.transAxes, clip_on=False,
-                      color=style.color, ls="", marker=style.marker, ms=4)
-        axes.text(1 + (0.37 if dots else 0.32) * inch, place, shortened(name),
-                  transform=axes.transAxes, va="center", size=size, color=style.color,
-                  weight="bold" if style.width > 2 else "normal")
+        axes.plot(1 + 0.27 * inch, place, transform=axes.transAxes, clip_on=False,
+                  color=style.color, ls="", marker=style.marker, ms=4.5)
+        far = f" {'↑' if off > 0 else '↓'} {end[1]:.3g}".replace("-", "−") if off else ""
+        axes.text(1 + 0.38 * inch, place, shortened(name) + far, transform=axes.transAxes,
+                  va="center", size=size, weight="bold" if style.width > 2 else "normal")
+

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 from experiments.figures import save
 from experiments.figures.labels import shortened
-from experiments.figures.style import MUTED, PALETTE, RC, WIDTH, page
+from experiments.figures.style import MUTED, RC, WIDTH, page
 from mingpt.patterns.kinds import Pattern, parse_pattern
 
-SEEN, HIDDEN, SECOND = PALETTE[4], "#e4e4e4", PALETTE[5]
+SEEN, HIDDEN, SECOND = "#0072B2", "#e4e4e4", "#D55E00"     # blue, grey, orange
 SHARE = LinearSegmentedColormap.from_list("share", [HIDDEN, SEEN])
 KEY = "blue: keys that are seen; grey: earlier keys that are not; white: later ones"
 ACROSS = 4       # small pictures per row

@@ -5,14 +5,16 @@ The input of every figure: one study's results, the arms' styles, and the chosen
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from experiments.figures.series import Series, difference, mean, points, window
-from experiments.figures.style import ArmStyle, arm_styles
+from experiments.figures.style import BUSY, ArmStyle, arm_styles, busy_text, study_text
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
 from experiments.verdicts.study_runs import known_arms
+from experiments.verdicts.timing import timing
 
 
 class Skip(Exception):
@@ -108,9 +110,19 @@ class Panel:
                 for budget in found
                 if budget.crossing is not None}
 
-    def caption(self, lines: dict[str, Series], y: str, *, band: bool = True,
+    def timing_note(self, x: str) -> str:
+        """Return what the label of an axis of seconds adds where times are in doubt."""
+        return BUSY if x == "seconds" and self.busy else ""
+
+    @cached_property
+    def busy(self) -> tuple[str, ...]:
+        """The arms whose times were measured while something else used the machine."""
+        return tuple(timing(self.results).arms)
+
+    def caption(self, lines: dict[str, Series], y: str, *, x: str | None = None, band: bool = True,
                 strays: bool = True) -> str:
-        """Return the caption: what the lines and bands are, and which runs are not complete."""
+        """Return the caption: what the lines and bands are, which runs are not complete, and what
+        the times along `x` are worth. Without `x`, that is the chosen axis."""
         counts = sorted({line.n for line in lines.values()})
         seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         parts = ["one run per arm" if counts == [1] else
@@ -119,10 +131,13 @@ class Panel:
         rows = max((len(line.x) for line in lines.values()), default=0)
         if y == "loss" and window(rows) > 1:
             parts.append(f"training loss averaged over {window(rows)} log points")
+        if (x or self.x) == "seconds":
+            parts.append("time at each arm's undisturbed pace, the lower quartile of its log "
+                         "points" + busy_text(self.busy))
         unfinished = [f"{run.path.stem} {run.status}" for run in self.results.runs
                       if not run.complete and run.arm in lines]
         if unfinished:
             more = f" and {len(unfinished) - 4} more" if len(unfinished) > 4 else ""
             dotted = " (dotted)" if strays and any(self.strays(arm) for arm in lines) else ""
             parts.append(f"not complete{dotted}: " + ", ".join(unfinished[:4]) + more)
-        return "; ".join(parts)
+        return study_text(self.results.name) + "; ".join(parts)

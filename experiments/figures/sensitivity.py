@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from experiments.figures.labels import font_size, label_ends, margin
 from experiments.figures.panel import Panel, Skip
-from experiments.figures.style import MUTED, page
+from experiments.figures.style import MUTED, name_of, page, study_text
 from experiments.verdicts.sensitivity import ArmSensitivity
 
 
@@ -24,18 +24,20 @@ def learning_rates(panel: Panel) -> Figure:
     if not any(len(each.points) > 1 for each in arms):
         raise Skip("the study declares no learning-rate grid" if not found
                    else "no arm has two rates with a result")
-    caption = (f"mean over seeds, bar: sd; star: an arm's best, chosen on seeds "
+    caption = (f"{study_text(panel.results.name)}mean over seeds, bar: sd; star: an arm's best, "
+               f"chosen on seeds "
                f"{_seeds(found.selection_seeds)} alone and judged on seeds "
                f"{_seeds(found.judging_seeds)}; cross: a seed diverged at that rate. ")
     caption += " ".join(_judged(each) for each in arms if each.verdict)
     height = max(4.9, 2.2 + 0.2 * len(arms))
     size = font_size(len(arms), height - 1.9)
-    figure, (axes,) = page(height, panel.results.title, caption, left=0.85,
+    figure, (axes,) = page(height, f"{name_of(found.metric).capitalize()} over the learning rate",
+                           caption, left=0.85,
                            right=margin([each.arm for each in arms], size), headed=False)
     for number, each in enumerate(arms):
         _line(axes, panel, each, cross=0.985 - 0.035 * (number % 8))
     _scale(axes, arms)
-    axes.set_ylabel(f"{found.metric.replace('_', ' ')} ({found.unit})")
+    axes.set_ylabel(f"{name_of(found.metric)} ({found.unit})")
     label_ends(axes, {each.arm: _end(each) for each in arms}, panel.styles, size)
     return figure
 
@@ -57,7 +59,8 @@ def _line(axes: Axes, panel: Panel, each: ArmSensitivity, cross: float) -> None:
     points = [p for p in each.points if p.mean is not None]
     x, y = [p.rate for p in points], [p.mean for p in points]
     axes.errorbar(x, y, yerr=[p.sd or 0.0 for p in points], color=style.color, ls=style.dash,
-                  lw=style.width, marker="o", ms=4.5, capsize=2.5, elinewidth=1, zorder=3)
+                  lw=style.width, marker=style.marker or "o", ms=5, capsize=2.5, elinewidth=1,
+                  zorder=3)
     if each.best is not None and each.best.mean is not None:
         axes.plot([each.best.rate], [each.best.mean], color=style.color, marker="*", ms=15,
                   mec="white", mew=0.8, zorder=4)

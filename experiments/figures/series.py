@@ -25,6 +25,11 @@ class Series:
     high: np.ndarray
     n: int
 
+    @property
+    def ends(self) -> list[float]:
+        """The lowest, the mean and the highest value at the end of the line."""
+        return [float(values[-1]) for values in (self.low, self.y, self.high)]
+
 
 def points(run: RecordedRun, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """Return one run's curve (x, y), each (points,), where both columns were measured. The training

@@ -6,78 +6,81 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import t
 
-from experiments.figures.labels import shortened
+from experiments.figures.labels import SIZE, label_ends, margin
+from experiments.figures.lines import MANY, draw_line, emphasised, pale_text
 from experiments.figures.panel import Skip
-from experiments.figures.pictures import Pictures, legend
+from experiments.figures.pictures import Pictures, tell_start
+from experiments.figures.scales import dwarfing
+from experiments.figures.series import Series, mean
 from experiments.figures.style import LABELS, label_x, page
 from experiments.verdicts.trials import Trials
 
-LEVEL = 0.95          # of the confidence bands
-POINTS = 200          # points of a drawn curve
 SMOOTH = 0.1          # the picture of convergence averages over this share of a run
 
 
 def training_curves(p: Pictures) -> Figure:
-    """Draw the training loss over tokens: the mean and its confidence band."""
-    return _curves(p, "Training loss", 0.0, 1.0,
-                   "line: mean; band: 95 % confidence interval of the mean")
+    """Draw the training loss over tokens: the mean and the range over the runs."""
+    return _curves(p, "Training loss", 0.0)
 
 
 def final_losses(p: Pictures) -> Figure:
     """Draw the training loss over the last tenth of the runs."""
-    return _curves(p, "The last tenth of training", 0.9, 1.0,
-                   "line: mean; band: 95 % confidence interval of the mean")
+    return _curves(p, "Training loss over the last tenth of training", 0.9)
 
 
 def convergence(p: Pictures) -> Figure:
     """Draw the training loss, averaged over a tenth of the run."""
-    return _curves(p, "Convergence", 0.0, 1.0,
-                   f"training loss averaged over {SMOOTH:.0%} of a run; band: 95 % "
-                   "confidence interval of the mean", smooth=SMOOTH)
+    return _curves(p, "Training loss, smoothed", 0.0,
+                   f"training loss averaged over {SMOOTH:.0%} of a run; ", smooth=SMOOTH)
 
 
-def _curves(p: Pictures, title: str, start: float, stop: float, caption: str,
-            smooth: float = 0.0) -> Figure:
-    curves = {arm: line for arm in p.trials.arms
-              if (line := mean_curve(p.trials, arm, smooth)) is not None}
-    if not curves:
+def _curves(p: Pictures, title: str, start: float, note: str = "", smooth: float = 0.0) -> Figure:
+    lines = {arm: line for arm in p.trials.arms
+             if (line := mean_curve(p.trials, arm, smooth)) is not None}
+    if not lines:
         raise Skip("no finished run has a curve of two points")
-    end = max(x[-1] for x, *_ in curves.values())
-    figure, (axes,) = page(5.2, f"{title}: {p.trials.title}", p.caption(caption), right=2.3,
-                           headed=False)
-    inside = []
-    for arm, (x, y, half) in curves.items():
-        style, keep = p.styles[arm], (x >= start * end) & (x <= stop * end)
-        axes.plot(x[keep], y[keep], color=style.color, ls=style.dash, lw=style.width,
-                  label=shortened(arm, 24))
-        if len(p.trials.of(arm)) > 1 and len(curves) <= 9:
-            axes.fill_between(x[keep], (y - half)[keep], (y + half)[keep], color=style.color,
-                              alpha=0.12, lw=0)
-        inside += list(y[keep & (x >= 0.08 * end)])
-    if inside:
-        room = (0.3 if start else 0.06) * (max(inside) - min(inside)) or 0.01
-        axes.set_ylim(min(inside) - room, max(inside) + room)
+    end = max(line.x[-1] for line in lines.values())
+    lines = {arm: _from(line, start * end) for arm, line in lines.items()
+             if line.x[-1] >= start * end}
+    styles, pale = emphasised(p.styles, p.trials.baseline, lines)
+    band = "; band: from the lowest to the highest run" * (len(lines) <= MANY)
+    caption = p.caption(f"{note}line: mean{band}{pale_text(lines, pale)}")
+    figure, (axes,) = page(5.2, title, caption, headed=False, left=0.9,
+                           second_line=start > 0,
+                           right=margin([arm for arm in lines if arm not in pale], SIZE))
+    for number, (arm, line) in enumerate(lines.items()):
+        draw_line(axes, line, styles[arm], band=len(lines) <= MANY, shift=number / len(lines))
+    axes.set_xlim(start * end, end)
+    axes.set_ylim(_limits(lines, end, late=start > 0))
     label_x(axes, p.trials.over, end)
     axes.set_ylabel(LABELS["loss"])
-    legend(axes)
+    tell_start(axes, "y", *(["x"] if start else []))
+    label_ends(axes, {arm: (line.x[-1], line.y[-1]) for arm, line in lines.items()
+                      if arm not in pale}, styles, SIZE)
     return figure
 
 
-def mean_curve(trials: Trials, arm: str, smooth: float = 0.0,
-               ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return (x, mean over runs, half the confidence interval), each (POINTS,), on a grid that all
-    of an arm's runs cover. None where no run has two points."""
-    curves = [trial.curve for trial in trials.of(arm) if len(trial.curve) > 1]
-    if not curves:
-        return None
-    grid = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), POINTS)
-    ys = np.stack([np.interp(grid, c[:, 0], running_mean(c[:, 1], smooth)) for c in curves])
-    n = len(curves)
-    half = (t.ppf((1 + LEVEL) / 2, n - 1) * ys.std(0, ddof=1) / np.sqrt(n) if n > 1
-            else np.zeros(POINTS))
-    return grid, ys.mean(0), half
+def _limits(lines: dict[str, Series], end: float, *, late: bool) -> tuple[float, float]:
+    """Return y-limits that leave out the first drop and, late in a run, the arms that dwarf the
+    others."""
+    far = dwarfing({arm: line.ends for arm, line in lines.items()}) if late else ()
+    inside = np.concatenate([line.y[line.x >= min(0.08 * end, line.x[-1])]
+                             for arm, line in lines.items() if arm not in far])
+    room = (0.3 if late else 0.06) * (inside.max() - inside.min()) or 0.01
+    return inside.min() - room, inside.max() + room
+
+
+def _from(line: Series, x: float) -> Series:
+    keep = line.x >= x
+    return Series(line.x[keep], line.y[keep], line.low[keep], line.high[keep], line.n)
+
+
+def mean_curve(trials: Trials, arm: str, smooth: float = 0.0) -> Series | None:
+    """Return an arm's mean and range over the stretch that all its runs cover. None where no run
+    has two points."""
+    return mean([(trial.curve[:, 0], running_mean(trial.curve[:, 1], smooth))
+                 for trial in trials.of(arm) if len(trial.curve) > 1])
 
 
 def running_mean(values: np.ndarray, share: float) -> np.ndarray:

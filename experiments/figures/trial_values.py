@@ -1,6 +1,5 @@
 """
-The values of a comparison: as bars, as boxes, run by run, in per cent of the baseline, and quality
-against speed and memory.
+The values of a comparison: as means, as boxes, run by run, and in per cent of the baseline.
 """
 
 from __future__ import annotations
@@ -9,37 +8,49 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, ScalarFormatter
 
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Skip
-from experiments.figures.pictures import LOWER, Pictures, legend
-from experiments.figures.style import BASELINE, MUTED, page, short
+from experiments.figures.pictures import (
+    LOWER,
+    RANGE,
+    Pictures,
+    far_text,
+    frame,
+    legend,
+    tell_start,
+)
+from experiments.figures.style import BASELINE, INK, MUTED, page, short
 
+MANY = 24        # most arms that have room beside each other above a seed
 TITLES = {"final_loss": "final training loss (nats)", "val_loss": "validation loss (nats)",
           "tokens_per_second": "tokens per second", "seconds": "seconds of training",
           "peak_memory_mb": "peak memory (MB)"}
+TALL = 16        # with more arms, all measures stand side by side
 
 
 def metrics_comparison(p: Pictures) -> Figure:
-    """Draw one bar per arm for every measure."""
+    """Draw the mean and the range of every measure, one row per arm."""
     measures = p.measured("val_loss" if p.quality == "val_loss" else "final_loss",
                           "tokens_per_second", "seconds", "peak_memory_mb")
-    figure, cells = _panels(p, measures, "Every measure", "bar: mean over runs; whisker: sd")
+    figure, cells = _rows(p, measures, "Mean of every measure",
+                          f"dot: mean; {RANGE}; vertical line: the baseline's mean")
     for axes, measure in zip(cells, measures, strict=False):
         for place, (arm, values) in enumerate(p.arrays(measure).items()):
-            axes.barh(place, values.mean(), color=p.styles[arm].color, height=0.68, alpha=0.85,
-                      xerr=values.std(ddof=1) if len(values) > 1 else None,
-                      error_kw={"elinewidth": 1.2, "capsize": 3})
-        _zoom(axes, p.arrays(measure))
+            _whisker(axes, p, arm, place, values)
+            if arm == p.trials.baseline:
+                axes.axvline(values.mean(), color=MUTED, lw=0.8, zorder=1)
+        _outside(axes, frame(axes, "x", p.arrays(measure)), list(p.arrays(measure)))
+        tell_start(axes, "x")
     return figure
 
 
 def distributions(p: Pictures) -> Figure:
     """Draw box plots with a dot for every run."""
     measures = p.measured("final_loss", "val_loss", "tokens_per_second", "peak_memory_mb")
-    figure, cells = _panels(p, measures, "Distributions over runs",
-                            "box: quartiles and median; whiskers: range; dot: a run")
+    figure, cells = _rows(p, measures, "Distributions over runs",
+                          f"box: quartiles and median; {RANGE}; dot: a run")
     for axes, measure in zip(cells, measures, strict=False):
         for place, (arm, values) in enumerate(p.arrays(measure).items()):
             color = p.styles[arm].color
@@ -48,34 +59,57 @@ def distributions(p: Pictures) -> Figure:
             axes.boxplot(values, positions=[place], orientation="horizontal", widths=0.55,
                          whis=(0, 100), manage_ticks=False, showfliers=False, **looks)
             axes.plot(values, np.full(len(values), place), color=color, ls="", marker="o", ms=4,
-                      alpha=0.6)
+                      mec="white", mew=0.5)
+        _outside(axes, frame(axes, "x", p.arrays(measure)), list(p.arrays(measure)))
+        tell_start(axes, "x")
     return figure
 
 
 def per_run(p: Pictures) -> Figure:
-    """Draw every run at its seed, and the arm's mean."""
+    """Draw every run above its seed, and the arm's mean beside them."""
     measures = p.measured("final_loss", "val_loss", "tokens_per_second", "peak_memory_mb")
+    arms = [arm for arm in p.trials.arms if any(arm in p.trials.values(m) for m in measures)]
+    if len(arms) > MANY:
+        raise Skip(f"{len(arms)} arms have no room beside each other")
     rows = -(-len(measures) // 2)
-    figure, cells = page(1.6 + 2.7 * rows, f"Run by run: {p.trials.title}",
-                         p.caption("mark: a run; dashed: the arm's mean"),
-                         columns=(1, 1)[:len(measures)], rows=rows, gap=0.75, row_gap=1.0,
-                         right=2.0)
+    figure, cells = page(1.4 + 2.9 * rows, "Every run, by its seed",
+                         p.caption("mark: a run; at the right: the mean of an arm's runs"
+                                   + far_text(*map(p.arrays, measures)) + p.doubt_text(measures)),
+                         columns=(1, 1)[:len(measures)], rows=rows, gap=0.85, row_gap=1.0,
+                         left=0.95, right=2.0)
     for axes, measure in zip(cells, measures, strict=False):
-        for arm, runs in p.trials.values(measure).items():
-            style = p.styles[arm]
-            seeds = [-1 if seed is None else seed for seed in runs]
-            axes.plot(seeds, list(runs.values()), color=style.color, marker=style.marker, ms=5,
-                      lw=0.6, alpha=0.9, label=shortened(arm, 22))
-            axes.axhline(float(np.mean(list(runs.values()))), color=style.color, lw=1.1,
-                         ls=(0, (5, 2)), zorder=1)
+        _seeds(axes, p, measure, arms)
         axes.set_title(TITLES[measure])
         _thousands(axes.yaxis, measure)
-        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("seed")
+        axes.set_ylabel(p.timing_note(measure))
+        tell_start(axes, "y")
+        axes.yaxis.label.set(size=8, color=MUTED)
     for axes in cells[len(measures):]:
         axes.set_visible(False)
     legend(cells[min(1, len(measures) - 1)])
     return figure
+
+
+def _seeds(axes: Axes, p: Pictures, measure: str, arms: list[str]) -> None:
+    """Draw the marks of one measure. The arms stand side by side above a seed; no line joins seeds,
+    which have no order."""
+    values = p.trials.values(measure)
+    seeds = sorted({-1 if seed is None else seed for runs in values.values() for seed in runs})
+    for number, arm in enumerate(arms):
+        runs, style = values.get(arm, {}), p.styles[arm]
+        aside = 0.7 * ((number + 0.5) / len(arms) - 0.5)
+        looks = {"color": style.color, "marker": style.marker or "o", "ls": "", "mec": "white",
+                 "mew": 0.5}
+        axes.plot([seeds.index(-1 if seed is None else seed) + aside for seed in runs],
+                  list(runs.values()), ms=5.5, label=shortened(arm, 22), **looks)
+        if runs:
+            axes.plot([len(seeds) + aside], [np.mean(list(runs.values()))], ms=7, **looks)
+    axes.axvline(len(seeds) - 0.5, color=MUTED, lw=0.8)
+    frame(axes, "y", p.arrays(measure))
+    axes.set_xlim(-0.5, len(seeds) + 0.5)
+    axes.set_xticks(range(len(seeds) + 1), [*("–" if seed < 0 else seed for seed in seeds), "mean"])
+    axes.grid(axis="x", visible=False)
 
 
 def summary(p: Pictures) -> Figure:
@@ -85,107 +119,68 @@ def summary(p: Pictures) -> Figure:
     arms = [arm for arm in p.trials.arms if arm != p.trials.baseline]
     if not arms or p.trials.baseline not in p.trials.arms:
         raise Skip("there is nothing to compare: one arm")
-    figure, cells = _panels(p, measures, "Improvement over the baseline",
-                            "mean over runs, paired by seed; whisker: sd; to the right: better",
-                            arms=arms)
+    figure, cells = _rows(p, measures, "Improvement over the baseline, in per cent",
+                          f"dot: mean, paired by seed; {RANGE}; to the right of zero: better",
+                          arms=arms)
     for axes, measure in zip(cells, measures, strict=False):
-        ratios = p.ratios(measure)
-        for place, arm in enumerate(arms):
-            if arm in ratios:
-                change = 100 * ((1 - ratios[arm]) if measure in LOWER else (ratios[arm] - 1))
-                axes.barh(place, change.mean(), color=p.styles[arm].color, height=0.68, alpha=0.85,
-                          xerr=change.std(ddof=1) if len(change) > 1 else None,
-                          error_kw={"elinewidth": 1.2, "capsize": 3})
+        change = {arm: 100 * (1 - v if measure in LOWER else v - 1)
+                  for arm, v in p.ratios(measure).items() if arm in arms}
+        for arm, values in change.items():
+            _whisker(axes, p, arm, arms.index(arm), values)
         axes.axvline(0, color=BASELINE, lw=1)
-        axes.set_xlabel("%")
+        _outside(axes, frame(axes, "x", change, around=0.0), arms)
+        axes.set_title(TITLES[measure].partition(" (")[0])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.set_xlabel("\n".join(filter(None, ("%", p.timing_note(measure)))))
     return figure
 
 
-def _panels(p: Pictures, measures: list[str], title: str, caption: str,
-            arms: list[str] | None = None):
+def _outside(axes: Axes, far: dict[str, float], rows: list[str]) -> None:
+    """Write the means of arms outside the frame in their rows, with an arrow."""
+    low, high = axes.get_xlim()
+    for arm, value in far.items():
+        right = value > (low + high) / 2
+        text = f"{value:.3g} →" if right else f"← {value:.3g}"
+        axes.text(0.97 if right else 0.03, rows.index(arm), text.replace("-", "−"), va="center",
+                  transform=axes.get_yaxis_transform(), ha="right" if right else "left", size=8.5,
+                  color=MUTED)
+
+
+def _whisker(axes: Axes, p: Pictures, arm: str, place: int, values: np.ndarray) -> None:
+    style = p.styles[arm]
+    axes.plot([values.min(), values.max()], [place, place], color=style.color, lw=1.8, marker="|",
+              ms=7, mew=1.5, zorder=2.5)
+    axes.plot([values.mean()], [place], color=style.color, marker=style.marker or "o", ms=5.5,
+              mec="white", mew=0.5, zorder=3)
+
+
+def _rows(p: Pictures, measures: list[str], title: str, caption: str,
+          arms: list[str] | None = None) -> tuple[Figure, list[Axes]]:
     """Return axes side by side with the arms as rows. The arms' names stand at the left of the
     first axes of each row."""
     shown = arms or list(p.arrays(measures[0]))
-    rows = -(-len(measures) // 2) if len(measures) > 3 else 1
+    rows = -(-len(measures) // 2) if len(measures) > 3 and len(shown) <= TALL else 1
     columns = min(len(measures), 2) if rows > 1 else len(measures)
-    height = 1.55 + rows * (0.85 + 0.27 * len(shown))
-    figure, cells = page(height, f"{title}: {p.trials.title}", p.caption(caption),
-                         columns=(1,) * columns, rows=rows, left=1.75, gap=0.35, row_gap=1.0)
+    height = 1.67 + rows * (0.85 + (0.27 if len(shown) <= TALL else 0.22) * len(shown))
+    figure, cells = page(height, title, p.caption(caption + p.doubt_text(measures)),
+                         columns=(1,) * columns, rows=rows,
+                         left=1.75, gap=0.35, row_gap=1.05, second_line=True)
     for number, axes in enumerate(cells):
         axes.set_visible(number < len(measures))
         if number < len(measures):
             axes.set_title(TITLES[measures[number]])
+            axes.set_xlabel(p.timing_note(measures[number]))
             _thousands(axes.xaxis, measures[number])
         axes.set_yticks(range(len(shown)), [shortened(arm, 20) for arm in shown]
-                        if number % columns == 0 else
-                        [""] * len(shown), color="#222222")
+                        if number % columns == 0 else [""] * len(shown), color=INK)
         axes.set_ylim(len(shown) - 0.45, -0.55)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
-        axes.xaxis.get_major_locator().set_params(nbins=4 if columns > 2 else 5)
+        axes.xaxis.get_major_locator().set_params(nbins={4: 3, 3: 4}.get(columns, 5))
+        axes.xaxis.label.set(size=8, color=MUTED)
     return figure, cells
 
 
 def _thousands(axis: Axis, measure: str) -> None:
     if measure == "tokens_per_second":
         axis.set_major_formatter(FuncFormatter(lambda value, _: short(value, ("", "k", "M"))))
-
-
-def _zoom(axes: Axes, arrays: dict[str, np.ndarray]) -> None:
-    """Start the bars above zero where starting at zero would hide every difference, and label the
-    axis so."""
-    means = [values.mean() for values in arrays.values()]
-    low, high = min(v.min() for v in arrays.values()), max(v.max() for v in arrays.values())
-    if high - low < 0.15 * abs(np.mean(means)):
-        axes.set_xlim(low - 0.6 * (high - low or abs(high) * 0.01),
-                      high + 0.25 * (high - low or abs(high) * 0.01))
-        axes.set_xlabel("the axis does not start at zero", color=MUTED, size=8)
-
-
-def speedup_quality(p: Pictures) -> Figure:
-    """Draw speed against quality, relative to the baseline."""
-    return _scatter(p, "tokens_per_second", p.quality, "Speed against quality")
-
-
-def memory_quality(p: Pictures) -> Figure:
-    """Draw memory against quality, relative to the baseline."""
-    return _scatter(p, "peak_memory_mb", p.quality, "Memory against quality")
-
-
-def memory_speed(p: Pictures) -> Figure:
-    """Draw memory against speed, relative to the baseline."""
-    return _scatter(p, "peak_memory_mb", "tokens_per_second", "Memory against speed")
-
-
-AXES = {"tokens_per_second": "speed-up (times the baseline's tokens per second)",
-        "peak_memory_mb": "peak memory (times the baseline's)",
-        "val_loss": "validation loss (times the baseline's)",
-        "final_loss": "final training loss (times the baseline's)"}
-
-
-def _scatter(p: Pictures, x: str, y: str, title: str) -> Figure:
-    across, up = p.ratios(x), p.ratios(y)
-    shared = [arm for arm in p.trials.arms if arm in across and arm in up]
-    if len(shared) < 2:
-        raise Skip("there is nothing to compare: one arm")
-    better = {x: "left" if x in LOWER else "right", y: "down" if y in LOWER else "up"}
-    caption = (f"dot: mean over runs, paired by seed; bars: sd; better is {better[x]} and "
-               f"{better[y]}")
-    figure, (axes,) = page(5.2, f"{title}: {p.trials.title}", p.caption(caption), left=0.95,
-                           right=2.3, headed=False)
-    axes.axvline(1, color=BASELINE, lw=0.8)
-    axes.axhline(1, color=BASELINE, lw=0.8)
-    for arm in shared:
-        style = p.styles[arm]
-        spread = [v.std(ddof=1) if len(v) > 1 and arm != p.trials.baseline else 0
-                  for v in (across[arm], up[arm])]
-        axes.errorbar(across[arm].mean(), up[arm].mean(), xerr=spread[0], yerr=spread[1],
-                      color=style.color, marker=style.marker, ms=8, elinewidth=1.1, capsize=2.5,
-                      ls="", label=shortened(arm, 24))
-    axes.set_xlabel(AXES[x])
-    axes.set_ylabel(AXES[y])
-    axes.margins(0.12)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_formatter().set_useOffset(False)
-    legend(axes)
-    return figure

@@ -18,10 +18,10 @@ from mingpt.utils import BadInput, write_atomic
 
 
 def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, metric: str,
-               losses: Path | None = None) -> None:
+               losses: Path | None = None, comparison: bool = False) -> None:
     """Print one study's verdicts, draw its figures, and print what was written. With `losses`, the
-    folder of its runs, write report.html as well. Raises BadInput where the folder cannot be
-    written."""
+    folder of its runs, write report.html as well. Draw the comparison where it is asked for, here
+    or by the study. Raises BadInput where the folder cannot be written."""
     folder = out / results.name if results.name else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,8 @@ def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, me
     if losses is not None:
         print(f"  wrote {write(panel, folder, losses)}")
     say_drawn(draw(panel, folder, formats), folder, write_tables(results, folder))
-    compare(gather(results), folder / "comparison", formats)
+    if comparison or (results.declared and "comparison" in results.declared.pictures):
+        compare(gather(results), folder / "comparison", formats)
 
 
 def write_tables(results: Results, folder: Path) -> list[Path]:

@@ -232,13 +232,14 @@ def _interpolated(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _crossing(arm: Curves, baseline: Curves, end: float) -> float | None:
     """Return where the difference of the mean curves last changes sign before `end`; None where it
-    never does."""
+    never does. The untrained models are no part of a curve: all arms begin near the same loss, and
+    which is lower there says nothing."""
     seeds = [seed for seed in arm if len(arm[seed]) and len(baseline.get(seed, ()))]
-    if not seeds:
+    trained = [each[each[:, 0] > 0] for seed in seeds for each in (arm[seed], baseline[seed])]
+    if not all(map(len, trained)) or not trained:
         return None
-    spent = np.unique(np.concatenate([curves[seed][:, 0] for seed in seeds
-                                      for curves in (arm, baseline)]))
-    start = max(curves[seed][0, 0] for seed in seeds for curves in (arm, baseline))
+    spent = np.unique(np.concatenate([each[:, 0] for each in trained]))
+    start = max(each[0, 0] for each in trained)
     spent = spent[(spent >= start) & (spent <= end)]
     gap = np.mean([_interpolated(arm[s], spent) - _interpolated(baseline[s], spent)
                    for s in seeds], axis=0)

@@ -24,6 +24,7 @@ from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
 from experiments.verdicts.stats import Values, Verdict, verdicts
 from experiments.verdicts.study_runs import UNITS
+from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import NOT_COMPARABLE, p_text
 from mingpt.utils import BadInput, write_atomic
 
@@ -70,6 +71,7 @@ class Trials:
     in_bytes: tuple[str, ...] = ()  # arms with another tokenizer: only bits per byte compare
     # arm and seed of the runs that diverged and so have no measurements
     diverged: tuple[tuple[str, int], ...] = ()
+    busy: tuple[str, ...] = ()  # the arms that were timed while something else used the machine
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -119,7 +121,7 @@ def gather(results: Results) -> Trials:
     return Trials(results.title, results.name or "", results.baseline, results.metric,
                   results.margin, results.alpha, over, tuple(trials), tuple(results.barred.items()),
                   tuple(arm for arm, each in results.comparisons.items() if each.in_bytes),
-                  tuple(lost))
+                  tuple(lost), tuple(arm for arm in timing(results).arms if arm not in grid))
 
 
 def _trial(run: RecordedRun, over: str) -> Trial:
@@ -155,6 +157,7 @@ def _arrays(trials: Trials) -> dict[str, np.ndarray]:
             "curve_lengths": lengths, "curves": curves,
             "barred": np.array(trials.barred, dtype=str).reshape(-1, 2),
             "in_bytes": np.array(trials.in_bytes, dtype=str),
+            "busy": np.array(trials.busy, dtype=str),
             "diverged_arm": np.array([arm for arm, _ in trials.diverged], dtype=str),
             "diverged_seed": np.array([seed for _, seed in trials.diverged], dtype=int)}
 
@@ -175,15 +178,16 @@ def load(path: Path) -> Trials:
             for i, (arm, seed) in enumerate(zip(arrays["arm"], arrays["seed"], strict=True)))
         lost = tuple((str(arm), int(seed)) for arm, seed in zip(
             arrays["diverged_arm"], arrays["diverged_seed"], strict=True))
-        # older files do not have these two arrays
+        # older files do not have these arrays
         barred = tuple((str(arm), str(why)) for arm, why in arrays.get("barred", ()))
-        in_bytes = tuple(map(str, arrays.get("in_bytes", ())))
+        in_bytes, busy = (tuple(map(str, arrays.get(name, ()))) for name in ("in_bytes", "busy"))
     except FileNotFoundError:
         raise BadInput(f"no file {path}; plotter.py writes {NAME}.npz under visualizations/"
                        ) from None
     except UNREADABLE as error:
         raise BadInput(f"{path}: not a results file written by plotter.py ({error})") from None
-    return Trials(**facts, **numbers, all=trials, barred=barred, in_bytes=in_bytes, diverged=lost)
+    return Trials(**facts, **numbers, all=trials, barred=barred, in_bytes=in_bytes, diverged=lost,
+                  busy=busy)
 
 
 def summary(trials: Trials) -> dict:

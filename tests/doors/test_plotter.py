@@ -45,10 +45,7 @@ def test_every_figure_of_every_arm_is_written_beside_the_losses(seven):
     written = {path.name for path in (root / "visualizations" / "seven").iterdir()}
     undeclared = {"factorial_effects", "learning_rates"}
     assert written == {f"{name}.png" for name in {*EFFECTS, *FIGURES} - undeclared} | {
-        "verdicts.json", "summary.csv", "summary.md", "comparison"}
-    assert {path.name for path in (root / "visualizations" / "seven" / "comparison").iterdir()} == {
-        *(f"{name}.png" for name in TEN), "experiment_results.npz", "experiment_results.json",
-        "improved_comparison_results.txt"}
+        "verdicts.json", "summary.csv", "summary.md"}
     for name in undeclared:
         assert f"skipped {name}: the study declares no" in run.stdout
     for path in (root / "visualizations" / "seven").glob("*.png"):
@@ -83,13 +80,23 @@ def test_plotting_imports_no_torch(tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-@pytest.fixture
-def no_comparison(monkeypatch):
-    """Leave the ten pictures out, which test_trials.py looks at."""
-    monkeypatch.setattr("experiments.report.draw.compare", lambda *arguments: None)
+def test_the_comparison_is_drawn_where_the_user_or_the_study_asks(tmp_path, capsys):
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, study="mine", steps=50)
+    file = tmp_path / "mine.toml"
+    file.write_text('pictures = ["comparison"]\n[arms.baseline]\n[arms.rope]\n')
+    wanted = {*(f"{name}.png" for name in TEN), "experiment_results.npz",
+              "experiment_results.json", "improved_comparison_results.txt"}
+    for asked, out in ((["--comparison"], "flag"), (["--study", str(file)], "study")):
+        assert plotter.main([str(tmp_path / "losses"), "--out", str(tmp_path / out), *asked]) == 0
+        folder = tmp_path / out / "mine" / "comparison"
+        assert {path.name for path in folder.iterdir()} == wanted
+    file.write_text('pictures = ["comparisons"]\n[arms.baseline]\n[arms.rope]\n')
+    assert plotter.main([str(tmp_path / "losses"), "--study", str(file)]) == 2
+    assert "pictures: no pictures 'comparisons': did you mean 'comparison'?" in (
+        capsys.readouterr().err)
 
 
-def test_each_format_is_written_and_axes_can_be_chosen(tmp_path, no_comparison):
+def test_each_format_is_written_and_axes_can_be_chosen(tmp_path):
     write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, seeds=(0, 1), study=None,
                 steps=50)
     assert plotter.main([str(tmp_path / "losses"), "--format", "svg,pdf", "--x", "tokens",
@@ -112,7 +119,7 @@ def test_two_column_files_plot_and_what_cannot_be_drawn_is_said(tmp_path, capsys
     assert not (tmp_path / "visualizations" / "loss_against_flops.png").exists()
 
 
-def test_problems_go_to_stderr_by_file_and_the_rest_is_plotted(tmp_path, no_comparison, capsys):
+def test_problems_go_to_stderr_by_file_and_the_rest_is_plotted(tmp_path, capsys):
     write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.1}, seeds=(0, 1), study="mine",
                 steps=50)
     with (tmp_path / "losses" / "mine" / "rope.s1.csv").open("a") as file:
@@ -152,14 +159,14 @@ def test_nothing_to_plot_is_exit_code_2(tmp_path, capsys):
 
 # --- the pictures ---
 
-def test_one_run_with_one_row_is_drawn(tmp_path, no_comparison):
+def test_one_run_with_one_row_is_drawn(tmp_path):
     (tmp_path / "losses").mkdir()
     (tmp_path / "losses" / "rope.csv").write_text("iteration,loss\n10,5.5\n")
     assert plotter.main([str(tmp_path / "losses")]) == 0
     assert (tmp_path / "visualizations" / "rope.png").exists()
 
 
-def test_a_dollar_in_a_name_is_a_dollar_and_no_formula(tmp_path, no_comparison):
+def test_a_dollar_in_a_name_is_a_dollar_and_no_formula(tmp_path):
     (tmp_path / "losses").mkdir()
     (tmp_path / "losses" / "a$\\frac$b.csv").write_text("iteration,loss\n10,5.5\n20,5\n")
     assert plotter.main([str(tmp_path / "losses"), "--format", "svg"]) == 0
@@ -167,7 +174,7 @@ def test_a_dollar_in_a_name_is_a_dollar_and_no_formula(tmp_path, no_comparison):
 
 
 @pytest.mark.parametrize("rows", ["1,5\n2,1e308\n3,-1e308\n", "1,5\n1.7e308,3\n"])
-def test_losses_and_iterations_beyond_any_run_are_drawn_as_gaps(tmp_path, no_comparison, rows):
+def test_losses_and_iterations_beyond_any_run_are_drawn_as_gaps(tmp_path, rows):
     (tmp_path / "losses").mkdir()
     (tmp_path / "losses" / "rope.csv").write_text(f"iteration,loss\n{rows}")
     assert plotter.main([str(tmp_path / "losses")]) == 0
@@ -223,16 +230,17 @@ def test_labels_keep_their_order_and_distance_and_stay_inside():
     assert labels.spread(np.array([0.2, 0.8]), 0.04, 0, 1).tolist() == [0.2, 0.8]
 
 
-def test_no_text_of_the_comparison_overlaps_or_leaves_the_page(tmp_path):
+@pytest.mark.parametrize(("arms", "texts"), [(9, 11), (40, 9)])   # names, the title, the caption
+def test_no_text_of_the_comparison_overlaps_or_leaves_the_page(tmp_path, arms, texts):
     names = ["baseline", "swiglu_rope_rmsnorm_warmup_cosine_window96_dilation4",
-             *(f"arm{i}" for i in range(18))]
+             *(f"arm{i}" for i in range(arms - 2))]
     figure = training_comparison(panel(write_study(tmp_path, dict.fromkeys(names, 0.0), seeds=(0,),
                                                    steps=50)))
     figure.canvas.draw()
     page = figure.bbox
     boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts] + [
         text.get_window_extent() for text in figure.texts if text.get_text()]
-    assert len(boxes) == 22   # 20 names, the title and the caption
+    assert len(boxes) == texts
     for i, box in enumerate(boxes):
         assert box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1
         assert not any(box.overlaps(other) for other in boxes[i + 1:])

@@ -10,10 +10,15 @@ import pytest
 
 from experiments.declare.study import load_study
 from experiments.figures import FIGURES, Panel, Skip
+from experiments.figures.arm import arm_figure
+from experiments.figures.comparison import TEN
 from experiments.figures.forest import interval, reach, tost_interval
+from experiments.figures.pictures import Pictures
+from experiments.figures.style import DPI, PALE
 from experiments.records.runs import find_runs
 from experiments.report.page import render
 from experiments.verdicts.results import collect
+from experiments.verdicts.trials import gather
 from tests.helpers.synthetic import write_run, write_study
 
 PARTS = {"rope": -0.08, "swiglu": -0.03, "rmsnorm": 0.0}
@@ -73,6 +78,90 @@ def test_effects_stay_on_the_page_and_name_every_arm(factorial):
     on_page(figure)
     assert [label.get_text()
             for label in figure.axes[0].get_yticklabels()] == list(factorial.results.verdicts)
+
+
+@pytest.mark.parametrize(("count", "scale"), [(2, 0.001), (2, 1.0), (16, 0.001), (40, 1.0)])
+def test_marks_and_words_of_the_effects_stay_apart_and_many_arms_are_ranked(tmp_path, count, scale):
+    names = ["baseline", "swiglu_rope_rmsnorm_warmup_cosine_window96", *(
+        f"arm{i}" for i in range(count - 2))]
+    losses = write_study(tmp_path, {name: scale * math.cos(3 * i) * (i > 0)
+                                    for i, name in enumerate(names)}, seeds=(0, 1, 2), steps=60)
+    figure = FIGURES["effects"](panel(losses))
+    on_page(figure)
+    (axes,) = figure.axes
+    words = [text.get_window_extent() for text in (*axes.texts, *axes.get_yticklabels())]
+    marks = [line.get_window_extent() for line in axes.lines if line.get_marker() not in (None,
+                                                                                          "None")]
+    assert len(marks) >= count - 1
+    assert not any(word.overlaps(other) for i, word in enumerate(words) for other in words[i + 1:])
+    assert not any(word.overlaps(mark) for word in words for mark in marks)
+    points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert len(points) == count - 1 and (count < 10 or points == sorted(points))
+
+
+@pytest.mark.parametrize(("effect", "seeds", "seen"), [(0.2, 5, True), (0.95, 10, False)])
+def test_the_thick_bar_is_higher_than_its_mark_and_a_noise_floor_too_thin_to_see_is_not_listed(
+        tmp_path, effect, seeds, seen):
+    figure = FIGURES["effects"](panel(write_study(
+        tmp_path, {"baseline": 0, "a": effect, "b": effect}, seeds=range(seeds), steps=60)))
+    (axes,) = figure.axes
+    floors = [bar for bar in axes.patches if bar.get_hatch()]
+    assert ("noise floor" in [text.get_text() for text in figure.legends[0].get_texts()]) == seen
+    caption = figure.texts[-1].get_text().replace("\n", " ")
+    assert ("noise floor" in caption) == seen == (len(floors) == 2)
+    assert all(bar.get_window_extent().width > 5 for bar in floors)
+    thick = [bar for bar in axes.patches if bar.get_alpha() == 0.5]
+    mark = next(line.get_markersize() for line in axes.lines if line.get_marker() == "o") * DPI / 72
+    assert len(thick) == 2 and all(bar.get_window_extent().height > mark for bar in thick)
+
+
+def test_of_many_arms_the_best_the_worst_and_the_baseline_are_named_and_the_others_pale(tmp_path):
+    effects = {"baseline": 0.0} | {f"arm{i:02d}": 0.01 * (i - 20) for i in range(40)}
+    shown = panel(write_study(tmp_path, effects, seeds=(0, 1), steps=60, noise=1e-5))
+    for name in ("training_comparison", "loss_minus_baseline", "loss_against_seconds"):
+        axes = FIGURES[name](shown).axes[-1]
+        assert {text.get_text() for text in axes.texts} == {
+            "baseline", "arm00", "arm01", "arm02", "arm37", "arm38", "arm39"}
+        assert sum(line.get_color() == PALE for line in axes.lines) == 34
+
+
+def test_every_crossing_that_is_listed_has_a_ring_inside_the_frame(tmp_path):
+    losses = write_study(tmp_path, {"baseline": 0, "a": -0.1, "b": 0.3, "c": -0.2},
+                         seeds=range(3), steps=200)
+    figure = FIGURES["loss_against_seconds"](panel(losses))
+    whole = figure.axes[0]
+    rings = [line for line in whole.lines if line.get_markersize() == 10]
+    said = figure.texts[-1].get_text().replace("\n", " ").partition("crosses baseline's, at ")[2]
+    assert rings and len(rings) == len(said.split(";")[0].split(","))
+    low, high = whole.get_ylim()
+    assert all(low < ring.get_ydata()[0] < high for ring in rings)
+
+
+def test_every_figure_that_shows_time_says_when_the_machine_was_busy(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, seeds=(0, 1), steps=60)
+    quiet = panel(tmp_path)
+    for seed in (0, 1):   # both seeds at once, on one machine
+        write_run(tmp_path, "rope", seed, -0.1, study="seven", steps=60, slot=1,
+                  start="2026-03-02T00:00:00+00:00", end="2026-03-02T00:09:00+00:00")
+    busy = panel(tmp_path)
+    for shown, marked in ((quiet, False), (busy, True)):
+        by_time = Panel(shown.results, x="seconds")
+        pictures = Pictures(gather(shown.results))
+        figures = [FIGURES["loss_against_seconds"](shown), *(FIGURES[name](by_time) for name in (
+            "training_comparison", "individual_grid", "loss_minus_baseline", "validation_curves")),
+            arm_figure(by_time, "rope"), *(TEN[name](pictures) for name in (
+                "3_metrics_comparison", "4_speedup_quality", "6_memory_speed", "7_distributions",
+                "8_per_run", "9_summary"))]
+        for figure in figures:
+            labels = " ".join(text for axes in figure.axes for text in (
+                axes.get_xlabel(), axes.get_ylabel(), axes.get_title()))
+            caption = " ".join(text.get_text() for text in figure.texts)
+            assert ("busy machine" in labels) == marked, labels
+            assert ("busy machine: something else used it while rope trained"
+                    in caption.replace("\n", " ")) == marked
+        for name in ("loss_against_flops", "effects"):
+            text = " ".join(each.get_text() for each in FIGURES[name](shown).texts)
+            assert "busy" not in text
 
 
 def test_a_factorial_shows_main_effects_first_and_the_planted_interaction_apart(factorial):

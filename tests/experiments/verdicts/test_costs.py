@@ -70,6 +70,17 @@ def test_the_crossing_is_where_the_curves_change_places(tmp_path):
     assert halves == pytest.approx(0.2, abs=0.01)
 
 
+def test_untrained_models_cross_nowhere(tmp_path):
+    """Before training all arms have nearly one loss, and which is lower there is chance."""
+    for arm, first, then in (("baseline", 5.0, 3.0), ("rope", 5.001, 2.9)):
+        path = write_run(tmp_path, arm, 0, steps=50)
+        rows = [f"{step},,{first if step == 0 else then - step / 1e3},,,{step},,{step},,"
+                for step in range(0, 51, 10)]
+        path.write_text("\n".join([HEADER, *rows]) + "\n")
+    found = budgets(find_runs(tmp_path), ["baseline", "rope"], "baseline", **BAR)
+    assert found.table and all(budget.crossing is None for budget in found.table)
+
+
 def test_the_metric_of_the_study_is_the_metric_of_the_budget(study):
     for metric in ("perplexity", "bits_per_byte"):
         found = budgets(find_runs(study), ["baseline", "wide"], "baseline", metric=metric,

@@ -27,7 +27,7 @@ def drawn(tmp_path_factory):
     write_study(root / "losses", PAIR, seeds=range(4), study="sliding", steps=100)
     write_run(root / "losses", "window96_dilation4", 9, study="sliding", steps=50,
               status="diverged")
-    assert plotter.main([str(root / "losses")]) == 0
+    assert plotter.main([str(root / "losses"), "--comparison"]) == 0
     return root
 
 
@@ -112,7 +112,7 @@ def test_saving_and_loading_gives_the_same_trials_without_seeds_too(tmp_path):
 
 def test_what_the_runs_do_not_say_is_left_out_with_the_reason(tmp_path, capsys):
     write_two_columns(tmp_path / "losses", PAIR)
-    assert plotter.main([str(tmp_path / "losses")]) == 0
+    assert plotter.main([str(tmp_path / "losses"), "--comparison"]) == 0
     out = capsys.readouterr().out
     assert (
         "skipped 4_speedup_quality: no run of the baseline 'baseline' has tokens_per_second" in out
@@ -133,8 +133,26 @@ def test_a_smoothed_line_stays_a_line_and_the_mean_covers_what_all_runs_cover(tm
     assert running_mean(line, 0.2) == pytest.approx(line)
     assert running_mean(line, 0.0) == pytest.approx(line)
     write_study(tmp_path, {"baseline": 0.0}, seeds=(0, 1, 2), steps=100)
-    x, y, half = mean_curve(trials_of(tmp_path), "baseline")
-    assert len(x) == len(y) == len(half) and (half > 0).all() and (np.diff(x) > 0).all()
+    line = mean_curve(trials_of(tmp_path), "baseline")
+    assert line.n == 3 and (np.diff(line.x) > 0).all()
+    assert (line.low < line.y).all() and (line.y < line.high).all()
+
+
+def test_axes_that_do_not_start_at_zero_say_so_and_every_picture_has_one_legend(drawn):
+    pictures = Pictures(trials_of(drawn / "losses"))
+    for name, function in TEN.items():
+        shown = [axes for axes in function(pictures).axes if axes.get_visible()]
+        for axes, along in ((axes, along) for axes in shown for along in "xy"):
+            low, high = sorted(axes.get_xlim() if along == "x" else axes.get_ylim())
+            said = axes.get_xlabel() if along == "x" else axes.get_ylabel()
+            assert low <= 0 <= high or "does not start at 0" in said, (name, along)
+        assert sum(axes.get_legend() is not None for axes in shown) <= 1, name
+
+
+def test_no_line_joins_seeds_which_have_no_order(drawn):
+    figure = TEN["8_per_run"](Pictures(trials_of(drawn / "losses")))
+    marks = [line for axes in figure.axes for line in axes.lines if line.get_marker() != "None"]
+    assert len(marks) > 8 and {line.get_linestyle() for line in marks} == {"None"}
 
 
 def test_a_run_that_diverged_takes_better_back_in_the_text_as_in_the_verdicts(tmp_path):

@@ -1,0 +1,63 @@
+"""Scales: small effects, the margin and the others are seen although one arm dwarfs them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from experiments.figures import FIGURES, Panel
+from experiments.figures.scales import dwarfing, linear_part, rounded_up, scale_differences, share
+from experiments.figures.style import page
+from experiments.records.runs import find_runs
+from experiments.verdicts.results import collect
+from tests.helpers.synthetic import write_study
+
+DWARFED = {"baseline": 0, "a": 0.004, "b": -0.006, "c": 0.003, "dwarf": 1.0}
+
+
+def panel(losses, **chosen) -> Panel:
+    (results,) = collect(find_runs(losses))
+    return Panel(results, **chosen)
+
+
+def test_a_scale_turns_logarithmic_only_where_one_arm_or_the_margin_would_be_hidden():
+    assert linear_part([0.004, -0.006, 0.003, 1.0], 0.01) == 0.01
+    assert linear_part([0.43, 0.12, 0.01, 0.005, 0.09, 0.56], 0.01) is None
+    assert linear_part([0.5], 0.01) is None
+    assert linear_part([0.5], 0.001) == 0.001    # the margin would be thinner than a line
+    assert linear_part([0.5, -0.8, 1.2, -0.9], 0.01) == 0.05
+    assert linear_part([], 0.01) is None
+    assert [rounded_up(v) for v in (0.01, 0.0101, 0.3, 7)] == pytest.approx([0.01, 0.02, 0.5, 10])
+
+
+def test_dwarfs_are_few_and_far():
+    def found(spread, **values):
+        return dwarfing({arm: [v - spread, v + spread] for arm, v in values.items()})
+    assert found(0, **DWARFED) == found(0.01, **DWARFED) == {"dwarf"}
+    assert found(0.1, **DWARFED) == set()      # the spread over seeds is seen beside it
+    assert found(0, baseline=2.4, a=2.0, b=2.3, c=1.9, d=2.5) == set()
+    assert found(0, baseline=0.0, a=1.0) == set()
+    assert found(0, a=0.0, b=0.0, c=5.0, d=9.0) == set()   # half of the arms are no exception
+
+
+@pytest.mark.parametrize("linear", [None, 0.01])
+def test_the_share_of_a_band_is_the_share_that_is_drawn(linear):
+    _, (axes,) = page(4, "", "")
+    scale_differences(axes, "x", linear, 1.0)
+    axes.set_xlim(-0.05, 1.0)
+    on_axes = axes.transData + axes.transAxes.inverted()
+    left, right = on_axes.transform([(-0.02, 0), (0.02, 0)])[:, 0]
+    assert share(0.02, -0.05, 1.0, linear) == pytest.approx(right - left)
+
+
+@pytest.mark.parametrize(("name", "along"), [("effects", 0), ("loss_minus_baseline", 1)])
+def test_small_effects_and_the_margin_are_seen_beside_a_dwarf_and_the_axis_says_how(
+        tmp_path, name, along):
+    axes = FIGURES[name](panel(write_study(tmp_path, DWARFED, seeds=range(3), steps=60,
+                                           noise=0.0005))).axes[0]
+    assert "linear within ±0.01, logarithmic beyond" in (axes.get_xlabel(), axes.get_ylabel())[
+        along].replace("\n", " ")
+    places = axes.transData.transform([(v, v) for v in (-0.01, 0.0, 0.004, 0.01, 1.0)])[:, along]
+    assert (np.diff(places) > 12).all()     # pixels
+    inside = axes.bbox.intervalx if along == 0 else axes.bbox.intervaly
+    assert inside[0] < places.min() and places.max() < inside[1]
