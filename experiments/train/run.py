@@ -44,6 +44,7 @@ from experiments.train.resume import (
     own_checkpoint,
     requeued,
 )
+from experiments.train.sample import final_sample
 from experiments.train.seeded import SeededTrainer, build_model, describe_model, row_length
 from experiments.weights import checkpoint
 from experiments.weights.begin import audit_options
@@ -315,6 +316,8 @@ class Run:
             self.record["result"] = self._result()
             self._save(self.trainer, self.record["result"])
         self._finish(status, message)
+        if status == "done":
+            self._keep_sample()
         self.observer.end(self, status, message)
         return {"done": DONE, "interrupted": INTERRUPTED}.get(status, FAILED)
 
@@ -327,6 +330,7 @@ class Run:
                                    "max_iters": self.settings.trainer.max_iters,
                                    "seconds": self.state["seconds"]}
         self._finish("done", self.state["message"])
+        self._keep_sample()
         self.observer.end(self, "done", self.state["message"])
         return DONE
 
@@ -346,6 +350,13 @@ class Run:
         write_record(self.files.json, self.record)
         if hasattr(self, "log"):
             self.log.close()
+
+    def _keep_sample(self) -> None:
+        """Add a sample of text to the record. The record is whole already, so that a failure here
+        loses no result."""
+        self.record["sample"] = final_sample(self.trainer.model, self.corpus.tokenizer,
+                                             self.limits, self.seed)
+        write_record(self.files.json, self.record)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

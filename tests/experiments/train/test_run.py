@@ -103,6 +103,18 @@ def test_a_run_records_what_it_did(whole):
     assert {r["iteration"] for r in table if r["val_loss"]} == {"0", "10", "20", "30", "40", "45"}
 
 
+def test_a_finished_run_keeps_a_sample_drawn_from_its_seed_and_says_how(corpus, whole, tmp_path):
+    """The same prompt and seed for every arm, so that samples can be compared."""
+    kept = record(whole, "rope.s0")["sample"]
+    assert {key: kept[key] for key in ("prompt", "tokens", "temperature", "top_k", "seed")} == {
+        "prompt": "\n", "tokens": 40, "temperature": 0.8, "top_k": 50, "seed": 0}
+    assert kept["text"].startswith("\n") and len(kept["text"]) > 20
+    lab(corpus, tmp_path, "--max-iters", "3", "--run.sample_prompt=red ", "--run.sample_tokens=2",
+        "--seed", "4")
+    other = record(tmp_path, "baseline.s4")["sample"]
+    assert other["seed"] == 4 and other["text"].startswith("red ")
+
+
 def test_the_result_is_the_last_row(whole):
     assert float(rows(whole, "rope.s0")[-1]["val_loss"]) == pytest.approx(
         result(whole, "rope.s0")["val_loss"]
