@@ -5,19 +5,18 @@ floor.
 
 from __future__ import annotations
 
-import math
 from statistics import median
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import t
 
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.style import BASELINE, MUTED, page
 from experiments.verdicts.results import Results
+from experiments.verdicts.stats import tost_interval
 from experiments.verdicts.verdict import Verdict, p_text, signed
 
 FLOOR = "#0072B2"
@@ -27,15 +26,6 @@ def interval(verdict: Verdict) -> tuple[float, float] | None:
     """Return the interval to draw: the one at Holm's level, which excludes zero exactly where the
     word is better or worse."""
     return verdict.ci_holm or verdict.ci
-
-
-def tost_interval(verdict: Verdict) -> tuple[float, float] | None:
-    """Return the interval at 1 − 2 alpha, which lies inside the margin exactly where two one-sided
-    tests find the arm equivalent. None where it cannot be computed."""
-    if verdict.sd is None or verdict.difference is None or verdict.n < 2:
-        return None
-    half = float(t.ppf(1 - verdict.alpha, verdict.n - 1)) * verdict.sd / math.sqrt(verdict.n)
-    return verdict.difference - half, verdict.difference + half
 
 
 def reach(results: Results) -> tuple[float, float]:
