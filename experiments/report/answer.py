@@ -4,13 +4,16 @@ The answer of a study in one sentence, and the caption of the picture of its ver
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isfinite
 from statistics import fmean, stdev
 
+from experiments.verdicts.caveats import caveats
 from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import NOT_COMPARABLE, Verdict, listed
 
 NAMED = 8         # a longer group of arms is counted instead of named
+FEW = 3           # the same for the arms with a caution
 
 
 def caption(results: Results, equivalent: bool) -> str:
@@ -43,6 +46,16 @@ def lead(results: Results) -> str:
              if results.sensitivity else [])
     own = f"; at every arm's own best learning rate, {'; '.join(_by_word(tuned))}" if tuned else ""
     return f"Compared with {results.baseline}, {told}{own}."
+
+
+def care(results: Results, grave: Iterable[str]) -> list[str]:
+    """Return what weakens the answer, for the line below it: the titles of grave notices, and the
+    cautions of single arms. Cautions of many arms are counted."""
+    known = caveats(results).arms
+    weak = [f"{arm}: {', '.join(texts)}" for arm, texts in known.items() if texts]
+    if len(weak) > FEW:
+        weak = [f"a caution stands beside {len(weak)} of {len(results.verdicts)} verdicts"]
+    return [*grave, *weak]
 
 
 def _by_word(verdicts: list[Verdict]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from experiments.figures.forest import interval
 from experiments.figures.style import short, unit_of
 from experiments.report.tables import PageTable, Section, text
+from experiments.verdicts.caveats import caveats
 from experiments.verdicts.costs import AXES, Budget, Cost
 from experiments.verdicts.factorial import FactorialAnalysis
 from experiments.verdicts.results import Results
@@ -83,6 +84,9 @@ def budgets(results: Results) -> Section | None:
              "reached. The p-values are Holm-adjusted over the arms of a column. \"Curves cross "
              "at\" is where the mean curves last cross. Time is the time of training alone, at the "
              "arm's undisturbed pace: the lower quartile over its log points."]
+    known = caveats(results)
+    if any(known.of(row[0]) for row in rows):
+        head, rows = [*head, "Caution"], [[*row, "; ".join(known.of(row[0]))] for row in rows]
     return Section("budgets", "At equal cost", texts,
                    [PageTable("Verdicts at equal budgets", head, rows)])
 

@@ -18,7 +18,7 @@ from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
 from experiments.records.record import at, package_version
 from experiments.report import findings, forest, tables
-from experiments.report.answer import caption, lead
+from experiments.report.answer import caption, care, lead
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
 from experiments.report.configuration import base, every_setting
@@ -70,7 +70,7 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
                          if table],
         "contents": [*parts, *((s.id, s.title) for s in sections)],
         "notices": told,
-        "grave": [notice.title for notice in told if notice.grave],
+        "care": care(results, [notice.title for notice in told if notice.grave]),
         "samples": samples(results),
         "sections": sections,
         "arms": _arms(panel, {row.arm for row in answer["verdicts"] if row.rest}),

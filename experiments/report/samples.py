@@ -52,7 +52,8 @@ def _sample(arm: str, sample: dict[str, Any] | None, first: dict[str, Any]) -> S
     if sample is None:
         return Sample(arm, "", "Its record holds no sample.")
     same = all(sample.get(key) == first.get(key) for key in HOW)
-    return Sample(arm, shown(sample["text"]), "" if same else f"Drawn otherwise: {_how(sample)}.")
+    return Sample(arm, shown(sample["text"]).strip("\n"),
+                  "" if same else f"Drawn otherwise: {_how(sample)}.")
 
 
 def _how(sample: dict[str, Any]) -> str:

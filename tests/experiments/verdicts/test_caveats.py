@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+from experiments.figures.panel import Panel
 from experiments.records.runs import find_runs
+from experiments.report.answer import care
 from experiments.report.draw import report
+from experiments.report.page import render
 from experiments.verdicts.caveats import caveats
 from experiments.verdicts.results import collect
 from experiments.verdicts.summary import table
@@ -42,6 +45,7 @@ def losses(tmp_path):
 ])
 def test_a_weakness_of_one_arm_stands_beside_its_word_and_no_other(losses, more, said):
     assert caveats(results_of(losses)).all == () == caveats(results_of(losses)).of("rope")
+    assert "Caution" not in render(Panel(results_of(losses)))
     changed(losses, ["rope.s1"], **more)
     results = results_of(losses)
     found = caveats(results)
@@ -51,6 +55,19 @@ def test_a_weakness_of_one_arm_stands_beside_its_word_and_no_other(losses, more,
     assert f"; caution: {said}" in line
     (row,) = [row for row in table(results).splitlines() if row.startswith("| rope ")]
     assert said in row.split("|")[2] and results.verdicts["rope"].word in row.split("|")[2]
+    page = render(Panel(results)).partition('id="exports"')[0]
+    # below the answer, in the table of verdicts, and in the one at equal cost; the picture points
+    # to it
+    assert page.count(said) >= 3 and page.count('class="mark"') == 1
+    assert "Read with care:" in page and '<th scope="col">Caution</th>' in page
+
+
+def test_cautions_of_many_arms_are_counted_below_the_answer(tmp_path):
+    write_study(tmp_path, {"baseline": 0} | {f"arm{i}": 0 for i in range(9)}, study="mine",
+                seeds=range(3), steps=50)
+    changed(tmp_path, [f"arm{i}.s1" for i in range(5)], audit={"passed": False})
+    assert care(results_of(tmp_path), ["first"]) == [
+        "first", "a caution stands beside 5 of 9 verdicts"]
 
 
 def test_what_weakens_the_baseline_or_every_arm_is_said_once_for_all_verdicts(losses):
