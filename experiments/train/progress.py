@@ -92,7 +92,8 @@ class Reporter(Observer):
                         if result["bits_per_byte"] else "")
                      + f", {result['seconds']:.1f} s of training"
                      + (f" ({message})" if message else ""))
-            self.say(f"  sample: {run.record['sample']['text']!r}")
+            if run.record["sample"]:
+                self.say(f"  sample: {run.record['sample']['text']!r}")
             self.say(f"  {run.files.csv}, {run.files.json}, {run.files.checkpoint}/")
         else:
             how = "; start it again to continue" if status == "interrupted" else ""

@@ -315,9 +315,8 @@ class Run:
         if status == "done":
             self.record["result"] = self._result()
             self._save(self.trainer, self.record["result"])
+            self.record["sample"] = self._sample()
         self._finish(status, message)
-        if status == "done":
-            self._keep_sample()
         self.observer.end(self, status, message)
         return {"done": DONE, "interrupted": INTERRUPTED}.get(status, FAILED)
 
@@ -329,8 +328,8 @@ class Run:
         self.record["progress"] = {"iteration": self.state["iteration"],
                                    "max_iters": self.settings.trainer.max_iters,
                                    "seconds": self.state["seconds"]}
+        self.record["sample"] = self._sample()
         self._finish("done", self.state["message"])
-        self._keep_sample()
         self.observer.end(self, "done", self.state["message"])
         return DONE
 
@@ -351,12 +350,14 @@ class Run:
         if hasattr(self, "log"):
             self.log.close()
 
-    def _keep_sample(self) -> None:
-        """Add a sample of text to the record. The record is whole already, so that a failure here
-        loses no result."""
-        self.record["sample"] = final_sample(self.trainer.model, self.corpus.tokenizer,
-                                             self.limits, self.seed)
-        write_record(self.files.json, self.record)
+    def _sample(self) -> dict[str, Any] | None:
+        """A sample of text for the record. None where it cannot be drawn, because a sample must not
+        cost the result."""
+        try:
+            return final_sample(self.trainer.model, self.corpus.tokenizer, self.limits, self.seed)
+        except Exception as error:
+            self.observer.say(f"no sample of text: {type(error).__name__}: {error}")
+            return None
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

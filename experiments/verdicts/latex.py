@@ -12,10 +12,11 @@ from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import signed
 
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-           "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+           "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''",
            "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "→": r"$\rightarrow$", "α": r"$\alpha$",
            "·": r"$\cdot$", "√": r"$\surd$", "≥": r"$\geq$", "≤": r"$\leq$",
-           "[": "{[}", "]": "{]}"}      # a bracket at the start of a row would be an argument of \\
+           # at the start of a row, a bracket or a star would be an argument of \\
+           "[": "{[}", "]": "{]}", "*": "{*}"}
 SPECIAL |= {character: "\\" + character for character in "&%$#_{}"}
 
 

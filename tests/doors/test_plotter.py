@@ -44,7 +44,7 @@ def test_every_figure_of_every_arm_is_written_beside_the_losses(seven):
     written = {path.name for path in (root / "visualizations" / "seven").iterdir()}
     undeclared = {"factorial_effects", "learning_rates"}
     assert written == {f"{name}.png" for name in {*EFFECTS, *FIGURES} - undeclared} | {
-        "verdicts.json", "summary.csv", "summary.md", "comparison"}
+        "verdicts.json", "summary.csv", "summary.md", "summary.tex", "comparison"}
     assert {path.name for path in (root / "visualizations" / "seven" / "comparison").iterdir()} == {
         *(f"{name}.png" for name in TEN), "experiment_results.npz", "experiment_results.json",
         "improved_comparison_results.txt"}

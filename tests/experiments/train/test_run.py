@@ -115,6 +115,20 @@ def test_a_finished_run_keeps_a_sample_drawn_from_its_seed_and_says_how(corpus, 
     assert other["seed"] == 4 and other["text"].startswith("red ")
 
 
+def test_a_sample_that_cannot_be_drawn_costs_no_result(monkeypatch):
+    import experiments.train.run as module
+    said = []
+    run = SimpleNamespace(trainer=SimpleNamespace(model=None), limits=None, seed=0,
+                          corpus=SimpleNamespace(tokenizer=None),
+                          observer=SimpleNamespace(say=said.append))
+
+    def failing(*args):
+        raise RuntimeError("out of memory")
+    monkeypatch.setattr(module, "final_sample", failing)
+    assert module.Run._sample(run) is None
+    assert said == ["no sample of text: RuntimeError: out of memory"]
+
+
 def test_the_result_is_the_last_row(whole):
     assert float(rows(whole, "rope.s0")[-1]["val_loss"]) == pytest.approx(
         result(whole, "rope.s0")["val_loss"]
