@@ -10,6 +10,7 @@ from experiments.records.record import at
 from experiments.report.notices import leaves
 from experiments.report.tables import PageTable, plain
 from experiments.verdicts.results import Results
+from mingpt.config import SIZES
 
 SHORT = ("model.", "trainer.")     # sections that a short setting's name leaves out
 
@@ -21,9 +22,11 @@ def base(results: Results) -> list[tuple[str, str]]:
     model, trainer, data = (_section(record, "config", part) for part in ("model", "trainer",
                                                                          "data"))
     described, result = _section(record, "model"), _section(record, "result")
-    context = model.get("block_size")
+    context, named = model.get("block_size"), model.get("model_type")
+    # a model that is named by its size has the size's layers, width and heads
+    model = model | (SIZES.get(named, {}) if isinstance(named, str) else {})
     facts = [("Layers", model.get("n_layer")), ("Width", model.get("n_embd")),
-             ("Heads", model.get("n_head")), ("Model", model.get("model_type")),
+             ("Heads", model.get("n_head")), ("Model", named),
              ("Context", context),
              ("Vocabulary", at(record, "data", "vocab_size") or model.get("vocab_size")),
              ("Tokenizer", at(record, "data", "tokenizer") or data.get("tokenizer")),

@@ -137,6 +137,11 @@ def test_the_base_configuration_and_all_that_an_arm_changes_stand_before_the_ver
         "Tokens": "204,800", "Optimizer": "adamw", "Learning rate": "0.002",
         "Schedule": "cosine, warm-up over 10 % of the run", "Data": "9,303,685 tokens",
         "Preset": "laptop"}
+    named = CONFIG | {"model": {"model_type": "gpt-nano", "n_layer": None, "block_size": 128}}
+    write_run(tmp_path / "named", "baseline", 0, steps=50, config=named, changes={})
+    sized = dict(re.findall(r"<dt>(.*?)</dt> <dd>(.*?)</dd>", page_of(tmp_path / "named")))
+    assert {key: sized[key] for key in ("Layers", "Width", "Heads", "Model")} == {
+        "Layers": "3", "Width": "48", "Heads": "3", "Model": "gpt-nano"}
     row, _, _ = rest.partition("</table>")
     for line in ("norm: layernorm → rmsnorm", "warmup_steps: 0 → 100",
                  "mlp_hidden: not set → 272"):
