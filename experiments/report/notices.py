@@ -15,7 +15,7 @@ from experiments.records.runs import RecordedRun
 from experiments.verdicts.outliers import scattered
 from experiments.verdicts.results import Results
 from experiments.verdicts.timing import timing
-from experiments.verdicts.verdict import listed
+from experiments.verdicts.verdict import NOT_COMPARABLE, listed
 
 SHOWN = 8           # a longer list is cut after this many names
 SAME = {"python": "Python", "torch": "torch", "numpy": "numpy", "cpu": "processor",
@@ -65,6 +65,14 @@ def _missing(results: Results) -> Iterator[Notice]:
     if absent and any(seeds.values()):
         declared = "the study declares" if results.declared else "other arms have"
         yield Notice(f"Runs that {declared} are missing", tuple(absent))
+
+
+def _barred(results: Results) -> Iterator[Notice]:
+    lines = [f"{arm}: {verdict.reason}" for arm, verdict in results.verdicts.items()
+             if verdict.word == NOT_COMPARABLE]
+    if lines:
+        yield Notice("Arms that cannot be compared with the baseline", tuple(lines[:SHOWN])
+                     + _rest(lines))
 
 
 def _few(results: Results) -> Iterator[Notice]:
@@ -205,5 +213,5 @@ def _files(results: Results) -> Iterator[Notice]:
                      grave=False)
 
 
-CHECKS = (_status, _missing, _few, _outliers, _hypothesis, _audit, _data, _code, _environment,
-          _timing, _files)
+CHECKS = (_status, _missing, _barred, _few, _outliers, _hypothesis, _audit, _data, _code,
+          _environment, _timing, _files)

@@ -252,6 +252,17 @@ def test_missing_runs_single_runs_and_an_absent_baseline_are_named(tmp_path):
     assert "no run of the baseline is here" in page_of(tmp_path)
 
 
+def test_an_arm_that_cannot_be_compared_is_a_warning_and_no_page_calls_it_clean(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", steps=50)
+    for path in (tmp_path / "mine").glob("rope.*.json"):
+        record = json.loads(path.read_text())
+        record["config"]["trainer"]["batch_size"] = 32
+        path.write_text(json.dumps(record))
+    assert told(tmp_path)["Arms that cannot be compared with the baseline"].startswith(
+        "rope: trainer.batch_size 16 (baseline) and 32")
+    assert "Read with care:</strong> Arms that cannot be compared" in page_of(tmp_path)
+
+
 def test_two_seeds_that_ended_far_apart_are_told(tmp_path):
     write_study(tmp_path, {"baseline": 0, "rope": -0.1, "swiglu": 0}, study="mine", seeds=(0, 1),
                 steps=50)
