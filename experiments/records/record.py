@@ -114,6 +114,17 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def moment(text: Any) -> datetime.datetime | None:
+    """Return the moment in UTC that an ISO time names; None where the text is not one. A time
+    without a zone is read as UTC, the zone in which runs write theirs."""
+    try:
+        time = datetime.datetime.fromisoformat(text)
+        return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+                ).astimezone(datetime.UTC)
+    except (TypeError, ValueError, OverflowError):     # OverflowError: before year 1 in UTC
+        return None
+
+
 def process() -> dict[str, Any]:
     """The process that writes this record: host, pid, and the SLURM job, None outside SLURM."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm_job()}

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.records.record import at
+from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
-from experiments.verdicts.timing import moment, timing
+from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import signed
 
 LONG = 30           # a table of more rows is folded

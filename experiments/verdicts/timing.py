@@ -9,9 +9,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from experiments.records.record import at
+from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
 from experiments.verdicts.verdict import listed
@@ -101,12 +100,3 @@ def _together(runs: list[RecordedRun]) -> set[int]:
             found |= {number, *(other for _, other in open_)} if open_ else set()
             open_.append((end, number))
     return found
-
-
-def moment(text: Any) -> datetime | None:
-    """Return the moment that an ISO time names; None where the text is not one. The time zone is
-    ignored."""
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except (TypeError, ValueError):
-        return None
