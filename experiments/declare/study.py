@@ -17,15 +17,17 @@ from typing import Any
 
 from experiments.declare.arms import flatten, read_toml
 from experiments.declare.designs import Arms, Design, match_word, read_arms
+from experiments.declare.expect import read_expect
 from experiments.records.record import MAX_SEED
 from mingpt.utils import BadInput, did_you_mean
 
 STUDIES = Path(__file__).parents[1] / "studies"
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
-        "match", "lr", "selection_seeds", "preset", "base", "arms", "factorial", "pictures")
+        "match", "lr", "selection_seeds", "preset", "base", "arms", "factorial", "expect",
+        "pictures")
 # Each run's record keeps these keys, so that a change after the first run is visible.
 DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
-            "match", "selection_seeds")
+            "match", "selection_seeds", "expect")
 DEFAULT_MARGIN = 0.01    # in the metric's unit: two arms this close count as equal
 DEFAULT_ALPHA = 0.05
 MOST_SEEDS = 10_000      # far more than anybody trains; a typing error must not fill the memory
@@ -61,6 +63,7 @@ class Study:
     grids: dict[str, dict[str, float]] = field(default_factory=dict)
     # the seeds that choose learning rates; None: the first third
     selection_seeds: tuple[int, ...] | None = None
+    expect: dict[str, str] = field(default_factory=dict)   # arm → the verdict that is expected
     pictures: tuple[str, ...] = ()    # the sets of PICTURES to draw
 
     @property
@@ -121,6 +124,7 @@ def load_study(name_or_path: str | Path) -> Study:
         match=match_word(table.get("match", "none"), f"{path}: match"), matches=arms.matches,
         stop=_looks(table.get("stop", "all"), seeds, f"{path}: stop"), designs=tuple(arms.designs),
         parts=arms.parts, grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path),
+        expect=read_expect(table.get("expect", {}), arms.listed, baseline, f"{path}: expect"),
         pictures=_pictures(table.get("pictures", []), f"{path}: pictures"))
 
 

@@ -5,7 +5,6 @@ floor.
 
 from __future__ import annotations
 
-import math
 from statistics import median
 
 import numpy as np
@@ -14,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import t
 
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
@@ -27,6 +25,7 @@ from experiments.figures.scales import (
 )
 from experiments.figures.style import DPI, INK, MUTED, WIDTH, name_of, page, study_text
 from experiments.verdicts.results import Results
+from experiments.verdicts.stats import tost_interval
 from experiments.verdicts.verdict import Verdict, p_text, signed
 
 NOISE = "#a0a0a0"      # the hatching of the noise floor, which no arm has
@@ -39,15 +38,6 @@ def interval(verdict: Verdict) -> tuple[float, float] | None:
     """Return the interval to draw: the one at Holm's level, which excludes zero exactly where the
     word is better or worse."""
     return verdict.ci_holm or verdict.ci
-
-
-def tost_interval(verdict: Verdict) -> tuple[float, float] | None:
-    """Return the interval at 1 − 2 alpha, which lies inside the margin exactly where two one-sided
-    tests find the arm equivalent. None where it cannot be computed."""
-    if verdict.sd is None or verdict.difference is None or verdict.n < 2:
-        return None
-    half = float(t.ppf(1 - verdict.alpha, verdict.n - 1)) * verdict.sd / math.sqrt(verdict.n)
-    return verdict.difference - half, verdict.difference + half
 
 
 def reach(results: Results) -> tuple[float, float]:

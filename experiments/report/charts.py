@@ -13,6 +13,7 @@ import numpy as np
 from experiments.figures.panel import Panel, Skip
 from experiments.figures.series import Series, points, settled_range
 from experiments.figures.style import LABELS, tick_labels
+from experiments.verdicts.timing import timing
 
 WIDTH, HEIGHT = 1000, 420        # size of the viewBox, which the page stretches
 POINTS = 30_000                  # points over all lines of the page, so the file stays below 3 MB
@@ -102,7 +103,8 @@ def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room:
     return Chart(
         key=f"{metric}-{over}", metric=metric, over=over,
         title=f"{METRICS[metric]} over {OVER[over]}",
-        x_label=LABELS[over] + (f" ({unit})" if unit else ""), y_label=f"{y} (nats per token)",
+        x_label=LABELS[over] + (f" ({unit})" if unit else "") + _busy(panel, over),
+        y_label=f"{y} (nats per token)",
         x_ticks=[(frame.across(value), text) for value, text in xs],
         y_ticks=[(frame.down(value), text.replace("-", "−")) for value, text in ys],
         lines=[_line(panel, numbers[arm], arm, line, (metric, over), frame, room)
@@ -110,6 +112,12 @@ def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room:
         frame=(float(left), float(right), float(low), float(high)),
         zero=frame.down(0.0) if metric == "difference" else None,
         margin=(frame.down(margin), frame.down(-margin) - frame.down(margin)) if margin else None)
+
+
+def _busy(panel: Panel, over: str) -> str:
+    """Return what the label of a time axis adds where times were measured on a busy machine."""
+    busy = over == "seconds" and timing(panel.results).arms
+    return ", busy machine" if busy else ""
 
 
 @dataclass(frozen=True)

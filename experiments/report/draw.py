@@ -11,8 +11,9 @@ from pathlib import Path
 from experiments.figures import Panel, draw
 from experiments.figures.comparison import draw_ten
 from experiments.report.page import write
+from experiments.verdicts.latex import to_latex
 from experiments.verdicts.results import Results
-from experiments.verdicts.summary import notes, to_csv, to_markdown
+from experiments.verdicts.summary import notes, to_csv, to_markdown, verdict_lines
 from experiments.verdicts.trials import TEXT, Trials, comparison_text, gather, load, save
 from mingpt.utils import BadInput, write_atomic
 
@@ -39,10 +40,11 @@ def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, me
 
 
 def write_tables(results: Results, folder: Path) -> list[Path]:
-    """Write verdicts.json, summary.csv (for programs) and summary.md (for people); return their
-    paths."""
+    """Write verdicts.json and summary.csv (for programs), summary.md (for people) and summary.tex
+    (for papers); return their paths."""
     texts = {"verdicts.json": json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n",
-             "summary.csv": to_csv(results), "summary.md": to_markdown(results)}
+             "summary.csv": to_csv(results), "summary.md": to_markdown(results),
+             "summary.tex": to_latex(results)}
     for name, text in texts.items():
         write_atomic(folder / name, text)
     return [folder / name for name in texts]
@@ -85,7 +87,7 @@ def redraw(path: Path, out: str | None, formats: tuple[str, ...]) -> int:
 def report(results: Results) -> list[str]:
     """Return the baseline's line, one line per verdict, and the notes on them."""
     width = max(len(arm) for arm in results.arms)
-    lines = [verdict.line(width) for verdict in results.verdicts.values()]
+    lines = verdict_lines(results, width)
     if results.baseline in results.arms:
         lines.insert(0, results.baseline_line(width))
     else:

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from experiments.figures.forest import interval
 from experiments.figures.style import short, unit_of
 from experiments.report.tables import PageTable, Section, text
+from experiments.verdicts.caveats import caveats
 from experiments.verdicts.costs import AXES, Budget, Cost
 from experiments.verdicts.factorial import FactorialAnalysis
 from experiments.verdicts.results import Results
+from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import NOT_COMPARABLE, Verdict, p_text, signed
 
 QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"),
@@ -20,6 +22,7 @@ QUANTITIES = {"parameters": ("Parameters", "{:,.0f}"),
               "step_seconds": ("Seconds per step", "{:.4g}"),
               "tokens_per_second": ("Tokens/s", "{:,.0f}"),
               "peak_memory_mb": ("Peak memory, MB", "{:,.0f}")}
+TIMES = ("step_seconds", "tokens_per_second")
 SPENT = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time"}
 
 
@@ -37,10 +40,12 @@ def cost(results: Results) -> Section | None:
                                           for each in results.costs.arms)]
     if not known:
         return None
-    rows = [[each.arm, *(_quantity(results, each, q) for q in known),
-             _difference(results.verdicts.get(each.arm))]
+    times = timing(results)
+    rows = [[each.arm, *(_quantity(results, each, q) + (times.mark(each.arm) if q in TIMES else "")
+                         for q in known), _difference(results.verdicts.get(each.arm))]
             for each in results.costs.arms]
-    head = ["Arm", *(QUANTITIES[q][0] for q in known), f"{results.metric} − {results.baseline}'s"]
+    head = ["Arm", *(QUANTITIES[q][0] + (times.column if q in TIMES else "") for q in known),
+            f"{results.metric} − {results.baseline}'s"]
     table = PageTable("What each arm costs over its finished runs, and what it changes", head, rows,
                   numeric=tuple(range(1, len(head))))
     texts = ["Times and memory are measured on the machine named below. A time is the lower "
@@ -67,25 +72,31 @@ def budgets(results: Results) -> Section | None:
     axes = [axis for axis in AXES if results.budgets.on(axis)]
     if not axes:
         return None
-    rows = [[arm, *(cell for axis in axes for cell in _spent(results.budgets.of(arm, axis)))]
+    times = timing(results)
+    rows = [[arm, *(cell for axis in axes for cell in _spent(
+                results.budgets.of(arm, axis), times.mark(arm) if axis == "seconds" else ""))]
             for arm in dict.fromkeys(budget.arm for budget in results.budgets.table)]
-    head = ["Arm", *(name for axis in axes for name in (f"At equal {SPENT[axis]}",
-                                                        "curves cross at"))]
+    head = ["Arm", *(name for axis in axes for name in (
+        f"At equal {SPENT[axis]}" + (times.column if axis == "seconds" else ""),
+        "curves cross at"))]
     texts = ["A slower arm has done fewer steps after the same time. Each verdict compares "
              "validation losses at the largest budget that all runs of the arm and of the baseline "
              "reached. The p-values are Holm-adjusted over the arms of a column. \"Curves cross "
              "at\" is where the mean curves last cross. Time is the time of training alone, at the "
              "arm's undisturbed pace: the lower quartile over its log points."]
+    known = caveats(results)
+    if any(known.of(row[0]) for row in rows):
+        head, rows = [*head, "Caution"], [[*row, "; ".join(known.of(row[0]))] for row in rows]
     return Section("budgets", "At equal cost", texts,
                    [PageTable("Verdicts at equal budgets", head, rows)])
 
 
-def _spent(budget: Budget | None) -> tuple[str, str]:
+def _spent(budget: Budget | None, busy: str) -> tuple[str, str]:
     if budget is None:
         return "–", "–"
     v = budget.verdict
     where = f" at {amount(budget.axis, budget.at)}" if budget.at else ""
-    return (f"{v.word} {_difference(v)}{where}",
+    return (f"{v.word} {_difference(v)}{where}{busy}",
             amount(budget.axis, budget.crossing) if budget.crossing else "never")
 
 

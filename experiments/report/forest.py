@@ -4,14 +4,19 @@ The rows of the verdict table, and the scale on which their intervals are drawn.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from experiments.figures.forest import interval, reach, tost_interval
+from experiments.figures.forest import interval, reach
 from experiments.figures.style import tick_labels
-from experiments.verdicts.noise import NoiseFloor
+from experiments.report.configuration import changed
+from experiments.verdicts.caveats import caveats
 from experiments.verdicts.results import Results
-from experiments.verdicts.verdict import Verdict, p_text, signed
+from experiments.verdicts.stats import tost_interval
+from experiments.verdicts.summary import equivalence, holm_p
+from experiments.verdicts.verdict import Verdict, signed
 
+RANKED = 12                    # more arms than this are ranked by their difference
+MANY, BEST, WORST = 20, 8, 4   # of more arms than MANY, only the best and the worst show at first
 ARROW = 2.0     # width of the arrowhead of a cut interval, in per cent of the scale
 
 
@@ -40,22 +45,26 @@ class Scale:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm's verdict, as text and as places on the scale."""
+    """One arm's verdict, as text and as places on the scale. `rest` is True for an arm that a long
+    table hides until all arms are asked for."""
     number: int
     dash: str
     arm: str
     word: str
+    changes: list[str]
     difference: str
     interval: str
+    equivalence: str             # the interval on which the word *equivalent* rests
     n: int
     p: str
     note: str
+    weak: tuple[str, ...]        # what weakens the word
     spoken: str
     at: float | None
     span: tuple[float, float] | None
-    inner: tuple[float, float] | None
+    inner: tuple[float, float] | None    # the equivalence interval, where it decided the word
     cuts: tuple[str, ...]
-    floor: tuple[float, float] | None
+    rest: bool = False
 
 
 def scale(results: Results) -> Scale:
@@ -67,29 +76,37 @@ def scale(results: Results) -> Scale:
 
 
 def rows(results: Results, numbers: dict[str, int], dashes: dict[str, str], on: Scale) -> list[Row]:
-    """Return one row per verdict, in the study's order."""
-    return [_row(verdict, numbers[arm], dashes[arm], on, results.noise_floor)
-            for arm, verdict in results.verdicts.items()]
+    """Return one row per verdict, in the study's order. More than RANKED arms are ranked by their
+    difference. Of more than MANY, all but the best and the worst are `rest`."""
+    known = caveats(results)
+    found = [(verdict, _row(verdict, numbers[arm], dashes[arm], on, results.unit,
+                            (changed(results, arm), known.of(arm))))
+             for arm, verdict in results.verdicts.items()]
+    if len(found) <= RANKED:
+        return [row for _, row in found]
+    placed = sorted((pair for pair in found if pair[1].at is not None),
+                    key=lambda pair: pair[0].difference)
+    many = len(found) > MANY
+    ranked = [replace(row, rest=many and BEST <= place < len(placed) - WORST)
+              for place, (_, row) in enumerate(placed)]
+    return ranked + [replace(row, rest=many) for _, row in found if row.at is None]
 
 
-def _row(v: Verdict, number: int, dash: str, on: Scale, floor: NoiseFloor | None) -> Row:
-    ends, near = interval(v), tost_interval(v)
+def _row(v: Verdict, number: int, dash: str, on: Scale, unit: str,
+         told: tuple[list[str], tuple[str, ...]]) -> Row:
+    ends, near = interval(v), tost_interval(v) if v.word == "equivalent" else None
     text = f"{signed(ends[0])} to {signed(ends[1])}" if ends else ""
     cuts = ()
     if ends:
         cuts = tuple(f"M{x + turn * ARROW},4L{x},10L{x + turn * ARROW},16" for end, x, turn in
                      ((ends[0], 0, 1), (ends[1], 100, -1)) if not on.low <= end <= on.high)
-    least = floor.of_mean(v.n) if floor else None
     # a verdict in another unit has no place on the metric's scale
-    other_unit = "" if floor is None or v.unit == floor.unit else v.unit
+    other_unit = "" if v.unit == unit else v.unit
     difference = signed(v.difference, other_unit) if v.difference is not None else "–"
-    spoken = f"{v.word}, difference {difference}" + ("" if other_unit else f" {v.unit}")
+    spoken = f"{v.arm}: {v.word}, difference {difference}" + ("" if other_unit else f" {v.unit}")
     spoken += f", interval {text}" if text else ""
-    p = p_text("", v.p_holm).removeprefix(" ") if v.p_holm is not None else "–"
-    note = "; ".join(filter(None, (p_text("TOST p", v.p_tost) if v.word == "equivalent" else "",
-                                   v.reason)))
-    return Row(number, dash, v.arm, v.word, difference, f"[{text}]" if text else "", v.n, p, note,
-               spoken, None if v.difference is None or other_unit else on.at(v.difference),
+    placed = v.difference is not None and not other_unit
+    return Row(number, dash, v.arm, v.word, told[0], difference, text, equivalence(v), v.n,
+               holm_p(v) or "–", v.reason, told[1], spoken, on.at(v.difference) if placed else None,
                (on.at(ends[0]), on.at(ends[1])) if ends else None,
-               (on.at(near[0]), on.at(near[1])) if near else None, cuts,
-               on.band(least) if least else None)
+               (on.at(near[0]), on.at(near[1])) if near else None, cuts)

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from experiments.records.record import FREE, at, moment
+from experiments.records.record import FREE, at
 from experiments.records.runs import RecordedRun
+from experiments.verdicts.outliers import scattered
 from experiments.verdicts.results import Results
+from experiments.verdicts.timing import timing
+from experiments.verdicts.verdict import NOT_COMPARABLE, listed
 
-# Where the fastest seed of an arm is faster than the slowest by more than this factor, something
-# else was using the machine.
-SPREAD = 1.25
 SHOWN = 8           # a longer list is cut after this many names
 SAME = {"python": "Python", "torch": "torch", "numpy": "numpy", "cpu": "processor",
         "threads": "threads", "device": "device", "platform": "system"}
@@ -36,12 +35,6 @@ def notices(results: Results) -> list[Notice]:
     """Return all notices on a study, the grave ones first."""
     found = [notice for check in CHECKS for notice in check(results)]
     return sorted(found, key=lambda notice: not notice.grave)
-
-
-def listed(names: list[str]) -> str:
-    """Return names as one text, cut after SHOWN names: "a, b, c and 5 more"."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _status(results: Results) -> Iterator[Notice]:
@@ -74,6 +67,14 @@ def _missing(results: Results) -> Iterator[Notice]:
         yield Notice(f"Runs that {declared} are missing", tuple(absent))
 
 
+def _barred(results: Results) -> Iterator[Notice]:
+    lines = [f"{arm}: {verdict.reason}" for arm, verdict in results.verdicts.items()
+             if verdict.word == NOT_COMPARABLE]
+    if lines:
+        yield Notice("Arms that cannot be compared with the baseline", tuple(lines[:SHOWN])
+                     + _rest(lines))
+
+
 def _few(results: Results) -> Iterator[Notice]:
     finished = {arm: len(values) for arm, values in results.values.items()}
     one = [arm for arm, n in finished.items() if n == 1]
@@ -90,6 +91,10 @@ def _outliers(results: Results) -> Iterator[Notice]:
     if lines:
         yield Notice("A seed ended far from the others", tuple(lines[:SHOWN]) + _rest(lines),
                      grave=False)
+    lines = [each.line() for each in scattered(results.judged, results.margin)]
+    if lines:
+        yield Notice("The few seeds of an arm ended far apart", tuple(lines[:SHOWN])
+                     + _rest(lines), grave=False)
 
 
 def _hypothesis(results: Results) -> Iterator[Notice]:
@@ -99,8 +104,12 @@ def _hypothesis(results: Results) -> Iterator[Notice]:
         counts = ", ".join(f"{n} runs under {value}" for value, n in hashes.most_common())
         details = [change.line()
                    for change in results.changed] or [f"the file had other hashes: {counts}"]
-        yield Notice("The study's file was changed after its first run",
-                     tuple(details[:SHOWN]) + _rest(details))
+        # a run's declaration shows what changed; where every run has one, no change is hidden
+        harmless = declared and not results.changed and all(
+            isinstance(at(run.record, "declaration"), dict) for run in results.runs)
+        yield Notice("The study's file was changed after its first run"
+                     + (", in nothing that the runs declare" if harmless else ""),
+                     tuple(details[:SHOWN]) + _rest(details), grave=not harmless)
     if hashes and not declared:
         yield Notice("The study's declaration was not found",
                      ("Name it with --study FILE. The hypothesis, the margin "
@@ -188,38 +197,10 @@ def _environment(results: Results) -> Iterator[Notice]:
 
 
 def _timing(results: Results) -> Iterator[Notice]:
-    details = []
-    together = overlapping(list(results.runs))
-    if together:
-        details.append(f"{together} runs trained while another run of this study used the same "
-                       f"machine")
-    for arm in results.arms:
-        rates = [rate for run in results.runs_of(arm) if run.complete
-                 and isinstance(rate := at(run.record, "result", "tokens_per_second"), int | float)
-                 and rate > 0]
-        if len(rates) > 1 and max(rates) > SPREAD * min(rates):
-            details.append(f"{arm}: {min(rates):,.0f} to {max(rates):,.0f} tokens/s over its seeds")
+    details = timing(results).lines()
     if details:
         yield Notice("Timings are unreliable: something else was using the machine",
-                     tuple(details), grave=False)
-
-
-def overlapping(runs: list[RecordedRun]) -> int:
-    """Return how many of the runs trained while another of them trained on the same machine."""
-    spans = defaultdict(list)
-    for number, run in enumerate(runs):
-        start, end = moment(at(run.record, "start")), moment(at(run.record, "end"))
-        host = at(run.record, "process", "host")
-        if start and end and isinstance(host, str):
-            spans[host].append((start, end, number))
-    found = set()
-    for host in spans.values():
-        open_: list[tuple[datetime, int]] = []
-        for start, end, number in sorted(host):
-            open_ = [(until, other) for until, other in open_ if until > start]
-            found |= {number, *(other for _, other in open_)} if open_ else set()
-            open_.append((end, number))
-    return len(found)
+                     tuple(details[:SHOWN]) + _rest(details), grave=False)
 
 
 def _files(results: Results) -> Iterator[Notice]:
@@ -232,5 +213,5 @@ def _files(results: Results) -> Iterator[Notice]:
                      grave=False)
 
 
-CHECKS = (_status, _missing, _few, _outliers, _hypothesis, _audit, _data, _code, _environment,
-          _timing, _files)
+CHECKS = (_status, _missing, _barred, _few, _outliers, _hypothesis, _audit, _data, _code,
+          _environment, _timing, _files)

@@ -8,9 +8,7 @@ import base64
 import hashlib
 from collections import Counter
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,11 +18,17 @@ from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
 from experiments.records.record import at, package_version
 from experiments.report import findings, forest, tables
+from experiments.report.answer import caption, care, lead
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
+from experiments.report.configuration import base, every_setting
 from experiments.report.notices import notices
+from experiments.report.samples import samples
+from experiments.verdicts.caveats import caveats
+from experiments.verdicts.expected import held
+from experiments.verdicts.latex import to_latex
 from experiments.verdicts.results import Results
-from experiments.verdicts.verdict import NOT_COMPARABLE, Verdict
+from experiments.verdicts.summary import level, table
 from mingpt.utils import write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -48,26 +52,33 @@ def render(panel: Panel, source: Path | str = "losses") -> str:
 def context(panel: Panel, source: str) -> dict[str, Any]:
     """Return every value that the template uses."""
     results, script = panel.results, (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    drawn, sections = charts(panel), _sections(results)
-    parts = {"answer": "Answer", "curves": "Curves"} if drawn else {"answer": "Answer"}
-    contents = [("warnings", "Warnings"), *parts.items(), *((s.id, s.title) for s in sections)]
+    drawn, sections, told = charts(panel), _sections(results), notices(results)
+    parts = [("answer", "Answer"), ("warnings", "Warnings"), ("setup", "Set-up"),
+             *([("curves", "Curves")] if drawn else []), ("samples", "Samples")]
+    answer = _answer(panel)
     return {
         "title": results.title,
         "name": results.name or "runs",
         "study": results.name,
         "source": source,
         "hypothesis": results.declared.hypothesis if results.declared else "",
+        "held": _split(held(results)),
         "version": package_version() or "",
+        "base": base(results),
         "facts": _facts(results),
-        "contents": contents,
-        "notices": notices(results),
+        "setup_tables": [table for table in (tables.changes(results), every_setting(results))
+                         if table],
+        "contents": [*parts, *((s.id, s.title) for s in sections)],
+        "notices": told,
+        "care": care(results, [notice.title for notice in told if notice.grave]),
+        "samples": samples(results),
         "sections": sections,
-        "arms": _arms(panel),
+        "arms": _arms(panel, {row.arm for row in answer["verdicts"] if row.rest}),
         "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         "script": Markup(script),
         "script_hash": "sha256-"
         + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **_answer(panel),
+        **answer,
         **_curves(panel, drawn),
     }
 
@@ -89,12 +100,14 @@ def _facts(results: Results) -> list[tuple[str, str]]:
                       if ends[-1].endswith("+00:00") else ends[-1])] if ends else [])
 
 
-def _arms(panel: Panel) -> list[dict[str, Any]]:
+def _arms(panel: Panel, rest: set[str]) -> list[dict[str, Any]]:
+    """Return the arms as the page's style sheet and the curves' keys need them. The curves of the
+    arms in `rest` are switched off at first."""
     arms = []
     for number, arm in enumerate(panel.arms):
         light, dark = on_page(panel.styles[arm])
         arms.append({"number": number, "name": arm, "light": light, "dark": dark,
-                     "dash": dash(panel, arm)})
+                     "dash": dash(panel, arm), "rest": arm in rest})
     return arms
 
 
@@ -111,47 +124,21 @@ def _answer(panel: Panel) -> dict[str, Any]:
     results = panel.results
     numbers = {arm: number for number, arm in enumerate(panel.arms)}
     on = forest.scale(results)
+    rows = forest.rows(results, numbers, {arm: dash(panel, arm) for arm in panel.arms}, on)
     floor = results.noise_floor
-    values = [v for v in results.values.get(results.baseline, {}).values() if isfinite(v)]
-    spread = (f" ± {stdev(values):.4f} over {len(values)} seeds" if len(values) > 1
-              else ", one run" if values else "")
-    unit = results.unit
-    caption = (f"Differences are arm − baseline, paired by seed, in {unit}; below zero is better. "
-               f"The thin bar is the ")
-    caption += (f"interval in the column before it. The thick bar is the "
-                f"{100 * (1 - 2 * results.alpha):g} % interval, not adjusted; inside ")
-    caption += "the grey margin it means equivalent."
-    caption += (" The blue strip is the noise floor: one standard error if there is no effect."
-                if floor and floor.spread else "")
-    return {"verdicts": forest.rows(results, numbers,
-                                    {arm: dash(panel, arm) for arm in panel.arms}, on),
+    return {"verdicts": rows, "hidden": sum(row.rest for row in rows),
             "forest": on, "baseline": results.baseline, "alpha": f"{results.alpha:g}",
-            "margin": f"{results.margin:g}", "unit": unit,
-            "level": f"{100 * (1 - results.alpha):g} % CI, Holm-adjusted",
-            "baseline_text": f"{fmean(values):.4f}{spread}" if values
-            else f"no final {results.metric}",
-            "verdict_caption": caption, "lead": lead(results),
+            "margin": f"{results.margin:g}", "unit": results.unit, "level": level(results),
+            "caption": caption(results, any(row.inner for row in rows)),
+            "lead": lead(results), "weak": caveats(results).all,
+            "exports": {"markdown": table(results), "latex": to_latex(results)},
             "answer_notes": [_sentence(floor.line())] if floor else []}
 
 
-def lead(results: Results) -> str:
-    """Return the answer in a few words: the arms by verdict."""
-    if not results.verdicts:
-        absent = results.baseline not in results.arms
-        return f"No verdicts: {'no run' if absent else 'only runs'} of the baseline " + (
-            "is here." if absent else "are here.")
-    told = " ".join(map(_sentence, _by_word(list(results.verdicts.values()))))
-    tuned = ([arm.verdict for arm in results.sensitivity.arms if arm.verdict]
-             if results.sensitivity else [])
-    return told + (f" At every arm's own best learning rate, {'; '.join(_by_word(tuned))}."
-                   if tuned else "")
-
-
-def _by_word(verdicts: list[Verdict]) -> list[str]:
-    """Return the arms grouped by word: ["better: a, b", "undecided: c"]."""
-    words = ("better", "worse", "equivalent", "undecided", NOT_COMPARABLE)
-    arms = {word: [v.arm for v in verdicts if v.word == word] for word in words}
-    return [f"{word}: {', '.join(names)}" for word, names in arms.items() if names]
+def _split(text: str) -> tuple[str, str]:
+    """Return a sentence in two parts: up to its colon, and the rest."""
+    first, colon, rest = text.partition(":")
+    return first + colon, rest
 
 
 def _sentence(line: str) -> str:
@@ -208,5 +195,5 @@ def _sections(results: Results) -> list[tables.Section]:
     evidence = [table for table in (tables.secondary(results), tables.seeds(results)) if table]
     return [*findings.sections(results),
             tables.Section("evidence", "The evidence in numbers", [], evidence),
-            tables.changes(results), tables.audit(results), tables.data(results),
+            tables.audit(results), tables.data(results),
             tables.environment(results), tables.runs(results)]

@@ -14,13 +14,16 @@ from typing import Any
 from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
+from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import signed
+
+LONG = 30           # a table of more rows is folded
 
 
 @dataclass(frozen=True)
 class PageTable:
     """One table. `numeric` columns are aligned right and `code` columns are set as code. A table
-    with a `summary` is folded and opens at a click."""
+    with a `summary`, or of more than LONG rows, is folded and opens at a click."""
     caption: str
     head: list[str]
     rows: list[list[str]]
@@ -31,8 +34,13 @@ class PageTable:
 
     @property
     def folded(self) -> bool:
-        """Whether the table is folded behind its summary."""
-        return bool(self.summary)
+        """Whether the table is folded behind its label."""
+        return bool(self.summary) or len(self.rows) > LONG
+
+    @property
+    def label(self) -> str:
+        """The line that a folded table leaves visible."""
+        return self.summary or f"{self.caption} ({len(self.rows)} rows)"
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,8 @@ def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def changes(results: Results) -> Section:
-    """Return the section with what each arm changes against the baseline."""
+def changes(results: Results) -> PageTable:
+    """Return the table of what each arm changes against the baseline."""
     rows = []
     for arm in results.arms:
         found = next((value for run in results.runs_of(arm)
@@ -73,8 +81,8 @@ def changes(results: Results) -> Section:
         if found == {}:
             rows.append([arm, "nothing", "", ""])
     head = ["Arm", "Setting", results.baseline, "This arm"]
-    table = PageTable("Settings that differ from the baseline's", head, rows, code=(1, 2, 3))
-    return Section("changes", "What each arm changes", [], [table])
+    return PageTable("What each arm changes: the settings that differ from the baseline's", head,
+                     rows, code=(1, 2, 3))
 
 
 def audit(results: Results) -> Section:
@@ -166,8 +174,10 @@ def environment(results: Results) -> Section:
 
 def runs(results: Results) -> Section:
     """Return the section with every run: how it ended, when, and the command that repeats it."""
+    beside = timing(results).together
     rows = [[run.path.stem, run.status, text(run.final(results.metric), "{:.4f}"),
-             text(_seconds(run), "{:,.1f}"), text(at(run.record, "start")),
+             text(_seconds(run), "{:,.1f}") + (" (busy machine)" if run.path in beside else ""),
+             text(at(run.record, "start")),
              text(at(run.record, "command")),
              text(at(run.record, "message")) if at(run.record, "message") else ""]
             for run in results.runs]

@@ -92,16 +92,9 @@ class Reporter(Observer):
                         if result["bits_per_byte"] else "")
                      + f", {result['seconds']:.1f} s of training"
                      + (f" ({message})" if message else ""))
-            self.say(f"  sample: {sample_text(run)!r}")
+            if run.record["sample"]:
+                self.say(f"  sample: {run.record['sample']['text']!r}")
             self.say(f"  {run.files.csv}, {run.files.json}, {run.files.checkpoint}/")
         else:
             how = "; start it again to continue" if status == "interrupted" else ""
             self.say(f"  {status} at iteration {run.trainer.iter_num:,}: {message}{how}")
-
-
-def sample_text(run: Any) -> str:
-    """The sample at a run's end: run.sample_prompt continued by the trained model."""
-    from experiments.train.sample import continue_text
-    limits = run.limits
-    return continue_text(run.trainer.model, run.corpus.tokenizer, limits.sample_prompt,
-                         limits.sample_tokens, temperature=0.8, top_k=50, seed=run.seed)[0]

@@ -27,6 +27,7 @@ from experiments.train.resume import (
     own_checkpoint,
     requeued,
 )
+from experiments.train.sample import final_sample
 from experiments.train.seeded import SeededTrainer, build_model, row_length
 from experiments.weights import checkpoint
 from mingpt.trainer import Trainer
@@ -217,6 +218,7 @@ class Run:
         if status == "done":
             self.record["result"] = self.count.result(self.trainer, self.flops_per_step)
             self._save(self.trainer, self.record["result"])
+            self.record["sample"] = self._sample()
         return self._end(status, message)
 
     def _complete(self) -> int:
@@ -227,6 +229,7 @@ class Run:
         self.record["progress"] = {"iteration": self.state["iteration"],
                                    "max_iters": self.settings.trainer.max_iters,
                                    "seconds": self.state["seconds"]}
+        self.record["sample"] = self._sample()
         return self._end("done", self.state["message"])
 
     def _end(self, status: str, message: str | None) -> int:
@@ -241,6 +244,15 @@ class Run:
         write_record(self.files.json, self.record)
         if hasattr(self, "log"):
             self.log.close()
+
+    def _sample(self) -> dict[str, Any] | None:
+        """A sample of text for the record. None where it cannot be drawn, because a sample must not
+        cost the result."""
+        try:
+            return final_sample(self.trainer.model, self.corpus.tokenizer, self.limits, self.seed)
+        except Exception as error:
+            self.observer.say(f"no sample of text: {type(error).__name__}: {error}")
+            return None
 
     def _ask_to_end(self, number: int, frame: Any) -> None:
         """Handle SIGTERM, SIGUSR1 and Ctrl-C: the run saves a checkpoint and ends. A second Ctrl-C

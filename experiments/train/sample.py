@@ -12,6 +12,8 @@ import torch
 from experiments.train.evaluate import evaluating
 
 WARM_UP = 8     # tokens generated before anything is timed
+# How the sample at a run's end is drawn. It is the same for every arm, so that samples compare.
+FINAL = {"temperature": 0.8, "top_k": 50}
 
 
 def continue_text(model: torch.nn.Module, tokenizer, prompt: str, tokens: int, *,
@@ -24,6 +26,15 @@ def continue_text(model: torch.nn.Module, tokenizer, prompt: str, tokens: int, *
     with evaluating(model):
         out = model.generate(idx, tokens, **_options(temperature, top_k, top_p))
     return [_decoded(tokenizer, row) for row in out]
+
+
+def final_sample(model: torch.nn.Module, tokenizer, limits: Any, seed: int) -> dict[str, Any]:
+    """Return the sample at a run's end, for its record: run.sample_prompt continued by the trained
+    model, and how it was drawn."""
+    drawn = {"prompt": limits.sample_prompt, "tokens": limits.sample_tokens, **FINAL}
+    (text,) = continue_text(model, tokenizer, limits.sample_prompt, limits.sample_tokens,
+                            seed=seed, **FINAL)
+    return {**drawn, "seed": seed, "text": text}
 
 
 def continue_by_drafts(model: torch.nn.Module, tokenizer, prompt: str, tokens: int, draft: Any, *,

@@ -18,6 +18,7 @@ from experiments.verdicts.verdict import Values, signed
 
 FEWEST = 4          # with three values, the farthest can hardly be too far
 ALPHA = 0.01        # the error of a study as a whole
+FEW_ALPHA = 0.05    # the same for two or three seeds, which could show almost nothing at 1 %
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,47 @@ def _farthest(arm: str, seeds: np.ndarray, numbers: np.ndarray) -> Outlier | Non
     t = math.sqrt(n * (n - 2) * g * g / room) if room > 1e-9 else math.inf
     return Outlier(arm, int(seeds[farthest]), float(numbers[farthest]), float(others.mean()),
                    float(others.std(ddof=1)), n, min(1.0, 2 * n * float(sp.t.sf(t, n - 2))))
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """An arm of two or three seeds that ended much farther apart than the other arms' seeds. So few
+    seeds cannot show which of them is unusual."""
+    arm: str
+    values: dict[int, float]
+    usual: float                 # the sd over seeds of the other arms, pooled
+
+    @property
+    def apart(self) -> float:
+        """The distance between the best and the worst seed."""
+        return max(self.values.values()) - min(self.values.values())
+
+    def line(self) -> str:
+        """Return the finding as one readable line."""
+        ends = ", ".join(f"s{seed} {value:.4f}" for seed, value in self.values.items())
+        return (f"{self.arm}: its {len(self.values)} seeds ended {self.apart:.4f} apart ({ends}), "
+                f"where the seeds of the other arms have sd {self.usual:.4f}; so few seeds cannot "
+                f"show which of them is unusual")
+
+
+def scattered(values: Mapping[str, Values], margin: float) -> list[Scattered]:
+    """Return the arms of two or three seeds whose values differ far more than those of the other
+    arms (an F-test at 5 % over all arms), and by more than the margin. `outliers` judges arms of
+    more seeds."""
+    finite = {arm: {seed: mine[seed] for seed in sorted(set(mine) - {None})
+                    if math.isfinite(mine[seed])} for arm, mine in values.items()}
+    finite = {arm: mine for arm, mine in finite.items() if len(mine) > 1}
+    squares = {arm: len(mine) * float(np.var(list(mine.values()))) for arm, mine in finite.items()}
+    freedom = {arm: len(mine) - 1 for arm, mine in finite.items()}
+    found = []
+    for arm, mine in finite.items():
+        others = sum(freedom.values()) - freedom[arm]
+        pooled = (sum(squares[each] for each in squares if each != arm) / others) if others else 0.0
+        if len(mine) >= FEWEST or not pooled > 0:
+            continue
+        ratio = squares[arm] / freedom[arm] / pooled
+        each = Scattered(arm, mine, math.sqrt(pooled))
+        if (sp.f.sf(ratio, freedom[arm], others) < FEW_ALPHA / len(finite)
+                and each.apart > margin):
+            found.append(each)
+    return found

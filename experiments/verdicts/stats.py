@@ -138,6 +138,12 @@ def _interval(v: Verdict, alpha: float) -> tuple[float, float]:
     return v.difference - half, v.difference + half
 
 
+def tost_interval(v: Verdict) -> tuple[float, float] | None:
+    """Return the interval at 1 − 2 alpha, which lies inside the margin exactly where two one-sided
+    tests find the arm equivalent. None where it cannot be computed."""
+    return None if v.sd is None or v.difference is None or v.n < 2 else _interval(v, 2 * v.alpha)
+
+
 def _no_variance(verdict: Verdict, n: int, mean: float, rounding: float) -> Verdict:
     """Return the limit of every quantity as sd → 0: both arms have the same numbers, or differ by
     one constant. Differences that are all the same and not 0 decide nothing, however many there

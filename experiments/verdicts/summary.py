@@ -12,7 +12,12 @@ from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
+from experiments.verdicts.caveats import caveats
+from experiments.verdicts.expected import held
+from experiments.verdicts.outliers import scattered
 from experiments.verdicts.results import Results
+from experiments.verdicts.stats import tost_interval
+from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import Verdict, p_text, signed
 from mingpt.utils import BadInput
 
@@ -85,37 +90,85 @@ def to_markdown(results: Results) -> str:
 
 
 def table(results: Results) -> str:
-    """Return the verdicts as a Markdown table."""
-    percent = f"{100 * (1 - results.alpha):.3g} % CI, Holm-adjusted"
-    lines = [f"| arm | verdict | {results.metric} − baseline's, {results.unit} [{percent}] | Holm "
-             f"p | × noise | "
-             "parameters | FLOPs | step time |", "|---|---|---|--:|--:|--:|--:|--:|"]
+    """Return the verdicts as a Markdown table. What weakens a word stands beside it."""
+    known = caveats(results)
+    times = timing(results)
+    lines = [f"| arm | verdict | {results.metric} − baseline's, {results.unit} [{level(results)}] "
+             f"| Holm p | × noise | parameters | FLOPs | step time{times.column} |",
+             "|---|---|---|--:|--:|--:|--:|--:|"]
     for arm in results.arms:
         if arm == results.baseline or arm in results.verdicts:
-            lines.append("| " + " | ".join(_cells(results, arm)) + " |")
+            cells = _cells(results, arm, known.of(arm), times.mark(arm))
+            lines.append("| " + " | ".join(map(_markdown, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cells(results: Results, arm: str) -> list[str]:
-    name, v = arm.replace("|", r"\|"), results.verdicts.get(arm)
-    ratios = [results.costs.ratio(arm, key) for key in ("parameters", "flops_per_token",
-                                                        "step_seconds")]
-    cost = ["" if ratio is None else f"{ratio:.2f}×" for ratio in ratios]
+def _markdown(cell: str) -> str:
+    return " ".join(cell.replace("|", r"\|").split())
+
+
+def _cells(results: Results, arm: str, weak: tuple[str, ...], busy: str) -> list[str]:
+    v = results.verdicts.get(arm)
+    cost = ratios(results, arm)
+    cost = [*cost[:2], cost[2] + busy if cost[2] else ""]
     if v is None:
-        row = rows(results)[results.arms.index(arm)]
-        spread = f" (sd {row['sd']:.4f} over {row['n']} seeds)" if row["sd"] is not None else ""
-        return [name, "", f"{row['mean']:.4f}{spread}" if row["mean"] is not None else "no value",
-                "", "", *cost]
+        return [arm, "", _baseline(results, arm), "", "", *cost]
     word = f"**{v.word}**" if v.word != "undecided" else v.word
     effect = ("" if v.difference is None
               else signed(v.difference, v.unit if v.unit != results.unit else ""))
-    effect += f" [{signed(v.ci_holm[0])}, {signed(v.ci_holm[1])}]" if v.ci_holm else ""
-    effect += f"; {v.reason}" if v.reason else ""
+    effect += f" {bracketed(v.ci_holm)}" if v.ci_holm else ""
+    effect = "; ".join(filter(None, [effect, equivalence(v), v.reason]))
     floor = results.noise_floor.of_mean(v.n) if results.noise_floor else None
     noise = (f"{abs(v.difference) / floor:.1f}" if floor and v.difference is not None
              and v.unit == results.unit else "")
-    p = "" if v.p_holm is None else p_text("p", v.p_holm).removeprefix("p = ").removeprefix("p ")
-    return [name, word, effect.removeprefix("; "), p, noise, *cost]
+    return [arm, word + (f" ({'; '.join(weak)})" if weak else ""), effect, holm_p(v), noise, *cost]
+
+
+def level(results: Results) -> str:
+    """Return the name of the one interval that every arm has."""
+    return f"{100 * (1 - results.alpha):.3g} % CI, Holm-adjusted"
+
+
+def bracketed(ends: tuple[float, float]) -> str:
+    """Return an interval as text: "[−0.0300, +0.0080]"."""
+    return f"[{signed(ends[0])}, {signed(ends[1])}]"
+
+
+def equivalence(v: Verdict) -> str:
+    """Return the interval on which the word *equivalent* rests; empty for any other word."""
+    ends = tost_interval(v) if v.word == "equivalent" else None
+    return (f"{100 * (1 - 2 * v.alpha):.3g} % CI {bracketed(ends)} inside ±{v.margin:.3g}" if ends
+            else "")
+
+
+def holm_p(v: Verdict) -> str:
+    """Return the Holm-adjusted p: "0.0043" or "< 0.0001"; empty where there is none."""
+    return ("" if v.p_holm is None
+            else p_text("p", v.p_holm).removeprefix("p = ").removeprefix("p "))
+
+
+def ratios(results: Results, arm: str) -> list[str]:
+    """Return an arm's parameters, FLOPs and step time as multiples of the baseline's."""
+    found = [results.costs.ratio(arm, key) for key in ("parameters", "flops_per_token",
+                                                       "step_seconds")]
+    return ["" if ratio is None else f"{ratio:.2f}×" for ratio in found]
+
+
+def _baseline(results: Results, arm: str) -> str:
+    row = _row(results, arm)
+    spread = f" (sd {row['sd']:.4f} over {row['n']} seeds)" if row["sd"] is not None else ""
+    return f"{row['mean']:.4f}{spread}" if row["mean"] is not None else "no value"
+
+
+def verdict_lines(results: Results, width: int = 0) -> list[str]:
+    """Return one line per verdict, as the terminal shows it, with what weakens its word."""
+    known = caveats(results)
+    lines = []
+    for arm, verdict in results.verdicts.items():
+        weak = known.of(arm)
+        lines.append("; ".join(filter(None, [verdict.line(width), equivalence(verdict)]))
+                     + (f"; caution: {'; '.join(weak)}" if weak else ""))
+    return lines
 
 
 def bullets(results: Results) -> str:
@@ -126,8 +179,13 @@ def bullets(results: Results) -> str:
 def notes(results: Results) -> list[str]:
     """Return the notes on the table, one line each: the margin, the noise floor, outliers, what
     does not add up, what was left out and what changed in the study's file."""
-    lines = [f"margin ±{results.margin:g} {results.unit}, family-wise error {results.alpha:.3g}"]
-    lines.append(f"intervals: {100 * (1 - results.alpha):.3g} % CI, Holm-adjusted over the arms")
+    lines = [f"caution, all verdicts: {text}" for text in caveats(results).all]
+    if results.declared and results.declared.expect:
+        lines.append(" ".join(filter(None, ["hypothesis:", results.declared.hypothesis,
+                                            held(results)])))
+    lines.append(f"margin ±{results.margin:g} {results.unit}, family-wise error "
+                 f"{results.alpha:.3g}")
+    lines.append(f"intervals: {level(results)} over the arms")
     if (common := results.common_iteration) is not None:
         lines.append(f"runs without records end at different iterations: all are compared at "
                      f"iteration {common:,}, "
@@ -135,12 +193,14 @@ def notes(results: Results) -> list[str]:
                      "runs without records share no iteration, so none is compared")
     lines += [results.noise_floor.line()] if results.noise_floor else []
     lines += [f"far from the other seeds: {each.line()}" for each in results.outliers]
+    lines += [f"far apart: {each.line()}" for each in scattered(results.judged, results.margin)]
     for each in results.factorials:
         lines += [f"effect of {line}" for line in each.lines()] + [f"adding up: {each.line()}"]
     lines += ([f"adding up: {each.line()}" for each in results.sums]
               if not results.factorials else [])
     lines += _rates(results)
     lines += [f"not in the verdicts: {what}" for what in results.left_out]
+    lines += timing(results).summary()
     return lines + [f"changed declaration: {change.line()}" for change in results.changed]
 
 

@@ -9,11 +9,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from experiments.records.record import at
+from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
+from experiments.verdicts.verdict import listed
 
 # Where the fastest seed of an arm is faster than the slowest by more than this factor, something
 # else was using the machine.
@@ -22,10 +22,41 @@ SPREAD = 1.25
 
 @dataclass(frozen=True)
 class Timing:
-    """Why the times of some arms cannot be trusted. `arms` maps such an arm to the reason."""
+    """Why the times of some arms cannot be trusted. `arms` maps such an arm to the reason. Times of
+    all arms are in doubt where the baseline's are, because they are compared with it."""
     together: frozenset[Path]    # the runs that trained beside another run of the study
     spreads: dict[str, tuple[float, float]]   # arm → slowest and fastest seed, in tokens/s
     arms: dict[str, str]
+    all: bool
+
+    def busy(self, arm: str) -> bool:
+        """Return whether an arm's times, or their ratio to the baseline's, are in doubt."""
+        return self.all or arm in self.arms
+
+    @property
+    def column(self) -> str:
+        """What the title of a column of times adds: nothing unless all arms are in doubt."""
+        return ", busy machine" if self.all else ""
+
+    def mark(self, arm: str) -> str:
+        """What a time of one arm adds, where the title of its column says nothing."""
+        return " (busy machine)" if arm in self.arms and not self.all else ""
+
+    def lines(self) -> list[str]:
+        """Return what was seen, one line each; nothing where no time is in doubt."""
+        count = len(self.together)
+        return ([f"{count} runs trained while another run of this study used the same machine"]
+                if count else []) + [
+            f"{arm}: {slow:,.0f} to {fast:,.0f} tokens/s over its seeds"
+            for arm, (slow, fast) in self.spreads.items()]
+
+    def summary(self) -> list[str]:
+        """Return the same as one line; nothing where no time is in doubt."""
+        parts = [f"{len(self.together)} runs trained beside another run of the study"] \
+            if self.together else []
+        parts += [f"seeds of {listed(list(self.spreads))} differ in speed by more than "
+                  f"{100 * (SPREAD - 1):.0f} %"] if self.spreads else []
+        return [f"times were measured on a busy machine: {'; '.join(parts)}"] if parts else []
 
 
 def timing(results: Results) -> Timing:
@@ -36,7 +67,8 @@ def timing(results: Results) -> Timing:
     beside = {run.arm for run in runs if run.path in together}
     reasons = {arm: "trained beside other runs" if arm in beside else "seeds differ in speed"
                for arm in results.arms if arm in beside or arm in spreads}
-    return Timing(together, spreads, reasons)
+    return Timing(together, spreads, reasons,
+                  results.baseline in reasons or 0 < len(reasons) == len(results.arms))
 
 
 def _spread(runs: list[RecordedRun]) -> tuple[float, float] | None:
@@ -46,6 +78,11 @@ def _spread(runs: list[RecordedRun]) -> tuple[float, float] | None:
              and isinstance(rate := at(run.record, "result", "tokens_per_second"), int | float)
              and rate > 0]
     return (min(rates), max(rates)) if rates and max(rates) > SPREAD * min(rates) else None
+
+
+def overlapping(runs: list[RecordedRun]) -> int:
+    """Return how many of the runs trained while another of them trained on the same machine."""
+    return len(_together(runs))
 
 
 def _together(runs: list[RecordedRun]) -> set[int]:
@@ -63,12 +100,3 @@ def _together(runs: list[RecordedRun]) -> set[int]:
             found |= {number, *(other for _, other in open_)} if open_ else set()
             open_.append((end, number))
     return found
-
-
-def moment(text: Any) -> datetime | None:
-    """Return the moment that an ISO time names; None where the text is not one. The time zone is
-    ignored."""
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except (TypeError, ValueError):
-        return None

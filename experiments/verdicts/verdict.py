@@ -6,7 +6,7 @@ verdicts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 NOT_COMPARABLE = "not comparable"
@@ -91,6 +91,12 @@ def p_text(name: str, p: float) -> str:
     equals = " = " if name == "p" else " "
     digits = f"{p:.2g}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
     return f"{name} < 0.0001" if p < 1e-4 else f"{name}{equals}{digits}"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names as one text, such as "a, b and c". A longer list is cut: "a, b and 5 more"."""
+    shown = [*names[:most], f"{len(names) - most} more"] if len(names) > most else list(names)
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
 
 
 def _plain(value):

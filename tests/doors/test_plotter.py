@@ -45,7 +45,7 @@ def test_every_figure_of_every_arm_is_written_beside_the_losses(seven):
     written = {path.name for path in (root / "visualizations" / "seven").iterdir()}
     undeclared = {"factorial_effects", "learning_rates"}
     assert written == {f"{name}.png" for name in {*EFFECTS, *FIGURES} - undeclared} | {
-        "verdicts.json", "summary.csv", "summary.md"}
+        "verdicts.json", "summary.csv", "summary.md", "summary.tex"}
     for name in undeclared:
         assert f"skipped {name}: the study declares no" in run.stdout
     for path in (root / "visualizations" / "seven").glob("*.png"):

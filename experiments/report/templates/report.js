@@ -1,9 +1,38 @@
-// Reads values off the curves by pointer, touch or arrow keys. Everything else on the page works without this script.
+// Copies the table of verdicts, and reads values off the curves by pointer, touch or arrow keys. Everything else on the
+// page works without this script.
 (() => {
   "use strict";
+  document.documentElement.classList.add("js");
+  let opened = [];                                // the folds that printing opened
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const each of opened) each.open = true;
+  });
+  addEventListener("afterprint", () => { for (const each of opened) each.open = false; });
+  const texts = JSON.parse(document.getElementById("exports").textContent);
+  const said = document.getElementById("copied");
+
+  function copyBySelection(text) {                // for browsers and pages without the clipboard's own interface
+    const area = document.createElement("textarea");
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.addEventListener("click", async () => {
+      const text = texts[button.dataset.copy];
+      let done = true;
+      try { await navigator.clipboard.writeText(text); } catch { done = copyBySelection(text); }
+      said.textContent = done ? "Copied." : "The browser does not allow copying.";
+    });
+  }
+
   const curves = document.querySelector(".curves");
   if (!curves) return;
-  document.documentElement.classList.add("js");
   const charts = JSON.parse(document.getElementById("readings").textContent).charts;
   const boxes = [...curves.querySelectorAll(".keys input")];
   const spoken = document.getElementById("spoken");
@@ -112,5 +141,4 @@
     keys.after(button);
   }
   rest(shown());
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => { each.open = true; }));
 })();

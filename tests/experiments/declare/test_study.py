@@ -234,10 +234,20 @@ def test_what_was_declared_can_be_told_from_a_record(study):
                         "seeds": [0, 1, 2, 3, 4],
                         "metric": "val_loss", "margin": 0.01, "alpha": 0.05, "stop": [],
                         "match": "params",
-                        "selection_seeds": None, "arm": {"model.position": "rope"}}
+                        "selection_seeds": None, "expect": {},
+                        "arm": {"model.position": "rope"}}
 
 
 BAD = {
+    "an expected verdict of an arm that is not there": (
+        'expect = {rop = "better"}\n[arms.rope]', "expect: no arm 'rop' to judge: did you mean "
+                                                  "'rope'"),
+    "an expected verdict of the baseline": ('expect = {baseline = "worse"}\n[arms.rope]',
+                                            "expect: no arm 'baseline' to judge"),
+    "an expected word that no verdict has": ('expect = {rope = "beter"}\n[arms.rope]',
+                                             "did you mean 'better'"),
+    "expected verdicts that are no table": ('expect = "better"\n[arms.rope]',
+                                            "expect is a table such as"),
     "a match of nothing known": ('match = "param"\n[arms.rope]', "did you mean 'params'"),
     "an arm's match of nothing known": ('[arms.rope]\nmatch = "size"',
                                         "[arms.rope]: match: no 'size'"),

@@ -3,19 +3,26 @@ with hostile names."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import plotter
 from experiments.figures import style
 from experiments.figures.panel import Panel
 from experiments.records.runs import find_runs
 from experiments.report import charts, colors, notices
-from experiments.report.page import lead, render
+from experiments.report.answer import lead
+from experiments.report.page import render
+from experiments.verdicts.latex import to_latex
 from experiments.verdicts.results import collect
+from experiments.verdicts.stats import tost_interval
+from experiments.verdicts.summary import table
+from experiments.verdicts.verdict import signed
 from tests.helpers.browser import chromium  # noqa: F401 (a fixture)
 from tests.helpers.synthetic import EFFECTS, write_run, write_study, write_two_columns
 
@@ -39,6 +46,17 @@ def seven(tmp_path_factory) -> Path:
     """The report.html of a whole study."""
     root = tmp_path_factory.mktemp("report")
     write_study(root / "losses", seeds=(0, 1, 2, 3))
+    path = root / "report.html"
+    path.write_text(page_of(root / "losses"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory) -> Path:
+    """The report.html of a study of 40 arms."""
+    root = tmp_path_factory.mktemp("forty")
+    effects = {"baseline": 0.0} | {f"a_rather_long_name_{i}": 0.001 * (i - 19) for i in range(39)}
+    write_study(root / "losses", effects, study="many", seeds=(0, 1), steps=50)
     path = root / "report.html"
     path.write_text(page_of(root / "losses"), encoding="utf-8")
     return path
@@ -89,13 +107,78 @@ def test_a_study_of_fifty_arms_stays_below_three_megabytes(tmp_path):
 
 def test_two_column_files_give_a_page_that_says_undecided_and_why(tmp_path):
     text = page_of(write_two_columns(tmp_path / "losses", EFFECTS))
-    assert text.count("one unpaired run per arm") == 6
+    shown, _, _ = text.partition('id="exports"')
+    assert shown.count("one unpaired run per arm") == 6
     assert "Files that name no seed cannot be paired" in text and "Curves without a record" in text
 
 
 def test_the_same_runs_give_the_same_page(tmp_path):
     write_study(tmp_path, {"baseline": 0, "rope": -0.1}, seeds=(0, 1), steps=50)
     assert page_of(tmp_path) == page_of(tmp_path)
+
+
+CONFIG = {"model": {"n_layer": 4, "n_embd": 64, "n_head": 2, "block_size": 128},
+          "trainer": {"batch_size": 16, "accumulation_steps": 2, "max_iters": 7000,
+                      "learning_rate": 0.002, "lr_schedule": "cosine", "warmup_steps": 0.1,
+                      "optimizer": "adamw"}}
+
+
+def test_the_base_configuration_and_all_that_an_arm_changes_stand_before_the_verdicts(tmp_path):
+    changes = {"model.norm": ["layernorm", "rmsnorm"], "trainer.warmup_steps": [0, 100],
+               "model.mlp_hidden": [None, 272]}
+    write_run(tmp_path, "baseline", 0, steps=50, config=CONFIG, changes={})
+    write_run(tmp_path, "rope", 0, steps=50, config=CONFIG, changes=changes)
+    text = page_of(tmp_path)
+    top, _, rest = text.partition('<section id="answer">')
+    told = dict(re.findall(r"<dt>(.*?)</dt> <dd>(.*?)</dd>", top))
+    assert told == {
+        "Layers": "4", "Width": "64", "Heads": "2", "Context": "128", "Tokenizer": "byte",
+        "Parameters": "232,960", "Batch": "2 × 16 rows of 128 tokens", "Iterations": "7,000",
+        "Tokens": "204,800", "Optimizer": "adamw", "Learning rate": "0.002",
+        "Schedule": "cosine, warm-up over 10 % of the run", "Data": "9,303,685 tokens",
+        "Preset": "laptop"}
+    named = CONFIG | {"model": {"model_type": "gpt-nano", "n_layer": None, "block_size": 128}}
+    write_run(tmp_path / "named", "baseline", 0, steps=50, config=named, changes={})
+    sized = dict(re.findall(r"<dt>(.*?)</dt> <dd>(.*?)</dd>", page_of(tmp_path / "named")))
+    assert {key: sized[key] for key in ("Layers", "Width", "Heads", "Model")} == {
+        "Layers": "3", "Width": "48", "Heads": "3", "Model": "gpt-nano"}
+    row, _, _ = rest.partition("</table>")
+    for line in ("norm: layernorm → rmsnorm", "warmup_steps: 0 → 100",
+                 "mlp_hidden: not set → 272"):
+        assert f"<span>{line}</span>" in row
+
+
+def test_each_arm_has_a_folded_sample_of_one_prompt_and_seed(tmp_path):
+    drawn = {"prompt": "def ", "tokens": 9, "temperature": 0.8, "top_k": 50}
+    for arm, prompt in (("baseline", "def "), ("rope", "def "), ("swiglu", "class ")):
+        for seed in (0, 1):
+            write_run(tmp_path, arm, seed, steps=50, sample=drawn | {
+                "prompt": prompt, "seed": seed, "text": f"{prompt}{arm}{seed}\u202e<i>"})
+    write_run(tmp_path, "cosine", 0, steps=50)
+    text = page_of(tmp_path)
+    section = text.partition('<section id="samples">')[2].partition("</section>")[0]
+    how, _, folded = section.partition("<details><summary>4 samples</summary>")
+    assert "weights of seed 0" in how and "prompt &#39;def &#39;" in how
+    assert "def rope0\ufffd&lt;i&gt;" in folded and "rope1" not in folded
+    assert "Drawn otherwise: prompt &#39;class &#39;" in folded
+    assert "Its record holds no sample." in folded
+    write_study(tmp_path / "old", {"baseline": 0, "rope": 0}, study=None, steps=50, seeds=(0,))
+    assert "No record holds a sample of text" in page_of(tmp_path / "old")
+
+
+def test_the_interval_of_equivalence_is_in_the_table_and_the_caption_names_only_what_is_drawn(
+        tmp_path):
+    write_study(tmp_path / "a", {"baseline": 0, "rope": -0.3}, study=None, seeds=range(5), steps=50)
+    write_study(tmp_path / "b", {"baseline": 0, "rope": 0.0}, study=None, seeds=range(5), steps=50,
+                noise=0.001)
+    plain, equivalent = page_of(tmp_path / "a"), page_of(tmp_path / "b")
+    assert "thick" not in plain and "judged together" not in plain
+    assert 'class="inner"' not in plain
+    verdict = results_of(tmp_path / "b").verdicts["rope"]
+    low, high = tost_interval(verdict)
+    assert verdict.word == "equivalent" and -0.01 < low < high < 0.01
+    assert f"90 % CI [{signed(low)}, {signed(high)}] inside ±0.01" in equivalent
+    assert "The thick part of a bar" in equivalent and 'class="inner"' in equivalent
 
 
 # --- warnings ---
@@ -169,6 +252,30 @@ def test_missing_runs_single_runs_and_an_absent_baseline_are_named(tmp_path):
     assert "no run of the baseline is here" in page_of(tmp_path)
 
 
+def test_an_arm_that_cannot_be_compared_is_a_warning_and_no_page_calls_it_clean(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", steps=50)
+    for path in (tmp_path / "mine").glob("rope.*.json"):
+        record = json.loads(path.read_text())
+        record["config"]["trainer"]["batch_size"] = 32
+        path.write_text(json.dumps(record))
+    assert told(tmp_path)["Arms that cannot be compared with the baseline"].startswith(
+        "rope: trainer.batch_size 16 (baseline) and 32")
+    assert "Read with care:</strong> Arms that cannot be compared" in page_of(tmp_path)
+
+
+def test_two_seeds_that_ended_far_apart_are_told(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1, "swiglu": 0}, study="mine", seeds=(0, 1),
+                steps=50)
+    path = tmp_path / "mine" / "rope.s1.json"
+    record = json.loads(path.read_text())
+    record["result"]["val_loss"] += 2.0
+    path.write_text(json.dumps(record))
+    assert told(tmp_path)["The few seeds of an arm ended far apart"].startswith(
+        "rope: its 2 seeds ended ")
+    row = page_of(tmp_path).partition('rowheader">rope</th>')[2].partition("</tr>")[0]
+    assert "undecided" in row and "its 2 seeds ended" in row
+
+
 # --- in a browser ---
 
 def test_nothing_is_requested_and_nothing_goes_wrong(opened):
@@ -200,6 +307,67 @@ def test_the_scale_below_the_intervals_is_theirs(opened, width):
         return [Math.round(box.left), Math.round(box.width)];
     })""")
     assert spans[0] == spans[1]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_reader_in_a_hurry_meets_answer_picture_table_and_warnings_in_this_order(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    tops = [page.locator(each).bounding_box()["y"] for each in (
+        "h1", ".lead", ".base", ".picture", "table.verdicts", "#warnings", "#setup", "#curves",
+        "#samples")]
+    assert tops == sorted(tops)
+
+
+def test_the_buttons_copy_the_table_as_markdown_and_as_latex(opened, seven):
+    results = results_of(seven.parent / "losses")
+    for refused in (False, True):
+        page = opened()
+        if refused:     # a browser that keeps pages from its clipboard still copies a selection
+            page.evaluate("() => { navigator.clipboard.writeText = () => "
+                          "Promise.reject(new Error()); }")
+        page.evaluate("document.body.append(Object.assign(document.createElement('textarea'), "
+                      "{id: 'paste'}))")
+        for name, text in (("Markdown", table(results)), ("LaTeX", to_latex(results))):
+            page.get_by_role("button", name=name).click()
+            page.get_by_text("Copied.", exact=True).wait_for()
+            page.locator("#paste").fill("")
+            page.locator("#paste").press("Control+V")
+            assert page.locator("#paste").input_value() == text
+            page.evaluate("document.getElementById('copied').textContent = ''")
+    assert not opened(java_script_enabled=False).get_by_role("button").first.is_visible()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_of_forty_arms_the_best_and_worst_show_first_and_all_on_demand(opened, forty, scripts):
+    page = opened(forty, java_script_enabled=scripts, viewport={"width": 390, "height": 800})
+    rows, keys = page.locator(".verdicts tbody tr:visible"), page.locator(".key:visible")
+    assert rows.count() == 12 and page.locator(".prow:visible .forest").count() == 12
+    assert keys.count() == 13 and page.locator(".view:visible .series:visible").count() == 13
+    found = [float(text.replace("−", "-")) for text in page.locator(
+        ".prow:visible .by").all_inner_texts()]
+    assert found == sorted(found) and found[7] < 0 < found[8]
+    page.get_by_label("Show all 39 arms").check()
+    assert rows.count() == 39 and keys.count() == 40
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.emulate_media(media="print")
+    page.get_by_label("Show all 39 arms").evaluate("each => each.checked = false")
+    assert rows.count() == 39
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_scrolls_shows_it_by_a_shadow_at_its_edge(opened, scheme):
+    page = opened(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    box = page.locator("#cost .wide")
+    assert box.evaluate("each => each.scrollWidth > each.clientWidth + 50")
+
+    def edges():
+        picture = Image.open(io.BytesIO(box.screenshot())).convert("L")
+        across = picture.width - 1
+        return [picture.getpixel((x, picture.height // 2 + 3)) for x in (0, across // 2, across)]
+    # the sticky names cover the shadow on the left, so only the right edge is looked at
+    start = edges()[2]
+    box.evaluate("each => { each.scrollLeft = 1e4 }")
+    assert abs(start - edges()[2]) > 15
 
 
 def contrasts(page, selector: str) -> list[float]:
@@ -330,7 +498,7 @@ def hostile(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("hostile")
     study = root / "evil.toml"
     study.write_text(f"question = {json.dumps(HOSTILE)}\nhypothesis = {json.dumps(HOSTILE)}\nseeds "
-                     f"= [0, 1, 2]\n"
+                     f"= [0, 1, 2]\nexpect = {{rope = \"better\"}}\n"
                      f"[arms.baseline]\n[arms.rope]\n")
     more = {"message": HOSTILE, "command": HOSTILE,
             "changes": {HOSTILE: [HOSTILE, {HOSTILE: HOSTILE}]},
@@ -339,7 +507,9 @@ def hostile(tmp_path_factory) -> Path:
             "data": {"hash": HOSTILE, HOSTILE: [HOSTILE]},
             "audit": {"passed": False, "checks": {HOSTILE: HOSTILE}},
             "process": {"host": HOSTILE}, "study_hash": HOSTILE, "start": HOSTILE, "end": HOSTILE,
-            "model": {"parameters": HOSTILE, "flops_per_token": HOSTILE}}
+            "model": {"parameters": HOSTILE, "flops_per_token": HOSTILE},
+            "sample": {"prompt": HOSTILE, "text": HOSTILE, "seed": 0, "tokens": HOSTILE},
+            "preset": HOSTILE}
     for seed in range(3):
         write_run(root / "losses", "baseline", seed, 0, study="evil", steps=50)
         write_run(root / "losses", FILE_NAME, seed, -0.1, study="evil", steps=50, slot=1, **more)
@@ -388,5 +558,6 @@ def test_the_answer_says_which_words_stand_at_every_arms_own_best_rate(tmp_path)
             "swiglu_lr0.004": 0.0}
     write_study(tmp_path / "losses", arms, study="mine", seeds=range(5), steps=50)
     text = lead(results_of(tmp_path / "losses", file))
-    assert text.startswith("Better: rope, swiglu. At every arm's own best learning rate, better: "
-                           "rope; ")
+    assert text.startswith("Compared with baseline, rope and swiglu are better; at every arm's own "
+                           "best learning rate, rope is better; ")
+    assert text.count(".") == 1    # one sentence

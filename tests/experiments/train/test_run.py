@@ -103,6 +103,32 @@ def test_a_run_records_what_it_did(whole):
     assert {r["iteration"] for r in table if r["val_loss"]} == {"0", "10", "20", "30", "40", "45"}
 
 
+def test_a_finished_run_keeps_a_sample_drawn_from_its_seed_and_says_how(corpus, whole, tmp_path):
+    """The same prompt and seed for every arm, so that samples can be compared."""
+    kept = record(whole, "rope.s0")["sample"]
+    assert {key: kept[key] for key in ("prompt", "tokens", "temperature", "top_k", "seed")} == {
+        "prompt": "\n", "tokens": 40, "temperature": 0.8, "top_k": 50, "seed": 0}
+    assert kept["text"].startswith("\n") and len(kept["text"]) > 20
+    lab(corpus, tmp_path, "--max-iters", "3", "--run.sample_prompt=red ", "--run.sample_tokens=2",
+        "--seed", "4")
+    other = record(tmp_path, "baseline.s4")["sample"]
+    assert other["seed"] == 4 and other["text"].startswith("red ")
+
+
+def test_a_sample_that_cannot_be_drawn_costs_no_result(monkeypatch):
+    import experiments.train.run as module
+    said = []
+    run = SimpleNamespace(trainer=SimpleNamespace(model=None), limits=None, seed=0,
+                          corpus=SimpleNamespace(tokenizer=None),
+                          observer=SimpleNamespace(say=said.append))
+
+    def failing(*args):
+        raise RuntimeError("out of memory")
+    monkeypatch.setattr(module, "final_sample", failing)
+    assert module.Run._sample(run) is None
+    assert said == ["no sample of text: RuntimeError: out of memory"]
+
+
 def test_the_result_is_the_last_row(whole):
     assert float(rows(whole, "rope.s0")[-1]["val_loss"]) == pytest.approx(
         result(whole, "rope.s0")["val_loss"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.verdicts.outliers import outliers
+from experiments.verdicts.outliers import outliers, scattered
 
 
 def study(seeds=5, arms=4, seed=0):
@@ -69,3 +69,28 @@ def test_where_there_is_nothing_to_judge_nothing_is_said(values):
                     1e-9) == []
 
 
+
+
+# --- two or three seeds ---
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_of_few_seeds_an_arm_far_apart_is_named_with_its_values_and_no_seed_is_blamed(seeds):
+    values = study(seeds=seeds)
+    values["arm2"][1] += 0.8
+    [found] = scattered(values, 0.001)
+    assert (found.arm, found.apart) == ("arm2", pytest.approx(0.8, abs=0.1))
+    assert found.line().startswith(f"arm2: its {seeds} seeds ended 0.") and "s1 2." in found.line()
+    assert "cannot show which" in found.line()
+    assert scattered(values, margin=1.0) == [] == scattered(study(seeds=seeds), 0.001)
+    assert scattered({"arm2": values["arm2"]}, 0.001) == []       # nothing to compare it with
+    values["arm1"][0] = math.nan                                  # a diverged run is told elsewhere
+    assert [each.arm for each in scattered(values, 0.001)] == ["arm2"]
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_among_normal_studies_of_few_seeds_one_in_twenty_names_an_arm(seeds):
+    def drawn(seed):
+        draw = np.random.default_rng(seed)
+        return {f"arm{a}": dict(enumerate(draw.normal(2.0, 0.01, seeds))) for a in range(4)}
+    named = sum(bool(scattered(drawn(s), 1e-9)) for s in range(2000)) / 2000
+    assert 0 < named <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)

@@ -9,10 +9,10 @@ import pytest
 
 import plotter
 from experiments.records.runs import find_runs
-from experiments.report.notices import overlapping
 from experiments.report.publish import MARKER, filled, folderless, keep, public
 from experiments.verdicts.results import collect
 from experiments.verdicts.summary import between_markers, rows, table, to_csv, to_markdown
+from experiments.verdicts.timing import overlapping
 from mingpt.utils import BadInput
 from tests.helpers.synthetic import EFFECTS, write_run, write_study, write_two_columns
 

@@ -1,0 +1,77 @@
+"""
+The verdicts as a LaTeX table: summary.tex, to be put into a paper with \\input. It needs the
+package booktabs.
+"""
+
+from __future__ import annotations
+
+from experiments.verdicts.caveats import caveats
+from experiments.verdicts.results import Results
+from experiments.verdicts.summary import bracketed, equivalence, holm_p, level, ratios, rows
+from experiments.verdicts.timing import timing
+from experiments.verdicts.verdict import signed
+
+SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+           "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''",
+           "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "→": r"$\rightarrow$", "α": r"$\alpha$",
+           "·": r"$\cdot$", "√": r"$\surd$", "≥": r"$\geq$", "≤": r"$\leq$",
+           # at the start of a row, a bracket or a star would be an argument of \\
+           "[": "{[}", "]": "{]}", "*": "{*}"}
+SPECIAL |= {character: "\\" + character for character in "&%$#_{}"}
+
+
+def escaped(text: str) -> str:
+    """Return a text as LaTeX shows it, on one line. Letters of other scripts stay as they are."""
+    kept = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return "".join(SPECIAL.get(character, character) for character in kept)
+
+
+def to_latex(results: Results) -> str:
+    """Return summary.tex: one row per arm. Notes below the table, marked by letters, hold the
+    reasons and what weakens a word."""
+    times, known = timing(results), caveats(results)
+    notes: list[str] = []
+    head = ["arm", "verdict", f"{results.metric} − baseline's", level(results), "Holm p", "n",
+            "parameters", "FLOPs", f"step time{times.column}"]
+    lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small",
+             rf"\caption{{{escaped(_caption(results))}}}", r"\begin{tabular}{llrlrrrrr}",
+             r"\toprule", " & ".join(map(escaped, head)) + r" \\", r"\midrule"]
+    for row in rows(results):
+        arm = row["arm"]
+        if arm in results.verdicts or arm == results.baseline:
+            cells = _cells(results, row, known.of(arm), notes)
+            cost = [*ratios(results, arm)[:2], ratios(results, arm)[2] + times.mark(arm)]
+            lines.append(" & ".join([*cells, *map(escaped, cost)]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\footnotesize All verdicts: {escaped(text)}." for text in known.all]
+    lines += [rf"\par\footnotesize $^{{{_letter(n)}}}$ {escaped(note)}."
+              for n, note in enumerate(notes)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _caption(results: Results) -> str:
+    return (f"{results.title} Differences are paired by seed, in {results.unit}; below zero is "
+            f"better. Margin ±{results.margin:g}, family-wise error {results.alpha:.3g}.")
+
+
+def _cells(results: Results, row: dict, weak: tuple[str, ...], notes: list[str]) -> list[str]:
+    v = results.verdicts.get(row["arm"])
+    if v is None:
+        mean = "" if row["mean"] is None else f"{row['mean']:.4f}"
+        spread = "" if row["sd"] is None else f"sd {row['sd']:.4f}"
+        return [escaped(row["arm"]), "baseline", mean, spread, "", str(row["n"])]
+    note = "; ".join(filter(None, [equivalence(v), v.reason, *weak]))
+    mark = rf"$^{{{_letter(len(notes))}}}$" if note else ""
+    notes += [note] if note else []
+    word = v.word if v.word == "undecided" else rf"\textbf{{{v.word}}}"
+    unit = v.unit if v.unit != results.unit else ""
+    effect = "" if v.difference is None else signed(v.difference, unit)
+    interval = bracketed(v.ci_holm) if v.ci_holm else ""
+    return [escaped(row["arm"]), word + mark, *map(escaped, (effect, interval, holm_p(v))),
+            str(v.n)]
+
+
+def _letter(number: int) -> str:
+    """Return a, b, …, z, aa, ab, … for 0, 1, …"""
+    before = _letter(number // 26 - 1) if number >= 26 else ""
+    return before + chr(ord("a") + number % 26)
