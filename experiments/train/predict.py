@@ -60,11 +60,17 @@ def predict(settings: CN) -> Prediction:
         tokens = RandomTokens(settings)
         seconds, memory = _measure(build_model(settings, tokens, seed=0, fetch=False), tokens,
                                    settings)
+    return Prediction(run_seconds(settings, seconds), memory)
+
+
+def run_seconds(settings: CN, step: float) -> float:
+    """The seconds of a whole run whose steps take `step` seconds each: the start, the steps, and
+    the evaluations between them."""
     steps, run = settings.trainer.max_iters, settings.run
     rows = settings.trainer.batch_size * settings.trainer.accumulation_steps
     eval_steps = settings.data.val_tokens / (rows * row_length(settings)) * EVAL_SHARE
-    evaluations = 2 + steps // run.eval_every
-    return Prediction(START_SECONDS + seconds * (steps + evaluations * eval_steps), memory)
+    evaluations = 1 + -(-steps // run.eval_every)   # before the first step, and after the last one
+    return START_SECONDS + step * (steps + evaluations * eval_steps)
 
 
 def _measure(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> tuple[float, float]:

@@ -31,6 +31,7 @@ from experiments.records.record import (
     write_record,
 )
 from experiments.train.evaluate import evaluate
+from experiments.train.forecast import Forecast
 from experiments.train.observer import Observer
 from experiments.train.process import peak_memory_mb, relayed
 from experiments.train.resume import (
@@ -196,6 +197,9 @@ class Run:
                 self.count.tokens = self._targets_of(trainer.iter_num)
                 self.count.row_tokens = self._targets_of(self.count.row_iteration)
         self.outcome = ("done", None)
+        self.forecast = Forecast(trainer.config.max_iters, self.limits.eval_every,
+                                 self.limits.checkpoint_every, trainer.iter_num,
+                                 self.count.seconds)
         self.record["progress"] = {"iteration": trainer.iter_num,
                                    "max_iters": trainer.config.max_iters}
         # The record is written before the CSV, so that no rows exist without a record.
@@ -205,7 +209,10 @@ class Run:
         if not self.state:
             self._evaluate(trainer)
             self._row(trainer, loss=None)
-        trainer.rehearse(self.limits.rehearsals)
+        self.forecast.rehearsed(trainer.rehearse(self.limits.rehearsals))
+        self.record["progress"] |= self.forecast.progress()
+        write_record(self.files.json, self.record)
+        self.observer.ready(self)
         self.clock = time.perf_counter()
 
     def _targets_of(self, iterations: int) -> int:
@@ -276,8 +283,9 @@ class Run:
         self.log.row(row)
         count.loss_sum, count.loss_count = 0.0, 0
         count.row_iteration, count.row_seconds, count.row_tokens = n, count.seconds, count.tokens
+        self.forecast.row(n, count.seconds, measured)
         self.record["progress"] |= {
-            "iteration": n, "seconds": count.seconds,
+            "iteration": n, "seconds": count.seconds, **self.forecast.progress(),
             **{k: row[k] for k in ("loss", "val_loss", "tokens_per_second")
                if row[k] is not None}}
         if statistics := trainer.model.statistics():
