@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from commands import status
-from experiments.launch import live
-from experiments.launch.plan import is_alive
+from experiments.launch import curves, live
+from experiments.launch.alive import is_alive
 from experiments.records.record import SCHEMA, write_record
 from mingpt.utils import BadInput
 from tests.helpers.browser import chromium  # noqa: F401 (a fixture)
@@ -72,7 +72,8 @@ def test_the_table_and_the_json_say_the_same(out, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 6
     for row in rows:
-        line = next(line for line in shown.splitlines() if f" {row['arm']} " in f" {line} ")
+        name = live.name_of(row)
+        line = next(line for line in shown.splitlines() if f" {name} " in f" {line} ")
         assert row["status"] in line
     assert "loss nan at iteration 25" in shown and "25/100" in shown
 
@@ -144,20 +145,21 @@ def test_beyond_its_last_iteration_a_run_has_no_time_left(out):
 
 def test_a_curve_of_losses_beyond_float32_is_drawn_without_them(tmp_path):
     (tmp_path / "a.csv").write_text("iteration,loss\n" + "1,1e308\n2,3\n" * 60)
-    assert set(live.curve(tmp_path / "a.csv")) == {3.0}
+    assert set(curves.curve(tmp_path / "a.csv")) == {3.0}
 
 
 def test_the_small_curve_leaves_the_first_drop_out_and_survives_a_half_written_row(tmp_path):
     rows = ["iteration,loss"] + [f"{i},{10 if i < 5 else 3 - i / 100}"
                                  for i in range(100)] + ["100,", "101,2.", "102"]
     (tmp_path / "a.csv").write_text("\n".join(rows))
-    values = live.curve(tmp_path / "a.csv")
-    assert len(values) == live.SPARK and max(values) < 3 and values == sorted(values, reverse=True)
-    assert live.sparkline(values)[0] == "█" and live.sparkline(values)[-1] == "▁"
+    values = curves.curve(tmp_path / "a.csv")
+    assert len(values) == curves.SPARK and max(values) < 3
+    assert values == sorted(values, reverse=True)
+    assert curves.sparkline(values)[0] == "█" and curves.sparkline(values)[-1] == "▁"
     assert (
-        live.curve(tmp_path / "none.csv") == []
-        and live.sparkline([]) == ""
-        and live.sparkline([1.0]) == "▁"
+        curves.curve(tmp_path / "none.csv") == []
+        and curves.sparkline([]) == ""
+        and curves.sparkline([1.0]) == "▁"
     )
 
 
@@ -180,11 +182,9 @@ def test_watching_without_a_terminal_prints_a_line_a_change(out, monkeypatch, ca
 
 
 def test_a_terminal_shows_the_urgent_runs_when_there_is_no_room_for_all(out):
-    from rich.console import Console
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(status.screen(live.find(out), height=7))
-    text = console.export_text()
-    assert "diverged" in text and "and 3 more" in text and "rope" not in text
+    from experiments.launch.screen import Screen
+    text = "\n".join(line.plain for line in Screen().lines(live.find(out), width=200, height=8))
+    assert "diverged" in text and "3 below" in text and "rope" not in text
 
 
 # --- the page ---

@@ -1,0 +1,54 @@
+"""
+What launchers and SLURM plans still have to run, read from OUT/logs/STUDY/. A file that is not
+readable counts as absent, because a view of other runs must not fail for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.launch.alive import is_alive
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The runs that a study was started with. `names` are ARM.s<SEED>, and `expected` has their
+    predicted seconds. The rest is of the newest launch: `slots` runs at once, `since` when, as in
+    records, the `words` after run_all.sh, and the `folder` that they were given in. `active` says
+    whether something will still start runs."""
+    names: tuple[str, ...] = ()
+    expected: Mapping[str, float] = field(default_factory=dict)
+    slots: int = 1
+    since: str = ""
+    words: tuple[str, ...] | None = None
+    folder: str = ""
+    active: bool = False
+
+
+def queue_of(logs: Path) -> Queue:
+    """The queue of one study from its folder of logs; empty where nothing was launched."""
+    launches = [each for each in _read(logs / "order.json") or () if isinstance(each, dict)]
+    plans = [_read(path) for path in sorted(logs.glob("plan-*.json"))]
+    planned = [f"{run['arm']}.s{run['seed']}" for plan in plans if isinstance(plan, dict)
+               for run in plan.get("runs", ())]
+    names = [name for each in launches for name in each.get("runs", ())]
+    expected = {name: seconds for each in launches
+                for name, seconds in zip(each.get("runs", ()), each.get("seconds", ()),
+                                         strict=False)}
+    last = launches[-1] if launches else {}
+    # A SLURM job's runs start by themselves; only squeue knows whether it was cancelled.
+    active = bool(planned) or (bool(last.get("process")) and is_alive(last) is not False)
+    return Queue(tuple(dict.fromkeys([*names, *planned])), expected, last.get("at_once", 1),
+                 last.get("launched", ""), tuple(last["words"]) if last.get("words") else None,
+                 last.get("folder", ""), active)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
