@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.launch.alive import quiet_for, status_of, written_at
+from experiments.launch.alive import FIRST, quiet_for, status_of, written_at
 from experiments.launch.curves import curve, finite, sparkline
 from experiments.launch.plan import duration, makespan
 from experiments.launch.queue import Queue, queue_of
@@ -111,7 +111,13 @@ def waiting(queue: Queue, study: str, rows: list[dict[str, Any]],
     absent = {name: base for name, path in paths.items()
               if name_of(base := _base(path, losses)) not in there}
     slower = _slower(queue, {name: there.get(f"{study}/{name}") for name in queue.names})
-    status = "waiting" if queue.active else "missing"
+    active = queue.active
+    if active is None:      # a launcher elsewhere: its runs show whether it is still there
+        mine = [row for row in there.values() if row["study"] == study]
+        writes = [written_at(Path(row["record"])) or 0.0 for row in mine]
+        active = (any(row["status"] == "running" for row in mine)
+                  or time.time() - max([queue.written, *writes]) < FIRST)
+    status = "waiting" if active else "missing"
     return [base | {"status": status, "message": None, "slots": queue.slots,
                     "seconds_left": finite(queue.expected.get(name, 0) * slower) or None}
             for name, base in absent.items()]

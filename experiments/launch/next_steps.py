@@ -56,8 +56,10 @@ def study_steps(rows: Sequence[dict[str, Any]], study: str, out: Path,
     those = "that run" if left.total() == 1 else "those runs"
     steps = [Step(f"{study}: {_listed(left)}; {when} command trains only {those}:",
                   _run_all(words, folder))] if left else []
-    steps += [Step(f"{name_of(row)}: {row['message']}; make sure that it has ended before it is "
-                   f"started again") for row in rows if row["status"] == "silent"]
+    if silent := [f"{name_of(row)} ({row['host']}:{row['pid']})" for row in rows
+                  if row["status"] == "silent"]:
+        steps.append(Step(f"no sign of life of {', '.join(silent)}; end the process, if it is "
+                          f"there, before the run is started again"))
     if active:
         where = [] if out == Path() else ["--out", str(out)]
         watch = shlex.join([study, "--watch", *where])
