@@ -128,3 +128,19 @@ def test_one_seed_or_no_estimate_suggests_five_seeds_or_twice_as_many(out):
 def test_seeds_as_text_are_read_back(seeds):
     assert parse_seeds(seeds_text(seeds)) == seeds
     assert with_seeds(["a", "--seeds", "9", "b"], seeds) == ["a", "b", "--seeds", seeds_text(seeds)]
+
+
+def test_a_study_ends_with_what_to_do_next_in_words_and_as_json(out, capsys):
+    from experiments.declare.study import load_study
+    from experiments.launch import board
+    from experiments.launch.plan import Request
+    (out / "mine.toml").write_text('seeds = "0-1"\n[arms.baseline]\n[arms.rope]\n')
+    write_run(out / "losses", "rope", 1, study="mine", steps=20, status="failed",
+              message="disk full")
+    request = Request(load_study(out / "mine.toml"), out)
+    assert not board.outcome(request, words=WORDS)
+    shown = capsys.readouterr().out
+    assert "4 runs: 3 done, 1 failed" in shown and "rope.s1 failed: disk full" in shown
+    assert "mine: 1 failed; this command trains only that run:\n" in shown.partition("next:")[2]
+    assert not board.outcome(request, as_json=True, words=WORDS)
+    assert shlex.split(json.loads(capsys.readouterr().out)["next"][0]["command"])[2:] == WORDS
