@@ -210,8 +210,9 @@ class Run:
             self._evaluate(trainer)
             self._row(trainer, loss=None)
         self.forecast.rehearsed(trainer.rehearse(self.limits.rehearsals))
-        self.record["progress"] |= self.forecast.progress()
-        write_record(self.files.json, self.record)
+        if self.limits.rehearsals:
+            self.record["progress"] |= self.forecast.progress()
+            write_record(self.files.json, self.record)
         self.observer.ready(self)
         self.clock = time.perf_counter()
 
