@@ -1,15 +1,16 @@
 """
-Show the progress, speed and remaining time of all runs under a results folder.
+Show the progress, speed and remaining time of all runs under a results folder, and what to do next.
 
-Failures come first. --watch repeats this until Ctrl-C: in a terminal it updates a table, elsewhere
-it prints one line per change. --html writes a page. With --watch the page is written again each
-time, and it refreshes itself in the browser.
+Failures come first. --watch repeats this: in a terminal it shows a table that keys sort and scroll,
+until q; elsewhere it prints one line per change, until Ctrl-C. --html writes a page. With --watch
+the page is written again each time, and it refreshes itself in the browser.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from datetime import datetime
@@ -18,13 +19,9 @@ from typing import Any
 
 from mingpt.utils import BadInput
 
-COLUMNS = ("study", "arm", "seed", "status", "iteration", "loss", "curve", "val_loss", "tokens/s",
-           "left", "where")
-NUMBERS = ("seed", "iteration", "loss", "val_loss", "tokens/s", "left")
-STYLES = {"done": "green", "running": "cyan", "diverged": "red", "failed": "red",
-          "unreadable": "red",
-          "killed": "yellow", "interrupted": "yellow"}
-BAR = 10         # width of a run's progress bar in a terminal, in characters
+# Signals that end the view in a terminal, after the terminal has been restored.
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+BLINK = 0.25     # seconds between two looks at the terminal's size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", nargs="?", metavar="STUDY", help="show only this study's runs")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
                         help="the folder that holds losses/ (default .)")
-    parser.add_argument("--watch", action="store_true", help="keep updating until Ctrl-C")
+    parser.add_argument("--watch", action="store_true", help="keep updating, until q or Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, metavar="S",
                         help="with --watch: seconds between two updates (default 2)")
     parser.add_argument("--html", type=Path, metavar="FILE",
@@ -55,9 +52,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        from experiments.launch.live import summary
-        console().print(table(rows))
-        print(summary(rows))
+        show(rows, args.out)
     else:
         print(f"no runs under {args.out / 'losses'}", file=sys.stderr)
     return 0
@@ -73,75 +68,82 @@ def look(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def watch(args: argparse.Namespace) -> int:
-    """Update until Ctrl-C, then return the exit code 0."""
-    from rich.live import Live
+def show(rows: list[dict[str, Any]], out: Path) -> None:
+    """Print the table, the summary, and what to do next. In a pipe or a file nothing is cut."""
+    from experiments.launch.live import summary
+    from experiments.launch.next_steps import next_steps
+    from experiments.launch.screen import table
     terminal = console()
-    seen: dict[str, str] = {}
+    for block in table(rows, terminal.width if terminal.is_terminal else None):
+        for line in block:
+            terminal.print(line, soft_wrap=True)
+    print(summary(rows))
+    print("\n".join(line for step in next_steps(rows, out) for line in step.lines()))
+
+
+def watch(args: argparse.Namespace) -> int:
+    """Update until q or Ctrl-C, then return the exit code 0; 128 + n after the signal n."""
+    terminal, seen = console(), {}
     try:
-        if not terminal.is_terminal:
-            while True:
-                say_changes(look(args), seen)
-                time.sleep(args.every)
-        with Live(console=terminal, auto_refresh=False) as live:
-            while True:
-                live.update(screen(look(args), terminal.height), refresh=True)
-                time.sleep(args.every)
+        if terminal.is_terminal and not terminal.is_dumb_terminal:
+            return watch_terminal(args, terminal)
+        while True:
+            say_changes(look(args), seen)
+            time.sleep(args.every)
     except KeyboardInterrupt:
         return 0
 
 
-def say_changes(rows: list[dict[str, Any]], seen: dict[str, str]) -> None:
-    """Print one line for every run that has changed since the last look, and update `seen`."""
+def watch_terminal(args: argparse.Namespace, terminal) -> int:
+    """Show the runs on the whole terminal until q. The terminal is restored on every way out."""
+    from rich.console import Group
+    from rich.live import Live
+
+    from experiments.launch.keyboard import keyboard
+    from experiments.launch.live import summary
+    from experiments.launch.screen import Screen
+    from experiments.train.process import relayed
+
+    def end(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+    view, rows = Screen(), look(args)
+    try:
+        with (relayed(end, ENDING), keyboard() as read,
+              Live(console=terminal, screen=True, auto_refresh=False) as live):
+            key = "f"
+            while view.press(key):
+                until = time.monotonic() + args.every
+                key, size = "", None
+                while not key and (rest := until - time.monotonic()) > 0:
+                    if size != (size := terminal.size):
+                        live.update(Group(*view.lines(rows, *size)), refresh=True)
+                    key = read(min(BLINK, rest))
+                if not key:
+                    rows = look(args)
+    except KeyboardInterrupt:
+        pass
+    print(summary(rows))
+    return 0
+
+
+def say_changes(rows: list[dict[str, Any]], seen: dict[str, tuple]) -> None:
+    """Print one line for every run that has changed since the last look, and update `seen`. The
+    time left alone is no change."""
     from experiments.launch.live import cells
     for row in rows:
         shown = cells(row)
-        name = "/".join(filter(None, (shown["study"], row["arm"]))) + (f".s{row['seed']}"
-                                                                       if shown["seed"] else "")
-        parts = [name, *(shown[key] for key in ("status", "iteration", "curve", "where"))]
-        parts += [f"{key} {shown[key]}" for key in ("val_loss", "tokens/s", "left") if shown[key]]
-        line = "  ".join(part for part in parts if part)
-        if seen.get(row["record"]) != line:
-            seen[row["record"]] = line
+        parts = [shown["run"], *(shown[key] for key in ("status", "iteration", "curve", "where"))]
+        parts += [f"{key} {shown[key]}" for key in ("val_loss", "tokens/s") if shown[key]]
+        if row["status"] == "silent":      # its message counts the minutes
+            parts.remove(shown["where"])
+        if seen.get(row["record"]) != tuple(parts):
+            seen[row["record"]] = tuple(parts)
+            left = [f"left {shown['left']}"] if shown["left"] else []
+            line = "  ".join(part for part in [*parts, *left] if part)
             print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
 
 
-def screen(rows: list[dict[str, Any]], height: int):
-    """What fits a terminal of this height: the summary, then as many rows as there is room for.
-
-    `rows` has failures first, so they are shown even where not all rows fit.
-    """
-    from rich.console import Group
-    from rich.text import Text
-
-    from experiments.launch.live import summary
-    room = max(3, height - 4)
-    more = [Text(f"… and {len(rows) - room} more")] if len(rows) > room else []
-    return Group(Text(summary(rows), style="bold"), table(rows[:room]), *more)
-
-
 def console():
-    """A console as wide as the terminal, or 200 characters wide in a pipe or a file."""
+    """A console on stdout."""
     from rich.console import Console
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-
-
-def table(rows: list[dict[str, Any]]):
-    """The rows as a rich table, with the columns of COLUMNS."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from experiments.launch.live import cells, share
-    shown = Table(box=None, pad_edge=False)
-    for name in COLUMNS:
-        shown.add_column(name, justify="right" if name in NUMBERS else "left",
-                         no_wrap=name != "where")
-    for each in rows:
-        style, texts, done = STYLES.get(each["status"], ""), cells(each), share(each)
-        if each["status"] == "running" and done is not None:
-            texts["iteration"] = (
-                "━" * round(BAR * done) + "╌" * (BAR - round(BAR * done)) + " " + texts["iteration"]
-            )
-        shown.add_row(*(Text(texts[name], style=style if name in ("status", "curve") else "")
-                        for name in COLUMNS))
-    return shown
+    return Console(highlight=False)

@@ -99,6 +99,17 @@ def _request(args: argparse.Namespace):
                    (*overrides, *args.overrides))
 
 
+def _words(args: argparse.Namespace) -> list[str]:
+    """The words after run_all.sh that give this study again."""
+    options = {"--seeds": args.seeds, "--preset": args.preset,
+               "--out": args.out if args.out != "." else None,
+               "--jobs": args.jobs if args.jobs > 1 else None, "--max-iters": args.max_iters,
+               "--device": args.device}
+    words = [args.study, *(["--data", *args.data] if args.data else [])]
+    words += [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+    return [*words, *(["--local"] if args.local else []), *args.overrides]
+
+
 def _task(args: argparse.Namespace) -> int:
     """The number of the plan's task: --task, or else SLURM's own. Raises BadInput."""
     task = args.task if args.task is not None else os.environ.get("SLURM_ARRAY_TASK_ID")
@@ -127,6 +138,7 @@ def _train(args: argparse.Namespace, request, jobs) -> int:
     """Run the plan on this machine, then plot; return the exit code."""
     from experiments.launch import board, launch
     from experiments.launch.plan import looks, write_order
+    from experiments.launch.progress import Progress
     # what the children print must not get into the JSON
     stdout = sys.stderr if args.json else None
     if any(not job.ended for job in jobs) and (code := launch.tokenize(request, stdout)):
@@ -134,8 +146,8 @@ def _train(args: argparse.Namespace, request, jobs) -> int:
     refused = set()
     for until, between in looks(request, jobs):
         if todo := [job for job in between if not job.ended]:
-            write_order(until, todo, args.jobs)
-            with board.Progress(todo, request, args.jobs) as progress:
+            write_order(until, todo, args.jobs, _words(args))
+            with Progress(todo, request, args.jobs) as progress:
                 launcher = launch.Launcher(request, args.jobs, progress.report, progress.tick,
                                            stdout)
                 if not launcher.run(todo):
@@ -151,7 +163,7 @@ def _finish(args: argparse.Namespace, request, refused=()) -> int:
     """Plot, and print how all runs went. Returns 0 when every run is done and drawn, else 1."""
     from experiments.launch import board, launch
     code = launch.plot(request, sys.stderr if args.json else None)
-    whole = board.outcome(request, refused, as_json=args.json)
+    whole = board.outcome(request, refused, args.json, _words(args))
     return DONE if whole and code == 0 else FAILED
 
 

@@ -1,36 +1,25 @@
 """
-What a study's launcher shows the user: the plan, the progress, and how the runs ended.
+What a study's launcher shows the user: the plan, and how the runs ended.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.launch.launch import Child, gpus
-from experiments.launch.plan import (
-    Job,
-    Request,
-    duration,
-    order,
-    record_of,
-    seconds_left,
-    status_of,
-)
-
-WORDS = {"start": "starts", "again": "crashed; it is tried once more at the end",
-         "refused": "was refused: bad input",
-         "interrupted": "was interrupted, checkpoint saved"}
+from experiments.launch.alive import status_of, written_at
+from experiments.launch.next_steps import study_steps
+from experiments.launch.plan import Job, Request, duration, order, record_of, seconds_left
+from experiments.launch.progress import speed_up
 
 
 def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -> None:
@@ -59,7 +48,7 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
     console.print(table)
     left = sum(not job.ended for job in jobs)
     console.print(f"{len(jobs)} runs, {len(jobs) - left} ended, {left} to do: about "
-                  f"{duration(seconds_left(jobs) / _speed_up(slots))} of training here, results "
+                  f"{duration(seconds_left(jobs) / speed_up(slots))} of training here, results "
                   f"under {request.out}",
                   markup=False, soft_wrap=True)
 
@@ -73,66 +62,7 @@ def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:
             "arms": study.arms, "seeds": study.seeds, "out": str(request.out),
             "runs": [{"arm": job.arm, "seed": job.seed, "state": job.state, "seconds": job.seconds,
                       "memory_mb": job.memory_mb, "match": job.match} for job in jobs],
-            "seconds_left": seconds_left(jobs) / _speed_up(slots)}
-
-
-def _speed_up(slots: int) -> int:
-    """The factor by which several runs at once shorten a study. Runs that share a processor count
-    as no gain, so it is at most the number of GPUs."""
-    return min(slots, max(1, len(gpus()))) if slots > 1 else 1
-
-
-class Progress:
-    """The progress over all runs. It prints a line when a run starts or ends. On a terminal with
-    several runs at once it also shows a bar below the lines."""
-
-    def __init__(self, todo: list[Job], request: Request, slots: int):
-        self.todo, self.request, self.slots = todo, request, slots
-        self.console = Console(stderr=True, highlight=False)
-        self.began: dict[Job, float] = {}
-        self.ended: dict[Job, float] = {}     # job → seconds that it took
-        self.bar = Bar(TextColumn("{task.description}", markup=False), BarColumn(),
-                       MofNCompleteColumn(), TextColumn("{task.fields[left]}"),
-                       console=self.console, transient=True,
-                       disable=slots == 1 or not self.console.is_terminal)
-        self.task = self.bar.add_task("", total=len(todo), left="")
-
-    def __enter__(self) -> Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
-
-    def report(self, event: str, job: Job) -> None:
-        """Print that a run started, ended, or will be tried again (the Launcher's `report`)."""
-        if event == "start":
-            self.began[job] = time.monotonic()
-        elif event != "again":
-            self.ended[job] = time.monotonic() - self.began[job]
-        count = f"[{len(self.ended)}/{len(self.todo)}]"
-        self.console.print(f"{count} {job.name} {WORDS.get(event, event)}; about "
-                           f"{duration(self.left())} left",
-                           markup=False, soft_wrap=True)
-
-    def tick(self, running: list[Child]) -> None:
-        """Update the bar (the Launcher's `tick`)."""
-        names = " ".join(child.job.name for child in running)
-        self.bar.update(self.task, description=names, completed=len(self.ended),
-                        left=f"{duration(self.left())} left")
-
-    def left(self) -> float:
-        """Expected seconds until all runs have ended. The predictions are scaled by how long the
-        ended runs took relative to theirs."""
-        predicted = sum(job.seconds for job in self.ended)
-        factor = (sum(self.ended.values()) / predicted if predicted
-                  else self.slots / _speed_up(self.slots))
-        now, rest = time.monotonic(), 0.0
-        for job in self.todo:
-            if job not in self.ended:
-                passed = now - self.began[job] if job in self.began else 0.0
-                rest += max(0.0, job.seconds * factor - passed)
-        return rest / self.slots
+            "seconds_left": seconds_left(jobs) / speed_up(slots)}
 
 
 def decided(request: Request) -> bool:
@@ -148,24 +78,32 @@ def decided(request: Request) -> bool:
     return bool(verdicts) and not unsettled
 
 
-def outcome(request: Request, refused: Iterable[Job] = (), as_json: bool = False) -> bool:
-    """Print how the runs of the study ended, naming those that are not done. True if all are
-    done."""
+def outcome(request: Request, refused: Iterable[Job] = (), as_json: bool = False,
+            words: Sequence[str] | None = None) -> bool:
+    """Print how the runs of the study ended, naming those that are not done, and what to do next.
+    `words` are those after run_all.sh that gave the study. True if all are done."""
     turned_away = {(job.arm, job.seed) for job in refused}
     runs = []
     for job in order(request.study):
         record = record_of(request, job) or {}
-        status = "refused" if (job.arm, job.seed) in turned_away else status_of(record)
+        status = ("refused" if (job.arm, job.seed) in turned_away
+                  else status_of(record, written_at(request.files(job).json)))
         runs.append({"arm": job.arm, "seed": job.seed, "status": status,
                      "message": record.get("message"),
                      "val_loss": (record.get("result") or {}).get("val_loss"),
                      "record": str(request.files(job).json),
                      "log": str(request.logs / f"{job.name}.log")})
     counts = Counter(run["status"] for run in runs)
+    out = request.out.relative_to(Path.cwd()) if request.out.is_relative_to(Path.cwd()) \
+        else request.out
+    steps = study_steps([run | {"study": request.study.name} for run in runs], request.study.name,
+                        out, words)
     if as_json:
-        print(json.dumps({"study": request.study.name, "counts": counts, "runs": runs}, indent=2))
+        print(json.dumps({"study": request.study.name, "counts": counts, "runs": runs,
+                          "next": [asdict(step) for step in steps]}, indent=2))
     else:
         _say_outcome(runs, counts)
+        print("\n".join(["next:", *(line for step in steps for line in step.lines())]))
     return counts["done"] == len(runs)
 
 

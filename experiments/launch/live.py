@@ -5,27 +5,30 @@ needs neither torch nor pandas.
 
 from __future__ import annotations
 
-import csv
+import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from experiments.launch.plan import duration, status_of
+from experiments.launch.alive import FIRST, quiet_for, status_of, written_at
+from experiments.launch.curves import curve, finite, sparkline
+from experiments.launch.plan import duration, makespan
+from experiments.launch.queue import Queue, queue_of
 from experiments.records.record import read_record
+from experiments.train.forecast import busy_text
 from mingpt.utils import BadInput, did_you_mean
 
-# Statuses in the order in which the rows are sorted; any other comes after them.
-URGENT = ("failed", "diverged", "unreadable", "killed", "interrupted", "running")
-BLOCKS = "▁▂▃▄▅▆▇█"
-SPARK = 24            # points per small curve
-GREATEST = 1e38       # a larger number, beyond float32, is no measurement
-SETTLED = 0.1         # share of a run's rows that its small curve omits: the steep first drop
+# Statuses in the order in which the rows are sorted; any other comes after them. Those of GRAVE
+# need somebody to act.
+GRAVE = ("failed", "diverged", "unreadable", "killed", "silent", "interrupted", "missing")
+URGENT = (*GRAVE, "running", "waiting")
 
 
 def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
-    """One row per run, from the records under OUT/losses: failures first, then running ones, then
-    the others by name. Raises BadInput where the folder or the study is missing."""
+    """One row per run, from the records under OUT/losses and the queues under OUT/logs: failures
+    first, then running ones, then the others by name. Raises BadInput where the folder or the study
+    is missing."""
     losses = out / "losses"
     if not losses.is_dir():
         raise BadInput(f"no folder {losses}: give --out the folder that holds losses/")
@@ -35,32 +38,51 @@ def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
     pattern = [f"{study}/*.json"] if study else ["*.json", "*/*.json"]
     rows = [row(path, losses) for each in pattern for path in sorted(losses.glob(each))
             if path.name[0] != "."]
-    rank = {status: place for place, status in enumerate(URGENT)}
-    return sorted(rows, key=lambda row: (
-        rank.get(row["status"], len(URGENT)), row["study"] or "", row["arm"],
-        row["seed"] if row["seed"] is not None else -1))
+    for name in [study] if study else known:
+        rows += waiting(queue_of(out / "logs" / name), name, rows, losses)
+    return sorted(rows, key=rank)
+
+
+def rank(row: dict[str, Any]) -> tuple:
+    """The place of a row: its status by URGENT, then its study, arm and seed."""
+    places = {status: place for place, status in enumerate(URGENT)}
+    return (places.get(row["status"], len(URGENT)), row["study"] or "", row["arm"],
+            row["seed"] if row["seed"] is not None else -1)
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """STUDY/ARM.s<SEED>, as far as the run has these."""
+    seed = "" if row["seed"] is None else f".s{row['seed']}"
+    return "/".join(filter(None, (row["study"], row["arm"] + seed)))
+
+
+def _base(path: Path, losses: Path) -> dict[str, Any]:
+    arm, _, seed = path.stem.rpartition(".s")
+    return {"study": path.parent.name if path.parent != losses else None, "arm": arm or path.stem,
+            "seed": int(seed) if seed.isdecimal() else None, "record": str(path)}
 
 
 def row(path: Path, losses: Path) -> dict[str, Any]:
     """One record as a row of the table. A file that is no record gives a row with the status
     `unreadable`."""
-    arm, _, seed = path.stem.rpartition(".s")
-    base = {"study": path.parent.name if path.parent != losses else None, "arm": arm or path.stem,
-            "seed": int(seed) if seed.isdecimal() else None, "record": str(path)}
+    base = _base(path, losses)
     try:
-        record = read_record(path)
-        if not isinstance(status := status_of(record), str):
+        record, written = read_record(path), written_at(path)
+        if not isinstance(status := status_of(record, written), str):
             raise BadInput(f"its status is not a text but {status!r}")
         progress, process = record.get("progress") or {}, record.get("process") or {}
         numbers = {key: finite(value)
                    for key, value in (progress | (record.get("result") or {})).items()}
-        return {**base, "status": status, "message": _text(record.get("message")),
+        return {**base, "status": status,
+                "message": _text(record.get("message")) or _absence(status, record, written),
                 "iteration": finite(progress.get("iteration")),
                 "max_iters": finite(progress.get("max_iters")),
                 "loss": finite(progress.get("loss")), "val_loss": numbers.get("val_loss"),
                 "tokens_per_second": numbers.get("tokens_per_second"),
-                "seconds_left": _seconds_left(progress) if status not in ("done", "diverged")
-                else None,
+                "seconds_left": _seconds_left(progress, status, written),
+                "slowdown": finite(progress.get("slowdown")) if status == "running" else None,
+                "start": _text(record.get("start")), "end": _text(record.get("end")),
+                "command": _text(record.get("command")),
                 "host": _text(process.get("host")), "pid": finite(process.get("pid")),
                 "curve": curve(path.with_suffix(".csv"))}
     # JSON of another shape is not a record either.
@@ -68,8 +90,63 @@ def row(path: Path, losses: Path) -> dict[str, Any]:
         return {**base, "status": "unreadable", "message": str(error)}
 
 
-def _seconds_left(progress: dict[str, Any]) -> float | None:
-    """Seconds of training that remain, at the run's pace so far; None where that is unknown."""
+def _absence(status: str, record: dict[str, Any], written: float | None) -> str | None:
+    """Why a run that says running does not count as running."""
+    process = record.get("process") or {}
+    if status == "silent":
+        return (f"no sign of life for {duration(quiet_for(record, written))}, on "
+                f"{process.get('host')}:{process.get('pid')}")
+    if status == "killed":
+        return f"process {process.get('pid')} is gone; started again, the run continues"
+    return None
+
+
+def waiting(queue: Queue, study: str, rows: list[dict[str, Any]],
+            losses: Path) -> list[dict[str, Any]]:
+    """Rows for the runs of a study that have no record: `waiting` for their turn, or `missing`
+    where nothing will start them. `seconds_left` is what such a run takes, and `slots` how many
+    run at once."""
+    there = {name_of(row): row for row in rows}
+    paths = {name: losses / study / f"{name}.json" for name in queue.names}
+    absent = {name: base for name, path in paths.items()
+              if name_of(base := _base(path, losses)) not in there}
+    slower = _slower(queue, {name: there.get(f"{study}/{name}") for name in queue.names})
+    active = queue.active
+    if active is None:      # a launcher elsewhere: its runs show whether it is still there
+        mine = [row for row in there.values() if row["study"] == study]
+        writes = [written_at(Path(row["record"])) or 0.0 for row in mine]
+        active = (any(row["status"] == "running" for row in mine)
+                  or time.time() - max([queue.written, *writes]) < FIRST)
+    status = "waiting" if active else "missing"
+    return [base | {"status": status, "message": None, "slots": queue.slots,
+                    "seconds_left": finite(queue.expected.get(name, 0) * slower) or None}
+            for name, base in absent.items()]
+
+
+def _slower(queue: Queue, rows: dict[str, dict[str, Any] | None]) -> float:
+    """What the runs of the newest launch take relative to their predictions; 1 before the first
+    has begun."""
+    taken = predicted = 0.0
+    for name, row in rows.items():
+        if (not row or not queue.expected.get(name) or (row.get("start") or "") < queue.since
+                or not (row.get("end") or row["status"] == "running")):
+            continue
+        end = datetime.fromisoformat(row["end"]).timestamp() if row.get("end") else time.time()
+        begun = datetime.fromisoformat(row["start"]).timestamp()
+        taken += end - begun + (row.get("seconds_left") or 0.0)
+        predicted += queue.expected[name]
+    return taken / predicted if predicted else 1.0
+
+
+def _seconds_left(progress: dict[str, Any], status: str, written: float | None) -> float | None:
+    """Seconds that remain: as the run itself expected at its last write, less the time since; else
+    at the pace of its training so far. None where that is unknown or nothing is left."""
+    if status in ("done", "diverged"):
+        return None
+    own = finite(progress.get("seconds_left"))
+    if own is not None:
+        since = max(0.0, time.time() - written) if status == "running" and written else 0.0
+        return max(0.0, own - since)
     done, whole, seconds = (finite(progress.get(key))
                             for key in ("iteration", "max_iters", "seconds"))
     if not done or whole is None or seconds is None:
@@ -77,49 +154,8 @@ def _seconds_left(progress: dict[str, Any]) -> float | None:
     return finite(max(0.0, seconds / done * (whole - done)))
 
 
-def finite(value: Any) -> int | float | None:
-    """The value if it is a number that a table and JSON can show, else None. A record may come from
-    anywhere."""
-    plain = (isinstance(value, int | float) and not isinstance(value, bool)
-             and abs(value) <= GREATEST)
-    return value if plain else None
-
-
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def curve(path: Path, points: int = SPARK) -> list[float]:
-    """The training loss so far as at most `points` means, without the first drop. Empty where
-    there is no loss."""
-    try:
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            cells = [each.get("loss")
-                     for each in csv.DictReader(line.replace("\0", "") for line in file)]
-    except (OSError, csv.Error):
-        return []
-    values = [value for cell in cells if (value := _number(cell)) is not None]
-    values = values[int(SETTLED * len(values)):]
-    edges = [round(k * len(values) / points) for k in range(points + 1)]
-    return [fmean(values[a:b]) for a, b in zip(edges, edges[1:], strict=False) if b > a]
-
-
-def _number(cell: str | None) -> float | None:
-    try:
-        value = float(cell or "nan")
-    except ValueError:
-        return None   # the row is still being written
-    return finite(value)
-
-
-def sparkline(values: list[float], width: int = 12) -> str:
-    """The values as a line of at most `width` block characters: ▇▅▃▂▁▁."""
-    if not values:
-        return ""
-    edges = [round(k * len(values) / width) for k in range(width + 1)]
-    means = [fmean(values[a:b]) for a, b in zip(edges, edges[1:], strict=False) if b > a]
-    low, span = min(means), (max(means) - min(means)) or 1.0
-    return "".join(BLOCKS[min(7, int(8 * (value - low) / span))] for value in means)
 
 
 def share(row: dict[str, Any]) -> float | None:
@@ -130,16 +166,35 @@ def share(row: dict[str, Any]) -> float | None:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """One line over all runs: '21 runs: 1 failed, 2 running, 18 done; the last running one ends in
-    about 3 min'."""
+    """One line over all runs: 'seven: 21 runs: 1 failed, 2 running, 18 done; about 3 min left', and
+    whether the machine is busy."""
     counts = Counter(row["status"] for row in rows)
     order = {status: place for place, status in enumerate(URGENT)}
     parts = [f"{counts[status]} {status}"
              for status in sorted(counts, key=lambda s: (order.get(s, 99), s))]
-    left = [row["seconds_left"] for row in rows
-            if row["status"] == "running" and row.get("seconds_left") is not None]
-    more = f"; the last running one ends in about {duration(max(left))}" if left else ""
-    return f"{len(rows)} run{'s' * (len(rows) != 1)}: {', '.join(parts)}{more}"
+    left, studies = time_left(rows), {row["study"] for row in rows}
+    slow = max((row["slowdown"] for row in rows if row.get("slowdown")), default=None)
+    return "".join((f"{studies.pop()}: " if len(studies) == 1 and None not in studies else "",
+                    f"{len(rows)} run{'s' * (len(rows) != 1)}: {', '.join(parts)}",
+                    f"; about {duration(left)} left" if left is not None else "",
+                    busy_text(slow, "; ")))
+
+
+def time_left(rows: list[dict[str, Any]]) -> float | None:
+    """Seconds until the running and the waiting runs have ended; None where no run is on its way,
+    or where nothing is known about one that waits."""
+    found = []
+    for study in {row["study"] for row in rows}:
+        mine = [row for row in rows if row["study"] == study]
+        running = [row.get("seconds_left") for row in mine if row["status"] == "running"]
+        queued = [row for row in mine if row["status"] == "waiting"]
+        expected = [row.get("seconds_left") for row in queued]
+        if None in expected:
+            return None
+        if queued or any(left is not None for left in running):
+            found.append(makespan([left or 0.0 for left in running], expected,
+                                  max((row["slots"] for row in queued), default=1)))
+    return max(found, default=None)
 
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
@@ -148,11 +203,11 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         return (form.format(value)
                 if isinstance(value, int | float) and not isinstance(value, bool) else "")
     at = "" if row.get("iteration") is None else f"{row['iteration']}/{row.get('max_iters')}"
-    where = (f"{row['host']}:{row['pid']}" if row["status"] == "running"
-             else str(row.get("message") or ""))
-    left = row.get("seconds_left")
-    return {"study": row["study"] or "", "arm": row["arm"], "seed": shown(row["seed"]),
-            "status": row["status"],
+    where = (f"{row['host']}:{row['pid']}{busy_text(row.get('slowdown'), '; ')}"
+             if row["status"] == "running" else str(row.get("message") or ""))
+    left = row.get("seconds_left") if row["status"] not in ("waiting", "missing") else None
+    return {"run": name_of(row), "study": row["study"] or "", "arm": row["arm"],
+            "seed": shown(row["seed"]), "status": row["status"],
             "iteration": at, "loss": shown(row.get("loss"), "{:.4f}"),
             "curve": sparkline(row.get("curve") or []),
             "val_loss": shown(row.get("val_loss"), "{:.4f}"), "where": where,

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import heapq
 import json
 import os
 import random
-import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from experiments.declare.study import Study
-from experiments.records.record import FREE, RunFiles, now, read_record
+from experiments.records.record import FREE, RunFiles, now, process, read_record
 from mingpt.utils import BadInput, CfgNode, write_atomic
 
 if TYPE_CHECKING:
@@ -108,16 +108,19 @@ def looks(request: Request, jobs: list[Job]) -> Iterator[tuple[Request, list[Job
         yield until, [job for job in jobs if job.seed in seeds[begin:end]]
 
 
-def write_order(request: Request, jobs: list[Job], slots: int) -> Path:
-    """Add this launch to OUT/logs/STUDY/order.json: the order of its runs and the seeds of the
-    shuffle. Returns the path."""
+def write_order(request: Request, jobs: list[Job], slots: int, words: Iterable[str] = ()) -> Path:
+    """Add this launch to OUT/logs/STUDY/order.json: the order of its runs, their expected seconds,
+    the seeds of the shuffle, the launching process, and the `words` after run_all.sh that would
+    give the study again. Returns the path."""
     path = request.logs / "order.json"
     launches = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     launches.append({"launched": now(), "study_hash": request.study.hash, "at_once": slots,
                      "interleaved": "by seed",
                      "shuffled_by": [f"{request.study.name}/{seed}"
                                      for seed in request.study.seeds],
-                     "runs": [job.name for job in jobs]})
+                     "runs": [job.name for job in jobs],
+                     "seconds": [round(job.seconds, 1) for job in jobs],
+                     "process": process(), "words": list(words), "folder": os.getcwd()})
     write_atomic(path, json.dumps(launches, indent=1) + "\n")
     return path
 
@@ -198,12 +201,13 @@ def _costs(
 ) -> dict[str, tuple[float, float]]:
     """(seconds, MB) per arm: those of its finished runs, else predicted. Arms that compute the same
     share one prediction."""
-    from experiments.train.predict import START_SECONDS, predict
+    from experiments.train.predict import predict, run_seconds
     predictions: dict[str, Any] = {}
     costs = {}
     for arm, tree in settings.items():
         if arm in measured:
-            costs[arm] = (START_SECONDS + mean(result["seconds"] for result in measured[arm]),
+            training = mean(result["seconds"] for result in measured[arm])
+            costs[arm] = (run_seconds(tree, training / tree.trainer.max_iters),
                           max(result["peak_memory_mb"] or 0.0 for result in measured[arm]))
             continue
         sections = [section.to_dict() for section in (tree.model, tree.run, tree.data)]
@@ -215,30 +219,20 @@ def _costs(
     return costs
 
 
-def is_alive(record: dict[str, Any]) -> bool | None:
-    """Whether the process that writes a record is running; None where it is on another machine."""
-    process = record.get("process") or {}
-    if process.get("host") != socket.gethostname():
-        return None
-    try:
-        os.kill(int(process["pid"]), 0)
-    except (ProcessLookupError, OverflowError):   # OverflowError: the number is too large for a pid
-        return False
-    except PermissionError:
-        return True   # another user's process
-    return True
-
-
-def status_of(record: dict[str, Any]) -> str:
-    """A record's status. It is `killed` where the record says running but its process is gone, and
-    `missing` for an empty record."""
-    status = record.get("status", "missing")
-    return "killed" if status == "running" and is_alive(record) is False else status
-
-
 def seconds_left(jobs: list[Job]) -> float:
     """Expected seconds of the runs that have not ended, if they run one after the other."""
     return sum(job.seconds for job in jobs if not job.ended)
+
+
+def makespan(running: Iterable[float], waiting: Iterable[float], slots: int) -> float:
+    """Seconds until all runs have ended: `running` are what the present ones still need, `waiting`
+    what the others take. Each starts as soon as one of the `slots` is free."""
+    free = sorted(running)
+    free = [0.0] * (slots - len(free)) + free
+    heapq.heapify(free)
+    for seconds in waiting:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free, default=0.0)
 
 
 def duration(seconds: float) -> str:

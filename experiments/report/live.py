@@ -11,13 +11,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments.launch.live import cells, share, summary
+from experiments.launch.live import GRAVE, cells, name_of, share, summary
+from experiments.launch.next_steps import next_steps
 from mingpt.utils import BadInput, write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
-GRAVE = ("failed", "diverged", "unreadable", "killed", "interrupted")
+# The class of a status on the page; any other is as grave as a failure.
 TONES = {"done": "better", "running": "equivalent", "killed": "undecided",
-         "interrupted": "undecided"}
+         "interrupted": "undecided", "missing": "undecided", "waiting": "waiting"}
 
 
 def write(path: Path, rows: list[dict[str, Any]], out: Path, study: str | None,
@@ -35,12 +36,15 @@ def render(rows: list[dict[str, Any]], out: Path, study: str | None, every: floa
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     done = sum(row["status"] == "done" for row in rows)
+    one_study = len({row["study"] for row in rows}) == 1
     shown = [cells(row) | {"share": share(row), "path": path_of(row.get("curve") or []),
+                           "run": name_of(row | {"study": None} if one_study else row),
+                           "listed": row["status"] in GRAVE and row["status"] != "missing",
                            "tone": TONES.get(row["status"], "worse")} for row in rows]
     return environment.get_template("status.html.j2").render(
         rows=shown, done=done, count=len(rows), summary=summary(rows), study=study,
-        source=str(out / "losses"), failed=[row for row in shown if row["status"] in GRAVE],
-        studies=any(row["study"] for row in shown),
+        source=str(out / "losses"), failed=[row for row in shown if row["listed"]],
+        steps=next_steps(rows, out),
         now=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         every=every and max(1, round(every)),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")))

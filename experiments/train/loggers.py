@@ -30,6 +30,10 @@ class Observers(Observer):
         for member in self.members:
             member.start(run, resumed_at)
 
+    def ready(self, run: Any) -> None:
+        for member in self.members:
+            member.ready(run)
+
     def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         for member in self.members:
             member.row(row, evaluation)

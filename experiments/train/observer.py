@@ -17,6 +17,9 @@ class Observer:
     def start(self, run: Any, resumed_at: int | None) -> None:
         """Training starts, or resumes at iteration `resumed_at`."""
 
+    def ready(self, run: Any) -> None:
+        """The rehearsals are over and the first step follows. `run.forecast` knows the time."""
+
     def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         """Receive one log point: the row of the CSV and the last evaluation."""
 

@@ -25,7 +25,7 @@ from experiments.weights.begin import audit_options
 from mingpt.trainer import loss_of
 from mingpt.utils import CfgNode as CN
 
-START_SECONDS = 4.0    # to import torch, open a cached corpus and audit
+START_SECONDS = 4.0    # to import torch, open a cached corpus, audit, and write a sample at the end
 BUDGET_SECONDS = 3.0   # measuring takes at most about this long
 # The cost of an evaluated token over that of a trained one: a forward pass, which is a third of a
 # step, plus bookkeeping.
@@ -60,11 +60,17 @@ def predict(settings: CN) -> Prediction:
         tokens = RandomTokens(settings)
         seconds, memory = _measure(build_model(settings, tokens, seed=0, fetch=False), tokens,
                                    settings)
+    return Prediction(run_seconds(settings, seconds), memory)
+
+
+def run_seconds(settings: CN, step: float) -> float:
+    """The seconds of a whole run whose steps take `step` seconds each: the start, the steps, and
+    the evaluations between them."""
     steps, run = settings.trainer.max_iters, settings.run
     rows = settings.trainer.batch_size * settings.trainer.accumulation_steps
     eval_steps = settings.data.val_tokens / (rows * row_length(settings)) * EVAL_SHARE
-    evaluations = 2 + steps // run.eval_every
-    return Prediction(START_SECONDS + seconds * (steps + evaluations * eval_steps), memory)
+    evaluations = 1 + -(-steps // run.eval_every)   # before the first step, and after the last one
+    return START_SECONDS + step * (steps + evaluations * eval_steps)
 
 
 def _measure(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from experiments.records.record import begun_line, trainable_line
 from experiments.train.observer import Observer
@@ -18,6 +18,7 @@ class Reporter(Observer):
     """Shows a run on stderr: training and validation loss, rate, memory and time left."""
 
     PLAIN_SECONDS = 5   # least seconds between plain lines without a validation loss
+    NARROW = 110        # columns below which the bar's text leaves out learning rate and memory
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -47,39 +48,45 @@ class Reporter(Observer):
                     self.say(f"  audit: claim fails: {claim}: {seen}")
         if resumed_at is not None:
             self.say(f"  resuming from the checkpoint at iteration {resumed_at:,}")
-        self.began, self.first, self.shown = time.monotonic(), resumed_at or 0, 0.0
+        self.forecast, self.shown, self.busy = run.forecast, 0.0, False
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                       TimeRemainingColumn())
-            self.bar = Progress(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task("", total=self.max_iters, completed=self.first)
+            # The text may fill a narrow terminal, so the bar takes the rest of the line.
+            columns = (MofNCompleteColumn(), TextColumn("{task.fields[left]}"),
+                       TextColumn("{task.description}"), BarColumn(None))
+            self.bar = Progress(*columns, console=self.console, transient=True, expand=True)
+            self.task = self.bar.add_task("", total=self.max_iters, completed=resumed_at or 0,
+                                          left="")
             self.bar.start()
 
+    def ready(self, run: Any) -> None:
+        if line := self.forecast.first_line():
+            self.say(f"  {line}")
+
     def row(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
-        text = self._line(row, evaluation)
+        narrow = self.bar is not None and self.console.width < self.NARROW
+        text = self._line(row, evaluation, narrow)
+        left, _, busy = self.forecast.line().partition("; ")
+        if busy and not self.busy:
+            self.say(f"  {busy}")
+        self.busy = bool(busy)
         if self.bar is not None:
-            self.bar.update(self.task, completed=row["iteration"], description=text)
+            self.bar.update(self.task, completed=row["iteration"], description=text, left=left)
         elif row["val_loss"] is not None or time.monotonic() - self.shown > self.PLAIN_SECONDS:
             self.shown = time.monotonic()
             self.say(f"  iter {row['iteration']:>6,}/{self.max_iters:,}  "
-                     f"{text}{self._left(row['iteration'])}")
+                     f"{text}  {left}".rstrip())
 
-    def _line(self, row: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
+    def _line(self, row: dict[str, Any], evaluation: dict[str, Any] | None,
+              narrow: bool = False) -> str:
         parts = [f"loss {row['loss']:.4f}" if row["loss"] is not None else "loss      -",
                  f"val {evaluation['val_loss']:.4f}" if evaluation else ""]
-        if row["learning_rate"] is not None:
+        if row["learning_rate"] is not None and not narrow:
             parts.append(f"lr {row['learning_rate']:.2e}")
         if row["tokens_per_second"]:
             parts.append(f"{row['tokens_per_second']:,.0f} tok/s")
         counted = (f"{name} {value:.3g}" for name, value in self.statistics().items())
-        return "  ".join([*parts, f"{row['peak_memory_mb']:,.0f} MB", *counted])
-
-    def _left(self, iteration: int) -> str:
-        done = iteration - self.first
-        if not done:
-            return ""
-        seconds = (time.monotonic() - self.began) / done * (self.max_iters - iteration)
-        return f"  {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+        memory = [] if narrow else [f"{row['peak_memory_mb']:,.0f} MB"]
+        return "  ".join([*parts, *memory, *counted])
 
     def end(self, run: Any, status: str, message: str | None) -> None:
         if self.bar is not None:

@@ -17,6 +17,7 @@ from experiments.declare.spec import Spec
 from experiments.records.record import Log, RunFiles, now, write_record
 from experiments.train import account
 from experiments.train.evaluate import evaluate
+from experiments.train.forecast import Forecast
 from experiments.train.observer import Observer
 from experiments.train.process import relayed
 from experiments.train.resume import (
@@ -134,6 +135,9 @@ class Run:
                 self.count.tokens = trainer.targets_in(trainer.iter_num)
                 self.count.row_tokens = trainer.targets_in(self.count.row_iteration)
         self.outcome = ("done", None)
+        self.forecast = Forecast(trainer.config.max_iters, self.limits.eval_every,
+                                 self.limits.checkpoint_every, trainer.iter_num,
+                                 self.count.seconds)
         self.record["progress"] = {"iteration": trainer.iter_num,
                                    "max_iters": trainer.config.max_iters}
         # The record is written before the CSV, so that no rows exist without a record.
@@ -143,7 +147,11 @@ class Run:
         if not self.state:
             self._evaluate(trainer)
             self._row(trainer, loss=None)
-        trainer.rehearse(self.limits.rehearsals)
+        self.forecast.rehearsed(trainer.rehearse(self.limits.rehearsals))
+        if self.limits.rehearsals:
+            self.record["progress"] |= self.forecast.progress()
+            write_record(self.files.json, self.record)
+        self.observer.ready(self)
         self.count.start_clock()
 
     # -- every iteration ---------------------------------------------------------------------------
@@ -182,10 +190,12 @@ class Run:
         the row has no val_loss."""
         row = self.count.row(trainer, loss, self.flops_per_step, measured)
         self.log.row(row)
+        self.forecast.row(row["iteration"], row["seconds"], measured)
         shown = {key: row[key] for key in ("loss", "val_loss", "tokens_per_second")
                  if row[key] is not None}
         self.record["progress"] |= {"iteration": row["iteration"], "seconds": row["seconds"],
-                                    **shown, **account.statistics(trainer)}
+                                    **self.forecast.progress(), **shown,
+                                    **account.statistics(trainer)}
         write_record(self.files.json, self.record)
         self.observer.row(row, self.count.evaluation)
 

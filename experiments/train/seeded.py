@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from experiments.train.forecast import OPTIMIZER
 from experiments.weights.begin import begin
 from experiments.weights.published_padding import build_gpt
 from mingpt.model import GPT
@@ -49,12 +51,15 @@ class SeededTrainer(Trainer):
         batches = range(iterations * self.config.accumulation_steps)
         return sum(int((self.train_dataset.batch(t)[1] != IGNORE_INDEX).sum()) for t in batches)
 
-    def rehearse(self, steps: int) -> None:
+    def rehearse(self, steps: int) -> float | None:
         """Run `steps` forward and backward passes on the first batch before the clock starts. They
         warm the caches, fill the allocator and compile the code. They change no number of the
-        run: gradients are cleared and buffers restored."""
+        run: gradients are cleared and buffers restored. Returns the seconds that a training step
+        should take, from the fastest pass; None for no passes."""
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        taken = []
         for _ in range(steps):
+            begun = time.perf_counter()
             torch.manual_seed(derived_seed(self.seed, 0))
             x, y = (torch.from_numpy(part).to(self.device) for part in self.train_dataset.batch(0))
             with self.autocast():
@@ -62,8 +67,10 @@ class SeededTrainer(Trainer):
             loss.backward()
             self.model.zero_grad(set_to_none=True)
             float(loss.detach())   # waits for the device
+            taken.append(time.perf_counter() - begun)
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
+        return min(taken) * self.config.accumulation_steps * OPTIMIZER if taken else None
 
 
 def derived_seed(seed: int, t: int) -> int:

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from commands import status
-from experiments.launch import live
-from experiments.launch.plan import is_alive
+from experiments.launch import curves, live
+from experiments.launch.alive import is_alive
 from experiments.records.record import SCHEMA, write_record
 from mingpt.utils import BadInput
 from tests.helpers.browser import chromium  # noqa: F401 (a fixture)
@@ -45,6 +45,16 @@ def out(tmp_path):
     return tmp_path
 
 
+def queue(out, names, **more):
+    """A launch of the study `mine` with these runs, by a process that is alive."""
+    folder = out / "logs" / "mine"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "order.json").write_text(json.dumps([{
+        "launched": "2026-01-01T00:00:00+00:00", "at_once": 2, "runs": names,
+        "seconds": [30.0] * len(names), "words": ["mine.toml"], "folder": str(out),
+        "process": {"host": socket.gethostname(), "pid": os.getpid()}} | more]))
+
+
 def arguments(out, **more):
     return argparse.Namespace(**{"out": out, "study": None, "watch": False, "every": 2.0,
                                  "json": False,
@@ -72,7 +82,8 @@ def test_the_table_and_the_json_say_the_same(out, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 6
     for row in rows:
-        line = next(line for line in shown.splitlines() if f" {row['arm']} " in f" {line} ")
+        name = live.name_of(row)
+        line = next(line for line in shown.splitlines() if f" {name} " in f" {line} ")
         assert row["status"] in line
     assert "loss nan at iteration 25" in shown and "25/100" in shown
 
@@ -98,6 +109,43 @@ def test_failures_come_first_and_then_what_runs(out):
     assert states == ["diverged", "unreadable", "killed", "running", "running", "done"]
     assert live.summary(live.find(out)).startswith("6 runs: 1 diverged, 1 unreadable, 1 killed, 2 "
                                                    "running, 1 done; ")
+
+
+def test_runs_without_a_record_wait_while_their_launcher_lives_and_are_missing_after_it(out):
+    names = ["live.s1", "next.s1", "next.s2", "next.s3"]
+    queue(out, names)
+    rows = live.find(out, "mine")
+    waiting = [live.name_of(row) for row in rows if row["status"] == "waiting"]
+    assert waiting == ["mine/next.s1", "mine/next.s2", "mine/next.s3"]
+    # two runs are on their way for 30 s more, then two of 30 s follow, then the third
+    assert live.time_left(rows) == 90 and "about 2 min left" in live.summary(rows)
+    gone = json.loads((out / "losses" / "mine" / "gone.s2.json").read_text())["process"]
+    queue(out, names, process=gone)
+    assert [row["status"] for row in live.find(out, "mine")].count("missing") == 3
+    queue(out, names, process=gone | {"host": "another"})
+    assert [row["status"] for row in live.find(out, "mine")].count("waiting") == 3
+    for path in (out / "logs" / "mine" / "order.json", *(out / "losses" / "mine").iterdir()):
+        os.utime(path, (1e9, 1e9))          # nobody has written for years
+    assert [row["status"] for row in live.find(out, "mine")].count("missing") == 3
+    for torn in ("[3]", "{", '[{"runs": ["a.s0"], "process": {"host": 3}}]',
+                 '[{"runs": ["a.s0"], "seconds": ["x"]}]', '{"runs": 3}'):
+        (out / "logs" / "mine" / "order.json").write_text(torn)
+        assert len(live.find(out, "mine")) >= 5
+
+
+def test_a_busy_machine_is_named_and_a_silent_run_is_not_running(out):
+    path = out / "losses" / "mine" / "live.s1.json"
+    record = json.loads(path.read_text())
+    write_record(path, record | {"progress": PROGRESS | {
+        "seconds_left": 90.0, "slowdown": 1.9, "longest_wait": 3.0}})
+    rows = {row["arm"]: row for row in live.find(out)}
+    assert 85 < rows["live"]["seconds_left"] <= 90
+    assert live.summary(list(rows.values())).endswith(
+        "steps take 1.9 × the rehearsed time: the machine is busy")
+    far = out / "losses" / "mine" / "far.s3.json"
+    os.utime(far, (far.stat().st_mtime - 720,) * 2)
+    row = live.row(far, out / "losses")
+    assert row["status"] == "silent" and row["message"].startswith("no sign of life for 12 min")
 
 
 def test_a_record_of_another_shape_is_a_row_that_says_so(out):
@@ -144,20 +192,21 @@ def test_beyond_its_last_iteration_a_run_has_no_time_left(out):
 
 def test_a_curve_of_losses_beyond_float32_is_drawn_without_them(tmp_path):
     (tmp_path / "a.csv").write_text("iteration,loss\n" + "1,1e308\n2,3\n" * 60)
-    assert set(live.curve(tmp_path / "a.csv")) == {3.0}
+    assert set(curves.curve(tmp_path / "a.csv")) == {3.0}
 
 
 def test_the_small_curve_leaves_the_first_drop_out_and_survives_a_half_written_row(tmp_path):
     rows = ["iteration,loss"] + [f"{i},{10 if i < 5 else 3 - i / 100}"
                                  for i in range(100)] + ["100,", "101,2.", "102"]
     (tmp_path / "a.csv").write_text("\n".join(rows))
-    values = live.curve(tmp_path / "a.csv")
-    assert len(values) == live.SPARK and max(values) < 3 and values == sorted(values, reverse=True)
-    assert live.sparkline(values)[0] == "█" and live.sparkline(values)[-1] == "▁"
+    values = curves.curve(tmp_path / "a.csv")
+    assert len(values) == curves.SPARK and max(values) < 3
+    assert values == sorted(values, reverse=True)
+    assert curves.sparkline(values)[0] == "█" and curves.sparkline(values)[-1] == "▁"
     assert (
-        live.curve(tmp_path / "none.csv") == []
-        and live.sparkline([]) == ""
-        and live.sparkline([1.0]) == "▁"
+        curves.curve(tmp_path / "none.csv") == []
+        and curves.sparkline([]) == ""
+        and curves.sparkline([1.0]) == "▁"
     )
 
 
@@ -180,11 +229,9 @@ def test_watching_without_a_terminal_prints_a_line_a_change(out, monkeypatch, ca
 
 
 def test_a_terminal_shows_the_urgent_runs_when_there_is_no_room_for_all(out):
-    from rich.console import Console
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(status.screen(live.find(out), height=7))
-    text = console.export_text()
-    assert "diverged" in text and "and 3 more" in text and "rope" not in text
+    from experiments.launch.screen import Screen
+    text = "\n".join(line.plain for line in Screen().lines(live.find(out), width=200, height=8))
+    assert "diverged" in text and "3 below" in text and "rope" not in text
 
 
 # --- the page ---
@@ -225,6 +272,29 @@ def test_the_page_is_whole_refreshes_itself_only_when_watched_and_stays_text(
         and page.locator(".spark").count() == 1
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_shows_status_progress_and_time_left_without_scrolling_sideways(
+    out, chromium, width, scheme  # noqa: F811
+):
+    queue(out, ["live.s1", "a_long_name_of_swiglu_rope_rmsnorm.s12"])
+    assert status.main(arguments(out, html=out / "status.html")) == 0
+    page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.goto((out / "status.html").as_uri())
+    table = page.locator(".wide")
+    assert table.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
+    for row in page.locator(".runs tbody tr").all():
+        for cell in (row.locator("th"), row.locator(".word"), row.locator("td.left")):
+            box = cell.bounding_box()
+            assert box is None or 0 <= box["x"] <= box["x"] + box["width"] <= width
+    live_row = page.locator(".runs tr", has_text="mine/live.s1")
+    assert "30 s" in live_row.inner_text() and "running" in live_row.inner_text()
+    waits = page.locator(".runs tr", has_text="a_long_name")
+    assert "waiting" in waits.inner_text() and "bad" not in (waits.get_attribute("class") or "")
+    assert "to watch it" in page.locator("#next").inner_text()
     page.close()
 
 

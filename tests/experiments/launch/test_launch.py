@@ -19,15 +19,14 @@ import pytest
 
 from experiments.declare.study import load_study
 from experiments.launch import launch
+from experiments.launch.alive import is_alive, status_of
 from experiments.launch.plan import (
     Job,
     Request,
     duration,
-    is_alive,
     looks,
     make_plan,
     order,
-    status_of,
     write_order,
 )
 from mingpt.utils import BadInput

@@ -143,3 +143,15 @@ def test_observers_are_told_in_order_and_no_logger_is_an_observer_that_does_noth
             told.append((self.name, row))
     Observers(Noted("first"), make_logger("none", tmp_path), Noted("second")).row(ROW, None)
     assert told == [("first", ROW), ("second", ROW)]
+
+
+def test_a_busy_machine_is_said_once_and_again_only_after_it_was_idle(capsys):
+    from experiments.train.progress import Reporter
+    reporter, busy = Reporter(), "; steps take 2.0 × the rehearsed time: the machine is busy"
+    reporter.statistics, reporter.max_iters, reporter.shown, reporter.busy = dict, 100, 0.0, False
+    row = ROW | {"val_loss": 3.0, "tokens_per_second": 5.0, "peak_memory_mb": 1.0}
+    for text in ("", busy, busy, "", busy):
+        reporter.forecast = SimpleNamespace(line=lambda text=text: f"0:47 left{text}")
+        reporter.row(row, {"val_loss": 3.0})
+    shown = capsys.readouterr().err
+    assert shown.count("the machine is busy") == 2 and shown.count("0:47 left\n") == 5
