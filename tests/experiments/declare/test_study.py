@@ -260,7 +260,7 @@ BAD = {
     "a typo in an arm": ("[arms.swiglo]", "did you mean 'swiglu'"),
     "a typo in include": ('[arms.x]\ninclude = ["roep"]', "did you mean 'rope'"),
     "a later arm": ('[arms.x]\ninclude = ["y"]\n[arms.y]\nmodel.n_embd = 8', "no earlier arm 'y'"),
-    "no such section": ("[arms.x]\nmodle.n_embd = 8", "did you mean 'model'"),
+    "no such section": ("[arms.x]\nmodle.n_embd = 8", "did you mean 'model.n_embd'"),
     "a section that is no table": ("[arms.x]\nmodel = 8", "a setting is model.KEY"),
     "an arm that is no table": ('[arms]\nrope = "yes"', "an arm is a table"),
     "an unknown baseline": ('baseline = "bass"\n[arms.rope]', "no arm 'bass'"),
