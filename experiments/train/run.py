@@ -35,6 +35,7 @@ from experiments.train.observer import Observer
 from experiments.train.process import peak_memory_mb, relayed
 from experiments.train.resume import (
     Counters,
+    changed_data,
     changed_settings,
     clear_leftovers,
     holds_rows,
@@ -125,7 +126,7 @@ class Run:
         earlier = read_record(self.files.json)
         changed = changed_settings(earlier["config"], self.settings)
         if earlier["data"].get("hash") != self.record["data"].get("hash"):
-            changed["data"] = [earlier["data"].get("hash"), self.record["data"].get("hash")]
+            changed |= changed_data(earlier["config"], self.record["config"], changed)
         if changed:
             raise BadInput(f"{self.files.json}: {earlier['status']} under other settings: "
                            f"{listed(changed)}; give another --out or --arm, or use "
