@@ -59,8 +59,9 @@ def main(args: argparse.Namespace) -> int:
     from mingpt.trainer import find_device
     # refuse a missing device before tokenising the corpus
     find_device(spec.settings.trainer.device)
-    observer = Observers(Reporter(), make_logger(spec.settings.run.logger, args.out))
-    corpus = open_corpus(spec.settings.data)
+    observer = Observers(Reporter(not args.json), make_logger(spec.settings.run.logger, args.out))
+    # a study tokenises before its runs, which says already what the corpus is
+    corpus = open_corpus(spec.settings.data, announce=args.study is None)
     run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]),
               observer=observer)
     code = run.execute(args.resume)
