@@ -83,19 +83,34 @@ def _without_source(settings: CN) -> CN:
 
 def _measure(model: torch.nn.Module, settings: CN) -> tuple[float, float]:
     """(seconds per step, peak memory in MB). Both are measured on whole steps. On a CPU, where
-    these may take minutes, long ones are extrapolated from steps of few rows and of three times as
-    many; on a GPU few rows leave most of it idle and tell nothing."""
+    these may take minutes, long ones are extrapolated from two short steps: the time by their
+    FLOPs, the memory by their tokens. On a GPU a short step leaves most of it idle and tells
+    nothing."""
     trainer, T = settings.trainer, row_length(settings)
-    few = max(1, int(TRIAL_FLOPS / (model.flops_per_token(T) * T)))
-    if find_device(trainer.device) != "cpu" or 3 * few > trainer.batch_size:
+
+    def flops(rows: int, length: int) -> float:
+        return model.flops_per_token(length) * length * rows
+    whole = flops(trainer.batch_size * trainer.accumulation_steps, T)
+    if find_device(trainer.device) != "cpu" or whole <= 3 * TRIAL_FLOPS:
         return _time(model, RandomTokens(settings), settings)
-    small = copy.deepcopy(settings)
-    small.trainer.accumulation_steps = 1
-    (one, memory), (three, more) = (_time(model, RandomTokens(small, rows), small, most=1)
-                                    for rows in (few, 3 * few))
-    per_row, held = max(0.0, three - one) / (2 * few), max(0.0, more - memory) / (2 * few)
-    return (one + per_row * (trainer.batch_size * trainer.accumulation_steps - few),
-            memory + held * (trainer.batch_size - few))
+    rows, length = max(1, int(TRIAL_FLOPS / flops(1, T))), T
+    if flops(1, T) > TRIAL_FLOPS:      # even one row is long: cut it
+        length = max(1, int(T * TRIAL_FLOPS / flops(1, T)))
+    shapes = (rows, length), (3 * rows, T) if length == T else (1, min(T, 3 * length))
+    (short, little), (long, much) = (_time_short(model, settings, *shape) for shape in shapes)
+    (few, many), cost = (r * l for r, l in shapes), [flops(*shape) for shape in shapes]
+    per_flop = max(0.0, long - short) / (cost[1] - cost[0])
+    per_token = max(0.0, much - little) / (many - few)
+    return (short + per_flop * (whole - cost[0]),
+            little + per_token * (trainer.batch_size * T - few))
+
+
+def _time_short(model: torch.nn.Module, settings: CN, rows: int, length: int
+                ) -> tuple[float, float]:
+    """(seconds, peak memory in MB) of a step with this many rows of this length."""
+    settings = copy.deepcopy(settings)
+    settings.data.length, settings.trainer.accumulation_steps = length, 1
+    return _time(model, RandomTokens(settings, rows), settings, most=1)
 
 
 def _time(model: torch.nn.Module, tokens: RandomTokens, settings: CN,
