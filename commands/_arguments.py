@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from experiments.declare.arms import SECTIONS, catalogue
-from experiments.declare.hints import flag_hint, nearest_option, said
+from experiments.declare.hints import flag_hint, meant, nearest_option, said
 from mingpt.utils import BadInput
 
 
@@ -19,6 +20,12 @@ class Parser(argparse.ArgumentParser):
     `takes_settings`, an unknown option may mean a setting."""
 
     takes_settings = False
+    words: Sequence[str] = ()      # the command line, for error messages
+
+    def parse_args(self, args: Sequence[str], namespace=None) -> argparse.Namespace:
+        """Parse the words of the command line. Raises BadInput."""
+        self.words = list(args)
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> None:
         """Raise BadInput with argparse's message and the option or setting that may be meant."""
@@ -26,6 +33,10 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{self.prog}: {message}{self._hint(word.partition('=')[0])}")
 
     def _hint(self, word: str) -> str:
+        before = dict(zip(self.words[1:], self.words, strict=False)).get(word, "")
+        if before.startswith("--") and not word.startswith("-"):    # --warmup 100
+            setting = [f"--{key}" for key in meant(before) if self.takes_settings]
+            return f": {before} takes no value" + (said(setting) if setting else "")
         if word.startswith("--") and self.takes_settings:
             return flag_hint(word, self.known())
         near = nearest_option(word, self.known()) if word.startswith("--") else []
