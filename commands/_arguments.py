@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.declare.arms import SECTIONS, catalogue
+from experiments.declare.arms import catalogue
 from experiments.declare.hints import flag_hint, meant, nearest_option, said
+from experiments.declare.ranges import SECTIONS
 from mingpt.utils import BadInput
 
 

@@ -17,14 +17,10 @@ from types import MappingProxyType
 from typing import Any
 
 from experiments.declare.hints import hint
+from experiments.declare.ranges import SECTIONS
 from mingpt.utils import BadInput, did_you_mean
 
 CATALOGUE = Path(__file__).parents[1] / "arms.toml"
-# the branches of the settings tree
-SECTIONS = {"model": "the network: its size, its parts and their options",
-            "trainer": "the optimizer, the learning rate, and the number of iterations",
-            "data": "the text, its tokens, and how they fill batches",
-            "run": "how a run measures itself, and what it keeps"}
 # An arm's name is part of file names, so it holds no character that is special to a shell.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 

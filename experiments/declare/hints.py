@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from experiments.declare.ranges import OTHERS, TABLE
+from experiments.declare.ranges import OTHERS, SECTIONS, TABLE
+from mingpt.utils import did_you_mean
 
 POINTER = "`python lab.py settings` lists all settings"
 NEAR = 0.75    # difflib's ratio of two names from which one counts as a misspelling of the other
@@ -110,6 +111,15 @@ def flag_hint(word: str, options: Iterable[str]) -> str:
     found = named or nearest_option(word, options) or _near(word, _all(()))
     return said([name if name.startswith("--") else f"--{name}" for name in found
                  if not name.startswith("--") or name in options])
+
+
+def key_hint(key: str, keys: Iterable[str]) -> str:
+    """The same for an unknown key at the top of a study's file, where settings do not stand."""
+    if key in SECTIONS:
+        return ": settings stand under [base], or in an arm's table"
+    if not difflib.get_close_matches(key, keys, cutoff=NEAR) and (names := meant(key)):
+        return f"{said(names)} Settings stand under [base], or in an arm's table"
+    return did_you_mean(key, keys)
 
 
 def nearest_option(word: str, options: Iterable[str]) -> list[str]:

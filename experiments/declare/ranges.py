@@ -12,6 +12,11 @@ from typing import Any
 
 from mingpt.utils import BadInput
 
+# the branches of the settings tree
+SECTIONS = {"model": "the network: its size, its parts and their options",
+            "trainer": "the optimizer, the learning rate, and the number of iterations",
+            "data": "the text, its tokens, and how they fill batches",
+            "run": "how a run measures itself, and what it keeps"}
 MANY = 10**12   # more iterations, tokens or documents than anybody has
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import lab
-from experiments.declare.arms import SECTIONS, catalogue
+from experiments.declare.arms import catalogue
+from experiments.declare.ranges import SECTIONS
 from experiments.declare.settings import default_settings, walk
 from experiments.declare.spec import presets
 from experiments.train.loggers import LOGGERS

@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments.declare.arms import SECTIONS
 from experiments.declare.describe import describe, first_sentence, search, text_of
 from experiments.declare.names import all_slots
+from experiments.declare.ranges import SECTIONS
 from experiments.declare.settings import default_settings, walk
 from mingpt import mlps
 from mingpt.config import options_of
