@@ -4,12 +4,12 @@ import argparse
 
 import pytest
 
+import lab
 from commands import study, train
 from commands._arguments import Parser
 from experiments.declare.hints import FLAGS, NOTES, POINTER, SYNONYMS, flag_hint, hint, meant
 from experiments.declare.settings import default_settings, walk
 from experiments.declare.spec import make_spec
-from experiments.declare.study import load_study
 from mingpt.utils import BadInput
 
 SETTINGS = [key for key, _ in walk(default_settings())]
@@ -57,7 +57,7 @@ def test_a_study_and_a_preset_are_answered_alike(tmp_path):
                        ("learning_rate = 1e-3", "trainer.learning_rate")):
         path.write_text(f"[arms.baseline]\n[arms.x]\n{line}\n")
         with pytest.raises(BadInput, match=f"did you mean '{name}'"):
-            make_spec("nano", load_study(path).path, "x")
+            lab.main(["--study", str(path), "--arm", "x", "--preset", "nano", "--dry-run"])
     path.write_text("[model]\nlayers = 2\n")
     with pytest.raises(BadInput, match=r"did you mean 'model.n_layer'"):
         make_spec(preset=str(path))
