@@ -18,6 +18,7 @@ from typing import Any
 
 from mingpt.utils import BadInput
 
+TAKES_SETTINGS = False
 COLUMNS = ("study", "arm", "seed", "status", "iteration", "loss", "curve", "val_loss", "tokens/s",
            "left", "where")
 NUMBERS = ("seed", "iteration", "loss", "val_loss", "tokens/s", "left")
@@ -42,8 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Show the runs and return the exit code 0. Raises BadInput."""
-    if args.overrides:
-        raise BadInput(f"status takes no settings: {args.overrides[0]}")
     if args.json and (args.watch or args.html):
         raise BadInput("--json prints the runs once: leave out --watch and --html, or repeat the "
                        "command")

@@ -95,7 +95,10 @@ def test_the_help_lists_what_an_option_can_be_and_where_the_settings_are():
     for names in (ATTENTIONS, BACKENDS, GPT2_SIZES, LOGGERS, NAMED, SECTIONS, presets):
         assert all(f" {name}" in shown for name in names), names
     assert "`python lab.py settings [WORD]` lists them" in shown
-    assert "settings" not in run("sample", "--help").stdout
+    for verb in ("sample", "eval", "export", "settings", "status"):
+        assert "settings, each given as" not in run(verb, "--help").stdout
+        refused = run(verb, "x", *["y"] * (verb == "export"), "--model.n_layer=2")
+        assert refused.stderr.endswith("takes no settings: leave out --model.n_layer=2\n")
 
 
 def test_settings_lists_all_of_them_as_text_and_as_json():
