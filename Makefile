@@ -39,8 +39,14 @@ test: $(VENV)/.installed-test ## install the test extras, lint, and run every te
 lint: $(VENV)/.installed-test ## run ruff
 	$(PY) -m ruff check .
 
+# the help needs no packages, so nothing is installed for it
+ifneq ($(filter -h --help,$(ARGS)),)
+bench:
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m benchmarks $(ARGS)
+else
 bench: $(VENV)/.installed-bench ## measure ratios to peer projects, interleaved (MINGPT=path NANOGPT=path ARGS=…)
 	MINGPT='$(MINGPT)' NANOGPT='$(NANOGPT)' $(PY) -m benchmarks $(ARGS)
+endif
 
 clean: ## remove the virtual environment and caches, never results
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ ablate: change one thing in a GPT, train the variants, and get an answer that ca
     python lab.py VERB --help             explain one verb and its options
 
 Without a verb, `train` is meant. Any setting can be given as --section.key=value, for example
---model.n_layer=2 --trainer.learning_rate=1e-3
+--model.n_layer=2 --trainer.learning_rate=1e-3; `python lab.py settings` lists them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from commands._arguments import Parser
+from commands._arguments import Parser, settings_help
 from mingpt.utils import BadInput, did_you_mean
 
 # Waiting OpenMP threads spin, which takes the cores from processes that have work. Beside one busy
@@ -74,9 +74,13 @@ def main(argv: list[str]) -> int:
     command = importlib.import_module(f"commands.{verb}")
     parser = Parser(prog=f"lab.py {verb}", description=command.__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.takes_settings = getattr(command, "TAKES_SETTINGS", True)
+    parser.epilog = settings_help() if parser.takes_settings else None
     command.add_arguments(parser)
     arguments, overrides = split_overrides(arguments)
     args = parser.parse_args(arguments)
+    if overrides and not parser.takes_settings:
+        raise BadInput(f"lab.py {verb} takes no settings: leave out {overrides[0]}")
     args.overrides = overrides
     return command.main(args)
 

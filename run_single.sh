@@ -34,7 +34,8 @@ fi
 python=$root/.venv/bin/python
 
 if [[ ! -e $root/.venv/.installed ]]; then
-    exec 9> "$root/.setup.lock"     # several jobs may start at once
+    mkdir -p "$root/.venv"
+    exec 9> "$root/.venv/.setup.lock"     # several jobs may start at once
     if command -v flock > /dev/null; then flock 9; fi
     make --no-print-directory -C "$root" setup >&2
     exec 9>&-

@@ -75,8 +75,9 @@ def main() -> None:
     """Print the speed of each side in MB/s; write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE.jsonl",
+                        help="the texts to encode (default: Python's own library)")
+    parser.add_argument("--rounds", type=int, default=5, help="samples per side (default 5)")
     parser.add_argument("--quick", action="store_true", help="measure only one round")
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS,
                         help="folder of the JSON file")

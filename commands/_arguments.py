@@ -5,26 +5,55 @@ The options that several verbs share, and the argument parser of lab.py and plot
 from __future__ import annotations
 
 import argparse
+import ast
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from experiments.declare.arms import catalogue
-from mingpt.utils import BadInput, did_you_mean
+from experiments.declare.hints import flag_hint, meant, nearest_option, said
+from experiments.declare.ranges import SECTIONS
+from mingpt.utils import BadInput
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are raised as BadInput, so they print as one line."""
+    """An ArgumentParser whose errors are raised as BadInput, so they print as one line. With
+    `takes_settings`, an unknown option may mean a setting."""
+
+    takes_settings = False
+    words: Sequence[str] = ()      # the command line, for error messages
+
+    def parse_args(self, args: Sequence[str], namespace=None) -> argparse.Namespace:
+        """Parse the words of the command line. Raises BadInput."""
+        self.words = list(args)
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> None:
-        """Raise BadInput with argparse's message and the nearest known option."""
+        """Raise BadInput with argparse's message and the option or setting that may be meant."""
         word = message.rpartition("unrecognized arguments: ")[2].split(" ")[0]
-        hint = did_you_mean(word.partition("=")[0], self.known()) if word.startswith("--") else ""
-        if "did you mean" not in hint:
-            hint = f" (see {self.prog} --help)"
-        raise BadInput(f"{self.prog}: {message}{hint}")
+        raise BadInput(f"{self.prog}: {message}{self._hint(word.partition('=')[0])}")
+
+    def _hint(self, word: str) -> str:
+        before = dict(zip(self.words[1:], self.words, strict=False)).get(word, "")
+        if before.startswith("--") and not word.startswith("-"):    # --warmup 100
+            setting = [f"--{key}" for key in meant(before) if self.takes_settings]
+            return f": {before} takes no value" + (said(setting) if setting else "")
+        if word.startswith("--") and self.takes_settings:
+            return flag_hint(word, self.known())
+        near = nearest_option(word, self.known()) if word.startswith("--") else []
+        return said(near) if near else f" (see {self.prog} --help)"
 
     def known(self) -> list[str]:
         """Every option, long and short, as it is written on the command line."""
         return [option for action in self._actions for option in action.option_strings]
+
+    def format_help(self) -> str:
+        """The help. To an option with `names`, a function, it adds the names that the option
+        takes: only the help needs them, and some come from modules that load slowly."""
+        for action in self._actions:
+            if names := vars(action).pop("names", None):
+                action.help = f"{action.help}: {', '.join(names())}"
+        return super().format_help()
 
 
 def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,24 +68,51 @@ def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
                       help="an arm of the study; without --study, a name for this combination")
     attention = parser.add_argument_group("attention")
     attention.add_argument("--schedule", metavar="S",
-                           help="which keys each layer sees: a name (lms_main, half, sssl, …), "
-                           "one pattern per layer ('f 256 128*4 f'), or FILE.json[:NAME]")
+                           help="which keys each layer sees: one pattern per layer ('f 256 128*4 "
+                           "f'), FILE.json[:NAME], or a name").names = _schedules
     attention.add_argument("--window", type=int, metavar="W",
                            help="every layer sees only the last W keys")
     attention.add_argument("--dilation", type=int, metavar="D",
                            help="with --window: beyond the window, also every D-th key")
     attention.add_argument("--attention", metavar="NAME",
-                           help="how queries, keys and values are made (mha, gqa, mqa, mla, msla)")
+                           help="how queries, keys and values are made").names = partial(
+                               _names_in, "mingpt.attention.heads", "ATTENTIONS")
     attention.add_argument("--backend", metavar="NAME",
-                           help="how attention is computed (auto, dense, flash, banded, "
-                           "flex); changes time and memory, not the numbers")
+                           help="how attention is computed, which changes time and memory, not "
+                           "the numbers").names = partial(
+                               _names_in, "mingpt.sparse.backends", "BACKENDS")
     source = parser.add_argument_group("weights of another model")
     source.add_argument("--init", metavar="SOURCE",
-                        help="start from the weights of gpt2, of another Hugging Face model (a "
-                        "folder or a name on the hub) or of a run, as far as they fit")
+                        help="start from the weights of a run, of a Hugging Face model (a folder "
+                        "or a name on the hub), or of one of these, as far as they "
+                        "fit").names = partial(_names_in, "mingpt.pretrained.read", "GPT2_SIZES")
     source.add_argument("--freeze-except", metavar="WORDS",
                         help="train only the parameters whose names contain these words, "
                         "separated by commas (attn, or mlp.c_fc,ln_*)")
+
+
+def _schedules() -> list[str]:
+    from mingpt.patterns.schedule import FORMULAS, NAMED
+    return [*NAMED, *FORMULAS]
+
+
+def _names_in(module: str, table: str) -> list[str]:
+    """The names in a dict or set of texts of a module, read from its file: --help must not wait for
+    torch, which the module imports."""
+    path = Path(__file__).parents[1] / f"{module.replace('.', '/')}.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            target, = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            if ast.unparse(target) == table:
+                names = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts
+                return [ast.literal_eval(name) for name in names]
+    raise LookupError(f"{path} has no {table}")
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the project."""
+    from experiments.declare.presets import presets
+    return [*presets()]
 
 
 def attention_overrides(args: argparse.Namespace) -> list[str]:
@@ -99,10 +155,17 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verbs that build a model: its size and its device."""
     parser.add_argument("--preset", metavar="NAME",
-                        help="model size and training settings: laptop (default), nano, paper, "
-                        "gpt2, lms, sliding, … or a TOML file")
+                        help="model size and training settings (default laptop): a TOML file, or "
+                        "a name").names = preset_names
     parser.add_argument("--device", metavar="D",
                         help="cuda, mps or cpu (default: the fastest on this machine)")
+
+
+def settings_help() -> str:
+    """The groups of settings, for the end of a verb's help."""
+    groups = "\n".join(f"  {name:<8} {meaning}" for name, meaning in SECTIONS.items())
+    return (f"settings, each given as --section.key=value:\n{groups}\n`python lab.py settings "
+            f"[WORD]` lists them with their defaults, ranges and meanings.")
 
 
 def spec_from(args: argparse.Namespace):

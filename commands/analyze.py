@@ -20,6 +20,8 @@ import json
 import sys
 from pathlib import Path
 
+from commands._arguments import preset_names
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `analyze`."""
@@ -29,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="number of layers, for a schedule (default 12)")
     parser.add_argument("--preset", default="sliding", metavar="NAME",
                         help="the model's heads and width and, for a pair, its layers "
-                        "(default sliding, as in study 003: 16 heads of 32)")
+                        "(default sliding, as in study 003: 16 heads of 32); a TOML file, or a "
+                        "name").names = preset_names
     parser.add_argument("--no-timing", action="store_true",
                         help="only count; do not measure speed-ups")
     parser.add_argument("--rounds", type=int, default=7, metavar="N",
@@ -66,7 +69,8 @@ def _schedules(args: argparse.Namespace) -> int:
     try:
         subjects = read(args.words, args.layers, args.preset, args.overrides)
     except BadInput:
-        if len(args.words) != 1 or not _names_one_run(args.words[0], args.out):
+        from experiments.weights.saved import known_runs, runs_called
+        if len(args.words) != 1 or not runs_called(args.words[0], known_runs(args.out)):
             raise
         return _run(args)
     from experiments.analysis.describe import describe
@@ -81,13 +85,6 @@ def _schedules(args: argparse.Namespace) -> int:
         rows = [row | {"measured": measured} for row, measured in zip(rows, times, strict=True)]
     written = files.write_rows(rows, how, folder)
     return _print(files.text_of(rows, how), {"measured": how, "rows": rows}, written, args.json)
-
-
-def _names_one_run(word: str, out: Path) -> bool:
-    """Whether the word, which is not a schedule, names the arm of a trained run."""
-    from experiments.weights.saved import known_runs
-    return any(word in (files.arm, f"{files.study}/{files.arm}")
-               for files in known_runs(out).values())
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -12,6 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
+TAKES_SETTINGS = False
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `eval`."""
@@ -29,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bleu", type=int, default=16, metavar="ROWS",
                         help="held-out rows for BLEU: the model continues each first half, and the "
                         "result is compared with the second half (default 16; 0: none)")
-    parser.add_argument("--device", default="auto", metavar="D")
+    parser.add_argument("--device", default="auto", metavar="D",
+                        help="cuda, mps or cpu (default: the fastest on this machine)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
                         help="the folder that holds the runs (default .)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")

@@ -17,6 +17,8 @@ import argparse
 import json
 from pathlib import Path
 
+TAKES_SETTINGS = False
+
 
 class PrintParity(argparse.Action):
     """The option --parity. Like --help it prints and exits, so no other argument is needed."""

@@ -17,6 +17,8 @@ import argparse
 import json
 from pathlib import Path
 
+TAKES_SETTINGS = False
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sample`."""
@@ -41,11 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the run that drafts, or `heads`; the speed-up is reported")
     parser.add_argument("--drafted", type=int, default=4, metavar="N",
                         help="number of tokens that a run drafts at once (default 4)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N",
+                        help="seed of the random draws (default 0)")
     parser.add_argument("--best", action="store_true",
                         help="use the weights of the best evaluation (kept by "
                              "--run.keep_best=true)")
-    parser.add_argument("--device", default="auto", metavar="D")
+    parser.add_argument("--device", default="auto", metavar="D",
+                        help="cuda, mps or cpu (default: the fastest on this machine)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
                         help="the folder that holds the runs (default .)")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON")

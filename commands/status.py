@@ -19,6 +19,7 @@ from typing import Any
 
 from mingpt.utils import BadInput
 
+TAKES_SETTINGS = False
 # Signals that end the view in a terminal, after the terminal has been restored.
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 BLINK = 0.25     # seconds between two looks at the terminal's size
@@ -39,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Show the runs and return the exit code 0. Raises BadInput."""
-    if args.overrides:
-        raise BadInput(f"status takes no settings: {args.overrides[0]}")
     if args.json and (args.watch or args.html):
         raise BadInput("--json prints the runs once: leave out --watch and --html, or repeat the "
                        "command")

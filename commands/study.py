@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from commands._arguments import preset_names
 from mingpt.utils import BadInput
 
 DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
@@ -27,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a shipped study, or a path to a TOML file (default seven)")
     add("--seeds", metavar="0-4",
         help="the seeds to run, as 0-4 or 0,2,5 (default: the study's own)")
-    add("--preset", metavar="NAME", help="size and training settings of all arms")
+    add("--preset", metavar="NAME", help="size and training settings of all arms (default: the "
+        "study's own): a TOML file, or a name").names = preset_names
     add("--data", nargs="+", default=[], metavar="PATH",
         help="files, folders, globs or the name of a data set")
     add("--out", default=".", metavar="DIR",

@@ -13,6 +13,8 @@ import argparse
 import json
 import time
 
+from commands._arguments import preset_names
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `tokenize`."""
@@ -20,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="files, folders, globs, or the name of a data set "
                         "(default: a corpus made from Python's own standard library)")
     parser.add_argument("--preset", metavar="NAME",
-                        help="the preset whose data settings to start from (default laptop)")
+                        help="the preset whose data settings to start from (default laptop): a "
+                        "TOML file, or a name").names = preset_names
     parser.add_argument("--study", metavar="FILE",
                         help="a study, by name or as a TOML file, whose data settings to use")
     parser.add_argument("--arm", metavar="NAME",

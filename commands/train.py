@@ -14,12 +14,10 @@ import shlex
 import sys
 
 from commands._arguments import add_arm_arguments, add_run_arguments, spec_from
-from experiments.declare.ranges import listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
-    parser.epilog = f"Numbers that --section.key=value takes:\n{listing()}"
     add_arm_arguments(parser)
     add_run_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N",
@@ -33,11 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="train even if the audit finds that the arm does not do what it "
                              "declares")
     parser.add_argument("--logger", metavar="NAME",
-                        help="log to tensorboard or wandb besides the CSV (default none)")
+                        help="where to log besides the CSV (default none)").names = _loggers
     parser.add_argument("--dry-run", action="store_true",
                         help="print what would be trained and what it would cost; train nothing")
     parser.add_argument("--json", action="store_true",
                         help="print the result (or the dry run) as JSON")
+
+
+def _loggers() -> list[str]:
+    from experiments.train.loggers import LOGGERS
+    return [*LOGGERS]
 
 
 def main(args: argparse.Namespace) -> int:
@@ -56,8 +59,9 @@ def main(args: argparse.Namespace) -> int:
     from mingpt.trainer import find_device
     # refuse a missing device before tokenising the corpus
     find_device(spec.settings.trainer.device)
-    observer = Observers(Reporter(), make_logger(spec.settings.run.logger, args.out))
-    corpus = open_corpus(spec.settings.data)
+    observer = Observers(Reporter(not args.json), make_logger(spec.settings.run.logger, args.out))
+    # a study tokenises before its runs, which says already what the corpus is
+    corpus = open_corpus(spec.settings.data, announce=args.study is None)
     run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]),
               observer=observer)
     code = run.execute(args.resume)
@@ -88,7 +92,8 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     if plan["init"]:
         print(begun_line(plan["init"]))
     print(f"FLOPs per token   {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
-    print(f"audit             {'passed' if plan['audit']['passed'] else 'failed'}")
+    audited = {True: "passed", False: "failed", None: "left to the training"}
+    print(f"audit             {audited[plan['audit']['passed']]}")
     for claim, seen in plan["audit"]["checks"].items():
         print(f"  {'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True
                                                                   else f": {seen}"))

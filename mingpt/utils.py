@@ -30,10 +30,11 @@ class BadInput(Exception):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of an error line: the known name nearest to `word`, or all known names if none
-    is near."""
-    known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
-    return f": did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    is near. Upper and lower case count as the same."""
+    lowered = {str(k).lower(): str(k) for k in known}
+    near = difflib.get_close_matches(str(word).lower(), lowered, n=1, cutoff=0.6)
+    return (f": did you mean {lowered[near[0]]!r}?" if near
+            else f"; known: {', '.join(lowered.values())}")
 
 
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:

@@ -160,7 +160,7 @@ def analyze_run(files: RunFiles, rows: int, device: str = "auto",
     if "config" not in record:
         raise BadInput(f"{files.json}: no record here, so the run's training data is unknown")
     config = CN(**record["config"]["data"])
-    validation = open_corpus(config).validation(model.block_size, config.val_tokens)
+    validation = open_corpus(config, announce=False).validation(model.block_size, config.val_tokens)
     layers, maps = attention_of(model, validation.x[:rows], validation.y[:rows])
     return {"run": files.name, "weights": which, "T": model.block_size,
             "rows": min(rows, len(validation.x)),

@@ -58,14 +58,14 @@ def get_default_config() -> CN:
     return C
 
 
-def open_corpus(config: CN) -> Corpus:
-    """Open a corpus, and tokenise it first if it is not in the cache. Raises BadInput where the
-    corpus cannot be used."""
+def open_corpus(config: CN, announce: bool = True) -> Corpus:
+    """Open a corpus, and tokenise it first if it is not in the cache. Where no paths are given,
+    `announce` says which text is used. Raises BadInput where the corpus cannot be used."""
     _check(config)
     tokenizer = get_tokenizer(config.tokenizer)
     paths = [config.paths] if isinstance(config.paths, str) else config.paths
     sources = resolve(paths, config.max_docs)
-    if not paths:
+    if not paths and announce:
         say(f"No --data: using {sources[0].name} (its docstrings and sources) as the corpus.")
     _check_use(config, sources)
     store = open_store(config, sources, tokenizer)

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from experiments.declare.hints import hint
+from experiments.declare.ranges import SECTIONS
 from mingpt.utils import BadInput, did_you_mean
 
 CATALOGUE = Path(__file__).parents[1] / "arms.toml"
-SECTIONS = ("model", "trainer", "data", "run")   # the branches of the settings tree
 # An arm's name is part of file names, so it holds no character that is special to a shell.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -162,8 +163,7 @@ def flatten(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in flat:
         section, dot, rest = key.partition(".")
         if section not in SECTIONS:
-            raise BadInput(f"{where}: no section {section!r} in "
-                           f"{key!r}{did_you_mean(section, SECTIONS)}")
+            raise BadInput(f"{where}: no section {section!r} in {key!r}{hint(key)}")
         if not dot or not rest:
             raise BadInput(f"{where}: {key!r} names a section; a setting is {section}.KEY = value")
     return flat

@@ -80,7 +80,7 @@ def refuse_undone_flags(flags: list[str], chosen: Mapping[str, Any],
                         before: Mapping[str, Any]) -> None:
     """Raise BadInput where a setting undoes what a flag turns on. `before` are the settings without
     any flag."""
-    slots = _slots()
+    slots = all_slots()
     for name in flags:
         for owner in sorted(closure(name, catalogue())):
             arm: Arm = catalogue()[owner]
@@ -90,7 +90,7 @@ def refuse_undone_flags(flags: list[str], chosen: Mapping[str, Any],
                                    f"{arm.own[key]!r}: leave one of them out")
 
 
-def _slots() -> dict[str, Mapping[str, Any]]:
+def all_slots() -> dict[str, Mapping[str, Any]]:
     """Every slot, such as 'model.norm', with its members."""
     from mingpt import model, trainer
     return {f"{section}.{slot}": members for section, slots in (("model", model.SLOTS),
@@ -101,7 +101,7 @@ def _slots() -> dict[str, Mapping[str, Any]]:
 def _parts(rest: Mapping[str, Any]) -> list[str]:
     """The parts of a name, one per setting: each slot's member followed by its options, then the
     other settings in their order, then the schedule."""
-    slots = _slots()
+    slots = all_slots()
     others = {key: value for key, value in rest.items() if key not in slots
               and key != "model.schedule"}
     members = []
@@ -154,7 +154,7 @@ def _means_another(name: str) -> bool:
     """Whether the name of a schedule's file begins like another part of an arm's name: an arm, a
     member, a setting, a shipped schedule, or a schedule's own text."""
     from mingpt.patterns.schedule import FORMULAS, NAMED
-    members = (member for each in _slots().values() for member in each)
+    members = (member for each in all_slots().values() for member in each)
     words = ("no_", "window", "schedule-", *catalogue(), *members, *_leaves(), *NAMED, *FORMULAS)
     return name.startswith(words) or re.match(r"[fbgs]?[0-9]|f($|[-x])", name) is not None
 

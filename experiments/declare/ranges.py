@@ -1,5 +1,6 @@
 """
-The allowed range of every numeric setting, in one table, and the check of values against it.
+What every setting means and may be, in two tables: the numeric settings with their ranges, and the
+others. Also the check of numbers against their ranges.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from typing import Any
 
 from mingpt.utils import BadInput
 
+# the branches of the settings tree
+SECTIONS = {"model": "the network: its size, its parts and their options",
+            "trainer": "the optimizer, the learning rate, and the number of iterations",
+            "data": "the text, its tokens, and how they fill batches",
+            "run": "how a run measures itself, and what it keeps"}
 MANY = 10**12   # more iterations, tokens or documents than anybody has
 
 
@@ -72,7 +78,7 @@ COUNT = whole(1, MANY)
 OPTIONAL = whole(1, MANY, none=True)
 BASE = number(1, 10**12, above=True)
 
-# setting → (its range, what it means)
+# numeric setting → (its range, what it means)
 TABLE: dict[str, tuple[Range, str]] = {
     "model.n_layer": (whole(1, 1_000, none=True), "layers; None: those of model.model_type"),
     "model.n_head": (HEADS, "attention heads; None: those of model.model_type"),
@@ -134,18 +140,72 @@ TABLE: dict[str, tuple[Range, str]] = {
     "data.val_tokens": (COUNT, "tokens in the validation set"),
     "data.max_bad": (number(0, 1), "share of lines that may be bad"),
     "data.min_chars": (whole(0, 10**9), "fewest characters of a document"),
-    "run.log_every": (COUNT, "iterations between rows"),
-    "run.eval_every": (COUNT, "iterations between evaluations"),
+    "run.log_every": (COUNT, "iterations between rows of the CSV"),
+    "run.eval_every": (COUNT, "iterations between evaluations on the validation tokens"),
     "run.checkpoint_every": (COUNT, "iterations between checkpoints"),
     "run.eval_batch_size": (whole(1, 10**6, none=True),
                             "rows evaluated at once; None: trainer.batch_size"),
     "run.patience": (OPTIONAL, "evaluations without improvement that end a run; None: no limit"),
-    "run.rehearsals": (whole(0, 1_000), "forward and backward passes before the clock starts"),
-    "run.seed_offset": (whole(0, 2**62), "added to the seed"),
+    "run.rehearsals": (whole(0, 1_000), "forward and backward passes before the clock starts, as "
+                       "the first are slow"),
+    "run.seed_offset": (whole(0, 2**62), "added to the seed of weights and batches; a baseline "
+                        "with another offset shows the noise"),
     "run.threads": (whole(1, 1_024, none=True), "CPU threads; None: torch's own choice"),
     "run.sample_tokens": (whole(0, 10**5), "tokens of the sample at the end"),
 }
 RANGES: dict[str, Range] = {key: allowed for key, (allowed, _) in TABLE.items()}
+
+NAME, TEXT, SWITCH = "a name", "a text", "true or false"
+TEXT_OR_NONE, SWITCH_OR_NONE = "a text or None", "true, false or None"
+
+# any other setting → (what it may be, what it means)
+OTHERS: dict[str, tuple[str, str]] = {
+    "model.model_type": (TEXT_OR_NONE, "a named size, in place of n_layer, n_head and n_embd"),
+    "model.bias": (SWITCH, "whether linear layers and norms have biases"),
+    "model.schedule": (TEXT, "which keys each layer sees: a name, or one pattern per layer, such "
+                       "as 'f 256 128*4 f'"),
+    "model.backend": (NAME, "how attention is computed; changes time and memory, not the numbers"),
+    "model.block": (NAME, "the order of norm, attention and MLP in a layer"),
+    "model.attention": (NAME, "how queries, keys and values are made"),
+    "model.norm": (NAME, "what rescales the input of a part of a layer"),
+    "model.mlp": (NAME, "what a layer does to each token by itself"),
+    "model.position": (NAME, "how the model learns where a token stands"),
+    "model.qkv_bias": (SWITCH_OR_NONE, "biases of queries, keys and values; None: model.bias"),
+    "model.attn_out_bias": (SWITCH_OR_NONE, "bias of attention's output; None: model.bias"),
+    "model.qk_norm": (SWITCH, "whether the queries and keys of each head are normalised"),
+    "model.mlp_scaled_init": (SWITCH, "whether a gated MLP's output starts scaled down, as GPT-2's "
+                              "does"),
+    "model.expert": (NAME, "the MLP that each expert is"),
+    "model.nope_layers": ("'3,7', 'every 4' or None", "layers without positions"),
+    "model.tie_weights": (SWITCH, "whether embedding and head share one matrix"),
+    "trainer.device": (TEXT, "cuda, cuda:1, mps or cpu; auto: the fastest on this machine"),
+    "trainer.betas": ("two numbers from 0 to below 1", "AdamW's averaging of gradients"),
+    "trainer.lr_schedule": (NAME, "how the learning rate changes after the warm-up"),
+    "trainer.optimizer": (NAME, "what turns gradients into steps"),
+    "trainer.dtype": (NAME, "type of matrix products; auto: bfloat16 on CUDA, float32 elsewhere"),
+    "trainer.compile": (SWITCH, "whether to use torch.compile"),
+    "data.paths": ("paths or None", "files, folders, globs or names; None: Python's own library"),
+    "data.text_key": (TEXT, "the key or column that holds a record's text"),
+    "data.separator": (TEXT_OR_NONE, "what separates the documents of a .txt, such as "
+                       "<|endoftext|>; None: cut every 16 KB"),
+    "data.bin_dtype": (TEXT_OR_NONE, "the type of a .bin without a header"),
+    "data.tokenizer": (NAME, "gpt2, byte, or another encoding of tiktoken, fetched once"),
+    "data.pack": (NAME, "how documents fill rows: end to end, or one truncated document per row"),
+    "data.val_pack": (TEXT_OR_NONE, "the pack of the validation set; None: that of training"),
+    "data.document_mask": (SWITCH, "whether attention stays inside a document"),
+    "data.published_padding": (SWITCH, "whether to repeat study 000's fault with padding"),
+    "data.allow_truncated": (SWITCH, "whether to use what is readable of a file that is cut off"),
+    "data.cache": (TEXT_OR_NONE, "folder of tokens; None: $ABLATE_CACHE or ~/.cache/ablate"),
+    "run.keep_best": (SWITCH, "whether to keep the weights of the best evaluation as well"),
+    "run.allow_audit_fail": (SWITCH, "whether to train an arm that fails the audit"),
+    "run.init": (TEXT_OR_NONE, "the weights to start from: gpt2, a folder, a name on the hub, or a "
+                 "run's checkpoint folder"),
+    "run.init_heads": (NAME, "how a source's key and value heads are reduced to fewer"),
+    "run.freeze_except": (TEXT_OR_NONE, "train only the weights that these patterns name, such as "
+                          "attn or mlp.c_fc,ln_*"),
+    "run.logger": (NAME, "where to log besides the CSV"),
+    "run.sample_prompt": (TEXT, "the sample at the end continues this text"),
+}
 
 
 def range_of(key: str, default: Any) -> Range | None:
@@ -173,10 +233,3 @@ def shown(value: Any) -> str:
     except ValueError:      # Python refuses to write a whole number of thousands of digits
         text = "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:56]}…"
-
-
-def listing() -> str:
-    """Every setting's range and meaning, one line per setting, for --help."""
-    width = max(map(len, TABLE))
-    return "\n".join(f"  {key:<{width}}  {meaning}: {allowed}" for key,
-                     (allowed, meaning) in TABLE.items())

@@ -10,17 +10,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.declare.ranges import RANGES, SHARE, check_ranges, range_of, shown
+from experiments.declare.hints import hint
+from experiments.declare.ranges import (
+    OTHERS,
+    RANGES,
+    SHARE,
+    SWITCH_OR_NONE,
+    TEXT_OR_NONE,
+    check_ranges,
+    range_of,
+    shown,
+)
 from mingpt.config import check_slots
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
 SCHEDULES = Path(__file__).parents[1] / "schedules"
 SHAPE = ("n_layer", "n_head", "n_embd")
 # Texts and switches whose default, None, does not show their type.
-TEXTS = ("model.model_type", "data.val_pack", "data.cache", "data.separator", "data.bin_dtype",
-         "run.init", "run.freeze_except")
-SWITCHES = ("model.qkv_bias", "model.attn_out_bias")
+TEXTS = [key for key, (kind, _) in OTHERS.items() if kind == TEXT_OR_NONE]
+SWITCHES = [key for key, (kind, _) in OTHERS.items() if kind == SWITCH_OR_NONE]
 
 
 def default_settings() -> CN:
@@ -33,30 +42,12 @@ def default_settings() -> CN:
 
 
 def run_defaults() -> CN:
-    """The defaults of the section `run`: how a run measures itself and what it keeps."""
-    C = CN()
-    C.log_every = 10            # iterations between rows of the CSV
-    C.eval_every = 100          # iterations between evaluations on the fixed validation tokens
-    C.checkpoint_every = 100    # iterations between checkpoints
-    C.eval_batch_size = None    # sequences per evaluation batch; None: trainer.batch_size
-    C.keep_best = False         # keep the weights of the best evaluation as well
-    C.patience = None           # stop after this many evaluations without improvement
-    C.allow_audit_fail = False  # train an arm even if the audit fails
-    # forward and backward passes before the clock starts, because the first ones are slow
-    C.rehearsals = 3
-    # added to the seed of weights and batches; a baseline with another offset shows the noise
-    C.seed_offset = 0
-    # the source of the weights: gpt2, a folder, a name on the hub, or a run's checkpoint folder
-    C.init = None
-    # how to reduce the source's key and value heads where the model has fewer: mean or first
-    C.init_heads = "mean"
-    # train only the weights that these patterns name, separated by commas: "attn", "mlp.c_fc,ln_*"
-    C.freeze_except = None
-    C.threads = None            # CPU threads; None: torch's own choice
-    C.logger = "none"           # besides the CSV: tensorboard, wandb (experiments/train/loggers.py)
-    C.sample_prompt = "\n"      # the sample at the end continues this text
-    C.sample_tokens = 100       # length of that sample
-    return C
+    """The defaults of the section `run`: how a run measures itself and what it keeps. ranges.py
+    says what each means."""
+    return CN(log_every=10, eval_every=100, checkpoint_every=100, eval_batch_size=None,
+              keep_best=False, patience=None, allow_audit_fail=False, rehearsals=3, seed_offset=0,
+              init=None, init_heads="mean", freeze_except=None, threads=None, logger="none",
+              sample_prompt="\n", sample_tokens=100)
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> CN:
@@ -86,13 +77,9 @@ def set_flat(settings: CN, key: str, value: Any) -> None:
     """Set 'section.key'. Raises BadInput for unknown names and for values of another type."""
     section, _, leaf = key.partition(".")
     sections = settings.to_dict()
-    if section not in sections:
-        raise BadInput(
-            f"no section {section!r} in setting {key!r}{did_you_mean(section, sections)}"
-        )
-    if leaf not in sections[section]:
-        known = [f"{section}.{name}" for name in sections[section]]
-        raise BadInput(f"no setting {key!r}{did_you_mean(key, known)}")
+    if leaf not in sections.get(section, ()):
+        unknown = repr(key) if section in sections else f"{key!r}, and no section {section!r}"
+        raise BadInput(f"no setting {unknown}{hint(key, [known for known, _ in walk(settings)])}")
     node = getattr(settings, section)
     setattr(node, leaf, _checked(key, value, getattr(node, leaf)))
 

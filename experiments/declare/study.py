@@ -18,6 +18,7 @@ from typing import Any
 from experiments.declare.arms import flatten, read_toml
 from experiments.declare.designs import Arms, Design, match_word, read_arms
 from experiments.declare.expect import read_expect
+from experiments.declare.hints import key_hint
 from experiments.records.record import MAX_SEED
 from mingpt.utils import BadInput, did_you_mean
 
@@ -104,7 +105,7 @@ def load_study(name_or_path: str | Path) -> Study:
     table = read_toml(path)
     for key in table:
         if key not in KEYS:
-            raise BadInput(f"{path}: unknown key {key!r}{did_you_mean(key, KEYS)}")
+            raise BadInput(f"{path}: unknown key {key!r}{key_hint(key, KEYS)}")
     metric = _checked(table, "metric", "val_loss", str, path)
     if metric not in METRICS:
         raise BadInput(f"{path}: metric: no metric {metric!r}{did_you_mean(metric, METRICS)}")

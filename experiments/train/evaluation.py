@@ -35,7 +35,7 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
     data_config = CN(**completed(record["config"])["data"])
     if data:
         data_config.paths = list(data)
-    corpus = open_corpus(data_config)
+    corpus = open_corpus(data_config, announce=False)
     validation = corpus.validation(data_config.length or model.block_size, data_config.val_tokens)
     batch = record["config"]["run"]["eval_batch_size"] or record["config"]["trainer"]["batch_size"]
     begun = time.perf_counter()

@@ -5,6 +5,7 @@ Predicts the time and memory of a run from a few steps of its own model on rando
 from __future__ import annotations
 
 import contextlib
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from experiments.records.record import RunFiles
 from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import SeededTrainer, build_model, describe_model, row_length
 from experiments.weights.begin import audit_options
-from mingpt.trainer import loss_of
+from mingpt.trainer import find_device, loss_of
 from mingpt.utils import CfgNode as CN
 
 START_SECONDS = 4.0    # to import torch, open a cached corpus, audit, and write a sample at the end
@@ -30,6 +31,9 @@ BUDGET_SECONDS = 3.0   # measuring takes at most about this long
 # The cost of an evaluated token over that of a trained one: a forward pass, which is a third of a
 # step, plus bookkeeping.
 EVAL_SHARE = 0.4
+# FLOPs of the smaller of the two steps from which the cost of a long step is extrapolated
+TRIAL_FLOPS = 1e11
+AUDITED = 50_000_000   # parameters above which a dry run leaves the audit to the training
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,10 @@ class RandomTokens:
     """Stands in for a corpus. The cost of a step does not depend on the tokens, so random ones
     do."""
 
-    def __init__(self, settings: CN):
+    def __init__(self, settings: CN, rows: int | None = None):
         tokenizer = get_tokenizer(settings.data.tokenizer)
         self.vocab_size, self.eot = tokenizer.vocab_size, tokenizer.eot
-        self.shape = (settings.trainer.batch_size, row_length(settings) + 1)
+        self.shape = (rows or settings.trainer.batch_size, row_length(settings) + 1)
 
     def batch(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of batch t, (B, T) each."""
@@ -54,12 +58,14 @@ class RandomTokens:
         return tokens[:, :-1], tokens[:, 1:]
 
 
-def predict(settings: CN) -> Prediction:
-    """Time a few steps and extrapolate to `max_iters` steps and the evaluations between them."""
+def predict(settings: CN, model: torch.nn.Module | None = None) -> Prediction:
+    """Time a few steps and extrapolate to `max_iters` steps and the evaluations between them. The
+    steps train `model`, or else one that is built here."""
     with _untouched_generator():
-        tokens = RandomTokens(settings)
-        seconds, memory = _measure(build_model(settings, tokens, seed=0, fetch=False), tokens,
-                                   settings)
+        if model is None:
+            own = _without_source(settings)
+            model = build_model(own, RandomTokens(own), seed=0)
+        seconds, memory = _measure(model, settings)
     return Prediction(run_seconds(settings, seconds), memory)
 
 
@@ -73,11 +79,52 @@ def run_seconds(settings: CN, step: float) -> float:
     return START_SECONDS + step * (steps + evaluations * eval_steps)
 
 
-def _measure(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> tuple[float, float]:
+def _without_source(settings: CN) -> CN:
+    """The settings without run.init. A model costs the same whatever its weights, so theirs need
+    not be read."""
+    settings = copy.deepcopy(settings)
+    settings.run.init = None
+    return settings
+
+
+def _measure(model: torch.nn.Module, settings: CN) -> tuple[float, float]:
+    """(seconds per step, peak memory in MB). Both are measured on whole steps. On a CPU, where
+    these may take minutes, long ones are extrapolated from two short steps: the time by their
+    FLOPs, the memory by their tokens. On a GPU a short step leaves most of it idle and tells
+    nothing."""
+    trainer, T = settings.trainer, row_length(settings)
+
+    def flops(rows: int, length: int) -> float:
+        return model.flops_per_token(length) * length * rows
+    whole = flops(trainer.batch_size * trainer.accumulation_steps, T)
+    if find_device(trainer.device) != "cpu" or whole <= 3 * TRIAL_FLOPS:
+        return _time(model, RandomTokens(settings), settings)
+    rows, length = max(1, int(TRIAL_FLOPS / flops(1, T))), T
+    if flops(1, T) > TRIAL_FLOPS:      # even one row is long: cut it
+        length = max(1, int(T * TRIAL_FLOPS / flops(1, T)))
+    shapes = (rows, length), (3 * rows, T) if length == T else (1, min(T, 3 * length))
+    (short, little), (long, much) = (_time_short(model, settings, *shape) for shape in shapes)
+    (few, many), cost = (r * l for r, l in shapes), [flops(*shape) for shape in shapes]
+    per_flop = max(0.0, long - short) / (cost[1] - cost[0])
+    per_token = max(0.0, much - little) / (many - few)
+    return (short + per_flop * (whole - cost[0]),
+            little + per_token * (trainer.batch_size * T - few))
+
+
+def _time_short(model: torch.nn.Module, settings: CN, rows: int, length: int
+                ) -> tuple[float, float]:
+    """(seconds, peak memory in MB) of a step with this many rows of this length."""
+    settings = copy.deepcopy(settings)
+    settings.data.length, settings.trainer.accumulation_steps = length, 1
+    return _time(model, RandomTokens(settings, rows), settings, most=1)
+
+
+def _time(model: torch.nn.Module, tokens: RandomTokens, settings: CN,
+          most: int = 8) -> tuple[float, float]:
     """(median seconds per step, peak memory in MB). The first step is not counted."""
     step, times = stepper(model, tokens, settings), []
     step()
-    while sum(times) < BUDGET_SECONDS and len(times) < 8:
+    while sum(times) < BUDGET_SECONDS and len(times) < most:
         times.append(step())
     return statistics.median(times), peak_memory_mb(str(next(model.parameters()).device))
 
@@ -114,22 +161,37 @@ def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
     predicted time and memory."""
     tokens = RandomTokens(spec.settings)
     model = build_model(spec.settings, tokens, seed, fetch=False)
-    own_tokens = RandomTokens(spec.baseline)   # the baseline's tokenizer may differ
-    baseline = build_model(spec.baseline, own_tokens, seed, fetch=False)
     ours = describe_model(model, row_length(spec.settings))
-    theirs = describe_model(baseline, row_length(spec.baseline))
-    taken = spec.settings.run.init is None or model.begun["taken"] is not None
-    prediction = predict(spec.settings)
+    theirs = _described(spec.baseline) if spec.changes else ours
+    audited = _audited(model, spec.settings, tokens)
+    prediction = predict(spec.settings, model)     # last, because it trains the model
     files = RunFiles(out, spec.study.name if spec.study else None, spec.arm, seed)
     return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset,
             "changes": spec.changes,
             **ours, "note": spec.note, "match": spec.match and spec.match.to_dict(),
             "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
             "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
-            "audit": audit(model, spec.settings.trainer, tokens,
-                           **audit_options(spec.settings, taken)),
+            "audit": audited,
             "init": model.begun, "max_iters": spec.settings.trainer.max_iters,
             "predicted_seconds": round(prediction.seconds, 1),
             "predicted_memory_mb": round(prediction.memory_mb, 1),
             "device": str(next(model.parameters()).device), "csv": str(files.csv),
             "config": spec.settings.to_dict()}
+
+
+def _described(settings: CN) -> dict[str, Any]:
+    """The description of a model that is needed for nothing else, so its weights are not read."""
+    settings = _without_source(settings)
+    return describe_model(build_model(settings, RandomTokens(settings), seed=0),
+                          row_length(settings))
+
+
+def _audited(model: torch.nn.Module, settings: CN, tokens: RandomTokens) -> dict[str, Any]:
+    """The audit of a model. `passed` is None for a large model, which is not audited: that would
+    take minutes, and the training begins with it anyway."""
+    if sum(p.numel() for p in model.parameters()) > AUDITED:
+        why = (f"a dry run audits no model with more than {AUDITED:,} parameters; the training "
+               f"begins with the audit")
+        return {"passed": None, "seconds": 0.0, "checks": {}, "unchecked": [why]}
+    taken = settings.run.init is None or model.begun["taken"] is not None
+    return audit(model, settings.trainer, tokens, **audit_options(settings, taken))

@@ -15,13 +15,15 @@ from experiments.train.observer import Observer
 
 
 class Reporter(Observer):
-    """Shows a run on stderr: training and validation loss, rate, memory and time left."""
+    """Shows a run: on stderr its training and validation loss, rate, memory and time left, and at
+    the end its result, on stdout unless something else is to be printed there."""
 
     PLAIN_SECONDS = 5   # least seconds between plain lines without a validation loss
     NARROW = 110        # columns below which the bar's text leaves out learning rate and memory
 
-    def __init__(self) -> None:
+    def __init__(self, result_on_stdout: bool = True) -> None:
         self.console = Console(stderr=True, highlight=False)
+        self.results = Console(stderr=not result_on_stdout, highlight=False)
         self.bar: Progress | None = None
 
     def say(self, text: str) -> None:
@@ -93,15 +95,17 @@ class Reporter(Observer):
             self.bar.stop()
         if status == "done":
             result = run.record["result"]
-            self.say(f"  val loss {result['val_loss']:.4f} nats per token, perplexity "
-                     f"{result['perplexity']:.2f}"
+            lines = [f"{run.files.name}: val loss {result['val_loss']:.4f} nats per token, "
+                     f"perplexity {result['perplexity']:.2f}"
                      + (f", {result['bits_per_byte']:.4f} bits per byte"
                         if result["bits_per_byte"] else "")
                      + f", {result['seconds']:.1f} s of training"
-                     + (f" ({message})" if message else ""))
+                     + (f" ({message})" if message else "")]
             if run.record["sample"]:
-                self.say(f"  sample: {run.record['sample']['text']!r}")
-            self.say(f"  {run.files.csv}, {run.files.json}, {run.files.checkpoint}/")
+                lines.append(f"  sample: {run.record['sample']['text']!r}")
+            lines.append(f"  {run.files.csv}, {run.files.json}, {run.files.checkpoint}/")
+            for line in lines:
+                self.results.print(line, markup=False, soft_wrap=True)
         else:
             how = "; start it again to continue" if status == "interrupted" else ""
             self.say(f"  {status} at iteration {run.trainer.iter_num:,}: {message}{how}")

@@ -32,9 +32,27 @@ def changed_settings(was: Mapping[str, Any], now: CN | Mapping) -> dict[str, lis
     return {k: v for k, v in differences(completed(was), now).items() if k not in FREE}
 
 
+def changed_data(was: Mapping[str, Any], now: Mapping[str, Any],
+                 settings: Mapping[str, list]) -> dict[str, list[str]]:
+    """{"data": [where the data came from, where it comes from]} for two configs whose data differ.
+    Empty where the changed `settings` tell the difference, such as another tokenizer."""
+    old, new = (_origin(config) for config in (was, now))
+    if old == new:
+        told = any(key.startswith("data.") for key in settings)
+        return {} if told else {"data": [old, "the same name, with other content"]}
+    return {"data": [old, new]}
+
+
+def _origin(config: Mapping[str, Any]) -> str:
+    """Where a config's data comes from: its paths, or Python's library."""
+    paths = at(config, "data", "paths") or "Python's own library"
+    return paths if isinstance(paths, str) else " ".join(paths)
+
+
 def listed(changed: Mapping[str, list]) -> str:
-    """The changes as text: 'trainer.learning_rate 0.5 → 0.003, …'."""
-    return ", ".join(f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
+    """The changes as text: 'trainer.learning_rate 0.5 → 0.003, data changed: a.txt → b.txt'."""
+    return ", ".join(f"data changed: {was} → {is_}" if key == "data" else
+                     f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
 
 
 def earlier_record(files: RunFiles, record: Mapping[str, Any], settings: CN) -> dict | None:
@@ -48,7 +66,7 @@ def earlier_record(files: RunFiles, record: Mapping[str, Any], settings: CN) -> 
     earlier = read_record(files.json)
     changed = changed_settings(earlier["config"], settings)
     if earlier["data"].get("hash") != record["data"].get("hash"):
-        changed["data"] = [earlier["data"].get("hash"), record["data"].get("hash")]
+        changed |= changed_data(earlier["config"], record["config"], changed)
     if changed:
         raise BadInput(f"{files.json}: {earlier['status']} under other settings: "
                        f"{listed(changed)}; give another --out or --arm, or use --resume restart")
@@ -86,7 +104,10 @@ def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record
         return None if same else "its record is not here"
     changed = changed_settings(run["config"], settings)
     mine = identity(record)
-    changed |= {key: [run[key], mine[key]] for key in ("data", "seed") if run[key] != mine[key]}
+    if run["data"] != mine["data"]:
+        changed |= changed_data(run["config"], mine["config"], changed)
+    if run["seed"] != mine["seed"]:
+        changed["seed"] = [run["seed"], mine["seed"]]
     if changed:
         return listed(changed)
     return "another start of it" if earlier is not None and earlier.get("id") != run["id"] else None

@@ -14,7 +14,8 @@ from experiments.records.record import at
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.outliers import Scattered, scattered
 from experiments.verdicts.pairing import seed_list
-from experiments.verdicts.results import ENDED, Results
+from experiments.verdicts.results import Results
+from experiments.verdicts.study_runs import ENDED
 
 # What all runs of a comparison should share, as parts of a record, with the word for it.
 SHARED = ((("code", "commit"), "code"), (("environment", "torch"), "torch"),

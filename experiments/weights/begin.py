@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,11 +23,13 @@ from mingpt.positions import head_size
 from mingpt.pretrained.read import GPT2_SIZES, gpt2_settings, read, read_settings
 from mingpt.pretrained.upcycle import freeze_except, upcycle
 from mingpt.pretrained.weights import Heads, Tensors
+from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 # settings that a run does not take from its source
 OWN = {"vocab_size", "block_size", "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend", "z_loss",
        "document_end", "published_padding", "model_type"}
+RUN_NAME = re.compile(r"\.s\d+$")     # how the name of a run ends, which no model's name does
 
 
 def is_run(init: str) -> bool:
@@ -47,9 +50,19 @@ def source_settings(init: str) -> dict[str, Any]:
     elif is_remote(init) and init in GPT2_SIZES:
         settings = gpt2_settings(init)
     else:
-        settings = read_settings(init)[2]
+        settings = _read_settings(init)
     settings = {**GPT.get_default_config().to_dict(), **settings}
     return _plain({key: value for key, value in settings.items() if key not in OWN})
+
+
+def _read_settings(init: str) -> dict[str, Any]:
+    """The settings of a Hugging Face model. Where there is none of that name, the error proposes
+    the size of GPT-2 that is spelled like it."""
+    try:
+        return read_settings(init)[2]
+    except BadInput as error:
+        near = did_you_mean(init, GPT2_SIZES) if is_remote(init) else ""
+        raise BadInput(f"{error}{near}" if "did you mean" in near else str(error)) from None
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -139,8 +152,7 @@ def find_source(text: str, out: Path) -> str:
     name on the hub. Returns a folder or that name."""
     if is_run(text) or (Path(text) / "config.json").is_file():
         return text
-    from experiments.weights.saved import find_run, known_runs
-    if Path(text).exists() or any(text in (name, files.arm) for name,
-                                  files in known_runs(out).items()):
+    from experiments.weights.saved import find_run, known_runs, runs_called
+    if Path(text).exists() or RUN_NAME.search(text) or runs_called(text, known_runs(out)):
         return str(find_run(text, out).checkpoint)
     return text

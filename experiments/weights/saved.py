@@ -5,6 +5,7 @@ Find a run that has a checkpoint, and load its model.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,18 @@ def known_runs(out: Path) -> dict[str, RunFiles]:
     return found
 
 
+def runs_called(text: str, runs: Mapping[str, RunFiles]) -> list[RunFiles]:
+    """The runs that a text names: the one of that whole name, or else those whose name without the
+    study (rope.s0), or whose arm, it is."""
+    if text in runs:
+        return [runs[text]]
+    return [files for name, files in runs.items()
+            if text in (name.rpartition("/")[2], files.arm, f"{files.study}/{files.arm}")]
+
+
 def find_run(text: str, out: Path) -> RunFiles:
-    """Find a run by its name, by one of its files or folders, or by its arm where the arm has only
-    one run. BadInput where no run or several runs match."""
+    """Find a run by its name, by its name without the study or by its arm where only one run has
+    that, or by one of its files or folders. BadInput where no run or several runs match."""
     runs = known_runs(out)
     if text in runs:
         return runs[text]
@@ -47,12 +57,11 @@ def find_run(text: str, out: Path) -> RunFiles:
         for files in known_runs(_out_of(path)).values():
             if path in (files.csv.resolve(), files.json.resolve(), files.checkpoint.resolve()):
                 return files
-    same_arm = [name for name, files in runs.items()
-                if text in (files.arm, f"{files.study}/{files.arm}")]
-    if len(same_arm) == 1:
-        return runs[same_arm[0]]
-    if same_arm:
-        raise BadInput(f"run {text!r} could be any of {', '.join(same_arm)}")
+    found = runs_called(text, runs)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadInput(f"run {text!r} could be any of {', '.join(files.name for files in found)}")
     hint = did_you_mean(text, runs) if runs else f"; there are none under {out}/checkpoints"
     raise BadInput(f"there is no run {text!r}{hint}")
 

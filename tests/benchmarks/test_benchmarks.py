@@ -2,7 +2,10 @@
 
 import argparse
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,6 +240,21 @@ def test_each_of_them_is_found_and_explains_itself(name, capsys, monkeypatch):
     assert every.run(name, ["--help"]) == 0
     assert "usage:" in capsys.readouterr().out
     assert every.run(name, ["--no-such-option"]) == 2
+
+
+def test_the_help_needs_no_packages_and_make_installs_nothing_for_it(tmp_path):
+    root = Path(every.__file__).parents[1]
+    for words in ([], ["step"]):
+        # -S leaves out installed packages
+        done = subprocess.run([sys.executable, "-S", "-m", "benchmarks", *words, "--help"],
+                              capture_output=True, text=True, cwd=root)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "whole training step" in done.stdout
+    assert all(f"\n  {name} " in every.overview() for name in every.NAMES)
+    for words in ("--help", "step --help", "-h"):
+        done = subprocess.run(["make", "-n", "bench", f"ARGS={words}", f"VENV={tmp_path}"],
+                              capture_output=True, text=True, cwd=root)
+        assert done.returncode == 0 and "pip" not in done.stdout
 
 
 def test_quick_is_fewer_rounds_and_none_is_refused():

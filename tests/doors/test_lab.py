@@ -1,5 +1,8 @@
 """lab.py is the one command: bad input gives one line and exit code 2."""
 
+import argparse
+import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +11,13 @@ import pytest
 
 import lab
 from experiments.declare.arms import catalogue
+from experiments.declare.ranges import SECTIONS
+from experiments.declare.settings import default_settings, walk
+from experiments.train.loggers import LOGGERS
+from mingpt.attention.heads import ATTENTIONS
+from mingpt.patterns.schedule import NAMED
+from mingpt.pretrained.read import GPT2_SIZES
+from mingpt.sparse.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +54,20 @@ def run(*args, cwd=ROOT):
     (["--data", "/nowhere/at/all.jsonl", "--preset", "nano"], "nowhere"),
     (["-b", "--preset", "nano", "--device", "abacus"], "this machine has"),
     (["sample", "nobody"], "no run 'nobody'"),
+    (["sample", "nobody", "--model.n_layer=2"], "takes no settings: leave out --model.n_layer=2"),
+    (["--lr", "1e-3"], "did you mean '--trainer.learning_rate'?"),
+    (["--layers", "4"], "did you mean '--model.n_layer'?"),
+    (["study", "--steps", "4"], "did you mean '--max-iters'?"),
+    (["bench", "--log_every=1"], "did you mean '--run.log_every'?"),
+    (["--warmup", "100"], "--warmup takes no value: did you mean '--trainer.warmup_steps'?"),
+    (["--rope", "yes"], "--rope takes no value: did you mean '--model.position'?"),
+    (["--dry-run", "yes"], "yes: --dry-run takes no value"),
+    (["--zebra", "1"], "`python lab.py settings` lists all settings"),
+    (["sample", "nobody", "--lr", "1"], "(see lab.py sample --help)"),
+    (["settings", "zebra"], "no setting is about 'zebra'"),
+    (["--init", "rope.s9", "--dry-run"], "no run 'rope.s9'"),
+    (["--preset", "zebra"], "known: gpt2, laptop"),
+    (["--attention", "zebra", "--preset", "nano", "--dry-run"], "known: mha, gqa"),
 ])
 def test_bad_input_is_one_line_and_exit_2(args, words, tmp_path):
     done = run(*args, cwd=tmp_path)
@@ -58,6 +82,35 @@ def test_every_verb_explains_itself(verb):
     assert done.returncode == 0 and "usage" in done.stdout
 
 
+@pytest.mark.parametrize("verb", lab.verbs())
+def test_every_argument_of_every_verb_has_a_help_text(verb):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"commands.{verb}").add_arguments(parser)
+    assert not [action.dest for action in parser._actions if not action.help]
+
+
+def test_the_help_lists_what_an_option_can_be_and_where_the_settings_are():
+    shown = " ".join(run("train", "--help").stdout.split())
+    presets = [path.stem for path in (ROOT / "experiments/presets").glob("*.toml")]
+    for names in (ATTENTIONS, BACKENDS, GPT2_SIZES, LOGGERS, NAMED, SECTIONS, presets):
+        assert all(f" {name}" in shown for name in names), names
+    assert "`python lab.py settings [WORD]` lists them" in shown
+    for verb in ("sample", "eval", "export", "settings", "status"):
+        assert "settings, each given as" not in run(verb, "--help").stdout
+        refused = run(verb, "x", *["y"] * (verb == "export"), "--model.n_layer=2")
+        assert refused.stderr.endswith("takes no settings: leave out --model.n_layer=2\n")
+
+
+def test_settings_lists_all_of_them_as_text_and_as_json():
+    text, data = run("settings").stdout, json.loads(run("settings", "--json").stdout)
+    keys = [key for key, _ in walk(default_settings())]
+    assert [setting["key"] for setting in data] == keys
+    assert [line.split()[0] for line in text.splitlines() if line[0] != " "] == keys
+    found = run("settings", "wd")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.startswith("trainer.weight_decay  0.1  ")
+
+
 def test_help_lists_the_verbs_and_needs_no_torch():
     code = "import sys, lab; lab.main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -70,8 +123,6 @@ def test_a_first_word_that_is_no_verb_means_train(tmp_path):
 
 
 def test_the_options_about_attention_are_settings():
-    import argparse
-
     from commands import train
     from commands._arguments import attention_overrides
     parser = argparse.ArgumentParser()
@@ -88,8 +139,6 @@ def test_the_options_about_attention_are_settings():
 
 
 def test_both_forms_of_every_arm_flag_are_known():
-    import argparse
-
     from commands import train
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)

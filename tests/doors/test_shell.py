@@ -109,6 +109,9 @@ def test_a_missing_environment_is_made_first_and_its_words_are_not_output(projec
     first, second = bash(project, "run_all.sh"), bash(project, "run_all.sh")
     assert "making" in first.stderr and "making" not in second.stderr
     assert first.stdout == second.stdout == called(project, "study")
+    # the lock file is inside .venv, which git ignores
+    assert {path.name for path in project.iterdir()} == {*SCRIPTS, ".venv", "Makefile", "fake",
+                                                         "lab.py"}
 
 
 def test_a_failed_setup_is_the_end(project):

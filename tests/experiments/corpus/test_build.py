@@ -226,6 +226,8 @@ def test_without_data_pythons_own_library_is_read_and_announced(
     monkeypatch.setattr("experiments.corpus.sources.StdlibSource", lambda: StdlibSource(package))
     account = open_corpus(data_config()).describe()
     assert "No --data: using the standard library of Python" in capsys.readouterr().err
+    open_corpus(data_config(), announce=False)      # a study says it once, not before every run
+    assert capsys.readouterr().err == ""
     assert set(account["sets"]) == set(SETS) and account["sets"]["PythonSource"]["documents"] == 12
 
 

@@ -161,7 +161,7 @@ def test_the_paper_preset_is_study_002():
 
 @pytest.mark.parametrize("override, words", [
     ("--model.postion=rope", "did you mean 'model.position'"),
-    ("--modle.position=rope", "did you mean 'model'"),
+    ("--modle.position=rope", "no section 'modle': did you mean 'model.position'"),
     ("--trainer.max_iters=many", "give a whole number"),
     ("--trainer.max_iters=0", "from 1"),
     ("--run.log_every=0", "from 1"),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from experiments.train.evaluation import evaluate_run
 from experiments.train.run import Run
 from experiments.train.sample import continue_text
 from experiments.weights import checkpoint
+from experiments.weights.begin import find_source
 from experiments.weights.saved import find_run, load_run
 from mingpt.utils import BadInput
 
@@ -59,6 +61,19 @@ def test_the_best_weights_are_those_of_the_best_evaluation(out):
                                   "checkpoints/rope.s0"])
 def test_a_run_is_found_by_its_name_its_arm_or_a_file_of_it(out, text):
     assert find_run(str(out / text) if "/" in text else text, out).name == "rope.s0"
+
+
+def test_a_run_of_a_study_is_found_without_the_studys_name_where_it_is_the_only_one(out, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    for study, run in (("seven", "rope.s0"), ("seven", "rope.s1"), ("aa", "rope.s1")):
+        shutil.copytree(out / "checkpoints/rope.s0", checkpoints / study / run)
+    assert find_run("rope.s0", tmp_path).name == "seven/rope.s0"
+    with pytest.raises(BadInput, match="'rope.s1' could be any of aa/rope.s1, seven/rope.s1"):
+        find_run("rope.s1", tmp_path)
+    assert find_run("aa/rope", tmp_path).name == "aa/rope.s1"
+    assert find_source("rope.s0", tmp_path) == str(checkpoints / "seven/rope.s0")
+    shutil.copytree(out / "checkpoints/rope.s0", checkpoints / "rope.s1")
+    assert find_run("rope.s1", tmp_path).name == "rope.s1"     # its whole name
 
 
 def test_an_unknown_run_names_the_nearest(out):

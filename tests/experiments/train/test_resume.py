@@ -72,10 +72,10 @@ def go(text, tmp_path, monkeypatch):
     """
     monkeypatch.setenv("ABLATE_CACHE", str(text.parent / "cache"))
 
-    def run(*overrides, resume="auto", out="a"):
+    def run(*overrides, resume="auto", out="a", data=text):
         # the learning rate must continue as well, so it is not constant
         curve = ["--trainer.lr_schedule=cosine", "--trainer.warmup_steps=3"]
-        spec = make_spec(preset="nano", data=[str(text)], overrides=[*SIZE, *curve, *overrides])
+        spec = make_spec(preset="nano", data=[str(data)], overrides=[*SIZE, *curve, *overrides])
         told = Told()
         run = Run(spec, 0, tmp_path / out, open_corpus(spec.settings.data), observer=told,
                   name="baseline")
@@ -166,6 +166,28 @@ def test_another_runs_checkpoint_is_refused_by_the_settings_that_differ(go, tmp_
         go()
     assert not files(tmp_path).json.exists() and not files(tmp_path).csv.exists()
     assert go(resume="restart")[0] == 0
+
+
+@pytest.mark.parametrize("record_is_there", [True, False])
+def test_other_data_is_refused_by_its_path(go, text, tmp_path, monkeypatch, record_is_there):
+    interrupted(go, monkeypatch)
+    if not record_is_there:
+        (tmp_path / "a/losses").rename(tmp_path / "moved")
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(text.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(BadInput, match=rf"data changed: {text} → {other}[;)]"):
+        go(data=other)
+    whole = text.read_text()
+    try:
+        text.write_text(other.read_text())
+        with pytest.raises(BadInput, match=f"data changed: {text} → the same name, with other "):
+            go()
+    finally:
+        text.write_text(whole)
+    with pytest.raises(BadInput) as error:     # the tokenizer tells why the tokens differ
+        go("--data.tokenizer=gpt2")
+    assert "data.tokenizer" in str(error.value) and "data changed" not in str(error.value)
+    assert go()[0] == 0
 
 
 def test_with_its_losses_gone_a_run_goes_on_from_its_own_checkpoint(go, tmp_path, monkeypatch):

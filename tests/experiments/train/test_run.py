@@ -199,6 +199,16 @@ def test_a_diverging_run_stops_keeps_its_rows_and_exits_1(corpus, tmp_path):
         tmp_path, "baseline.s0")
 
 
+def test_progress_is_on_stderr_and_the_result_once_on_stdout(corpus, tmp_path):
+    done = lab(corpus, tmp_path, "-b", "--resume", "restart")
+    first, *_ = done.stdout.splitlines()
+    assert first.startswith("baseline.s0: val loss ") and "sample: " in done.stdout
+    assert "iter " in done.stderr and "iter " not in done.stdout
+    assert "perplexity" not in done.stderr and "sample" not in done.stderr
+    as_json = lab(corpus, tmp_path, "-b", "--resume", "restart", "--json")
+    assert json.loads(as_json.stdout)["status"] == "done" and "perplexity" in as_json.stderr
+
+
 def test_the_audit_of_the_dry_run_trains_nothing(corpus, tmp_path):
     done = lab(corpus, tmp_path, "-s", "--dry-run", "--json")
     plan = json.loads(done.stdout)

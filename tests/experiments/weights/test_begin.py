@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import experiments.weights.begin as begin_module
 from experiments.corpus import open_corpus
 from experiments.declare.spec import make_spec
 from experiments.records.record import read_record, trainable_line, write_record
+from experiments.train import predict
 from experiments.train.run import Run
 from experiments.weights.begin import OWN, source_settings
 from experiments.weights.saved import find_run, load_run
@@ -319,6 +321,31 @@ def test_the_dry_run_says_what_would_be_taken_and_trained(gpt2, tmp_path):
     lines = done.stdout.splitlines()
     assert any(line.startswith("trainable ") and line.endswith(" %)") for line in lines)
     assert any("4 → 2 heads of keys and values (mean)" in line for line in lines)
+
+
+def test_the_dry_run_reads_the_weights_once_and_audits_no_large_model(gpt2, tmp_path, monkeypatch):
+    read, here = [], {"preset": "nano", "overrides": ["--model.attention=gqa",
+                                                      "--trainer.device=cpu",
+                                                      f"--run.init={gpt2}"]}
+    tensors = begin_module.source_tensors
+    monkeypatch.setattr(begin_module, "source_tensors",
+                        lambda init: read.append(init) or tensors(init))
+    plan = predict.preview(make_spec(**here), 0, tmp_path)
+    assert read == [str(gpt2)] and plan["audit"]["passed"] is True
+    monkeypatch.setattr(predict, "AUDITED", plan["parameters"] - 1)
+    monkeypatch.setattr(predict, "TRIAL_FLOPS", 1)     # a step of one row and a step of three
+    large = predict.preview(make_spec(**here), 0, tmp_path)
+    assert large["audit"]["passed"] is None and "the training begins" in large["audit"][
+        "unchecked"][0]
+    assert large["predicted_seconds"] > 0 and large["predicted_memory_mb"] > 0
+    for key in ("parameters", "parameters_vs_baseline", "flops_vs_baseline", "init", "trainable"):
+        assert large[key] == plan[key]
+
+
+def test_a_name_that_is_nearly_a_size_of_gpt2_is_answered_with_it(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BadInput, match="'gpt2-lage' is not a local folder.*mean 'gpt2-large'"):
+        source_settings("gpt2-lage")
 
 
 def test_the_study_runs_from_a_folder_at_nano_size(data, tmp_path):
