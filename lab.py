@@ -17,7 +17,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from commands._arguments import Parser, settings_help
+from commands._arguments import Parser, settings_help, split_overrides
 from mingpt.utils import BadInput, did_you_mean
 
 # Waiting OpenMP threads spin, which takes the cores from processes that have work. Beside one busy
@@ -31,27 +31,6 @@ COMMANDS = Path(__file__).resolve().parent / "commands"
 def verbs() -> list[str]:
     """The verbs: the names of the modules in commands/ that do not start with an underscore."""
     return sorted(path.stem for path in COMMANDS.glob("[a-z]*.py"))
-
-
-def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split the arguments into (all others, the overrides of settings).
-
-    An override is `--section.key=value` or `--section.key value`; both are returned in the first
-    form. Raises BadInput where the value is missing.
-    """
-    rest, overrides, words = [], [], iter(argv)
-    for word in words:
-        name = word.partition("=")[0]
-        if not (name.startswith("--") and "." in name):
-            rest.append(word)
-        elif "=" in word:
-            overrides.append(word)
-        else:
-            value = next(words, None)
-            if value is None:
-                raise BadInput(f"argument {word}: give it a value, {word}=VALUE")
-            overrides.append(f"{word}={value}")
-    return rest, overrides
 
 
 def overview() -> str:
@@ -77,6 +56,8 @@ def main(argv: list[str]) -> int:
     parser.takes_settings = getattr(command, "TAKES_SETTINGS", True)
     parser.epilog = settings_help() if parser.takes_settings else None
     command.add_arguments(parser)
+    if hasattr(command, "spell_out"):     # the verb's own shorthand, which argparse cannot read
+        arguments = command.spell_out(arguments)
     arguments, overrides = split_overrides(arguments)
     args = parser.parse_args(arguments)
     if overrides and not parser.takes_settings:

@@ -56,6 +56,27 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
 
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split the arguments into (all others, the overrides of settings).
+
+    An override is `--section.key=value` or `--section.key value`; both are returned in the first
+    form. Raises BadInput where the value is missing.
+    """
+    rest, overrides, words = [], [], iter(argv)
+    for word in words:
+        name = word.partition("=")[0]
+        if not (name.startswith("--") and "." in name):
+            rest.append(word)
+        elif "=" in word:
+            overrides.append(word)
+        else:
+            value = next(words, None)
+            if value is None:
+                raise BadInput(f"argument {word}: give it a value, {word}=VALUE")
+            overrides.append(f"{word}={value}")
+    return rest, overrides
+
+
 def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verbs that build one arm."""
     arms = parser.add_argument_group("arms (these flags combine)")

@@ -28,6 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a shipped study, or a path to a TOML file (default seven)")
     add("--seeds", metavar="0-4",
         help="the seeds to run, as 0-4 or 0,2,5 (default: the study's own)")
+    add_launch_options(parser)
+    # run_single.sh gives --plan: run one task of a submitted plan
+    add("--plan", type=Path, help=argparse.SUPPRESS)
+    add("--task", type=int, metavar="N", help="run only the N-th run of the study, counted from 0")
+
+
+def add_launch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the verbs that run a study: on what, where, and how many at once."""
+    add = parser.add_argument
     add("--preset", metavar="NAME", help="size and training settings of all arms (default: the "
         "study's own): a TOML file, or a name").names = preset_names
     add("--data", nargs="+", default=[], metavar="PATH",
@@ -54,10 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
           help="any other option of sbatch, as in --sbatch=--constraint=a100")
     slurm("--tokenize-here", action="store_true",
           help="tokenise before submitting, for nodes that reach no network")
-    # run_single.sh gives --plan: run one task of a submitted plan
-    slurm("--plan", type=Path, help=argparse.SUPPRESS)
-    slurm("--task", type=int, metavar="N",
-          help="run only the N-th run of the study, counted from 0")
 
 
 def main(args: argparse.Namespace) -> int:
