@@ -16,6 +16,7 @@ import lab
 from commands import compare as verb
 from commands import train
 from commands._arguments import spec_from
+from experiments.declare.arms import catalogue
 from experiments.declare.compare import (
     Declared,
     read_arms,
@@ -26,7 +27,7 @@ from experiments.declare.compare import (
 )
 from experiments.declare.settings import walk
 from experiments.declare.spec import make_spec, parse_override
-from experiments.declare.study import catalogue, load_study
+from experiments.declare.study import load_study
 from mingpt.attention.heads import ATTENTIONS
 from mingpt.patterns.schedule import NAMED
 from mingpt.utils import BadInput

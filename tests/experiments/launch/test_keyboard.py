@@ -24,13 +24,15 @@ class Terminal:
     """`lab.py status --watch` in a terminal of 80 columns and 24 lines."""
 
     def __init__(self, out):
+        environment = {key: value for key, value in os.environ.items()
+                       if key not in ("COLUMNS", "LINES")}      # they would fix the size
         self.ours, self.theirs = pty.openpty()
         fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.before = termios.tcgetattr(self.theirs)
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "lab.py"), "status", "--watch", "--every", "0.2", "--out",
              str(out)], stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
-            start_new_session=True, env={**os.environ, "TERM": "xterm-256color"},
+            start_new_session=True, env={**environment, "TERM": "xterm-256color"},
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         self.text = ""
 
