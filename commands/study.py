@@ -43,8 +43,9 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
         help="files, folders, globs or the name of a data set")
     add("--out", default=".", metavar="DIR",
         help="where losses/, checkpoints/, visualizations/ and logs/ are written (default .)")
-    add("--jobs", type=int, default=1, metavar="N",
-        help="number of runs at once; threads and GPUs are divided among them (default 1)")
+    add("--jobs", type=int, metavar="N",
+        help="number of runs at once; threads and GPUs are divided among them (default: as many as "
+             "a short measurement finds fastest)")
     add("--max-iters", type=int, metavar="N", help="iterations of each run")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
     add("--local", action="store_true", help="train on this machine, even where SLURM is available")
@@ -80,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     jobs = make_plan(request)
     submits = not args.local and slurm.available()
     if args.dry_run or not args.json:
-        board.plan(request, jobs, args.jobs, as_json=args.json)
+        board.plan(request, jobs, args.jobs or 1, as_json=args.json)
     if args.dry_run:
         return DONE
     if submits:
@@ -95,7 +96,7 @@ def _request(args: argparse.Namespace):
     """The request that the arguments describe, with the study read and checked."""
     from experiments.declare.study import load_study, parse_seeds
     from experiments.launch.plan import Request
-    if args.jobs < 1:
+    if args.jobs is not None and args.jobs < 1:
         raise BadInput(f"--jobs {args.jobs}: at least 1")
     study = load_study(args.study)
     if args.seeds:
@@ -110,7 +111,7 @@ def _words(args: argparse.Namespace) -> list[str]:
     """The words after run_all.sh that give this study again."""
     options = {"--seeds": args.seeds, "--preset": args.preset,
                "--out": args.out if args.out != "." else None,
-               "--jobs": args.jobs if args.jobs > 1 else None, "--max-iters": args.max_iters,
+               "--jobs": args.jobs, "--max-iters": args.max_iters,
                "--device": args.device}
     words = [args.study, *(["--data", *args.data] if args.data else [])]
     words += [str(word) for pair in options.items() if pair[1] is not None for word in pair]
@@ -144,19 +145,22 @@ def _become(arguments: list[str]) -> int:
 def _train(args: argparse.Namespace, request, jobs) -> int:
     """Run the plan on this machine, then plot; return the exit code."""
     from experiments.launch import board, launch
+    from experiments.launch.choose import choice_for
     from experiments.launch.plan import looks, write_order
     from experiments.launch.progress import Progress
     # what the children print must not get into the JSON
     stdout = sys.stderr if args.json else None
     if any(not job.ended for job in jobs) and (code := launch.tokenize(request, stdout)):
         return code   # the child has printed why
+    choice = choice_for(request, jobs, args.jobs)
+    print(choice.line(), file=sys.stderr)
     refused = set()
     for until, between in looks(request, jobs):
         if todo := [job for job in between if not job.ended]:
-            write_order(until, todo, args.jobs, _words(args))
-            with Progress(todo, request, args.jobs) as progress:
-                launcher = launch.Launcher(request, args.jobs, progress.report, progress.tick,
-                                           stdout)
+            write_order(until, todo, choice.jobs, _words(args), choice.to_dict())
+            with Progress(todo, request, choice.jobs, choice.slowdown) as progress:
+                launcher = launch.Launcher(request, choice.jobs, progress.report, progress.tick,
+                                           stdout, choice.threads)
                 if not launcher.run(todo):
                     board.stopped(request)
                     return INTERRUPTED

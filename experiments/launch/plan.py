@@ -108,13 +108,20 @@ def looks(request: Request, jobs: list[Job]) -> Iterator[tuple[Request, list[Job
         yield until, [job for job in jobs if job.seed in seeds[begin:end]]
 
 
-def write_order(request: Request, jobs: list[Job], slots: int, words: Iterable[str] = ()) -> Path:
-    """Add this launch to OUT/logs/STUDY/order.json: the order of its runs, their expected seconds,
-    the seeds of the shuffle, the launching process, and the `words` after run_all.sh that would
-    give the study again. Returns the path."""
+def read_order(request: Request) -> list[dict[str, Any]]:
+    """The launches of a study so far, from OUT/logs/STUDY/order.json."""
     path = request.logs / "order.json"
-    launches = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def write_order(request: Request, jobs: list[Job], slots: int, words: Iterable[str] = (),
+                chosen: dict[str, Any] | None = None) -> Path:
+    """Add this launch to OUT/logs/STUDY/order.json: the order of its runs, their expected seconds,
+    the seeds of the shuffle, the launching process, how the number of runs at once was chosen, and
+    the `words` after run_all.sh that would give the study again. Returns the path."""
+    path, launches = request.logs / "order.json", read_order(request)
     launches.append({"launched": now(), "study_hash": request.study.hash, "at_once": slots,
+                     "chosen": chosen,
                      "interleaved": "by seed",
                      "shuffled_by": [f"{request.study.name}/{seed}"
                                      for seed in request.study.seeds],
@@ -142,6 +149,11 @@ def make_plan(request: Request) -> list[Job]:
     costs = _costs(settings, measured)
     return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1])
             for job in jobs]
+
+
+def settings_of(request: Request, arm: str) -> CfgNode:
+    """The settings that the runs of an arm have."""
+    return _spec(request, arm).settings
 
 
 def _check_grids(study: Study, settings: dict[str, CfgNode]) -> None:

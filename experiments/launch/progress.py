@@ -33,8 +33,11 @@ class Progress:
 
     LOOK = 2.0   # seconds between two looks at what the running runs say of their time left
 
-    def __init__(self, todo: list[Job], request: Request, slots: int):
+    def __init__(self, todo: list[Job], request: Request, slots: int,
+                 slowdown: float | None = None):
         self.todo, self.request, self.slots = todo, request, slots
+        # a run's time beside the others, over its time alone
+        self.slowdown = slowdown or slots / speed_up(slots)
         self.console = Console(stderr=True, highlight=False)
         self.began: dict[Job, float] = {}
         self.ended: dict[Job, float] = {}     # job → seconds that it took
@@ -73,7 +76,7 @@ class Progress:
         running = len(self.began) - len(self.ended)
         counts = [f"{n} {event}" for event, n in [*self.outcomes.items(), ("running", running)]
                   if n]
-        slower = self.slower() / (self.slots / speed_up(self.slots))
+        slower = self.slower() / self.slowdown
         busy = (f"; runs take {slower:.1f} × the predicted time: the machine is busy"
                 if slower >= BUSY else "")
         left = f"; about {duration(self.left())} left{busy}"
@@ -112,7 +115,7 @@ class Progress:
             if needs is not None:
                 taken += self.ended.get(job, now - begun) + needs
                 predicted += job.seconds
-        return taken / predicted if predicted else self.slots / speed_up(self.slots)
+        return taken / predicted if predicted else self.slowdown
 
     def left(self) -> float:
         """Expected seconds until all runs have ended."""

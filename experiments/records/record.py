@@ -167,8 +167,13 @@ def environment(device: str) -> dict[str, Any]:
     cuda = str(device).startswith("cuda")
     return {"python": platform.python_version(), "torch": torch.__version__,
             "numpy": metadata.version("numpy"), "platform": platform.platform(),
-            "cpu": processor(), "threads": torch.get_num_threads(),
+            "cpu": processor(), "cores": cores(), "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if cuda else str(device)}
+
+
+def cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from experiments.audit import audit, first_failure
+from experiments.audit import first_failure
 from experiments.declare.spec import Spec
 from experiments.records.record import (
     SCHEMA,
@@ -21,9 +21,9 @@ from experiments.records.record import (
     now,
     process,
 )
+from experiments.train.audited import audited
 from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import SeededTrainer, describe_model, row_length
-from experiments.weights.begin import audit_options
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
@@ -49,17 +49,17 @@ def new_record(spec: Spec, files: RunFiles, data: dict[str, Any], command: str) 
             "code": code_version(), "data": data, "start": now(), "end": None, "result": None}
 
 
-def describe_built(trainer: SeededTrainer, settings: CN, arm: str) -> dict[str, Any]:
+def describe_built(record: Mapping[str, Any], files: RunFiles, trainer: SeededTrainer,
+                   settings: CN) -> dict[str, Any]:
     """What a record says of the model as it was built, with its audit. Raises BadInput where the
     audit fails and the settings do not allow that."""
     model = trainer.model
     found = {"environment": environment(trainer.device),
-             "model": describe_model(model, row_length(settings)), "init": model.begun,
-             "audit": audit(model, settings.trainer, trainer.train_dataset,
-                            **audit_options(settings))}
+             "model": describe_model(model, row_length(settings)), "init": model.begun}
+    found["audit"] = audited({**record, **found}, files, trainer, settings)
     failure = first_failure(found["audit"])
     if failure and not settings.run.allow_audit_fail:
-        raise BadInput(f"audit of {arm}: {failure}; --allow-audit-fail trains it anyway")
+        raise BadInput(f"audit of {files.arm}: {failure}; --allow-audit-fail trains it anyway")
     return found
 
 

@@ -103,7 +103,7 @@ class Run:
         self.trainer = SeededTrainer(settings.trainer, model, batches, seed)
         self.flops_per_step = (model.flops_per_token(T) * batches.positions_per_batch
                                * settings.trainer.accumulation_steps)  # padding is computed as well
-        self.record |= account.describe_built(self.trainer, settings, self.files.arm)
+        self.record |= account.describe_built(self.record, self.files, self.trainer, settings)
         self.trainer.add_callback("on_train_start", self._start)
         self.trainer.add_callback("on_iteration_end", self._after_iteration)
 

@@ -97,6 +97,17 @@ def _together(runs: list[RecordedRun]) -> set[int]:
         open_: list[tuple[datetime, int]] = []
         for start, end, number in sorted(host):
             open_ = [(until, other) for until, other in open_ if until > start]
-            found |= {number, *(other for _, other in open_)} if open_ else set()
             open_.append((end, number))
+            at_once = [other for _, other in open_]
+            if len(at_once) > 1 and not _have_cores([runs[other] for other in at_once]):
+                found |= {*at_once}
     return found
+
+
+def _have_cores(runs: list[RecordedRun]) -> bool:
+    """Return whether each thread of runs that train at once has a core of its own, by their
+    records. They then still share the memory, which slows all arms alike."""
+    threads = [at(run.record, "environment", "threads") for run in runs]
+    cores = [at(run.record, "environment", "cores") for run in runs]
+    return (all(isinstance(n, int) for n in [*threads, *cores]) and sum(threads) <= min(cores)
+            and all(at(run.record, "environment", "device") == "cpu" for run in runs))

@@ -199,12 +199,20 @@ def test_several_at_once_share_the_threads_and_the_gpus_and_log_apart(request_fo
         assert (request.logs / f"{arm}.s0.log").read_text() == "played done\n"
 
 
-def test_one_at_a_time_has_the_machine_and_the_terminal_to_itself(request_for, monkeypatch, capfd):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_one_at_a_time_has_the_machine_and_the_terminal_to_itself(request_for):
     request = request_for("a")
-    run(request, ["a"])
-    assert began(request)[0][1] == "None"
-    assert "played done" in capfd.readouterr().out
+    program = (f"from pathlib import Path; from experiments.launch import launch\n"
+               f"from experiments.launch.plan import Job, Request\n"
+               f"from experiments.declare.study import load_study\n"
+               f"launch.LAB = {str(launch.LAB)!r}\n"
+               f"request = Request(load_study({str(request.study.path)!r}), "
+               f"Path({str(request.out)!r}))\n"
+               f"launch.Launcher(request).run([Job('a', 0)])")
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment,
+                          capture_output=True, text=True)
+    assert began(request)[0][1] == "None", done.stderr
+    assert "played done" in done.stdout
 
 
 def later(path, action):

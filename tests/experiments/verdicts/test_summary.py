@@ -228,3 +228,14 @@ def test_what_cannot_be_written_or_read_is_one_line(tmp_path, capsys):
         assert plotter.main([str(tmp_path / "losses"), option, str(tmp_path / "page.md")]) == 2
         error = capsys.readouterr().err
         assert said in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("threads", "cores", "device", "together"), [
+    (1, 2, "cpu", 0), (2, 2, "cpu", 2), (1, None, "cpu", 2), (1, 2, "cuda", 2)])
+def test_runs_that_each_have_cores_of_their_own_do_not_disturb_each_other(
+        tmp_path, threads, cores, device, together):
+    for seed in (0, 1):
+        write_run(tmp_path, "rope", seed, steps=20, start="2026-03-01T00:00:00+00:00",
+                  end="2026-03-01T00:09:00+00:00",
+                  environment={"threads": threads, "cores": cores, "device": device})
+    assert overlapping(find_runs(tmp_path)) == together
