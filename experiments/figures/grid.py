@@ -13,15 +13,15 @@ from experiments.figures.labels import shortened
 from experiments.figures.lines import titled
 from experiments.figures.panel import Panel
 from experiments.figures.series import settled_range
-from experiments.figures.style import LABELS, MUTED, label_x, page
+from experiments.figures.style import LABELS, MUTED, label_x, name_of, page
 
 
 def individual_grid(panel: Panel) -> Figure:
     """Draw one small picture per arm: 3 × 3 for up to nine arms, else rows of four. Cells without
-    an arm stay empty."""
+    an arm stay empty, and no row is empty."""
     lines = panel.lines(panel.x, panel.metric)
     columns = 3 if len(lines) <= 9 else 4
-    rows = max(math.ceil(len(lines) / columns), 3 if len(lines) > 4 else 1)
+    rows = math.ceil(len(lines) / columns)
     columns = min(columns, len(lines)) if rows == 1 else columns
     note = panel.timing_note(panel.x)
     tall = 1.75 if rows <= 4 else 1.45
@@ -57,7 +57,11 @@ def _note(axes, panel: Panel, arm: str) -> None:
 
 
 def _key(panel: Panel, lines: dict) -> str:
-    """Return the part of the caption about the thin and the black lines, where there are any."""
+    """Return the part of the caption about the thin and the black lines and the verdicts, where
+    there are any."""
     seeds = "; thin: each seed" if any(line.n > 1 for line in lines.values()) else ""
-    return seeds + (f"; black: {panel.baseline}" if panel.baseline in lines and len(lines) > 1
-                    else "")
+    black = (f"; black: {panel.baseline}" if panel.baseline in lines and len(lines) > 1 else "")
+    # the curves may be of another metric than the verdicts
+    words = (f"; word and number: the verdict on the {name_of(panel.results.metric)}"
+             if panel.results.verdicts else "")
+    return seeds + black + words

@@ -27,7 +27,9 @@ def learning_rates(panel: Panel) -> Figure:
     caption = (f"{study_text(panel.results.name)}mean over seeds, bar: sd; star: an arm's best, "
                f"chosen on seeds "
                f"{_seeds(found.selection_seeds)} alone and judged on seeds "
-               f"{_seeds(found.judging_seeds)}; cross: a seed diverged at that rate. ")
+               f"{_seeds(found.judging_seeds)}"
+               + "; cross: a seed diverged at that rate" * any(
+                   point.diverged for each in arms for point in each.points) + ". ")
     caption += " ".join(_judged(each) for each in arms if each.verdict)
     height = max(4.9, 2.2 + 0.2 * len(arms))
     size = font_size(len(arms), height - 1.9)

@@ -11,6 +11,7 @@ from pathlib import Path
 from experiments.figures import Panel, draw
 from experiments.figures.comparison import draw_ten
 from experiments.report.page import write
+from experiments.verdicts.caveats import caveats
 from experiments.verdicts.latex import to_latex
 from experiments.verdicts.results import Results
 from experiments.verdicts.summary import notes, to_csv, to_markdown, verdict_lines
@@ -42,7 +43,8 @@ def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, me
 def write_tables(results: Results, folder: Path) -> list[Path]:
     """Write verdicts.json and summary.csv (for programs), summary.md (for people) and summary.tex
     (for papers); return their paths."""
-    texts = {"verdicts.json": json.dumps(results.summary(), indent=1, ensure_ascii=False) + "\n",
+    found = results.summary() | {"caveats": caveats(results).to_dict()}
+    texts = {"verdicts.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n",
              "summary.csv": to_csv(results), "summary.md": to_markdown(results),
              "summary.tex": to_latex(results)}
     for name, text in texts.items():

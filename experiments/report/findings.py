@@ -84,6 +84,8 @@ def budgets(results: Results) -> Section | None:
              "reached. The p-values are Holm-adjusted over the arms of a column. \"Curves cross "
              "at\" is where the mean curves last cross. Time is the time of training alone, at the "
              "arm's undisturbed pace: the lower quartile over its log points."]
+    texts += [f"No row for {arm}: {results.without_budget[arm]}." for arm in results.verdicts
+              if arm in results.without_budget]
     known = caveats(results)
     if any(known.of(row[0]) for row in rows):
         head, rows = [*head, "Caution"], [[*row, "; ".join(known.of(row[0]))] for row in rows]

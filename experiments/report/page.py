@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
-from experiments.records.record import at, package_version
+from experiments.records.record import at, moment, package_version
 from experiments.report import findings, forest, tables
 from experiments.report.answer import caption, care, lead
 from experiments.report.charts import METRICS, OVER, Chart, charts
@@ -85,8 +85,8 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
 
 def _facts(results: Results) -> list[tuple[str, str]]:
     seeds = sorted({run.seed for run in results.runs if run.seed is not None})
-    ends = sorted(str(end) for run in results.runs
-                  if (end := at(run.record, "end") or at(run.record, "start")))
+    ends = [end for run in results.runs
+            if (end := moment(at(run.record, "end") or at(run.record, "start")))]
     states = Counter(run.status for run in results.runs)
     unit = results.unit
     facts = [("Baseline", results.baseline),
@@ -96,8 +96,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
              ("Seeds", ", ".join(map(str, seeds)) or "not named"),
              ("Runs", ", ".join(f"{count} {state}" for state, count in states.most_common()))]
     facts += [("Study file", results.declared.hash)] if results.declared else []
-    return facts + ([("Last run ended", ends[-1].replace("T", " ").removesuffix("+00:00") + " UTC"
-                      if ends[-1].endswith("+00:00") else ends[-1])] if ends else [])
+    return facts + ([("Last run ended", f"{max(ends):%Y-%m-%d %H:%M:%S} UTC")] if ends else [])
 
 
 def _arms(panel: Panel, rest: set[str]) -> list[dict[str, Any]]:

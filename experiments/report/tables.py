@@ -77,7 +77,8 @@ def changes(results: Results) -> PageTable:
             rows.append([arm, "unknown: its runs have no record", "", ""])
         for key, pair in (found or {}).items():
             was, now = pair if isinstance(pair, list) and len(pair) == 2 else (None, pair)
-            rows.append([arm, key, plain(was), plain(now)])
+            rows.append([arm, key, *("not set" if value is None else plain(value)
+                                     for value in (was, now))])
         if found == {}:
             rows.append([arm, "nothing", "", ""])
     head = ["Arm", "Setting", results.baseline, "This arm"]

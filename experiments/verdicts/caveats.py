@@ -32,6 +32,11 @@ class Caveats:
         """Return what weakens the word of one arm and not every word."""
         return self.arms.get(arm, ())
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the caveats for verdicts.json; only arms that have some are named."""
+        return {"all": list(self.all),
+                "arms": {arm: list(texts) for arm, texts in self.arms.items() if texts}}
+
 
 def caveats(results: Results) -> Caveats:
     """Return what weakens the words of a study. What weakens the baseline weakens every word, and

@@ -85,11 +85,10 @@ class Sum:
         text = f"{self.arm:{width}s}  {self.word}"
         if v.difference is None:
             return f"{text}: {v.reason}"
-        return (f"{text}: {self.observed:+.4f} {v.unit} where its parts alone sum to "
-                f"{self.expected:+.4f}"
-                + (f" (difference {100 * (1 - v.alpha):g} % CI, Holm-adjusted "
-                   f"[{v.ci_holm[0]:+.4f}, {v.ci_holm[1]:+.4f}])" if v.ci_holm else "")
-                ).replace("-", "−") + (f"; {v.reason}" if v.reason else "")
+        ends = (f" (difference {100 * (1 - v.alpha):g} % CI, Holm-adjusted "
+                f"[{signed(v.ci_holm[0])}, {signed(v.ci_holm[1])}])" if v.ci_holm else "")
+        return (f"{text}: {signed(self.observed, v.unit)} where its parts alone sum to "
+                f"{signed(self.expected)}{ends}" + (f"; {v.reason}" if v.reason else ""))
 
 
 @dataclass(frozen=True)

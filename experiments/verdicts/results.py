@@ -141,9 +141,14 @@ class Results(StudyRuns):
         arms = [arm for arm in self.arms if not self.declared or arm not in self.declared.grid_arms]
         judged = {run.path for run in self.judged_runs}
         runs = [run for run in self.paced if run.path in judged]
-        units = dict.fromkeys(self.in_bytes, "another tokenizer: its curve is per its own token")
         return budgets(runs, arms, self.baseline, metric=self.metric,
-                       **self.bar | {"barred": self.barred | units})
+                       **self.bar | {"barred": self.without_budget})
+
+    @cached_property
+    def without_budget(self) -> dict[str, str]:
+        """Arm → why it has no verdict at equal budgets."""
+        return self.barred | dict.fromkeys(
+            self.in_bytes, "another tokenizer: its curve is per its own token")
 
     @cached_property
     def changed(self) -> tuple[Change, ...]:

@@ -26,12 +26,15 @@ COLUMNS = ("study", "arm", "word", "reason", "n", "mean", "sd", "difference", "c
            "p_sign_flip", "p_tost", "d_z", "mde", "seeds_needed", "p_welch", "cohens_d", "floor",
            "parameters", "flops_per_token", "step_seconds", "peak_memory_mb", "at_equal_flops",
            "difference_at_equal_flops", "at_equal_seconds", "difference_at_equal_seconds",
-           "metric", "unit", "margin", "alpha")
+           "metric", "unit", "margin", "alpha", "caveats")
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
     """Return one row per arm, the baseline first; None where a number is unknown."""
-    return [_row(results, arm) for arm in results.arms]
+    known = caveats(results)
+    return [_row(results, arm) | {"caveats": "; ".join(
+                [*known.of(arm), *(f"all verdicts: {text}" for text in known.all)])
+                if arm in results.verdicts else None} for arm in results.arms]
 
 
 def _row(results: Results, arm: str) -> dict[str, Any]:

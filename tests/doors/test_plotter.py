@@ -197,6 +197,8 @@ def test_the_grid_is_three_by_three_for_seven_arms_and_grows(tmp_path):
         return len(axes), len(columns), sum(a.get_visible() for a in axes)
 
     assert shown(write_study(tmp_path / "a", seeds=(0,), steps=50)) == (9, 3, 7)
+    six = {f"arm{i}": 0.01 * i for i in range(6)}       # two full rows, and no empty third
+    assert shown(write_study(tmp_path / "c", six, seeds=(0,), steps=50)) == (6, 3, 6)
     many = {f"arm{i}": 0.01 * i for i in range(20)}
     assert shown(write_study(tmp_path / "b", many, seeds=(0,), steps=50)) == (20, 4, 20)
 

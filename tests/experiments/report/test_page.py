@@ -263,6 +263,25 @@ def test_an_arm_that_cannot_be_compared_is_a_warning_and_no_page_calls_it_clean(
     assert "Read with care:</strong> Arms that cannot be compared" in page_of(tmp_path)
 
 
+def test_the_table_at_equal_budgets_says_which_arms_it_leaves_out_and_why(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1, "swiglu": 0}, study="mine", steps=50)
+    assert "No row for " not in page_of(tmp_path)
+    for path in (tmp_path / "mine").glob("rope.*.json"):
+        record = json.loads(path.read_text())
+        record["config"]["trainer"]["batch_size"] = 32
+        path.write_text(json.dumps(record))
+    section = page_of(tmp_path).partition('<section id="budgets">')[2].partition("</section>")[0]
+    assert 'scope="row">swiglu' in section and 'scope="row">rope' not in section
+    assert "No row for rope: trainer.batch_size 16 (baseline) and 32" in section
+
+
+def test_the_last_end_is_the_latest_moment_and_not_the_last_text(tmp_path):
+    ends = {"baseline": "2026-03-01T23:30:00-05:00", "rope": "2026-03-02T01:00:00+00:00"}
+    for arm, end in ends.items():
+        write_run(tmp_path, arm, 0, steps=50, end=end)
+    assert "2026-03-02 04:30:00 UTC" in page_of(tmp_path)
+
+
 def test_two_seeds_that_ended_far_apart_are_told(tmp_path):
     write_study(tmp_path, {"baseline": 0, "rope": -0.1, "swiglu": 0}, study="mine", seeds=(0, 1),
                 steps=50)

@@ -120,6 +120,8 @@ def test_an_arm_of_included_parts_is_compared_with_their_sum_and_implied_parts_c
     assert (found.observed, found.expected) == (pytest.approx(-0.45, abs=0.003),
                                                 pytest.approx(-0.35, abs=0.004))
     assert found.line().startswith("all_modifications  lower than the sum: −0.4")
+    assert " nats where its parts alone sum to −0." in found.line()
+    assert "95 % CI, Holm-adjusted [−0.1" in found.line()     # a hyphen here, a minus there
 
 
 def test_no_effect_rests_on_the_survivors_of_an_arm_that_diverged():

@@ -9,6 +9,7 @@ import pytest
 
 import plotter
 from experiments.records.runs import find_runs
+from experiments.report.draw import write_tables
 from experiments.report.publish import MARKER, filled, folderless, keep, public
 from experiments.verdicts.results import collect
 from experiments.verdicts.summary import between_markers, rows, table, to_csv, to_markdown
@@ -38,6 +39,22 @@ def test_summary_csv_has_one_row_per_arm_with_every_number_of_its_verdict(seven)
     assert float(rope["floor"]) == pytest.approx(seven.noise_floor.of_mean(3))
     assert rope["at_equal_flops"] == seven.budgets.of("rope", "flops").verdict.word
     assert found[0]["word"] == "baseline" and found[0]["difference"] == ""
+
+
+def test_the_tables_for_programs_hold_what_weakens_a_verdict(tmp_path):
+    losses = write_study(tmp_path / "runs", {"baseline": 0, "rope": -0.1, "swiglu": 0}, steps=50)
+    for path in losses.rglob("rope.*.json"):
+        record = json.loads(path.read_text())
+        record["code"] = {**(record.get("code") or {}), "dirty": True}
+        path.write_text(json.dumps(record))
+    (results,) = collect(find_runs(losses))
+    said = "the code had uncommitted changes"
+    rows = {row["arm"]: row["caveats"] for row in csv.DictReader(io.StringIO(to_csv(results)))}
+    assert said in rows["rope"] and said not in rows["swiglu"] and rows["baseline"] == ""
+    write_tables(results, tmp_path)
+    found = json.loads((tmp_path / "verdicts.json").read_text())["caveats"]
+    assert said in found["arms"]["rope"] and said not in found["arms"].get("swiglu", [])
+    assert isinstance(found["all"], list)
 
 
 def test_summary_md_shows_effect_cost_and_noise_and_what_they_rest_on(seven):
