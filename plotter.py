@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             raise BadInput(f"no option {unknown[0]!r}{did_you_mean(unknown[0], options.known())}")
         return plot(args)
     except BadInput as error:
-        print(f"plotter.py: {str(error).removeprefix('plotter.py: ')}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 

@@ -12,6 +12,7 @@ With --quick and without copies of minGPT and nanoGPT it takes eleven minutes on
 
 import ast
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -90,4 +91,10 @@ def run(name: str, given: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:   # the reader of a pipe (head, less) has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # Python flushes at its end
+        code = 0
+    sys.exit(code)

@@ -81,7 +81,7 @@ class Reporter(Observer):
     def _line(self, row: dict[str, Any], evaluation: dict[str, Any] | None,
               narrow: bool = False) -> str:
         parts = [f"loss {row['loss']:.4f}" if row["loss"] is not None else "loss      -",
-                 f"val {evaluation['val_loss']:.4f}" if evaluation else ""]
+                 _measured(row, evaluation)]
         if row["learning_rate"] is not None and not narrow:
             parts.append(f"lr {row['learning_rate']:.2e}")
         if row["tokens_per_second"]:
@@ -109,3 +109,10 @@ class Reporter(Observer):
         else:
             how = "; start it again to continue" if status == "interrupted" else ""
             self.say(f"  {status} at iteration {run.trainer.iter_num:,}: {message}{how}")
+
+
+def _measured(row: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
+    """The last validation loss, marked as `last` where this row does not hold a new one."""
+    if not evaluation:
+        return ""
+    return f"{'last ' if row['val_loss'] is None else ''}val {evaluation['val_loss']:.4f}"

@@ -263,3 +263,11 @@ def test_quick_is_fewer_rounds_and_none_is_refused():
     assert options.parse(made, ["--device=cpu", "--quick"]).rounds == 3
     with pytest.raises(BadInput, match="at least 1"):
         options.parse(made, ["--rounds=0"])
+
+
+def test_a_reader_that_closes_the_pipe_of_the_help_is_no_error():
+    with subprocess.Popen([sys.executable, "-S", "-m", "benchmarks", "--help"],
+                          cwd=Path(every.__file__).parents[1], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 0)

@@ -282,3 +282,11 @@ def test_every_letter_of_the_catalogue_can_stand_in_a_cluster():
     assert set(LETTERS) < letters
     assert verb.spell_out(["-sr", "-r", "--arm", "-rs", "--data", "a.txt"]) == [
         "--arm=-s -r", "-r", "--arm=-rs", "--data", "a.txt"]
+
+
+def test_an_impossible_number_of_jobs_is_refused_before_anything_is_printed(
+        tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="--jobs 0: at least 1"):
+        lab.main(["compare", "-r", "--jobs", "0"])
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())

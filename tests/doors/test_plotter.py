@@ -146,7 +146,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
     write_two_columns(tmp_path / "losses", {"baseline": 0.0})
     assert plotter.main(arguments) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert said in error and error.startswith("error: ")    # as lab.py says it
     assert len(error.splitlines()) == 1
 
 

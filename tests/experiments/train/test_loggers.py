@@ -155,3 +155,16 @@ def test_a_busy_machine_is_said_once_and_again_only_after_it_was_idle(capsys):
         reporter.row(row, {"val_loss": 3.0})
     shown = capsys.readouterr().err
     assert shown.count("the machine is busy") == 2 and shown.count("0:47 left\n") == 5
+
+
+def test_a_validation_loss_from_an_earlier_row_is_marked_as_the_last_one(capsys):
+    from experiments.train.progress import Reporter
+    reporter = Reporter()
+    reporter.statistics, reporter.max_iters, reporter.busy = dict, 100, False
+    reporter.forecast = SimpleNamespace(line=lambda: "")
+    for fresh in (3.0, None):
+        reporter.shown = float("-inf")   # enough time has passed for a plain line
+        reporter.row(ROW | {"val_loss": fresh, "tokens_per_second": 5.0, "peak_memory_mb": 1.0},
+                     {"val_loss": 3.0})
+    new, old = capsys.readouterr().err.splitlines()
+    assert "  val 3.0000" in new and "  last val 3.0000" in old
