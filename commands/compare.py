@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     from experiments.declare import compare
     from experiments.declare.spec import parse_override
     seeds, base = _seeds(args.seeds), list(args.overrides)
-    if args.jobs < 1:    # before the study is written and printed
+    if args.jobs is not None and args.jobs < 1:    # before the study is written and printed
         raise BadInput(f"--jobs {args.jobs}: at least 1")
     if not 0 < args.margin < math.inf:
         raise BadInput(f"--margin {args.margin:g}: give a number above 0")
