@@ -82,8 +82,7 @@ def main(args: argparse.Namespace) -> int:
     from experiments.declare import compare
     from experiments.declare.spec import parse_override
     seeds, base = _seeds(args.seeds), list(args.overrides)
-    if args.jobs is not None and args.jobs < 1:    # before the study is written and printed
-        raise BadInput(f"--jobs {args.jobs}: at least 1")
+    study.check_jobs(args.jobs)    # before the study is written and printed
     if not 0 < args.margin < math.inf:
         raise BadInput(f"--margin {args.margin:g}: give a number above 0")
     if args.max_iters is not None:

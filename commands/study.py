@@ -92,12 +92,17 @@ def main(args: argparse.Namespace) -> int:
     return _train(args, request, jobs)
 
 
+def check_jobs(jobs: int | None) -> None:
+    """Raise BadInput where --jobs is given and is not a number of runs."""
+    if jobs is not None and jobs < 1:
+        raise BadInput(f"--jobs {jobs}: at least 1")
+
+
 def _request(args: argparse.Namespace):
     """The request that the arguments describe, with the study read and checked."""
     from experiments.declare.study import load_study, parse_seeds
     from experiments.launch.plan import Request
-    if args.jobs is not None and args.jobs < 1:
-        raise BadInput(f"--jobs {args.jobs}: at least 1")
+    check_jobs(args.jobs)
     study = load_study(args.study)
     if args.seeds:
         study = dataclasses.replace(study, seeds=parse_seeds(args.seeds))

@@ -146,6 +146,7 @@ def make_plan(request: Request) -> list[Job]:
             measured.setdefault(job.arm, []).append(record["result"])
         match = specs[job.arm].match
         jobs.append(dataclasses.replace(job, state=state, match=match.line() if match else None))
+    _check_data({job.arm: settings[job.arm] for job in jobs if not job.ended})
     costs = _costs(settings, measured)
     return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1])
             for job in jobs]
@@ -173,6 +174,17 @@ def _spec(request: Request, arm: str) -> Spec:
     with _named(arm):
         return make_spec(preset=request.preset, study=request.study, arm=arm,
                          data=list(request.data), overrides=request.overrides)
+
+
+def _check_data(settings: dict[str, CfgNode]) -> None:
+    """Raise BadInput where an arm's data.paths name nothing that can be read."""
+    from experiments.corpus.sources import resolve
+    checked = []
+    for arm, tree in settings.items():
+        if tree.data.paths and tree.data.paths not in checked:
+            checked.append(tree.data.paths)
+            with _named(arm):
+                resolve(tree.data.paths, tree.data.max_docs)
 
 
 @contextlib.contextmanager

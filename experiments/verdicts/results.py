@@ -190,7 +190,7 @@ def collect(runs: Iterable[RecordedRun], study_file: str | Path | None = None) -
         groups = {given.name: _unnamed(groups, given)}
     null_runs = tuple(groups.get("aa") or _beside(groups))
     return [Results(name, tuple(group), given if given and given.name == name
-                    else declaration(name), null_runs)
+                    else declaration(name, group), null_runs)
             for name, group in sorted(groups.items(), key=lambda item: item[0] or "")]
 
 
@@ -212,7 +212,10 @@ def _beside(groups: Mapping[str | None, list[RecordedRun]]) -> list[RecordedRun]
     return runs_in(folder, "aa") if folder.is_dir() else []
 
 
-def declaration(name: str | None) -> Study | None:
-    """Return the shipped study of that name; None where there is none, as a folder of runs may have
-    any name."""
-    return load_study(name) if name in shipped() else None
+def declaration(name: str | None, runs: list[RecordedRun]) -> Study | None:
+    """Return the shipped study of that name, or the one that `lab.py compare` wrote beside the
+    losses of these runs; None where there is neither, as a folder of runs may have any name."""
+    if name in shipped():
+        return load_study(name)
+    beside = runs[0].path.absolute().parent.parent.parent / "studies" / f"{name}.toml"
+    return load_study(beside) if name and beside.is_file() else None

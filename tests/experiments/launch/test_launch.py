@@ -199,6 +199,22 @@ def test_several_at_once_share_the_threads_and_the_gpus_and_log_apart(request_fo
         assert (request.logs / f"{arm}.s0.log").read_text() == "played done\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks the runs")
+def test_a_run_starts_with_torch_imported_and_no_other_runs_memory(request_for):
+    request = request_for("a", "b")
+    launch.LAB.write_text(textwrap.dedent("""
+        import sys, json, torch
+        from pathlib import Path
+        args = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+        there = [name in FORKED for name in ("torch._dynamo", "experiments.train.run")]
+        Path(args["--out"], args["--arm"]).write_text(json.dumps([there, hasattr(torch, "mark")]))
+        torch.mark = 1
+    """).replace("FORKED", "sys.modules"))
+    run(request, ["a", "b"])
+    for arm in "ab":
+        assert json.loads((request.out / arm).read_text()) == [[True, True], False]
+
+
 def test_one_at_a_time_has_the_machine_and_the_terminal_to_itself(request_for):
     request = request_for("a")
     program = (f"from pathlib import Path; from experiments.launch import launch\n"
@@ -328,3 +344,12 @@ def test_the_smoke_study_goes_from_text_to_verdicts_and_is_not_trained_twice(tmp
     assert (out / "logs" / "smoke" / "swiglu.s0.log").stat().st_size > 0
     second, same, told = start()
     assert second == first and same == files and "starts" not in told
+
+
+def test_data_that_is_not_there_is_refused_with_the_plan_and_its_arm_named(tmp_path):
+    (tmp_path / "text.jsonl").write_text("{}")
+    path = tmp_path / "two.toml"
+    path.write_text(f'preset = "nano"\n[base]\ndata.paths = ["{tmp_path}/text.jsonl"]\n'
+                    f'[arms.baseline]\n[arms.other]\ndata.paths = ["{tmp_path}/txet.jsonl"]\n')
+    with pytest.raises(BadInput, match="arm 'other': --data .*no such file.*text.jsonl"):
+        make_plan(Request(load_study(path), tmp_path))

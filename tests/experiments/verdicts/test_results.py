@@ -47,6 +47,17 @@ def test_a_study_file_can_be_given(tmp_path):
     assert results.verdicts["rope"].margin == 0.5
 
 
+def test_the_study_that_compare_wrote_beside_the_losses_is_found(tmp_path):
+    for arm in ("baseline", "rope"):
+        write_run(tmp_path / "losses", arm, 0, study="mine")
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "mine.toml").write_text("margin = 0.04\n[arms.rope]\n")
+    assert collect(find_runs(tmp_path / "losses"))[0].margin == 0.04
+    assert collect(find_runs(tmp_path / "losses" / "mine"))[0].margin == 0.04
+    (tmp_path / "studies" / "mine.toml").unlink()
+    assert collect(find_runs(tmp_path / "losses"))[0].margin == 0.01
+
+
 def test_planted_effects_get_their_words(tmp_path):
     results = only(write_study(tmp_path, {"baseline": 0, "rope": -0.2, "cosine": 0.2},
                                seeds=range(5), steps=100))
