@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     settings = _settings(args)
     began = time.monotonic()
     corpus = open_corpus(settings.data)
-    account = {**corpus.describe(), "cache": str(corpus.store.folder),
+    account = {**corpus.describe(), "cache": ", ".join(map(str, corpus.folders)),
                "seconds": time.monotonic() - began}
     if args.json:
         print(json.dumps(account, indent=2, ensure_ascii=False))

@@ -12,17 +12,21 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from experiments.corpus.batches import TrainBatches
 from experiments.corpus.build import cache_root, open_store
 from experiments.corpus.corpus import Corpus, Validation
+from experiments.corpus.mixed import MixedCorpus, open_mixed
+from experiments.corpus.mixture import read_mixture, read_sources
 from experiments.corpus.packing import PACKS
 from experiments.corpus.progress import say
 from experiments.corpus.sources import resolve
-from experiments.corpus.split import split
+from experiments.corpus.split import hold_out, split
 from experiments.corpus.tokenfiles import BIN_DTYPES
-from experiments.corpus.tokenizers import get_tokenizer
+from experiments.corpus.tokenizers import Tokenizer, get_tokenizer
+from experiments.corpus.training import DEDUPS, chosen, read_filter
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
@@ -54,35 +58,78 @@ def get_default_config() -> CN:
     C.min_chars = 10            # a shorter document is a bad line
     C.max_docs = None           # read only this many lines (without blank ones) or documents
     C.allow_truncated = False   # use the readable part of a file that ends too early
+    # several sources by weight, in place of paths: experiments/corpus/mixture.py
+    C.sources = None            # "NAME=PATH" entries
+    C.mixture = None            # "NAME=SHARE" entries; None: the sources as they come
+    C.repeat_max = None         # how often a source may be read from end to end; None: any number
+    C.val_sources = None        # the sources that hold out validation text; None: all
+    C.val_paths = None          # files that are the validation set, in place of held-out text
+    # what training leaves out, never validation: experiments/corpus/training.py
+    C.filter = None             # "min_bytes=N", "max_tokens=N", "match=REGEX", … entries
+    C.dedup = "none"            # exact: each text once
+    C.set_key = None            # the key that names a JSON record's set; None: meta.pile_set_name
     C.cache = None              # folder of token caches; None: $ABLATE_CACHE or ~/.cache/ablate
     return C
 
 
-def open_corpus(config: CN, announce: bool = True) -> Corpus:
+def open_corpus(config: CN, announce: bool = True) -> Corpus | MixedCorpus:
     """Open a corpus, and tokenise it first if it is not in the cache. Where no paths are given,
     `announce` says which text is used. Raises BadInput where the corpus cannot be used."""
     _check(config)
     tokenizer = get_tokenizer(config.tokenizer)
+    if config.sources:
+        return _open_sources(config, tokenizer)
     paths = [config.paths] if isinstance(config.paths, str) else config.paths
     sources = resolve(paths, config.max_docs)
     if not paths and announce:
         say(f"No --data: using {sources[0].name} (its docstrings and sources) as the corpus.")
     _check_use(config, sources)
+    return _open(config, sources, tokenizer, "--data", "share")
+
+
+def _open_sources(config: CN, tokenizer: Tokenizer) -> MixedCorpus:
+    """Open a corpus of several sources."""
+    paths = read_sources(config.sources)
+    found = {name: resolve(each, config.max_docs) for name, each in paths.items()}
+    _check_use(config, [source for each in found.values() for source in each])
+    for name in config.val_sources or ():
+        if name not in paths:
+            raise BadInput(f"data.val_sources: no source {name!r}{did_you_mean(name, paths)}")
+
+    weights = read_mixture(config.mixture, list(paths))
+
+    def open_part(given: list[str], name: str, hold: str) -> Corpus:
+        sources = found.get(name) if hold != "all" else resolve(given, config.max_docs)
+        trained = hold != "all" and (weights is None or weights[name] > 0)
+        return _open(config, sources, tokenizer, name, hold, trained)
+    return open_mixed(config, paths, weights, open_part)
+
+
+def _open(config: CN, sources: list, tokenizer: Tokenizer, name: str, hold: str,
+          trained: bool = True) -> Corpus:
+    """Open some sources as one corpus. `hold` is how much is held out: a "share", "none" or "all".
+    `name` is what messages call it. Filters only concern a corpus that is trained on."""
     store = open_store(config, sources, tokenizer)
     _say_markers(store.report.markers)
-    parts = split(store.documents["hash"], config.val_fraction, config.val_docs,
-                  store.documents["near"])
+    documents = store.documents
+    parts = (split(documents["hash"], config.val_fraction, config.val_docs, documents["near"])
+             if hold == "share" else hold_out(hold, len(documents)))
     if parts.near_copies:
         say(f"{parts.near_copies:,} training documents are left out: each differs from a held-out "
             f"one only in white space.")
+    train = chosen(config, store, tokenizer, parts.train, name) if trained else parts.train
+    if (dropped := int(parts.train.sum() - train.sum())):
+        say(f"{name}: data.filter and data.dedup leave {train.sum():,} of {parts.train.sum():,} "
+            f"training documents.")
+    parts = replace(parts, train=train, filtered=dropped)
     return Corpus(config, [source.name for source in sources], store, parts, tokenizer)
 
 
 def _check_use(config: CN, sources: list) -> None:
     """Raise BadInput for a setting that belongs to one kind of file where no source is of that
     kind."""
-    for name, suffix in (("separator", ".txt"), ("bin_dtype", ".bin")):
-        if getattr(config, name) is not None and not any(source.name.lower().endswith(suffix)
+    for name, suffix in (("separator", ".txt"), ("bin_dtype", ".bin"), ("set_key", ".jsonl")):
+        if getattr(config, name) is not None and not any(suffix in source.name.lower()
                                                          for source in sources):
             raise BadInput(f"data.{name} belongs to {suffix} files, and --data names none")
 
@@ -108,6 +155,9 @@ def _check(config: CN) -> None:
                        f"as <|endoftext|>")
     if not 0 <= config.max_bad <= 1:
         raise BadInput(f"data.max_bad={config.max_bad}: give a share from 0 to 1")
+    if config.dedup not in DEDUPS:
+        raise BadInput(f"data.dedup={config.dedup!r}{did_you_mean(str(config.dedup), DEDUPS)}")
+    read_filter(config.filter)
     for name, least in (("val_docs", 1), ("max_docs", 1), ("min_chars", 0), ("val_tokens", 1)):
         _whole(name, getattr(config, name), least, optional=name.endswith("_docs"))
 

@@ -31,9 +31,20 @@ class TrainBatches:
         """Inputs and targets of step t (from 0), int64 [batch_size, block_size] each. Every t costs
         the same."""
         sample = np.arange(t * self.batch_size, (t + 1) * self.batch_size)
+        return split_rows(self.rows_at(sample), self.eot)
+
+    def used(self, batches: int) -> dict[str, float]:
+        """What the first `batches` batches take of the text: rows, and how often all of it is
+        read."""
+        rows = batches * self.batch_size
+        return {"rows": rows, "epochs": rows / self.blocks_per_epoch}
+
+    def rows_at(self, sample: np.ndarray) -> np.ndarray:
+        """The rows with these numbers, counted from the start of training in rising order: int64
+        [len(sample), T + 1]."""
         epochs, places = np.divmod(sample, self.blocks_per_epoch)
         rows = [self._rows(int(epoch), places[epochs == epoch]) for epoch in np.unique(epochs)]
-        return split_rows(np.concatenate(rows), self.eot)
+        return np.concatenate(rows)
 
     def _rows(self, epoch: int, places: np.ndarray) -> np.ndarray:
         offset, *keys = np.random.SeedSequence([self.seed, epoch]).generate_state(1 + ROUNDS,

@@ -48,6 +48,8 @@ def cache_key(config, sources: list) -> str:
     settings = {"format": FORMAT, "tokenizer": config.tokenizer, **_reading(config),
                 "min_chars": config.min_chars, "max_docs": config.max_docs,
                 "sources": [source.fingerprint() for source in sources]}
+    if config.set_key is not None:
+        settings["set_key"] = config.set_key
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
 
 
@@ -133,7 +135,7 @@ class Builder:
         self.config, self.sources, self.tokenizer, self.bar = config, sources, tokenizer, bar
         self.names = [source.name for source in sources]
         self.writer, self.report = Writer(folder, tokenizer.dtype), Report()
-        self.clean = Cleaner(tokenizer, config.text_key, config.min_chars)
+        self.clean = Cleaner(tokenizer, config.text_key, config.min_chars, config.set_key)
         self.left = config.max_docs if config.max_docs else float("inf")   # items still wanted
         self.before = self.total = 0  # bytes of the sources that are done, and of all sources
 

@@ -68,6 +68,7 @@ class Cleaner:
     tokenizer: Tokenizer
     text_key: str
     min_chars: int
+    set_key: str | None = None
 
     def __call__(self, chunk: Chunk) -> Digest:
         """Parse and check a chunk's lines one by one, then encode its documents together."""
@@ -98,7 +99,8 @@ class Cleaner:
                                    for mark in MARKERS if (times := text.count(mark))]
 
     def _text(self, chunk: Chunk, item: Any) -> tuple[str, int, str, int, int]:
-        text, name = parse(item, self.text_key) if isinstance(chunk, LineChunk) else item
+        text, name = (parse(item, self.text_key, self.set_key)
+                      if isinstance(chunk, LineChunk) else item)
         text, raw = checked(text, self.min_chars)
         return text, len(raw), name, hash64(raw), near64(text)
 
@@ -130,9 +132,10 @@ def _items(chunk: Chunk) -> Iterator[Any]:
             yield line if line.strip() else None
 
 
-def parse(line: bytes, text_key: str) -> tuple[Any, str]:
-    """A line of JSON → (the value under the key, the Pile's set name). Raises BadLine where there
-    is none."""
+def parse(line: bytes, text_key: str, set_key: str | None = None) -> tuple[Any, str]:
+    """A line of JSON → (the value under the key, the name of its set). The set is what `set_key`
+    leads to, such as 'meta.lang'; None: the Pile's meta.pile_set_name. Raises BadLine where there
+    is no text."""
     if not line or len(line) > MAX_LINE:   # the reader yields an empty line for one beyond it
         raise BadLine("too long", f"more than {MAX_LINE >> 20} MB")
     if b"\0" in line:
@@ -146,8 +149,10 @@ def parse(line: bytes, text_key: str) -> tuple[Any, str]:
     if not isinstance(record, dict) or text_key not in record:
         keys = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
         raise BadLine("no text", f"it has {keys[:100]}")
-    meta = record.get("meta")
-    name = meta.get("pile_set_name") if isinstance(meta, dict) else None
+    name = record
+    for key in (set_key or "meta.pile_set_name").split("."):
+        name = name.get(key) if isinstance(name, dict) else None
+    name = str(name) if set_key and isinstance(name, int | float) else name
     return record[text_key], name if isinstance(name, str) and name else UNNAMED
 
 

@@ -31,11 +31,17 @@ class Validation:
     set_id: np.ndarray
     nbytes: np.ndarray
     set_names: list[str]
+    by_source: bool = False     # whether the sets are the sources of a mixed corpus
 
     @property
     def tokens(self) -> int:
         """The number of predicted tokens."""
         return int((self.y != IGNORE_INDEX).sum())
+
+    @property
+    def source_columns(self) -> list[str]:
+        """The keys of the losses by source, val_loss_SOURCE; none for a corpus without sources."""
+        return [f"val_loss_{name}" for name in self.set_names] if self.by_source else []
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (x, y, set_id, nbytes) of up to `size` rows at a time."""
@@ -51,6 +57,11 @@ class Corpus:
         self.config, self.names, self.store, self.split, self.tokenizer = (
             config, names, store, split, tokenizer)
         self.vocab_size, self.eot = tokenizer.vocab_size, tokenizer.eot
+
+    @property
+    def folders(self) -> list:
+        """The folders of the token caches: the one of this corpus."""
+        return [self.store.folder]
 
     def train(self, block_size: int, batch_size: int, seed: int) -> TrainBatches:
         """The training batches; `.batch(t)` is the same for every arm. Raises BadInput where there
@@ -78,17 +89,18 @@ class Corpus:
         everything = np.ones(len(documents), bool)
         held = np.zeros(len(documents), bool)
         held[self.split.val] = True
-        sets = {name: _totals(documents, documents["set"] == n)
+        sets = {name: totals(documents, documents["set"] == n)
                 for n, name in enumerate(self.store.sets)}
         given = self.config.paths or []
         return {"paths": [given] if isinstance(given, str) else list(given),
                 "sources": {"count": len(self.names), "first": self.names[0]},
                 "hash": self.store.hash,
                 "tokenizer": self.tokenizer.name, "vocab_size": self.vocab_size,
-                **_totals(documents, everything),
-                "split": {"by": self.split.by, "train": _totals(documents, self.split.train),
-                          "val": _totals(documents, held), "dropped": self.split.dropped,
-                          "near_copies": self.split.near_copies},
+                **totals(documents, everything),
+                "split": {"by": self.split.by, "train": totals(documents, self.split.train),
+                          "val": totals(documents, held), "dropped": self.split.dropped,
+                          "near_copies": self.split.near_copies,
+                          "filtered": self.split.filtered},
                 "pack": self.config.pack, "sets": sets,
                 "bad_lines": self.store.report.describe(self.names),
                 "markers": self.store.report.markers}
@@ -112,7 +124,7 @@ class Corpus:
                 "bytes": bytes_, "held_out_documents": len(self.split.val)}
 
 
-def _totals(documents: np.ndarray, chosen: np.ndarray) -> dict[str, int]:
+def totals(documents: np.ndarray, chosen: np.ndarray) -> dict[str, int]:
     """The numbers of documents, tokens (with end-of-document tokens) and bytes of text."""
     return {"documents": int(chosen.sum()),
             "tokens": int(documents["tokens"][chosen].sum(dtype=np.int64)),

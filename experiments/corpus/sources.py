@@ -15,7 +15,7 @@ from pathlib import Path
 from experiments.corpus.chunks import Chunk
 from experiments.corpus.hub import NAMED, HubSource
 from experiments.corpus.readers import READERS
-from experiments.corpus.stdlib import StdlibSource
+from experiments.corpus.stdlib import NAMES, StdlibSource
 from mingpt.utils import BadInput, did_you_mean
 
 WHOLE = 64 << 20    # bytes; the fingerprint of a file up to this size covers all of it
@@ -84,6 +84,8 @@ def _resolve_one(given: str, max_docs: int | None) -> list:
         return _folder(path)
     if path.exists():
         return [_file(path)]
+    if given.lower() in NAMES:
+        return [StdlibSource(sets=NAMES[given.lower()])]
     if given.lower() in NAMED:
         return [HubSource(given.lower(), max_docs)]
     if glob.has_magic(given):
@@ -99,7 +101,7 @@ def _nearest(path: Path) -> str:
     near = did_you_mean(path.name, siblings)
     if near.startswith(": did you mean"):
         return near
-    return f", and no data set's name{did_you_mean(str(path), NAMED)}"
+    return f", and no data set's name{did_you_mean(str(path), [*NAMED, *NAMES])}"
 
 
 def _folder(folder: Path) -> list[FileSource]:

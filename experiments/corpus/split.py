@@ -16,12 +16,14 @@ class Split:
     """A split. `train` has one bool per document. `val` holds the numbers of the held-out
     documents, in the order of evaluation. `dropped` counts the documents that are left out of
     training because a held-out one has the same text. `near_copies` counts those left out because a
-    held-out one differs only in white space."""
+    held-out one differs only in white space. `filtered` counts those that data.filter or data.dedup
+    leaves out."""
     train: np.ndarray
     val: np.ndarray
     dropped: int
     by: str
     near_copies: int = 0
+    filtered: int = 0
 
 
 def split(hashes: np.ndarray, val_fraction: float, val_docs: int | None,
@@ -52,6 +54,13 @@ def split(hashes: np.ndarray, val_fraction: float, val_docs: int | None,
           else f"hash below {val_fraction:g}")
     dropped = int(len(hashes) - train.sum() - val.sum())
     return Split(train & ~near_copy, held, dropped, by, int(near_copy.sum()))
+
+
+def hold_out(which: str, count: int) -> Split:
+    """The split of `count` documents that holds out "none" or "all" of them."""
+    everything = np.full(count, which == "none")
+    held = np.arange(count) if which == "all" else np.arange(0)
+    return Split(everything, held, 0, f"{which} of the documents")
 
 
 def _by_hash(hashes: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,8 @@ from mingpt.utils import BadInput
 
 VERSION = 1    # version of the way documents are made; part of the fingerprint
 SETS = ("PythonDocstrings", "PythonSource")
+# the names of --data and data.sources for this corpus → the sets that it then has
+NAMES = {"stdlib": SETS, "stdlib:docstrings": SETS[:1], "stdlib:source": SETS[1:]}
 # Folders that do not belong to the library itself, or hold tables rather than text.
 LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages",
             "__pycache__", "turtledemo", "_bundled", "lib-dynload", "encodings", "pydoc_data"}
@@ -29,9 +31,10 @@ SHORTEST = 64  # characters; shorter documents are left out, as they are little 
 
 
 class StdlibSource:
-    """Python's standard library as documents of the two sets in SETS."""
+    """Python's standard library as documents of the sets given, which are some of SETS."""
 
-    def __init__(self, root: Path | None = None):
+    def __init__(self, root: Path | None = None, sets: tuple[str, ...] = SETS):
+        self.sets = sets
         self.root = root or Path(sysconfig.get_paths()["stdlib"])
         self.files = sorted(p for p in self.root.rglob("*.py")
                             if not LEFT_OUT & set(p.relative_to(self.root).parts)
@@ -43,7 +46,8 @@ class StdlibSource:
     @property
     def name(self) -> str:
         """The source's name in messages and records."""
-        return f"the standard library of Python {sys.version.split()[0]}"
+        only = "" if self.sets == SETS else f", {' and '.join(self.sets)} alone"
+        return f"the standard library of Python {sys.version.split()[0]}{only}"
 
     @property
     def size(self) -> int:
@@ -54,7 +58,9 @@ class StdlibSource:
         """A hash of the files' names and sizes. That is enough, because the library changes only
         with Python's version."""
         names = "\n".join(f"{p.relative_to(self.root)} {p.stat().st_size}" for p in self.files)
-        return hashlib.blake2b(f"stdlib {VERSION}\n{names}".encode(), digest_size=16).hexdigest()
+        only = "" if self.sets == SETS else " ".join(["", *self.sets])
+        return hashlib.blake2b(f"stdlib {VERSION}{only}\n{names}".encode(),
+                               digest_size=16).hexdigest()
 
     def chunks(self, **_) -> Iterator[Chunk]:
         """Yield at least two documents per file, file by file in the order of their names, then the
@@ -65,13 +71,13 @@ class StdlibSource:
             text, tree = _parse(path)
             texts = [(SETS[0], docs(path.stem, tree)),
                      *((SETS[1], piece) for piece in source(text, tree))]
-            yield _chunk(position, [(s, t) for s, t in texts if len(t) >= SHORTEST])
-        yield _chunk(position, [(SETS[0], topic) for topic in _manual()])
+            yield self._chunk(position, [(s, t) for s, t in texts if len(t) >= SHORTEST])
+        yield self._chunk(position, [(SETS[0], topic) for topic in _manual()])
 
-
-def _chunk(position: int, documents: list[tuple[str, str]]) -> TextChunk:
-    texts = [text for _, text in documents]
-    return TextChunk(position, sum(map(len, texts)), texts, [name for name, _ in documents])
+    def _chunk(self, position: int, documents: list[tuple[str, str]]) -> TextChunk:
+        documents = [(name, text) for name, text in documents if name in self.sets]
+        texts = [text for _, text in documents]
+        return TextChunk(position, sum(map(len, texts)), texts, [name for name, _ in documents])
 
 
 def _parse(path: Path) -> tuple[str, ast.Module]:

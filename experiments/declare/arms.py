@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from experiments.declare.entries import TABLES, entries
 from experiments.declare.hints import hint
 from experiments.declare.ranges import SECTIONS
 from mingpt.utils import BadInput, did_you_mean
@@ -157,9 +158,9 @@ def flatten(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{k}": v for k, v in _walk(value)}
+            flat |= dict(_walk(value, key))
         else:
-            flat[key] = value
+            flat[key] = entries(key, value) if key in TABLES else value
     for key in flat:
         section, dot, rest = key.partition(".")
         if section not in SECTIONS:
@@ -169,12 +170,13 @@ def flatten(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     return flat
 
 
-def _walk(table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def _walk(table: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
     for key, value in table.items():
-        if isinstance(value, Mapping) and value:
-            yield from ((f"{key}.{k}", v) for k, v in _walk(value))
+        name = f"{prefix}.{key}"
+        if isinstance(value, Mapping) and value and name not in TABLES:
+            yield from _walk(value, name)
         else:
-            yield key, value
+            yield name, entries(name, value) if name in TABLES else value
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -140,6 +140,7 @@ TABLE: dict[str, tuple[Range, str]] = {
     "data.val_tokens": (COUNT, "tokens in the validation set"),
     "data.max_bad": (number(0, 1), "share of lines that may be bad"),
     "data.min_chars": (whole(0, 10**9), "fewest characters of a document"),
+    "data.repeat_max": (FACTOR, "how often a source may be read from end to end; None: any number"),
     "run.log_every": (COUNT, "iterations between rows of the CSV"),
     "run.eval_every": (COUNT, "iterations between evaluations on the validation tokens"),
     "run.checkpoint_every": (COUNT, "iterations between checkpoints"),
@@ -194,6 +195,17 @@ OTHERS: dict[str, tuple[str, str]] = {
     "data.val_pack": (TEXT_OR_NONE, "the pack of the validation set; None: that of training"),
     "data.document_mask": (SWITCH, "whether attention stays inside a document"),
     "data.published_padding": (SWITCH, "whether to repeat study 000's fault with padding"),
+    "data.sources": ("NAME=PATH entries or None", "several sources, in place of data.paths"),
+    "data.mixture": ("NAME=SHARE entries or None", "shares of the sources, which sum to 1; None: "
+                     "the sources as they come"),
+    "data.val_sources": ("names or None", "sources that hold out validation text; None: all"),
+    "data.val_paths": ("paths or None", "files that are the validation set, in place of held-out "
+                       "text"),
+    "data.filter": ("entries or None", "the documents to train on: min_bytes=N, max_bytes=N, "
+                    "max_tokens=N, match=REGEX, set=NAME"),
+    "data.dedup": (NAME, "exact: training reads each text once"),
+    "data.set_key": (TEXT_OR_NONE, "the key that names the set of a JSON record, such as "
+                     "meta.lang; None: meta.pile_set_name"),
     "data.allow_truncated": (SWITCH, "whether to use what is readable of a file that is cut off"),
     "data.cache": (TEXT_OR_NONE, "folder of tokens; None: $ABLATE_CACHE or ~/.cache/ablate"),
     "run.keep_best": (SWITCH, "whether to keep the weights of the best evaluation as well"),

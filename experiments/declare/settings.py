@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.declare.entries import LISTS, entries
 from experiments.declare.hints import hint
 from experiments.declare.ranges import (
     OTHERS,
@@ -21,6 +22,7 @@ from experiments.declare.ranges import (
     range_of,
     shown,
 )
+from experiments.declare.sources import check_sources
 from mingpt.config import check_slots
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
@@ -91,6 +93,8 @@ def _checked(key: str, value: Any, present: Any) -> Any:
     whole = allowed.whole if key in RANGES else type(present) is int
     if isinstance(value, float) and value.is_integer() and whole:
         value = int(value)   # 1e3 → 1000
+    if key in LISTS:
+        return entries(key, value)
     if isinstance(value, Mapping):
         raise BadInput(f"{key}={shown(value)}: a setting is one value, not a table")
     if present is None or allowed or value is None and key in TEXTS:
@@ -129,6 +133,7 @@ def check(settings: CN) -> None:
     if settings.trainer.warmup_steps >= 1 and not float(settings.trainer.warmup_steps).is_integer():
         raise BadInput(f"trainer.warmup_steps={settings.trainer.warmup_steps}: give a whole number "
                        f"of iterations, or a share of the run below 1")
+    check_sources(settings.data)
     length, block = settings.data.length, settings.model.block_size
     if length is not None and length > block:
         raise BadInput(f"data.length={length}: a row is longer than model.block_size={block}: give "

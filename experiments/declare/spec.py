@@ -26,6 +26,7 @@ from experiments.declare.settings import (
     read_schedule,
     walk,
 )
+from experiments.declare.sources import fold, refuse_replaced
 from mingpt.utils import BadInput, did_you_mean, parse_value
 from mingpt.utils import CfgNode as CN
 
@@ -55,6 +56,9 @@ def make_spec(preset: str | None = None, study: Study | None = None, arm: str | 
     `--section.key=value`. Raises BadInput for settings that are unknown, out of range, without
     effect, or in contradiction."""
     flags, given = list(flags), dict(parse_override(text) for text in overrides)
+    given = fold(given, study)
+    if study:
+        refuse_replaced([*given, *(["data.paths"] if data else [])], study)
     layers = _gather(preset, study, arm, flags, data, given)
     settings, baseline, schedule_note, warmup = _merge_and_check(layers)
     name, idle = (arm, []) if study else _name(layers, settings, baseline, flags, arm)

@@ -19,13 +19,14 @@ from experiments.declare.arms import flatten, read_toml
 from experiments.declare.designs import Arms, Design, match_word, read_arms
 from experiments.declare.expect import read_expect
 from experiments.declare.hints import key_hint
+from experiments.declare.sources import source_settings
 from experiments.records.record import MAX_SEED
 from mingpt.utils import BadInput, did_you_mean
 
 STUDIES = Path(__file__).parents[1] / "studies"
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
         "match", "lr", "selection_seeds", "preset", "base", "arms", "factorial", "expect",
-        "pictures")
+        "pictures", "sources")
 # Each run's record keeps these keys, so that a change after the first run is visible.
 DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
             "match", "selection_seeds", "expect")
@@ -106,11 +107,13 @@ def load_study(name_or_path: str | Path) -> Study:
     for key in table:
         if key not in KEYS:
             raise BadInput(f"{path}: unknown key {key!r}{key_hint(key, KEYS)}")
-    metric = _checked(table, "metric", "val_loss", str, path)
-    if metric not in METRICS:
-        raise BadInput(f"{path}: metric: no metric {metric!r}{did_you_mean(metric, METRICS)}")
     baseline = _checked(table, "baseline", "baseline", str, path)
-    base = flatten(_checked(table, "base", {}, Mapping, path), f"{path}: [base]")
+    base = (flatten(_checked(table, "base", {}, Mapping, path), f"{path}: [base]")
+            | source_settings(table.get("sources", {}), path))
+    metric = _checked(table, "metric", "val_loss", str, path)
+    known = [*METRICS, *(f"val_loss_{name}" for name in table.get("sources", {}))]
+    if metric not in known:
+        raise BadInput(f"{path}: metric: no metric {metric!r}{did_you_mean(metric, known)}")
     arms = read_arms(_checked(table, "arms", {}, Mapping, path), table, baseline, base, str(path))
     margin, alpha = _margins(table, path)
     seeds = _seeds(table.get("seeds", [0, 1, 2]), f"{path}: seeds")

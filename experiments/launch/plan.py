@@ -178,6 +178,7 @@ def _spec(request: Request, arm: str) -> Spec:
 
 def _check_data(settings: dict[str, CfgNode]) -> None:
     """Raise BadInput where an arm's data.paths name nothing that can be read."""
+    from experiments.corpus.mixture import read_sources
     from experiments.corpus.sources import resolve
     checked = []
     for arm, tree in settings.items():
@@ -185,6 +186,12 @@ def _check_data(settings: dict[str, CfgNode]) -> None:
             checked.append(tree.data.paths)
             with _named(arm):
                 resolve(tree.data.paths, tree.data.max_docs)
+        if tree.data.sources and tree.data.sources not in checked:
+            checked.append(tree.data.sources)
+            with _named(arm):
+                for paths in [*read_sources(tree.data.sources).values(), tree.data.val_paths]:
+                    if paths:
+                        resolve(paths, tree.data.max_docs)
 
 
 @contextlib.contextmanager

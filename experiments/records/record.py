@@ -14,7 +14,7 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -29,6 +29,7 @@ COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "token
 # Settings that may differ between a run and its continuation, because they change no number that
 # the run computes.
 FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths",
+                  "data.sources", "data.val_paths",
                   "run.allow_audit_fail", "run.logger"})
 MAX_SEED = 2**63 - 1     # the greatest int64: seeds are kept in int64 arrays
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,17 +188,18 @@ def processor() -> str:
 
 class Log:
     """Write the CSV of a run: one row per log point, flushed at once. `before` is the content to
-    continue from, a checkpoint's copy of the CSV; None starts a new file."""
+    continue from, a checkpoint's copy of the CSV; None starts a new file. `more` are columns after
+    COLUMNS, such as the loss on each source."""
 
-    def __init__(self, path: Path, before: bytes | None = None):
-        self.path = path
-        write_atomic(path, ",".join(COLUMNS) + "\n" if before is None else before)
+    def __init__(self, path: Path, before: bytes | None = None, more: Sequence[str] = ()):
+        self.path, self.columns = path, (*COLUMNS, *more)
+        write_atomic(path, ",".join(self.columns) + "\n" if before is None else before)
         # No context manager: the file stays open as long as the run, and close() ends it.
         self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Append one row. A column without a value stays empty."""
-        self.file.write(",".join(_cell(values.get(column)) for column in COLUMNS) + "\n")
+        self.file.write(",".join(_cell(values.get(column)) for column in self.columns) + "\n")
         self.file.flush()
 
     def content(self) -> bytes:

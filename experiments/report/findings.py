@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from experiments.figures.forest import interval
 from experiments.figures.style import short, unit_of
+from experiments.records.record import at
 from experiments.report.tables import PageTable, Section, text
 from experiments.verdicts.caveats import caveats
 from experiments.verdicts.costs import AXES, Budget, Cost
@@ -28,9 +29,46 @@ SPENT = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time"}
 
 def sections(results: Results) -> Iterator[Section]:
     """Yield the sections for which the study has results."""
-    for make in (cost, budgets, factorial, rates):
+    for make in (sources, cost, budgets, factorial, rates):
         if (section := make(results)) is not None:
             yield section
+
+
+def sources(results: Results) -> Section | None:
+    """Return the section with the verdicts on each source's text; None where there are no sources.
+    """
+    if not results.by_source:
+        return None
+    arms = [arm for arm in results.arms if arm in results.verdicts or arm == results.baseline]
+    rows = [[arm, *(_on_source(each, arm) for each in results.by_source.values()), *_read(
+        results, arm)] for arm in arms]
+    head = ["Arm", *(f"On {name}" for name in results.by_source), "Rows by source",
+            "Epochs by source"]
+    texts = ["All arms are scored on the same validation tokens. Each column judges them on the "
+             "validation text of one source, with the study's margin; its p-values are "
+             "Holm-adjusted over the arms. An epoch is one reading of a source's training text."]
+    return Section("sources", "By source", texts,
+                   [PageTable("Verdicts on the text of each source", head, rows)])
+
+
+def _on_source(results: Results, arm: str) -> str:
+    if arm == results.baseline:
+        return results.baseline_line().removeprefix(arm).strip().removeprefix("baseline").strip()
+    verdict = results.verdicts.get(arm)
+    if verdict is None:
+        return "–"
+    ends = interval(verdict)
+    inside = f" [{signed(ends[0])}, {signed(ends[1])}]" if ends else ""
+    return f"{verdict.word} {_difference(verdict)}{inside}"
+
+
+def _read(results: Results, arm: str) -> tuple[str, str]:
+    """Return what an arm's first finished run took of each source: (shares, epochs)."""
+    found = next((read for run in results.runs_of(arm)
+                  if isinstance(read := at(run.record, "result", "read"), dict)), {})
+    taken = {name: each for name, each in found.items() if isinstance(each, dict)}
+    return (", ".join(f"{name} {100 * each['share']:.1f} %" for name, each in taken.items()) or "–",
+            ", ".join(f"{name} {each['epochs']:.2f}" for name, each in taken.items()) or "–")
 
 
 def cost(results: Results) -> Section | None:

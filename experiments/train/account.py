@@ -63,6 +63,18 @@ def describe_built(record: Mapping[str, Any], files: RunFiles, trainer: SeededTr
     return found
 
 
+def refuse_repeats(batches, settings: CN) -> None:
+    """Raise BadInput where the run would read a source more often than data.repeat_max allows."""
+    trainer, most = settings.trainer, settings.data.repeat_max
+    if most is None:
+        return
+    for name, used in batches.used(trainer.max_iters * trainer.accumulation_steps).items():
+        if used["epochs"] > most:
+            raise BadInput(f"data.repeat_max={most:g}: {trainer.max_iters:,} iterations would read "
+                           f"the source {name} {used['epochs']:.2f} times: give it more text, a "
+                           f"smaller share, or fewer iterations")
+
+
 def validation_note(found: int, asked: int) -> list[str]:
     """A note where the validation set has much fewer tokens than asked for; else none."""
     if found >= 0.9 * asked:
@@ -131,6 +143,8 @@ class Counters:
             measured: bool) -> dict[str, Any]:
         """One row of the CSV; the counts of the next one begin. Without `measured` the row has no
         val_loss."""
+        by_source = {key: value for key, value in self.evaluation.items()
+                     if measured and key.startswith("val_loss_") and key != "val_loss_by_set"}
         n, tokens = trainer.iter_num, self.tokens - self.row_tokens
         seconds = self.seconds - self.row_seconds
         self.loss_sum, self.loss_count = 0.0, 0
@@ -141,7 +155,7 @@ class Counters:
                 "grad_norm": float(trainer.grad_norm) if n else None,
                 "tokens": self.tokens, "flops": n * flops_per_step, "seconds": self.seconds,
                 "tokens_per_second": tokens / seconds if seconds > 0 else None,
-                "peak_memory_mb": peak_memory_mb(trainer.device)}
+                "peak_memory_mb": peak_memory_mb(trainer.device), **by_source}
 
     def result(self, trainer: Trainer, flops_per_step: int) -> dict[str, Any]:
         """The result of a finished run, for its record."""
@@ -150,6 +164,8 @@ class Counters:
                 "tokens": self.tokens, "flops": trainer.iter_num * flops_per_step,
                 "tokens_per_second": self.tokens / self.seconds if self.seconds else None,
                 "peak_memory_mb": peak_memory_mb(trainer.device), "seconds": self.seconds,
+                "read": trainer.train_dataset.used(
+                    trainer.iter_num * trainer.config.accumulation_steps),
                 **statistics(trainer)}
 
 

@@ -58,9 +58,16 @@ def evaluate(model: torch.nn.Module, validation, batch_size: int,
         inside = counts & (validation.set_id == number)
         if inside.any():
             by_set[name] = float(losses[inside].sum() / inside.sum())
-    return {"val_loss": float(val_loss), "perplexity": perplexity(val_loss),
+    return {"val_loss": float(val_loss), **_by_source(validation, by_set),
+            "perplexity": perplexity(val_loss),
             "bits_per_byte": float(losses.sum() / math.log(2) / nbytes) if nbytes else None,
             "val_loss_by_set": by_set}
+
+
+def _by_source(validation, by_set: dict[str, float]) -> dict[str, float]:
+    """val_loss_SOURCE of each source of a mixed corpus; empty for any other corpus."""
+    return {key: by_set[name] for key, name in zip(validation.source_columns, validation.set_names,
+                                                   strict=False) if name in by_set}
 
 
 def perplexity(loss: float) -> float:

@@ -95,6 +95,7 @@ class Run:
         model = build_model(settings, self.corpus, seed)
         T = row_length(settings)
         batches = self.corpus.train(T, settings.trainer.batch_size, seed)
+        account.refuse_repeats(batches, settings)
         self.validation = self.corpus.validation(T, settings.data.val_tokens)
         self.record["data"]["validation"] = self.corpus.identify(self.validation)
         self.record["notes"] += account.validation_note(self.validation.tokens,
@@ -142,7 +143,7 @@ class Run:
                                    "max_iters": trainer.config.max_iters}
         # The record is written before the CSV, so that no rows exist without a record.
         write_record(self.files.json, self.record)
-        self.log = Log(self.files.csv, self.before)
+        self.log = Log(self.files.csv, self.before, self.validation.source_columns)
         self.observer.start(self, resumed_at=trainer.iter_num if self.state else None)
         if not self.state:
             self._evaluate(trainer)
@@ -234,7 +235,7 @@ class Run:
     def _complete(self) -> int:
         """Write the final record of a run that was killed after its last checkpoint and before that
         record."""
-        self.log = Log(self.files.csv, self.before)
+        self.log = Log(self.files.csv, self.before, self.validation.source_columns)
         self.trainer.iter_num, self.record["result"] = self.state["iteration"], self.state["result"]
         self.record["progress"] = {"iteration": self.state["iteration"],
                                    "max_iters": self.settings.trainer.max_iters,

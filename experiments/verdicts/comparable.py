@@ -25,11 +25,12 @@ HARMLESS = FREE | {"run.log_every", "run.checkpoint_every", "run.eval_batch_size
 # its validation set.
 DECIDES_VALIDATION = ("data.tokenizer", "data.val_fraction", "data.val_docs", "data.val_tokens",
                       "data.pack", "data.val_pack", "data.length", "data.text_key",
-                      "data.min_chars", "data.max_docs", "data.separator", "data.bin_dtype")
+                      "data.min_chars", "data.max_docs", "data.separator", "data.bin_dtype",
+                      "data.val_sources")
 # With pack = "truncate", the row length cuts documents too.
 DECIDES_ROWS = ("model.block_size",)
 DECIDES_TEXT = ("data.paths", "data.tokenizer", "data.text_key", "data.min_chars", "data.max_docs",
-                "data.mixture", "data.separator", "data.bin_dtype")
+                "data.separator", "data.bin_dtype")
 # These metrics are per token, so they depend on how the tokenizer cuts text into tokens.
 TOKEN_METRICS = ("val_loss", "loss", "perplexity")
 
@@ -227,6 +228,6 @@ def _budget(arm: Mapping[str, Any], baseline: Mapping[str, Any],
     if (declared and mine and theirs and abs(mine / theirs - 1) > 0.01
             and at(arm, "result", "val_loss") is not None):
         told.append(f"with {mine / theirs:.3g}× the tokens")
-    if set(declared) & {"data.paths", "data.mixture"}:
+    if set(declared) & {"data.paths", "data.mixture", "data.filter", "data.dedup"}:
         told.append("on its own training data")
     return ", ".join(told)

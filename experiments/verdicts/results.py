@@ -65,6 +65,19 @@ class Results(StudyRuns):
                 if v.arm in self.in_bytes else v)
 
     @cached_property
+    def by_source(self) -> dict[str, Results]:
+        """The same runs judged on the text of each source alone, by source; empty where the runs
+        have no sources, and where the study's metric is not the loss on all of them."""
+        if not self.declared or self.metric != "val_loss":
+            return {}
+        given = next((paths for run in self.runs if isinstance(
+            paths := at(run.record, "config", "data", "sources"), list)), [])
+        names = dict.fromkeys(str(entry).partition("=")[0] for entry in given)
+        judged = {name: replace(self, null_runs=(), declared=replace(
+            self.declared, metric=f"val_loss_{name}", expect={})) for name in names}
+        return {name: each for name, each in judged.items() if any(each.values.values())}
+
+    @cached_property
     def noise_floor(self) -> NoiseFloor | None:
         """How far runs of the baseline differ from each other; None when the baseline has no run.
 

@@ -76,7 +76,8 @@ class StudyRuns:
     @property
     def unit(self) -> str:
         """The metric's unit."""
-        return UNITS.get(self.metric, self.metric)
+        return UNITS.get("val_loss" if self.metric.startswith("val_loss_") else self.metric,
+                         self.metric)
 
     def runs_of(self, arm: str) -> list[RecordedRun]:
         """Return an arm's runs, in order of seed."""

@@ -201,6 +201,8 @@ def notes(results: Results) -> list[str]:
         lines += [f"effect of {line}" for line in each.lines()] + [f"adding up: {each.line()}"]
     lines += ([f"adding up: {each.line()}" for each in results.sums]
               if not results.factorials else [])
+    lines += [f"on {name} alone: {verdict.line().removeprefix('on ')}"
+              for name, each in results.by_source.items() for verdict in each.verdicts.values()]
     lines += _rates(results)
     lines += [f"not in the verdicts: {what}" for what in results.left_out]
     lines += timing(results).summary()
