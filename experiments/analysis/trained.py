@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.declare.settings import completed
 from experiments.records.record import RunFiles
 from experiments.train.evaluate import evaluating
 from experiments.weights.saved import load_run
@@ -159,7 +160,7 @@ def analyze_run(files: RunFiles, rows: int, device: str = "auto",
     model, _, record = load_run(files, device, which)
     if "config" not in record:
         raise BadInput(f"{files.json}: no record here, so the run's training data is unknown")
-    config = CN(**record["config"]["data"])
+    config = CN(**completed(record["config"])["data"])
     validation = open_corpus(config, announce=False).validation(model.block_size, config.val_tokens)
     layers, maps = attention_of(model, validation.x[:rows], validation.y[:rows])
     return {"run": files.name, "weights": which, "T": model.block_size,

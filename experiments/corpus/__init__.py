@@ -31,7 +31,7 @@ from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 __all__ = ["Corpus", "TrainBatches", "Validation", "cache_root", "get_default_config",
-           "open_corpus"]
+           "open_corpus", "plain_text"]
 
 
 def get_default_config() -> CN:
@@ -70,6 +70,13 @@ def get_default_config() -> CN:
     C.set_key = None            # the key that names a JSON record's set; None: meta.pile_set_name
     C.cache = None              # folder of token caches; None: $ABLATE_CACHE or ~/.cache/ablate
     return C
+
+
+def plain_text() -> dict[str, Any]:
+    """The settings that a text of its own is opened with, in place of a run's sources and
+    filters."""
+    return {"sources": None, "mixture": None, "repeat_max": None, "val_sources": None,
+            "val_paths": None, "filter": None, "dedup": "none", "set_key": None}
 
 
 def open_corpus(config: CN, announce: bool = True) -> Corpus | MixedCorpus:

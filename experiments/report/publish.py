@@ -81,10 +81,18 @@ def _alias(host: Any, hosts: dict[str, str]) -> str | None:
     return hosts.setdefault(host, f"machine {len(hosts) + 1}") if isinstance(host, str) else None
 
 
+def _last_part(path: str) -> str:
+    """The last part of a path, after the source's name where it has one: web=a/b.txt → web=b.txt.
+    """
+    name, equals, rest = path.rpartition("=") if "=" in path.partition("/")[0] else ("", "", path)
+    return f"{name}{equals}{Path(rest).name}"
+
+
 def _bare(section: dict[str, Any]) -> None:
     """Strip the folders from a data section in place, including relative ones."""
-    if isinstance(paths := section.get("paths"), list):
-        section["paths"] = [Path(path).name if isinstance(path, str) else path for path in paths]
+    for key in ("paths", "sources", "val_paths"):
+        if isinstance(paths := section.get(key), list):
+            section[key] = [_last_part(path) if isinstance(path, str) else path for path in paths]
     if section.get("cache"):
         section["cache"] = None
 

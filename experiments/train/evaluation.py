@@ -30,11 +30,11 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
                  which: str = "model", lengths: tuple[int, ...] = LENGTHS,
                  bleu_rows: int = ROWS) -> dict[str, Any]:
     """Measure one run in this process and return everything that `lab.py eval` reports of it."""
-    from experiments.corpus import open_corpus
+    from experiments.corpus import open_corpus, plain_text
     model, tokenizer, record = load_run(files, device, which)
     data_config = CN(**completed(record["config"])["data"])
-    if data:
-        data_config.paths = list(data)
+    if data:      # in place of all that the run was trained on and scored on
+        data_config.merge_from_dict({**plain_text(), "paths": list(data)})
     corpus = open_corpus(data_config, announce=False)
     validation = corpus.validation(data_config.length or model.block_size, data_config.val_tokens)
     batch = record["config"]["run"]["eval_batch_size"] or record["config"]["trainer"]["batch_size"]

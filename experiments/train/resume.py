@@ -45,7 +45,8 @@ def changed_data(was: Mapping[str, Any], now: Mapping[str, Any],
 
 def _origin(config: Mapping[str, Any]) -> str:
     """Where a config's data comes from: its paths, or Python's library."""
-    paths = at(config, "data", "paths") or "Python's own library"
+    paths = (at(config, "data", "sources") or at(config, "data", "paths")
+             or "Python's own library")
     return paths if isinstance(paths, str) else " ".join(paths)
 
 
