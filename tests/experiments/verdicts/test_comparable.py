@@ -276,3 +276,14 @@ def test_values_of_three_decimals_do_not_raise_the_rate_of_false_words(monkeypat
     full = {s: 3.0 + x for s, x in enumerate((0.123456789, 0.123456912, 0.123456501))}
     assert compare({s: v + 0.001 for s, v in full.items()},
                    {s: v + 1e-7 * s for s, v in full.items()}, margin=1e-6).word == "worse"
+
+
+def test_a_declared_mixture_does_not_excuse_other_text_in_a_source():
+    def record(mixture, text):
+        settings = {"sources": ["a=a.jsonl", "b=b.jsonl"], "mixture": mixture}
+        return {"changes": {"data.mixture": [["a=1"], mixture]} if mixture != ["a=1"] else {},
+                "config": {"data": settings}, "data": {
+                    "hash": text, "validation": {"hash": "v", "text_hash": "v"}}}
+    base = record(["a=1"], "one")
+    assert not compare_records(record(["b=1"], "one"), base).reason
+    assert "the data's hash" in compare_records(record(["b=1"], "two"), base).reason
