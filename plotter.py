@@ -43,7 +43,8 @@ def parser() -> Parser:
                    help="draw nothing; copy the runs that have ended to DIR/STUDY for "
                    "publication, without this machine's name and paths")
     p.add_argument("--study", metavar="FILE",
-                   help="the TOML file of a study that does not ship with the project")
+                   help="a study's TOML file (default: the shipped study of that name, or what the "
+                        "runs' records declare)")
     return p
 
 

@@ -235,7 +235,9 @@ def test_what_was_declared_can_be_told_from_a_record(study):
                         "metric": "val_loss", "margin": 0.01, "alpha": 0.05, "stop": [],
                         "match": "params",
                         "selection_seeds": None, "expect": {},
-                        "arm": {"model.position": "rope"}}
+                        "arm": {"model.position": "rope"},
+                        "file": {"hypothesis": "It does.", "seeds": "0-4", "match": "params",
+                                 "arms": {"rope": {}}}}
 
 
 BAD = {
