@@ -117,12 +117,10 @@ def publish(args: argparse.Namespace, runs) -> int:
 
 def beside(losses: Path) -> Path:
     """The default output folder: X/visualizations, both for X/losses and for X/losses/STUDY."""
+    from experiments.records.record import near
     folder = losses.resolve()
     root = folder.parent if folder.parent.name == "losses" else folder
-    try:
-        return (root.parent / "visualizations").relative_to(Path.cwd())
-    except ValueError:
-        return root.parent / "visualizations"
+    return near(root.parent / "visualizations")
 
 
 if __name__ == "__main__":

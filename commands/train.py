@@ -14,6 +14,7 @@ import shlex
 import sys
 
 from commands._arguments import add_arm_arguments, add_run_arguments, spec_from
+from commands.audit import add_verbose, claims, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where to log besides the CSV (default none)").names = _loggers
     parser.add_argument("--dry-run", action="store_true",
                         help="print what would be trained and what it would cost; train nothing")
+    add_verbose(parser, "with --dry-run: ")
     parser.add_argument("--json", action="store_true",
                         help="print the result (or the dry run) as JSON")
 
@@ -92,13 +94,11 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     if plan["init"]:
         print(begun_line(plan["init"]))
     print(f"FLOPs per token   {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
-    audited = {True: "passed", False: "failed", None: "left to the training"}
-    print(f"audit             {audited[plan['audit']['passed']]}")
-    for claim, seen in plan["audit"]["checks"].items():
-        print(f"  {'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True
-                                                                  else f": {seen}"))
-    for what in plan["audit"]["unchecked"]:
-        print(f"   ?   unchecked: {what}")
+    audit = plan["audit"]
+    told = "left to the training" if audit["passed"] is None else summary(audit, args.verbose)
+    print(f"audit             {told}")
+    for line in claims(audit, args.verbose):
+        print(f"  {line}")
     print(f"predicted time    {plan['predicted_seconds']:,.0f} s, {plan['max_iters']:,} iterations "
           f"on {plan['device']}")
     print(f"predicted memory  {plan['predicted_memory_mb']:,.0f} MB")

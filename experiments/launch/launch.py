@@ -25,7 +25,7 @@ from types import FrameType
 from typing import IO
 
 from experiments.launch.plan import Job, Request, record_of
-from experiments.records.record import cores
+from experiments.records.record import cores, near
 from experiments.train.process import relayed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,9 +223,9 @@ def tokenize_arguments(request: Request) -> list[list[str]]:
 def plot(request: Request, stdout: IO | None = None) -> int:
     """Draw the study's figures and its page, and print its verdicts. Returns plotter.py's exit
     code."""
-    return _relay([str(PLOTTER), str(request.out / "losses" / request.study.name),
-                   "--study", str(request.study.path),
-                   "--out", str(request.out / "visualizations"), "--html"], stdout)
+    out = near(request.out)
+    return _relay([str(PLOTTER), str(out / "losses" / request.study.name), "--study",
+                   str(request.study.path), "--out", str(out / "visualizations"), "--html"], stdout)
 
 
 def _relay(arguments: list[str], stdout: IO | None) -> int:

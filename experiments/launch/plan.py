@@ -18,7 +18,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from experiments.declare.study import Study
-from experiments.records.record import FREE, RunFiles, now, process, read_record
+from experiments.records.record import FREE, RunFiles, near, now, process, read_record
 from mingpt.utils import BadInput, CfgNode, write_atomic
 
 if TYPE_CHECKING:
@@ -203,8 +203,8 @@ def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
     changed = differences(completed(record["config"]), settings)
     fixed = [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]
     if fixed:
-        raise BadInput(f"{path}: {record['status']} under other settings: {', '.join(fixed)}; give "
-                       f"another --out, or move that run's files away")
+        raise BadInput(f"{near(path)}: {record['status']} under other settings: "
+                       f"{', '.join(fixed)}; give another --out, or move that run's files away")
     # Other paths may hold the same data; only the run itself can tell.
     return "todo" if "data.paths" in changed else record["status"]
 
