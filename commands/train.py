@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-iters", type=int, metavar="N",
                         help="number of iterations, instead of the preset's")
     parser.add_argument("--resume", choices=["auto", "restart"], default="auto",
+                        nargs="?", const="auto",
                         help="auto: continue from a checkpoint if there is one (default); restart: "
                              "discard the earlier run")
     parser.add_argument("--allow-audit-fail", action="store_true",
@@ -53,6 +54,9 @@ def main(args: argparse.Namespace) -> int:
     if not 0 <= args.seed <= MAX_SEED:
         raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 to {MAX_SEED}")
     if args.dry_run:
+        from experiments.corpus.sources import resolve
+        if spec.settings.data.paths:     # refused here too, although nothing is read
+            resolve(spec.settings.data.paths, spec.settings.data.max_docs)
         return _dry_run(spec, args)
     from experiments.corpus import open_corpus
     from experiments.train.loggers import Observers, make_logger

@@ -145,8 +145,9 @@ def find_study(name_or_path: str | Path) -> Path:
         return path.resolve()
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise BadInput(f"no study file {str(name_or_path)!r}; shipped studies: {', '.join(known)}")
-    raise BadInput(f"no study {str(name_or_path)!r}{did_you_mean(str(name_or_path), known)}"
-                   f" (shipped: {', '.join(known)}; or a path to a .toml file)")
+    near = did_you_mean(str(name_or_path), known)
+    others = f" (shipped: {', '.join(known)}; or a path to a .toml file)"
+    raise BadInput(f"no study {str(name_or_path)!r}{near if 'did you mean' in near else others}")
 
 
 def parse_seeds(text: str, where: str = "seeds") -> list[int]:
