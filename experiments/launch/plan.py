@@ -171,9 +171,14 @@ def _check_grids(study: Study, settings: dict[str, CfgNode]) -> None:
 
 def _spec(request: Request, arm: str) -> Spec:
     from experiments.declare.spec import make_spec
-    with _named(arm):
-        return make_spec(preset=request.preset, study=request.study, arm=arm,
-                         data=list(request.data), overrides=request.overrides)
+    study = request.study
+    try:
+        return make_spec(preset=request.preset, study=study, arm=arm, data=list(request.data),
+                         overrides=request.overrides)
+    except BadInput as error:
+        shared = any(key in str(error) for key in study.base)     # no fault of this arm
+        where = f"{near(study.path)}: [base]" if shared else f"arm {arm!r}"
+        raise BadInput(f"{where}: {error}") from None
 
 
 def _check_data(settings: dict[str, CfgNode]) -> None:

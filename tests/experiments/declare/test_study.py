@@ -241,6 +241,11 @@ def test_what_was_declared_can_be_told_from_a_record(study):
 
 
 BAD = {
+    "a key of an arm that is spelled wrongly": (
+        '[arms.mine]\nincldue = ["rope"]', "[arms.mine]: unknown key 'incldue': did you mean "
+                                           "'include'?"),
+    "a value that is Python's and not TOML's": (
+        "[arms.rope]\n[base]\nmodel.bias = True", "true and false are lower case"),
     "an expected verdict of an arm that is not there": (
         'expect = {rop = "better"}\n[arms.rope]', "expect: no arm 'rop' to judge: did you mean "
                                                   "'rope'"),
