@@ -105,10 +105,16 @@ class Launcher:
             [str(LAB), *self.request.arguments(job)],
             child_environment(slot, self.slots, self.threads),
             path, self.stdout and self.stdout.fileno()))
-        process.start()
+        try:
+            process.start()
+        except EOFError:     # the signal has ended the server process as well
+            if not self.stopping:
+                raise
+            return self._note(job, "interrupted")
         self.running.append(Child(job, process, slot))
         if self.stopping:   # the signal came while the process was being started
             process.terminate()
+        return None
 
     def _reap(self) -> list[Child]:
         """Remove the children that have ended from `running` and return them."""
