@@ -42,13 +42,32 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+def version() -> str:
+    """The version of the project, with the commit where the code is a clone."""
+    from experiments.records.record import code_version
+    code = code_version()
+    commit = code["commit"] and f"at {code['commit'][:12]}"
+    return " ".join(filter(None, ["ablate", code["version"], commit, code["dirty"] and "changed"]))
+
+
+def arm_hint(word: str) -> str:
+    """The flag of an arm that was given without its dashes; empty for any other word."""
+    from experiments.declare.arms import catalogue
+    arm = catalogue().get(word)
+    return f": did you mean the flag {arm.flags[0]!r}?" if arm else ""
+
+
 def main(argv: list[str]) -> int:
     """Run one verb and return its exit code. Raises BadInput."""
     if argv and argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
+    if argv and argv[0] in ("-V", "--version", "version"):
+        print(version())
+        return 0
     if argv and not argv[0].startswith("-") and argv[0] not in verbs():
-        raise BadInput(f"lab.py: no verb {argv[0]!r}{did_you_mean(argv[0], verbs())}")
+        hint = arm_hint(argv[0]) or did_you_mean(argv[0], verbs())
+        raise BadInput(f"lab.py: no verb {argv[0]!r}{hint}")
     verb, arguments = (argv[0], argv[1:]) if argv and argv[0] in verbs() else ("train", argv)
     command = importlib.import_module(f"commands.{verb}")
     parser = Parser(prog=f"lab.py {verb}", description=command.__doc__, allow_abbrev=False,

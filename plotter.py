@@ -43,7 +43,8 @@ def parser() -> Parser:
                    help="draw nothing; copy the runs that have ended to DIR/STUDY for "
                    "publication, without this machine's name and paths")
     p.add_argument("--study", metavar="FILE",
-                   help="the TOML file of a study that does not ship with the project")
+                   help="a study's TOML file (default: the shipped study of that name, or what the "
+                        "runs' records declare)")
     return p
 
 
@@ -116,12 +117,10 @@ def publish(args: argparse.Namespace, runs) -> int:
 
 def beside(losses: Path) -> Path:
     """The default output folder: X/visualizations, both for X/losses and for X/losses/STUDY."""
+    from experiments.records.record import near
     folder = losses.resolve()
     root = folder.parent if folder.parent.name == "losses" else folder
-    try:
-        return (root.parent / "visualizations").relative_to(Path.cwd())
-    except ValueError:
-        return root.parent / "visualizations"
+    return near(root.parent / "visualizations")
 
 
 if __name__ == "__main__":

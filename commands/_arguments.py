@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,10 @@ from experiments.declare.arms import catalogue
 from experiments.declare.hints import flag_hint, meant, nearest_option, said
 from experiments.declare.ranges import SECTIONS
 from mingpt.utils import BadInput
+
+# what argparse says of a value that is no number, and of a letter behind -r that is no flag
+INVALID = re.compile(r"invalid (int|float) value: (.+)")
+IGNORED = re.compile(r"ignored explicit argument '(.+)'")
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,18 +35,37 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         """Raise BadInput with argparse's message and the option or setting that may be meant."""
+        if kind := INVALID.search(message):
+            message = (f"{message[:kind.start()]}{kind[2]} is no "
+                       f"{'whole ' * (kind[1] == 'int')}number")
+        if together := IGNORED.search(message):     # -rz: r is a flag, z is none
+            raise BadInput(f"{self.prog}: no flag -{together[1]} (see {self.prog} --help)")
         word = message.rpartition("unrecognized arguments: ")[2].split(" ")[0]
-        raise BadInput(f"{self.prog}: {message}{self._hint(word.partition('=')[0])}")
+        raise BadInput(f"{self.prog}: {message}{self._hint(word)}")
 
     def _hint(self, word: str) -> str:
+        known, (word, equals, value) = self.known(), word.partition("=")
+        if not word.startswith("-") and (flag := self._flag_for(word)):
+            return said([flag])
+        if equals and not word.startswith("-") and self.takes_settings:
+            names = [f"--{name}={value}" for name in meant(word)]
+            return said(names) if names else ": settings are written --section.key=value"
         before = dict(zip(self.words[1:], self.words, strict=False)).get(word, "")
         if before.startswith("--") and not word.startswith("-"):    # --warmup 100
             setting = [f"--{key}" for key in meant(before) if self.takes_settings]
             return f": {before} takes no value" + (said(setting) if setting else "")
         if word.startswith("--") and self.takes_settings:
-            return flag_hint(word, self.known())
-        near = nearest_option(word, self.known()) if word.startswith("--") else []
+            return flag_hint(word, known)
+        near = nearest_option(word, known) if word.startswith("--") else []
         return said(near) if near else f" (see {self.prog} --help)"
+
+    def _flag_for(self, word: str) -> str | None:
+        """The option that a bare word was meant for: an arm's flag for the arm's name, and --data
+        for a file that is there."""
+        arm = catalogue().get(word)
+        flag = arm.flags[0] if arm and arm.flags[0] in self.known() else None
+        return flag or (f"--data {word}" if "--data" in self.known() and Path(word).exists()
+                        else None)
 
     def known(self) -> list[str]:
         """Every option, long and short, as it is written on the command line."""
@@ -71,7 +95,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
             overrides.append(word)
         else:
             value = next(words, None)
-            if value is None:
+            if value is None or value.startswith("--"):
                 raise BadInput(f"argument {word}: give it a value, {word}=VALUE")
             overrides.append(f"{word}={value}")
     return rest, overrides

@@ -26,7 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N",
                         help="seed of the initial weights (default 0)")
+    add_verbose(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_verbose(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Add --verbose. `when` begins its help."""
+    parser.add_argument("--verbose", action="store_true",
+                        help=f"{when}list every claim of the audit, not only those that fail")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,13 +42,26 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"arm": name, **result}, indent=2, ensure_ascii=False))
     else:
-        for claim, seen in result["checks"].items():
-            print(f"{'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True
-                                                                    else f": {seen}"))
-        for what in result["unchecked"]:
-            print(f" ?   unchecked: {what}")
-        print(f"{name}: {'passed' if result['passed'] else 'failed'}, {result['seconds']:.1f} s")
+        print("\n".join([*claims(result, args.verbose),
+                         f"{name}: {summary(result, args.verbose)}, {result['seconds']:.1f} s"]))
     return 0 if result["passed"] else 1
+
+
+def claims(result: dict, every: bool = False) -> list[str]:
+    """One line per claim that failed and per part that was not checked; with `every`, also one per
+    claim that holds."""
+    return [*(f"{'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True else f": {seen}")
+              for claim, seen in result["checks"].items() if every or seen is not True),
+            *(f" ?   unchecked: {what}" for what in result["unchecked"])]
+
+
+def summary(result: dict, every: bool = False) -> str:
+    """'passed: 25 claims hold (--verbose lists them)', or how many of them failed."""
+    seen = list(result["checks"].values())
+    hold = seen.count(True)
+    listed = "" if every else " (--verbose lists them)"
+    return (f"passed: all {hold} claims hold{listed}" if result["passed"]
+            else f"failed: {len(seen) - hold} of {len(seen)} claims do not hold")
 
 
 def _arm(args: argparse.Namespace) -> tuple[str, dict]:

@@ -19,7 +19,7 @@ TAKES_SETTINGS = False
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `settings`."""
-    parser.add_argument("word", nargs="?", metavar="WORD",
+    parser.add_argument("words", nargs="*", metavar="WORD",
                         help="list only the settings that this word names or that mention it")
     parser.add_argument("--json", action="store_true", help="print the settings as JSON")
 
@@ -29,8 +29,8 @@ def main(args: argparse.Namespace) -> int:
     from experiments.declare.describe import describe, search, text_of
     from experiments.train.loggers import LOGGERS
     settings = describe(LOGGERS)
-    if args.word:
-        settings = search(settings, args.word)
+    if args.words:
+        settings = search(settings, "_".join(args.words))
     print(json.dumps([setting.to_dict() for setting in settings], indent=2, ensure_ascii=False)
           if args.json else text_of(settings))
     return 0

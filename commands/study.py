@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from commands._arguments import preset_names
 from mingpt.utils import BadInput
 
 DONE, FAILED, INTERRUPTED = 0, 1, 3   # exit codes
+SBATCH = ("partition", "qos", "account", "gres", "time")   # options that sbatch has too
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     add("--plot", action="store_true", help="train nothing; say how the runs went and plot them")
     add("--json", action="store_true", help="print the plan or the outcome as JSON")
     slurm = parser.add_argument_group("SLURM (used where sbatch is on the PATH)").add_argument
-    for name in ("partition", "qos", "account", "gres", "time"):
+    for name in SBATCH:
         slurm(f"--{name}", metavar=name.upper(), help={
             "gres": "sbatch's --gres (default: gpu:1 where the cluster has GPUs, else none)",
             "time": "time limit of one run (default: predicted)",
@@ -86,10 +86,17 @@ def main(args: argparse.Namespace) -> int:
         return DONE
     if submits:
         return _submit(args, request, jobs)
-    if not args.local and shutil.which("sbatch"):
-        print("sbatch is installed, but no cluster is configured: training on this machine",
-              file=sys.stderr)
+    if not args.local and (asked := _slurm_options(args)):
+        print(f"no SLURM cluster is configured on this machine, so it trains here, without "
+              f"{', '.join(asked)}", file=sys.stderr)
     return _train(args, request, jobs)
+
+
+def _slurm_options(args: argparse.Namespace) -> list[str]:
+    """The options for SLURM that were given."""
+    given = {f"--{name.replace('_', '-')}": getattr(args, name)
+             for name in (*SBATCH, "array_max", "sbatch", "tokenize_here")}
+    return [option for option, value in given.items() if value not in (None, [], False)]
 
 
 def check_jobs(jobs: int | None) -> None:
@@ -186,6 +193,7 @@ def _finish(args: argparse.Namespace, request, refused=()) -> int:
 def _submit(args: argparse.Namespace, request, jobs) -> int:
     """Submit the runs that are left to SLURM and print the jobs' ids; return the exit code."""
     from experiments.launch import launch, slurm
+    from experiments.records.record import near
     held = slurm.queued(request)
     todo = [job for job in jobs if not job.ended and (job.arm, job.seed) not in held]
     if held:
@@ -205,6 +213,6 @@ def _submit(args: argparse.Namespace, request, jobs) -> int:
         for what, job_id in ids.items():
             print(f"submitted {what:<8} job {job_id}" + (f"   {len(todo)} runs" if what == "runs"
                                                          else ""))
-        print(f"logs in {request.logs}; watch with: squeue --me, or python lab.py status --watch "
-              f"--out {args.out}")
+        print(f"logs in {near(request.logs)}; watch with: squeue --me, or python lab.py status "
+              f"--watch --out {args.out}")
     return DONE

@@ -14,6 +14,7 @@ import shlex
 import sys
 
 from commands._arguments import add_arm_arguments, add_run_arguments, spec_from
+from commands.audit import add_verbose, claims, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-iters", type=int, metavar="N",
                         help="number of iterations, instead of the preset's")
     parser.add_argument("--resume", choices=["auto", "restart"], default="auto",
+                        nargs="?", const="auto",
                         help="auto: continue from a checkpoint if there is one (default); restart: "
                              "discard the earlier run")
     parser.add_argument("--allow-audit-fail", action="store_true",
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where to log besides the CSV (default none)").names = _loggers
     parser.add_argument("--dry-run", action="store_true",
                         help="print what would be trained and what it would cost; train nothing")
+    add_verbose(parser, "with --dry-run: ")
     parser.add_argument("--json", action="store_true",
                         help="print the result (or the dry run) as JSON")
 
@@ -51,6 +54,9 @@ def main(args: argparse.Namespace) -> int:
     if not 0 <= args.seed <= MAX_SEED:
         raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 to {MAX_SEED}")
     if args.dry_run:
+        from experiments.corpus.sources import resolve
+        if spec.settings.data.paths:     # refused here too, although nothing is read
+            resolve(spec.settings.data.paths, spec.settings.data.max_docs)
         return _dry_run(spec, args)
     from experiments.corpus import open_corpus
     from experiments.train.loggers import Observers, make_logger
@@ -92,13 +98,11 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     if plan["init"]:
         print(begun_line(plan["init"]))
     print(f"FLOPs per token   {plan['flops_per_token']:,.0f} ({plan['flops_vs_baseline']:+.2%})")
-    audited = {True: "passed", False: "failed", None: "left to the training"}
-    print(f"audit             {audited[plan['audit']['passed']]}")
-    for claim, seen in plan["audit"]["checks"].items():
-        print(f"  {'yes' if seen is True else 'no '}  {claim}" + ("" if seen is True
-                                                                  else f": {seen}"))
-    for what in plan["audit"]["unchecked"]:
-        print(f"   ?   unchecked: {what}")
+    audit = plan["audit"]
+    told = "left to the training" if audit["passed"] is None else summary(audit, args.verbose)
+    print(f"audit             {told}")
+    for line in claims(audit, args.verbose):
+        print(f"  {line}")
     print(f"predicted time    {plan['predicted_seconds']:,.0f} s, {plan['max_iters']:,} iterations "
           f"on {plan['device']}")
     print(f"predicted memory  {plan['predicted_memory_mb']:,.0f} MB")

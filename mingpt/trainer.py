@@ -213,6 +213,8 @@ def find_device(name: str | None = "auto") -> str:
         torch.zeros(1, device=name)
     # torch raises a different exception for each kind of device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadInput(f"device {name!r}: {str(error).splitlines()[0]}; this machine has "
-                       f"{find_device()!r}") from None
+        kind = str(name).partition(":")[0]
+        reason = str(error).splitlines()[0] if kind in ("cuda", "mps") else "no such device"
+        raise BadInput(f"device {name!r}: {reason}; this machine has {find_device()!r}; others are "
+                       f"called cpu, cuda, cuda:1 and mps") from None
     return name

@@ -7,6 +7,7 @@ arms (study.py). This module does not know which settings exist; settings.py doe
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ from experiments.declare.hints import hint
 from experiments.declare.ranges import SECTIONS
 from mingpt.utils import BadInput, did_you_mean
 
+# The keys of an arm's table that are no settings; designs.py reads the last three.
+ARM_WORDS = ("include", "flags", "help", "match", "lr", "factorial")
 CATALOGUE = Path(__file__).parents[1] / "arms.toml"
 # An arm's name is part of file names, so it holds no character that is special to a shell.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -70,6 +73,10 @@ def make_arm(name: str, table: Mapping[str, Any], earlier: Mapping[str, Arm], wh
             raise BadInput(f"{where}: include: no earlier arm "
                            f"{include!r}{did_you_mean(include, earlier)}")
         settings |= earlier[include].settings
+    for key in table:
+        near = difflib.get_close_matches(key, ARM_WORDS, n=1, cutoff=0.75)
+        if near and key not in ARM_WORDS and "." not in key:
+            raise BadInput(f"{where}: unknown key {key!r}: did you mean {near[0]!r}?")
     own = flatten({k: v for k, v in table.items() if k not in ("include", "flags", "help")}, where)
     flags, text = names_list(table.get("flags", []), f"{where}: flags"), table.get("help", "")
     if not isinstance(text, str):
@@ -190,4 +197,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
     # A number of 5,000 digits raises ValueError too, and brackets 1,000 deep RecursionError.
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not TOML: {error}") from None
+        hint = ("; texts stand in quotes, true and false are lower case, and there is no None"
+                if "Invalid value" in str(error) else "")
+        raise BadInput(f"{path}: not TOML: {error}{hint}") from None

@@ -27,7 +27,7 @@ from mingpt.utils import CfgNode as CN
 BASELINE = "baseline"
 BARE = re.compile(r"[A-Za-z0-9_-]+")     # a key that TOML reads without quotes
 # A study that differs from an earlier one only in these fields goes on with the earlier one's runs.
-MAY_DIFFER = {"path": None, "hash": None, "seeds": None, "question": None, "hypothesis": None}
+MAY_DIFFER = dict.fromkeys(["path", "hash", "seeds", "question", "hypothesis", "table"])
 
 
 @dataclass(frozen=True)

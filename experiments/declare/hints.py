@@ -83,8 +83,15 @@ SYNONYMS = {
     "run.freeze_except": "freeze frozen trainable",
     "run.sample_prompt": "prompt",
     "run.threads": "n_threads num_threads cpus",
-    "--seed": "seed random_seed rng_seed",
+    "--seed": "seed random_seed rng_seed seeds",
+    "--seeds": "seed",
     "--out": "output output_dir out_dir save_dir work_dir",
+    "--window": "window_size windows sliding_window local_window attention_window",
+    "--arm": "name run_name run_id experiment exp_name",
+    "--name": "study_name",
+    "--preset": "config cfg config_file",
+    "--allow-audit-fail": "no_audit skip_audit",
+    "--samples": "n num_samples num_return_sequences",
 }
 # setting → the option of the command line that sets it
 FLAGS = {"model.attention": "--attention", "model.backend": "--backend",
@@ -94,7 +101,7 @@ FLAGS = {"model.attention": "--attention", "model.backend": "--backend",
 # setting or option → what to know about it where a hint names it
 NOTES = {"model.schedule": "--window W gives every layer one window",
          "model.vocab_size": "the tokenizer decides it",
-         "seed": "in a study's file: seeds"}
+         "seed": "several seeds: lab.py compare, or seeds in a study's file"}
 
 
 def hint(key: str, known: Iterable[str] = ()) -> str:
@@ -106,11 +113,14 @@ def hint(key: str, known: Iterable[str] = ()) -> str:
 
 def flag_hint(word: str, options: Iterable[str]) -> str:
     """The same for an unknown option `--word` of a verb that takes settings and these options."""
-    options = list(options)
-    named = [FLAGS[key] if FLAGS.get(key) in options else key for key in _named(word, _all(()))]
-    found = named or nearest_option(word, options) or _near(word, _all(()))
-    return said([name if name.startswith("--") else f"--{name}" for name in found
-                 if not name.startswith("--") or name in options])
+    options, plain = list(options), _plain(word)
+    if plain in SECTIONS:
+        return f": settings are written --{plain}.KEY=VALUE; {POINTER}"
+    own = [name for name in synonyms(word) if name in options]
+    named = [FLAGS[key] if FLAGS.get(key) in options else key for key in _named(word, _all(()))
+             if not key.startswith("--")]
+    found = own or named or nearest_option(word, options) or _near(word, _all(()))
+    return said([name if name.startswith("--") else f"--{name}" for name in found])
 
 
 def key_hint(key: str, keys: Iterable[str]) -> str:
@@ -123,9 +133,13 @@ def key_hint(key: str, keys: Iterable[str]) -> str:
 
 
 def nearest_option(word: str, options: Iterable[str]) -> list[str]:
-    """The long option that is spelled like the word; empty where none is near."""
-    return difflib.get_close_matches(word, [option for option in options if option[:2] == "--"],
-                                     n=1, cutoff=NEAR)
+    """The long option that is spelled like the word, or that the word begins or ends like; empty
+    where none is near."""
+    options = [option for option in options if option[:2] == "--"]
+    other = [option for option in options if len(word) > 4 and option.startswith(word)
+             or word.endswith(option[1:])]
+    named = [name for name in synonyms(word) if name in options]
+    return named[:1] or difflib.get_close_matches(word, options, n=1, cutoff=NEAR) or other[:1]
 
 
 def meant(key: str, known: Iterable[str] = ()) -> list[str]:

@@ -71,8 +71,9 @@ def _one_shape(model: CN, layer: Mapping[str, Any]) -> None:
     elif any(f"model.{key}" in layer for key in SHAPE):
         from mingpt.config import SIZES
         named = SIZES.get(model.model_type, {})
-        model.merge_from_dict({key: getattr(model, key) or named.get(key)
-                               for key in SHAPE} | {"model_type": None})
+        now = {key: getattr(model, key) for key in SHAPE}
+        model.merge_from_dict({key: named.get(key) if value is None else value
+                               for key, value in now.items()} | {"model_type": None})
 
 
 def set_flat(settings: CN, key: str, value: Any) -> None:

@@ -67,6 +67,7 @@ class Study:
     selection_seeds: tuple[int, ...] | None = None
     expect: dict[str, str] = field(default_factory=dict)   # arm → the verdict that is expected
     pictures: tuple[str, ...] = ()    # the sets of PICTURES to draw
+    table: Mapping[str, Any] = field(default_factory=dict)   # the whole file, as TOML reads it
 
     @property
     def level(self) -> float:
@@ -87,11 +88,11 @@ class Study:
 
     def declaration(self, arm: str | None = None) -> dict[str, Any]:
         """What the study declares, for a run's record. With it a later change can be named, while
-        the hash only shows that there is one."""
+        the hash only shows that there is one; and `file` gives the study back without its file."""
         table = {key: getattr(self, key) for key in DECLARED}
         table = {key: list(value) if isinstance(value, tuple) else value
                  for key, value in table.items()}
-        return table | ({"arm": dict(self.arms[arm])} if arm else {})
+        return table | ({"arm": dict(self.arms[arm])} if arm else {}) | {"file": dict(self.table)}
 
 
 def shipped() -> dict[str, Path]:
@@ -103,7 +104,12 @@ def load_study(name_or_path: str | Path) -> Study:
     """Read and check a study: a shipped one by name, or any TOML file by its path. Raises BadInput
     for a file that is missing or malformed."""
     path = find_study(name_or_path)
-    table = read_toml(path)
+    return read_study(read_toml(path), path, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+
+
+def read_study(table: Mapping[str, Any], path: Path, file_hash: str) -> Study:
+    """Check the content of a study's file. `path`, the file that the table is from, begins the
+    messages and names the study that does not name itself. Raises BadInput."""
     for key in table:
         if key not in KEYS:
             raise BadInput(f"{path}: unknown key {key!r}{key_hint(key, KEYS)}")
@@ -119,7 +125,7 @@ def load_study(name_or_path: str | Path) -> Study:
     seeds = _seeds(table.get("seeds", [0, 1, 2]), f"{path}: seeds")
     return Study(
         name=_name(_checked(table, "name", path.stem, str, path), path), path=path,
-        hash=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+        hash=file_hash,
         question=_checked(table, "question", "", str, path),
         hypothesis=_checked(table, "hypothesis", "", str, path), baseline=baseline, seeds=seeds,
         metric=metric, margin=margin, alpha=alpha,
@@ -129,7 +135,7 @@ def load_study(name_or_path: str | Path) -> Study:
         stop=_looks(table.get("stop", "all"), seeds, f"{path}: stop"), designs=tuple(arms.designs),
         parts=arms.parts, grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path),
         expect=read_expect(table.get("expect", {}), arms.listed, baseline, f"{path}: expect"),
-        pictures=_pictures(table.get("pictures", []), f"{path}: pictures"))
+        pictures=_pictures(table.get("pictures", []), f"{path}: pictures"), table=table)
 
 
 def find_study(name_or_path: str | Path) -> Path:
@@ -142,8 +148,9 @@ def find_study(name_or_path: str | Path) -> Path:
         return path.resolve()
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise BadInput(f"no study file {str(name_or_path)!r}; shipped studies: {', '.join(known)}")
-    raise BadInput(f"no study {str(name_or_path)!r}{did_you_mean(str(name_or_path), known)}"
-                   f" (shipped: {', '.join(known)}; or a path to a .toml file)")
+    near = did_you_mean(str(name_or_path), known)
+    others = f" (shipped: {', '.join(known)}; or a path to a .toml file)"
+    raise BadInput(f"no study {str(name_or_path)!r}{near if 'did you mean' in near else others}")
 
 
 def parse_seeds(text: str, where: str = "seeds") -> list[int]:

@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +19,7 @@ from experiments.launch.alive import status_of, written_at
 from experiments.launch.next_steps import study_steps
 from experiments.launch.plan import Job, Request, duration, order, record_of, seconds_left
 from experiments.launch.progress import speed_up
+from experiments.records.record import near
 
 
 def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -> None:
@@ -49,7 +49,7 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
     left = sum(not job.ended for job in jobs)
     console.print(f"{len(jobs)} runs, {len(jobs) - left} ended, {left} to do: about "
                   f"{duration(seconds_left(jobs) / speed_up(slots))} of training here, results "
-                  f"under {request.out}",
+                  f"under {near(request.out / 'losses' / study.name)}",
                   markup=False, soft_wrap=True)
 
 
@@ -94,10 +94,8 @@ def outcome(request: Request, refused: Iterable[Job] = (), as_json: bool = False
                      "record": str(request.files(job).json),
                      "log": str(request.logs / f"{job.name}.log")})
     counts = Counter(run["status"] for run in runs)
-    out = request.out.relative_to(Path.cwd()) if request.out.is_relative_to(Path.cwd()) \
-        else request.out
     steps = study_steps([run | {"study": request.study.name} for run in runs], request.study.name,
-                        out, words)
+                        near(request.out), words)
     if as_json:
         print(json.dumps({"study": request.study.name, "counts": counts, "runs": runs,
                           "next": [asdict(step) for step in steps]}, indent=2))

@@ -26,7 +26,7 @@ WINDOW = 0.6           # seconds of training steps per measurement
 WORTH = 1.05           # more runs at once must be this much faster
 SHARE_OF_STUDY = 0.05  # measuring may take this share of the study's expected time
 START = 3.0            # seconds to build the models and warm up
-KEPT = ", measured at the study's first launch"
+KEPT = ", as at the study's first launch"
 FREE_MEMORY = 0.8      # the share of the free memory that all runs together may use
 
 

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import IO
 
 from experiments.launch.plan import Job, Request, record_of
-from experiments.records.record import cores
+from experiments.records.record import cores, near
 from experiments.train.process import relayed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,10 +105,16 @@ class Launcher:
             [str(LAB), *self.request.arguments(job)],
             child_environment(slot, self.slots, self.threads),
             path, self.stdout and self.stdout.fileno()))
-        process.start()
+        try:
+            process.start()
+        except EOFError:     # the signal has ended the server process as well
+            if not self.stopping:
+                raise
+            return self._note(job, "interrupted")
         self.running.append(Child(job, process, slot))
         if self.stopping:   # the signal came while the process was being started
             process.terminate()
+        return None
 
     def _reap(self) -> list[Child]:
         """Remove the children that have ended from `running` and return them."""
@@ -223,9 +229,9 @@ def tokenize_arguments(request: Request) -> list[list[str]]:
 def plot(request: Request, stdout: IO | None = None) -> int:
     """Draw the study's figures and its page, and print its verdicts. Returns plotter.py's exit
     code."""
-    return _relay([str(PLOTTER), str(request.out / "losses" / request.study.name),
-                   "--study", str(request.study.path),
-                   "--out", str(request.out / "visualizations"), "--html"], stdout)
+    out = near(request.out)
+    return _relay([str(PLOTTER), str(out / "losses" / request.study.name), "--study",
+                   str(request.study.path), "--out", str(out / "visualizations"), "--html"], stdout)
 
 
 def _relay(arguments: list[str], stdout: IO | None) -> int:

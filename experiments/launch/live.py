@@ -34,7 +34,8 @@ def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
         raise BadInput(f"no folder {losses}: give --out the folder that holds losses/")
     known = sorted(path.name for path in losses.iterdir() if path.is_dir())
     if study is not None and study not in known:
-        raise BadInput(f"no study {study!r} under {losses}{did_you_mean(study, known)}")
+        there = did_you_mean(study, known) if known else ", and no other"
+        raise BadInput(f"no study {study!r} under {losses}{there}")
     pattern = [f"{study}/*.json"] if study else ["*.json", "*/*.json"]
     rows = [row(path, losses) for each in pattern for path in sorted(losses.glob(each))
             if path.name[0] != "."]

@@ -17,6 +17,7 @@ from typing import Any
 from experiments.launch.alive import written_at
 from experiments.launch.live import GRAVE, name_of
 from experiments.launch.queue import queue_of
+from experiments.records.record import near
 
 ROOT = Path(__file__).resolve().parents[2]
 AGAIN = ("failed", "unreadable", "killed", "interrupted", "missing")   # what run_all.sh runs again
@@ -149,13 +150,11 @@ def _run_all(words: Sequence[str], folder: str | None) -> str:
     """The command that runs the study, ready to paste into a shell in this folder."""
     into = "" if folder in (None, str(Path.cwd())) else f"cd {shlex.quote(folder)} && "
     script = ROOT / "run_all.sh"
-    near = Path(folder or Path.cwd())
-    name = script.relative_to(near) if script.is_relative_to(near) else script
+    start = Path(folder or Path.cwd())
+    name = script.relative_to(start) if script.is_relative_to(start) else script
     return f"{into}bash {shlex.join([str(name), *words])}"
 
 
 def _python(program: str) -> str:
     """The interpreter and one of the project's programs, as short as this folder allows."""
-    paths = [Path(sys.executable), ROOT / program]
-    here = Path.cwd()
-    return shlex.join(str(p.relative_to(here) if p.is_relative_to(here) else p) for p in paths)
+    return shlex.join(str(near(path)) for path in (Path(sys.executable), ROOT / program))

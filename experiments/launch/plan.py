@@ -18,7 +18,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from experiments.declare.study import Study
-from experiments.records.record import FREE, RunFiles, now, process, read_record
+from experiments.records.record import FREE, RunFiles, near, now, process, read_record
 from mingpt.utils import BadInput, CfgNode, write_atomic
 
 if TYPE_CHECKING:
@@ -171,9 +171,14 @@ def _check_grids(study: Study, settings: dict[str, CfgNode]) -> None:
 
 def _spec(request: Request, arm: str) -> Spec:
     from experiments.declare.spec import make_spec
-    with _named(arm):
-        return make_spec(preset=request.preset, study=request.study, arm=arm,
-                         data=list(request.data), overrides=request.overrides)
+    study = request.study
+    try:
+        return make_spec(preset=request.preset, study=study, arm=arm, data=list(request.data),
+                         overrides=request.overrides)
+    except BadInput as error:
+        shared = any(key in str(error) for key in study.base)     # no fault of this arm
+        where = f"{near(study.path)}: [base]" if shared else f"arm {arm!r}"
+        raise BadInput(f"{where}: {error}") from None
 
 
 def _check_data(settings: dict[str, CfgNode]) -> None:
@@ -210,8 +215,8 @@ def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
     changed = differences(completed(record["config"]), settings)
     fixed = [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]
     if fixed:
-        raise BadInput(f"{path}: {record['status']} under other settings: {', '.join(fixed)}; give "
-                       f"another --out, or move that run's files away")
+        raise BadInput(f"{near(path)}: {record['status']} under other settings: "
+                       f"{', '.join(fixed)}; give another --out, or move that run's files away")
     # Other paths may hold the same data; only the run itself can tell.
     return "todo" if "data.paths" in changed else record["status"]
 

@@ -67,9 +67,9 @@ class Progress:
             self.ended[job] = time.monotonic() - self.began[job]
             self.outcomes[event] += 1
         self.said.pop(job, None)
+        rest = "" if event == "interrupted" else f"; {self.line()}"     # the whole study ends
         self.console.print(f"[{len(self.ended)}/{len(self.todo)}] {job.name} "
-                           f"{WORDS.get(event, event)}; {self.line()}",
-                           markup=False, soft_wrap=True)
+                           f"{WORDS.get(event, event)}{rest}", markup=False, soft_wrap=True)
 
     def line(self) -> str:
         """'3 done, 1 failed, 2 running; about 12 min left', and whether the machine is busy."""

@@ -65,6 +65,12 @@ class RunFiles:
         return Path(self.out) / "checkpoints" / self.name
 
 
+def near(path: Path) -> Path:
+    """The path as it is shown to the user: relative to the current folder where it lies in it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def begun_line(init: Mapping[str, Any]) -> str:
     """One line on the weights that a run begins with, from a record's `init`."""
     taken = init["taken"]

@@ -94,11 +94,14 @@ class Forecast:
         of 0.4 s'. None where nothing was rehearsed."""
         if self.rehearsal is None:
             return None
-        text = f"about {clock_text(self.left())}: {self.max_iters - self.rows[-1][0]:,} steps of "
-        text += f"{1000 * self.rehearsal:,.0f} ms"
+        left, step = self.left(), 1000 * self.rehearsal
+        text = f"about {clock_text(left)}" if left >= 1 else "under a second"
+        text += (f": {self.max_iters - self.rows[-1][0]:,} steps of "
+                 f"{step:,.{0 if step > 9 else 1}f} ms")
         if self.evaluation is None:
             return text
-        return f"{text}, {self.evaluations} evaluations of {self.evaluation:.1f} s"
+        n = self.evaluations
+        return f"{text}, {n} evaluation{'s' * (n != 1)} of {self.evaluation:.1f} s"
 
     def line(self) -> str:
         """'1:33 left', and why where the machine is busy; empty where nothing is known."""

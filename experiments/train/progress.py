@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from experiments.records.record import begun_line, trainable_line
+from experiments.records.record import begun_line, near, trainable_line
 from experiments.train.observer import Observer
 
 
@@ -68,6 +68,7 @@ class Reporter(Observer):
         narrow = self.bar is not None and self.console.width < self.NARROW
         text = self._line(row, evaluation, narrow)
         left, _, busy = self.forecast.line().partition("; ")
+        left = left if row["iteration"] < self.max_iters else ""
         if busy and not self.busy:
             self.say(f"  {busy}")
         self.busy = bool(busy)
@@ -103,7 +104,9 @@ class Reporter(Observer):
                      + (f" ({message})" if message else "")]
             if run.record["sample"]:
                 lines.append(f"  sample: {run.record['sample']['text']!r}")
-            lines.append(f"  {run.files.csv}, {run.files.json}, {run.files.checkpoint}/")
+            csv, record, checkpoint = map(near, (run.files.csv, run.files.json,
+                                                 run.files.checkpoint))
+            lines.append(f"  {csv}, {record}, {checkpoint}/")
             for line in lines:
                 self.results.print(line, markup=False, soft_wrap=True)
         else:

@@ -82,7 +82,7 @@ def workers(sides: list[Any], build: Callable[[Any], Measured | dict[str, str]],
     started: list[Worker] = []
     try:
         for side in sides:
-            say(f"building {side.name}")
+            say(f"starting {side.name}")
             started.append(Worker(side, build))
         yield started
     finally:

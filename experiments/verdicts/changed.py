@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from experiments.declare.study import Study
+from experiments.declare.study import DECLARED, Study
 from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
 
@@ -56,9 +56,8 @@ def _differences(study: Study, run: RecordedRun) -> list[tuple[str, Any, Any]]:
     if run.arm not in study.arms:
         return [(f"arm {run.arm}", declared.get("arm"), None)]
     now = study.declaration(run.arm)
-    return [(f"arm {run.arm}" if key == "arm" else key, declared[key], value) for key,
-            value in now.items()
-            if key in declared and declared[key] != value]
+    return [(f"arm {run.arm}" if key == "arm" else key, declared[key], now[key])
+            for key in (*DECLARED, "arm") if key in declared and declared[key] != now[key]]
 
 
 def _text(value: Any) -> str:

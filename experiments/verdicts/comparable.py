@@ -15,7 +15,9 @@ from typing import Any
 
 from experiments.records.record import FREE, at
 from experiments.records.runs import RecordedRun
+from mingpt.config import SIZES
 
+SIZE, SHAPE = "model.model_type", ("model.n_layer", "model.n_head", "model.n_embd")
 # Settings that cannot change a result: they decide what is logged, kept, measured or allowed. The
 # last two only change the order of additions, so they move a result by rounding.
 HARMLESS = FREE | {"run.log_every", "run.checkpoint_every", "run.eval_batch_size", "run.keep_best",
@@ -142,10 +144,11 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any],
                  declared: Mapping[str, Any]) -> dict[str, list]:
     """Return setting → [a's value, b's value] for every difference that b's arm does not declare.
     A setting that one record lacks is skipped: it did not exist when that record was written."""
-    mine, theirs = settings(a), settings(b)
+    mine, theirs = _sized(settings(a)), _sized(settings(b))
+    shape = SHAPE if SIZE in declared else ()
     found = {key: [mine[key], theirs[key]] for key in mine if key in theirs
              and mine[key] != theirs[key]
-             and key not in HARMLESS and key not in declared}
+             and key not in HARMLESS and key not in declared and key not in shape}
     if "run.patience" not in found and mine.get("run.patience") is None:
         # without patience, eval_every only decides how often the loss is measured
         found.pop("run.eval_every", None)
@@ -153,6 +156,14 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any],
     if one and other and one != other and not set(declared) & set(DECIDES_TEXT):
         found["the data's hash"] = [one[:12], other[:12]]
     return found
+
+
+def _sized(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with layers, heads and width in place of a named size."""
+    named = flat.get(SIZE)
+    size = SIZES.get(named) if isinstance(named, str) else None
+    return dict(flat) if size is None else {
+        **flat, SIZE: None, **{f"model.{key}": value for key, value in size.items()}}
 
 
 def _other_bases(baseline: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, tuple]:
@@ -186,6 +197,7 @@ def _seed(run: RecordedRun) -> str:
 
 
 def _told(key: str, a: Any, b: Any, whose: str) -> str:
+    a, b = ("not set" if value is None else value for value in (a, b))
     return f"{key} {a} ({whose}) and {b}"
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from experiments.declare.study import Study, find_study, load_study, shipped
+from experiments.declare.study import Study, find_study, load_study
 from experiments.records.record import at
 from experiments.records.runs import RecordedRun, runs_in
 from experiments.verdicts.changed import Change, changes
 from experiments.verdicts.costs import Budgets, Costs, at_pace, budgets, costs
+from experiments.verdicts.declared import declaration
 from experiments.verdicts.factorial import FactorialAnalysis, Sum, analyse, sums
 from experiments.verdicts.noise import NoiseFloor, noise_floor, null_kind, same_baseline
 from experiments.verdicts.outliers import Outlier, outliers
@@ -223,12 +224,3 @@ def _beside(groups: Mapping[str | None, list[RecordedRun]]) -> list[RecordedRun]
         return []
     folder = next(iter(groups.values()))[0].path.parent.parent / "aa"
     return runs_in(folder, "aa") if folder.is_dir() else []
-
-
-def declaration(name: str | None, runs: list[RecordedRun]) -> Study | None:
-    """Return the shipped study of that name, or the one that `lab.py compare` wrote beside the
-    losses of these runs; None where there is neither, as a folder of runs may have any name."""
-    if name in shipped():
-        return load_study(name)
-    beside = runs[0].path.absolute().parent.parent.parent / "studies" / f"{name}.toml"
-    return load_study(beside) if name and beside.is_file() else None

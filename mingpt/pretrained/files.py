@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from mingpt.utils import BadInput, write_atomic
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PATIENCE = 3     # seconds to wait for the hub's first answer
 WANTED = [CONFIG, "*.safetensors", INDEX]
 
 
@@ -28,12 +29,17 @@ def find_folder(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
     try:
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import constants, errors, snapshot_download
     except ImportError:
         raise BadInput(f"{source!r} is not a local folder; to load it from the hub: pip install "
                        f"huggingface_hub") from None
     try:
-        return Path(snapshot_download(str(source), allow_patterns=WANTED))
+        return Path(snapshot_download(str(source), allow_patterns=WANTED, etag_timeout=PATIENCE))
+    except errors.LocalEntryNotFoundError as error:     # neither a copy nor a network
+        reason = ("HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE
+                  else str(error).partition("\n")[0].removeprefix("Got: "))
+        raise BadInput(f"{source!r} is not a local folder, no copy of it was downloaded before, "
+                       f"and the hub cannot be reached ({reason})") from None
     # no network, an unknown name, or not a valid name
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]

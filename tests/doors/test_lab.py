@@ -18,6 +18,7 @@ from mingpt.attention.heads import ATTENTIONS
 from mingpt.patterns.schedule import NAMED
 from mingpt.pretrained.read import GPT2_SIZES
 from mingpt.sparse.backends import BACKENDS
+from mingpt.utils import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +49,7 @@ def run(*args, cwd=ROOT):
     (["--attention", "mhaa", "--preset", "nano", "--dry-run"], "did you mean 'mha'"),
     (["bench", "--rounds", "3"], "the least is 5"),
     (["bench", "--window", "0"], "the least is 1"),
-    (["--seed", "x"], "invalid int"),
+    (["--seed", "x"], "--seed: 'x' is no whole number"),
     (["--seed", "99999999999999999999", "--preset", "nano", "--dry-run"],
      "a whole number from 0 to"),
     (["--data", "/nowhere/at/all.jsonl", "--preset", "nano"], "nowhere"),
@@ -74,6 +75,39 @@ def test_bad_input_is_one_line_and_exit_2(args, words, tmp_path):
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir()), "nothing is half written"
+
+
+@pytest.mark.parametrize("line, words", [
+    ("-r --window-size 64", "did you mean '--window'?"),
+    ("-r --seeds 0-2", "did you mean '--seed' (several seeds: lab.py compare"),
+    ("study --seed 3", "did you mean '--seeds'?"),
+    ("-r --name small", "did you mean '--arm'?"),
+    ("-r --no-audit", "did you mean '--allow-audit-fail'?"),
+    ("-r lr=2", "did you mean '--trainer.learning_rate=2'?"),
+    ("-r nonsense=2", "settings are written --section.key=value"),
+    ("-r --model n_layer=2", "settings are written --model.KEY=VALUE"),
+    ("-r --trainer.learning_rate --dry-run", "--trainer.learning_rate: give it a value"),
+    ("-rz", "no flag -z"),
+    ("rope", "no verb 'rope': did you mean the flag '-r'?"),
+    ("compare rope swiglu", "did you mean '-r'?"),
+    ("tokenize README.md", "did you mean '--data README.md'?"),
+    ("sample rope.s0 --temp 0.5", "did you mean '--temperature'?"),
+    ("sample rope.s0 --max-new-tokens 9", "did you mean '--tokens'?"),
+    ("compare -r --margin x", "--margin: 'x' is no number"),
+    ("-r --model.n_layer=0", "model.n_layer=0: give a whole number from 1"),
+    ("-r --data nowhere.txt --dry-run", "--data nowhere.txt: no such file"),
+    ("-r --device gpu --preset nano", "'gpu': no such device; this machine has"),
+])
+def test_a_guessed_word_finds_what_was_meant(line, words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(BadInput) as error:
+        lab.main(line.split())
+    assert words in str(error.value)
+
+
+def test_the_version_is_told(capsys):
+    assert lab.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ablate ")
 
 
 @pytest.mark.parametrize("verb", lab.verbs())

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import lab
-from commands import study, train
+from commands import compare, sample, study, train
 from commands._arguments import Parser
 from experiments.declare.hints import FLAGS, NOTES, POINTER, SYNONYMS, flag_hint, hint, meant
 from experiments.declare.settings import default_settings, walk
@@ -79,8 +79,9 @@ def test_a_bare_word_is_answered_with_the_option_or_the_setting(word, name):
 
 
 def test_every_synonym_leads_to_a_setting_or_an_option_that_exists():
-    parsers = [argparse.ArgumentParser(), argparse.ArgumentParser()]
-    for verb, parser in zip((train, study), parsers, strict=True):
+    verbs = (train, study, compare, sample)
+    parsers = [argparse.ArgumentParser() for _ in verbs]
+    for verb, parser in zip(verbs, parsers, strict=True):
         verb.add_arguments(parser)
     options = {option for parser in parsers for option in parser._option_string_actions}
     assert {name for name in SYNONYMS if name.startswith("--")} <= options

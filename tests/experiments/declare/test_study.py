@@ -235,10 +235,17 @@ def test_what_was_declared_can_be_told_from_a_record(study):
                         "metric": "val_loss", "margin": 0.01, "alpha": 0.05, "stop": [],
                         "match": "params",
                         "selection_seeds": None, "expect": {},
-                        "arm": {"model.position": "rope"}}
+                        "arm": {"model.position": "rope"},
+                        "file": {"hypothesis": "It does.", "seeds": "0-4", "match": "params",
+                                 "arms": {"rope": {}}}}
 
 
 BAD = {
+    "a key of an arm that is spelled wrongly": (
+        '[arms.mine]\nincldue = ["rope"]', "[arms.mine]: unknown key 'incldue': did you mean "
+                                           "'include'?"),
+    "a value that is Python's and not TOML's": (
+        "[arms.rope]\n[base]\nmodel.bias = True", "true and false are lower case"),
     "an expected verdict of an arm that is not there": (
         'expect = {rop = "better"}\n[arms.rope]', "expect: no arm 'rop' to judge: did you mean "
                                                   "'rope'"),

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from experiments.launch.alive import FIRST, LEAST, began_at, is_alive, quiet_for, status_of
+from tests.helpers.machine import linux
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid()}
 ELSEWHERE = {"host": "another", "pid": 1}
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @linux

@@ -346,6 +346,28 @@ def test_the_smoke_study_goes_from_text_to_verdicts_and_is_not_trained_twice(tmp
     assert second == first and same == files and "starts" not in told
 
 
+def test_a_signal_that_ends_the_server_process_too_is_an_interruption(tmp_path, monkeypatch):
+    launcher = launch.Launcher(Request(load_study("smoke"), tmp_path))
+
+    class Late:
+        def __init__(self, **_):
+            pass
+
+        def start(self):
+            launcher.stopping = True
+            raise EOFError("unexpected EOF")
+    monkeypatch.setattr(launch.CONTEXT, "Process", Late)
+    job = Job("rope", 0)
+    assert launcher.run([job]) is False and launcher.outcomes == {job: "interrupted"}
+
+
+def test_a_fault_of_the_base_is_not_blamed_on_an_arm(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text('preset = "nano"\n[base]\ntrainer.max_iter = 3\n[arms.rope]\n')
+    with pytest.raises(BadInput, match=r"two.toml: \[base\]: no setting 'trainer.max_iter': did"):
+        make_plan(Request(load_study(path), tmp_path))
+
+
 def test_data_that_is_not_there_is_refused_with_the_plan_and_its_arm_named(tmp_path):
     (tmp_path / "text.jsonl").write_text("{}")
     path = tmp_path / "two.toml"

@@ -51,6 +51,10 @@ def test_on_an_idle_machine_every_estimate_is_within_15_per_cent_or_the_last_sec
 
 def test_before_the_first_step_the_parts_of_the_estimate_are_named():
     assert Play().first == "about 1:02: 700 steps of 60 ms, 10 evaluations of 2.0 s"
+    short = Forecast(30, 70, 350, 0, 0.0)
+    short.rehearsed(0.0082)
+    assert short.first_line() == "under a second: 30 steps of 8.2 ms"
+    assert Play(iters=5).first == "about 0:02: 5 steps of 60 ms, 1 evaluation of 2.0 s"
     assert Play(rehearsed=None).first is None and Play(rehearsed=None).estimates[0][0] is None
 
 

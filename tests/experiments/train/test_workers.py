@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.train import process, workers
-
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+from tests.helpers.machine import linux
 
 
 def test_a_ratio_is_taken_within_a_round():
@@ -59,7 +58,7 @@ def test_a_worker_answers_once_per_request_and_ends_with_its_peak_memory():
         seconds = workers.sample({started[0]: 3, started[1]: 5}, 2, said.append)
         assert [worker.ask(0) for worker in started] == [12.5, 12.5]
     assert seconds == {"a": [3, 3], "b": [5, 5]}
-    assert said == ["building a", "building b", "round 1 of 2", "round 2 of 2"]
+    assert said == ["starting a", "starting b", "round 1 of 2", "round 2 of 2"]
     assert not any(worker.process.is_alive() for worker in started)
 
 

@@ -236,6 +236,20 @@ def test_another_tokenizer_over_the_same_text_is_judged_in_bits_per_byte(tmp_pat
     assert v.word == "not comparable" and "data.tokenizer byte (baseline) and gpt2" in v.reason
 
 
+def test_a_named_size_is_its_layers_heads_and_width():
+    def record(size, layers=None, heads=None, width=None, **changes):
+        return {"config": {"model": {"model_type": size, "n_layer": layers, "n_head": heads,
+                                     "n_embd": width}}, "changes": changes}
+    nano = record("gpt-nano")
+    assert compare_records(record(None, 3, 3, 48), nano).reason == ""
+    assert compare_records(record(None, 4, 3, 48), nano).reason == (
+        "model.n_layer 3 (baseline) and 4")
+    assert compare_records(record("theirs"), nano).reason.startswith(
+        "model.model_type not set (baseline) and theirs; model.n_layer 3 (baseline) and not set")
+    declared = {"model.model_type": ["gpt-nano", "gpt-micro"]}
+    assert compare_records(record("gpt-micro", **declared), nano).reason == ""
+
+
 def test_old_records_say_by_their_settings_which_validation_set_they_scored():
     old = {"config": {"data": {"val_fraction": 0.1}}, "changes": {},
            "data": {"hash": "h", "tokenizer": "byte"}}

@@ -343,7 +343,8 @@ def test_a_name_that_is_no_folder_is_sought_on_the_hub(monkeypatch):
     import huggingface_hub
     asked = []
 
-    def offline(name, allow_patterns):
+    def offline(name, allow_patterns, etag_timeout):
+        assert etag_timeout < 5      # the refusal must not take long
         asked.append((name, allow_patterns))
         raise ConnectionError("no network\nat all")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
@@ -352,6 +353,14 @@ def test_a_name_that_is_no_folder_is_sought_on_the_hub(monkeypatch):
         load("a/b")
     assert "\n" not in str(refusal.value)
     assert asked == [("a/b", ["config.json", "*.safetensors", INDEX])]
+
+
+def test_offline_it_is_said_that_there_is_no_copy_and_why_the_hub_was_not_asked(monkeypatch):
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(BadInput, match=r"'a/b' is not a local folder, no copy of it .* cannot be "
+                                       r"reached \(HF_HUB_OFFLINE is set\)"):
+        load("a/b")
 
 
 def test_a_model_is_cut_to_fewer_positions(folder):
