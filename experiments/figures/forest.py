@@ -103,7 +103,7 @@ def _caption(results: Results, floor_seen: bool) -> str:
             f"where the wide pale bar lies inside the margin, the arm is equivalent")
     if not floor_seen:
         return text
-    how = ("A/A runs" if results.noise_floor.source == "A/A"
+    how = ("runs that differ in the seed alone" if results.noise_floor.source == "A/A"
            else "the baseline's spread over seeds")
     return (f"{text}; noise floor: one standard error of a mean over as many seeds where there is "
             f"no effect, from {how}")
