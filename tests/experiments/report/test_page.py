@@ -608,7 +608,9 @@ def test_small_effects_and_close_curves_are_seen_on_the_page_beside_a_dwarf(tmp_
 
 def test_notes_alone_are_not_headed_as_warnings(tmp_path):
     write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", steps=50)
-    assert "<h2>No warnings</h2>" not in page_of(tmp_path)      # its declaration is not found
-    assert "<h2>Notes</h2>" in page_of(tmp_path)
+    assert "<h2>No warnings</h2>" in page_of(tmp_path)
+    write_run(tmp_path, "rope", 0, -0.1, study="mine", steps=50, slot=1,
+              code={"commit": "f" * 40, "dirty": True})
+    assert "<h2>Notes</h2>" in page_of(tmp_path) and "Warnings" not in page_of(tmp_path)
     write_run(tmp_path, "rope", 3, study="mine", steps=50, status="failed", slot=1)
     assert "<h2>Warnings</h2>" in page_of(tmp_path)
