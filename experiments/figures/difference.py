@@ -55,9 +55,9 @@ def _caption(panel: Panel, lines: dict[str, Series], pale: set[str], paired: boo
 
 def _scale(axes: Axes, panel: Panel, lines: dict[str, Series]) -> str:
     """Set the scale and the limits of the differences; return what the axis's label must say."""
-    low, high = settled_range(list(lines.values()), 0.2)
-    low, high = min(low, -1.8 * _margin(panel)), max(high, 1.8 * _margin(panel))
     linear = linear_part([line.y[-1] for line in lines.values()], panel.results.margin)
+    low, high = settled_range(list(lines.values()), 0.2, pad=0.06 if linear is None else 0.0)
+    low, high = min(low, -1.8 * _margin(panel)), max(high, 1.8 * _margin(panel))
     said = scale_differences(axes, "y", linear, max(-low, high))
     room = 1.0 if linear is None else 1.5      # a logarithmic axis needs more beyond its last value
     axes.set_ylim(room * low, room * high)

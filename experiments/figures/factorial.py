@@ -9,16 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.figures.forest import directions, interval, name_rows
+from experiments.figures.forest import directions, far_limits, interval, name_rows
 from experiments.figures.labels import shortened
 from experiments.figures.panel import Panel, Skip
-from experiments.figures.scales import draw_margin
-from experiments.figures.style import INK, MUTED, name_of, page, study_text
+from experiments.figures.scales import draw_margin, linear_part, scale_differences
+from experiments.figures.style import INK, MUTED, WIDTH, name_of, page, study_text
 from experiments.verdicts.factorial import FactorialAnalysis, Term
-from experiments.verdicts.verdict import NOT_COMPARABLE, p_text, signed
+from experiments.verdicts.verdict import NOT_COMPARABLE, Verdict, p_text, signed
 
 # main effects, and interactions of two, of three and of more factors; no arm has these colours
 ORDERS = ((INK, "o"), ("#5f5f5f", "D"), ("#8a8a8a", "s"), ("#8a8a8a", "^"))
+
+RIGHT = 3.3     # inches for the words
 
 
 def factorial_effects(panel: Panel) -> Figure:
@@ -45,14 +47,29 @@ def factorial_effects(panel: Panel) -> Figure:
     figure, (axes,) = page(
         2.1 + (0.34 if len(rows) < 16 else 0.28) * len(rows), f"Effect of each factor on the "
         f"{name_of(results.metric)}, and what factors do together", caption, left=2.45,
-        right=3.1)
+        right=RIGHT, second_line=True)
+    said = _scale(axes, [term.verdict for _, term in rows], results.margin)
     for place, (_, term) in enumerate(rows):
         _row(axes, place, term)
     draw_margin(axes, results.margin, upright=True)
     _frame(axes, designs, rows)
-    axes.set_xlabel(f"effect on the {name_of(results.metric)} ({rows[0][1].verdict.unit})")
+    axes.set_xlabel(f"effect on the {name_of(results.metric)} ({rows[0][1].verdict.unit})"
+                    + f"\n{said}" * bool(said))
     directions(axes, "lowers the loss", "raises it")
     return figure
+
+
+def _scale(axes: Axes, verdicts: list[Verdict], margin: float) -> str:
+    """Scale the effects; return what the label must say where one dwarfs the others."""
+    linear = linear_part([v.difference for v in verdicts], margin)
+    if linear is None:
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.margins(x=0.08)
+        return ""
+    low, high = far_limits(verdicts, margin)
+    said = scale_differences(axes, "x", linear, max(-low, high))
+    axes.set_xlim(low, high)
+    return said
 
 
 def _row(axes: Axes, place: int, term: Term) -> None:
@@ -63,11 +80,12 @@ def _row(axes: Axes, place: int, term: Term) -> None:
               mec="white", mew=1, zorder=4)
     right = axes.get_yaxis_transform()
     sure = v.word != "undecided"
-    axes.text(1.02, place, term.word, transform=right, va="center", size=9.5,
+    inch = 1 / (axes.get_position().width * WIDTH)
+    axes.text(1 + 0.18 * inch, place, term.word, transform=right, va="center", size=9.5,
               weight="bold" if sure else "normal")
     p = f", {p_text('Holm p', v.p_holm)}" if v.p_holm is not None else ""
-    axes.text(1.32, place, f"{signed(v.difference)}{p}", transform=right, va="center", size=8.5,
-              color=MUTED)
+    axes.text(1 + 1.6 * inch, place, f"{signed(v.difference)}{p}", transform=right, va="center",
+              size=8.5, color=MUTED)
 
 
 def _frame(axes: Axes, designs: list[FactorialAnalysis], rows: list) -> None:
@@ -75,8 +93,6 @@ def _frame(axes: Axes, designs: list[FactorialAnalysis], rows: list) -> None:
     between designs."""
     axes.set_ylim(len(rows) - 0.4, -0.6)
     name_rows(axes, [shortened(term.name, 30) for _, term in rows])
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.margins(x=0.08)
     for place in range(1, len(rows)):
         (before, above), (design, term) = rows[place - 1], rows[place]
         if before is not design or above.order != term.order:

@@ -5,6 +5,7 @@ floor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
@@ -102,7 +103,7 @@ def _caption(results: Results, floor_seen: bool) -> str:
             f"where the wide pale bar lies inside the margin, the arm is equivalent")
     if not floor_seen:
         return text
-    how = ("A/A runs" if results.noise_floor.source == "A/A"
+    how = ("runs that differ in the seed alone" if results.noise_floor.source == "A/A"
            else "the baseline's spread over seeds")
     return (f"{text}; noise floor: one standard error of a mean over as many seeds where there is "
             f"no effect, from {how}")
@@ -113,17 +114,22 @@ def _limits(results: Results, shown: list[Verdict]) -> tuple[float, float, float
     linear = linear_part([v.difference for v in shown], results.margin)
     if linear is None:
         return (*reach(results), None)
+    return (*far_limits(shown, results.margin), linear)
+
+
+def far_limits(shown: Sequence[Verdict], margin: float) -> tuple[float, float]:
+    """Return (low, high) of a scale that is logarithmic far from zero."""
     ends = [end for v in shown for end in (*(interval(v) or ()), v.difference)]
     most = 3 * max(abs(v.difference) for v in shown)
-    low, high = (side * 1.4 * max(2 * results.margin, *(min(most, side * end) for end in ends))
+    low, high = (side * 1.4 * max(2 * margin, *(min(most, side * end) for end in ends))
                  for side in (-1, 1))
-    return low, high, linear
+    return low, high
 
 
 def name_rows(axes: Axes, names: list[str]) -> None:
     """Write the rows' names at the left, without ticks and grid lines."""
     axes.set_yticks(range(len(names)), names, fontsize=9.5, color=INK)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8)     # beyond the arrowhead of a bar that is cut off
     axes.grid(axis="y", visible=False)
 
 
@@ -164,7 +170,7 @@ def _key(figure: Figure, results: Results, tested: int, floor: bool) -> None:
         (Line2D([], [], color=MUTED, lw=1.8, marker="|", ms=8, mew=1.8),
          f"{100 * (1 - results.alpha):g} % CI"
          + f", Holm-adjusted over {tested} arms" * (tested > 1)),
-        (Patch(fc=MUTED, alpha=0.5), f"{100 * (1 - 2 * results.alpha):g} % CI"),
+        (Patch(fc=MUTED, alpha=0.5), f"{100 * (1 - 2 * results.alpha):g} % CI, for equivalence"),
         (Patch(fc="#e5e5e5", ec=BAND, ls=(0, (4, 2)), lw=0.8), f"margin ±{results.margin:g}")]
     if floor:
         marks.append((Patch(fc="none", ec=NOISE, hatch="/////", lw=0.6), "noise floor"))

@@ -12,8 +12,9 @@ from experiments.figures.arm import baseline_line, draw_arm
 from experiments.figures.labels import shortened
 from experiments.figures.lines import titled
 from experiments.figures.panel import Panel
-from experiments.figures.series import settled_range
+from experiments.figures.scales import Bent, bend, loss_frame
 from experiments.figures.style import LABELS, MUTED, label_x, name_of, page
+from experiments.verdicts.verdict import signed
 
 
 def individual_grid(panel: Panel) -> Figure:
@@ -26,9 +27,11 @@ def individual_grid(panel: Panel) -> Figure:
     note = panel.timing_note(panel.x)
     tall = 1.75 if rows <= 4 else 1.45
     caption = panel.caption(lines, panel.metric, band=False) + _key(panel, lines)
+    (low, high), scale = loss_frame(lines, 0.25)
     figure, cells = page(1.75 + tall * rows, f"{titled(panel.metric, panel.x)}, arm by arm",
                          caption, columns=(1,) * columns, rows=rows, gap=0.2, row_gap=0.42,
-                         second_line=bool(note), sharex=True, sharey=True)
+                         second_line=bool(note), left=0.95 if scale else 0.75, sharex=True,
+                         sharey=True)
     for axes, arm in zip(cells, lines, strict=False):
         draw_arm(axes, panel, arm, {arm: lines[arm]} | baseline_line(panel, arm), width=1.6)
         axes.set_title(shortened(arm, 72 // columns), size=9.5)
@@ -38,9 +41,10 @@ def individual_grid(panel: Panel) -> Figure:
         axes.set_visible(k < len(lines))
         label_x(axes, panel.x, end, text=k + columns >= len(lines), ticks=4, note=note)
         axes.tick_params(labelbottom=k + columns >= len(lines))
-    low, high = settled_range(list(lines.values()), 0.25)
-    cells[0].set_ylim(low - 0.14 * (high - low), high)     # room for the verdicts
-    figure.text(0.012, 0.5, LABELS[panel.metric], rotation=90, va="center", size=10)
+    room = 0.14 * (scale.high - scale.low if scale else high - low)      # for the verdicts
+    said = bend(cells[0], scale and Bent(scale.low - room, scale.high), low - room, high)
+    figure.text(0.012, 0.5, LABELS[panel.metric] + f"\n{said}" * bool(said), rotation=90,
+                va="center", ha="left", multialignment="center", size=10)
     return figure
 
 
@@ -49,8 +53,7 @@ def _note(axes, panel: Panel, arm: str) -> None:
     verdict = panel.results.verdicts.get(arm)
     text = ""
     if verdict is not None:
-        number = (f" {verdict.difference:+.3f}".replace("-", "−")
-                  if verdict.difference is not None else "")
+        number = f" {signed(verdict.difference)}" if verdict.difference is not None else ""
         text = verdict.word + number
     axes.text(0.03, 0.05, text, transform=axes.transAxes, ha="left", va="bottom", size=8.5,
               color=MUTED)

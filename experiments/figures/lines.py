@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures.labels import SIZE, label_ends, margin, shortened
 from experiments.figures.panel import Panel, Skip
-from experiments.figures.scales import dwarfing
+from experiments.figures.scales import bend, dwarfing, loss_frame
 from experiments.figures.series import Series, points, settled_range
 from experiments.figures.style import (
     LABELS,
@@ -66,7 +66,7 @@ def overlay(panel: Panel, x: str, y: str, *, title: str = "",
     start, end = min(s.x[0] for s in lines.values()), max(s.x[-1] for s in lines.values())
     span = (end - start) or 1.0   # one log point so far
     cut = end - LAST * span
-    frame = settled_range(list(lines.values()), 0.08)
+    frame, scale = loss_frame(lines, 0.08)
     rings = {arm: at for arm, at in (crossings or {}).items()
              if arm not in pale and frame[0] < at[1] < frame[1]}
     caption = panel.caption(lines, y, x=x, band=len(lines) <= MANY) + pale_text(lines, pale)
@@ -74,7 +74,7 @@ def overlay(panel: Panel, x: str, y: str, *, title: str = "",
         caption += _crossed(rings, len(crossings) - len(rings), panel, x)
     note = panel.timing_note(x)
     figure, (whole, late) = page(4.9, title or titled(y, x), caption, columns=(1.1, 1.0),
-                                 second_line=bool(note),
+                                 second_line=bool(note), left=0.95 if scale else 0.75,
                                  right=margin([arm for arm in lines if arm not in pale], SIZE))
     for axes in (whole, late):
         draw_lines(axes, panel, lines, styles, x, y)
@@ -84,11 +84,11 @@ def overlay(panel: Panel, x: str, y: str, *, title: str = "",
         label_x(axes, x, end, ticks=5, note=note)
     late.set_xlim(cut, end + 0.02 * LAST * span)
     whole.set_xlim(start - 0.01 * span, end + 0.01 * span)
-    whole.set_ylim(frame)
+    said = bend(whole, scale, *frame)
     late.set_ylim(_late_range(lines, cut))
     whole.set_title("the whole run" + _above(whole, lines))
     late.set_title("its last third")
-    whole.set_ylabel(LABELS[y])
+    whole.set_ylabel(LABELS[y] + f"\n{said}" * bool(said))
     label_ends(late, {arm: end for arm, end in ends.items() if arm not in pale}, styles, SIZE)
     return figure
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.transforms import ScaledTranslation
 
 from experiments.figures.labels import font_size, label_ends, margin
 from experiments.figures.panel import Panel, Skip
-from experiments.figures.style import MUTED, name_of, page, study_text
+from experiments.figures.scales import Bent, bend, bent, dwarfing
+from experiments.figures.style import MUTED, WIDTH, name_of, page, study_text
 from experiments.verdicts.sensitivity import ArmSensitivity
 
 
@@ -24,22 +27,27 @@ def learning_rates(panel: Panel) -> Figure:
     if not any(len(each.points) > 1 for each in arms):
         raise Skip("the study declares no learning-rate grid" if not found
                    else "no arm has two rates with a result")
-    caption = (f"{study_text(panel.results.name)}mean over seeds, bar: sd; star: an arm's best, "
-               f"chosen on seeds "
-               f"{_seeds(found.selection_seeds)} alone and judged on seeds "
-               f"{_seeds(found.judging_seeds)}"
-               + "; cross: a seed diverged at that rate" * any(
-                   point.diverged for each in arms for point in each.points) + ". ")
+    diverged = any(point.diverged for each in arms for point in each.points)
+    caption = (f"{study_text(panel.results.name)}point: mean over seeds; bar: one standard "
+               f"deviation over seeds; star: the arm's best rate, chosen on "
+               f"seeds {_seeds(found.selection_seeds)} alone and judged on seeds "
+               f"{_seeds(found.judging_seeds)}, so it need not be the lowest point"
+               + "; cross above the frame: a seed diverged at that rate" * diverged
+               + ". Verdicts at these rates: ")
     caption += " ".join(_judged(each) for each in arms if each.verdict)
     height = max(4.9, 2.2 + 0.2 * len(arms))
     size = font_size(len(arms), height - 1.9)
+    scale = bent(*_ranges(arms))
     figure, (axes,) = page(height, f"{name_of(found.metric).capitalize()} over the learning rate",
-                           caption, left=0.85,
-                           right=margin([each.arm for each in arms], size), headed=False)
-    for number, each in enumerate(arms):
-        _line(axes, panel, each, cross=0.985 - 0.035 * (number % 8))
-    _scale(axes, arms)
-    axes.set_ylabel(f"{name_of(found.metric)} ({found.unit})")
+                           caption, left=1.0 if scale else 0.85, above=0.25,
+                           right=margin([each.arm for each in arms], size), headed=diverged)
+    crosses = [each.arm for each in arms if any(point.diverged for point in each.points)]
+    for each in arms:
+        aside = crosses.index(each.arm) - (len(crosses) - 1) / 2 if each.arm in crosses else 0.0
+        _line(axes, panel, each, aside)
+    said = _scale(axes, arms, scale)
+    axes.set_ylabel(f"{name_of(found.metric)} ({found.unit})" + f"\n{said}" * bool(said))
+    _key(figure, diverged)
     label_ends(axes, {each.arm: _end(each) for each in arms}, panel.styles, size)
     return figure
 
@@ -54,9 +62,9 @@ def _judged(each: ArmSensitivity) -> str:
             f"{each.verdict.word}{' (at the edge of its grid)' if each.at_edge else ''}.")
 
 
-def _line(axes: Axes, panel: Panel, each: ArmSensitivity, cross: float) -> None:
-    """Draw one arm. `cross` is the height of its crosses in axes fractions; it differs between arms
-    so that their crosses do not overlap."""
+def _line(axes: Axes, panel: Panel, each: ArmSensitivity, aside: float) -> None:
+    """Draw one arm. Its crosses stand above the frame, `aside` crosses to the right of their rate,
+    so that those of several arms do not overlap."""
     style = panel.styles[each.arm]
     points = [p for p in each.points if p.mean is not None]
     x, y = [p.rate for p in points], [p.mean for p in points]
@@ -68,19 +76,39 @@ def _line(axes: Axes, panel: Panel, each: ArmSensitivity, cross: float) -> None:
                   mec="white", mew=0.8, zorder=4)
     for point in each.points:
         if point.diverged:
-            axes.plot([point.rate], [cross], transform=axes.get_xaxis_transform(),
-                      color=style.color, marker="x", ms=8, mew=2, clip_on=False, zorder=5)
+            above = ScaledTranslation(aside / 8, 0.1, axes.figure.dpi_scale_trans)   # inches
+            axes.plot([point.rate], [1.0], transform=axes.get_xaxis_transform() + above,
+                      color=style.color, marker="x", ms=7, mew=2, clip_on=False, zorder=5)
 
 
-def _scale(axes: Axes, arms: list[ArmSensitivity]) -> None:
-    """Put the rates on a logarithmic axis. Cut the y axis a little above the usual results where
-    one rate is far worse, so that it does not flatten the others."""
+def _key(figure: Figure, diverged: bool) -> None:
+    """Draw the key of the marks below the title."""
+    marks = [(Line2D([], [], color=MUTED, marker="o", ms=5), "mean over seeds"),
+             (Line2D([], [], color=MUTED, ls="", marker="*", ms=12), "an arm's best rate")]
+    if diverged:
+        marks.append((Line2D([], [], color=MUTED, ls="", marker="x", ms=7, mew=2),
+                      "a seed diverged"))
+    figure.legend(*zip(*marks, strict=True), loc="upper left", ncols=len(marks), frameon=False,
+                  bbox_to_anchor=(0.05 / WIDTH, 1 - 0.34 / figure.get_figheight()), fontsize=8.5)
+
+
+def _ranges(arms: list[ArmSensitivity]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the range of all means, and the range of the usual ones: without arms that dwarf the
+    others and without rates that are far worse."""
+    means = {each.arm: [p.mean for p in each.points if p.mean is not None] for each in arms}
+    far = dwarfing({arm: [min(values)] for arm, values in means.items()})
+    usual = np.array([value for arm, values in means.items() if arm not in far for value in values])
+    every = np.concatenate(list(means.values()))
+    low, middle = usual.min(), np.quantile(usual, 0.75)
+    worse = usual.max() - low > 6 * max(middle - low, 1e-9)
+    high = middle + 1.5 * (middle - low) if worse else usual.max()
+    room = 0.08 * (high - low) or 0.01
+    return (every.min() - room, every.max() + room), (low - room, high + room)
+
+
+def _scale(axes: Axes, arms: list[ArmSensitivity], scale: Bent | None) -> str:
+    """Put the rates on a logarithmic axis, and scale the metric; return what its label must say."""
     rates = sorted({p.rate for each in arms for p in each.points})
-    means = np.array([p.mean for each in arms for p in each.points if p.mean is not None])
-    low, high = means.min(), means.max()
-    usual = np.quantile(means, 0.75)
-    if high - low > 6 * max(usual - low, 1e-9):
-        axes.set_ylim(low - 0.15 * (usual - low), usual + 2.5 * (usual - low))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -88,6 +116,7 @@ def _scale(axes: Axes, arms: list[ArmSensitivity]) -> None:
     axes.set_xlim(rates[0] / 1.25, rates[-1] * 1.25)
     axes.set_xlabel("learning rate")
     axes.tick_params(axis="x", colors=MUTED)
+    return bend(axes, scale, *_ranges(arms)[0]) if scale else ""
 
 
 def _end(each: ArmSensitivity) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from experiments.figures.labels import SIZE, label_ends, margin
 from experiments.figures.lines import MANY, draw_line, emphasised, pale_text
 from experiments.figures.panel import Skip
 from experiments.figures.pictures import Pictures, tell_start
-from experiments.figures.scales import dwarfing
+from experiments.figures.scales import Bent, bend, dwarfing, loss_frame
 from experiments.figures.series import Series, mean
 from experiments.figures.style import LABELS, label_x, page
 from experiments.verdicts.trials import Trials
@@ -46,29 +46,34 @@ def _curves(p: Pictures, title: str, start: float, note: str = "", smooth: float
     styles, pale = emphasised(p.styles, p.trials.baseline, lines)
     band = "; band: from the lowest to the highest run" * (len(lines) <= MANY)
     caption = p.caption(f"{note}line: mean{band}{pale_text(lines, pale)}")
-    figure, (axes,) = page(5.2, title, caption, headed=False, left=0.9,
+    (low, high), scale = _limits(lines, late=start > 0)
+    figure, (axes,) = page(5.2, title, caption, headed=False, left=1.1 if scale else 0.9,
                            second_line=start > 0,
                            right=margin([arm for arm in lines if arm not in pale], SIZE))
     for number, (arm, line) in enumerate(lines.items()):
         draw_line(axes, line, styles[arm], band=len(lines) <= MANY, shift=number / len(lines))
     axes.set_xlim(start * end, end)
-    axes.set_ylim(_limits(lines, end, late=start > 0))
+    said = bend(axes, scale, low, high)
     label_x(axes, p.trials.over, end)
-    axes.set_ylabel(LABELS["loss"])
+    axes.set_ylabel(LABELS["loss"] + f"\n{said}" * bool(said))
     tell_start(axes, "y", *(["x"] if start else []))
     label_ends(axes, {arm: (line.x[-1], line.y[-1]) for arm, line in lines.items()
                       if arm not in pale}, styles, SIZE)
     return figure
 
 
-def _limits(lines: dict[str, Series], end: float, *, late: bool) -> tuple[float, float]:
-    """Return y-limits that leave out the first drop and, late in a run, the arms that dwarf the
-    others."""
-    far = dwarfing({arm: line.ends for arm, line in lines.items()}) if late else ()
-    inside = np.concatenate([line.y[line.x >= min(0.08 * end, line.x[-1])]
-                             for arm, line in lines.items() if arm not in far])
-    room = (0.3 if late else 0.06) * (inside.max() - inside.min()) or 0.01
-    return inside.min() - room, inside.max() + room
+def _limits(lines: dict[str, Series], *,
+            late: bool) -> tuple[tuple[float, float], Bent | None]:
+    """Return the y-limits and the scale. The whole run goes without its first drop. Late in a run,
+    the arms that dwarf the others are outside."""
+    if not late:
+        return loss_frame(lines, 0.08)
+    far = dwarfing({arm: line.ends for arm, line in lines.items()})
+    banded = len(lines) <= MANY
+    inside = np.concatenate([values for arm, line in lines.items() if arm not in far
+                             for values in ((line.low, line.high) if banded else (line.y,))])
+    room = 0.1 * (inside.max() - inside.min()) or 0.01
+    return (inside.min() - room, inside.max() + room), None
 
 
 def _from(line: Series, x: float) -> Series:

@@ -168,7 +168,7 @@ def _rows(p: Pictures, measures: list[str], title: str, caption: str,
     for number, axes in enumerate(cells):
         axes.set_visible(number < len(measures))
         if number < len(measures):
-            axes.set_title(TITLES[measures[number]])
+            axes.set_title(TITLES[measures[number]].replace(" (", "\n(" if columns > 3 else " ("))
             axes.set_xlabel(p.timing_note(measures[number]))
             _thousands(axes.xaxis, measures[number])
         axes.set_yticks(range(len(shown)), [shortened(arm, 20) for arm in shown]
@@ -176,7 +176,7 @@ def _rows(p: Pictures, measures: list[str], title: str, caption: str,
         axes.set_ylim(len(shown) - 0.45, -0.55)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
-        axes.xaxis.get_major_locator().set_params(nbins={4: 3, 3: 4}.get(columns, 5))
+        axes.xaxis.get_major_locator().set_params(nbins=3 if columns > 2 else 5)
         axes.xaxis.label.set(size=8, color=MUTED)
     return figure, cells
 

@@ -166,17 +166,20 @@ def share(row: dict[str, Any]) -> float | None:
             if isinstance(done, int) and isinstance(whole, int) and whole > 0 else None)
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
+def summary(rows: list[dict[str, Any]], headed: bool = False) -> str:
     """One line over all runs: 'seven: 21 runs: 1 failed, 2 running, 18 done; about 3 min left', and
-    whether the machine is busy."""
+    whether the machine is busy. `headed`: a heading has the study and how many are done already, so
+    the line is '1 failed, 2 running; about 3 min left'."""
     counts = Counter(row["status"] for row in rows)
     order = {status: place for place, status in enumerate(URGENT)}
     parts = [f"{counts[status]} {status}"
-             for status in sorted(counts, key=lambda s: (order.get(s, 99), s))]
+             for status in sorted(counts, key=lambda s: (order.get(s, 99), s))
+             if not (headed and status == "done")]
     left, studies = time_left(rows), {row["study"] for row in rows}
     slow = max((row["slowdown"] for row in rows if row.get("slowdown")), default=None)
-    return "".join((f"{studies.pop()}: " if len(studies) == 1 and None not in studies else "",
-                    f"{len(rows)} run{'s' * (len(rows) != 1)}: {', '.join(parts)}",
+    name = f"{studies.pop()}: " if len(studies) == 1 and None not in studies else ""
+    total = "" if headed else f"{name}{len(rows)} run{'s' * (len(rows) != 1)}: "
+    return "".join((f"{total}{', '.join(parts)}",
                     f"; about {duration(left)} left" if left is not None else "",
                     busy_text(slow, "; ")))
 

@@ -151,6 +151,7 @@ def _line(row: dict[str, Any], text: dict[str, str], widths: dict[str, int]) -> 
         shown = sparkline(row.get("curve") or [], size) if name == "curve" else text[name]
         style = STYLES.get(row["status"], "") if name in ("status", "curve") else ""
         line.append(" " * GAP * (number > 0))
+        shown = _ends(shown, size) if name == "run" else shown
         line.append(_fit(" ".join(shown.split(" ")), size, name in RIGHT), style=style)
     line.rstrip()
     return line
@@ -169,6 +170,14 @@ def _fit(text: str, size: int, right: bool) -> str:
     """The text in exactly `size` cells."""
     text = _cut(text, size)
     return " " * (size - cell_len(text)) + text if right else set_cell_size(text, size)
+
+
+def _ends(text: str, size: int) -> str:
+    """The text in at most `size` cells with … in its middle: runs differ at the ends of their
+    names."""
+    if cell_len(text) <= size or cell_len(text) != len(text):
+        return text
+    return f"{text[:(size - 1) // 2]}…{text[len(text) - size // 2:]}"
 
 
 def _cut(text: str, size: int | None) -> str:

@@ -16,11 +16,12 @@ NAMED = 8         # a longer group of arms is counted instead of named
 FEW = 3           # the same for the arms with a caution
 
 
-def caption(results: Results, equivalent: bool) -> str:
-    """Return what the dots and bars of the picture are, and what their places mean."""
+def caption(results: Results, equivalent: bool, scale: str = "") -> str:
+    """Return what the dots and bars of the picture are, and what their places mean. `scale` says
+    how the scale runs where it is not linear."""
     values = [v for v in results.values.get(results.baseline, {}).values() if isfinite(v)]
-    spread = (f" ± {stdev(values):.4f} over {len(values)} seeds" if len(values) > 1
-              else ", one run" if values else "")
+    spread = (f" on average over {len(values)} seeds, with a standard deviation of "
+              f"{stdev(values):.4f}" if len(values) > 1 else ", one run" if values else "")
     mean = f" ({fmean(values):.4f}{spread})" if values else f" (no final {results.metric})"
     tested = sum(v.p is not None for v in results.verdicts.values())
     widened = f", widened because {tested} arms are judged together (Holm)" if tested > 1 else ""
@@ -29,7 +30,7 @@ def caption(results: Results, equivalent: bool) -> str:
             f"{100 * (1 - results.alpha):.3g} % confidence interval of this difference{widened}. "
             f"A bar that does not reach zero "
             f"means better or worse. Grey: the margin of ±{results.margin:g}, within which a "
-            f"difference does not matter.")
+            f"difference does not matter." + f" The scale is {scale}." * bool(scale))
     return text + (f" The thick part of a bar is the {100 * (1 - 2 * results.alpha):.3g} % "
                    f"interval of an equivalent arm: it lies inside the margin." if equivalent
                    else "")
@@ -46,6 +47,24 @@ def lead(results: Results) -> str:
              if results.sensitivity else [])
     own = f"; at every arm's own best learning rate, {'; '.join(_by_word(tuned))}" if tuned else ""
     return f"Compared with {results.baseline}, {told}{own}."
+
+
+def noise_text(results: Results) -> str:
+    """Return what the noise floor is, in full sentences. Needs a study that has one."""
+    floor = results.noise_floor
+    if floor.spread is None:
+        return f"Noise floor: unknown, as {results.baseline} has fewer than two finished seeds."
+    how = (f"measured on {floor.n} pairs of runs that differ in nothing but the seed "
+           f"({', '.join(floor.arms)} against {results.baseline})" if floor.source == "A/A" else
+           f"estimated from the {floor.n} seeds of {results.baseline}")
+    text = (f"Noise floor: two runs of {results.baseline} with different seeds differ by about "
+            f"{floor.spread:.4f} {floor.unit} (one standard deviation, {how}).")
+    if floor.rounding is not None:
+        text += f" Runs that differ only in rounding differ by about {floor.rounding:.4f}."
+    if floor.identical:
+        text += (f" Repeating a seed gave the same result bit for bit "
+                 f"({', '.join(floor.identical)}).")
+    return text
 
 
 def care(results: Results, grave: Iterable[str]) -> list[str]:

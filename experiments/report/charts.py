@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.figures.panel import Panel, Skip
+from experiments.figures.scales import Bent, NearZero, linear_part, loss_frame
 from experiments.figures.series import Series, points, settled_range
 from experiments.figures.style import LABELS, tick_labels
 from experiments.verdicts.timing import timing
@@ -34,6 +35,7 @@ class Line:
     x: list[float]
     y: list[float]
     dash: str = "none"           # stroke-dasharray
+    down: tuple[float, ...] = () # places of y in per cent from the top, where the scale is bent
 
 
 @dataclass(frozen=True)
@@ -89,22 +91,20 @@ def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room:
     left, right = (min(line.x[0] for line in lines.values()),
                    max(line.x[-1] for line in lines.values()))
     right = right if right > left else left + 1
-    low, high = settled_range(list(lines.values()), 0.2 if metric == "difference" else 0.1)
+    low, high, scale = _scale(panel, metric, lines)
     margin = (panel.results.margin if metric == "difference" and panel.results.metric == "val_loss"
               else None)
-    if metric == "difference":
-        reach = 1.5 * (margin or 0)
-        low, high = min(low, -reach), max(high, reach, 0.0)
-    frame = _Frame(left, right, low, high)
+    frame = _Frame(left, right, low, high, scale)
     xs, unit = tick_labels(over, left, right, 5)
-    ys, _ = tick_labels("", low, high, 6)
+    ys = (tick_labels("", low, high, 6)[0] if scale is None else
+          [(v, f"{v:g}") for v in scale.ticks(low, high) if low <= v <= high])
     numbers = {arm: number for number, arm in enumerate(panel.arms)}
     y = LABELS.get(metric, "").partition(" (")[0] or f"loss minus {panel.baseline}'s"
     return Chart(
         key=f"{metric}-{over}", metric=metric, over=over,
         title=f"{METRICS[metric]} over {OVER[over]}",
         x_label=LABELS[over] + (f" ({unit})" if unit else "") + _busy(panel, over),
-        y_label=f"{y} (nats per token)",
+        y_label=f"{y} (nats per token" + (f"; {scale.said})" if scale else ")"),
         x_ticks=[(frame.across(value), text) for value, text in xs],
         y_ticks=[(frame.down(value), text.replace("-", "−")) for value, text in ys],
         lines=[_line(panel, numbers[arm], arm, line, (metric, over), frame, room)
@@ -112,6 +112,19 @@ def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room:
         frame=(float(left), float(right), float(low), float(high)),
         zero=frame.down(0.0) if metric == "difference" else None,
         margin=(frame.down(margin), frame.down(-margin) - frame.down(margin)) if margin else None)
+
+
+def _scale(panel: Panel, metric: str, lines: dict[str, Series],
+           ) -> tuple[float, float, Bent | NearZero | None]:
+    """Return the range of the y axis, and its scale where an arm dwarfs the others; else None."""
+    if metric != "difference":
+        (low, high), scale = loss_frame(lines, 0.1)
+        return low, high, scale
+    margin = panel.results.margin if panel.results.metric == "val_loss" else 0.0
+    low, high = settled_range(list(lines.values()), 0.2)
+    linear = linear_part([line.y[-1] for line in lines.values()], panel.results.margin)
+    return (min(low, -1.5 * margin), max(high, 1.5 * margin, 0.0),
+            NearZero(linear) if linear else None)
 
 
 def _busy(panel: Panel, over: str) -> str:
@@ -127,6 +140,7 @@ class _Frame:
     right: float
     low: float
     high: float
+    scale: Bent | NearZero | None = None
 
     def across(self, value: float) -> float:
         """Return the place of an x value, in per cent from the left."""
@@ -134,13 +148,20 @@ class _Frame:
 
     def down(self, value: float) -> float:
         """Return the place of a y value, in per cent from the top."""
-        return round(float(100 * (self.high - value) / (self.high - self.low)), 2)
+        return round(float(100 * self._share(np.array([value]))[0]), 2)
+
+    def _share(self, y: np.ndarray) -> np.ndarray:
+        """Return the places of y values as shares of the height, from the top."""
+        ends = np.array([self.low, self.high])
+        (low, high), y = ((self.scale.place(ends), self.scale.place(y)) if self.scale
+                          else (ends, y))
+        return (high - y) / (high - low)
 
     def path(self, x: np.ndarray, y: np.ndarray, start: str = "M") -> str:
         """Return the path of a line. Values far outside are clipped at three heights beyond the
         frame, where they are hidden anyway."""
         across = WIDTH * (x - self.left) / (self.right - self.left)
-        down = np.clip(HEIGHT * (self.high - y) / (self.high - self.low), -3 * HEIGHT, 4 * HEIGHT)
+        down = np.clip(HEIGHT * self._share(y), -3 * HEIGHT, 4 * HEIGHT)
         return start + " ".join(f"{a:.0f},{b:.1f}" for a, b in zip(across, down, strict=True))
 
 
@@ -155,7 +176,8 @@ def _line(panel: Panel, number: int, arm: str, line: Series, axes: tuple[str, st
         xs, ys = points(run, over, metric)
         keep = thinned(len(xs), room)
         strays += [frame.path(xs[keep], ys[keep])] if len(xs) > 1 else []
-    return Line(number, arm, frame.path(x, y), band, tuple(strays), _short(x), _short(y))
+    return Line(number, arm, frame.path(x, y), band, tuple(strays), _short(x), _short(y),
+                down=tuple(map(frame.down, y)) if frame.scale else ())
 
 
 def thinned(count: int, room: int) -> np.ndarray:

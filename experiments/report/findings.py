@@ -86,8 +86,9 @@ def cost(results: Results) -> Section | None:
             f"{results.metric} − {results.baseline}'s"]
     table = PageTable("What each arm costs over its finished runs, and what it changes", head, rows,
                   numeric=tuple(range(1, len(head))))
-    texts = ["Times and memory are measured on the machine named below. A time is the lower "
-             "quartile over the log points of all runs. Parameters and FLOPs are exact."]
+    texts = ["Parameters and FLOPs are exact. Times and memory are measured on the machine that "
+             "the section on the environment names. A time is the lower quartile over the log "
+             "points of all runs, which other work on the machine disturbs least."]
     return Section("cost", "Cost", texts, [table])
 
 
@@ -121,7 +122,7 @@ def budgets(results: Results) -> Section | None:
              "validation losses at the largest budget that all runs of the arm and of the baseline "
              "reached. The p-values are Holm-adjusted over the arms of a column. \"Curves cross "
              "at\" is where the mean curves last cross. Time is the time of training alone, at the "
-             "arm's undisturbed pace: the lower quartile over its log points."]
+             "arm's pace by the table above."]
     texts += [f"No row for {arm}: {results.without_budget[arm]}." for arm in results.verdicts
               if arm in results.without_budget]
     known = caveats(results)

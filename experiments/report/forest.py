@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from experiments.figures.forest import interval, reach
+from experiments.figures.forest import far_limits, interval, reach
+from experiments.figures.scales import NearZero, linear_part
 from experiments.figures.style import tick_labels
 from experiments.report.configuration import changed
 from experiments.verdicts.caveats import caveats
@@ -22,11 +23,13 @@ ARROW = 2.0     # width of the arrowhead of a cut interval, in per cent of the s
 
 @dataclass(frozen=True)
 class Scale:
-    """A scale that maps differences from low to high onto places from 0 to 100."""
+    """A scale that maps differences from low to high onto places from 0 to 100. It is linear where
+    `bends` is None."""
     low: float
     high: float
     margin: tuple[float, float]            # start and width of the ±margin band
     ticks: list[tuple[float, str]]
+    bends: NearZero | None = None
 
     @property
     def zero(self) -> float:
@@ -35,8 +38,9 @@ class Scale:
 
     def at(self, value: float) -> float:
         """Return the place of a difference; values off the scale are put at its ends."""
-        return round(100 * (max(self.low, min(self.high, value)) - self.low)
-                     / (self.high - self.low), 2)
+        places = [self.low, self.high, max(self.low, min(self.high, value))]
+        low, high, place = self.bends.place(places) if self.bends else places
+        return round(float(100 * (place - low) / (high - low)), 2)
 
     def band(self, half: float) -> tuple[float, float]:
         """Return the start and the width of the band ±half."""
@@ -69,10 +73,18 @@ class Row:
 
 def scale(results: Results) -> Scale:
     """Return the one scale that all arms share."""
-    low, high = reach(results)
-    bare = Scale(low, high, (0, 0), [])
-    ticks = [(bare.at(v), text.replace("-", "−")) for v, text in tick_labels("", low, high, 4)[0]]
-    return Scale(low, high, bare.band(results.margin), ticks)
+    shown = [v for v in results.verdicts.values() if v.difference is not None
+             and v.unit == results.unit]
+    linear = linear_part([v.difference for v in shown], results.margin)
+    if linear is None:
+        low, high = reach(results)
+        bare, marks = Scale(low, high, (0, 0), []), tick_labels("", low, high, 4)[0]
+    else:
+        low, high = far_limits(shown, results.margin)
+        bare = Scale(low, high, (0, 0), [], NearZero(linear))
+        marks = [(v, f"{v:g}") for v in bare.bends.ticks(low, high)]
+    ticks = [(bare.at(v), text.replace("-", "−")) for v, text in marks]
+    return replace(bare, margin=bare.band(results.margin), ticks=ticks)
 
 
 def rows(results: Results, numbers: dict[str, int], dashes: dict[str, str], on: Scale) -> list[Row]:

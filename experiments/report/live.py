@@ -15,6 +15,7 @@ from experiments.launch.live import GRAVE, cells, name_of, share, summary
 from experiments.launch.next_steps import next_steps
 from mingpt.utils import BadInput, write_atomic
 
+LISTED = 8      # most failures above the table, which holds them all
 TEMPLATES = Path(__file__).with_name("templates")
 # The class of a status on the page; any other is as grave as a failure.
 TONES = {"done": "better", "running": "equivalent", "killed": "undecided",
@@ -41,11 +42,15 @@ def render(rows: list[dict[str, Any]], out: Path, study: str | None, every: floa
                            "run": name_of(row | {"study": None} if one_study else row),
                            "listed": row["status"] in GRAVE and row["status"] != "missing",
                            "tone": TONES.get(row["status"], "worse")} for row in rows]
+    failed = [row for row in shown if row["listed"]]
+    for row in failed[LISTED:]:
+        row["listed"] = False
     return environment.get_template("status.html.j2").render(
-        rows=shown, done=done, count=len(rows), summary=summary(rows), study=study,
-        source=str(out / "losses"), failed=[row for row in shown if row["listed"]],
-        steps=next_steps(rows, out),
-        now=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+        rows=shown, done=done, count=len(rows), summary=summary(rows, headed=True),
+        study=study or (rows[0]["study"] if one_study else None), source=str(out / "losses"),
+        link=(out / "losses").resolve().as_uri(), failed=failed[:LISTED],
+        failures=len(failed), unlisted=len(failed[LISTED:]), steps=next_steps(rows, out),
+        now=f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}",
         every=every and max(1, round(every)),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")))
 

@@ -108,7 +108,8 @@ def _hypothesis(results: Results) -> Iterator[Notice]:
         harmless = declared and not results.changed and all(
             isinstance(at(run.record, "declaration"), dict) for run in results.runs)
         yield Notice("The study's file was changed after its first run"
-                     + (", in nothing that the runs declare" if harmless else ""),
+                     + (", but not the question, arms and settings of these "
+                        "runs" if harmless else ""),
                      tuple(details[:SHOWN]) + _rest(details), grave=not harmless)
     if hashes and not declared:
         yield Notice("The study's declaration was not found",

@@ -18,7 +18,7 @@ from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
 from experiments.records.record import at, moment, package_version
 from experiments.report import findings, forest, tables
-from experiments.report.answer import caption, care, lead
+from experiments.report.answer import caption, care, lead, noise_text
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
 from experiments.report.configuration import base, every_setting
@@ -53,7 +53,8 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
     """Return every value that the template uses."""
     results, script = panel.results, (TEMPLATES / "report.js").read_text(encoding="utf-8")
     drawn, sections, told = charts(panel), _sections(results), notices(results)
-    parts = [("answer", "Answer"), ("warnings", "Warnings"), ("setup", "Set-up"),
+    heed = "Warnings" if any(notice.grave for notice in told) or not told else "Notes"
+    parts = [("answer", "Answer"), ("warnings", heed), ("setup", "Set-up"),
              *([("curves", "Curves")] if drawn else []), ("samples", "Samples")]
     answer = _answer(panel)
     return {
@@ -70,6 +71,7 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
                          if table],
         "contents": [*parts, *((s.id, s.title) for s in sections)],
         "notices": told,
+        "heed": heed,
         "care": care(results, [notice.title for notice in told if notice.grave]),
         "samples": samples(results),
         "sections": sections,
@@ -124,24 +126,20 @@ def _answer(panel: Panel) -> dict[str, Any]:
     numbers = {arm: number for number, arm in enumerate(panel.arms)}
     on = forest.scale(results)
     rows = forest.rows(results, numbers, {arm: dash(panel, arm) for arm in panel.arms}, on)
-    floor = results.noise_floor
     return {"verdicts": rows, "hidden": sum(row.rest for row in rows),
             "forest": on, "baseline": results.baseline, "alpha": f"{results.alpha:g}",
             "margin": f"{results.margin:g}", "unit": results.unit, "level": level(results),
-            "caption": caption(results, any(row.inner for row in rows)),
+            "caption": caption(results, any(row.inner for row in rows),
+                               on.bends.said if on.bends else ""),
             "lead": lead(results), "weak": caveats(results).all,
             "exports": {"markdown": table(results), "latex": to_latex(results)},
-            "answer_notes": [_sentence(floor.line())] if floor else []}
+            "answer_notes": [noise_text(results)] if results.noise_floor else []}
 
 
 def _split(text: str) -> tuple[str, str]:
     """Return a sentence in two parts: up to its colon, and the rest."""
     first, colon, rest = text.partition(":")
     return first + colon, rest
-
-
-def _sentence(line: str) -> str:
-    return f"{line[0].upper()}{line[1:]}."
 
 
 # -- the curves ------------------------------------------------------------------------------------
@@ -165,7 +163,8 @@ def _readings(panel: Panel, chart: Chart) -> dict[str, Any]:
     unit, size, _ = unit_of(chart.over, chart.frame[1])
     return {"frame": chart.frame, "scale": size, "unit": unit or OVER[chart.over],
             "signed": chart.metric == "difference", "names": list(panel.arms),
-            "lines": [{"arm": line.number, "x": line.x, "y": line.y} for line in chart.lines]}
+            "lines": [{"arm": line.number, "x": line.x, "y": line.y}
+                      | ({"down": line.down} if line.down else {}) for line in chart.lines]}
 
 
 def _values(panel: Panel, chart: Chart) -> tables.PageTable:

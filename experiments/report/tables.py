@@ -18,6 +18,18 @@ from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import signed
 
 LONG = 30           # a table of more rows is folded
+EVIDENCE = (
+    "The same differences by other methods. Paired t: the interval without Holm's adjustment. "
+    "Bootstrap: the interval from resampled seeds (bias-corrected and accelerated). d_z: the "
+    "difference divided by its standard deviation over seeds. p: of the paired t-test; sign-flip: "
+    "of the exact test that flips signs; TOST: of the two one-sided tests for equivalence. "
+    "Detectable effect: the smallest that so many seeds find with a probability of 80 %. Welch and "
+    "Cohen's d take the runs as unpaired.")
+
+
+# names of what a record keeps of code and environment, where the key is not plain
+FACTS = {"version": "ablate", "dirty": "uncommitted changes", "python": "Python", "numpy": "NumPy",
+         "torch": "PyTorch", "cpu": "processor", "platform": "system"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ def changes(results: Results) -> PageTable:
             rows.append([arm, "nothing", "", ""])
     head = ["Arm", "Setting", results.baseline, "This arm"]
     return PageTable("What each arm changes: the settings that differ from the baseline's", head,
-                     rows, code=(1, 2, 3))
+                     rows, code=(1, 2, 3), summary="What each arm changes, setting by setting")
 
 
 def audit(results: Results) -> Section:
@@ -158,9 +170,9 @@ def environment(results: Results) -> Section:
         keys = dict.fromkeys(key for run in results.runs if isinstance(at(run.record, part), dict)
                              for key in run.record[part])
         for key in keys:
-            seen = Counter(plain(at(run.record, part, key))
+            seen = Counter(text(at(run.record, part, key))
                            for run in results.runs if at(run.record, part))
-            rows.append([f"{part} {key}", "; ".join(
+            rows.append([FACTS.get(key, key.replace("_", " ")), "; ".join(
                 value if len(seen) == 1 else f"{value} ({count} runs)"
                 for value, count in seen.most_common())])
     hosts = Counter(plain(host) for run in results.runs
@@ -178,15 +190,23 @@ def runs(results: Results) -> Section:
     beside = timing(results).together
     rows = [[run.path.stem, run.status, text(run.final(results.metric), "{:.4f}"),
              text(_seconds(run), "{:,.1f}") + (" (busy machine)" if run.path in beside else ""),
-             text(at(run.record, "start")),
+             _started(run),
              text(at(run.record, "command")),
              text(at(run.record, "message")) if at(run.record, "message") else ""]
             for run in results.runs]
-    head = ["Run", "Status", results.metric, "Seconds", "Started", "Command", "Message"]
+    head = ["Run", "Status", results.metric, "Seconds", "Started (UTC)", "Command", "Message"]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     return Section("runs", "Every run",
                    ["Each command repeats its run. A finished run is not trained again."],
                    [PageTable("Runs and the commands that made them", head, rows, numeric=(2, 3),
                           code=(5,), summary=f"{len(rows)} runs and their commands")])
+
+
+def _started(run: RecordedRun) -> str:
+    """Return when a run began, to the minute."""
+    start = moment(at(run.record, "start"))
+    return f"{start:%Y-%m-%d %H:%M}" if start else text(at(run.record, "start"))
 
 
 def _seconds(run: RecordedRun) -> float | None:
@@ -218,12 +238,8 @@ def secondary(results: Results) -> PageTable | None:
             for v in results.verdicts.values() if v.difference is not None]
     head = ["Arm", "paired t, unadjusted", "bootstrap (BCa)", "d_z", "p", "p sign-flip", "p TOST",
             "detectable effect", "seeds to decide", "p Welch", "Cohen's d"]
-    return PageTable("The same pairs by other tests. The detectable effect is the smallest that "
-                     "this "
-                 "many seeds find with 80 % power. Welch and Cohen's d take the runs as unpaired",
-                 head, rows,
-                 numeric=tuple(range(1, len(head))),
-                 summary="Other intervals, tests and power") if rows else None
+    return PageTable(EVIDENCE, head, rows, numeric=tuple(range(1, len(head))),
+                     summary="Other intervals, tests and power") if rows else None
 
 
 def _ends(ci: tuple[float, float] | None) -> str:

@@ -1,13 +1,13 @@
 """
 The verdicts as a LaTeX table: summary.tex, to be put into a paper with \\input. It needs the
-package booktabs.
+packages booktabs and graphicx, and shrinks where it is wider than the text.
 """
 
 from __future__ import annotations
 
 from experiments.verdicts.caveats import caveats
 from experiments.verdicts.results import Results
-from experiments.verdicts.summary import bracketed, equivalence, holm_p, level, ratios, rows
+from experiments.verdicts.summary import bracketed, equivalence, holm_p, ratios, rows
 from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import signed
 
@@ -18,6 +18,10 @@ SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasc
            # at the start of a row, a bracket or a star would be an argument of \\
            "[": "{[}", "]": "{]}", "*": "{*}"}
 SPECIAL |= {character: "\\" + character for character in "&%$#_{}"}
+SPECIAL |= {"†": r"$^{\dagger}$", "…": r"\ldots{}", "–": "--", "⚠": "!"}
+BUSY = "†"       # marks times that were measured on a busy machine
+# as wide as it is, or as the text where it is wider than that
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def escaped(text: str) -> str:
@@ -31,18 +35,21 @@ def to_latex(results: Results) -> str:
     reasons and what weakens a word."""
     times, known = timing(results), caveats(results)
     notes: list[str] = []
-    head = ["arm", "verdict", f"{results.metric} − baseline's", level(results), "Holm p", "n",
-            "parameters", "FLOPs", f"step time{times.column}"]
-    lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small",
-             rf"\caption{{{escaped(_caption(results))}}}", r"\begin{tabular}{llrlrrrrr}",
+    head = ["arm", "verdict", "difference", f"{100 * (1 - results.alpha):.3g} % CI", "p", "n",
+            "params", "FLOPs", f"step time{BUSY * times.all}"]
+    lines = [r"% needs \usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\small",
+             rf"\caption{{{escaped(_caption(results))}}}", r"\setlength{\tabcolsep}{4pt}", FIT,
+             r"\begin{tabular}{@{}llrlrrrrr@{}}",
              r"\toprule", " & ".join(map(escaped, head)) + r" \\", r"\midrule"]
     for row in rows(results):
         arm = row["arm"]
         if arm in results.verdicts or arm == results.baseline:
             cells = _cells(results, row, known.of(arm), notes)
-            cost = [*ratios(results, arm)[:2], ratios(results, arm)[2] + times.mark(arm)]
+            *fixed, step = ratios(results, arm)
+            cost = [*fixed, step + BUSY * bool(times.mark(arm))]
             lines.append(" & ".join([*cells, *map(escaped, cost)]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\raggedright"]
+    lines += [rf"\par\footnotesize {escaped(f'{BUSY} {text}.')}" for text in times.summary()]
     lines += [rf"\par\footnotesize All verdicts: {escaped(text)}." for text in known.all]
     lines += [rf"\par\footnotesize $^{{{_letter(n)}}}$ {escaped(note)}."
               for n, note in enumerate(notes)]
@@ -50,16 +57,21 @@ def to_latex(results: Results) -> str:
 
 
 def _caption(results: Results) -> str:
-    return (f"{results.title} Differences are paired by seed, in {results.unit}; below zero is "
-            f"better. Margin ±{results.margin:g}, family-wise error {results.alpha:.3g}.")
+    title = results.title if results.title[-1:] in (*".?!",) else f"{results.title}."
+    return (f"{title} Difference: {results.metric} minus that of {results.baseline} at the same "
+            f"seed, in {results.unit}, averaged over n seeds; below zero is better; the "
+            f"baseline's row has its mean ± standard deviation. Intervals and p are adjusted "
+            f"over the arms by Holm's method. Margin ±{results.margin:g}, family-wise error "
+            f"{results.alpha:.3g}. Parameters (params), FLOPs and step time: "
+            f"times those of {results.baseline}.")
 
 
 def _cells(results: Results, row: dict, weak: tuple[str, ...], notes: list[str]) -> list[str]:
     v = results.verdicts.get(row["arm"])
     if v is None:
         mean = "" if row["mean"] is None else f"{row['mean']:.4f}"
-        spread = "" if row["sd"] is None else f"sd {row['sd']:.4f}"
-        return [escaped(row["arm"]), "baseline", mean, spread, "", str(row["n"])]
+        spread = "" if row["sd"] is None else f"± {row['sd']:.4f}"
+        return [escaped(row["arm"]), "baseline", mean, escaped(spread), "", str(row["n"])]
     note = "; ".join(filter(None, [equivalence(v), v.reason, *weak]))
     mark = rf"$^{{{_letter(len(notes))}}}$" if note else ""
     notes += [note] if note else []

@@ -69,7 +69,8 @@
     cross.hidden = false;
     cross.style.left = 100 * (x - left) / (right - left) + "%";
     cross.replaceChildren(...found.map(({ line, y }) => {
-      const dot = document.createElement("i"), down = 100 * (high - y) / (high - low);
+      const dot = document.createElement("i");
+      const down = line.down ? height({ x: line.x, y: line.down }, x) : 100 * (high - y) / (high - low);
       dot.className = "a" + line.arm;
       dot.style.top = down + "%";
       dot.hidden = down < 0 || down > 100;

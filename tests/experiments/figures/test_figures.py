@@ -3,9 +3,11 @@ drawn says why."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.declare.study import load_study
@@ -207,6 +209,33 @@ def test_the_thick_bar_lies_inside_the_margin_exactly_where_an_arm_is_equivalent
         assert low < min(0, verdict.difference) <= max(0, verdict.difference) < high
         words.add(verdict.word)
     assert {"equivalent", "worse"} <= words
+
+
+@pytest.mark.parametrize("large", [0.05, 2.0])
+def test_words_and_numbers_of_a_factorial_stay_apart_and_small_effects_are_seen(tmp_path, large):
+    effects = {arm: large * ("rope" in arm) + 0.02 * ("swiglu" in arm)
+               for arm in load_study("factorial_arch").arms}
+    figure = FIGURES["factorial_effects"](panel(write_study(
+        tmp_path, effects, study="factorial_arch", seeds=range(4), steps=60, noise=0.001)))
+    renderer, axes = figure.canvas.get_renderer(), figure.axes[0]
+    boxes = [text.get_window_extent(renderer) for text in axes.texts
+             if text.get_position()[0] > 1 and "→" not in text.get_text()]
+    assert len(boxes) == 14 and all(box.x1 < figure.bbox.x1 for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert ("logarithmic beyond" in axes.get_xlabel()) == (large == 2.0)
+    places = axes.transData.transform([(v, 0) for v in (-0.01, 0, 0.01, 0.02, large)])[:, 0]
+    assert (np.diff(places) > 12).all()     # pixels
+
+
+def test_the_star_of_a_learning_rate_is_explained_on_the_picture(grid):
+    figure = FIGURES["learning_rates"](grid)
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == [
+        "mean over seeds", "an arm's best rate", "a seed diverged"]
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    top = figure.axes[0].bbox.y1
+    assert crosses and all(cross.get_transform().transform(cross.get_xydata())[0, 1] > top
+                           for cross in crosses)      # above the frame, where no line is
 
 
 @pytest.mark.parametrize(("name", "why"), [("factorial_effects", "declares no factorial"),

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from experiments.figures import FIGURES, Panel
-from experiments.figures.scales import dwarfing, linear_part, rounded_up, scale_differences, share
+from experiments.figures.scales import (
+    Bent,
+    bent,
+    dwarfing,
+    linear_part,
+    rounded_up,
+    scale_differences,
+    share,
+)
 from experiments.figures.style import page
 from experiments.records.runs import find_runs
 from experiments.verdicts.results import collect
@@ -61,3 +69,35 @@ def test_small_effects_and_the_margin_are_seen_beside_a_dwarf_and_the_axis_says_
     assert (np.diff(places) > 12).all()     # pixels
     inside = axes.bbox.intervalx if along == 0 else axes.bbox.intervaly
     assert inside[0] < places.min() and places.max() < inside[1]
+
+
+def test_a_bent_scale_is_linear_inside_and_its_inverse_holds_beyond():
+    scale, values = Bent(5.0, 6.0), np.array([-3.0, 4.9, 5.0, 5.4, 6.0, 6.3, 40.0])
+    places = scale.place(values)
+    assert (np.diff(places) > 0).all() and places[2:5] == pytest.approx(values[2:5])
+    assert scale.value(places) == pytest.approx(values)
+    assert places[-1] < 7           # a value 34 times the linear part away takes less than it
+    ticks = scale.ticks(4.9, 40.0)
+    assert ticks == sorted(ticks) and len([t for t in ticks if t > 6]) == 2
+    assert bent((5, 7), (5, 6)) == Bent(5, 6) and bent((5, 6.1), (5, 6)) is None
+
+
+@pytest.mark.parametrize("name", ["individual_grid", "training_comparison", "validation_curves"])
+def test_curves_of_the_whole_run_are_seen_below_a_dwarf_and_the_axis_says_how(tmp_path, name):
+    effects = {"baseline": 0, "a": 0.004, "b": -0.006, "c": 0.003, "d": 0.001}
+    plain = FIGURES[name](panel(write_study(tmp_path / "plain", effects, seeds=(0, 1), steps=200)))
+    dwarfed = panel(write_study(tmp_path / "dwarfed", effects | {"dwarf": 9.0}, seeds=(0, 1),
+                                steps=200))
+    figure = FIGURES[name](dwarfed)
+
+    def share_of_half_a_nat(axes):
+        heights = axes.transData.transform([(0, 5.3), (0, 5.8)])[:, 1]
+        return (heights[1] - heights[0]) / axes.bbox.height
+    assert share_of_half_a_nat(figure.axes[0]) > 0.6 * share_of_half_a_nat(plain.axes[0])
+    end = figure.axes[0].transData.transform((0, 14.1))[1]
+    assert end < figure.axes[0].bbox.y1                      # the dwarf is on the page too
+
+    def told(figure):
+        return " ".join([*(axes.get_ylabel() for axes in figure.axes),
+                         *(text.get_text() for text in figure.texts)])
+    assert "logarithmic beyond" in told(figure) and "logarithmic" not in told(plain)

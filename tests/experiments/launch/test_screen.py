@@ -3,7 +3,7 @@
 import pytest
 from rich.cells import cell_len
 
-from experiments.launch.screen import ORDER, SORTS, Screen, table
+from experiments.launch.screen import ORDER, SORTS, Screen, _ends, table
 
 LONG = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB on a card that has 1"
 
@@ -94,3 +94,8 @@ def test_q_ends_the_view_and_other_keys_do_not():
     view = Screen()
     assert not view.press("q") and not view.press("\x03")
     assert all(view.press(key) for key in ("x", "\x1b", "down", "é"))
+
+
+def test_a_name_that_is_cut_keeps_its_seed():
+    assert _ends("all_modifications_with_a_long_name_1.s12", 22) == "all_modifi…_name_1.s12"
+    assert len(_ends("x" * 40, 21)) == 21 and _ends("rope.s0", 7) == "rope.s0"

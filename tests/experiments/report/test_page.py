@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,6 +18,8 @@ from experiments.figures.panel import Panel
 from experiments.records.runs import find_runs
 from experiments.report import charts, colors, notices
 from experiments.report.answer import lead
+from experiments.report.charts import charts as drawn_charts
+from experiments.report.forest import scale
 from experiments.report.page import render
 from experiments.verdicts.latex import to_latex
 from experiments.verdicts.results import collect
@@ -580,3 +583,34 @@ def test_the_answer_says_which_words_stand_at_every_arms_own_best_rate(tmp_path)
     assert text.startswith("Compared with baseline, rope and swiglu are better; at every arm's own "
                            "best learning rate, rope is better; ")
     assert text.count(".") == 1    # one sentence
+
+
+def test_small_effects_and_close_curves_are_seen_on_the_page_beside_a_dwarf(tmp_path, opened):
+    write_study(tmp_path / "losses", {"baseline": 0, "a": 0.004, "b": -0.006, "c": 0.003, "d": 9.0},
+                study="mine", seeds=(0, 1, 2), steps=200, noise=0.0005)
+    (results,) = collect(find_runs(tmp_path / "losses"))
+    on = scale(results)
+    places = [on.at(value) for value in (-0.006, 0, 0.003, results.margin, 9.0)]
+    assert np.diff(places).min() > 2 and places[0] > 0 and places[-1] < 100     # per cent
+    assert f"The scale is {on.bends.said}." in page_of(tmp_path / "losses")
+    drawn = {chart.key: chart for chart in drawn_charts(Panel(results))}
+    assert "logarithmic beyond" in drawn["val_loss-iteration"].y_label
+    ends = sorted(line.down[-1] for line in drawn["difference-iteration"].lines)
+    assert ends[0] > 0 and ends[-1] < 100 and np.diff(ends).min() > 1
+    (tmp_path / "page.html").write_text(page_of(tmp_path / "losses"), encoding="utf-8")
+    page = opened(tmp_path / "page.html")
+    page.locator("#v-val_loss-iteration .plot").press("End")
+    tops = dict(page.evaluate("""[...document.querySelectorAll("#v-val_loss-iteration .cross i")]
+        .map((dot) => [dot.className, parseFloat(dot.style.top)])"""))
+    for line in drawn["val_loss-iteration"].lines:
+        assert tops[f"a{line.number}"] == pytest.approx(line.down[-1], abs=0.1)
+
+
+def test_notes_alone_are_not_headed_as_warnings(tmp_path):
+    write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", steps=50)
+    assert "<h2>No warnings</h2>" in page_of(tmp_path)
+    write_run(tmp_path, "rope", 0, -0.1, study="mine", steps=50, slot=1,
+              code={"commit": "f" * 40, "dirty": True})
+    assert "<h2>Notes</h2>" in page_of(tmp_path) and "Warnings" not in page_of(tmp_path)
+    write_run(tmp_path, "rope", 3, study="mine", steps=50, status="failed", slot=1)
+    assert "<h2>Warnings</h2>" in page_of(tmp_path)

@@ -1,6 +1,10 @@
 """summary.tex: every text of it is escaped, and its rows are those of the table."""
 
 import re
+import shutil
+import subprocess
+
+import pytest
 
 from experiments.records.runs import find_runs
 from experiments.report.draw import write_tables
@@ -57,3 +61,27 @@ def test_notes_are_marked_at_the_word_that_they_weaken(tmp_path):
     assert re.search(r"^rope & \S+\$\^\{a\}\$ & ", text, re.M)
     (note,) = [line for line in text.splitlines() if line.startswith(r"\par\footnotesize $^{a}$")]
     assert "seed 2 failed" in note
+
+
+PAPER = r"""\documentclass{article}\usepackage{booktabs,graphicx}
+\begin{document}\input{summary.tex}\end{document}"""
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex is installed")
+def test_a_paper_with_the_table_compiles_and_the_table_fits_the_page(tmp_path):
+    arms = ["a_b%c&d", "[x]#1", "~tilde^", "{brace}$x$", "back\\slash", '<i>|"q"', "*star",
+            "a_very_long_name_of_an_arm_that_goes_on_and_on"]
+    write_study(tmp_path / "losses", {"baseline": 0, "rope": -0.2}, study="100 % & #1_~", steps=50)
+    for slot, arm in enumerate(arms):
+        for seed in range(3):       # all at once on one machine, so that times are marked as well
+            write_run(tmp_path / "losses", arm, seed, 0.001 * slot, study="100 % & #1_~", steps=50,
+                      slot=slot + 2, start="2026-03-01T00:00:00+00:00",
+                      end="2026-03-01T01:00:00+00:00", status="failed" if seed > slot else "done")
+    (results,) = collect(find_runs(tmp_path / "losses"))
+    (tmp_path / "summary.tex").write_text(to_latex(results), encoding="utf-8")
+    (tmp_path / "paper.tex").write_text(PAPER)
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+                          cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and (tmp_path / "paper.pdf").is_file()
+    assert r"^{\dagger}" in to_latex(results)
