@@ -24,8 +24,11 @@ class Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()      # the command line, for error messages
 
     def parse_args(self, args: Sequence[str], namespace=None) -> argparse.Namespace:
-        """Parse the words of the command line. Raises BadInput."""
+        """Parse the words of the command line. Raises BadInput. Code files are run first, so that
+        help, hints and settings know their members."""
         self.words = list(args)
+        if "--code" in self.known():
+            run_code(self.words, self.prog)
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> None:
@@ -75,6 +78,22 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
                 raise BadInput(f"argument {word}: give it a value, {word}=VALUE")
             overrides.append(f"{word}={value}")
     return rest, overrides
+
+
+def add_code_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the verbs that can use slot members from a file of the user."""
+    parser.add_argument("--code", action="append", metavar="FILE.py",
+                        help="run this file of yours and take its slot members; may be repeated "
+                        "(docs/adding_an_arm.md)")
+
+
+def run_code(words: Sequence[str], prog: str) -> None:
+    """Run the code files that a command line names. Raises BadInput."""
+    reader = Parser(prog=prog, add_help=False, allow_abbrev=False)
+    reader.add_argument("--code", action="append", default=[])
+    if files := reader.parse_known_args(words)[0].code:
+        from experiments.declare.members import load
+        load(files)
 
 
 def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
