@@ -19,6 +19,7 @@ from experiments.records.record import at
 from mingpt.utils import BadInput
 
 DIGITS = 12     # of a hash, as messages show it
+NOT_USED = "not used"
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,14 @@ def changed(was: list[dict[str, str]], now: list[dict[str, str]]) -> dict[str, l
     same = {file["sha256"] for file in was} & {file["sha256"] for file in now}
     old, new = ({file["name"]: file["sha256"][:DIGITS] for file in files
                  if file["sha256"] not in same} for files in (was, now))
-    return {f"code {name}": [old.get(name, "not used"), new.get(name, "not used")]
+    return {f"code {name}": [old.get(name, NOT_USED), new.get(name, NOT_USED)]
             for name in dict.fromkeys([*old, *new])}
+
+
+def revised(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The code files that two records both mention, with other content: {"code NAME": [a's hash,
+    b's hash]}."""
+    return {key: pair for key, pair in changed(named(a), named(b)).items() if NOT_USED not in pair}
 
 
 def require(files: list[dict[str, str]], name: str) -> None:
