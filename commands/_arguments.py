@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments.declare.arms import catalogue
 from experiments.declare.hints import flag_hint, meant, nearest_option, said
 from experiments.declare.ranges import SECTIONS
+from experiments.records import codefiles
 from mingpt.utils import BadInput
 
 
@@ -115,8 +116,7 @@ def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
     attention.add_argument("--dilation", type=int, metavar="D",
                            help="with --window: beyond the window, also every D-th key")
     attention.add_argument("--attention", metavar="NAME",
-                           help="how queries, keys and values are made").names = partial(
-                               _names_in, "mingpt.attention.heads", "ATTENTIONS")
+                           help="how queries, keys and values are made").names = _attentions
     attention.add_argument("--backend", metavar="NAME",
                            help="how attention is computed, which changes time and memory, not "
                            "the numbers").names = partial(
@@ -134,6 +134,11 @@ def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
 def _schedules() -> list[str]:
     from mingpt.patterns.schedule import FORMULAS, NAMED
     return [*NAMED, *FORMULAS]
+
+
+def _attentions() -> list[str]:
+    own = [name for file in codefiles.LOADED for name in file.members.get("model.attention", ())]
+    return [*_names_in("mingpt.attention.heads", "ATTENTIONS"), *own]
 
 
 def _names_in(module: str, table: str) -> list[str]:
