@@ -38,6 +38,8 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{self.prog}: {message}{self._hint(word.partition('=')[0])}")
 
     def _hint(self, word: str) -> str:
+        if word == "--code" and word not in self.known():
+            return ': a study names its own code files: code = "FILE.py" at the top of its file'
         before = dict(zip(self.words[1:], self.words, strict=False)).get(word, "")
         if before.startswith("--") and not word.startswith("-"):    # --warmup 100
             setting = [f"--{key}" for key in meant(before) if self.takes_settings]

@@ -101,12 +101,13 @@ def test_an_example_stands_beside_a_member_of_every_other_slot(added):
             pytest.fail(f"{changes}: {refused}")
 
 
-def test_the_flops_of_a_layer_applied_twice_are_counted_twice(added):
-    path, _, _, member = added
-    if path.name != "my_model.py":
-        pytest.skip("only the example that applies its layers twice")
-    once, twice = (pairwise.quiet_gpt(pairwise.small(**changes))
-                   for changes in ({}, {"block": member}))
+def test_the_flops_of_a_layer_applied_twice_are_counted_twice(tmp_path):
+    (path := tmp_path / "my_model.py").write_text(EXAMPLES["my_model.py"])
+    members.load([path])
+    try:
+        once, twice = (pairwise.quiet_gpt(pairwise.small(block=name)) for name in ("pre", "twice"))
+    finally:
+        members.forget()
     head = 3 * 2 * once.lm_head.weight.numel()
     assert twice.flops_per_token() - head == 2 * (once.flops_per_token() - head)
 

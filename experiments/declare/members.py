@@ -67,7 +67,7 @@ def forget() -> None:
         for slot, names in file.members.items():
             for name in names:
                 slots[slot].pop(name, None)
-        sys.modules.pop(_module_name(file.path), None)
+        sys.modules.pop(_module_name(file.path, file.sha256), None)
     codefiles.LOADED.clear()
 
 
@@ -90,8 +90,8 @@ def _decoded(path: Path, data: bytes) -> str:
         raise BadInput(f"{path}:{line}: not UTF-8 text (byte {error.start})") from None
 
 
-def _module_name(path: Path) -> str:
-    return f"code_file_{path.stem}"
+def _module_name(path: Path, sha256: str) -> str:
+    return f"code_file_{path.stem}_{sha256[:8]}"
 
 
 class _Loading:
@@ -138,13 +138,14 @@ class _Loading:
     def _run(self) -> Mapping[str, Any]:
         """Run the file as a module of its own and return what it defines. What it prints goes to
         stderr, and random numbers that it draws are the same at every start."""
-        name = _module_name(self.path)
+        name = _module_name(self.path, self.sha256)
         module = sys.modules[name] = types.ModuleType(name)
         module.__file__ = str(self.path)
         before = surroundings()
         try:
             with contextlib.redirect_stdout(sys.stderr), seeded(self.sha256):
-                exec(compile(self.tree, str(self.path), "exec"), vars(module))
+                code = compile(self.tree, str(self.path), "exec", dont_inherit=True)
+                exec(code, vars(module))
         except (Exception, SystemExit) as error:
             del sys.modules[name]
             line = (codefiles.place(error, self.path) or "").rpartition(":")[2]

@@ -9,6 +9,7 @@ import pytest
 
 import lab
 from experiments.declare import members
+from experiments.report.publish import public
 from experiments.train.resume import RESTART
 from mingpt.utils import BadInput
 from tests.helpers.planted_code import DYT, FAULTS, HEAD
@@ -135,6 +136,22 @@ def test_the_copy_in_a_record_is_never_run(place, tmp_path):
     call("status", "--out", tmp_path)
     plotter.main([str(tmp_path / "losses"), "--out", str(tmp_path / "pictures")])
     assert not mark.exists()
+
+
+def test_a_published_record_names_no_folder_and_no_text_without_its_hash(place, tmp_path):
+    options, code = place
+    code.write_text(HEAD + DYT + f"# from {tmp_path}/notes\n")
+    for kept in (None, HEAD + DYT):
+        code.write_text(kept or code.read_text())
+        assert train(options, code, "--resume", "restart") == 0
+        record = json.loads((tmp_path / "losses" / "dyt.s0.json").read_text())
+        record["command"] = f"python lab.py --code {code} --model.norm=dyt"
+        shown = public(record)
+        assert shown["code_files"][0]["text"] == kept and str(tmp_path) not in json.dumps(shown)
+        assert shown["code_files"][0]["sha256"] == record["code_files"][0]["sha256"]
+        assert shown["command"] == "python lab.py --code my_norm.py --model.norm=dyt"
+    said = refused("study", "seven", "--code", code)
+    assert 'a study names its own code files: code = "FILE.py"' in said
 
 
 def test_a_file_with_a_fault_is_refused_before_anything_is_written(place, tmp_path):
