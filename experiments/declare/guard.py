@@ -45,9 +45,10 @@ def surroundings() -> dict[Place, Any]:
     return found
 
 
-def changes_since(before: dict[Place, Any]) -> str | None:
-    """A clause about the first thing that is no longer what it was; None where there is none. A
-    member that was put into one of our own slots is taken out again."""
+def changes_since(before: dict[Place, Any], own: str) -> str | None:
+    """A clause about the first thing that is no longer what it was; None where there is none. `own`
+    is the file's name as a module. A member that was put into one of our own slots is taken out
+    again."""
     now, modules = surroundings(), {place[0] for place in before}
     for place in now:
         if len(place) == 3 and place not in before and place[0] in modules:
@@ -58,8 +59,10 @@ def changes_since(before: dict[Place, Any]) -> str | None:
                 return (f"adds {name!r} to the {table} of {module}: define a dict {table} = "
                         f"{{...}} in the file instead")
     for place, value in before.items():
-        same = now.get(place) == value if place[0] == "torch's" else now.get(place, now) is value
-        if not same:
+        thing = now.get(place, now)
+        same = thing == value if place[0] == "torch's" else thing is value
+        # torch wraps some of its own functions when more of it is imported
+        if not same and (place[0] != "torch" or getattr(thing, "__module__", None) == own):
             what = " ".join(place) if place[0] == "torch's" else ".".join(place)
             return (f"changes {what}, which other arms use too: a code file adds members to "
                     f"slots; for any other change, change the source")

@@ -151,7 +151,7 @@ class _Loading:
             line = (codefiles.place(error, self.path) or "").rpartition(":")[2]
             raise self.error(int(line) if line else None, codefiles.told(error)
                              + self._alone(error)) from None
-        if wrong := changes_since(before):
+        if wrong := changes_since(before, name):
             raise self.error(None, wrong)
         return vars(module)
 

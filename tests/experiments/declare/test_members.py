@@ -65,6 +65,9 @@ BAD = {
                                        "adds 'own' to the MLPS of mingpt.mlps"),
     "a change of this program": ("from mingpt.mlps import MLP\nMLP.forward = lambda s, x: x\n"
                                  "MLPS = {'own': MLP}\n", "changes mingpt.mlps.MLP.forward"),
+    "a function of its own for all of torch": (
+        "import torch\nbefore = torch.relu\ntorch.relu = lambda x: before(x)\n",
+        "changes torch.relu"),
     "a change of torch": ("import torch\ntorch.set_default_dtype(torch.float64)\n",
                           "changes torch's default dtype"),
 }
@@ -73,7 +76,7 @@ BAD = {
 @pytest.fixture
 def file(tmp_path):
     """A function: text → a code file. What files changed is undone after the test."""
-    dtype, forward = torch.get_default_dtype(), MLP.forward
+    dtype, forward, relu = torch.get_default_dtype(), MLP.forward, torch.relu
 
     def write(text, name="mine.py"):
         path = tmp_path / name
@@ -81,7 +84,7 @@ def file(tmp_path):
         return path
     yield write
     torch.set_default_dtype(dtype)
-    MLP.forward = forward
+    MLP.forward, torch.relu = forward, relu
     members.forget()
 
 
@@ -138,6 +141,15 @@ def test_a_member_has_options_a_name_hints_and_help_like_a_built_in_one(file, ca
             "from mingpt.attention.heads import CausalSelfAttention\n"
             "ATTENTIONS = {'twin': CausalSelfAttention}\n", "second.py"))])
     assert "twin" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_file_may_import_what_is_installed_and_more_of_this_program(file):
+    members.load([file("import scipy.stats, torch._dynamo, torch.distributed\n"
+                       "from torch.nn.attention import flex_attention\n"
+                       "from mingpt.mlps import *\nfrom mingpt.sparse.flex import *\n"
+                       "import mingpt.pretrained.upcycle, experiments.train.run\n"
+                       "class Own(MLP):\n    pass\nMLPS = {'own': Own}\n")])
+    assert "own" in all_slots()["model.mlp"]
 
 
 def test_two_files_may_not_have_one_name(file):
