@@ -104,8 +104,12 @@ class _Loading:
 
     def file(self) -> CodeFile:
         """Run the file, check what it defines, and add that to the slots."""
-        found = self._tables(self._run())
-        options = self._options(found)
+        try:
+            found = self._tables(self._run())
+            options = self._options(found)
+        except BadInput:
+            sys.modules.pop(_module_name(self.path, self.sha256), None)
+            raise
         for slot, members in found.items():
             self.slots[slot].update(members)
         return CodeFile(self.path, self.sha256, self.text,
@@ -147,7 +151,6 @@ class _Loading:
                 code = compile(self.tree, str(self.path), "exec", dont_inherit=True)
                 exec(code, vars(module))
         except (Exception, SystemExit) as error:
-            del sys.modules[name]
             line = (codefiles.place(error, self.path) or "").rpartition(":")[2]
             raise self.error(int(line) if line else None, codefiles.told(error)
                              + self._alone(error)) from None
