@@ -3,6 +3,7 @@ record."""
 
 import hashlib
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import lab
 from experiments.declare import members
 from experiments.report.publish import public
 from experiments.train.resume import RESTART
+from experiments.train.run import Run
 from mingpt.utils import BadInput
 from tests.helpers.planted_code import DYT, FAULTS, HEAD
 
@@ -83,6 +85,25 @@ def test_a_run_goes_on_under_its_own_file_only(place, tmp_path):
     said = refused("--code", code, "--model.norm=dyt", "--max-iters", 4, *short)
     assert f"code my_norm.py changed: {was} → {now}" in said and RESTART in said
     assert train(short, code, "--resume", "restart") == 0
+
+
+def test_an_interrupted_run_goes_on_with_its_file_to_the_same_bits(place, tmp_path, monkeypatch):
+    options, code = place
+    short = [*options, "--run.checkpoint_every=2", "--model.resid_pdrop=0.1"]
+    assert train(short, code) == 0
+    whole = (tmp_path / "checkpoints" / "dyt.s0" / "model-000004.safetensors").read_bytes()
+    after = Run._after_iteration
+
+    def stopped(run, trainer):
+        if trainer.iter_num == 3:
+            run.signal = signal.SIGTERM
+        after(run, trainer)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_after_iteration", stopped)
+        assert train(short, code, "--resume", "restart") == 3
+    assert train(short, code.rename(tmp_path / "renamed.py")) == 0
+    again = (tmp_path / "checkpoints" / "dyt.s0" / "model-000004.safetensors").read_bytes()
+    assert again == whole
 
 
 def test_other_verbs_ask_for_the_file_and_compare_its_hash(place, tmp_path, capsys, monkeypatch):
