@@ -276,13 +276,13 @@ def _named_seed(seed: int, name: str) -> int:
 
 @contextlib.contextmanager
 def _drawing(seed: int | None, name: str) -> Iterator[None]:
-    """Within the context, torch's global generators are seeded for one module; afterwards they are
-    as before. Without a seed they are left alone."""
+    """Within the context, torch's global generator of the CPU, on which models are built, is seeded
+    for one module; afterwards it is as before. Without a seed it is left alone."""
     if seed is None:
         yield
         return
-    with torch.random.fork_rng():
-        torch.manual_seed(_named_seed(seed, name))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_named_seed(seed, name))
         yield
 
 
