@@ -14,6 +14,7 @@ from pathlib import Path
 from experiments.declare.arms import catalogue
 from experiments.declare.hints import flag_hint, meant, nearest_option, said
 from experiments.declare.ranges import SECTIONS
+from experiments.records import codefiles
 from mingpt.utils import BadInput
 
 # what argparse says of a value that is no number, and of a letter behind -r that is no flag
@@ -29,8 +30,11 @@ class Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()      # the command line, for error messages
 
     def parse_args(self, args: Sequence[str], namespace=None) -> argparse.Namespace:
-        """Parse the words of the command line. Raises BadInput."""
+        """Parse the words of the command line. Raises BadInput. Code files are run first, so that
+        help, hints and settings know their members."""
         self.words = list(args)
+        if "--code" in self.known():
+            run_code(self.words, self.prog)
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> None:
@@ -50,6 +54,8 @@ class Parser(argparse.ArgumentParser):
         if equals and not word.startswith("-") and self.takes_settings:
             names = [f"--{name}={value}" for name in meant(word)]
             return said(names) if names else ": settings are written --section.key=value"
+        if word == "--code" and word not in known:
+            return ': a study names its own code files: code = "FILE.py" at the top of its file'
         before = dict(zip(self.words[1:], self.words, strict=False)).get(word, "")
         if before.startswith("--") and not word.startswith("-"):    # --warmup 100
             setting = [f"--{key}" for key in meant(before) if self.takes_settings]
@@ -101,6 +107,22 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
     return rest, overrides
 
 
+def add_code_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the verbs that can use slot members from a file of the user."""
+    parser.add_argument("--code", action="append", metavar="FILE.py",
+                        help="run this file of yours and take its slot members; may be repeated "
+                        "(docs/adding_an_arm.md)")
+
+
+def run_code(words: Sequence[str], prog: str) -> None:
+    """Run the code files that a command line names. Raises BadInput."""
+    reader = Parser(prog=prog, add_help=False, allow_abbrev=False)
+    reader.add_argument("--code", action="append", default=[])
+    if files := reader.parse_known_args(words)[0].code:
+        from experiments.declare.members import load
+        load(files)
+
+
 def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verbs that build one arm."""
     arms = parser.add_argument_group("arms (these flags combine)")
@@ -120,8 +142,7 @@ def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
     attention.add_argument("--dilation", type=int, metavar="D",
                            help="with --window: beyond the window, also every D-th key")
     attention.add_argument("--attention", metavar="NAME",
-                           help="how queries, keys and values are made").names = partial(
-                               _names_in, "mingpt.attention.heads", "ATTENTIONS")
+                           help="how queries, keys and values are made").names = _attentions
     attention.add_argument("--backend", metavar="NAME",
                            help="how attention is computed, which changes time and memory, not "
                            "the numbers").names = partial(
@@ -139,6 +160,11 @@ def add_arm_arguments(parser: argparse.ArgumentParser) -> None:
 def _schedules() -> list[str]:
     from mingpt.patterns.schedule import FORMULAS, NAMED
     return [*NAMED, *FORMULAS]
+
+
+def _attentions() -> list[str]:
+    own = [name for file in codefiles.LOADED for name in file.members.get("model.attention", ())]
+    return [*_names_in("mingpt.attention.heads", "ATTENTIONS"), *own]
 
 
 def _names_in(module: str, table: str) -> list[str]:

@@ -20,7 +20,7 @@ import json
 import sys
 from pathlib import Path
 
-from commands._arguments import preset_names
+from commands._arguments import add_code_argument, preset_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
                         help="the folder that holds the runs and gets the results "
                         "(default .)")
+    add_code_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 

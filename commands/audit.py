@@ -14,7 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 
-from commands._arguments import add_arm_arguments, add_run_arguments, spec_from
+from commands._arguments import (
+    add_arm_arguments,
+    add_code_argument,
+    add_run_arguments,
+    spec_from,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "seven/rope.s0) or by one of its files")
     add_arm_arguments(parser)
     add_run_arguments(parser)
+    add_code_argument(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N",
                         help="seed of the initial weights (default 0)")
     add_verbose(parser)

@@ -14,13 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 
-from commands._arguments import add_arm_arguments, add_size_arguments, spec_from
+from commands._arguments import (
+    add_arm_arguments,
+    add_code_argument,
+    add_size_arguments,
+    spec_from,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `bench`."""
     add_arm_arguments(parser)
     add_size_arguments(parser)
+    add_code_argument(parser)
     parser.add_argument("--rounds", type=int, default=7, metavar="N",
                         help="samples per backend, at least 5 (default 7)")
     parser.add_argument("--only", nargs="+", metavar="NAME",

@@ -25,6 +25,7 @@ from commands import study
 from commands._arguments import (
     Parser,
     add_arm_arguments,
+    add_code_argument,
     attention_overrides,
     source_overrides,
     split_overrides,
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="arms closer than this, in nats per token, count as equivalent (default 0.01)")
     add("--name", help="the study's name (default: from the arms, as in compare_rope_swiglu)")
     study.add_launch_options(parser)
+    add_code_argument(parser)
 
 
 def spell_out(arguments: list[str]) -> list[str]:
@@ -89,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
         base.append(f"--trainer.max_iters={args.max_iters}")
     arms = compare.read_arms(map(_asked, args.arms or []), args.preset, args.data or None, base)
     shared = dict(map(parse_override, base)) | ({"data.paths": args.data} if args.data else {})
-    text = compare.study_text(arms, shared, args.preset, seeds, args.margin)
+    text = compare.study_text(arms, shared, args.preset, seeds, args.margin, args.code)
     name = _name(args.name or compare.study_name(arms))
     path, is_new = _write(text, compare.read_back(text, name, arms, shared), args.out)
     print(f"# {path}\n{path.read_text(encoding='utf-8')}",

@@ -12,6 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
+from commands._arguments import add_code_argument
+
 TAKES_SETTINGS = False
 
 
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="cuda, mps or cpu (default: the fastest on this machine)")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR",
                         help="the folder that holds the runs (default .)")
+    add_code_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 

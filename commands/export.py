@@ -17,6 +17,8 @@ import argparse
 import json
 from pathlib import Path
 
+from commands._arguments import add_code_argument
+
 TAKES_SETTINGS = False
 
 
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parity", action=PrintParity, nargs=0,
                         help="export nothing; compare random models of every family and print a "
                         "table")
+    add_code_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from commands._arguments import add_code_argument
+
 TAKES_SETTINGS = False
 
 
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `settings`."""
     parser.add_argument("words", nargs="*", metavar="WORD",
                         help="list only the settings that this word names or that mention it")
+    add_code_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the settings as JSON")
 
 

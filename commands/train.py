@@ -13,7 +13,12 @@ import json
 import shlex
 import sys
 
-from commands._arguments import add_arm_arguments, add_run_arguments, spec_from
+from commands._arguments import (
+    add_arm_arguments,
+    add_code_argument,
+    add_run_arguments,
+    spec_from,
+)
 from commands.audit import add_verbose, claims, summary
 
 
@@ -21,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     add_arm_arguments(parser)
     add_run_arguments(parser)
+    add_code_argument(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N",
                         help="seed of the weights and the data order (default 0)")
     parser.add_argument("--max-iters", type=int, metavar="N",

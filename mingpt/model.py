@@ -13,7 +13,7 @@ import contextlib
 import copy
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,9 @@ class GPT(nn.Module):
                              for layer in range(config.n_layer)]),
             ln_f=BLOCKS[config.block].final_norm(config),
         ))
+        if not hasattr(self.transformer.h[0], "attn"):
+            raise BadInput(f"model.block={config.block} makes no self.attn, which the model asks "
+                           f"for its pattern, cost and cache: add one, or derive from Block")
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)   # weight (vocab, C)
         if config.tie_weights:
             self.lm_head.weight = self.transformer.wte.weight
@@ -127,11 +130,12 @@ class GPT(nn.Module):
         seed, every tensor has its own generator, made from the seed and the tensor's name: two
         models with the same seed then begin with the same values in every weight that they share.
         """
-        for module in self.modules():
+        for name, module in self.named_modules():
             # norms, and any other part of a member that sets its own parameters
             if hasattr(module, "reset_parameters") and not isinstance(module,
                                                                       nn.Linear | nn.Embedding):
-                module.reset_parameters()
+                with _drawing(seed, name):
+                    module.reset_parameters()
         modules = {name: m for name, m in self.named_modules()
                    if isinstance(m, nn.Linear | nn.Embedding)}
         for name, module in modules.items():
@@ -151,9 +155,7 @@ class GPT(nn.Module):
         """The generator of one module's weight; None (torch's global one) without a seed."""
         if seed is None:
             return None
-        digest = hashlib.sha256(f"{seed}:{name}.weight".encode()).digest()
-        return torch.Generator(self.lm_head.weight.device).manual_seed(
-            int.from_bytes(digest[:7], "big"))
+        return torch.Generator(self.lm_head.weight.device).manual_seed(_named_seed(seed, name))
 
     @classmethod
     def from_pretrained(cls, model_type: str) -> GPT:
@@ -251,7 +253,9 @@ class GPT(nn.Module):
         """
         T, layers = T or self.block_size, [block.attn for block in self.transformer.h]
         products = product_flops(self) + len(self.future) * product_flops(self.lm_head)
-        scores = sum(attn.score_flops(T, pattern) for attn in layers)
+        # a block that calls its attention more than once has a method of this name, which counts
+        scores = sum(getattr(block, "score_flops", block.attn.score_flops)(T, pattern)
+                     for block in self.transformer.h)
         return 3 * (products + scores) - sum(attn.constant_flops(T) for attn in layers)
 
     def statistics(self) -> dict[str, float]:
@@ -263,6 +267,23 @@ class GPT(nn.Module):
                 for name, value in module.statistics().items():
                     reported.setdefault(name, []).append(value)
         return {name: sum(values) / len(values) for name, values in reported.items()}
+
+
+def _named_seed(seed: int, name: str) -> int:
+    """The seed of a module's weight, made from the model's seed and the module's name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}.weight".encode()).digest()[:7], "big")
+
+
+@contextlib.contextmanager
+def _drawing(seed: int | None, name: str) -> Iterator[None]:
+    """Within the context, torch's global generator of the CPU, on which models are built, is seeded
+    for one module; afterwards it is as before. Without a seed it is left alone."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_named_seed(seed, name))
+        yield
 
 
 def product_flops(module: nn.Module) -> float:

@@ -9,15 +9,19 @@ parameter.
 
 The checks change inputs, take gradients, and compare values with a plain reference model
 (reference.py); they never read code. Parts that the reference does not know are listed under
-"unchecked". Claims about the architecture are checked with redrawn weights, at a scale where no
-connection vanishes. The other claims are checked with the weights as they are. Afterwards weights,
-modes and random state are what they were before.
+"unchecked". Of those, the checks ask what every part must do, whatever it computes (properties.py,
+wholeness.py, recipe.py). Claims about the architecture are checked with redrawn weights, at a scale
+where no connection vanishes. The other claims are checked with the weights as they are. Afterwards
+weights, modes and random state are what they were before.
 """
 
 from __future__ import annotations
 
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 
@@ -25,21 +29,28 @@ import experiments.audit.descent as descent
 import experiments.audit.learning as learning
 import experiments.audit.loss as loss
 import experiments.audit.modes as modes
+import experiments.audit.properties as properties
+import experiments.audit.recipe as recipe
 import experiments.audit.sight as sight
 import experiments.audit.steps as steps
 import experiments.audit.tokens as tokens
 import experiments.audit.values as values
 import experiments.audit.weights as weights
+import experiments.audit.wholeness as wholeness
 from experiments.audit.subject import Finding, Subject, redrawn, threads_for
 from mingpt.model import GPT
 from mingpt.utils import CfgNode as CN
 
+ROOT = Path(__file__).resolve().parents[2]
 __all__ = ["AS_THEY_ARE", "REDRAWN", "audit", "first_failure"]
 
 # {claim: check}. A check takes the Subject and returns True, a sentence about what was seen
 # instead, or None where the claim does not apply to this model. Claims about layers come first: a
 # fault in a layer also breaks claims about the whole model, and those cannot name the layer.
 REDRAWN: dict[str, Callable] = {
+    "every part keeps shape, dtype and precision": properties.form,
+    "no part writes into its input": properties.kept_input,
+    "no part keeps a state between calls": properties.stateless,
     "no layer sees a later position": sight.later,
     "every layer sees exactly the keys of its pattern": sight.exact,
     "padding is never attended to": sight.padded,
@@ -53,6 +64,10 @@ REDRAWN: dict[str, Callable] = {
     "every part computes what the reference computes": values.parts,
     "the training loss and its gradients are the reference's": descent.gradients,
     "a step of the Trainer has the mean gradient and moves weights as declared": steps.stepped,
+    "every part gives in evaluation what it gives in training": properties.modes,
+    "reading with a cache gives what reading at once gives": wholeness.cached,
+    "everything that is trained is a parameter": wholeness.registered,
+    "a training step repeats with its seed": wholeness.repeated,
 }
 AS_THEY_ARE: dict[str, Callable] = {
     "no token sees a later one": tokens.causal,
@@ -68,6 +83,10 @@ AS_THEY_ARE: dict[str, Callable] = {
     "every trainable parameter is in exactly one optimizer group": learning.grouped,
     "just what is declared is frozen": steps.frozen,
     "just the weights of linear layers decay, as declared": steps.decayed,
+    "the same seed gives the same initial weights": wholeness.reborn,
+    "the weights are the whole model": wholeness.reloaded,
+    "the learning rate follows the progress alone": recipe.rates,
+    "the optimizer obeys the rate and resumes exactly": recipe.optimizer,
 }
 
 
@@ -112,8 +131,18 @@ def _ask(claims: dict[str, Callable], subject: Subject) -> dict[str, bool | str]
             seen[claim] = str(finding)
         # a broken model may raise any exception, and its message becomes the finding, on one line
         except Exception as error:
-            seen[claim] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            seen[claim] = f"{_place(error)}{type(error).__name__}: {' '.join(str(error).split())}"
     return {claim: answer for claim, answer in seen.items() if answer is not None}
+
+
+def _place(error: Exception) -> str:
+    """'FILE:LINE: ' of the innermost line of an error that is in neither this program nor an
+    installed package: the user's own. Empty where there is none."""
+    lines = [(frame.filename, frame.lineno)
+             for frame in traceback.extract_tb(error.__traceback__)
+             if Path(frame.filename).is_file() and ROOT not in Path(frame.filename).parents
+             and sys.prefix not in frame.filename and sys.base_prefix not in frame.filename]
+    return f"{lines[-1][0]}:{lines[-1][1]}: " if lines else ""
 
 
 def first_failure(result: dict) -> str | None:

@@ -37,7 +37,8 @@ def training(subject: Subject) -> bool | str:
     try:
         for l, block in enumerate(subject.blocks):
             for name, shares in SHARES.items():
-                child, share = getattr(block, name), max(getattr(declared, s, 0.0) for s in shares)
+                child = getattr(block, name, None)     # a block of the user may have no MLP
+                share = max(getattr(declared, s, 0.0) for s in shares)
                 if child in calls and _varies(child, calls[child], share) != (share > 0):
                     return (f"layer {l}'s {name} {'does not vary' if share else 'varies'} in "
                             f"training: its dropout is declared {share}")

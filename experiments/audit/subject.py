@@ -53,6 +53,7 @@ class Subject:
             model, trainer, batches, fresh, reference)
         self.config, self.device = model.config, model.lm_head.weight.device
         self.generator = torch.Generator().manual_seed(0)
+        self.names = {name for name, _ in model.named_parameters()}     # before any forward
         self.blocks = list(model.transformer.h)
         self.patterns = declared_patterns(model)
         self.document_end = getattr(model, "document_end", None)

@@ -98,7 +98,8 @@ def _residual_writers(subject: Subject) -> Iterator[nn.Module]:
     calls |= {head.mlp: ((subject.noise(1, LENGTH, subject.config.n_embd),), {})
               for head in getattr(subject.model, "future", ())}
     unscaled = not getattr(subject.config, "mlp_scaled_init", True)
-    writers = [part for block in subject.blocks for part in (block.attn, block.mlp)]
+    writers = [getattr(block, name) for block in subject.blocks for name in ("attn", "mlp")
+               if hasattr(block, name)]
     for child in dict.fromkeys([*writers, *calls]):
         for part in getattr(child, "experts", [child]):
             if child in calls and not (unscaled and hasattr(part, "c_gate")):

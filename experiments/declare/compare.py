@@ -153,14 +153,15 @@ def study_name(arms: Iterable[str]) -> str:
 
 
 def study_text(arms: Mapping[str, Declared], base: Mapping[str, Any], preset: str | None,
-               seeds: list[int], margin: float) -> str:
-    """The TOML text of a study of these arms. `base` are the settings of all arms, flat. Raises
-    BadInput for a value that TOML cannot hold."""
+               seeds: list[int], margin: float, code: Iterable[str] | None = None) -> str:
+    """The TOML text of a study of these arms. `base` are the settings of all arms, flat, and `code`
+    the user's code files. Raises BadInput for a value that TOML cannot hold."""
     others = [name for name in arms if name != BASELINE]
     several = " and ".join([", ".join(others[:-1]), others[-1]] if others[1:] else others)
     top = {"question": f"How {'do' if others[1:] else 'does'} {several} compare with the baseline?",
            "baseline": BASELINE, "seeds": seeds, "metric": "val_loss", "margin": margin,
-           **({"preset": preset} if preset else {})}
+           **({"preset": preset} if preset else {}),
+           **({"code": [str(Path(file).expanduser().resolve()) for file in code]} if code else {})}
     tables = [("", top), *([("[base]", base)] if base else [])]
     for name, arm in arms.items():
         whole = combine(arm.includes)[0] == name and not arm.own      # the catalogue's own arm

@@ -17,6 +17,7 @@ from functools import cache
 import torch
 
 from experiments.corpus.tokenizers import get_tokenizer
+from experiments.records.codefiles import blaming
 from mingpt.config import options_of
 from mingpt.mlps import MLPS
 from mingpt.model import GPT
@@ -90,9 +91,10 @@ def measure(settings: CN, by: str) -> float:
 def _measured(model_json: str, tokenizer: str) -> dict[str, float]:
     config = CN(**json.loads(model_json))
     config.vocab_size = get_tokenizer(tokenizer).vocab_size
-    with contextlib.redirect_stdout(None), torch.device("meta"):
+    with contextlib.redirect_stdout(None), torch.device("meta"), blaming():
         model = GPT(config)
-    return {"params": sum(p.numel() for p in model.parameters()), "flops": model.flops_per_token()}
+        return {"params": sum(p.numel() for p in model.parameters()),
+                "flops": model.flops_per_token()}
 
 
 def _with(settings: CN, hidden: int) -> CN:

@@ -54,7 +54,10 @@ def make_spec(preset: str | None = None, study: Study | None = None, arm: str | 
     """Build the Spec of one arm. `flags` are arms of the catalogue to combine. With a study, `arm`
     is one of its arms; without one, it names the combination. `overrides` are strings of the form
     `--section.key=value`. Raises BadInput for settings that are unknown, out of range, without
-    effect, or in contradiction."""
+    effect, or in contradiction. The study's code files are run first."""
+    if study and study.code:
+        from experiments.declare.members import load
+        load(study.code)
     flags, given = list(flags), dict(parse_override(text) for text in overrides)
     given = fold(given, study)
     if study:

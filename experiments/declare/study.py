@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.declare.arms import flatten, read_toml
+from experiments.declare.arms import flatten, names_list, read_toml
 from experiments.declare.designs import Arms, Design, match_word, read_arms
 from experiments.declare.expect import read_expect
 from experiments.declare.hints import key_hint
@@ -26,7 +26,7 @@ from mingpt.utils import BadInput, did_you_mean
 STUDIES = Path(__file__).parents[1] / "studies"
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
         "match", "lr", "selection_seeds", "preset", "base", "arms", "factorial", "expect",
-        "pictures", "sources")
+        "pictures", "sources", "code")
 # Each run's record keeps these keys, so that a change after the first run is visible.
 DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
             "match", "selection_seeds", "expect")
@@ -68,6 +68,7 @@ class Study:
     expect: dict[str, str] = field(default_factory=dict)   # arm → the verdict that is expected
     pictures: tuple[str, ...] = ()    # the sets of PICTURES to draw
     table: Mapping[str, Any] = field(default_factory=dict)   # the whole file, as TOML reads it
+    code: tuple[Path, ...] = ()       # the user's code files; whoever builds an arm runs them
 
     @property
     def level(self) -> float:
@@ -135,7 +136,8 @@ def read_study(table: Mapping[str, Any], path: Path, file_hash: str) -> Study:
         stop=_looks(table.get("stop", "all"), seeds, f"{path}: stop"), designs=tuple(arms.designs),
         parts=arms.parts, grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path),
         expect=read_expect(table.get("expect", {}), arms.listed, baseline, f"{path}: expect"),
-        pictures=_pictures(table.get("pictures", []), f"{path}: pictures"), table=table)
+        pictures=_pictures(table.get("pictures", []), f"{path}: pictures"),
+        code=_code(table.get("code", []), path), table=table)
 
 
 def find_study(name_or_path: str | Path) -> Path:
@@ -228,6 +230,17 @@ def _pictures(value: Any, where: str) -> tuple[str, ...]:
         if name not in PICTURES:
             raise BadInput(f"{where}: no pictures {name!r}{did_you_mean(name, PICTURES)}")
     return tuple(value)
+
+
+def _code(value: Any, path: Path) -> tuple[Path, ...]:
+    """The value of `code`: a file, or a list of files, relative to the study's own. Nothing is run
+    here. Raises BadInput for a file that does not exist."""
+    files = tuple(path.parent / Path(name).expanduser()
+                  for name in names_list(value, f"{path}: code"))
+    for file in files:
+        if not file.is_file():
+            raise BadInput(f"{path}: code: there is no file {file}")
+    return files
 
 
 def _looks(value: Any, seeds: list[int], where: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any
 
 from experiments.launch.launch import CONTEXT, gpus, prepare
 from experiments.launch.plan import Job, Request, read_order, seconds_left, settings_of
+from experiments.records import codefiles
+from experiments.records.codefiles import CodeFile
 from experiments.records.record import cores
 from mingpt.utils import CfgNode
 
@@ -159,7 +161,8 @@ def _workers(settings: list[CfgNode]) -> Iterator[list[Connection]]:
     try:
         for each in settings:
             ours, theirs = CONTEXT.Pipe()
-            process = CONTEXT.Process(target=serve, args=(theirs, each.to_dict()), daemon=True)
+            process = CONTEXT.Process(target=serve, args=(theirs, each.to_dict(), codefiles.LOADED),
+                                      daemon=True)
             process.start()
             theirs.close()
             pipes.append(ours)
@@ -173,13 +176,15 @@ def _workers(settings: list[CfgNode]) -> Iterator[list[Connection]]:
             process.join()
 
 
-def serve(pipe: Connection, tree: dict[str, Any]) -> None:
-    """In a worker: build the arm. Then, for every number of threads received, train for WINDOW
-    seconds with that many, and send the mean seconds per step."""
+def serve(pipe: Connection, tree: dict[str, Any], code: Sequence[CodeFile] = ()) -> None:
+    """In a worker: run the user's code files and build the arm. Then, for every number of threads
+    received, train for WINDOW seconds with that many, and send the mean seconds per step."""
     import torch
 
+    from experiments.declare.members import load_same
     from experiments.train.predict import RandomTokens, stepper
     from experiments.train.seeded import build_model
+    load_same(code)
     settings = CfgNode(**{name: CfgNode(**section) for name, section in tree.items()})
     tokens = RandomTokens(settings)
     step = stepper(build_model(settings, tokens, seed=0, fetch=False), tokens, settings)

@@ -18,6 +18,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from experiments.declare.study import Study
+from experiments.records import codefiles
 from experiments.records.record import FREE, RunFiles, near, now, process, read_record
 from mingpt.utils import BadInput, CfgNode, write_atomic
 
@@ -210,15 +211,19 @@ def _named(arm: str) -> Iterator[None]:
 
 def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
     """A record's status. Like the run itself, it raises BadInput where the record was written under
-    other settings."""
+    other settings, or with other code of the user."""
     from experiments.declare.settings import completed, differences
     changed = differences(completed(record["config"]), settings)
-    fixed = [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]
+    code = codefiles.changed(codefiles.named(record), codefiles.identify(settings.to_dict()))
+    fixed = [f"{key} changed: {was} → {now}" for key, (was, now) in code.items()]
+    fixed += [f"{key} {was!r} → {now!r}" for key, (was, now) in changed.items() if key not in FREE]
     if fixed:
-        raise BadInput(f"{near(path)}: {record['status']} under other settings: "
+        what = "code" if len(fixed) == len(code) else "settings"
+        raise BadInput(f"{near(path)}: {record['status']} under other {what}: "
                        f"{', '.join(fixed)}; give another --out, or move that run's files away")
     # Other paths may hold the same data; only the run itself can tell.
-    return "todo" if "data.paths" in changed else record["status"]
+    moved = {"data.paths", "data.sources", "data.val_paths"} & set(changed)
+    return "todo" if moved else record["status"]
 
 
 def record_of(request: Request, job: Job) -> dict[str, Any] | None:

@@ -73,6 +73,10 @@ def public(record: dict[str, Any], hosts: dict[str, str] | None = None) -> dict[
     if isinstance(first := at(shown, "data", "sources", "first"), str):
         shown["data"]["sources"]["first"] = Path(first).name
     shown["command"] = _command(record)
+    for file, own in zip(at(shown, "code_files") or [], at(record, "code_files") or [],
+                         strict=True):
+        if at(file, "text") != at(own, "text"):
+            file["text"] = None      # without its folders the text would not have its hash
     return shown
 
 
@@ -134,8 +138,9 @@ def _command(record: dict[str, Any]) -> str:
 
 def _place(option: str, text: str) -> str:
     """Return a word of a command without its folders. Relative folders are recognised only before
-    the options and after --data."""
-    return Path(text).name if option in ("", "--data") and "/" in text else folderless(text)
+    the options and after --data and --code."""
+    named = option in ("", "--data", "--code") and "/" in text
+    return Path(text).name if named else folderless(text)
 
 
 def _words(command: Any) -> list[str]:

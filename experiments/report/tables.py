@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.records import codefiles
 from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
@@ -175,6 +176,10 @@ def environment(results: Results) -> Section:
             rows.append([FACTS.get(key, key.replace("_", " ")), "; ".join(
                 value if len(seen) == 1 else f"{value} ({count} runs)"
                 for value, count in seen.most_common())])
+    files = Counter(f"{file['name']}, sha256 {file['sha256'][:codefiles.DIGITS]}"
+                    for run in results.runs for file in codefiles.named(run.record))
+    rows += [["code files", "; ".join(f"{file} ({count} runs)"
+                                      for file, count in files.most_common())]] if files else []
     hosts = Counter(plain(host) for run in results.runs
                     if (host := at(run.record, "process", "host")))
     rows += [["hosts", ", ".join(f"{host} ({count} runs)"

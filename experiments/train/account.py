@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.audit import first_failure
 from experiments.declare.spec import Spec
+from experiments.records import codefiles
 from experiments.records.record import (
     SCHEMA,
     RunFiles,
@@ -38,15 +39,17 @@ def exit_code(status: str) -> int:
 
 def new_record(spec: Spec, files: RunFiles, data: dict[str, Any], command: str) -> dict[str, Any]:
     """A run's record before its model is built. `data` describes the corpus."""
+    config = codefiles.without_unused(spec.settings.to_dict())
     return {"schema": SCHEMA, "study": files.study,
             "study_hash": spec.study.hash if spec.study else None,
             "declaration": spec.study.declaration(spec.arm) if spec.study else None,
             "match": spec.match and spec.match.to_dict(), "arm": files.arm,
             "seed": files.seed, "id": new_id(), "notes": [spec.note] if spec.note else [],
             "status": "running", "message": None, "process": process(), "command": command,
-            "changes": spec.changes, "config": spec.settings.to_dict(),
-            "config_hash": config_hash(spec.settings.to_dict()), "preset": spec.preset,
-            "code": code_version(), "data": data, "start": now(), "end": None, "result": None}
+            "changes": spec.changes, "config": config,
+            "config_hash": config_hash(config), "preset": spec.preset,
+            "code": code_version(), "code_files": codefiles.describe(config), "data": data,
+            "start": now(), "end": None, "result": None}
 
 
 def describe_built(record: Mapping[str, Any], files: RunFiles, trainer: SeededTrainer,

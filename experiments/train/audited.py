@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.audit import audit
+from experiments.records import codefiles
 from experiments.records.record import RunFiles, at, read_record
 from experiments.train.seeded import SeededTrainer
 from experiments.weights.begin import audit_options
@@ -40,6 +41,7 @@ def carried(record: Mapping[str, Any], files: RunFiles) -> dict[str, Any] | None
         except BadInput:
             continue   # whoever uses that record says what is wrong with it
         if (path != files.json and at(other, "audit", "passed") is True
+                and codefiles.named(other) == codefiles.named(record)
                 and all(at(other, *key) == at(record, *key) for key in SAME)):
             return {"carried_from": path.stem, **other["audit"]}
     return None

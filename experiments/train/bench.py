@@ -6,14 +6,17 @@ the time and memory of a training step. The variants take turns (workers.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.declare.members import load_same
 from experiments.declare.spec import Spec
+from experiments.records import codefiles
+from experiments.records.codefiles import CodeFile
 from experiments.train.evaluate import evaluating
 from experiments.train.predict import RandomTokens, stepper
 from experiments.train.process import peak_memory_mb
@@ -45,6 +48,7 @@ class Variant:
     settings: CN
     removed: bool = False
     same_loss: bool = True
+    code: tuple[CodeFile, ...] = ()    # the user's code files, which its process runs as well
 
 
 def variants(settings: CN) -> list[Variant]:
@@ -52,8 +56,9 @@ def variants(settings: CN) -> list[Variant]:
     which no schedule can beat in speed."""
     rows = [Variant(name, _changed(settings, backend=name)) for name in BACKENDS]
     full = _changed(settings, backend="auto", schedule="full")
-    return [*rows, Variant(FULL, full, same_loss=False),
-            Variant(CEILING, full, removed=True, same_loss=False)]
+    rows += [Variant(FULL, full, same_loss=False),
+             Variant(CEILING, full, removed=True, same_loss=False)]
+    return [replace(row, code=tuple(codefiles.LOADED)) for row in rows]
 
 
 def _changed(settings: CN, **model: str) -> CN:
@@ -73,6 +78,7 @@ def removed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **rest: Any) -> t
 def build(variant: Variant) -> Measured | dict[str, str]:
     """Build the variant, or say why it is refused."""
     try:
+        load_same(variant.code)
         step, about = _build(variant)
     except BadInput as refusal:
         return {"refused": str(refusal)}

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.declare.members import load_same
 from experiments.declare.settings import completed
+from experiments.records import codefiles
 from experiments.records.record import RunFiles
 from experiments.train.continuations import ROWS, TOKENS, bleu, generation_seconds
 from experiments.train.evaluate import evaluate, evaluating
@@ -81,7 +83,8 @@ def latency(model: torch.nn.Module, T: int, repeats: int = REPEATS) -> dict[str,
 
 def evaluate_runs(runs: list[RunFiles], **options: Any) -> list[dict[str, Any]]:
     """Measure each run in its own process, so that each peak memory is the run's own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1,
+                             initializer=load_same, initargs=(codefiles.LOADED,)) as pool:
         return [pool.submit(evaluate_run, files, **options).result() for files in runs]
 
 

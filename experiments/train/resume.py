@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.declare.settings import completed, differences
+from experiments.records import codefiles
 from experiments.records.record import FREE, RunFiles, at, read_record, slurm_job
 from experiments.weights import checkpoint
 from mingpt.utils import BadInput
@@ -21,9 +22,10 @@ RESTART = "--resume restart begins again"
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What ties a checkpoint to the run that wrote it: the run's id, settings, data and seed."""
+    """What ties a checkpoint to the run that wrote it: the run's id, settings, data, seed, and the
+    user's code files."""
     return {"id": record["id"], "config": record["config"], "data": at(record, "data", "hash"),
-            "seed": record["seed"]}
+            "seed": record["seed"], "code_files": codefiles.named(record)}
 
 
 def changed_settings(was: Mapping[str, Any], now: CN | Mapping) -> dict[str, list]:
@@ -50,10 +52,15 @@ def _origin(config: Mapping[str, Any]) -> str:
     return paths if isinstance(paths, str) else " ".join(paths)
 
 
+def under(changed: Mapping[str, list]) -> str:
+    """'other settings', or 'other code' where that is all that changed."""
+    return "other code" if all(key.startswith("code ") for key in changed) else "other settings"
+
+
 def listed(changed: Mapping[str, list]) -> str:
     """The changes as text: 'trainer.learning_rate 0.5 → 0.003, data changed: a.txt → b.txt'."""
-    return ", ".join(f"data changed: {was} → {is_}" if key == "data" else
-                     f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
+    return ", ".join(f"{key} changed: {was} → {is_}" if key == "data" or key.startswith("code ")
+                     else f"{key} {was!r} → {is_!r}" for key, (was, is_) in changed.items())
 
 
 def earlier_record(files: RunFiles, record: Mapping[str, Any], settings: CN) -> dict | None:
@@ -65,11 +72,12 @@ def earlier_record(files: RunFiles, record: Mapping[str, Any], settings: CN) -> 
                            f"which run: move it away, or use --resume restart")
         return None
     earlier = read_record(files.json)
-    changed = changed_settings(earlier["config"], settings)
+    changed = (codefiles.changed(codefiles.named(earlier), codefiles.named(record))
+               | changed_settings(earlier["config"], settings))
     if earlier["data"].get("hash") != record["data"].get("hash"):
         changed |= changed_data(earlier["config"], record["config"], changed)
     if changed:
-        raise BadInput(f"{files.json}: {earlier['status']} under other settings: "
+        raise BadInput(f"{files.json}: {earlier['status']} under {under(changed)}: "
                        f"{listed(changed)}; give another --out or --arm, or use --resume restart")
     return earlier
 
@@ -103,8 +111,9 @@ def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record
     if run is None:                              # an older checkpoint, which does not name its run
         same = earlier is not None and earlier.get("start") == state.get("start")
         return None if same else "its record is not here"
-    changed = changed_settings(run["config"], settings)
     mine = identity(record)
+    changed = (codefiles.changed(codefiles.named(run), mine["code_files"])
+               | changed_settings(run["config"], settings))
     if run["data"] != mine["data"]:
         changed |= changed_data(run["config"], mine["config"], changed)
     if run["seed"] != mine["seed"]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from experiments.declare.spec import Spec
+from experiments.records import codefiles
 from experiments.records.record import Log, RunFiles, now, write_record
 from experiments.train import account
 from experiments.train.evaluate import evaluate
@@ -87,7 +88,11 @@ class Run:
 
     def _prepare(self) -> None:
         """Build the model and the trainer, and audit the model. Raises BadInput where the audit
-        fails."""
+        fails, and for an error in the user's own code."""
+        with codefiles.blaming():
+            self._build()
+
+    def _build(self) -> None:
         settings, limits = self.settings, self.limits
         if limits.threads:
             torch.set_num_threads(limits.threads)
@@ -214,9 +219,10 @@ class Run:
 
     def _save(self, trainer: Trainer, result: dict[str, Any] | None = None) -> None:
         """Save a checkpoint. With a result the run is finished, so the optimizer is left out."""
+        built = codefiles.without_unused({"model": trainer.model.config.to_dict()})
         state = {"start": self.record["start"], "run": identity(self.record),
-                 **self.count.to_dict(),
-                 "model": trainer.model.config.to_dict(), "tokenizer": self.settings.data.tokenizer,
+                 **self.count.to_dict(), **built,
+                 "tokenizer": self.settings.data.tokenizer,
                  "result": result, "message": self.outcome[1]}
         checkpoint.save(self.files.checkpoint, trainer.iter_num, trainer.model,
                         trainer.optimizer if result is None else None, state, self.log.content())

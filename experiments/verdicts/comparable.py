@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.records import codefiles
 from experiments.records.record import FREE, at
 from experiments.records.runs import RecordedRun
 from mingpt.config import SIZES
@@ -155,7 +156,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any],
     one, other = at(a, "data", "hash"), at(b, "data", "hash")
     if one and other and one != other and not set(declared) & set(DECIDES_TEXT):
         found["the data's hash"] = [one[:12], other[:12]]
-    return found
+    return found | codefiles.revised(a, b)
 
 
 def _sized(flat: Mapping[str, Any]) -> dict[str, Any]:

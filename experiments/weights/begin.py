@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from experiments.records import codefiles
 from experiments.weights import checkpoint
 from mingpt.attention.heads import ATTENTIONS
 from mingpt.mlps import MLPS, SwiGLU, hidden_size
@@ -46,7 +47,9 @@ def source_settings(init: str) -> dict[str, Any]:
     """The settings of a source's section `model` that decide what the model computes. The sizes of
     GPT-2 are known without asking the hub."""
     if is_run(init):
-        settings = checkpoint.read_state(Path(init))["model"]
+        state = checkpoint.read_state(Path(init))
+        codefiles.require(codefiles.named(state.get("run")), init)
+        settings = state["model"]
     elif is_remote(init) and init in GPT2_SIZES:
         settings = gpt2_settings(init)
     else:

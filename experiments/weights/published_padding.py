@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from experiments.records.codefiles import blaming
 from mingpt.model import GPT
 from mingpt.sparse.backends import Dense, mask_of, masked
 from mingpt.utils import IGNORE_INDEX, BadInput
@@ -27,9 +28,11 @@ def model_defaults() -> CN:
 
 
 def build_gpt(config: CN) -> GPT:
-    """The model of a config: a GPT, or one with the fault where `published_padding` is a token."""
+    """The model of a config: a GPT, or one with the fault where `published_padding` is a token.
+    Raises BadInput, with file and line, for an error in a code file of the user."""
     faulty = getattr(config, "published_padding", None) is not None
-    return (PublishedPaddingGPT if faulty else GPT)(config)
+    with blaming():
+        return (PublishedPaddingGPT if faulty else GPT)(config)
 
 
 class PublishedPaddingGPT(GPT):

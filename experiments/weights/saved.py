@@ -13,6 +13,7 @@ import torch
 
 from experiments.corpus.progress import say
 from experiments.corpus.tokenizers import get_tokenizer
+from experiments.records import codefiles
 from experiments.records.record import RunFiles, read_record
 from experiments.weights import checkpoint
 from experiments.weights.published_padding import build_gpt
@@ -74,13 +75,23 @@ def _out_of(path: Path) -> Path:
     return path.parent
 
 
+def require_code(files: RunFiles, state: Mapping[str, Any]) -> None:
+    """Raise BadInput where a run's checkpoint or record mentions a code file of the user that this
+    process has not run."""
+    record = read_record(files.json) if files.json.exists() else {}
+    for mentions in (state.get("run"), record):
+        codefiles.require(codefiles.named(mentions), files.name)
+
+
 def load_run(files: RunFiles, device: str = "auto",
              which: str = "model") -> tuple[GPT, Any, dict[str, Any]]:
     """(model in eval mode, tokenizer, record) of a run. `which` is "model", the last weights, or
-    "best". The record is empty where its file is missing. BadInput without a checkpoint."""
+    "best". The record is empty where its file is missing. BadInput without a checkpoint, and where
+    the model needs a code file that the user has not given."""
     state = checkpoint.read_state(files.checkpoint)
     if state is None:
         raise BadInput(f"{files.checkpoint}: there is no checkpoint")
+    require_code(files, state)
     with contextlib.redirect_stdout(None):
         model = build_gpt(CN(**state["model"] | {"model_type": None}))
     if told := checkpoint.load_model(files.checkpoint, model, which):

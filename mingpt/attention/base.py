@@ -23,6 +23,7 @@ class Mixer(nn.Module):
     A member of the slot declares its `options`. Its `score_flops(T, pattern)` says what it costs
     besides its projections. Its constructor refuses settings that have no meaning for it.
     """
+    no_cache: str | None = None      # why sampling must recompute all tokens, where it must
     options: dict = {"head_dim": None, "qkv_bias": None, "attn_out_bias": None, "attn_scale": None}
 
     def __init__(self, config: CfgNode, layer: int = 0):

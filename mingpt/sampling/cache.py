@@ -124,8 +124,15 @@ class Cache:
 
 
 def cannot_cache(model) -> str | None:
-    """Why a model cannot use a cache and must be recomputed for every token, or None if it can."""
-    return model.not_causal and f"{model.not_causal}: this model cannot use a key/value cache"
+    """Why a model cannot use a cache and must be recomputed for every token, or None if it can. A
+    block or an attention that cannot, such as one without `new_cache`, has `no_cache`, the
+    reason."""
+    if model.not_causal:
+        return f"{model.not_causal}: this model cannot use a key/value cache"
+    for part in (part for block in model.transformer.h for part in (block, block.attn)):
+        if reason := getattr(part, "no_cache", None):
+            return f"{type(part).__name__} cannot use a key/value cache: {reason}"
+    return None
 
 
 # -- one layer -------------------------------------------------------------------------------------

@@ -198,6 +198,18 @@ def test_seeds_that_differ_among_themselves_are_not_comparable(tmp_path):
     assert v.word == "not comparable" and "seed 0" in v.reason and "seed 1" in v.reason
 
 
+def test_seeds_that_were_trained_with_two_versions_of_a_code_file_are_not_comparable(tmp_path):
+    def change(record):
+        version = "b" if record["seed"] == 1 else "a"
+        record["code_files"] = [{"name": "mine.py", "sha256": version * 64, "text": ""}]
+    v = studied(tmp_path, change).verdicts["rope"]
+    assert v.word == "not comparable"
+    assert f"code mine.py {'a' * 12} (seed 0) and {'b' * 12} (seed 1)" in v.reason
+    same = studied(tmp_path / "same", lambda record: record.update(
+        code_files=[{"name": "mine.py", "sha256": "a" * 64, "text": ""}]))
+    assert same.verdicts["rope"].word == "better"     # a file that only the arm uses is declared
+
+
 def test_what_cannot_change_a_result_may_differ(tmp_path):
     def change(record):
         record["config"]["run"] = {"log_every": 7}
