@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.figures.series import Series, difference, mean, points, window
 from experiments.figures.style import BUSY, ArmStyle, arm_styles, busy_text, study_text
-from experiments.records.runs import RecordedRun
+from experiments.records.runs import RecordedRun, by_arm
 from experiments.verdicts.results import Results
 from experiments.verdicts.study_runs import known_arms
 from experiments.verdicts.timing import timing
@@ -67,12 +67,16 @@ class Panel:
 
     def runs_of(self, arm: str) -> list[RecordedRun]:
         """Return an arm's runs, with their seconds at the arm's undisturbed pace."""
-        return [run for run in self.results.paced if run.arm == arm]
+        return list(self._runs.get(arm, ()))
+
+    @cached_property
+    def _runs(self) -> dict[str, list[RecordedRun]]:
+        return by_arm(self.results.paced)
 
     def strays(self, arm: str) -> list[RecordedRun]:
         """Return the other runs of an arm. They are drawn on their own and enter no mean."""
-        shown = self.shown(arm)
-        return [run for run in self.runs_of(arm) if not any(run is each for each in shown)]
+        shown = {id(run) for run in self.shown(arm)}
+        return [run for run in self.runs_of(arm) if id(run) not in shown]
 
     def lines(self, x: str, y: str) -> dict[str, Series]:
         """Return arm → mean for every arm that has both columns. Raises Skip when none has."""
