@@ -16,7 +16,7 @@ from experiments.verdicts.results import Results
 from experiments.verdicts.study_runs import known_arms
 from experiments.verdicts.timing import timing
 
-MOST = 40               # of more arms, only the baseline, the best and the worst have curves
+MOST = 50               # of more arms, only the baseline, the best and the worst have curves
 BEST, WORST = 8, 4      # as many as the page shows at first
 
 

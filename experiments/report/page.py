@@ -33,7 +33,8 @@ from mingpt.utils import write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
 NAME = "report.html"
-PICTURED = 200    # of more arms, the picture shows only the best and the worst
+# Of more arms, the picture shows only the best and the worst, and the page holds no table to copy.
+PICTURED = 200
 ROWS = 8          # the number of points in a table of curve values
 
 
@@ -134,7 +135,8 @@ def _answer(panel: Panel) -> dict[str, Any]:
             "margin": f"{results.margin:g}", "unit": results.unit, "level": level(results),
             "caption": caption(results, any(row.inner for row in rows)),
             "lead": lead(results), "weak": caveats(results).all,
-            "exports": {"markdown": table(results), "latex": to_latex(results)},
+            "exports": {"markdown": table(results), "latex": to_latex(results)}
+            if len(rows) <= PICTURED else {},
             "answer_notes": [_sentence(floor.line())] if floor else []}
 
 

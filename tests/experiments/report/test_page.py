@@ -580,3 +580,34 @@ def test_the_answer_says_which_words_stand_at_every_arms_own_best_rate(tmp_path)
     assert text.startswith("Compared with baseline, rope and swiglu are better; at every arm's own "
                            "best learning rate, rope is better; ")
     assert text.count(".") == 1    # one sentence
+
+
+def test_the_page_of_many_arms_is_searched_and_stays_small(tmp_path, monkeypatch):
+    from experiments.report import page, tables
+    monkeypatch.setattr(page, "PICTURED", 30)
+    monkeypatch.setattr(tables, "LISTED", 50)
+    arms = {"baseline": 0.0} | {f"arm_{k:02d}": 0.01 * (k - 20) for k in range(54)}
+    text = page_of(write_study(tmp_path, arms, study="many", seeds=(0, 1), steps=40, noise=1e-4))
+    assert text.count('type="search"') == 1
+    assert text.count('<tr role="row"') == 1 + 54               # every arm is in the table ...
+    assert text.count('class="pname"') == 8 + 4     # ... and 12 in the picture
+    assert text.count('class="key a') == 1 + 8 + 4              # and among the curves
+    assert "data-copy" not in text and "summary.tex" in text
+    assert text.count("--arm arm_20 --seed") == 1               # one command stands for all seeds
+    assert "the arm's other seeds have the same command" in text.replace("&#39;", "'")
+
+
+def test_the_search_finds_hidden_arms(tmp_path, chromium):  # noqa: F811
+    arms = {"baseline": 0.0} | {f"arm_{k:02d}": 0.01 * (k - 20) for k in range(54)}
+    path = tmp_path / "report.html"
+    path.write_text(page_of(write_study(tmp_path, arms, study="many", seeds=(0, 1), steps=40)),
+                    encoding="utf-8")
+    view = chromium.new_page()
+    view.goto(path.as_uri())
+    shown = ".verdicts tbody tr:visible"
+    assert view.locator(shown).count() == 8 + 4
+    view.fill("#find", "ARM_2")
+    assert [row.split()[0] for row in view.locator(shown).all_inner_texts()] == [
+        f"arm_{k}" for k in range(20, 30)]
+    view.fill("#find", "")
+    assert view.locator(shown).count() == 8 + 4
