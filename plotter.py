@@ -8,6 +8,7 @@ Draw every study under a results folder and print a verdict for each arm.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def plot(args: argparse.Namespace) -> int:
     from experiments.verdicts.results import collect
     losses = Path(args.losses)
     runs = find_runs(losses)
+    gc.freeze()     # the runs are kept to the end, so the garbage collector need not walk them
     for run in runs:
         for problem in run.problems:
             print(f"{run.study + '/' if run.study else ''}{problem}", file=sys.stderr)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.figures.arm import arm_figure
 from experiments.figures.difference import loss_minus_baseline
 from experiments.figures.factorial import factorial_effects
-from experiments.figures.forest import effects
+from experiments.figures.forest import effects, pages
 from experiments.figures.grid import individual_grid
 from experiments.figures.lines import against, training_comparison, validation_curves
 from experiments.figures.panel import Panel, Skip
@@ -43,7 +43,9 @@ def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",),
     """Draw every figure of a study, and one figure per arm. Yield (name, files written), or (name,
     why it was skipped)."""
     jobs = dict(FIGURES)
-    for arm in sorted(panel.arms, key=lambda arm: arm in FIGURES):
+    for part in range(1, pages(panel.results)):
+        jobs[f"effects_{part + 1}"] = lambda panel, part=part: effects(panel, part)
+    for arm in sorted(panel.drawn, key=lambda arm: arm in FIGURES):
         jobs[_free(arm, jobs)] = lambda panel, arm=arm: arm_figure(panel, arm)
     for name, function in jobs.items():
         try:
@@ -52,6 +54,8 @@ def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",),
         except Skip as skip:
             outcome = str(skip)
         yield name, outcome
+    if left := len(panel.arms) - len(panel.drawn):
+        yield f"the figures of {left} arms", "only the baseline, the best and the worst have one"
 
 
 def _free(arm: str, taken: Container[str]) -> str:

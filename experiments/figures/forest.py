@@ -31,6 +31,7 @@ from experiments.verdicts.verdict import Verdict, p_text, signed
 
 NOISE = "#a0a0a0"      # the hatching of the noise floor, which no arm has
 SORTED = 9             # with more arms, rows come in order of their effects
+PAGE, PAGES = 50, 4    # rows per figure; of more rows than fit, the middle ones are left out
 RIGHT = 3.4            # inches for the verdicts
 NARROW = 6             # pixels: a noise floor narrower than this would not be seen
 
@@ -61,24 +62,40 @@ def reach(results: Results) -> tuple[float, float]:
     return -1.08 * below, 1.08 * above
 
 
-def effects(panel: Panel) -> Figure:
-    """Draw the study's verdicts, one row per arm. Raises Skip where no arm has a difference."""
-    results = panel.results
+def pages(results: Results) -> int:
+    """Return how many figures the rows of the verdicts need."""
+    return min(PAGES, -(-len(_measured(results)) // PAGE))
+
+
+def _measured(results: Results) -> list[Verdict]:
+    """Return the verdicts that have a row: in the study's order, or in the order of their
+    effects."""
     shown = [v for v in results.verdicts.values() if v.difference is not None
              and v.unit == results.unit]
-    if not shown:
+    return shown if len(shown) <= SORTED else sorted(shown, key=lambda v: v.difference)
+
+
+def effects(panel: Panel, part: int = 0) -> Figure:
+    """Draw the study's verdicts, one row per arm. Many arms need several figures on the same scale,
+    of which `part` chooses one. Raises Skip where no arm has a difference."""
+    results = panel.results
+    every = _measured(results)
+    if not every:
         raise Skip("no arm shares a seed with the baseline")
-    if len(shown) > SORTED:
-        shown.sort(key=lambda v: v.difference)
+    low, high, linear = _limits(results, every)
+    half = PAGE * PAGES // 2
+    kept = every if len(every) <= 2 * half else every[:half] + every[-half:]
+    each = -(-len(kept) // pages(results))         # pages of about the same length
+    shown = kept[part * each:(part + 1) * each]
     left = max(0.9, 0.35 + 0.078 * max(len(shortened(v.arm, 28)) for v in shown))
-    low, high, linear = _limits(results, shown)
     floors = [results.noise_floor.of_mean(v.n) or 0.0 if results.noise_floor else 0.0
               for v in shown]
     pixels = (WIDTH - left - RIGHT) * DPI * share(max(floors), low, high, linear)
     seen = pixels > NARROW
     what = name_of(results.metric)
     figure, (axes,) = page(1.95 + (0.36 if len(shown) <= SORTED else 0.29) * len(shown),
-                           f"Effect of each arm on the {what}", _caption(results, seen), left=left,
+                           f"Effect of each arm on the {what}",
+                           _caption(results, seen) + _part(every, shown), left=left,
                            right=RIGHT, above=0.12, second_line=linear is not None)
     said = scale_differences(axes, "x", linear, max(-low, high))
     if not said:
@@ -107,6 +124,16 @@ def _caption(results: Results, floor_seen: bool) -> str:
            else "the baseline's spread over seeds")
     return (f"{text}; noise floor: one standard error of a mean over as many seeds where there is "
             f"no effect, from {how}")
+
+
+def _part(every: list[Verdict], shown: list[Verdict]) -> str:
+    """Return the part of the caption that says which of many arms these are."""
+    if len(shown) == len(every):
+        return ""
+    first = every.index(shown[0]) + 1
+    return (f"; ranks {first} to {first + len(shown) - 1} of {len(every)} arms by their effect"
+            + (f"; the middle {len(every) - PAGE * PAGES} are in no figure"
+               if len(every) > PAGE * PAGES else ""))
 
 
 def _limits(results: Results, shown: list[Verdict]) -> tuple[float, float, float | None]:

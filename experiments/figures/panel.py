@@ -11,10 +11,13 @@ import numpy as np
 
 from experiments.figures.series import Series, difference, mean, points, window
 from experiments.figures.style import BUSY, ArmStyle, arm_styles, busy_text, study_text
-from experiments.records.runs import RecordedRun
+from experiments.records.runs import RecordedRun, by_arm
 from experiments.verdicts.results import Results
 from experiments.verdicts.study_runs import known_arms
 from experiments.verdicts.timing import timing
+
+MOST = 50               # of more arms, only the baseline, the best and the worst have curves
+BEST, WORST = 8, 4      # as many as the page shows at first
 
 
 class Skip(Exception):
@@ -38,6 +41,18 @@ class Panel:
     def arms(self) -> tuple[str, ...]:
         """The study's arms that have runs, the baseline first."""
         return self.results.arms
+
+    @cached_property
+    def drawn(self) -> tuple[str, ...]:
+        """The arms that have curves: all, or of more than MOST the baseline and those that ended
+        best and worst."""
+        ends = {arm: v.difference for arm, v in self.results.verdicts.items()
+                if v.difference is not None}
+        if len(self.arms) <= MOST:
+            return self.arms
+        ranked = sorted(ends, key=ends.get) or [arm for arm in self.arms if arm != self.baseline]
+        kept = {self.baseline, *ranked[:BEST], *ranked[-WORST:]}
+        return tuple(arm for arm in self.arms if arm in kept)
 
     @property
     def baseline(self) -> str:
@@ -67,16 +82,20 @@ class Panel:
 
     def runs_of(self, arm: str) -> list[RecordedRun]:
         """Return an arm's runs, with their seconds at the arm's undisturbed pace."""
-        return [run for run in self.results.paced if run.arm == arm]
+        return list(self._runs.get(arm, ()))
+
+    @cached_property
+    def _runs(self) -> dict[str, list[RecordedRun]]:
+        return by_arm(self.results.paced)
 
     def strays(self, arm: str) -> list[RecordedRun]:
         """Return the other runs of an arm. They are drawn on their own and enter no mean."""
-        shown = self.shown(arm)
-        return [run for run in self.runs_of(arm) if not any(run is each for each in shown)]
+        shown = {id(run) for run in self.shown(arm)}
+        return [run for run in self.runs_of(arm) if id(run) not in shown]
 
     def lines(self, x: str, y: str) -> dict[str, Series]:
         """Return arm → mean for every arm that has both columns. Raises Skip when none has."""
-        lines = {arm: line for arm in self.arms if (line := self.mean(arm, x, y)) is not None}
+        lines = {arm: line for arm in self.drawn if (line := self.mean(arm, x, y)) is not None}
         if not lines:
             missing = [c for c in (x, y) if not any(run.table[c].notna().any()
                                                     for run in self.results.runs)]
@@ -90,7 +109,7 @@ class Panel:
         if self.baseline not in self.arms:
             raise Skip(f"no run of the baseline {self.baseline!r}")
         base, lines, paired = self.shown(self.baseline), {}, True
-        for arm in self.arms:
+        for arm in self.drawn:
             if arm != self.baseline:
                 line, pairs = difference(self.shown(arm), base, x, y)
                 lines |= {arm: line} if line is not None else {}
@@ -108,7 +127,7 @@ class Panel:
         found = self.results.budgets.on(x) if base is not None else ()
         return {budget.arm: (budget.crossing, float(np.interp(budget.crossing, base.x, base.y)))
                 for budget in found
-                if budget.crossing is not None}
+                if budget.crossing is not None and budget.arm in self.drawn}
 
     def timing_note(self, x: str) -> str:
         """Return what the label of an axis of seconds adds where times are in doubt."""
@@ -134,6 +153,9 @@ class Panel:
         if (x or self.x) == "seconds":
             parts.append("time at each arm's undisturbed pace, the lower quartile of its log "
                          "points" + busy_text(self.busy))
+        if len(lines) > 1 and len(self.drawn) < len(self.arms):
+            parts.append(f"of {len(self.arms)} arms, {self.baseline}, the {BEST} best and the "
+                         f"{WORST} worst are drawn")
         unfinished = [f"{run.path.stem} {run.status}" for run in self.results.runs
                       if not run.complete and run.arm in lines]
         if unfinished:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from experiments.records.runs import RecordedRun
 
@@ -34,11 +35,10 @@ class Series:
 def points(run: RecordedRun, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """Return one run's curve (x, y), each (points,), where both columns were measured. The training
     loss is smoothed."""
-    table = run.table[[x, y]].dropna()
-    values = table[y]
-    if y == "loss":
-        values = values.rolling(window(len(values)), center=True, min_periods=1).mean()
-    return table[x].to_numpy(), values.to_numpy()
+    xs, values = run.measured(x, y).T
+    if y == "loss" and (size := window(len(values))) > 1:
+        values = pd.Series(values).rolling(size, center=True, min_periods=1).mean().to_numpy()
+    return xs, values
 
 
 def window(points: int) -> int:

@@ -66,14 +66,16 @@ class ArmStyle:
 def arm_styles(arms: Iterable[str], baseline: str, known: list[str]) -> dict[str, ArmStyle]:
     """Return a style for each arm. Where two arms would have the same style, the later one takes
     the next free style; arms that no shipped study names come last, in alphabetical order."""
-    arms = [arm for arm in arms if arm != baseline]
+    arms = {arm for arm in arms if arm != baseline}
     slots: dict[str, int] = {}
+    taken, further = set(), count(STYLES)
     # the first known arm changes nothing and has no slot
     wanted = ({arm: known.index(arm) - 1 for arm in known if arm in arms}
-              | {arm: zlib.crc32(arm.encode()) for arm in sorted(set(arms) - set(known))})
+              | {arm: zlib.crc32(arm.encode()) for arm in sorted(arms - set(known))})
     for arm, slot in wanted.items():
-        free = chain(((slot + k) % STYLES for k in range(STYLES)), count(STYLES))
-        slots[arm] = next(s for s in free if s not in slots.values())
+        free = ((slot + k) % STYLES for k in range(STYLES) if (slot + k) % STYLES not in taken)
+        slots[arm] = next(chain(free, further))
+        taken.add(slots[arm])
     return {arm: _slot_style(slot) for arm, slot in slots.items()} | {
         baseline: ArmStyle(BASELINE, marker="", width=2.4)}
 

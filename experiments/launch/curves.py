@@ -26,13 +26,16 @@ def curve(path: Path, points: int = SPARK) -> list[float]:
     return list(_curve(path, points, stat.st_mtime_ns, stat.st_size))
 
 
-@lru_cache(maxsize=4096)   # a live view looks again every few seconds, and most runs have ended
+# A live view looks again every few seconds, and most runs have ended. The cache must hold all runs:
+# one that is too small by a single run would drop each before it is asked for again.
+@lru_cache(maxsize=65_536)
 def _curve(path: Path, points: int, written: int, size: int) -> tuple[float, ...]:
     try:
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            cells = [each.get("loss")
-                     for each in csv.DictReader(line.replace("\0", "") for line in file)]
-    except (OSError, csv.Error):
+            rows = csv.reader(line.replace("\0", "") for line in file)
+            at = next(rows, []).index("loss")
+            cells = [row[at] for row in rows if len(row) > at]
+    except (OSError, csv.Error, ValueError):      # ValueError: no column of that name
         return ()
     values = [value for cell in cells if (value := _number(cell)) is not None]
     return tuple(means(values[int(SETTLED * len(values)):], points))

@@ -1,6 +1,6 @@
 """
-Submits a study's plan to SLURM: a job that tokenises, one array over the runs, and a job that plots
-when they have ended.
+Submits a study's plan to SLURM: a job that tokenises, one array over the runs (several for more
+runs than SLURM takes in one), and a job that plots when they have ended.
 
 A plan file, written at submission, says what each array task runs. A resubmission leaves out runs
 that are done or queued, and numbers its tasks anew. It writes its own plan file, so the tasks that
@@ -26,6 +26,7 @@ from mingpt.utils import BadInput, write_atomic
 
 SCRIPT = ROOT / "run_single.sh"
 LONGEST = 12 * 60      # most minutes asked for; a longer run is queued again and continues
+MOST_TASKS = 1000      # runs per array: SLURM's default for MaxArraySize is 1001
 SIGNAL_LEAD = 120      # seconds before the time limit at which SLURM tells a run to save
 WALLTIME = re.compile(r"(?:(?P<d>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 
@@ -107,25 +108,39 @@ def submit(request: Request, jobs: list[Job], resources: Resources,
         ids["tokenize"] = ":".join(_sbatch(request, "tokenize", resources.common(), arguments)
                                    for arguments in tokenize_arguments(request))
         # No run can start without a corpus. SLURM shall drop them all, not hold them forever.
-        after = [f"--dependency=afterok:{ids['tokenize']}", "--kill-on-invalid-dep=yes"]
-    plan = _write_plan(request, jobs)
-    most = f"%{resources.array_max}" if resources.array_max else ""
+        after = [f"afterok:{ids['tokenize']}"]
+    arrays: list[str] = []
     try:
-        ids["runs"] = _sbatch(
-            request, "runs", [*resources.run(max(job.seconds for job in jobs)), *after,
-                              f"--array=0-{len(jobs) - 1}{most}"],
-            ["study", "--plan", str(plan)])
+        for start in range(0, len(jobs), MOST_TASKS):
+            # where only so many runs may train at once, an array waits for the one before it
+            chain = [f"afterany:{arrays[-1]}"] if arrays and resources.array_max else []
+            arrays.append(_submit_array(request, jobs[start:start + MOST_TASKS], resources,
+                                        after + chain))
     except BadInput:
-        if "tokenize" in ids:
-            _slurm("scancel", *ids["tokenize"].split(":"))
+        if begun := [*filter(None, ids.get("tokenize", "").split(":")), *arrays]:
+            _slurm("scancel", *begun)
         raise
-    _note_job(plan, ids["runs"])
+    ids["runs"] = ":".join(arrays)
     seeds = ",".join(map(str, request.study.seeds))
     ids["plot"] = _sbatch(
         request, "plot", [*resources.common(), f"--dependency=afterany:{ids['runs']}"],
         ["study", str(request.study.path), "--seeds", seeds, "--out", str(request.out),
          *request.shared(), "--plot"])
     return ids
+
+
+def _submit_array(request: Request, jobs: list[Job], resources: Resources,
+                  after: list[str]) -> str:
+    """Submit one array of runs with its plan file, and return the job's id. `after` lists what the
+    array waits for."""
+    plan = _write_plan(request, jobs)
+    most = f"%{resources.array_max}" if resources.array_max else ""
+    waits = [f"--dependency={','.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+    job_id = _sbatch(request, "runs", [*resources.run(max(job.seconds for job in jobs)), *waits,
+                                       f"--array=0-{len(jobs) - 1}{most}"],
+                     ["study", "--plan", str(plan)])
+    _note_job(plan, job_id)
+    return job_id
 
 
 def _sbatch(request: Request, what: str, options: list[str], arguments: list[str]) -> str:
@@ -149,7 +164,8 @@ def _slurm(*command: str) -> str:
 
 def _write_plan(request: Request, jobs: list[Job]) -> Path:
     """Write the plan file, which lists the arguments of each task's run, and return its path."""
-    path = request.logs / f"plan-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
+    count = sum(1 for _ in request.logs.glob("plan-*.json"))
+    path = request.logs / f"plan-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{count}.json"
     runs = [{"arm": job.arm, "seed": job.seed, "arguments": request.arguments(job)} for job in jobs]
     write_atomic(path, json.dumps({"study": str(request.study.path), "job": None, "runs": runs},
                                   indent=1) + "\n")

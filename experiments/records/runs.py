@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from experiments.records.record import MAX_SEED, at
@@ -54,6 +56,12 @@ class RecordedRun:
         """Whether the run's last value counts: its record says done, or it has no record."""
         return self.status in ("done", "unrecorded")
 
+    def measured(self, *columns: str) -> np.ndarray:
+        """Return (rows, columns): the rows of the table in which all of these columns were
+        measured."""
+        values = np.column_stack([self.table[column].to_numpy() for column in columns])
+        return values[~np.isnan(values).any(axis=1)]
+
     def final(self, metric: str = "val_loss") -> float | None:
         """The record's result, else the last value in the CSV, else None. A value that no float32
         holds is infinite."""
@@ -64,6 +72,14 @@ class RecordedRun:
             return float(value)
         column = self.table[metric].dropna() if metric in self.table else ()
         return float(column.iloc[-1]) if len(column) else None
+
+
+def by_arm(runs: Iterable[RecordedRun]) -> dict[str, list[RecordedRun]]:
+    """Return arm → its runs, in their order."""
+    groups: dict[str, list[RecordedRun]] = {}
+    for run in runs:
+        groups.setdefault(run.arm, []).append(run)
+    return groups
 
 
 def find_runs(losses_dir: str | Path) -> list[RecordedRun]:

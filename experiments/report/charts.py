@@ -81,9 +81,8 @@ def _lines(panel: Panel, metric: str, over: str) -> dict[str, Series]:
 def _same_as_iterations(panel: Panel) -> bool:
     """Return whether every arm sees the same number of tokens per iteration. The view over tokens
     is then the same picture as the view over iterations."""
-    rates = {round(float(last["tokens"] / last["iteration"]), 6) for run in panel.results.runs
-             if len(table := run.table[["iteration", "tokens"]].dropna())
-             and (last := table.iloc[-1])["iteration"]}
+    rates = {round(float(last[1] / last[0]), 6) for run in panel.results.runs
+             if len(rows := run.measured("iteration", "tokens")) and (last := rows[-1])[0]}
     return len(rates) <= 1
 
 

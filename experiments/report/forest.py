@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from experiments.figures.forest import far_limits, interval, reach
+from experiments.figures.panel import BEST, WORST
 from experiments.figures.scales import NearZero, linear_part
 from experiments.figures.style import tick_labels
 from experiments.report.configuration import changed
@@ -17,7 +18,7 @@ from experiments.verdicts.summary import equivalence, holm_p
 from experiments.verdicts.verdict import Verdict, signed
 
 RANKED = 12                    # more arms than this are ranked by their difference
-MANY, BEST, WORST = 20, 8, 4   # of more arms than MANY, only the best and the worst show at first
+MANY = 20                      # of more arms, only the BEST and the WORST show at first
 ARROW = 2.0     # width of the arrowhead of a cut interval, in per cent of the scale
 
 

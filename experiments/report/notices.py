@@ -64,7 +64,7 @@ def _missing(results: Results) -> Iterator[Notice]:
               if (gone := wanted - seeds.get(arm, set())) and (arm in seeds or results.declared)]
     if absent and any(seeds.values()):
         declared = "the study declares" if results.declared else "other arms have"
-        yield Notice(f"Runs that {declared} are missing", tuple(absent))
+        yield Notice(f"Runs that {declared} are missing", tuple(absent[:SHOWN]) + _rest(absent))
 
 
 def _barred(results: Results) -> Iterator[Notice]:
@@ -149,8 +149,10 @@ def _data(results: Results) -> Iterator[Notice]:
 def _settings(arm: str, runs: list[RecordedRun]) -> Iterator[str]:
     """Yield the settings that are not the same in all runs of an arm. Settings that change no
     number are skipped."""
-    configs = [dict(leaves(config)) for run in runs
-               if isinstance(config := at(run.record, "config"), dict)]
+    found = [config for run in runs if isinstance(config := at(run.record, "config"), dict)]
+    if all(config == found[0] for config in found):
+        return
+    configs = [dict(leaves(config)) for config in found]
     for key in dict.fromkeys(key for config in configs for key in config if key not in FREE):
         seen = Counter(repr(config[key]) for config in configs if key in config)
         if len(seen) > 1:

@@ -33,6 +33,8 @@ from mingpt.utils import write_atomic
 
 TEMPLATES = Path(__file__).with_name("templates")
 NAME = "report.html"
+# Of more arms, the picture shows only the best and the worst, and the page holds no table to copy.
+PICTURED = 200
 ROWS = 8          # the number of points in a table of curve values
 
 
@@ -73,7 +75,7 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
         "notices": told,
         "heed": heed,
         "care": care(results, [notice.title for notice in told if notice.grave]),
-        "samples": samples(results),
+        "samples": samples(results, panel.drawn),
         "sections": sections,
         "arms": _arms(panel, {row.arm for row in answer["verdicts"] if row.rest}),
         "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
@@ -106,6 +108,8 @@ def _arms(panel: Panel, rest: set[str]) -> list[dict[str, Any]]:
     arms in `rest` are switched off at first."""
     arms = []
     for number, arm in enumerate(panel.arms):
+        if arm not in panel.drawn:
+            continue
         light, dark = on_page(panel.styles[arm])
         arms.append({"number": number, "name": arm, "light": light, "dark": dark,
                      "dash": dash(panel, arm), "rest": arm in rest})
@@ -127,12 +131,14 @@ def _answer(panel: Panel) -> dict[str, Any]:
     on = forest.scale(results)
     rows = forest.rows(results, numbers, {arm: dash(panel, arm) for arm in panel.arms}, on)
     return {"verdicts": rows, "hidden": sum(row.rest for row in rows),
+            "pictured": [row for row in rows if not row.rest] if len(rows) > PICTURED else rows,
             "forest": on, "baseline": results.baseline, "alpha": f"{results.alpha:g}",
             "margin": f"{results.margin:g}", "unit": results.unit, "level": level(results),
             "caption": caption(results, any(row.inner for row in rows),
                                on.bends.said if on.bends else ""),
             "lead": lead(results), "weak": caveats(results).all,
-            "exports": {"markdown": table(results), "latex": to_latex(results)},
+            "exports": {"markdown": table(results), "latex": to_latex(results)}
+            if len(rows) <= PICTURED else {},
             "answer_notes": [noise_text(results)] if results.noise_floor else []}
 
 
@@ -162,7 +168,8 @@ def _readings(panel: Panel, chart: Chart) -> dict[str, Any]:
     """Return the data from which the page's script reads values."""
     unit, size, _ = unit_of(chart.over, chart.frame[1])
     return {"frame": chart.frame, "scale": size, "unit": unit or OVER[chart.over],
-            "signed": chart.metric == "difference", "names": list(panel.arms),
+            "signed": chart.metric == "difference",
+            "names": {line.number: line.arm for line in chart.lines},
             "lines": [{"arm": line.number, "x": line.x, "y": line.y}
                       | ({"down": line.down} if line.down else {}) for line in chart.lines]}
 

@@ -5,6 +5,7 @@ The text that each arm writes at the end of its training, for the page.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,9 @@ class Samples:
     samples: list[Sample]
 
 
-def samples(results: Results) -> Samples:
-    """Return one sample per arm, all of the seed that most arms have, so that prompt and seed are
-    the same."""
+def samples(results: Results, arms: Sequence[str]) -> Samples:
+    """Return one sample for each of these arms, all of the seed that most arms have, so that prompt
+    and seed are the same."""
     found = {(run.arm, run.seed): sample for run in results.runs
              if isinstance(sample := at(run.record, "sample"), dict)
              and isinstance(sample.get("text"), str)}
@@ -45,7 +46,7 @@ def samples(results: Results) -> Samples:
     first = next(sample for (_, each), sample in found.items() if each == seed)
     return Samples(f"Every arm continues the same prompt with the weights of seed {seed}: "
                    f"{_how(first)}.",
-                   [_sample(arm, found.get((arm, seed)), first) for arm in results.arms])
+                   [_sample(arm, found.get((arm, seed)), first) for arm in arms])
 
 
 def _sample(arm: str, sample: dict[str, Any] | None, first: dict[str, Any]) -> Sample:

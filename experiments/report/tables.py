@@ -31,6 +31,7 @@ EVIDENCE = (
 # names of what a record keeps of code and environment, where the key is not plain
 FACTS = {"version": "ablate", "dirty": "uncommitted changes", "python": "Python", "numpy": "NumPy",
          "torch": "PyTorch", "cpu": "processor", "platform": "system"}
+LISTED = 1000       # of more runs, only those that did not end well have a row of their own
 
 
 @dataclass(frozen=True)
@@ -191,19 +192,26 @@ def environment(results: Results) -> Section:
 
 
 def runs(results: Results) -> Section:
-    """Return the section with every run: how it ended, when, and the command that repeats it."""
-    beside = timing(results).together
+    """Return the section with every run: how it ended, when, and the command that repeats it. Of
+    more than LISTED runs, one that ended well stands for the others of its arm."""
+    beside, shown = timing(results).together, list(results.runs)
+    if many := len(shown) > LISTED:
+        first = {run.arm: run for run in reversed(shown) if run.complete}
+        shown = [run for run in shown if not run.complete or first[run.arm] is run]
     rows = [[run.path.stem, run.status, text(run.final(results.metric), "{:.4f}"),
              text(_seconds(run), "{:,.1f}") + (" (busy machine)" if run.path in beside else ""),
              _started(run),
              text(at(run.record, "command")),
              text(at(run.record, "message")) if at(run.record, "message") else ""]
-            for run in results.runs]
+            for run in shown]
     head = ["Run", "Status", results.metric, "Seconds", "Started (UTC)", "Command", "Message"]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    return Section("runs", "Every run",
-                   ["Each command repeats its run. A finished run is not trained again."],
+    texts = ["Each command repeats its run. A finished run is not trained again."]
+    texts += [f"Of {len(results.runs):,} runs, the table has those that did not end well, and the "
+              f"first of each arm; the arm's other seeds have the same command with another "
+              f"--seed."] if many else []
+    return Section("runs", "Every run", texts,
                    [PageTable("Runs and the commands that made them", head, rows, numeric=(2, 3),
                           code=(5,), summary=f"{len(rows)} runs and their commands")])
 

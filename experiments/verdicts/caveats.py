@@ -15,7 +15,7 @@ from experiments.records.runs import RecordedRun
 from experiments.verdicts.outliers import Scattered, scattered
 from experiments.verdicts.pairing import seed_list
 from experiments.verdicts.results import Results
-from experiments.verdicts.study_runs import ENDED
+from experiments.verdicts.study_runs import ENDED, once
 
 # What all runs of a comparison should share, as parts of a record, with the word for it.
 SHARED = ((("code", "commit"), "code"), (("environment", "torch"), "torch"),
@@ -38,11 +38,15 @@ class Caveats:
                 "arms": {arm: list(texts) for arm, texts in self.arms.items() if texts}}
 
 
+@once
 def caveats(results: Results) -> Caveats:
     """Return what weakens the words of a study. What weakens the baseline weakens every word, and
     so does what is true of every arm."""
     apart = {each.arm: each for each in scattered(results.judged, results.margin)}
-    every = {arm: list(dict.fromkeys(_of_arm(results, arm, apart.get(arm))))
+    changed = {change.key for change in results.changed}
+    far = {each.arm: each.seed for each in results.outliers}     # at most one per arm
+    every = {arm: list(dict.fromkeys(_of_arm(results, arm, apart.get(arm), far.get(arm),
+                                             f"arm {arm}" in changed)))
              for arm in results.arms}
     own, judged = every.get(results.baseline, []), [a for a in every if a in results.verdicts]
     common = [text for text in every[judged[0]] if all(text in every[arm] for arm in judged)] \
@@ -64,16 +68,17 @@ def _of_study(results: Results) -> Iterator[str]:
         yield f"the study's file was changed after its first run ({', '.join(keys)})"
 
 
-def _of_arm(results: Results, arm: str, apart: Scattered | None) -> Iterator[str]:
+def _of_arm(results: Results, arm: str, apart: Scattered | None, far: int | None,
+            changed: bool) -> Iterator[str]:
     runs = results.runs_of(arm)
     yield from _seeds(results, arm, runs)
-    yield from (f"{seed_list([each.seed])} ended far from the others" for each in results.outliers
-                if each.arm == arm)
+    if far is not None:
+        yield f"{seed_list([far])} ended far from the others"
     if apart:
         yield (f"its {len(apart.values)} seeds ended {apart.apart:.4f} apart, far more than those "
                f"of the other arms")
-    yield from ("its declaration was changed after runs began" for change in results.changed
-                if change.key == f"arm {arm}")
+    if changed:
+        yield "its declaration was changed after runs began"
     yield from _audit(runs)
     if any(at(run.record, "code", "dirty") for run in runs):
         yield "the code had uncommitted changes"

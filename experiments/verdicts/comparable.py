@@ -145,11 +145,13 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any],
                  declared: Mapping[str, Any]) -> dict[str, list]:
     """Return setting → [a's value, b's value] for every difference that b's arm does not declare.
     A setting that one record lacks is skipped: it did not exist when that record was written."""
-    mine, theirs = _sized(settings(a)), _sized(settings(b))
-    shape = SHAPE if SIZE in declared else ()
-    found = {key: [mine[key], theirs[key]] for key in mine if key in theirs
-             and mine[key] != theirs[key]
-             and key not in HARMLESS and key not in declared and key not in shape}
+    found, mine = {}, settings(a)
+    if at(a, "config") != at(b, "config"):      # the seeds of an arm mostly have the same
+        mine, theirs = _sized(settings(a)), _sized(settings(b))
+        shape = SHAPE if SIZE in declared else ()
+        found = {key: [mine[key], theirs[key]] for key in mine if key in theirs
+                 and mine[key] != theirs[key]
+                 and key not in HARMLESS and key not in declared and key not in shape}
     if "run.patience" not in found and mine.get("run.patience") is None:
         # without patience, eval_every only decides how often the loss is measured
         found.pop("run.eval_every", None)

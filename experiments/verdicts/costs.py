@@ -5,17 +5,18 @@ What each arm costs: parameters, FLOPs, step time and memory, and the verdicts a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from experiments.records.runs import RecordedRun
+from experiments.records.runs import RecordedRun, by_arm
 from experiments.verdicts.pairing import lost_seeds
-from experiments.verdicts.stats import RESAMPLES, Verdict, compare, holm
+from experiments.verdicts.stats import Verdict, compare, holm
 
 QUARTILE = 0.25
 FEWEST = 4                              # a curve with fewer evaluations is not interpolated
@@ -48,7 +49,11 @@ class Costs:
 
     def of(self, arm: str) -> Cost | None:
         """Return the cost of one arm; None when it is unknown."""
-        return next((cost for cost in self.arms if cost.arm == arm), None)
+        return self._by_arm.get(arm)
+
+    @cached_property
+    def _by_arm(self) -> dict[str, Cost]:
+        return {cost.arm: cost for cost in self.arms}
 
     def ratio(self, arm: str, quantity: str) -> float | None:
         """Return an arm's quantity divided by the baseline's; None when either is unknown."""
@@ -78,15 +83,18 @@ class Budgets:
 
     def of(self, arm: str, axis: str) -> Budget | None:
         """Return the budget of one arm on one axis; None when it has none."""
-        return next((b for b in self.table if (b.arm, b.axis) == (arm, axis)), None)
+        return self._by_place.get((arm, axis))
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str], Budget]:
+        return {(budget.arm, budget.axis): budget for budget in self.table}
 
 
 def costs(runs: Iterable[RecordedRun], arms: Sequence[str], baseline: str) -> Costs:
     """Return the cost of every arm from the records of its finished runs, the baseline first."""
-    finished = [run for run in runs if run.complete]
+    finished = by_arm(run for run in runs if run.complete)
     order = sorted(arms, key=lambda arm: arm != baseline)
-    return Costs(baseline, tuple(_cost(arm, [run for run in finished if run.arm == arm])
-                                 for arm in order))
+    return Costs(baseline, tuple(_cost(arm, finished.get(arm, [])) for arm in order))
 
 
 def _cost(arm: str, runs: list[RecordedRun]) -> Cost:
@@ -110,8 +118,7 @@ def _paces(run: RecordedRun) -> np.ndarray:
     ever slows a run down. On a busy machine the means of one arm differ by a quarter, its lower
     quartiles by a hundredth.
     """
-    table = run.table[["iteration", "tokens", "seconds"]].dropna().to_numpy()
-    steps = np.diff(table, axis=0)
+    steps = np.diff(run.measured("iteration", "tokens", "seconds"), axis=0)
     steps = steps[(steps > 0).all(axis=1)]
     return steps[:, 2:] / steps[:, :2]
 
@@ -121,7 +128,8 @@ def at_pace(run: RecordedRun, cost: Cost | None) -> RecordedRun:
     equal seconds then do not depend on other work on the machine, or on another machine."""
     if cost is None or cost.step_seconds is None:
         return run
-    seconds = (run.table["iteration"] * cost.step_seconds).where(run.table["seconds"].notna())
+    iterations, seconds = (run.table[each].to_numpy() for each in ("iteration", "seconds"))
+    seconds = np.where(np.isnan(seconds), np.nan, iterations * cost.step_seconds)
     return replace(run, table=run.table.assign(seconds=seconds))
 
 
@@ -138,14 +146,15 @@ def _mean(tables: Iterable[Mapping[str, Any]], key: str) -> float | None:
 
 def budgets(runs: Iterable[RecordedRun], arms: Sequence[str], baseline: str, *,
             metric: str = "val_loss", margin: float, alpha: float, unit: str = "nats",
-            resamples: int = RESAMPLES, barred: Mapping[str, str] | None = None) -> Budgets:
+            barred: Mapping[str, str] | None = None) -> Budgets:
     """Compare every arm with the baseline on every axis that both have, at the largest budget that
-    all runs of the two reached. Arms that are `barred` as not comparable are left out."""
-    runs = [run for run in runs if run.seed is not None]
+    all runs of the two reached. Arms that are `barred` as not comparable are left out. The verdicts
+    have no bootstrap, which nothing shows."""
+    groups = by_arm(run for run in runs if run.seed is not None)
     arms = [arm for arm in arms if arm not in (barred or {})]
     return Budgets(tuple(budget for axis in AXES for budget in _on_axis(
-        {arm: _curves([run for run in runs if run.arm == arm], axis, metric) for arm in arms},
-        axis, baseline, margin=margin, alpha=alpha, unit=unit, resamples=resamples)))
+        {arm: _curves(groups.get(arm, []), axis, metric) for arm in arms},
+        axis, baseline, margin=margin, alpha=alpha, unit=unit)))
 
 
 # seed → (points, 2): what was spent so far, and the metric there; no points for a diverged run
@@ -153,17 +162,19 @@ Curves = Mapping[int, np.ndarray]
 
 
 def _on_axis(curves: Mapping[str, Curves], axis: str, baseline: str, *, margin: float,
-             alpha: float, unit: str, resamples: int) -> list[Budget]:
+             alpha: float, unit: str) -> list[Budget]:
     base = curves.get(baseline, {})
     ends = {arm: _common_end([*mine.values(), *base.values()]) for arm, mine in curves.items()
             if arm != baseline and _finished(mine) and _finished(base)}
-    known = {arm: all(_readable(curve, end, margin) for curve in _finished(curves[arm])
-                      + _finished(base))
+    # arms mostly end at the same budget, so what the baseline has there is kept
+    base_known = cache(lambda end: _readable(_finished(base), end, margin))
+    base_at = cache(lambda end: _at(base, end))
+    known = {arm: _readable(_finished(curves[arm]), end, margin) and base_known(end)
              for arm, end in ends.items()}
-    values = {arm: (_at(curves[arm], end), _at(base, end)) if known[arm] else ({}, {})
+    values = {arm: (_at(curves[arm], end), base_at(end)) if known[arm] else ({}, {})
               for arm, end in ends.items()}
     raw = {arm: replace(compare(*pair, margin=margin, alpha=alpha, family=len(ends),
-                                resamples=resamples), arm=arm, unit=unit)
+                                resamples=0), arm=arm, unit=unit)
            for arm, pair in values.items()}
     judged = holm(raw, {arm: lost_seeds(*pair) for arm, pair in values.items()})
     return [Budget(arm, axis, ends[arm],
@@ -183,7 +194,7 @@ def _curves(runs: Iterable[RecordedRun], axis: str, metric: str) -> Curves:
 def _curve(run: RecordedRun, axis: str, metric: str) -> np.ndarray:
     """Return (points, 2): what was spent at each evaluation, and the metric there. The metric is
     computed from the validation loss."""
-    table = run.table[[axis, "val_loss"]].dropna().to_numpy(copy=True)
+    table = run.measured(axis, "val_loss")
     result = _section(run, "result")
     if metric == "perplexity":
         table[:, 1] = np.exp(table[:, 1])
@@ -203,31 +214,50 @@ def _common_end(curves: Iterable[np.ndarray]) -> float:
 
 def _at(curves: Curves, x: float) -> dict[int, float]:
     """Return seed → the metric at the point where x was spent; NaN for a run that diverged."""
-    return {seed: float(_interpolated(curve, np.array([x]))[0]) if len(curve) else math.nan
-            for seed, curve in curves.items()}
+    finished = {seed: curve for seed, curve in curves.items() if len(curve)}
+    values = _interpolated(list(finished.values()), np.array([x]))[:, 0]
+    return dict.fromkeys(curves, math.nan) | dict(zip(finished, map(float, values), strict=True))
 
 
-def _readable(curve: np.ndarray, x: float, margin: float) -> bool:
-    """Return whether the curve is known at x: it was measured there, or it lies between evaluations
-    so close together that a chord and a cubic agree to half the margin. Fewer than FEWEST
-    evaluations are not enough: three points can only bend at the middle one."""
-    spent, first = np.unique(curve[:, 0], return_index=True)
-    if np.isclose(spent, x, rtol=1e-9, atol=0).any():
-        return True
-    if len(spent) < FEWEST or not spent[0] <= x <= spent[-1]:
-        return False
-    return abs(float(_interpolated(curve, np.array([x]))[0])
-               - np.interp(x, spent, curve[first, 1])) <= margin / 2
+def _readable(curves: Sequence[np.ndarray], x: float, margin: float) -> bool:
+    """Return whether every curve is known at x: it was measured there, or it lies between
+    evaluations so close together that a chord and a cubic agree to half the margin. Fewer than
+    FEWEST evaluations are not enough: three points can only bend at the middle one."""
+    for together, spent, first in _same_places(curves):
+        if np.isclose(spent, x, rtol=1e-9, atol=0).any():
+            continue
+        if len(spent) < FEWEST or not spent[0] <= x <= spent[-1]:
+            return False
+        cubic = _interpolated([curves[i] for i in together], np.array([x]))[:, 0]
+        chord = [np.interp(x, spent, curves[i][first, 1]) for i in together]
+        if (abs(cubic - chord) > margin / 2).any():
+            return False
+    return True
 
 
-def _interpolated(curve: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return the curve at x, interpolated by monotone cubics (PCHIP). A chord of a falling curve
-    lies above it, which would favour the run that was measured exactly at x."""
-    spent, first = np.unique(curve[:, 0], return_index=True)
-    if len(spent) < 2:
-        return np.full_like(x, curve[-1, 1])
-    return PchipInterpolator(spent, curve[first, 1], extrapolate=False)(
-        np.clip(x, spent[0], spent[-1]))
+def _same_places(curves: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray,
+                                                                 np.ndarray]]:
+    """Yield (which curves, their places, the first row of each place) for the curves that were
+    measured at the same places. The seeds of an arm mostly were, and are then handled at once."""
+    groups: dict[bytes, list[int]] = {}
+    for number, curve in enumerate(curves):
+        groups.setdefault(curve[:, 0].tobytes(), []).append(number)
+    for together in groups.values():
+        yield together, *np.unique(curves[together[0]][:, 0], return_index=True)
+
+
+def _interpolated(curves: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Return (curves, points): the curves at x, interpolated by monotone cubics (PCHIP). A chord of
+    a falling curve lies above it, which would favour the run that was measured exactly at x."""
+    found = np.empty((len(curves), len(x)))
+    for together, spent, first in _same_places(curves):
+        values = np.stack([curves[i][first, 1] for i in together], axis=1)
+        if len(spent) < 2:
+            found[together] = np.array([curves[i][-1, 1] for i in together])[:, None]
+        else:
+            found[together] = PchipInterpolator(spent, values, extrapolate=False)(
+                np.clip(x, spent[0], spent[-1])).T
+    return found
 
 
 def _crossing(arm: Curves, baseline: Curves, end: float) -> float | None:
@@ -241,8 +271,8 @@ def _crossing(arm: Curves, baseline: Curves, end: float) -> float | None:
     spent = np.unique(np.concatenate([each[:, 0] for each in trained]))
     start = max(each[0, 0] for each in trained)
     spent = spent[(spent >= start) & (spent <= end)]
-    gap = np.mean([_interpolated(arm[s], spent) - _interpolated(baseline[s], spent)
-                   for s in seeds], axis=0)
+    mine, theirs = (_interpolated([each[s] for s in seeds], spent) for each in (arm, baseline))
+    gap = np.mean(mine - theirs, axis=0)
     changes = np.flatnonzero(gap[:-1] * gap[1:] < 0)
     if not len(changes):
         return None

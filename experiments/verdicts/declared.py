@@ -36,6 +36,8 @@ def recorded(name: str, runs: list[RecordedRun]) -> Study | None:
     latest = max(told, key=lambda run: moment(at(run.record, "start")) or BEFORE)
     try:
         table = at(latest.record, "declaration", "file") or _table(latest, told)
+        # verdicts need no code file, which may be elsewhere by now
+        table = {key: value for key, value in table.items() if key != "code"}
         return read_study(table | {"name": name}, latest.path.with_suffix(".json"),
                           str(at(latest.record, "study_hash")))
     except (BadInput, TypeError, LookupError, ValueError, AttributeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from scipy import stats as sp
@@ -103,10 +104,14 @@ def scattered(values: Mapping[str, Values], margin: float) -> list[Scattered]:
     finite = {arm: mine for arm, mine in finite.items() if len(mine) > 1}
     squares = {arm: len(mine) * float(np.var(list(mine.values()))) for arm, mine in finite.items()}
     freedom = {arm: len(mine) - 1 for arm, mine in finite.items()}
+    # the squares before and after each arm, so that leaving one arm out needs no further sum
+    sums, all_freedom = list(squares.values()), sum(freedom.values())
+    before = [0.0, *accumulate(sums)]
+    after = [*reversed([0.0, *accumulate(reversed(sums))])]
     found = []
-    for arm, mine in finite.items():
-        others = sum(freedom.values()) - freedom[arm]
-        pooled = (sum(squares[each] for each in squares if each != arm) / others) if others else 0.0
+    for place, (arm, mine) in enumerate(finite.items()):
+        others = all_freedom - freedom[arm]
+        pooled = (before[place] + after[place + 1]) / others if others else 0.0
         if len(mine) >= FEWEST or not pooled > 0:
             continue
         ratio = squares[arm] / freedom[arm] / pooled

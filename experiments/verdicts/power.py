@@ -22,7 +22,7 @@ MAX_SEEDS = 10_000    # a plan with more seeds is no use
 def power_of_t(effect: float, n: int, alpha: float) -> float:
     """Return the chance that a two-sided paired t-test on n ≥ 2 seeds detects a true difference of
     `effect` standard deviations."""
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    critical = special.stdtrit(n - 1, 1 - alpha / 2)
     return float(stats.ncf.sf(critical**2, 1, n - 1, effect**2 * n))
 
 
@@ -35,17 +35,20 @@ def power_of_tost(difference: float, sd: float, n: int, margin: float, alpha: fl
     """
     if abs(difference) >= margin:
         return 0.0
-    freedom, critical = n - 1, stats.t.ppf(1 - alpha, n - 1)
+    freedom, critical = n - 1, special.stdtrit(n - 1, 1 - alpha)
     scale = math.sqrt(n) / sd
     # the range of the estimated sd, in true sds
-    low, high = stats.chi.ppf([1e-9, 1 - 1e-9], freedom) / math.sqrt(freedom)
+    low, high = np.sqrt(2 * special.gammaincinv(freedom / 2, [1e-9, 1 - 1e-9]) / freedom)
     high = min(high, margin * scale / critical)  # with a larger estimate, no mean passes
     if high <= low:
         return 0.0
     estimate = low + (high - low) * (NODES + 1) / 2
     room = margin * scale - critical * estimate
     passes = special.ndtr(room - difference * scale) - special.ndtr(-room - difference * scale)
-    density = stats.chi.pdf(estimate * math.sqrt(freedom), freedom) * math.sqrt(freedom)
+    chi = estimate * math.sqrt(freedom)
+    density = math.sqrt(freedom) * np.exp(
+        (1 - freedom / 2) * math.log(2) - special.gammaln(freedom / 2)
+        + special.xlogy(freedom - 1, chi) - chi**2 / 2)
     return float(np.sum(WEIGHTS * passes * density) * (high - low) / 2)
 
 
@@ -60,6 +63,7 @@ def minimal_detectable_effect(n: int, alpha: float, power: float = POWER) -> flo
                                  xtol=1e-6))
 
 
+@cache
 def seeds_that_decide(difference: float, sd: float, margin: float, alpha: float,
                       family: int = 1) -> int | None:
     """Return the smallest number of seeds that ends in better, worse or equivalent with 80 % power,

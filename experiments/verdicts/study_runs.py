@@ -4,13 +4,15 @@ The runs of one study put together: its arms, its baseline, and the values that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from math import isfinite
+from typing import TypeVar
 
 from experiments.declare.arms import catalogue
 from experiments.declare.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, load_study, shipped
-from experiments.records.runs import RecordedRun
+from experiments.records.runs import RecordedRun, by_arm
 from experiments.verdicts.comparable import (
     TOKEN_METRICS,
     Comparison,
@@ -19,6 +21,7 @@ from experiments.verdicts.comparable import (
 )
 from experiments.verdicts.verdict import Values
 
+Told = TypeVar("Told")
 ENDED = ("done", "unrecorded", "diverged", "failed")
 UNITS = {"val_loss": "nats", "loss": "nats", "bits_per_byte": "bits per byte",
          "perplexity": "perplexity"}
@@ -81,7 +84,11 @@ class StudyRuns:
 
     def runs_of(self, arm: str) -> list[RecordedRun]:
         """Return an arm's runs, in order of seed."""
-        return [run for run in self.runs if run.arm == arm]
+        return list(self._by_arm.get(arm, ()))
+
+    @cached_property
+    def _by_arm(self) -> dict[str, list[RecordedRun]]:
+        return by_arm(self.runs)
 
     @cached_property
     def values(self) -> dict[str, Values]:
@@ -132,7 +139,7 @@ class StudyRuns:
                       for arm, each in self.comparisons.items() if each.in_bytes}
         return found
 
-    @property
+    @cached_property
     def in_bytes(self) -> frozenset[str]:
         """The arms with another tokenizer, which are judged in bits per byte instead of nats per
         token."""
@@ -158,7 +165,7 @@ class StudyRuns:
                 else (bits[seed] or float("nan")) * self.nats_per_bit
                 for seed, value in self.values[arm].items()}
 
-    @property
+    @cached_property
     def left_out(self) -> list[str]:
         """The runs whose value is not in the verdicts, one line per reason, so that nothing is
         dropped silently."""
@@ -227,6 +234,18 @@ class StudyRuns:
             return self.runs
         seeds = set(self._seeds[:self.look])
         return tuple(run for run in self.runs if run.seed in seeds)
+
+
+def once(tell: Callable[..., Told]) -> Callable[..., Told]:
+    """Decorate a function of a study's results, so that it is computed once per study although many
+    figures and tables ask for it."""
+    @wraps(tell)
+    def told(study: StudyRuns) -> Told:
+        known = study.__dict__.setdefault("told", {})
+        if tell not in known:
+            known[tell] = tell(study)
+        return known[tell]
+    return told
 
 
 def known_arms() -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments.records.record import at, moment
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.results import Results
+from experiments.verdicts.study_runs import once
 from experiments.verdicts.verdict import listed
 
 # Where the fastest seed of an arm is faster than the slowest by more than this factor, something
@@ -59,6 +60,7 @@ class Timing:
         return [f"times were measured on a busy machine: {'; '.join(parts)}"] if parts else []
 
 
+@once
 def timing(results: Results) -> Timing:
     """Return which times of a study's runs cannot be trusted."""
     runs = list(results.runs)

@@ -20,7 +20,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from experiments.records.runs import RecordedRun
+from experiments.records.runs import RecordedRun, by_arm
 from experiments.verdicts.results import Results
 from experiments.verdicts.stats import Values, Verdict, verdicts
 from experiments.verdicts.study_runs import UNITS
@@ -112,8 +112,8 @@ def gather(results: Results) -> Trials:
     """Return the trials of the runs that a study's verdicts rest on, the baseline's first. The
     points of learning-rate grids are left out: they are not arms of a comparison."""
     grid = results.declared.grid_arms if results.declared else ()
-    runs = [run for arm in results.arms if arm not in grid
-            for run in results.judged_runs if run.arm == arm]
+    judged = by_arm(results.judged_runs)
+    runs = [run for arm in results.arms if arm not in grid for run in judged.get(arm, ())]
     over = "tokens" if any(run.table["tokens"].gt(0).any() for run in runs) else "iteration"
     trials = [_trial(run, over) for run in runs if run.complete]
     lost = [(run.arm, run.seed) for run in runs if run.status == "diverged"
@@ -125,7 +125,7 @@ def gather(results: Results) -> Trials:
 
 
 def _trial(run: RecordedRun, over: str) -> Trial:
-    curve = run.table[[over, "loss"]].dropna().to_numpy()
+    curve = run.measured(over, "loss")
     measures = {name: np.nan if (value := run.final(name)) is None else value
                 for name in MEASURES[1:]}
     last = curve[-max(1, int(LAST * len(curve))):, 1]

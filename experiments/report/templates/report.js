@@ -31,6 +31,18 @@
     });
   }
 
+  const find = document.getElementById("find"), rows = [...document.querySelectorAll(".verdicts tbody tr")];
+  find?.addEventListener("input", () => {         // a search looks through hidden rows as well
+    const wanted = find.value.trim().toLowerCase();
+    document.body.classList.toggle("searching", wanted !== "");
+    let matches = 0;
+    for (const row of rows) {
+      row.classList.toggle("found", wanted !== "" && row.textContent.toLowerCase().includes(wanted));
+      matches += row.classList.contains("found");
+    }
+    document.getElementById("matches").textContent = wanted === "" ? "" : matches + " of " + rows.length + " arms";
+  });
+
   const curves = document.querySelector(".curves");
   if (!curves) return;
   const charts = JSON.parse(document.getElementById("readings").textContent).charts;

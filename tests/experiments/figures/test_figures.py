@@ -258,3 +258,28 @@ def test_the_page_tells_factorials_rates_cost_and_equal_budgets(factorial, grid)
         and "0.008: " in text
         and "(1 diverged)" in text
     )
+
+
+def test_of_many_arms_only_the_extremes_have_curves_and_the_forest_has_pages(tmp_path, monkeypatch):
+    from experiments.figures import forest
+    arms = {"baseline": 0.0} | {f"arm_{k:02d}": 0.01 * (k - 20) for k in range(54)}
+    study = panel(write_study(tmp_path, arms, study="many", seeds=(0, 1), steps=40, noise=1e-4))
+    best, worst = [f"arm_{k:02d}" for k in range(8)], [f"arm_{k:02d}" for k in range(50, 54)]
+    assert study.drawn == ("baseline", *best, *worst)
+    assert set(study.lines("iteration", "loss")) == set(study.drawn)
+    assert set(study.differences("iteration", "loss")[0]) == {*best, *worst}
+    figure = FIGURES["training_comparison"](study)
+    assert "of 55 arms, baseline, the 8 best and the 4 worst are drawn" in " ".join(
+        " ".join(text.get_text() for text in figure.texts).split())
+    monkeypatch.setattr(forest, "PAGE", 20)
+    assert forest.pages(study.results) == 3
+    figures = [forest.effects(study, part) for part in range(3)]
+    rows = [[label.get_text() for label in each.axes[0].get_yticklabels()] for each in figures]
+    assert sum(rows, []) == sorted(set(arms) - {"baseline"})          # ranked, none left out
+    assert len({each.axes[0].get_xlim() for each in figures}) == 1    # on one scale
+    for each in figures:
+        on_page(each)
+    monkeypatch.setattr(forest, "PAGE", 8)       # more rows than the pages hold
+    rows = [label.get_text() for part in range(4)
+            for label in forest.effects(study, part).axes[0].get_yticklabels()]
+    assert rows == [f"arm_{k:02d}" for k in (*range(16), *range(38, 54))]

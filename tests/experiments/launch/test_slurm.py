@@ -75,6 +75,35 @@ def test_a_task_is_the_run_that_the_plan_of_its_submission_says(tmp_path):
         slurm.task_arguments(plan, 2)
 
 
+@pytest.mark.parametrize("array_max", [None, 20])
+def test_a_study_of_thousands_is_several_arrays_that_keep_to_the_number_at_once(
+        tmp_path, monkeypatch, array_max):
+    commands = []
+
+    def sbatch(*command):
+        commands.append(command)
+        return f"{len(commands)}\n"
+    monkeypatch.setattr(slurm, "_slurm", sbatch)
+    request = Request(load_study("seven"), tmp_path, "nano")
+    jobs = [Job("rope", seed) for seed in range(2500)]
+    ids = slurm.submit(request, jobs, slurm.Resources(gres="none", array_max=array_max),
+                       tokenize_here=True)
+    assert ids == {"runs": "1:2:3", "plot": "4"}
+    found = [[word for word in command if word.startswith(("--array", "--dependency"))]
+             for command in commands]
+    most = f"%{array_max}" if array_max else ""
+    chained = [[], ["--dependency=afterany:1"], ["--dependency=afterany:2"]]
+    assert found == [*([*(wait if array_max else []), f"--array=0-{last}{most}"]
+                       for wait, last in zip(chained, (999, 999, 499), strict=True)),
+                     ["--dependency=afterany:1:2:3"]]
+    plans = [command[-1] for command in commands[:3]]
+    assert [slurm.task_arguments(Path(plan), 499)[6] for plan in plans] == ["499", "1499", "2499"]
+    # a task that is still queued is not submitted again, whichever array holds it
+    monkeypatch.setattr(slurm.subprocess, "run", lambda command, **_: argparse.Namespace(
+        stdout={"1": "", "2": "7\n", "3": "0\n1\n"}[command[4]]))
+    assert slurm.queued(request) == {("rope", 1007): "2", ("rope", 2000): "3", ("rope", 2001): "3"}
+
+
 @pytest.mark.parametrize("words, cluster", [("slurm 22.05.8", True),
                                             ("sbatch: fatal: Could not establish a configuration "
                                              "source", False),

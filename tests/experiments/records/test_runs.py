@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from experiments.records import table
 from experiments.records.record import COLUMNS, MAX_SEED
 from experiments.records.runs import find_runs, read_run
 from mingpt.utils import BadInput
@@ -194,3 +196,28 @@ def test_no_folder_names_the_nearest(tmp_path):
     (tmp_path / "losses").mkdir()
     with pytest.raises(BadInput, match="did you mean .*losses"):
         find_runs(tmp_path / "lossse")
+
+
+def test_a_file_without_faults_is_parsed_at_once_and_to_the_same_bits(tmp_path):
+    rng = np.random.default_rng(0)
+    for columns in (COLUMNS, ("iteration", "loss"), ("val_loss", "iteration")):
+        numbers = 10.0 ** rng.uniform(-12, 30, (200, len(columns)))
+        cells = [["" if rng.random() < 0.2 else f"{x:.9g}" for x in row] for row in numbers]
+        for step, row in enumerate(cells):
+            row[columns.index("iteration")] = str(10 * step)
+        content = "\n".join(",".join(row) for row in [columns, *cells, ""]).encode()
+        problems: list[str] = []
+        slow, blown_up = table._with_faults(content, tmp_path / "a.csv", problems)
+        pd.testing.assert_frame_equal(table._clean(content), slow, check_exact=True)
+        assert not problems and not blown_up
+
+
+@pytest.mark.parametrize("text", [
+    "", "iteration,loss\n", "\ufeffiteration,loss\n1,2\n", "iteration,loss\r\n1,2\r\n",
+    "iteration,loss\n1,2", "iteration,loss\n1,2\n\n2,3\n", "iteration,loss\n1,2\n1,3\n",
+    "iteration,loss\n2,2\n1,3\n", "iteration,loss\n1,nan\n", "iteration,loss\n1,1e39\n",
+    "iteration,loss\n1e300,1\n", "iteration,loss\n,1\n", "iteration,loss\n1,2\n2\n",
+    "iteration,loss\n1,2,3\n", "iteration,loss\n1,2-\n", "iteration,loss\n1, 2\n",
+    "iteration,loss\n1,\"2\"\n", "iteration,loss,loss\n1,2,3\n", "step,loss\n1,2\n"])
+def test_any_other_file_is_read_with_care(text):
+    assert table._clean(text.encode()) is None

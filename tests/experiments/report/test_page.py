@@ -614,3 +614,32 @@ def test_notes_alone_are_not_headed_as_warnings(tmp_path):
     assert "<h2>Notes</h2>" in page_of(tmp_path) and "Warnings" not in page_of(tmp_path)
     write_run(tmp_path, "rope", 3, study="mine", steps=50, status="failed", slot=1)
     assert "<h2>Warnings</h2>" in page_of(tmp_path)
+def test_the_page_of_many_arms_is_searched_and_stays_small(tmp_path, monkeypatch):
+    from experiments.report import page, tables
+    monkeypatch.setattr(page, "PICTURED", 30)
+    monkeypatch.setattr(tables, "LISTED", 50)
+    arms = {"baseline": 0.0} | {f"arm_{k:02d}": 0.01 * (k - 20) for k in range(54)}
+    text = page_of(write_study(tmp_path, arms, study="many", seeds=(0, 1), steps=40, noise=1e-4))
+    assert text.count('type="search"') == 1
+    assert text.count('<tr role="row"') == 1 + 54               # every arm is in the table ...
+    assert text.count('class="pname"') == 8 + 4     # ... and 12 in the picture
+    assert text.count('class="key a') == 1 + 8 + 4              # and among the curves
+    assert 'data-copy="' not in text and "summary.tex" in text
+    assert text.count("--arm arm_20 --seed") == 1               # one command stands for all seeds
+    assert "the arm's other seeds have the same command" in text.replace("&#39;", "'")
+
+
+def test_the_search_finds_hidden_arms(tmp_path, chromium):  # noqa: F811
+    arms = {"baseline": 0.0} | {f"arm_{k:02d}": 0.01 * (k - 20) for k in range(54)}
+    path = tmp_path / "report.html"
+    losses = write_study(tmp_path, arms, study="many", seeds=(0, 1), steps=40, noise=1e-4)
+    path.write_text(page_of(losses), encoding="utf-8")
+    view = chromium.new_page()
+    view.goto(path.as_uri())
+    shown = ".verdicts tbody tr:visible"
+    assert view.locator(shown).count() == 8 + 4
+    view.fill("#find", "ARM_2")
+    assert [row.split()[0] for row in view.locator(shown).all_inner_texts()] == [
+        f"arm_{k}" for k in range(20, 30)]
+    view.fill("#find", "")
+    assert view.locator(shown).count() == 8 + 4

@@ -11,7 +11,7 @@ from experiments.verdicts.costs import at_pace, budgets, costs
 from tests.helpers.synthetic import HEADER, write_run
 
 pytestmark = pytest.mark.usefixtures("frozen")
-BAR = {"margin": 0.01, "alpha": 0.05, "resamples": 0}
+BAR = {"margin": 0.01, "alpha": 0.05}
 
 
 def write(folder, arm, seed, loss, slower=1.0, steps=100, **result):

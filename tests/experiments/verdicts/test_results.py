@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from experiments.declare.study import DEFAULT_MARGIN, load_study
+from experiments.figures.panel import Panel
 from experiments.records.runs import find_runs
+from experiments.report.draw import report, write_tables
 from experiments.report.notices import notices
+from experiments.report.page import render
 from experiments.verdicts.results import collect
 from experiments.verdicts.trials import gather
 from mingpt.utils import BadInput
@@ -209,3 +213,29 @@ def test_a_study_that_its_own_rule_ended_lacks_no_runs(tmp_path):
     (tmp_path / "losses" / "mine" / "rope.s1.csv").unlink()
     again = only(tmp_path / "losses", study_file=tmp_path / "mine.toml")
     assert [each for each in notices(again) if "missing" in each.title]
+
+
+def test_the_work_grows_no_faster_than_the_number_of_runs(tmp_path):
+    """From reading to the page, four times the arms take at most a little more than four times the
+    function calls. Calls are counted, so the load of the machine does not matter."""
+    def calls(arms: int) -> int:
+        losses = write_study(tmp_path / f"{arms}", dict.fromkeys(
+            ["baseline", *(f"arm_{k}" for k in range(1, arms))], 0.0), study="many", seeds=(0, 1),
+            steps=20, every=10)
+        count = 0
+
+        def counted(*_):
+            nonlocal count
+            count += 1
+        sys.setprofile(counted)
+        try:
+            (results,) = collect(find_runs(losses))
+            report(results)
+            write_tables(results, tmp_path)
+            render(Panel(results))
+        finally:
+            sys.setprofile(None)
+        return count
+    calls(50)         # imports, and files that are read once
+    few, many = calls(50), calls(200)
+    assert many <= 4.4 * few

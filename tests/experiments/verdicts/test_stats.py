@@ -129,6 +129,23 @@ def test_the_numbers_are_scipys_on_the_paired_differences():
     assert compare(arm, BASE, margin=MARGIN) == v     # it is seeded, so it gives the same again
 
 
+@pytest.mark.parametrize("n", [3, 9, 20])
+def test_the_quick_forms_give_scipys_numbers_to_the_last_digit(n):
+    rng = np.random.default_rng(n)
+    for _ in range(20):
+        arm, base = rng.normal(1.6, 0.01, (2, n))
+        v = compare(dict(enumerate(arm)), dict(enumerate(base)), margin=MARGIN)
+        paired, welch = sp.ttest_1samp(arm - base, 0), sp.ttest_ind(arm, base, equal_var=False)
+        above = sp.ttest_1samp(arm - base, -MARGIN, alternative="greater").pvalue
+        below = sp.ttest_1samp(arm - base, MARGIN, alternative="less").pvalue
+        assert (v.p, v.p_tost, v.p_welch) == (paired.pvalue, max(above, below), welch.pvalue)
+        assert v.ci_welch == tuple(welch.confidence_interval(0.95))
+    flips = sp.permutation_test((arm - base, np.zeros(n)), lambda a, b, axis: (a - b).mean(axis),
+                                vectorized=True, permutation_type="samples", n_resamples=2**14,
+                                random_state=np.random.default_rng(0))
+    assert v.p_sign_flip == flips.pvalue
+
+
 def test_holm_multiplies_the_smallest_p_by_the_number_of_arms_and_the_next_by_one_less():
     values = {"baseline": BASE, "a": shifted(-0.05),
               "b": shifted(0.02, (0.01, -0.005, 0.01, -0.01)),
