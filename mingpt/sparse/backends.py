@@ -79,11 +79,19 @@ def masked(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, slopes: Tensor | None,
            dropout_p: float) -> Tensor:
     """(B, nh, T, hs): attention over the keys where seen, (T, T) or (B, 1, T, T), is true."""
     if slopes is not None:
-        place = torch.arange(q.size(-2), device=q.device)
-        bias = -slopes[:, None, None] * (place[:, None] - place)         # (nh, T, T)
-        seen = bias.to(q.dtype).masked_fill(~seen, float("-inf"))
+        bias = slopes[:, None, None] * _offset(q.size(-2), q.device)     # (nh, T, T)
+        # with four dimensions, torch's fused kernel takes it; with three, it would keep all weights
+        seen = bias.to(q.dtype)[None].masked_fill(~seen, float("-inf"))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout_p,
                                           enable_gqa=shared(q, k))
+
+
+@lru_cache(maxsize=4)
+def _offset(T: int, device: torch.device) -> Tensor:
+    """(T, T): j − i for query i and key j."""
+    with torch.inference_mode(False):
+        place = torch.arange(T, device=device)
+        return place - place[:, None]
 
 
 def mask_of(pattern: Pattern, T: int, device: torch.device) -> Tensor:
