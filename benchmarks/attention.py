@@ -1,13 +1,14 @@
 """
 Time banded attention against torch's fused kernels, forward and backward.
 
-    python -m benchmarks.attention [--out DIR]
+    python -m benchmarks.attention [--tune] [--out DIR]
 
 Each row times three kernels in one process: SDPA's causal flash kernel, which computes full
 attention; SDPA with the pattern as a dense mask; and ours. They take turns, so that a disturbance
 of the machine affects all of them. A speed-up is the median of the ratios of the single rounds.
 `ideal` is the number of (query, key) pairs of causal attention divided by that of the pattern.
-`share` is the speed-up over flash divided by `ideal`.
+`share` is the speed-up over flash divided by `ideal`. --tune measures instead which tiles and which
+backend are the fastest here, and prints the lines for the tables in the source.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from benchmarks.kit.options import RESULTS
+from benchmarks.kit.options import RESULTS, say
 from benchmarks.kit.tables import save
+from benchmarks.kit.tuning import tune
 from experiments.train.process import peak_memory_mb
 from experiments.train.workers import ratios
 from mingpt.patterns.kinds import parse_pattern
@@ -65,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int,
                         help="rounds, with one timing of each kernel per round (default 7)")
     parser.add_argument("--quick", action="store_true", help="measure only 3 rounds")
+    parser.add_argument("--tune", action="store_true",
+                        help="print this machine's lines for WORKING_SET (mingpt/sparse/tiles.py) "
+                             "and BANDED_ON_CPU (mingpt/sparse/backends.py)")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
     parser.add_argument("--cpu-time", action="store_true",
                         help="measure CPU seconds of one thread instead of wall time, for a "
@@ -74,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (3 if args.quick else 7)
     torch.set_num_threads(1 if args.cpu_time else args.threads)
+    if args.tune:
+        print("\n".join(tune(args.rounds, say)))
+        return 0
     clock = time.process_time if args.cpu_time else time.perf_counter
     print(f"{'B, H, T, D':>16} {'pattern':>8} {'flash ms':>9} {'dense ms':>9} {'ours ms':>8} "
           f"{'ideal':>6} {'share':>6}"

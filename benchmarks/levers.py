@@ -42,9 +42,9 @@ def all_logits() -> None:
 
 def looped_adamw() -> None:
     """Run AdamW in a loop: one parameter and one operation after the other."""
-    import torch
-    fused = torch.optim.AdamW
-    torch.optim.AdamW = lambda groups, **given: fused(
+    import mingpt.optimizers
+    fused = mingpt.optimizers.AdamW
+    mingpt.optimizers.AdamW = lambda groups, **given: fused(
         groups, **{**given, "fused": False, "foreach": False})
 
 

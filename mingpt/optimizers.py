@@ -5,20 +5,36 @@ A member is a function (groups, config) → a torch optimizer. The first group's
 `params` of each group are pairs (name, parameter).
 """
 
+import inspect
+
 import torch
 
 from mingpt.utils import BadInput, CfgNode
 
 
+def eager(optimizer: type) -> type:
+    """A subclass of a torch optimizer that does not import torch's compiler.
+
+    torch wraps these methods so that torch.compile leaves them alone, and the wrappers import the
+    compiler, which takes as long as importing torch. No step of ours is compiled.
+    """
+    wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in wrapped}
+    methods["step"] = torch.no_grad()(methods["step"])
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
+AdamW = eager(torch.optim.AdamW)
+
 def adamw(groups: list[dict], config: CfgNode) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay, in torch's fused kernel. Loshchilov & Hutter 2017, arXiv
     1711.05101."""
     groups = [group for group in groups if group["params"]]   # torch refuses an empty named group
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=tuple(config.betas),
-                             eps=getattr(config, "adam_eps", adamw.options["adam_eps"]), fused=True)
+    return AdamW(groups, lr=config.learning_rate, betas=tuple(config.betas),
+                 eps=getattr(config, "adam_eps", adamw.options["adam_eps"]), fused=True)
 
 
-class MuonAndAdamW(torch.optim.Optimizer):
+class MuonAndAdamW(eager(torch.optim.Optimizer)):
     """Two optimizers in one: Muon for the matrices inside the layers, AdamW for everything else.
 
     Both use this object's state and param_groups, of which the first group is Muon's, so
@@ -27,8 +43,9 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, matrices: dict, others: list[dict], config: CfgNode):
-        self.muon = torch.optim.Muon([matrices], lr=config.learning_rate,
-                                     momentum=config.muon_momentum, adjust_lr_fn="match_rms_adamw")
+        self.muon = eager(torch.optim.Muon)([matrices], lr=config.learning_rate,
+                                            momentum=config.muon_momentum,
+                                            adjust_lr_fn="match_rms_adamw")
         self.adamw = adamw(others, config) if others else None
         self.ratio = config.muon_lr_ratio
         super().__init__([*self.muon.param_groups, *(self.adamw.param_groups if others else [])],

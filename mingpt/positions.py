@@ -101,7 +101,8 @@ class RoPE(NoPosition):
 
 class _Rotation(torch.autograd.Function):
     """x (…, T, hs), cos and sin (T, r/2) of the angles → (…, T, hs), the first r numbers rotated in
-    pairs. This takes four passes, each over half of these numbers.
+    pairs: two passes over these numbers and a copy with the halves exchanged. Passes over halves
+    would need no copy, but their rows are too short for vector instructions.
 
     The backward rotates the gradient the other way, in half the time that autograd would need for
     those passes.
@@ -111,14 +112,11 @@ class _Rotation(torch.autograd.Function):
     def forward(ctx, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
         half = cos.size(-1)
-        out = torch.empty_like(x)
-        # (…, T, r/2), (…, T, r/2), (…, T, hs − r) of x and of out
-        (a, b, rest), (out_a, out_b, out_rest) = (t.split((half, half, t.size(-1) - 2 * half), -1)
-                                                  for t in (x, out))
-        torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-1)
-        torch.mul(b, cos, out=out_b).addcmul_(a, sin)
-        out_rest.copy_(rest)
-        return out
+        # (…, T, r/2), (…, T, r/2), (…, T, hs − r)
+        a, b, rest = x.split((half, half, x.size(-1) - 2 * half), -1)
+        turned = x[..., :2 * half] * torch.cat((cos, cos), -1)          # (…, T, r)
+        turned.addcmul_(torch.cat((b, a), -1), torch.cat((-sin, sin), -1))
+        return torch.cat((turned, rest), -1) if rest.size(-1) else turned
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sys
 import sysconfig
 import textwrap
@@ -36,9 +37,7 @@ class StdlibSource:
     def __init__(self, root: Path | None = None, sets: tuple[str, ...] = SETS):
         self.sets = sets
         self.root = root or Path(sysconfig.get_paths()["stdlib"])
-        self.files = sorted(p for p in self.root.rglob("*.py")
-                            if not LEFT_OUT & set(p.relative_to(self.root).parts)
-                            and not p.relative_to(self.root).parts[0].startswith("config-"))
+        self.files = sorted(_sources(self.root))
         if not self.files:
             raise BadInput(f"no --data, and {self.root} holds no Python sources to read instead: "
                            f"give --data PATH")
@@ -78,6 +77,16 @@ class StdlibSource:
         documents = [(name, text) for name, text in documents if name in self.sets]
         texts = [text for _, text in documents]
         return TextChunk(position, sum(map(len, texts)), texts, [name for name, _ in documents])
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    """Yield the library's .py files. Folders that are left out are not entered: site-packages
+    alone can hold more files than the library."""
+    for folder, inside, names in os.walk(root):
+        here = Path(folder)
+        inside[:] = [name for name in inside if name not in LEFT_OUT
+                     and not (here == root and name.startswith("config-"))]
+        yield from (here / name for name in names if name.endswith(".py"))
 
 
 def _parse(path: Path) -> tuple[str, ast.Module]:

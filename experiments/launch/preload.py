@@ -5,13 +5,8 @@ once, so that a run starts without importing torch again.
 Nothing here may start a thread or touch a GPU: a forked process inherits neither.
 """
 
-import torch
-
 import experiments.corpus
 import experiments.train.loggers
 import experiments.train.progress
 import experiments.train.run
 import experiments.train.sample  # noqa: F401  (all of them are imported for their effect)
-
-# torch imports its compiler when the first optimizer is made, which takes longer than torch itself.
-torch.optim.SGD([torch.zeros(1)])

@@ -120,7 +120,7 @@ def _time_short(model: torch.nn.Module, settings: CN, rows: int, length: int
 
 
 def _time(model: torch.nn.Module, tokens: RandomTokens, settings: CN,
-          most: int = 8) -> tuple[float, float]:
+          most: int = 5) -> tuple[float, float]:
     """(median seconds per step, peak memory in MB). The first step is not counted."""
     step, times = stepper(model, tokens, settings), []
     step()

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from mingpt.patterns.kinds import Pattern
 from mingpt.sparse.banded import banded_attention, parts_of, supports
 from mingpt.sparse.flex import flex, flex_fits
+from mingpt.sparse.tiles import processor
 from mingpt.utils import BadInput, CfgNode
 
 
@@ -79,11 +80,19 @@ def masked(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, slopes: Tensor | None,
            dropout_p: float) -> Tensor:
     """(B, nh, T, hs): attention over the keys where seen, (T, T) or (B, 1, T, T), is true."""
     if slopes is not None:
-        place = torch.arange(q.size(-2), device=q.device)
-        bias = -slopes[:, None, None] * (place[:, None] - place)         # (nh, T, T)
-        seen = bias.to(q.dtype).masked_fill(~seen, float("-inf"))
+        bias = slopes[:, None, None] * _offset(q.size(-2), q.device)     # (nh, T, T)
+        # with four dimensions, torch's fused kernel takes it; with three, it would keep all weights
+        seen = bias.to(q.dtype)[None].masked_fill(~seen, float("-inf"))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout_p,
                                           enable_gqa=shared(q, k))
+
+
+@lru_cache(maxsize=4)
+def _offset(T: int, device: torch.device) -> Tensor:
+    """(T, T): j − i for query i and key j."""
+    with torch.inference_mode(False):
+        place = torch.arange(T, device=device)
+        return place - place[:, None]
 
 
 def mask_of(pattern: Pattern, T: int, device: torch.device) -> Tensor:
@@ -166,7 +175,7 @@ class Auto(Backend):
     @staticmethod
     def attend(pattern, q, k, v, slopes, allowed, dropout_p):
         T, case = q.size(-2), BackendCase(slopes is not None, dropout_p > 0, q.is_cuda,
-                                          flex_fits(q))
+                                          flex_fits(q), processor())
         name = "dense" if allowed is not None else fastest(pattern, T, case)
         return BACKENDS[name].attend(pattern, q, k, v, slopes, allowed, dropout_p)
 
@@ -177,19 +186,26 @@ class BackendCase(NamedTuple):
     drops: bool = False     # attention weights are dropped
     cuda: bool = False      # the tensors are on a CUDA device
     flex: bool = False      # the flex kernel supports these tensors
+    processor: tuple[str, int] = ("", 1)    # what `processor()` returns
 
 
-# Banded was measured against a dense mask, forward and backward, on one core with AVX2: the least
-# CPU time of 7 runs, for shapes (B, nh, T, hs) from (8, 3, 64, 16) to (1, 6, 2048, 64). Banded is
-# faster, by 4 % or (mostly) far more, if the share of the causal triangle that is seen is at most
-# the number in this table. The second column is for patterns of one part, the third for patterns
-# of two parts, a window and far links.
-BANDED_ON_CPU = (   # least T   one part       two parts
-                 (512,      1.0,           1.0),
-                 (256,      0.75,          0.45),
-                 (128,      0.55,          0.0))
-# With a bias or dropout, torch's CPU kernel keeps all T×T weights. From this T on, banded took
-# 1/1.7 to 1/4 of the kernel's time, even if no key is hidden.
+# Banded was measured against a dense mask, forward and backward, with one thread, for shapes
+# (B, nh, T, hs) from (8, 3, 64, 16) to (1, 6, 2048, 64). Banded is faster, by 4 % or (mostly) far
+# more, if the share of the causal triangle that is seen is at most the number in this table. The
+# second column is for patterns of one part, the third for patterns of two parts, a window and far
+# links. {(instructions, threads): table}; None is for all others, and was measured with AVX2.
+# `python -m benchmarks.attention --tune` prints the table of a machine.
+BANDED_ON_CPU = {
+    None: (             # least T   one part       two parts
+                       (512,       1.0,           1.0),
+                       (256,       0.75,          0.45),
+                       (128,       0.55,          0.0)),
+    ("AVX512", 1): (   (512,       1.0,           1.0),
+                       (256,       0.75,          0.65),
+                       (128,       0.75,          0.0)),
+}
+# With dropout, torch's CPU kernel keeps all T×T weights. From this T on, banded took 1/1.7 to 1/4
+# of the kernel's time, even if no key is hidden.
 BANDED_IF_WEIGHTS_ARE_KEPT = 256
 
 
@@ -207,9 +223,9 @@ def fastest(pattern: Pattern, T: int, case: BackendCase) -> str:
     if case.cuda:
         return ("flex" if case.flex and not case.drops else
                 "banded" if parts and T >= 1024 and share <= 0.5 else "dense")
-    if (case.biased or case.drops) and parts and T >= BANDED_IF_WEIGHTS_ARE_KEPT:
+    if case.drops and parts and T >= BANDED_IF_WEIGHTS_ARE_KEPT:
         return "banded"
-    for least, one, several in BANDED_ON_CPU:
+    for least, one, several in BANDED_ON_CPU.get(case.processor, BANDED_ON_CPU[None]):
         if parts and least <= T:
             return "banded" if share <= (one if parts == 1 else several) else "dense"
     return "flash" if unmasked else "dense"

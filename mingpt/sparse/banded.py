@@ -153,7 +153,8 @@ def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], TileJob]]:
     covers: all heads of several samples, or some heads of one sample."""
     B, nh, T, hs = q.shape
     like = q.new_empty(0, dtype=wide_dtype(q.dtype))
-    fit = max(1, tile_size(like) // (T * ctx.parts[0].keys_met))
+    budget = tile_size(like, ctx.parts[0], hs)
+    fit = max(1, budget // (T * ctx.parts[0].keys_met))
     if not q.is_cuda:
         fit = min(fit, max(1, B * nh // torch.get_num_threads()))     # a job for every thread
     samples, some = max(1, fit // nh), min(fit, nh)
@@ -161,9 +162,8 @@ def _jobs(ctx, q: Tensor) -> Iterator[tuple[tuple[slice, slice], TileJob]]:
         here = slice(b, min(b + samples, B)), slice(h, min(h + some, nh))
         count = here[0].stop - b, here[1].stop - h
         slopes = None if ctx.slopes is None else ctx.slopes[here[1]].to(like).repeat(count[0])
-        yield here, TileJob(count[0] * count[1], like, 1 / math.sqrt(hs), ctx.dropout_p,
-                            ctx.seed + n,
-                        slopes)
+        yield here, TileJob(count[0] * count[1], budget, like, 1 / math.sqrt(hs), ctx.dropout_p,
+                            ctx.seed + n, slopes)
 
 
 def _lay_out(part: Part, job: TileJob, q: Tensor, k: Tensor, v: Tensor) -> Laid:

@@ -25,8 +25,14 @@ Part = Band | Staircase
 Tile = BandTile | StairTile
 Laid = tuple[Tensor, Tensor, Tensor]    # q, k and v as a part lays them out
 
-# Scores per tile. Of 2^17 … 2^23, this was the fastest on two cores with 32 MB of shared cache.
+# Scores per tile, at most. Of 2^17 … 2^23, this was the fastest with AVX2 on two cores with 32 MB
+# of shared cache.
 TILE_CPU = 2**20
+# Bytes of a tile's scores and weights, and of the rows of q, k, v, dO and the gradients that it
+# meets: {(instructions, threads): bytes}, where 2 threads stand for more. Under a narrow window the
+# rows are most of them. Elsewhere only TILE_CPU counts. `python -m benchmarks.attention --tune`
+# measures and prints this table.
+WORKING_SET = {("AVX512", 1): 12 << 20, ("AVX512", 2): 12 << 20}
 TILE_CUDA = 2**26      # larger, because on CUDA launches cost more than memory; not measured
 KEPT = 2**23  # the largest scratch memory kept from call to call, in numbers per name
 
@@ -58,6 +64,7 @@ class TileJob:
     """What all tiles of some heads have in common. The backward makes its own Job with the same
     seed as the forward's, so that it drops the same weights."""
     heads: int                      # H
+    budget: int                     # scores per tile
     like: Tensor                    # has the dtype and the device to compute with
     scale: float
     dropout_p: float
@@ -71,7 +78,7 @@ class TileJob:
 
     def tiles(self, part: Part) -> Iterator[Tile]:
         """The part's tiles, in the same order on every call."""
-        return part.tiles(self.heads, tile_size(self.like))
+        return part.tiles(self.heads, self.budget)
 
     def weights(self, part: Part, tile: Tile, q: Tensor, k: Tensor,
                 lse: Tensor | None = None) -> Tensor:
@@ -172,6 +179,18 @@ def _score_gradient(tile: Tile, job: TileJob, weights: Tensor, kept: Tensor | No
         torch.mul(weights, dP.mul_(kept).sub_(delta), out=into)
 
 
-def tile_size(like: Tensor) -> int:
-    """How many scores a tile should have on like's device."""
-    return TILE_CUDA if like.is_cuda else TILE_CPU
+def tile_size(like: Tensor, part: Part, head_size: int) -> int:
+    """How many scores a tile of this part should have on like's device, with this many threads."""
+    if like.is_cuda:
+        return TILE_CUDA
+    most = WORKING_SET.get(processor())
+    if most is None:
+        return TILE_CPU
+    row = (2 * part.keys_met + 7 * head_size) * like.element_size()
+    return max(1, min(TILE_CPU, most // row * part.keys_met))
+
+
+def processor() -> tuple[str, int]:
+    """(the widest instructions that torch uses here, the threads), where 2 threads stand for
+    more. Tables of measured choices have these keys."""
+    return torch.backends.cpu.get_cpu_capability(), min(torch.get_num_threads(), 2)

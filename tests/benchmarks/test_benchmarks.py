@@ -12,11 +12,12 @@ import torch
 
 from benchmarks import __main__ as every
 from benchmarks import arms, generation, step
-from benchmarks.kit import floors, options, ours, peers, tables
+from benchmarks.kit import floors, options, ours, peers, tables, tuning
 from benchmarks.kit.cases import CASES, CUDA_CASES, Case
 from benchmarks.kit.figure import FigurePanel, ratio_figure
 from benchmarks.kit.floors import AT_MOST, Floor
 from benchmarks.kit.turns import Built, Side, take_turns
+from mingpt.sparse import tiles
 from mingpt.utils import BadInput
 
 NANO = Case("nano", 2, 2, 64, 16, 2, vocab_size=99)
@@ -271,3 +272,25 @@ def test_a_reader_that_closes_the_pipe_of_the_help_is_no_error():
                           stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == ("", 0)
+
+
+# -- the choices of the attention backends ---------------------------------------------------------
+
+def test_the_table_has_the_largest_share_below_which_banded_never_loses():
+    def cell(T, share, ratio, parts=1):
+        return tuning.Cell(T, 16, "8", parts, share, ratio, "dense")
+    grid = [cell(256, 0.44, 0.6), cell(256, 0.75, 1.02), cell(256, 0.94, 1.2),
+            cell(256, 0.3, 1.1, parts=2), cell(128, 0.2, 1.3), cell(512, 0.9, 0.9)]
+    assert list(tuning.table(grid)) == [(512, 1.0, 0.0), (256, 0.75, 0.0)]
+    assert [cell.wrong for cell in grid] == [True, False, False, False, False, True]
+
+
+def test_tuning_measures_this_machine_and_leaves_its_tables_alone(monkeypatch):
+    had = dict(tiles.WORKING_SET)
+    monkeypatch.setattr(tuning, "SHAPES", [(1, 2, 64, 8)])
+    monkeypatch.setattr(tuning, "LENGTHS", (64,))
+    monkeypatch.setattr(tuning, "HEAD_SIZES", (8,))
+    lines = tuning.tune(1, lambda text: None)
+    assert had == tiles.WORKING_SET
+    assert any(f"{tiles.processor()}: {size >> 20} << 20," in lines[1] for size in tuning.SETS)
+    assert len([*tuning.cells((64,), (8,), 1)]) == 11 and "of 11 cells" in "".join(lines)

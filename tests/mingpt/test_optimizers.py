@@ -3,6 +3,9 @@ one optimizer."""
 
 import copy
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from mingpt.optimizers import MuonAndAdamW
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 from tests.helpers.models import gpt_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def model_of(**changes):
@@ -127,3 +132,31 @@ def test_a_torch_without_muon_is_refused_with_the_reason(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(BadInput, match="trainer.optimizer=muon: torch .* has no Muon"):
         model_of().configure_optimizers(settings())
+
+
+def test_a_step_imports_no_compiler_and_has_the_bits_of_torchs_own():
+    code = """if True:
+        import sys, torch
+        from mingpt.optimizers import OPTIMIZERS
+        from mingpt.trainer import Trainer
+        config = Trainer.get_default_config()
+        for name in OPTIMIZERS:
+            p = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
+            made = OPTIMIZERS[name]([{"params": [("a", p)]}, {"params": []}], config)
+            for _ in range(2):
+                made.zero_grad()
+                p.square().sum().backward()
+                made.step()
+            made.load_state_dict(made.state_dict())
+            if name == "adamw":
+                adamw = p.detach()
+        assert "torch._dynamo" not in sys.modules
+        q = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
+        torchs = torch.optim.AdamW([q], config.learning_rate, config.betas, fused=True)
+        for _ in range(2):
+            torchs.zero_grad()
+            q.square().sum().backward()
+            torchs.step()
+        assert torch.equal(adamw, q)
+        assert "torch._dynamo" in sys.modules   # what the import would look like"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

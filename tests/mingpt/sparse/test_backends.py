@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_mask
 
 from mingpt.model import GPT, Block, CausalSelfAttention
 from mingpt.patterns.kinds import full, parse_pattern, window
-from mingpt.sparse.backends import BACKENDS, BackendCase, Dense, fastest, mask_of
+from mingpt.sparse.backends import BACKENDS, BackendCase, Dense, fastest, mask_of, masked
 from mingpt.sparse.banded import supports
 from mingpt.sparse.flex import BLOCK, block_mask
 from mingpt.utils import BadInput
@@ -211,6 +212,25 @@ def test_auto_takes_flash_for_what_is_full_and_banded_for_a_narrow_window_of_a_l
     assert fastest(window(4), 32, BackendCase()) == "dense"       # too short to be worth it
     assert fastest(window(64), 2048, BackendCase(cuda=True, flex=True)) == "flex"
     assert fastest(parse_pattern("r0.5@1"), 512, BackendCase()) == "dense"
+
+
+def test_auto_decides_by_what_was_measured_on_this_kind_of_processor():
+    narrow, avx512 = window(48), BackendCase(processor=("AVX512", 1))
+    assert fastest(narrow, 96, avx512) == "dense" and fastest(narrow, 128, avx512) == "banded"
+    assert fastest(window(50), 128, BackendCase(processor=("AVX2", 2))) == "dense"
+    assert fastest(full(), 256, BackendCase(biased=True)) == "dense"
+    assert fastest(full(), 256, BackendCase(drops=True)) == "banded"
+
+
+def test_a_bias_and_a_mask_still_use_torchs_fused_kernel():
+    q, k, v = (torch.randn(2, 3, 20, 8, requires_grad=True) for _ in range(3))
+    seen, slopes = mask_of(window(7), 20, q.device), torch.tensor([0.5, 0.0, 2.0])
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):       # no other kernel may be taken
+        got = masked(q, k, v, seen, slopes, 0.0)
+    scores = q @ k.mT / 8**0.5 - slopes[:, None, None] * (torch.arange(20)[:, None]
+                                                         - torch.arange(20))
+    expected = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 @given(st.sampled_from(PATTERNS), st.integers(1, 600), st.builds(BackendCase, *[st.booleans()] * 4))

@@ -26,6 +26,7 @@ from mingpt.patterns.kinds import (
     strided,
     window,
 )
+from mingpt.sparse import tiles
 from mingpt.sparse.band import HIDDEN
 from mingpt.sparse.banded import banded_attention, parts_of, supports
 from mingpt.utils import BadInput
@@ -115,8 +116,21 @@ def test_gradcheck_in_double(spelling):
         lambda *qkv: banded_attention(*qkv, parse_pattern(spelling), bias_slopes=slopes), qkv)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_tiles_scores_and_rows_fit_into_the_measured_memory(threads, monkeypatch):
+    monkeypatch.setattr(tiles, "processor", lambda: ("any", min(threads, 2)))
+    monkeypatch.setattr(tiles, "WORKING_SET", {("any", 2): 2**20})
+    (narrow,), (wide,) = (parts_of(window(w), 4096) for w in (64, 2048))
+    for part in (narrow, wide):
+        size = tiles.tile_size(torch.empty(0), part, 64)
+        assert size <= tiles.TILE_CPU and (size == tiles.TILE_CPU) == (threads == 1)
+        if threads > 1:
+            rows = size / part.keys_met
+            assert 0.9 < 4 * (2 * size + 7 * 64 * rows) / 2**20 <= 1
+
+
 def test_a_long_text_is_cut_into_several_tiles_a_head(monkeypatch):
-    monkeypatch.setattr("mingpt.sparse.tiles.TILE_CPU", 2**12)
+    monkeypatch.setattr(tiles, "TILE_CPU", 2**12)
     torch.manual_seed(0)
     qkv = inputs(2, 2, 2, 700, 16)
     for pattern in (window(40), window(200), full(), block(16, 2), dilated(20, 3), strided(5),
