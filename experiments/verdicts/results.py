@@ -48,7 +48,7 @@ class Results(StudyRuns):
             return {}
         values = {arm: v for arm, v in self.judged.items() if not self.declared
                   or arm not in self.declared.grid_arms}
-        found = verdicts(values, self.baseline, **self.bar)
+        found = verdicts(values, self.baseline, unpaired=self.unpaired, **self.bar)
         if self.look == 0:
             first = f"before the study's first look, at {self.declared.stop[0]} seeds"
             found = {arm: verdict if arm in self.barred else replace(verdict, reason=first)

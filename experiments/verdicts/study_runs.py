@@ -4,9 +4,12 @@ The runs of one study put together: its arms, its baseline, and the values that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
+from types import MappingProxyType
+from typing import ClassVar
 
 from experiments.declare.arms import catalogue
 from experiments.declare.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, load_study, shipped
@@ -30,6 +33,13 @@ class StudyRuns:
     name: str | None              # None: the runs belong to no study
     runs: tuple[RecordedRun, ...]
     declared: Study | None
+
+    # What runs from elsewhere override (verdicts/foreign.py): whether they are such runs, the arms
+    # that no seed pairs with the baseline, what weakens the word of an arm, and what is unknown.
+    foreign: ClassVar[bool] = False
+    unpaired: ClassVar[frozenset[str]] = frozenset()
+    cautions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    unknown: ClassVar[tuple[str, ...]] = ()
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
