@@ -98,8 +98,9 @@ def effects(panel: Panel) -> Figure:
 
 
 def _caption(results: Results, floor_seen: bool) -> str:
-    text = (f"{study_text(results.name)}differences are arm − {results.baseline}, paired by seed; "
-            f"where the wide pale bar lies inside the margin, the arm is equivalent")
+    text = (f"{study_text(results.name)}differences are arm − {results.baseline}, "
+            f"{results.pairing}; where the wide pale bar lies inside the margin, the arm is "
+            "equivalent")
     if not floor_seen:
         return text
     how = ("A/A runs" if results.noise_floor.source == "A/A"
@@ -153,7 +154,7 @@ def _row(axes: Axes, color: str, row: int, v: Verdict) -> None:
     axes.text(1 + 0.18 * inch, row, v.word, transform=beside, va="center", size=9.5,
               weight="bold" if decided else "normal")
     p = f", {p_text('Holm p', v.p_holm)}" if v.p_holm is not None else ""
-    axes.text(1 + 1.2 * inch, row, f"{signed(v.difference)}, n = {v.n}{p}", transform=beside,
+    axes.text(1 + 1.2 * inch, row, f"{signed(v.difference)}, n = {v.counted}{p}", transform=beside,
               va="center", size=8.5, color=MUTED)
 
 

@@ -13,7 +13,7 @@ from experiments.figures.labels import shortened
 from experiments.figures.lines import titled
 from experiments.figures.panel import Panel
 from experiments.figures.series import settled_range
-from experiments.figures.style import LABELS, MUTED, label_x, name_of, page
+from experiments.figures.style import MUTED, label_x, name_of, page
 
 
 def individual_grid(panel: Panel) -> Figure:
@@ -40,7 +40,7 @@ def individual_grid(panel: Panel) -> Figure:
         axes.tick_params(labelbottom=k + columns >= len(lines))
     low, high = settled_range(list(lines.values()), 0.25)
     cells[0].set_ylim(low - 0.14 * (high - low), high)     # room for the verdicts
-    figure.text(0.012, 0.5, LABELS[panel.metric], rotation=90, va="center", size=10)
+    figure.text(0.012, 0.5, panel.label(panel.metric), rotation=90, va="center", size=10)
     return figure
 
 

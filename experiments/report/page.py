@@ -17,7 +17,7 @@ from markupsafe import Markup
 from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
 from experiments.records.record import at, moment, package_version
-from experiments.report import findings, forest, tables
+from experiments.report import elsewhere, findings, forest, tables
 from experiments.report.answer import caption, care, lead
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
@@ -60,6 +60,9 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
         "title": results.title,
         "name": results.name or "runs",
         "study": results.name,
+        "foreign": results.foreign,
+        "pairing": results.pairing,
+        "replicates": results.replicates,
         "source": source,
         "hypothesis": results.declared.hypothesis if results.declared else "",
         "held": _split(held(results)),
@@ -93,7 +96,8 @@ def _facts(results: Results) -> list[tuple[str, str]]:
              ("Metric", f"{results.metric} ({unit}; lower is better)"),
              ("Margin", f"±{results.margin:g} {unit}"),
              ("Error allowed (α)", f"{results.alpha:g} over all arms"),
-             ("Seeds", ", ".join(map(str, seeds)) or "not named"),
+             ("Seeds", "not named" if results.replicates == "runs" else
+              ", ".join(map(str, seeds)) or "not named"),
              ("Runs", ", ".join(f"{count} {state}" for state, count in states.most_common()))]
     facts += [("Study file", results.declared.hash)] if results.declared else []
     return facts + ([("Last run ended", f"{max(ends):%Y-%m-%d %H:%M:%S} UTC")] if ends else [])
@@ -192,7 +196,10 @@ def _value_at(line, x: float) -> str:
 
 def _sections(results: Results) -> list[tables.Section]:
     evidence = [table for table in (tables.secondary(results), tables.seeds(results)) if table]
-    return [*findings.sections(results),
-            tables.Section("evidence", "The evidence in numbers", [], evidence),
+    numbers = tables.Section("evidence", "The evidence in numbers", [], evidence)
+    if results.foreign:
+        return [*elsewhere.sections(results), *findings.sections(results), numbers,
+                tables.runs(results)]
+    return [*findings.sections(results), numbers,
             tables.audit(results), tables.data(results),
             tables.environment(results), tables.runs(results)]

@@ -184,6 +184,7 @@ def runs(results: Results) -> Section:
             for run in results.runs]
     head = ["Run", "Status", results.metric, "Seconds", "Started", "Command", "Message"]
     return Section("runs", "Every run",
+                   [] if results.foreign else
                    ["Each command repeats its run. A finished run is not trained again."],
                    [PageTable("Runs and the commands that made them", head, rows, numeric=(2, 3),
                           code=(5,), summary=f"{len(rows)} runs and their commands")])
@@ -202,7 +203,8 @@ def seeds(results: Results) -> PageTable:
     """Return the table of the values behind the verdicts: one row per arm, one column per seed."""
     columns = sorted({seed for values in results.values.values() for seed in values},
                      key=lambda s: (s is None, s))
-    head = ["Arm", *(f"seed {seed}" if seed is not None else "no seed" for seed in columns)]
+    head = ["Arm", *(f"{results.replicates[:-1]} {seed}" if seed is not None else "no seed"
+                     for seed in columns)]
     rows = [[arm, *(text(results.values[arm].get(seed), "{:.4f}") for seed in columns)]
             for arm in results.arms]
     return PageTable(f"Final {results.metric} of every run", head, rows,

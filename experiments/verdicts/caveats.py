@@ -67,6 +67,7 @@ def _of_study(results: Results) -> Iterator[str]:
 def _of_arm(results: Results, arm: str, apart: Scattered | None) -> Iterator[str]:
     runs = results.runs_of(arm)
     yield from _seeds(results, arm, runs)
+    yield from results.cautions.get(arm, ())
     yield from (f"{seed_list([each.seed])} ended far from the others" for each in results.outliers
                 if each.arm == arm)
     if apart:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from experiments.records.foreign.group import Placed
 from experiments.records.runs import RecordedRun
 from mingpt.utils import BadInput
@@ -61,9 +63,9 @@ def _copies(placed: list[Placed]) -> tuple[list[str], list[Placed]]:
     first: dict[str, Placed] = {}
     again: dict[str, list[Placed]] = defaultdict(list)
     for each in placed:
-        losses = each.log.table[["iteration", "loss", "val_loss"]].dropna(
-            how="all", subset=["loss", "val_loss"])
-        key = hashlib.sha256(losses.to_csv().encode()).hexdigest()
+        losses = each.log.table[["iteration", "loss", "val_loss"]].to_numpy()
+        losses = losses[~np.isnan(losses[:, 1:]).all(axis=1)]
+        key = hashlib.sha256(losses.tobytes()).hexdigest()
         if len(losses) >= FEWEST and key in first:
             again[key].append(each)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -26,6 +26,7 @@ from experiments.records.runs import RecordedRun
 from experiments.verdicts.comparable import Comparison
 from experiments.verdicts.costs import Budgets
 from experiments.verdicts.curves import Cleaned, cleaned
+from experiments.verdicts.noise import NoiseFloor, noise_floor
 from experiments.verdicts.results import Results
 from experiments.verdicts.stats import resolution
 from experiments.verdicts.unpaired import shares_seeds
@@ -47,6 +48,7 @@ class Choices:
     margin: float = DEFAULT_MARGIN
     alpha: float = DEFAULT_ALPHA
     at: int | None = None               # the step at which runs are compared
+    target: float | None = None         # the loss that arms are to reach
     same_validation: bool = False       # compare although the first losses say otherwise
     arms: Mapping[str, str] = field(default_factory=dict)      # name → glob
     columns: Mapping[str, str] | None = None
@@ -82,6 +84,17 @@ class Foreign(Results):
     alpha = property(lambda self: self.choices.alpha)
     unit = property(lambda self: self.cleaned.unit)
 
+    @property
+    def replicates(self) -> str:
+        """What the runs of an arm are called: seeds where all arms name them."""
+        return "seeds" if set(self.arms) <= self.cleaned.seeded else "runs"
+
+    @cached_property
+    def noise_floor(self) -> NoiseFloor | None:
+        """How far runs of the baseline differ from each other."""
+        own = noise_floor(self.values[self.baseline], unit=self.unit)
+        return replace(own, replicates=self.replicates)
+
     @cached_property
     def unpaired(self) -> frozenset[str]:
         """The arms whose runs no seed pairs with the baseline's."""
@@ -96,8 +109,8 @@ class Foreign(Results):
     @cached_property
     def ends(self) -> dict[str, int]:
         """Arm → its last step with a validation loss; arms that only diverged have none."""
-        found = {arm: [max(steps) for run in self.runs_of(arm) if (steps := _steps(run))]
-                 for arm in self.arms}
+        found = {arm: [max(steps) for run in self.runs_of(arm)
+                       if (steps := self.measured[run.path])] for arm in self.arms}
         return {arm: max(each) for arm, each in found.items() if each}
 
     @cached_property
@@ -117,8 +130,8 @@ class Foreign(Results):
     def common_iteration(self) -> int | None:
         """The step at which the arms are compared: --at, or the last one that they share."""
         steps = {arm: set.intersection(*each) for arm in self.arms
-                 if (each := [found for run in self.runs_of(arm) if run.status != "diverged"
-                              and (found := _steps(run))])}
+                 if (each := [set(found) for run in self.runs_of(arm) if run.status != "diverged"
+                              and (found := self.measured[run.path])])}
         at = self.choices.at
         if at is not None:
             if not any(at in each for each in steps.values()):
@@ -132,6 +145,15 @@ class Foreign(Results):
         return max(every, key=lambda step: (sum(step in each for each in compared), step),
                    default=-1)
 
+    @property
+    def how(self) -> str:
+        """How the arms are compared, in one line."""
+        step = self.common_iteration
+        return f"arms are {self.pairing}; " + (
+            "they share no step, so none is compared" if step < 0 else
+            f"compared at step {step:,}, " + ("as asked" if self.choices.at is not None
+                                              else "the last that they share"))
+
     def step_of(self, arm: str) -> int | None:
         """Return the step whose loss stands for an arm. Arms of other lengths than the baseline's
         are not compared, so it is their own last step."""
@@ -139,8 +161,14 @@ class Foreign(Results):
                 else self.common_iteration)
 
     def _final(self, run: RecordedRun) -> float | None:
-        rows = run.table.loc[run.table["iteration"] == self.step_of(run.arm), "val_loss"].dropna()
-        return float(rows.iloc[-1]) if len(rows) else None
+        return self.measured[run.path].get(self.step_of(run.arm))
+
+    @cached_property
+    def measured(self) -> dict[Path, dict[int, float]]:
+        """A run's path → step → validation loss, where it was measured."""
+        return {run.path: {int(step): float(value) for step, value
+                           in run.table[["iteration", "val_loss"]].to_numpy()
+                           if value == value} for run in self.runs}
 
     # -- what may be compared ----------------------------------------------------------------------
 
@@ -151,10 +179,8 @@ class Foreign(Results):
     @cached_property
     def starts(self) -> dict[str, float]:
         """Arm → its mean validation loss at step 0, where it was measured."""
-        found = {arm: [value for run in self.runs_of(arm)
-                       for value in run.table.loc[run.table["iteration"] == 0,
-                                                  "val_loss"].dropna()]
-                 for arm in self.arms}
+        found = {arm: [each[0] for run in self.runs_of(arm)
+                       if 0 in (each := self.measured[run.path])] for arm in self.arms}
         return {arm: fmean(each) for arm, each in found.items()
                 if each and self.ends.get(arm, 0) > 0}
 
@@ -173,8 +199,17 @@ class Foreign(Results):
         """Arm → why it is not comparable, or an empty reason."""
         return {arm: Comparison(self._barred(arm)) for arm in self.arms if arm != self.baseline}
 
+    def foreign_start(self, arm: str) -> bool:
+        """Return whether an arm's losses at step 0 cannot belong to the baseline's validation
+        set."""
+        return self._apart(arm) > OTHER_START and not self.choices.same_validation
+
+    def formats(self, arm: str) -> list[str]:
+        """Return the programs that logged an arm's runs."""
+        return sorted({self.log_of(run).format for run in self.runs_of(arm)})
+
     def _barred(self, arm: str) -> str:
-        if self._apart(arm) > OTHER_START and not self.choices.same_validation:
+        if self.foreign_start(arm):
             return (f"{self._start_text(arm)}: another vocabulary or validation set, or it does "
                     "not start untrained; --same-validation judges it all the same")
         if self.choices.at is None and arm in self.other_schedules:
@@ -252,7 +287,7 @@ class Foreign(Results):
                 "seeds": [run.seed for run in runs] if arm in self.cleaned.seeded else None,
                 "paired": None if arm == self.baseline else arm not in self.unpaired,
                 "last_step": self.ends.get(arm), "step": self.step_of(arm),
-                "format": sorted({self.log_of(run).format for run in runs})})
+                "format": self.formats(arm)})
         return rows
 
 
@@ -265,8 +300,4 @@ def judge(paths: Sequence[str | Path], choices: Choices = Choices()) -> Foreign:
     return Foreign(None, found.runs, None, choices=choices, cleaned=found, rest=tuple(rest),
                    source=", ".join(path.resolve().name for path in given[:4])
                    + (f" and {len(given) - 4} more" if len(given) > 4 else ""))
-
-
-def _steps(run: RecordedRun) -> set[int]:
-    return set(run.table.loc[run.table["val_loss"].notna(), "iteration"].astype(int))
 

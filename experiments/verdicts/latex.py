@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from experiments.verdicts.caveats import caveats
 from experiments.verdicts.results import Results
-from experiments.verdicts.summary import bracketed, equivalence, holm_p, level, ratios, rows
+from experiments.verdicts.summary import (
+    bracketed,
+    costs_shown,
+    equivalence,
+    holm_p,
+    level,
+    ratios,
+    rows,
+)
 from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import signed
 
@@ -31,17 +39,20 @@ def to_latex(results: Results) -> str:
     reasons and what weakens a word."""
     times, known = timing(results), caveats(results)
     notes: list[str] = []
+    shown = costs_shown(results)
+    costs = ["parameters", "FLOPs", f"step time{times.column}"]
     head = ["arm", "verdict", f"{results.metric} − baseline's", level(results), "Holm p", "n",
-            "parameters", "FLOPs", f"step time{times.column}"]
+            *(costs[i] for i in shown)]
     lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small",
-             rf"\caption{{{escaped(_caption(results))}}}", r"\begin{tabular}{llrlrrrrr}",
+             rf"\caption{{{escaped(_caption(results))}}}",
+             rf"\begin{{tabular}}{{llrlrr{'r' * len(shown)}}}",
              r"\toprule", " & ".join(map(escaped, head)) + r" \\", r"\midrule"]
     for row in rows(results):
         arm = row["arm"]
         if arm in results.verdicts or arm == results.baseline:
             cells = _cells(results, row, known.of(arm), notes)
             cost = [*ratios(results, arm)[:2], ratios(results, arm)[2] + times.mark(arm)]
-            lines.append(" & ".join([*cells, *map(escaped, cost)]) + r" \\")
+            lines.append(" & ".join([*cells, *(escaped(cost[i]) for i in shown)]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\footnotesize All verdicts: {escaped(text)}." for text in known.all]
     lines += [rf"\par\footnotesize $^{{{_letter(n)}}}$ {escaped(note)}."
@@ -50,7 +61,7 @@ def to_latex(results: Results) -> str:
 
 
 def _caption(results: Results) -> str:
-    return (f"{results.title} Differences are paired by seed, in {results.unit}; below zero is "
+    return (f"{results.title} Differences are {results.pairing}, in {results.unit}; below zero is "
             f"better. Margin ±{results.margin:g}, family-wise error {results.alpha:.3g}.")
 
 
@@ -63,12 +74,12 @@ def _cells(results: Results, row: dict, weak: tuple[str, ...], notes: list[str])
     note = "; ".join(filter(None, [equivalence(v), v.reason, *weak]))
     mark = rf"$^{{{_letter(len(notes))}}}$" if note else ""
     notes += [note] if note else []
-    word = v.word if v.word == "undecided" else rf"\textbf{{{v.word}}}"
+    word = v.said if v.word == "undecided" else v.said.replace(v.word, rf"\textbf{{{v.word}}}")
     unit = v.unit if v.unit != results.unit else ""
     effect = "" if v.difference is None else signed(v.difference, unit)
     interval = bracketed(v.ci_holm) if v.ci_holm else ""
     return [escaped(row["arm"]), word + mark, *map(escaped, (effect, interval, holm_p(v))),
-            str(v.n)]
+            v.counted]
 
 
 def _letter(number: int) -> str:

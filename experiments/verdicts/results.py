@@ -87,7 +87,7 @@ class Results(StudyRuns):
     @cached_property
     def outliers(self) -> list[Outlier]:
         """Seeds that ended far from the other seeds of their arm."""
-        return outliers(self.judged, self.baseline, self.margin)
+        return outliers(self.judged, self.baseline, self.margin, self.unpaired)
 
     @cached_property
     def factorials(self) -> tuple[FactorialAnalysis, ...]:
@@ -161,7 +161,7 @@ class Results(StudyRuns):
         text = f"{self.baseline:{width}s}  baseline  "
         if not values:
             return f"{text} no final {self.metric}"
-        spread = f" (sd {stdev(values):.4f} over seeds)" if len(values) > 1 else ""
+        spread = f" (sd {stdev(values):.4f} over {self.replicates})" if len(values) > 1 else ""
         return (f"{text} {fmean(values):.4f} {self.unit}{spread}, n = {len(values)}; margin "
                 f"±{self.margin:g}")
 

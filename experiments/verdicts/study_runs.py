@@ -34,9 +34,11 @@ class StudyRuns:
     runs: tuple[RecordedRun, ...]
     declared: Study | None
 
-    # What runs from elsewhere override (verdicts/foreign.py): whether they are such runs, the arms
-    # that no seed pairs with the baseline, what weakens the word of an arm, and what is unknown.
+    # What runs from elsewhere override (verdicts/foreign.py): whether they are such runs, what an
+    # arm's runs are called, the arms that no seed pairs with the baseline, what weakens the word of
+    # an arm, and what is unknown.
     foreign: ClassVar[bool] = False
+    replicates: ClassVar[str] = "seeds"
     unpaired: ClassVar[frozenset[str]] = frozenset()
     cautions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     unknown: ClassVar[tuple[str, ...]] = ()
@@ -87,6 +89,14 @@ class StudyRuns:
     def unit(self) -> str:
         """The metric's unit."""
         return UNITS.get(self.metric, self.metric)
+
+    @property
+    def pairing(self) -> str:
+        """How the arms are compared: "paired by seed", or that some or all are not."""
+        others = set(self.arms) - {self.baseline}
+        return ("paired by seed" if not self.unpaired else "not paired (Welch's test)"
+                if self.unpaired >= others else "paired by seed where an arm shares the baseline's "
+                "seeds, else not paired (Welch's test)")
 
     def runs_of(self, arm: str) -> list[RecordedRun]:
         """Return an arm's runs, in order of seed."""

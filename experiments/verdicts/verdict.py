@@ -54,6 +54,11 @@ class Verdict:
         return self.n_baseline is None
 
     @property
+    def counted(self) -> str:
+        """The number of seeds, or of the arm's runs and the baseline's: "5", "10 and 20"."""
+        return str(self.n) if self.paired else f"{self.n} and {self.n_baseline}"
+
+    @property
     def said(self) -> str:
         """The word, marked where the runs were not paired: "better (unpaired)"."""
         return self.word if self.paired else f"{self.word} (unpaired)"
@@ -69,7 +74,7 @@ class Verdict:
         if self.ci_holm is not None:
             parts.append(f"[{signed(self.ci_holm[0])}, {signed(self.ci_holm[1])}]")
         count = (f"{self.n} seed{'s' * (self.n != 1)}" if self.paired
-                 else f"{self.n} and {self.n_baseline} runs")
+                 else f"{self.counted} runs")
         parts.append(f" n = {count}" + self._p_text())
         return (" ".join(parts) + (f"; {self.reason}" if self.reason else "")).strip()
 

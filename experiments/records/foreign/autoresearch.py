@@ -28,8 +28,7 @@ def read(path: Path) -> list[Log]:
         value = number(row.get("val_bpb"))
         if row.get("status", "").strip() == "crash" or not value > 0:
             continue
-        memory = {"peak_memory_mb": 1024 * number(row.get("memory_gb"))}
-        log = rows_to_log(path, NAME, [{"iteration": 0.0, "val_loss": value} | memory],
+        log = rows_to_log(path, NAME, [{"iteration": 0.0, "val_loss": value}],
                           inner=" ".join(row.get("description", "").split())[:80]
                           or row["commit"], unit="bits per byte")
         logs += [log] if log else []
