@@ -1,8 +1,10 @@
 """
 Draw every study under a results folder and print a verdict for each arm.
 
-    python plotter.py [LOSSES_DIR] [--out DIR] [--x iteration|tokens|seconds|flops]
+    python plotter.py [LOSSES_DIR | PATH] [--out DIR] [--x iteration|tokens|seconds|flops]
                       [--metric loss|val_loss] [--html] [--comparison]
+
+PATH of logs of other programs works as well: `lab.py judge` says which, and has more options.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ def parser() -> Parser:
     p.add_argument("--keep", metavar="DIR", type=Path,
                    help="draw nothing; copy the runs that have ended to DIR/STUDY for "
                    "publication, without this machine's name and paths")
+    p.add_argument("--baseline", metavar="ARM",
+                   help="for logs of other programs: the arm that the others are compared with")
     p.add_argument("--study", metavar="FILE",
                    help="the TOML file of a study that does not ship with the project")
     return p
@@ -76,6 +80,10 @@ def plot(args: argparse.Namespace) -> int:
     from experiments.records.runs import find_runs
     from experiments.verdicts.results import collect
     losses = Path(args.losses)
+    if elsewhere(losses):
+        return plot_elsewhere(args, formats)
+    if args.baseline:
+        raise BadInput("--baseline is for logs of other programs; a study declares its own")
     runs = find_runs(losses)
     for run in runs:
         for problem in run.problems:
@@ -96,6 +104,36 @@ def plot(args: argparse.Namespace) -> int:
     for results in collect(runs, args.study):
         draw_study(results, out, formats, args.x, args.metric, losses if args.html else None,
                    args.comparison)
+    return 0
+
+
+def elsewhere(path: Path) -> bool:
+    """Return whether a file or folder holds logs of other programs and no runs of this one."""
+    from experiments.records.foreign import holds_logs
+    from experiments.records.runs import find_runs
+    if path.is_file():
+        return path.suffix != ".csv" and holds_logs(path)
+    if not path.is_dir() or any(not run.table.empty or run.record for run in find_runs(path)):
+        return False
+    return holds_logs(path)
+
+
+def plot_elsewhere(args: argparse.Namespace, formats: tuple[str, ...]) -> int:
+    """Judge logs of other programs, draw their figures and return 0. Raises BadInput."""
+    from experiments.figures import Panel
+    from experiments.report.draw import draw_panel
+    from experiments.report.elsewhere import told
+    from experiments.verdicts.foreign import Choices, judge
+    for option in ("keep", "tables", "study", "comparison"):
+        if getattr(args, option):
+            raise BadInput(f"--{option} needs records, which logs of other programs do not have")
+    results = judge([args.losses], Choices(args.baseline))
+    print("\n".join(told(results)))
+    has = [c for c in METRICS if any(run.table[c].notna().any() for run in results.runs)]
+    metric = args.metric if args.metric in has else has[-1]
+    source = Path(args.losses)
+    out = Path(args.out) if args.out else Path("visualizations") / source.resolve().name
+    draw_panel(Panel(results, args.x, metric), out, formats, source if args.html else None)
     return 0
 
 

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Judge the runs. Return 0, or 1 where --fail-if names a verdict that an arm got."""
+    from experiments.report.elsewhere import told
     from experiments.verdicts.foreign import judge
     failing = [word.strip() for word in (args.fail_if or "").split(",") if word.strip()]
     for word in failing:
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(results), indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        show(results)
+        print("\n".join(told(results)))
     if args.out:
         draw(results, args.out, quiet=args.json)
     return int(any(verdict.word in failing for verdict in results.verdicts.values()))
@@ -82,34 +83,6 @@ def choices(args: argparse.Namespace):
     return Choices(args.baseline, at=args.at, target=args.target,
                    same_validation=args.same_validation, arms=arms,
                    columns=named(args.columns) if args.columns else None, **given)
-
-
-def show(results) -> None:
-    """Print how the runs were grouped, the verdicts, and the target's results."""
-    from experiments.report.draw import report
-    from experiments.report.elsewhere import grouping
-    from experiments.verdicts.target import rules, targets
-    print_table(*grouping(results))
-    print(f"\n{results.title}")
-    for line in report(results):
-        print(f"  {line}")
-    if len(results.arms) == 1:
-        print("  one arm only, so there is nothing to compare; --arm NAME=GLOB groups otherwise")
-    if results.choices.target is not None:
-        width = max(map(len, results.arms))
-        print(f"\nTarget {results.choices.target:g}")
-        for each in targets(results, results.choices.target):
-            print(f"  {each.line(width)}")
-        for line in rules(results):
-            print(f"  {line}")
-
-
-def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """Print a table with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
 
 
 def as_json(results) -> dict:

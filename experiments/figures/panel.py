@@ -115,7 +115,8 @@ class Panel:
     def label(self, column: str) -> str:
         """Return the label of a loss's axis, in the unit of the runs' validation loss."""
         return (LABELS[column].replace("nats per token", self.results.unit)
-                if self.results.foreign and column == "val_loss" else LABELS[column])
+                if self.results.foreign and self.results.unit != "nats"
+                and column == "val_loss" else LABELS[column])
 
     def timing_note(self, x: str) -> str:
         """Return what the label of an axis of seconds adds where times are in doubt."""

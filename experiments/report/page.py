@@ -69,8 +69,8 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
         "version": package_version() or "",
         "base": base(results),
         "facts": _facts(results),
-        "setup_tables": [table for table in (tables.changes(results), every_setting(results))
-                         if table],
+        "setup_tables": [] if results.foreign else [
+            table for table in (tables.changes(results), every_setting(results)) if table],
         "contents": [*parts, *((s.id, s.title) for s in sections)],
         "notices": told,
         "care": care(results, [notice.title for notice in told if notice.grave]),
@@ -92,13 +92,15 @@ def _facts(results: Results) -> list[tuple[str, str]]:
             if (end := moment(at(run.record, "end") or at(run.record, "start")))]
     states = Counter(run.status for run in results.runs)
     unit = results.unit
+    told = {"unrecorded": "read"} if results.foreign else {}
     facts = [("Baseline", results.baseline),
              ("Metric", f"{results.metric} ({unit}; lower is better)"),
              ("Margin", f"±{results.margin:g} {unit}"),
              ("Error allowed (α)", f"{results.alpha:g} over all arms"),
              ("Seeds", "not named" if results.replicates == "runs" else
               ", ".join(map(str, seeds)) or "not named"),
-             ("Runs", ", ".join(f"{count} {state}" for state, count in states.most_common()))]
+             ("Runs", ", ".join(f"{count} {told.get(state, state)}"
+                                for state, count in states.most_common()))]
     facts += [("Study file", results.declared.hash)] if results.declared else []
     return facts + ([("Last run ended", f"{max(ends):%Y-%m-%d %H:%M:%S} UTC")] if ends else [])
 

@@ -54,6 +54,14 @@ def read_logs(paths: Iterable[str | Path], columns: Mapping[str, str] | None = N
     return found
 
 
+def holds_logs(path: Path) -> bool:
+    """Return whether a file or folder holds a log of a known program. Nothing is refused here."""
+    try:
+        return any(reader(file) for file in _files(path))
+    except (BadInput, OSError):
+        return False
+
+
 def reader(path: Path):
     """Return the module that reads a file; None where no format fits."""
     with open(path, "rb") as file:
