@@ -77,14 +77,17 @@ def plot(args: argparse.Namespace) -> int:
     if args.losses.endswith(".npz"):
         from experiments.report.draw import redraw
         return redraw(Path(args.losses), args.out, formats)
+    from experiments.records.foreign import holds_logs
     from experiments.records.runs import find_runs
     from experiments.verdicts.results import collect
     losses = Path(args.losses)
-    if elsewhere(losses):
+    if losses.is_file() and losses.suffix != ".csv" and holds_logs(losses):
+        return plot_elsewhere(args, formats)
+    runs = find_runs(losses)
+    if all(run.table.empty and not run.record for run in runs) and holds_logs(losses):
         return plot_elsewhere(args, formats)
     if args.baseline:
         raise BadInput("--baseline is for logs of other programs; a study declares its own")
-    runs = find_runs(losses)
     for run in runs:
         for problem in run.problems:
             print(f"{run.study + '/' if run.study else ''}{problem}", file=sys.stderr)
@@ -105,17 +108,6 @@ def plot(args: argparse.Namespace) -> int:
         draw_study(results, out, formats, args.x, args.metric, losses if args.html else None,
                    args.comparison)
     return 0
-
-
-def elsewhere(path: Path) -> bool:
-    """Return whether a file or folder holds logs of other programs and no runs of this one."""
-    from experiments.records.foreign import holds_logs
-    from experiments.records.runs import find_runs
-    if path.is_file():
-        return path.suffix != ".csv" and holds_logs(path)
-    if not path.is_dir() or any(not run.table.empty or run.record for run in find_runs(path)):
-        return False
-    return holds_logs(path)
 
 
 def plot_elsewhere(args: argparse.Namespace, formats: tuple[str, ...]) -> int:

@@ -76,7 +76,7 @@ def reader(path: Path):
         if module.claims(text):
             return module
     counts = dict.fromkeys(LINES, 0)
-    for line in lines(path, HEAD):
+    for line in lines(path, 4 * HEAD):
         for module in LINES:
             counts[module] += module.line(line) is not None
     best = max(counts, key=counts.get)

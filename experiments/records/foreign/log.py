@@ -20,7 +20,7 @@ from experiments.records.record import COLUMNS, MAX_SEED
 from experiments.records.table import GREATEST, MAX_ITERATION
 from mingpt.utils import BadInput
 
-HEAD = 4 << 20              # bytes that decide which format a file has
+HEAD = 4 << 20              # bytes that decide which format a file has; four times that for logs
 MAX_BYTES = 1 << 30         # of one text file
 MAX_JSON = 256 << 20        # of one file that is parsed as a whole
 MAX_LINE = 1 << 16          # characters; the rest of a longer line is skipped
