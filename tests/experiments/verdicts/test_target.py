@@ -18,7 +18,7 @@ PUBLISHED = {
     8: ("20260430_normuonh", 10, 3250, 3.2778, 2e-4),      # the logs themselves give 3.27798
     13: ("20260504_muloco_normuonh", 10, 3210, 3.2785, 5e-5),
     5: ("20260430_muonh", 10, 3325, 3.2782, 5e-5),
-    1: ("7b8270c5", 1, 3600, 3.2777, 6e-5),
+    1: ("7b8270c5", 1, 3600, None, None),                  # one run; no mean was published
 }
 
 
@@ -47,7 +47,8 @@ def test_the_published_means_and_the_benchmarks_rule_are_reproduced(at_step, rec
     arm, n, step, mean, rounding = PUBLISHED[record]
     results = at_step(step)
     values = list(results.values[arm].values())
-    assert len(values) == n and np.mean(values) == pytest.approx(mean, abs=rounding)
+    assert len(values) == n
+    assert mean is None or np.mean(values) == pytest.approx(mean, abs=rounding)
     found = {each.arm: each for each in targets(results, 3.28)}[arm]
     assert found.rule == (record != 1)
     assert found.word == ("undecided" if record == 1 else "reached")
