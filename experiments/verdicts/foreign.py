@@ -151,6 +151,7 @@ class Foreign(Results):
         step = self.common_iteration
         return f"arms are {self.pairing}; " + (
             "they share no step, so none is compared" if step < 0 else
+            "each run has one value" if not any(self.ends.values()) else
             f"compared at step {step:,}, " + ("as asked" if self.choices.at is not None
                                               else "the last that they share"))
 

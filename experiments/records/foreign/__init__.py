@@ -24,7 +24,7 @@ from experiments.records.foreign import (
     wandb_export,
     wandb_offline,
 )
-from experiments.records.foreign.log import HEAD, Log, lines
+from experiments.records.foreign.log import HEAD, Log, lines, printable
 from mingpt.utils import BadInput
 
 BINARY = (tensorboard, wandb_offline)
@@ -126,7 +126,7 @@ def _why_none(path: Path) -> str:
         return "an empty file"
     columns = tables.header("\n".join(lines(path, 1 << 16)))
     if columns:
-        shown = ", ".join(columns[:12])
+        shown = printable(", ".join(columns[:12]))
         return (f"no log of a known program; name its columns: --columns "
                 f"step=NAME,val_loss=NAME (it has {shown})"[:400])
     return "no log of a known program; docs/judge.md lists the formats"

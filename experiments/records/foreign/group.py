@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from experiments.records.foreign.log import Log
+from experiments.records.foreign.log import Log, printable
 from experiments.records.record import MAX_SEED
 from mingpt.utils import BadInput, did_you_mean
 
@@ -95,8 +95,8 @@ def _label(log: Log, paths: Sequence[Path]) -> str:
     root = next((path for path in paths if path == log.path or path in log.path.parents), log.path)
     base = root.parent if len(paths) > 1 or root == log.path else root
     place = log.path.relative_to(base).as_posix()
-    return f"{place}{log.inner}" if log.inner.startswith("#") else (
-        f"{place}/{log.inner}" if log.inner else place)
+    inner = f"/{log.inner}" if log.inner and not log.inner.startswith("#") else log.inner
+    return printable(place + inner)
 
 
 def _parse(log: Log, label: str) -> _Name:

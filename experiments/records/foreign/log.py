@@ -112,6 +112,11 @@ def lines(path: Path, limit: int = MAX_BYTES) -> Iterator[str]:
         raise BadInput(f"{path}: {error.strerror}") from None
 
 
+def printable(text: str) -> str:
+    """Return a text from a log with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def number(text: object) -> float:
     """Return a cell as a number; NaN where it is none."""
     if isinstance(text, bool) or text is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.records.foreign.log import Log, lines, number, rows_to_log
+from experiments.records.foreign.log import Log, lines, number, printable, rows_to_log
 from mingpt.utils import BadInput, did_you_mean
 
 NAME = "table"
@@ -84,7 +84,8 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> list[Log]:
         has = header("\n".join(lines(path, 1 << 20)))
         for name in columns.values():
             if name not in has:
-                raise BadInput(f"--columns: {path} has no column {name!r}{did_you_mean(name, has)}")
+                near = did_you_mean(name, map(printable, has))
+                raise BadInput(f"--columns: {path} has no column {name!r}{near}")
     names = columns or known(header("\n".join(lines(path, 1 << 20))))
     log = rows_to_log(path, NAME, ({column: number(row.get(name)) for column, name in names.items()
                                     if row.get(name) not in (None, "")}

@@ -192,6 +192,10 @@ def test_globs_name_the_arms_and_what_they_leave_is_told(tmp_path):
 
 def test_no_name_leaves_the_folder_or_the_line(tmp_path):
     path = tmp_path / "x.csv"
-    write.wandb_export(path, {"../../\x1b[31mevil\n": LOSSES, "..": write.curve(3, 1)})
-    for arm, _ in grouped(path).values():
-        assert "/" not in arm and arm.isprintable() and not arm.startswith(".")
+    write.wandb_export(path, {"../../\x1b[31mevil": LOSSES, "..": write.curve(3, 1)})
+    for label, (arm, _) in grouped(path).items():
+        assert "/" not in arm and (arm + label).isprintable() and not arm.startswith(".")
+    path.write_text("\x1b[31ma,b\n1,2\n")
+    with pytest.raises(BadInput) as error:
+        read_logs([path])
+    assert str(error.value).isprintable()

@@ -95,4 +95,4 @@ def test_steps_to_a_target_lie_on_the_chord_of_the_crossing():
 
 
 def test_the_rule_of_the_target():
-    assert rule_of_target(3.279, 16, 3.28) and not rule_of_target(3.2791, 16, 3.28)
+    assert rule_of_target(3.2789, 16, 3.28) and not rule_of_target(3.2791, 16, 3.28)
