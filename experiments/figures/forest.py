@@ -104,9 +104,9 @@ def _caption(results: Results, floor_seen: bool) -> str:
     if not floor_seen:
         return text
     how = ("A/A runs" if results.noise_floor.source == "A/A"
-           else "the baseline's spread over seeds")
-    return (f"{text}; noise floor: one standard error of a mean over as many seeds where there is "
-            f"no effect, from {how}")
+           else f"the baseline's spread over {results.replicates}")
+    return (f"{text}; noise floor: one standard error of a mean over as many {results.replicates} "
+            f"where there is no effect, from {how}")
 
 
 def _limits(results: Results, shown: list[Verdict]) -> tuple[float, float, float | None]:
@@ -154,14 +154,14 @@ def _row(axes: Axes, color: str, row: int, v: Verdict) -> None:
     axes.text(1 + 0.18 * inch, row, v.word, transform=beside, va="center", size=9.5,
               weight="bold" if decided else "normal")
     p = f", {p_text('Holm p', v.p_holm)}" if v.p_holm is not None else ""
-    axes.text(1 + 1.2 * inch, row, f"{signed(v.difference)}, n = {v.counted}{p}", transform=beside,
+    axes.text(1 + 1.2 * inch, row, f"{signed(v.difference)}, n = {v.n}{p}", transform=beside,
               va="center", size=8.5, color=MUTED)
 
 
 def _key(figure: Figure, results: Results, tested: int, floor: bool) -> None:
     """Draw the key below the title."""
     marks = [
-        (Line2D([], [], color=INK, ls="", marker="o", ms=4.5), "mean over seeds"),
+        (Line2D([], [], color=INK, ls="", marker="o", ms=4.5), f"mean over {results.replicates}"),
         (Line2D([], [], color=MUTED, lw=1.8, marker="|", ms=8, mew=1.8),
          f"{100 * (1 - results.alpha):g} % CI"
          + f", Holm-adjusted over {tested} arms" * (tested > 1)),

@@ -61,7 +61,8 @@ def to_latex(results: Results) -> str:
 
 
 def _caption(results: Results) -> str:
-    return (f"{results.title} Differences are {results.pairing}, in {results.unit}; below zero is "
+    stop = "." if results.foreign else ""        # a study's title is a question
+    return (f"{results.title}{stop} Differences are {results.pairing}, in {results.unit}; below zero is "
             f"better. Margin ±{results.margin:g}, family-wise error {results.alpha:.3g}.")
 
 
