@@ -62,8 +62,8 @@ def to_latex(results: Results) -> str:
 
 def _caption(results: Results) -> str:
     stop = "." if results.foreign else ""        # a study's title is a question
-    return (f"{results.title}{stop} Differences are {results.pairing}, in {results.unit}; below zero is "
-            f"better. Margin ±{results.margin:g}, family-wise error {results.alpha:.3g}.")
+    return (f"{results.title}{stop} Differences are {results.pairing}, in {results.unit}; below "
+            f"zero is better. Margin ±{results.margin:g}, family-wise error {results.alpha:.3g}.")
 
 
 def _cells(results: Results, row: dict, weak: tuple[str, ...], notes: list[str]) -> list[str]:

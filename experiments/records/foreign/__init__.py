@@ -55,9 +55,10 @@ def read_logs(paths: Iterable[str | Path], columns: Mapping[str, str] | None = N
 
 
 def holds_logs(path: Path) -> bool:
-    """Return whether a file or folder holds a log of a known program. Nothing is refused here."""
+    """Return whether a file or folder holds a log of a known program, with at least one row.
+    Nothing is refused here."""
     try:
-        return any(reader(file) for file in _files(path))
+        return any(_read(file, None, True) for file in _files(path))
     except (BadInput, OSError):
         return False
 

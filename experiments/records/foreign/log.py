@@ -24,7 +24,7 @@ HEAD = 4 << 20              # bytes that decide which format a file has; four ti
 MAX_BYTES = 1 << 30         # of one text file
 MAX_JSON = 256 << 20        # of one file that is parsed as a whole
 MAX_LINE = 1 << 16          # characters; the rest of a longer line is skipped
-MAX_ROWS = 5_000_000
+MAX_ROWS = 2_000_000
 NUMBER = r"[-+]?(?:\d{1,20}(?:\.\d{0,20})?(?:[eE][-+]?\d{1,3})?|nan|inf)"
 SEED = re.compile(r"Overriding: seed = (\d{1,19})\s*$")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.records.foreign.log import Log, lines, number, printable, rows_to_log
+from experiments.records.foreign.log import MAX_LINE, Log, lines, number, printable, rows_to_log
 from mingpt.utils import BadInput, did_you_mean
 
 NAME = "table"
@@ -55,7 +55,7 @@ def claims(head: str) -> bool:
 
 def header(head: str) -> list[str]:
     """Return the names in the first line of a CSV, or in the first objects of a JSONL."""
-    first = head.lstrip().split("\n", 1)[0]
+    first = head.lstrip().split("\n", 1)[0][:MAX_LINE]
     if first.startswith("{"):
         rows = [_object(text) for text in head.lstrip().split("\n")[:1000]]
         return list(dict.fromkeys(key for row in rows for key in row))

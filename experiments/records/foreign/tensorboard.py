@@ -52,11 +52,14 @@ def _gather(path: Path, curves: dict[str, list[tuple[int, float]]]) -> None:
                        "tensorboard") from None
     if path.stat().st_size > MAX_BYTES:
         raise BadInput(f"{path}: larger than {MAX_BYTES >> 20} MiB, so it is not read")
-    for event in EventFileLoader(str(path)).Load():
-        for value in event.summary.value:
-            if value.HasField("simple_value"):
-                curves.setdefault(value.tag, []).append((event.step, value.simple_value))
-            elif value.HasField("tensor") and not value.tensor.tensor_shape.dim:
-                array = make_ndarray(value.tensor)
-                curves.setdefault(value.tag, []).append(
-                    (event.step, number(array.item() if array.dtype.kind in "fiu" else None)))
+    try:
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    curves.setdefault(value.tag, []).append((event.step, value.simple_value))
+                elif value.HasField("tensor") and not value.tensor.tensor_shape.dim:
+                    array = make_ndarray(value.tensor)
+                    curves.setdefault(value.tag, []).append(
+                        (event.step, number(array.item() if array.dtype.kind in "fiu" else None)))
+    except Exception as error:      # the format is TensorBoard's own, and so are its exceptions
+        raise BadInput(f"{path}: tensorboard cannot read it ({error})") from None

@@ -122,7 +122,8 @@ def test_a_training_loss_is_not_taken_for_a_validation_loss():
 
 @pytest.mark.parametrize("content", ["", "hello\nworld\n", "a,b\n1,2\n", "{", '{"log_history": 3}',
                                      "[1, 2]", "\0\0\0", "step:1/2 val_loss:", "[" * 100_000,
-                                     '{"log_history":' + "[" * 100_000])
+                                     '{"log_history":' + "[" * 100_000, "a," * 1_000_000,
+                                     'step,val_loss\n"' + "1,\n" * 100_000])
 def test_what_is_no_log_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_text(content)
