@@ -1,7 +1,9 @@
 """commands/judge.py, plotter.py on logs of other programs, and the interface from Python."""
 
+import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,6 +14,7 @@ import pytest
 import experiments.verdicts as v
 import lab
 import plotter
+from commands import judge
 from mingpt.utils import BadInput
 from tests.helpers import foreign as write
 
@@ -91,15 +94,17 @@ def test_plotter_draws_them_too(runs, tmp_path, monkeypatch, capsys):
     (["runs", "--at", "77"], "no arm has a validation loss at that step; the nearest is 100"),
     (["runs", "--columns", "val_loss=x"], "name both step and val_loss"),
 ])
-def test_bad_input_is_one_line_and_exit_code_2(runs, tmp_path, arguments, said):
+def test_bad_input_is_one_line_and_exit_code_2(runs, tmp_path, monkeypatch, capsys, arguments,
+                                               said):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "other.txt").write_text("epoch 1\nepoch 2\n")
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     (tmp_path / "runs").symlink_to(runs)
-    found = subprocess.run([sys.executable, ROOT / "lab.py", "judge", *arguments], cwd=tmp_path,
-                           capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert said in found.stderr and len(found.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lab.py", "judge", *arguments])
+    assert lab.door() == 2
+    out, error = capsys.readouterr()
+    assert out == "" and said in error and len(error.splitlines()) == 1
 
 
 def test_the_command_ablate_is_lab_py_from_any_folder(runs, tmp_path):
@@ -142,8 +147,7 @@ def test_the_commands_and_the_code_of_the_pages_run_as_written(runs, tmp_path):
     commands = re.findall(r"^(?:ablate|python lab\.py) judge (.*?)(?:\s+#.*)?$",
                           (ROOT / "docs" / "judge.md").read_text(), re.M)
     assert len(commands) > 4
-    parser = __import__("argparse").ArgumentParser()
-    import commands.judge as judge
+    parser = argparse.ArgumentParser()
     judge.add_arguments(parser)
     for command in commands:
-        parser.parse_args(__import__("shlex").split(command))
+        parser.parse_args(shlex.split(command))
