@@ -68,10 +68,11 @@ def _of_arm(results: Results, arm: str, apart: Scattered | None) -> Iterator[str
     runs = results.runs_of(arm)
     yield from _seeds(results, arm, runs)
     yield from results.cautions.get(arm, ())
-    yield from (f"{seed_list([each.seed])} ended far from the others" for each in results.outliers
-                if each.arm == arm)
+    word = results.replicates
+    yield from (f"{seed_list([each.seed], word[:-1])} ended far from the others"
+                for each in results.outliers if each.arm == arm)
     if apart:
-        yield (f"its {len(apart.values)} seeds ended {apart.apart:.4f} apart, far more than those "
+        yield (f"its {len(apart.values)} {word} ended {apart.apart:.4f} apart, far more than those "
                f"of the other arms")
     yield from ("its declaration was changed after runs began" for change in results.changed
                 if change.key == f"arm {arm}")

@@ -34,7 +34,7 @@ def diverged(arm: Values, baseline: Values) -> Lost:
     """Return the runs without a finite value, of the arm and of the baseline."""
     mine, theirs = (tuple(key for key, value in values.items() if not math.isfinite(value))
                     for values in (arm, baseline))
-    return Lost(mine, theirs)
+    return Lost(mine, theirs, word="run")
 
 
 def evidence(arm: Values, baseline: Values, verdict: Verdict) -> Verdict:
