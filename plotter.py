@@ -44,8 +44,6 @@ def parser() -> Parser:
     p.add_argument("--keep", metavar="DIR", type=Path,
                    help="draw nothing; copy the runs that have ended to DIR/STUDY for "
                    "publication, without this machine's name and paths")
-    p.add_argument("--baseline", metavar="ARM",
-                   help="for logs of other programs: the arm that the others are compared with")
     p.add_argument("--study", metavar="FILE",
                    help="the TOML file of a study that does not ship with the project")
     return p
@@ -77,7 +75,7 @@ def plot(args: argparse.Namespace) -> int:
     if args.losses.endswith(".npz"):
         from experiments.report.draw import redraw
         return redraw(Path(args.losses), args.out, formats)
-    from experiments.records.foreign import holds_logs
+    from experiments.records.foreign.read import holds_logs
     from experiments.records.runs import find_runs
     from experiments.verdicts.results import collect
     losses = Path(args.losses)
@@ -86,8 +84,6 @@ def plot(args: argparse.Namespace) -> int:
     runs = find_runs(losses)
     if all(run.table.empty and not run.record for run in runs) and holds_logs(losses):
         return plot_elsewhere(args, formats)
-    if args.baseline:
-        raise BadInput("--baseline is for logs of other programs; a study declares its own")
     for run in runs:
         for problem in run.problems:
             print(f"{run.study + '/' if run.study else ''}{problem}", file=sys.stderr)
@@ -115,11 +111,11 @@ def plot_elsewhere(args: argparse.Namespace, formats: tuple[str, ...]) -> int:
     from experiments.figures import Panel
     from experiments.report.draw import draw_panel
     from experiments.report.elsewhere import told
-    from experiments.verdicts.foreign import Choices, judge
+    from experiments.verdicts.foreign import judge
     for option in ("keep", "tables", "study", "comparison"):
         if getattr(args, option):
             raise BadInput(f"--{option} needs records, which logs of other programs do not have")
-    results = judge([args.losses], Choices(args.baseline))
+    results = judge([args.losses])
     print("\n".join(told(results)))
     has = [c for c in METRICS if any(run.table[c].notna().any() for run in results.runs)]
     metric = args.metric if args.metric in has else has[-1]

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from experiments.declare.study import DEFAULT_ALPHA, DEFAULT_MARGIN
-from experiments.records.foreign import Log, read_logs
 from experiments.records.foreign.group import group
+from experiments.records.foreign.log import Log
+from experiments.records.foreign.read import read_logs
 from experiments.records.runs import RecordedRun
 from experiments.verdicts.comparable import Comparison
 from experiments.verdicts.costs import Budgets
@@ -75,8 +76,8 @@ class Foreign(Results):
             return self.choices.baseline
         named = [arm for arm in arms if BASELINE.match(arm)]
         if len(named) != 1 and len(arms) > 1:
-            raise BadInput("which arm is the baseline? Name it with --baseline; the arms are "
-                           + ", ".join(arms[:20]))
+            raise BadInput("which arm is the baseline? lab.py judge --baseline ARM names it; the "
+                           f"arms are {', '.join(arms[:20])}")
         return (named or arms)[0]
 
     title = property(lambda self: f"Runs in {self.source}")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.declare.study import DEFAULT_ALPHA
-from experiments.records.foreign import read_logs
 from experiments.records.foreign.group import group
+from experiments.records.foreign.read import read_logs
 from experiments.records.foreign.tables import named
 from experiments.verdicts import stats
 from experiments.verdicts.unpaired import shares_seeds

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from experiments.records.foreign import read_logs, reader
 from experiments.records.foreign.group import group
+from experiments.records.foreign.read import read_logs, reader
 from experiments.records.foreign.tables import named
 from mingpt.utils import BadInput
 from tests.helpers import foreign as write
