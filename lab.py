@@ -90,17 +90,23 @@ def main(argv: list[str]) -> int:
     return command.main(args)
 
 
-if __name__ == "__main__":
+def door() -> int:
+    """Run the command line of this process and return its exit code. The command `ablate`, which
+    pip installs, calls this too."""
     try:
-        sys.exit(main(sys.argv[1:]))
+        return main(sys.argv[1:])
     except BadInput as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except BrokenPipeError:   # the reader of a pipe (head, less) has closed it
-        sys.exit(0)
+        return 0
     except Exception:
         traceback.print_exc()
-        sys.exit(1)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(door())

@@ -1,8 +1,10 @@
 """
 Draw every study under a results folder and print a verdict for each arm.
 
-    python plotter.py [LOSSES_DIR] [--out DIR] [--x iteration|tokens|seconds|flops]
+    python plotter.py [LOSSES_DIR | PATH] [--out DIR] [--x iteration|tokens|seconds|flops]
                       [--metric loss|val_loss] [--html] [--comparison]
+
+PATH of logs of other programs works as well: `lab.py judge` says which, and has more options.
 """
 
 from __future__ import annotations
@@ -75,10 +77,15 @@ def plot(args: argparse.Namespace) -> int:
     if args.losses.endswith(".npz"):
         from experiments.report.draw import redraw
         return redraw(Path(args.losses), args.out, formats)
+    from experiments.records.foreign.read import holds_logs
     from experiments.records.runs import find_runs
     from experiments.verdicts.results import collect
     losses = Path(args.losses)
+    if losses.is_file() and losses.suffix != ".csv" and holds_logs(losses):
+        return plot_elsewhere(args, formats)
     runs = find_runs(losses)
+    if all(run.table.empty and not run.record for run in runs) and holds_logs(losses):
+        return plot_elsewhere(args, formats)
     gc.freeze()     # the runs are kept to the end, so the garbage collector need not walk them
     for run in runs:
         for problem in run.problems:
@@ -99,6 +106,25 @@ def plot(args: argparse.Namespace) -> int:
     for results in collect(runs, args.study):
         draw_study(results, out, formats, args.x, args.metric, losses if args.html else None,
                    args.comparison)
+    return 0
+
+
+def plot_elsewhere(args: argparse.Namespace, formats: tuple[str, ...]) -> int:
+    """Judge logs of other programs, draw their figures and return 0. Raises BadInput."""
+    from experiments.figures import Panel
+    from experiments.report.draw import draw_panel
+    from experiments.report.elsewhere import told
+    from experiments.verdicts.foreign import judge
+    for option in ("keep", "tables", "study", "comparison"):
+        if getattr(args, option):
+            raise BadInput(f"--{option} needs records, which logs of other programs do not have")
+    results = judge([args.losses])
+    print("\n".join(told(results)))
+    has = [c for c in METRICS if any(run.table[c].notna().any() for run in results.runs)]
+    metric = args.metric if args.metric in has else has[-1]
+    source = Path(args.losses)
+    out = Path(args.out) if args.out else Path("visualizations") / source.resolve().name
+    draw_panel(Panel(results, args.x, metric), out, formats, source if args.html else None)
     return 0
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments.figures.lines import draw_strays
 from experiments.figures.panel import Panel
 from experiments.figures.series import Series, points, settled_range
-from experiments.figures.style import BASELINE, LABELS, label_x, name_of, page
+from experiments.figures.style import BASELINE, label_x, name_of, page
 
 
 def arm_figure(panel: Panel, arm: str) -> Figure:
@@ -31,7 +31,7 @@ def arm_figure(panel: Panel, arm: str) -> Figure:
                   mfc="white", mew=1.4, label="validation loss", zorder=4)
     axes.set_ylim(settled_range([*shown.values(), *([val] if val else [])]))
     label_x(axes, panel.x, own.x[-1], ticks=8, note=note)
-    axes.set_ylabel(LABELS[panel.metric])
+    axes.set_ylabel(panel.label(panel.metric))
     axes.legend(loc="upper right", frameon=False, fontsize=9)
     return figure
 
@@ -46,11 +46,11 @@ def draw_arm(axes: Axes, panel: Panel, arm: str, shown: dict[str, Series], *,
             axes.plot(line.x, line.y, color=BASELINE, lw=0.6 * width, alpha=0.65, label=other,
                       zorder=2)
     runs = panel.shown(arm)
+    each = f"each of {len(runs)} {panel.results.replicates}"
     if len(runs) > 1:
         for i, run in enumerate(runs):
             axes.plot(*points(run, panel.x, panel.metric), color=style.color, lw=0.35 * width,
-                      alpha=0.55, label=f"each of {len(runs)} seeds" if i == 0 else None,
-                      zorder=2.2)
+                      alpha=0.55, label=each if i == 0 else None, zorder=2.2)
     axes.plot(own.x, own.y, color=style.color, lw=width,
               label=f"{arm}, mean" if len(runs) > 1 else arm, zorder=3,
               marker="o" if len(own.x) == 1 else None)

@@ -49,8 +49,8 @@ def _caption(panel: Panel, lines: dict[str, Series], pale: set[str], paired: boo
     text = panel.caption(lines, panel.metric, band=len(lines) <= MANY, strays=False)
     text += pale_text(lines, pale)
     text += f"; grey, dashed: the margin ±{_margin(panel):g}" if _margin(panel) else ""
-    return text + ("" if paired else "; files name no seed, so runs are not paired and the "
-                                     "difference has the noise of both")
+    return text + ("" if paired else "; not all runs are paired by seed, so "
+                                     "the difference has the noise of both")
 
 
 def _scale(axes: Axes, panel: Panel, lines: dict[str, Series]) -> str:

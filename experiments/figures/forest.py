@@ -116,14 +116,15 @@ def effects(panel: Panel, part: int = 0) -> Figure:
 
 
 def _caption(results: Results, floor_seen: bool) -> str:
-    text = (f"{study_text(results.name)}differences are arm − {results.baseline}, paired by seed; "
-            f"where the wide pale bar lies inside the margin, the arm is equivalent")
+    text = (f"{study_text(results.name)}differences are arm − {results.baseline}, "
+            f"{results.pairing}; where the wide pale bar lies inside the margin, the arm is "
+            "equivalent")
     if not floor_seen:
         return text
     how = ("runs that differ in the seed alone" if results.noise_floor.source == "A/A"
-           else "the baseline's spread over seeds")
-    return (f"{text}; noise floor: one standard error of a mean over as many seeds where there is "
-            f"no effect, from {how}")
+           else f"the baseline's spread over {results.replicates}")
+    return (f"{text}; noise floor: one standard error of a mean over as many {results.replicates} "
+            f"where there is no effect, from {how}")
 
 
 def _part(every: list[Verdict], shown: list[Verdict]) -> str:
@@ -193,7 +194,7 @@ def _row(axes: Axes, color: str, row: int, v: Verdict) -> None:
 def _key(figure: Figure, results: Results, tested: int, floor: bool) -> None:
     """Draw the key below the title."""
     marks = [
-        (Line2D([], [], color=INK, ls="", marker="o", ms=4.5), "mean over seeds"),
+        (Line2D([], [], color=INK, ls="", marker="o", ms=4.5), f"mean over {results.replicates}"),
         (Line2D([], [], color=MUTED, lw=1.8, marker="|", ms=8, mew=1.8),
          f"{100 * (1 - results.alpha):g} % CI"
          + f", Holm-adjusted over {tested} arms" * (tested > 1)),

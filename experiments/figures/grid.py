@@ -13,7 +13,7 @@ from experiments.figures.labels import shortened
 from experiments.figures.lines import titled
 from experiments.figures.panel import Panel
 from experiments.figures.scales import Bent, bend, loss_frame
-from experiments.figures.style import LABELS, MUTED, label_x, name_of, page
+from experiments.figures.style import MUTED, label_x, name_of, page
 from experiments.verdicts.verdict import signed
 
 
@@ -43,7 +43,7 @@ def individual_grid(panel: Panel) -> Figure:
         axes.tick_params(labelbottom=k + columns >= len(lines))
     room = 0.14 * (scale.high - scale.low if scale else high - low)      # for the verdicts
     said = bend(cells[0], scale and Bent(scale.low - room, scale.high), low - room, high)
-    figure.text(0.012, 0.5, LABELS[panel.metric] + f"\n{said}" * bool(said), rotation=90,
+    figure.text(0.012, 0.5, panel.label(panel.metric) + f"\n{said}" * bool(said), rotation=90,
                 va="center", ha="left", multialignment="center", size=10)
     return figure
 

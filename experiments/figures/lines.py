@@ -88,7 +88,7 @@ def overlay(panel: Panel, x: str, y: str, *, title: str = "",
     late.set_ylim(_late_range(lines, cut))
     whole.set_title("the whole run" + _above(whole, lines))
     late.set_title("its last third")
-    whole.set_ylabel(LABELS[y] + f"\n{said}" * bool(said))
+    whole.set_ylabel(panel.label(y) + f"\n{said}" * bool(said))
     label_ends(late, {arm: end for arm, end in ends.items() if arm not in pale}, styles, SIZE)
     return figure
 

@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from experiments.figures.series import Series, difference, mean, points, window
-from experiments.figures.style import BUSY, ArmStyle, arm_styles, busy_text, study_text
+from experiments.figures.series import Series, difference, from_mean, mean, points, window
+from experiments.figures.style import BUSY, LABELS, ArmStyle, arm_styles, busy_text, study_text
 from experiments.records.runs import RecordedRun, by_arm
 from experiments.verdicts.results import Results
 from experiments.verdicts.study_runs import known_arms
@@ -111,7 +111,9 @@ class Panel:
         base, lines, paired = self.shown(self.baseline), {}, True
         for arm in self.drawn:
             if arm != self.baseline:
-                line, pairs = difference(self.shown(arm), base, x, y)
+                alone = arm in self.results.unpaired
+                line, pairs = ((from_mean(self.shown(arm), base, x, y), False) if alone
+                               else difference(self.shown(arm), base, x, y))
                 lines |= {arm: line} if line is not None else {}
                 paired &= pairs or line is None
         if not lines:
@@ -129,6 +131,12 @@ class Panel:
                 for budget in found
                 if budget.crossing is not None and budget.arm in self.drawn}
 
+    def label(self, column: str) -> str:
+        """Return the label of a loss's axis, in the unit of the runs' validation loss."""
+        return (LABELS[column].replace("nats per token", self.results.unit)
+                if self.results.foreign and self.results.unit != "nats"
+                and column == "val_loss" else LABELS[column])
+
     def timing_note(self, x: str) -> str:
         """Return what the label of an axis of seconds adds where times are in doubt."""
         return BUSY if x == "seconds" and self.busy else ""
@@ -145,7 +153,7 @@ class Panel:
         counts = sorted({line.n for line in lines.values()})
         seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         parts = ["one run per arm" if counts == [1] else
-                 f"line: mean over {seeds} seeds"
+                 f"line: mean over {seeds} {self.results.replicates}"
                  + ("; band: from the lowest to the highest of them" if band else "")]
         rows = max((len(line.x) for line in lines.values()), default=0)
         if y == "loss" and window(rows) > 1:

@@ -79,6 +79,19 @@ def difference(arm: Sequence[RecordedRun], baseline: Sequence[RecordedRun], x: s
     return mean(curves), bool(paired) and all(paired)
 
 
+def from_mean(arm: Sequence[RecordedRun], baseline: Sequence[RecordedRun], x: str,
+              y: str) -> Series | None:
+    """Return each run of an arm minus the mean of the baseline's runs, which no seed pairs; None
+    where they have no part of x in common."""
+    base = mean([points(run, x, y) for run in baseline])
+    curves = []
+    for run in arm if base is not None else ():
+        at, values = points(run, x, y)
+        inside = (at >= base.x[0]) & (at <= base.x[-1])
+        curves.append((at[inside], values[inside] - np.interp(at[inside], base.x, base.y)))
+    return mean(curves)
+
+
 def settled_range(series: Sequence[Series], share: float = 0.15,
                   pad: float = 0.06) -> tuple[float, float] | None:
     """Return y-limits that leave out the first drop: they cover everything after the first `share`

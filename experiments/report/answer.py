@@ -20,13 +20,13 @@ def caption(results: Results, equivalent: bool, scale: str = "") -> str:
     """Return what the dots and bars of the picture are, and what their places mean. `scale` says
     how the scale runs where it is not linear."""
     values = [v for v in results.values.get(results.baseline, {}).values() if isfinite(v)]
-    spread = (f" on average over {len(values)} seeds, with a standard deviation of "
+    spread = (f" on average over {len(values)} {results.replicates}, with a standard deviation of "
               f"{stdev(values):.4f}" if len(values) > 1 else ", one run" if values else "")
     mean = f" ({fmean(values):.4f}{spread})" if values else f" (no final {results.metric})"
     tested = sum(v.p is not None for v in results.verdicts.values())
     widened = f", widened because {tested} arms are judged together (Holm)" if tested > 1 else ""
     text = (f"Dot: the arm's {results.metric} minus that of {results.baseline}{mean}, averaged "
-            f"over seeds, in {results.unit}. Left of zero is better. Bar: the "
+            f"over {results.replicates}, in {results.unit}. Left of zero is better. Bar: the "
             f"{100 * (1 - results.alpha):.3g} % confidence interval of this difference{widened}. "
             f"A bar that does not reach zero "
             f"means better or worse. Grey: the margin of ±{results.margin:g}, within which a "

@@ -55,6 +55,12 @@ class Chart:
     margin: tuple[float, float] | None   # top and height of the ±margin band, in per cent
 
 
+def unit_of_losses(panel: Panel) -> str:
+    """Return the unit of the curves. Only logs of other programs have another than nats."""
+    foreign = panel.results.foreign and panel.results.unit != "nats"
+    return panel.results.unit if foreign else "nats per token"
+
+
 def charts(panel: Panel) -> list[Chart]:
     """Return every view for which the runs have data, validation loss first."""
     wanted = [(metric, over) for metric in METRICS for over in OVER]
@@ -103,7 +109,7 @@ def _chart(panel: Panel, metric: str, over: str, lines: dict[str, Series], room:
         key=f"{metric}-{over}", metric=metric, over=over,
         title=f"{METRICS[metric]} over {OVER[over]}",
         x_label=LABELS[over] + (f" ({unit})" if unit else "") + _busy(panel, over),
-        y_label=f"{y} (nats per token" + (f"; {scale.said})" if scale else ")"),
+        y_label=f"{y} ({unit_of_losses(panel)}" + (f"; {scale.said})" if scale else ")"),
         x_ticks=[(frame.across(value), text) for value, text in xs],
         y_ticks=[(frame.down(value), text.replace("-", "−")) for value, text in ys],
         lines=[_line(panel, numbers[arm], arm, line, (metric, over), frame, room)

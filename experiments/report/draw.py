@@ -25,19 +25,30 @@ def draw_study(results: Results, out: Path, formats: tuple[str, ...], x: str, me
     folder of its runs, write report.html as well. Draw the comparison where it is asked for, here
     or by the study. Raises BadInput where the folder cannot be written."""
     folder = out / results.name if results.name else out
+    make_folder(folder)
+    print(f"\n{results.title}")
+    for line in report(results):
+        print(f"  {line}")
+    draw_panel(Panel(results, x, metric), folder, formats, losses)
+    if comparison or (results.declared and "comparison" in results.declared.pictures):
+        compare(gather(results), folder / "comparison", formats)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of the figures. Raises BadInput where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--out: cannot write to {folder}: {error.strerror}") from None
-    print(f"\n{results.title}")
-    for line in report(results):
-        print(f"  {line}")
-    panel = Panel(results, x, metric)
+
+
+def draw_panel(panel: Panel, folder: Path, formats: tuple[str, ...], losses: Path | None) -> None:
+    """Draw the figures and write the tables, and with `losses` the page. Print what was
+    written."""
+    make_folder(folder)
     if losses is not None:
         print(f"  wrote {write(panel, folder, losses)}")
-    say_drawn(draw(panel, folder, formats), folder, write_tables(results, folder))
-    if comparison or (results.declared and "comparison" in results.declared.pictures):
-        compare(gather(results), folder / "comparison", formats)
+    say_drawn(draw(panel, folder, formats), folder, write_tables(panel.results, folder))
 
 
 def write_tables(results: Results, folder: Path) -> list[Path]:

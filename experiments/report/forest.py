@@ -56,11 +56,12 @@ class Row:
     dash: str
     arm: str
     word: str
+    said: str                    # the word, marked where the runs were not paired
     changes: list[str]
     difference: str
     interval: str
     equivalence: str             # the interval on which the word *equivalent* rests
-    n: int
+    n: str
     p: str
     note: str
     weak: tuple[str, ...]        # what weakens the word
@@ -116,10 +117,11 @@ def _row(v: Verdict, number: int, dash: str, on: Scale, unit: str,
     # a verdict in another unit has no place on the metric's scale
     other_unit = "" if v.unit == unit else v.unit
     difference = signed(v.difference, other_unit) if v.difference is not None else "–"
-    spoken = f"{v.arm}: {v.word}, difference {difference}" + ("" if other_unit else f" {v.unit}")
+    spoken = f"{v.arm}: {v.said}, difference {difference}" + ("" if other_unit else f" {v.unit}")
     spoken += f", interval {text}" if text else ""
     placed = v.difference is not None and not other_unit
-    return Row(number, dash, v.arm, v.word, told[0], difference, text, equivalence(v), v.n,
+    return Row(number, dash, v.arm, v.word, v.said, told[0], difference, text, equivalence(v),
+               v.counted,
                holm_p(v) or "–", v.reason, told[1], spoken, on.at(v.difference) if placed else None,
                (on.at(ends[0]), on.at(ends[1])) if ends else None,
                (on.at(near[0]), on.at(near[1])) if near else None, cuts)

@@ -60,6 +60,8 @@ def _missing(results: Results) -> Iterator[Notice]:
         # the study's own stopping rule ended it here
         wanted = {run.seed for run in results.judged_runs}
     arms = list(results.declared.arms) if results.declared else list(results.arms)
+    if results.unpaired:          # numbers of runs, not seeds that could be missing
+        return
     absent = [f"{arm}: seeds {', '.join(map(str, sorted(gone)))}" for arm in arms
               if (gone := wanted - seeds.get(arm, set())) and (arm in seeds or results.declared)]
     if absent and any(seeds.values()):
@@ -206,15 +208,23 @@ def _timing(results: Results) -> Iterator[Notice]:
                      tuple(details[:SHOWN]) + _rest(details), grave=False)
 
 
+def _elsewhere(results: Results) -> Iterator[Notice]:
+    if results.foreign and results.left_out:
+        yield Notice("Runs that are not in the verdicts", tuple(results.left_out))
+    if results.unknown:
+        yield Notice("What these logs do not say, so nothing here rests on it", results.unknown,
+                     grave=False)
+
+
 def _files(results: Results) -> Iterator[Notice]:
     problems = [problem for run in results.runs for problem in run.problems]
     if problems:
         yield Notice("Files with problems", tuple(problems[:SHOWN]) + _rest(problems), grave=False)
-    bare = [run.path.name for run in results.runs if run.record is None]
+    bare = [run.path.name for run in results.runs if run.record is None and not results.foreign]
     if bare:
         yield Notice("Curves without a record: how they were made is unknown", (listed(bare),),
                      grave=False)
 
 
 CHECKS = (_status, _missing, _barred, _few, _outliers, _hypothesis, _audit, _data, _code,
-          _environment, _timing, _files)
+          _environment, _timing, _elsewhere, _files)

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
 from experiments.records.record import at, moment, package_version
-from experiments.report import findings, forest, tables
+from experiments.report import elsewhere, findings, forest, tables
 from experiments.report.answer import caption, care, lead, noise_text
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
@@ -63,14 +63,17 @@ def context(panel: Panel, source: str) -> dict[str, Any]:
         "title": results.title,
         "name": results.name or "runs",
         "study": results.name,
+        "foreign": results.foreign,
+        "pairing": results.pairing,
+        "replicates": results.replicates,
         "source": source,
         "hypothesis": results.declared.hypothesis if results.declared else "",
         "held": _split(held(results)),
         "version": package_version() or "",
         "base": base(results),
         "facts": _facts(results),
-        "setup_tables": [table for table in (tables.changes(results), every_setting(results))
-                         if table],
+        "setup_tables": [] if results.foreign else [
+            table for table in (tables.changes(results), every_setting(results)) if table],
         "contents": [*parts, *((s.id, s.title) for s in sections)],
         "notices": told,
         "heed": heed,
@@ -93,12 +96,15 @@ def _facts(results: Results) -> list[tuple[str, str]]:
             if (end := moment(at(run.record, "end") or at(run.record, "start")))]
     states = Counter(run.status for run in results.runs)
     unit = results.unit
+    told = {"unrecorded": "read"} if results.foreign else {}
     facts = [("Baseline", results.baseline),
              ("Metric", f"{results.metric} ({unit}; lower is better)"),
              ("Margin", f"±{results.margin:g} {unit}"),
              ("Error allowed (α)", f"{results.alpha:g} over all arms"),
-             ("Seeds", ", ".join(map(str, seeds)) or "not named"),
-             ("Runs", ", ".join(f"{count} {state}" for state, count in states.most_common()))]
+             ("Seeds", "not named" if results.replicates == "runs" else
+              ", ".join(map(str, seeds)) or "not named"),
+             ("Runs", ", ".join(f"{count} {told.get(state, state)}"
+                                for state, count in states.most_common()))]
     facts += [("Study file", results.declared.hash)] if results.declared else []
     return facts + ([("Last run ended", f"{max(ends):%Y-%m-%d %H:%M:%S} UTC")] if ends else [])
 
@@ -198,7 +204,10 @@ def _value_at(line, x: float) -> str:
 
 def _sections(results: Results) -> list[tables.Section]:
     evidence = [table for table in (tables.secondary(results), tables.seeds(results)) if table]
-    return [*findings.sections(results),
-            tables.Section("evidence", "The evidence in numbers", [], evidence),
+    numbers = tables.Section("evidence", "The evidence in numbers", [], evidence)
+    if results.foreign:
+        return [*elsewhere.sections(results), *findings.sections(results), numbers,
+                tables.runs(results)]
+    return [*findings.sections(results), numbers,
             tables.audit(results), tables.data(results),
             tables.environment(results), tables.runs(results)]

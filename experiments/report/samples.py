@@ -37,6 +37,8 @@ def samples(results: Results, arms: Sequence[str]) -> Samples:
     found = {(run.arm, run.seed): sample for run in results.runs
              if isinstance(sample := at(run.record, "sample"), dict)
              and isinstance(sample.get("text"), str)}
+    if not found and results.foreign:
+        return Samples("These logs hold no text.", [])
     if not found:
         return Samples("No record holds a sample of text: the runs were made before samples were "
                        "kept, or have not finished. python lab.py sample RUN draws one from a "

@@ -207,7 +207,8 @@ def runs(results: Results) -> Section:
     head = ["Run", "Status", results.metric, "Seconds", "Started (UTC)", "Command", "Message"]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    texts = ["Each command repeats its run. A finished run is not trained again."]
+    texts = ([] if results.foreign
+             else ["Each command repeats its run. A finished run is not trained again."])
     texts += [f"Of {len(results.runs):,} runs, the table has those that did not end well, and the "
               f"first of each arm; the arm's other seeds have the same command with another "
               f"--seed."] if many else []
@@ -235,7 +236,8 @@ def seeds(results: Results) -> PageTable:
     """Return the table of the values behind the verdicts: one row per arm, one column per seed."""
     columns = sorted({seed for values in results.values.values() for seed in values},
                      key=lambda s: (s is None, s))
-    head = ["Arm", *(f"seed {seed}" if seed is not None else "no seed" for seed in columns)]
+    head = ["Arm", *(f"{results.replicates[:-1]} {seed}" if seed is not None else "no seed"
+                     for seed in columns)]
     rows = [[arm, *(text(results.values[arm].get(seed), "{:.4f}") for seed in columns)]
             for arm in results.arms]
     return PageTable(f"Final {results.metric} of every run", head, rows,

@@ -72,10 +72,12 @@ def _of_arm(results: Results, arm: str, apart: Scattered | None, far: int | None
             changed: bool) -> Iterator[str]:
     runs = results.runs_of(arm)
     yield from _seeds(results, arm, runs)
+    yield from results.cautions.get(arm, ())
+    word = results.replicates
     if far is not None:
-        yield f"{seed_list([far])} ended far from the others"
+        yield f"{seed_list([far], word[:-1])} ended far from the others"
     if apart:
-        yield (f"its {len(apart.values)} seeds ended {apart.apart:.4f} apart, far more than those "
+        yield (f"its {len(apart.values)} {word} ended {apart.apart:.4f} apart, far more than those "
                f"of the other arms")
     if changed:
         yield "its declaration was changed after runs began"

@@ -104,22 +104,26 @@ def _cost(arm: str, runs: list[RecordedRun]) -> Cost:
     steps = [pace for run in runs if len(pace := _paces(run))]
     seconds, tokens = np.quantile(np.concatenate(steps), QUARTILE, axis=0) if steps else (None,
                                                                                           None)
+    rate = None if tokens is None or np.isnan(tokens) else float(1 / tokens)
     return Cost(arm, None if parameters is None else round(parameters),
                 _mean(models, "flops_per_token"), None if seconds is None else float(seconds),
-                None if tokens is None else float(1 / tokens), _mean(results, "peak_memory_mb"),
-                len(runs))
+                rate, _mean(results, "peak_memory_mb"), len(runs))
 
 
 def _paces(run: RecordedRun) -> np.ndarray:
     """Return (log points, 2): seconds per iteration and seconds per token since the log point
-    before.
+    before; NaN for the latter where no tokens were logged.
 
     The lower quartile of these is used instead of the mean, because other work on the machine only
     ever slows a run down. On a busy machine the means of one arm differ by a quarter, its lower
     quartiles by a hundredth.
     """
-    steps = np.diff(run.measured("iteration", "tokens", "seconds"), axis=0)
-    steps = steps[(steps > 0).all(axis=1)]
+    if run.table["tokens"].isna().all():     # logs from elsewhere: seconds per token stay unknown
+        steps = np.insert(np.diff(run.measured("iteration", "seconds"), axis=0), 1, np.nan, axis=1)
+        steps = steps[(steps[:, ::2] > 0).all(axis=1)]
+    else:
+        steps = np.diff(run.measured("iteration", "tokens", "seconds"), axis=0)
+        steps = steps[(steps > 0).all(axis=1)]
     return steps[:, 2:] / steps[:, :2]
 
 

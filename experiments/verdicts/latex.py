@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from experiments.verdicts.caveats import caveats
 from experiments.verdicts.results import Results
-from experiments.verdicts.summary import bracketed, equivalence, holm_p, ratios, rows
+from experiments.verdicts.summary import (
+    bracketed,
+    costs_shown,
+    equivalence,
+    holm_p,
+    ratios,
+    rows,
+)
 from experiments.verdicts.timing import timing
 from experiments.verdicts.verdict import signed
 
@@ -35,11 +42,13 @@ def to_latex(results: Results) -> str:
     reasons and what weakens a word."""
     times, known = timing(results), caveats(results)
     notes: list[str] = []
+    shown = costs_shown(results)
+    costs = ["params", "FLOPs", f"step time{BUSY * times.all}"]
     head = ["arm", "verdict", "difference", f"{100 * (1 - results.alpha):.3g} % CI", "p", "n",
-            "params", "FLOPs", f"step time{BUSY * times.all}"]
+            *(costs[i] for i in shown)]
     lines = [r"% needs \usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\small",
              rf"\caption{{{escaped(_caption(results))}}}", r"\setlength{\tabcolsep}{4pt}", FIT,
-             r"\begin{tabular}{@{}llrlrrrrr@{}}",
+             rf"\begin{{tabular}}{{@{{}}llrlrr{'r' * len(shown)}@{{}}}}",
              r"\toprule", " & ".join(map(escaped, head)) + r" \\", r"\midrule"]
     for row in rows(results):
         arm = row["arm"]
@@ -47,7 +56,7 @@ def to_latex(results: Results) -> str:
             cells = _cells(results, row, known.of(arm), notes)
             *fixed, step = ratios(results, arm)
             cost = [*fixed, step + BUSY * bool(times.mark(arm))]
-            lines.append(" & ".join([*cells, *map(escaped, cost)]) + r" \\")
+            lines.append(" & ".join([*cells, *(escaped(cost[i]) for i in shown)]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\raggedright"]
     lines += [rf"\par\footnotesize {escaped(f'{BUSY} {text}.')}" for text in times.summary()]
     lines += [rf"\par\footnotesize All verdicts: {escaped(text)}." for text in known.all]
@@ -58,12 +67,14 @@ def to_latex(results: Results) -> str:
 
 def _caption(results: Results) -> str:
     title = results.title if results.title[-1:] in (*".?!",) else f"{results.title}."
-    return (f"{title} Difference: {results.metric} minus that of {results.baseline} at the same "
-            f"seed, in {results.unit}, averaged over n seeds; below zero is better; the "
+    costs = (f" Parameters (params), FLOPs and step time: times those of {results.baseline}."
+             if costs_shown(results) else "")
+    how = ("at the same seed" if not results.unpaired else f"({results.pairing})")
+    return (f"{title} Difference: {results.metric} minus that of {results.baseline} {how}, in "
+            f"{results.unit}, averaged over n {results.replicates}; below zero is better; the "
             f"baseline's row has its mean ± standard deviation. Intervals and p are adjusted "
             f"over the arms by Holm's method. Margin ±{results.margin:g}, family-wise error "
-            f"{results.alpha:.3g}. Parameters (params), FLOPs and step time: "
-            f"times those of {results.baseline}.")
+            f"{results.alpha:.3g}.{costs}")
 
 
 def _cells(results: Results, row: dict, weak: tuple[str, ...], notes: list[str]) -> list[str]:
@@ -75,12 +86,12 @@ def _cells(results: Results, row: dict, weak: tuple[str, ...], notes: list[str])
     note = "; ".join(filter(None, [equivalence(v), v.reason, *weak]))
     mark = rf"$^{{{_letter(len(notes))}}}$" if note else ""
     notes += [note] if note else []
-    word = v.word if v.word == "undecided" else rf"\textbf{{{v.word}}}"
+    word = v.said if v.word == "undecided" else v.said.replace(v.word, rf"\textbf{{{v.word}}}")
     unit = v.unit if v.unit != results.unit else ""
     effect = "" if v.difference is None else signed(v.difference, unit)
     interval = bracketed(v.ci_holm) if v.ci_holm else ""
     return [escaped(row["arm"]), word + mark, *map(escaped, (effect, interval, holm_p(v))),
-            str(v.n)]
+            v.counted]
 
 
 def _letter(number: int) -> str:

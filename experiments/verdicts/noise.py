@@ -39,6 +39,7 @@ class NoiseFloor:
     identical: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()  # the A/A arms behind `spread`; empty where source is "seeds"
     unit: str = "nats"
+    replicates: str = "seeds"    # what the baseline's runs are called
 
     def of_mean(self, n: int) -> float | None:
         """Return the noise floor of a mean over n seeds: its standard error if there were no
@@ -48,9 +49,9 @@ class NoiseFloor:
     def line(self) -> str:
         """Return the noise floor as one readable line."""
         if self.spread is None:
-            return "noise floor: unknown, because one seed has no spread"
+            return f"noise floor: unknown, because one {self.replicates[:-1]} has no spread"
         how = (f"{self.n} A/A differences ({', '.join(self.arms)})" if self.source == "A/A" else
-               f"√2 · sd of the baseline over {self.n} seeds")
+               f"√2 · sd of the baseline over {self.n} {self.replicates}")
         text = (f"noise floor: two runs of the baseline differ by {self.spread:.4f} {self.unit} "
                 f"(sd; {how})")
         if self.rounding is not None:

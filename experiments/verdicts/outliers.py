@@ -7,7 +7,7 @@ reader of a verdict should see the run behind it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -42,14 +42,17 @@ class Outlier:
         )
 
 
-def outliers(values: Mapping[str, Values], baseline: str, margin: float) -> list[Outlier]:
+def outliers(values: Mapping[str, Values], baseline: str, margin: float,
+             unpaired: Container[str] = ()) -> list[Outlier]:
     """Return the farthest seed of every arm where it is too far for normal noise (Grubbs' test at
-    1 % over all arms) and farther from the others than the margin."""
+    1 % over all arms) and farther from the others than the margin. The values of an `unpaired` arm
+    stand for themselves, as the baseline's do."""
     own = values.get(baseline, {})
     found = []
     for arm, mine in values.items():
-        common = sorted((set(mine) if arm == baseline else set(mine) & set(own)) - {None})
-        numbers = (np.array([mine[s] for s in common]) if arm == baseline
+        alone = arm == baseline or arm in unpaired
+        common = sorted((set(mine) if alone else set(mine) & set(own)) - {None})
+        numbers = (np.array([mine[s] for s in common], dtype=float) if alone
                    else np.subtract(*paired(mine, own).T))
         finite = np.isfinite(numbers)
         outlier = _farthest(arm, np.array(common, dtype=int)[finite], numbers[finite])

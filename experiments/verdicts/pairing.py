@@ -21,6 +21,7 @@ class Lost:
     baseline_only: tuple[int, ...] = ()   # the baseline diverged and the arm did not
     both: tuple[int, ...] = ()            # both diverged
     unmatched: tuple[int, ...] = ()       # one of the two was never run
+    word: str = "seed"                    # what the numbers count: "run" where no seed pairs them
 
     @property
     def decisive(self) -> bool:
@@ -35,7 +36,8 @@ class Lost:
                                                  and self.baseline_only) else word
         told = [(self.arm_only, "diverged on"), (self.baseline_only, "the baseline diverged on"),
                 (self.both, "both diverged on"), (self.unmatched, "not paired:")]
-        return word, notes + [f"{what} {seed_list(seeds)}" for seeds, what in told if seeds]
+        return word, notes + [f"{what} {seed_list(seeds, self.word)}" for seeds, what in told
+                              if seeds]
 
 
 def paired(arm: Values, baseline: Values) -> np.ndarray:
@@ -71,7 +73,7 @@ def too_few(arm: Values, baseline: Values) -> str:
     return "; ".join(lost_seeds(arm, baseline).temper("undecided", [note])[1])
 
 
-def seed_list(seeds: Iterable[int | None]) -> str:
+def seed_list(seeds: Iterable[int | None], word: str = "seed") -> str:
     """Return 'seed 3' or 'seeds 0, 2'."""
     seeds = sorted(s for s in seeds if s is not None)
-    return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
+    return f"{word}{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"

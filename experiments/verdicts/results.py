@@ -49,7 +49,7 @@ class Results(StudyRuns):
             return {}
         values = {arm: v for arm, v in self.judged.items() if not self.declared
                   or arm not in self.declared.grid_arms}
-        found = verdicts(values, self.baseline, **self.bar)
+        found = verdicts(values, self.baseline, unpaired=self.unpaired, **self.bar)
         if self.look == 0:
             first = f"before the study's first look, at {self.declared.stop[0]} seeds"
             found = {arm: verdict if arm in self.barred else replace(verdict, reason=first)
@@ -101,7 +101,7 @@ class Results(StudyRuns):
     @cached_property
     def outliers(self) -> list[Outlier]:
         """Seeds that ended far from the other seeds of their arm."""
-        return outliers(self.judged, self.baseline, self.margin)
+        return outliers(self.judged, self.baseline, self.margin, self.unpaired)
 
     @cached_property
     def factorials(self) -> tuple[FactorialAnalysis, ...]:
@@ -175,7 +175,7 @@ class Results(StudyRuns):
         text = f"{self.baseline:{width}s}  baseline  "
         if not values:
             return f"{text} no final {self.metric}"
-        spread = f" (sd {stdev(values):.4f} over seeds)" if len(values) > 1 else ""
+        spread = f" (sd {stdev(values):.4f} over {self.replicates})" if len(values) > 1 else ""
         return (f"{text} {fmean(values):.4f} {self.unit}{spread}, n = {len(values)}; margin "
                 f"±{self.margin:g}")
 

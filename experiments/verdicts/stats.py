@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import cache
@@ -26,10 +26,12 @@ from statsmodels.stats.multitest import multipletests
 from experiments.declare.study import DEFAULT_ALPHA, DEFAULT_MARGIN
 from experiments.verdicts.pairing import Lost, lost_seeds, paired, too_few
 from experiments.verdicts.power import MAX_SEEDS, minimal_detectable_effect, seeds_that_decide
+from experiments.verdicts.unpaired import diverged, evidence
 from experiments.verdicts.verdict import NOT_COMPARABLE, Values, Verdict, signed
 from mingpt.utils import BadInput, did_you_mean
 
-__all__ = ["RESAMPLES", "Values", "Verdict", "compare", "holm", "signed", "verdicts"]
+__all__ = ["RESAMPLES", "Values", "Verdict", "compare", "compare_unpaired", "holm", "signed",
+           "verdicts"]
 
 # Resamples of the bootstrap. Its generator is seeded, so a verdict is the same on every machine.
 RESAMPLES = 9_999
@@ -53,28 +55,49 @@ def compare(arm: Values, baseline: Values, *, margin: float, alpha: float = DEFA
         return replace(empty, n=len(differences), difference=known, reason=too_few(arm, baseline))
     scale = float(np.abs(pairs[finite]).max())
     evidence = replace(_evidence(differences, scale, empty, resamples),
-                       resolution=_resolution(pairs[finite]))
+                       resolution=resolution(pairs[finite]))
     return _decide(evidence, lost_seeds(arm, baseline), evidence.p)
+
+
+def compare_unpaired(arm: Values, baseline: Values, *, margin: float,
+                     alpha: float = DEFAULT_ALPHA, family: int = 1) -> Verdict:
+    """Return the verdict on one arm whose runs share no seeds with the baseline's. The keys of the
+    two dicts only number the runs. Raises BadInput on a margin or alpha out of range."""
+    _check(margin, alpha)
+    empty = _unpaired(Verdict("undecided", "", 0, margin, alpha, family=family), arm, baseline)
+    found = evidence(arm, baseline, empty)
+    if found.sd is None:
+        return replace(found, reason="; ".join(
+            diverged(arm, baseline).temper("undecided", [found.reason])[1]))
+    finite = [v for values in (arm, baseline) for v in values.values() if math.isfinite(v)]
+    found = replace(found, resolution=resolution(np.array(finite)))
+    return _decide(found, diverged(arm, baseline), found.p)
 
 
 def verdicts(values: Mapping[str, Values], baseline: str, *, margin: float,
              alpha: float = DEFAULT_ALPHA, unit: str = "nats", resamples: int = RESAMPLES,
-             barred: Mapping[str, str] | None = None) -> dict[str, Verdict]:
+             barred: Mapping[str, str] | None = None,
+             unpaired: Container[str] = ()) -> dict[str, Verdict]:
     """Return a verdict for every arm except the baseline, with p adjusted by Holm (1979) over the
     arms that have a p.
 
     `barred` names the arms that are not comparable, with the reason. They get no numbers and do not
-    count in the family. Raises BadInput where the baseline has no runs.
+    count in the family. `unpaired` names the arms whose runs no seed pairs with the baseline's.
+    Raises BadInput where the baseline has no runs.
     """
     barred = barred or {}
     if baseline not in values:
         raise BadInput(f"no runs of the baseline {baseline!r}{did_you_mean(baseline, values)}")
     names = [name for name in values if name != baseline]
     arms = [name for name in names if name not in barred]
-    raw = {a: replace(compare(values[a], values[baseline], margin=margin, alpha=alpha,
-                              family=len(arms), resamples=resamples), arm=a, unit=unit)
+    own = values[baseline]
+    raw = {a: replace(compare_unpaired(values[a], own, margin=margin, alpha=alpha,
+                                       family=len(arms)) if a in unpaired else
+                      compare(values[a], own, margin=margin, alpha=alpha, family=len(arms),
+                              resamples=resamples), arm=a, unit=unit)
            for a in arms}
-    judged = holm(raw, {a: lost_seeds(values[a], values[baseline]) for a in arms})
+    judged = holm(raw, {a: diverged(values[a], own) if a in unpaired
+                        else lost_seeds(values[a], own) for a in arms})
     return {a: judged[a] if a in judged else not_comparable(a, barred[a], margin, alpha, unit)
             for a in names}
 
@@ -145,15 +168,17 @@ def _tail(freedom: float, t: float) -> float:
     return float(special.stdtr(freedom, -t))
 
 
-def _resolution(values: np.ndarray) -> float:
+def resolution(values: np.ndarray) -> float:
     """Return the step in which the values are written: 0.001 where none has more than three
     decimals."""
     return 10.0 ** min(Decimal(repr(float(v))).as_tuple().exponent for v in values.flat)
 
 
 def _interval(v: Verdict, alpha: float) -> tuple[float, float]:
-    """Return the confidence interval of the paired t, at 1 − alpha."""
-    half = float(special.stdtrit(v.n - 1, 1 - alpha / 2)) * v.sd / math.sqrt(v.n)
+    """Return the confidence interval of the t test behind the verdict, at 1 − alpha."""
+    freedom = v.n - 1 if v.freedom is None else v.freedom
+    error = v.sd / math.sqrt(v.n) if v.error is None else v.error
+    half = float(special.stdtrit(freedom, 1 - alpha / 2)) * error
     return v.difference - half, v.difference + half
 
 
@@ -247,9 +272,10 @@ def _decide(v: Verdict, lost: Lost, p: float | None) -> Verdict:
     elif inside:
         word = "equivalent"
     if v.sd == 0:
-        notes.append("identical on every seed" if v.difference == 0 else
-                     "the same difference on every seed: no variance to test against, as happens "
-                     "with coarse values")
+        where = "on every seed" if v.paired else "in every run"
+        notes.append(f"identical {where}" if v.difference == 0 else
+                     f"the same difference {where}: no variance to test against, as happens with "
+                     "coarse values")
     coarse = 0 < (v.sd or 0) < v.resolution
     if coarse:
         word = "undecided"
@@ -259,8 +285,9 @@ def _decide(v: Verdict, lost: Lost, p: float | None) -> Verdict:
     seeds = None
     if word == "undecided" and not lost.decisive and v.sd and not coarse:
         seeds = seeds_that_decide(v.difference, v.sd, v.margin, v.alpha, v.family)
-        notes.append(f"about {seeds} seeds would decide" if seeds
-                     else f"not even {MAX_SEEDS:,} seeds would decide")
+        what = "seeds" if v.paired else "runs per arm"
+        notes.append(f"about {seeds} {what} would decide" if seeds
+                     else f"not even {MAX_SEEDS:,} {what} would decide")
     return replace(v, word=word, reason="; ".join(notes), seeds_needed=seeds)
 
 

@@ -4,11 +4,12 @@ The runs of one study put together: its arms, its baseline, and the values that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from math import isfinite
-from typing import TypeVar
+from types import MappingProxyType
+from typing import ClassVar, TypeVar
 
 from experiments.declare.arms import catalogue
 from experiments.declare.study import DEFAULT_ALPHA, DEFAULT_MARGIN, Study, load_study, shipped
@@ -33,6 +34,15 @@ class StudyRuns:
     name: str | None              # None: the runs belong to no study
     runs: tuple[RecordedRun, ...]
     declared: Study | None
+
+    # What runs from elsewhere override (verdicts/foreign.py): whether they are such runs, what an
+    # arm's runs are called, the arms that no seed pairs with the baseline, what weakens the word of
+    # an arm, and what is unknown.
+    foreign: ClassVar[bool] = False
+    replicates: ClassVar[str] = "seeds"
+    unpaired: ClassVar[frozenset[str]] = frozenset()
+    cautions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    unknown: ClassVar[tuple[str, ...]] = ()
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
@@ -81,6 +91,14 @@ class StudyRuns:
         """The metric's unit."""
         return UNITS.get("val_loss" if self.metric.startswith("val_loss_") else self.metric,
                          self.metric)
+
+    @property
+    def pairing(self) -> str:
+        """How the arms are compared: "paired by seed", or that some or all are not."""
+        others = set(self.arms) - {self.baseline}
+        return ("paired by seed" if not self.unpaired else "not paired (Welch's test)"
+                if self.unpaired >= others else "paired by seed where an arm shares the baseline's "
+                "seeds, else not paired (Welch's test)")
 
     def runs_of(self, arm: str) -> list[RecordedRun]:
         """Return an arm's runs, in order of seed."""

@@ -96,12 +96,15 @@ def table(results: Results) -> str:
     """Return the verdicts as a Markdown table. What weakens a word stands beside it."""
     known = caveats(results)
     times = timing(results)
+    shown = costs_shown(results)
+    heads = ["parameters", "FLOPs", f"step time{times.column}"]
     lines = [f"| arm | verdict | {results.metric} − baseline's, {results.unit} [{level(results)}] "
-             f"| Holm p | × noise | parameters | FLOPs | step time{times.column} |",
-             "|---|---|---|--:|--:|--:|--:|--:|"]
+             "| Holm p | × noise |" + "".join(f" {heads[i]} |" for i in shown),
+             "|---|---|---|--:|--:|" + "--:|" * len(shown)]
     for arm in results.arms:
         if arm == results.baseline or arm in results.verdicts:
             cells = _cells(results, arm, known.of(arm), times.mark(arm))
+            cells = [*cells[:5], *(cells[5 + i] for i in shown)]
             lines.append("| " + " | ".join(map(_markdown, cells)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -116,7 +119,7 @@ def _cells(results: Results, arm: str, weak: tuple[str, ...], busy: str) -> list
     cost = [*cost[:2], cost[2] + busy if cost[2] else ""]
     if v is None:
         return [arm, "", _baseline(results, arm), "", "", *cost]
-    word = f"**{v.word}**" if v.word != "undecided" else v.word
+    word = v.said.replace(v.word, f"**{v.word}**") if v.word != "undecided" else v.said
     effect = ("" if v.difference is None
               else signed(v.difference, v.unit if v.unit != results.unit else ""))
     effect += f" {bracketed(v.ci_holm)}" if v.ci_holm else ""
@@ -157,9 +160,17 @@ def ratios(results: Results, arm: str) -> list[str]:
     return ["" if ratio is None else f"{ratio:.2f}×" for ratio in found]
 
 
+def costs_shown(results: Results) -> list[int]:
+    """Return which of the three ratios a table shows: all of them, or for runs from elsewhere those
+    that were logged."""
+    found = [ratios(results, arm) for arm in results.arms]
+    return [i for i in range(3) if not results.foreign or any(each[i] for each in found)]
+
+
 def _baseline(results: Results, arm: str) -> str:
     row = _row(results, arm)
-    spread = f" (sd {row['sd']:.4f} over {row['n']} seeds)" if row["sd"] is not None else ""
+    spread = (f" (sd {row['sd']:.4f} over {row['n']} {results.replicates})"
+              if row["sd"] is not None else "")
     return f"{row['mean']:.4f}{spread}" if row["mean"] is not None else "no value"
 
 
@@ -189,7 +200,9 @@ def notes(results: Results) -> list[str]:
     lines.append(f"margin ±{results.margin:g} {results.unit}, family-wise error "
                  f"{results.alpha:.3g}")
     lines.append(f"intervals: {level(results)} over the arms")
-    if (common := results.common_iteration) is not None:
+    if results.foreign:
+        lines.append(results.how)
+    elif (common := results.common_iteration) is not None:
         lines.append(f"runs without records end at different iterations: all are compared at "
                      f"iteration {common:,}, "
                      "the last that all have" if common >= 0 else

@@ -44,24 +44,44 @@ class Verdict:
     ci_welch: tuple[float, float] | None = None     # of the unpaired difference of means, 1 − alpha
     cohens_d: float | None = None  # unpaired difference of means / pooled sd, as study 003 had it
     resolution: float = 0.0  # the step in which the values are written: 0.001 at 3 decimals
+    n_baseline: int | None = None  # the baseline's runs where nothing pairs them; None: paired
+    error: float | None = None     # standard error of the difference; None: sd / √n
+    freedom: float | None = None   # its degrees of freedom; None: n − 1
+
+    @property
+    def paired(self) -> bool:
+        """Whether the runs were compared seed by seed."""
+        return self.n_baseline is None
+
+    @property
+    def counted(self) -> str:
+        """The number of seeds, or of the arm's runs and the baseline's: "5", "10 and 20"."""
+        return str(self.n) if self.paired else f"{self.n} and {self.n_baseline}"
+
+    @property
+    def said(self) -> str:
+        """The word, marked where the runs were not paired: "better (unpaired)"."""
+        return self.word if self.paired else f"{self.word} (unpaired)"
 
     def line(self, width: int = 0) -> str:
         """Return the verdict as one readable line with the Holm-adjusted interval; `width` aligns
         the arms' names."""
         if self.word == NOT_COMPARABLE:
             return f"{self.arm:{width}s}  {self.word}; {self.reason}".strip()
-        parts = [f"{self.arm:{width}s}  {self.word:10s}"]
+        parts = [f"{self.arm:{width}s}  {self.said:10s}"]
         if self.difference is not None:
             parts.append(signed(self.difference, self.unit))
         if self.ci_holm is not None:
             parts.append(f"[{signed(self.ci_holm[0])}, {signed(self.ci_holm[1])}]")
-        parts.append(f" n = {self.n} seed{'s' * (self.n != 1)}" + self._p_text())
+        count = (f"{self.n} seed{'s' * (self.n != 1)}" if self.paired
+                 else f"{self.counted} runs")
+        parts.append(f" n = {count}" + self._p_text())
         return (" ".join(parts) + (f"; {self.reason}" if self.reason else "")).strip()
 
     def _p_text(self) -> str:
         if self.p is None:
-            return (f", {p_text('p', self.p_welch)} unpaired (Welch)" if self.p_welch is not None
-                    else "")
+            return (f", {p_text('p', self.p_welch)} unpaired (Welch)"
+                    if self.p_welch is not None and self.paired else "")
         text = f", {p_text('p', self.p)}" + (
             f" ({p_text('Holm', self.p_holm)})" if self.p_holm is not None else "")
         return text + (f", {p_text('TOST', self.p_tost)}" if self.word == "equivalent" else "")
@@ -77,7 +97,8 @@ def scaled(v: Verdict, factor: float, unit: str) -> Verdict:
     def times(value):
         return (tuple(factor * x for x in value) if isinstance(value, tuple)
                 else value and factor * value)
-    names = ("margin", "difference", "ci", "ci_bootstrap", "ci_holm", "ci_welch", "sd", "mde")
+    names = ("margin", "difference", "ci", "ci_bootstrap", "ci_holm", "ci_welch", "sd", "mde",
+             "error")
     return replace(v, unit=unit, **{name: times(getattr(v, name)) for name in names})
 
 
