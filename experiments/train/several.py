@@ -43,7 +43,9 @@ def start(count: int, arguments: list[str], files: RunFiles, hosts: Hosts | None
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     hosts = hosts or Hosts()
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:     # the agent's own words about its processes
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     # as many threads in all as one process would have
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     with tempfile.TemporaryDirectory(prefix="ablate-") as folder:

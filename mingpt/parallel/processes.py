@@ -175,6 +175,8 @@ def _swap(sent: Tensor, received: Tensor, other: int) -> None:
 def check_count(count: int, trainer: Any) -> None:
     """Raise BadInput where `count` processes cannot share the steps that the settings `trainer`
     describe. The message names the numbers that can."""
+    if count < 1:
+        raise BadInput(f"{count} processes cannot train: give 1 or more")
     leaves, rows = trainer.accumulation_steps, trainer.batch_size * trainer.accumulation_steps
     if trainer.reduce == "tree":
         most = subtrees(leaves)
@@ -184,7 +186,7 @@ def check_count(count: int, trainer: Any) -> None:
     if count in fitting:
         return
     if trainer.reduce == "tree" and count & (count - 1):
-        way = "a power of two, or trainer.reduce=all_reduce"
+        way = "add --trainer.reduce=all_reduce"
     elif rows % count == 0 and (trainer.reduce != "tree" or count <= subtrees(rows)):
         way = (f"--trainer.batch_size={rows // count} --trainer.accumulation_steps={count}, which "
                f"are the same {rows:,} rows per step")

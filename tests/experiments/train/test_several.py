@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -21,10 +20,10 @@ from experiments.train.evaluate import evaluate
 from experiments.train.seeded import SeededTrainer
 from experiments.weights.checkpoint import optimizer_tensors
 from mingpt.model import GPT
-from mingpt.parallel import processes as module
-from mingpt.parallel.processes import Processes, check_count, joined
+from mingpt.parallel.processes import check_count, joined
 from mingpt.trainer import Trainer
 from mingpt.utils import IGNORE_INDEX, BadInput
+from mingpt.utils import CfgNode as CN
 
 ROOT = Path(__file__).resolve().parents[3]
 T, VOCAB = 16, 23
@@ -33,7 +32,9 @@ ARMS = {"baseline": {}, "gqa": {"attention": "gqa", "n_kv_head": 1},
         "moe": {"mlp": "moe", "n_experts": 6, "capacity_factor": 1.0}}
 CASES = {f"{arm}, {accumulation} batches, dropout {rate}": (arm, accumulation, rate, "tree")
          for arm in ARMS for accumulation, rate in ((4, 0.0), (8, 0.1))}
-CASES |= {"muon": ("baseline", 4, 0.0, "tree"), "torch's own": ("moe", 4, 0.0, "all_reduce")}
+CASES |= {"muon": ("baseline", 4, 0.0, "tree"), "torch's own": ("moe", 4, 0.0, "all_reduce"),
+          "in sequence": ("baseline", 8, 0.1, "all_reduce")}
+OWN = ("torch's own", "in sequence")     # torch's own sum, in no fixed order
 
 
 class Rows:
@@ -104,13 +105,19 @@ def everyone(tmp_path_factory):
             for path in folder.glob("*.json")}
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "torch's own"])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in OWN])
 def test_any_number_of_processes_gives_the_same_bits(case, everyone):
     alone = everyone[1, 0][case]
     assert all(np.isfinite(loss) for loss, _, _ in alone[1])
     assert len(everyone) == 7
     for place, found in everyone.items():
         assert found[case] == alone, place
+
+
+def test_gradients_that_are_added_in_another_order_have_other_bits(everyone):
+    tree, sequence = (everyone[1, 0][case][0] for case in ("baseline, 8 batches, dropout 0.1",
+                                                           "in sequence"))
+    assert tree != sequence
 
 
 def test_torchs_own_sum_is_the_same_to_rounding(everyone):
@@ -120,3 +127,112 @@ def test_torchs_own_sum_is_the_same_to_rounding(everyone):
         assert np.allclose(seen, alone[1], rtol=1e-5), place
         assert validation["val_loss"] == pytest.approx(alone[2]["val_loss"], rel=1e-5)
     assert everyone[4, 0]["torch's own"][0] == everyone[4, 3]["torch's own"][0]
+
+
+# -- whole runs ------------------------------------------------------------------------------------
+
+RUN = ["-b", "--preset=nano", "--device=cpu", "--model.n_layer=1", "--trainer.batch_size=2",
+       "--trainer.accumulation_steps=4", "--model.resid_pdrop=0.1", "--max-iters=60",
+       "--run.checkpoint_every=5", "--run.eval_every=30", "--run.rehearsals=0", "--run.threads=1",
+       "--data.val_tokens=1024"]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """start(out, *arguments): lab.py trains in the background."""
+    folder = tmp_path_factory.mktemp("runs")
+    text = folder / "text.txt"
+    text.write_text("".join(f"{n} red and {n * n % 97} green\n\n" * 20 for n in range(300)))
+
+    def begin(out, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "lab.py", *RUN, "--data", str(text), "--out", str(folder / out),
+             *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "ABLATE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"})
+    begin.folder = folder
+    return begin
+
+
+def record(folder):
+    return json.loads((folder / "losses/baseline.s0.json").read_text())
+
+
+def interrupted(run, folder, rows, number, who):
+    """Send a signal to a process of a run once its CSV has more than `rows` rows. Returns the exit
+    code, the seconds until it ended, and what it wrote to stderr."""
+    csv = folder / "losses/baseline.s0.csv"
+    while not csv.exists() or csv.read_bytes().count(b"\n") <= rows:
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.02)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(run.pid if who is None else int(children[who]), number)
+    begun = time.monotonic()
+    _, errors = run.communicate(timeout=60)
+    return run.returncode, time.monotonic() - begun, errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_killed_on_two_processes_it_goes_on_with_one_and_with_four_to_the_same_bits(start):
+    folder, whole = start.folder / "torn", start.folder / "whole"
+    alone = start("whole")
+    code, seconds, errors = interrupted(start("torn", "--processes", "2"), folder, 4,
+                                        signal.SIGKILL, who=1)
+    assert code == 3 and seconds < 30 and "Traceback" not in errors
+    assert "process 1 was ended by SIGKILL" in errors
+    torn = record(folder)
+    assert torn["status"] == "interrupted"
+    assert torn["processes"]["count"] == sum(torn["processes"]["hosts"].values()) == 2
+    rows = (folder / "losses/baseline.s0.csv").read_bytes().count(b"\n")
+    code, _, errors = interrupted(start("torn", "--processes", "4"), folder, rows, signal.SIGUSR1,
+                                  who=None)
+    assert code == 3 and "signal SIGUSR1" in errors
+    done = start("torn")
+    assert done.wait() == alone.wait() == 0, done.stderr.read()
+    mine, theirs = record(folder), record(whole)
+    assert mine["processes"]["count"] == 1 and mine["result"]["tokens"] == 60 * 8 * 64
+    for path in ("losses/baseline.s0.csv", "checkpoints/baseline.s0/model-000060.safetensors"):
+        one, other = ((each / path).read_bytes() for each in (folder, whole))
+        if path.endswith("csv"):
+            one, other = ([line.split(b",")[:7] for line in text.splitlines()]
+                          for text in (one, other))
+        assert one == other, path
+    assert mine["result"]["val_loss"] == theirs["result"]["val_loss"]
+
+
+PLANTED = """
+from experiments.train.several import membership
+with membership("cpu") as processes:
+    processes.gather(1)
+    if processes.rank == 1:
+        raise ValueError("planted")
+    processes.gather(2)
+"""
+
+
+def test_a_process_that_fails_ends_the_others_and_tells_it_once(tmp_path):
+    program = tmp_path / "planted.py"
+    program.write_text(PLANTED)
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", str(program)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TORCHELASTIC_ERROR_FILE": ""})
+    assert done.returncode and time.monotonic() - begun < 60
+    assert done.stderr.count("ValueError: planted") == 1
+    assert done.stderr.count("Traceback") == 2      # torchrun's agent has one of its own
+
+
+@pytest.mark.parametrize("count, leaves, rows, reduce, said", [
+    (3, 4, 2, "tree", ["1, 2, 4 processes", "reduce=all_reduce"]),
+    (2, 1, 8, "tree", ["1 process,", "--trainer.batch_size=4 --trainer.accumulation_steps=2"]),
+    (8, 4, 6, "tree", ["1, 2, 4 processes", "batch_size=3 --trainer.accumulation_steps=8"]),
+    (4, 6, 3, "all_reduce", ["1, 2, 3, 6 processes", "rows divide by 4"]),
+    (0, 4, 1, "tree", ["give 1 or more"]),
+])
+def test_what_cannot_be_shared_equally_is_refused_with_what_can(count, leaves, rows, reduce, said):
+    settings = CN(accumulation_steps=leaves, batch_size=rows, reduce=reduce)
+    with pytest.raises(BadInput) as refused:
+        check_count(count, settings)
+    assert all(words in str(refused.value) for words in said), refused.value
+    for fitting in (1, 2, 4) if leaves % 4 == 0 else (1,):
+        check_count(fitting, settings)
