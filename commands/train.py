@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logger", metavar="NAME",
                         help="where to log besides the CSV (default none)").names = _loggers
     parser.add_argument("--processes", type=int, metavar="N",
-                        help="train with N processes of this machine, as torchrun does; the result "
-                        "is the same to the bit (default 1)")
+                        help="train with N processes, or N on each host of a SLURM job, as "
+                        "torchrun does; the result is the same to the bit (default 1)")
     parser.add_argument("--dry-run", action="store_true",
                         help="print what would be trained and what it would cost; train nothing")
     parser.add_argument("--json", action="store_true",
@@ -53,25 +53,25 @@ def main(args: argparse.Namespace) -> int:
     from mingpt.utils import BadInput
     if not 0 <= args.seed <= MAX_SEED:
         raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 to {MAX_SEED}")
+    from experiments.train.several import hosts_of_job
+    from mingpt.parallel.processes import check_count, started_as_one_of
+    started, asked = started_as_one_of(), args.processes
+    if started > 1 and asked not in (None, started):
+        raise BadInput(f"--processes {asked}: torchrun has started {started} already: leave it out")
+    hosts = hosts_of_job()
+    count = started if started > 1 else hosts.count * (1 if asked is None else asked)
+    check_count(count, spec.settings.trainer)
     if args.dry_run:
         return _dry_run(spec, args)
-    from mingpt.parallel.processes import check_count, started_as_one_of
-    here = started_as_one_of()
-    check_count(here if args.processes is None else args.processes, spec.settings.trainer)
-    if args.processes not in (None, here):
-        if here > 1:
-            raise BadInput(f"--processes {args.processes}: torchrun has started {here} already: "
-                           f"leave it out")
-        return _several(spec, args)
-    return _train(spec, args)
+    return _several(spec, args, hosts) if count > started else _train(spec, args)
 
 
-def _several(spec, args: argparse.Namespace) -> int:
+def _several(spec, args: argparse.Namespace, hosts) -> int:
     """Train in several processes, each of which runs this verb, and return the exit code."""
     from experiments.records.record import RunFiles
     from experiments.train.several import start
     files = RunFiles(args.out, spec.study.name if spec.study else None, spec.arm, args.seed)
-    return start(args.processes, without_option(sys.argv[1:], "--processes"), files)
+    return start(args.processes or 1, without_option(sys.argv[1:], "--processes"), files, hosts)
 
 
 def without_option(words: list[str], option: str) -> list[str]:

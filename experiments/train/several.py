@@ -34,6 +34,19 @@ class Hosts:
     count: int = 1
     meeting: str = "localhost:0"
     job: str = ""
+    first: bool = True      # whether this is the host at which they meet
+
+
+def hosts_of_job() -> Hosts:
+    """The hosts on which srun has started this program, once on each; else this one alone."""
+    given = os.environ
+    count = int(given.get("SLURM_STEP_NUM_NODES") or 1)
+    if count == 1 or "RANK" in given:
+        return Hosts()
+    job = given["SLURM_JOB_ID"]
+    # nodes of one job may share an address; a port of the job's own keeps jobs apart
+    return Hosts(count, f"{given['SLURM_LAUNCH_NODE_IPADDR']}:{20_000 + int(job) % 20_000}",
+                 f"{job}.{given.get('SLURM_RESTART_COUNT', 0)}", given["SLURM_NODEID"] == "0")
 
 
 def start(count: int, arguments: list[str], files: RunFiles, hosts: Hosts | None = None) -> int:
@@ -43,6 +56,8 @@ def start(count: int, arguments: list[str], files: RunFiles, hosts: Hosts | None
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     hosts = hosts or Hosts()
+    several = {"local_addr": "localhost"} if hosts.count == 1 else {
+        "rdzv_configs": {"is_host": hosts.first}}
     for name in logging.root.manager.loggerDict:     # the agent's own words about its processes
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -52,9 +67,8 @@ def start(count: int, arguments: list[str], files: RunFiles, hosts: Hosts | None
         config = LaunchConfig(
             min_nodes=hosts.count, max_nodes=hosts.count, nproc_per_node=count, max_restarts=0,
             run_id=hosts.job or uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint=hosts.meeting,
-            local_addr="localhost" if hosts.count == 1 else None,
             logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle=SIGNALS,
-            shutdown_timeout=PATIENCE)
+            shutdown_timeout=PATIENCE, **several)
         try:
             elastic_launch(config, sys.executable)(str(LAB), *arguments)
         except ChildFailedError as error:

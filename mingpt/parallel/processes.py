@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -123,9 +124,14 @@ class Group(Processes):
                 flat, self.rank, self.count, _swap))
 
     def wrapped(self, loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module) -> Callable:
-        # the backward sends the gradients of the last layers while it computes the first ones
-        return nn.parallel.DistributedDataParallel(_Loss(loss, model), broadcast_buffers=False,
-                                                   find_unused_parameters=True)
+        # The backward sends the gradients of the last layers while it computes the first ones. An
+        # expert that no token chooses has no gradient, which DDP must look for.
+        absent = any(hasattr(module, "aux_loss") for module in model.modules())
+        with warnings.catch_warnings():
+            # the option has a new name from torch 2.13 on
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.parallel.DistributedDataParallel(
+                _Loss(loss, model), broadcast_buffers=False, find_unused_parameters=absent)
 
     def local(self, loss: Callable) -> contextlib.AbstractContextManager:
         wrapped = isinstance(loss, nn.parallel.DistributedDataParallel)
