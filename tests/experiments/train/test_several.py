@@ -172,6 +172,7 @@ def interrupted(run, folder, rows, number, who):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.timeout(900)
 def test_killed_on_two_processes_it_goes_on_with_one_and_with_four_to_the_same_bits(start):
     folder, whole = start.folder / "torn", start.folder / "whole"
     alone = start("whole")
