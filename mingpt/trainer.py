@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from mingpt.config import check_members, check_slots, slot_defaults
 from mingpt.lr_schedules import SCHEDULES, learning_rate
 from mingpt.optimizers import OPTIMIZERS
-from mingpt.parallel.processes import PARALLEL, REDUCE, Processes
+from mingpt.parallel.processes import Processes, check_names
 from mingpt.parallel.tree import GradientTree, sequence
 from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
@@ -71,10 +71,7 @@ class Trainer:
         if clip is not None and not clip >= 0:
             raise BadInput(f"trainer.grad_norm_clip={clip}: give a number above 0, or 0 or None "
                            f"for no clipping")
-        for name, known in (("parallel", PARALLEL), ("reduce", REDUCE)):
-            if getattr(config, name) not in known:
-                raise BadInput(f"trainer.{name}={getattr(config, name)!r}"
-                               f"{did_you_mean(getattr(config, name), known)}")
+        check_names(config)
         self.config = config
         self.processes = Processes()   # one alone; a subclass may put a group of several here
         self.optimizer = None

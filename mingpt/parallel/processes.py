@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mingpt.parallel.tree import FlatGradients, GradientTree, subtrees, sum_over_processes
-from mingpt.utils import BadInput
+from mingpt.utils import BadInput, did_you_mean
 
 REDUCE = ("tree", "all_reduce")
 PARALLEL = ("ddp",)
@@ -178,30 +178,38 @@ def _swap(sent: Tensor, received: Tensor, other: int) -> None:
         work.wait()
 
 
+def check_names(trainer: Any) -> None:
+    """Raise BadInput where the settings `trainer` name a way of sharing that does not exist."""
+    for name, known in (("parallel", PARALLEL), ("reduce", REDUCE)):
+        value = getattr(trainer, name)
+        if value not in known:
+            raise BadInput(f"trainer.{name}={value!r}{did_you_mean(value, known)}")
+
+
 def check_count(count: int, trainer: Any) -> None:
     """Raise BadInput where `count` processes cannot share the steps that the settings `trainer`
     describe. The message names the numbers that can."""
+    check_names(trainer)
     if count < 1:
         raise BadInput(f"{count} processes cannot train: give 1 or more")
     leaves, rows = trainer.accumulation_steps, trainer.batch_size * trainer.accumulation_steps
-    if trainer.reduce == "tree":
-        most = subtrees(leaves)
-        fitting = [n for n in range(1, most + 1) if most % n == 0]
-    else:
-        fitting = [n for n in range(1, leaves + 1) if leaves % n == 0]
-    if count in fitting:
+    in_tree = trainer.reduce == "tree"
+    shared = subtrees(leaves) if in_tree else leaves
+    if shared % count == 0:
         return
-    if trainer.reduce == "tree" and count & (count - 1):
-        way = "add --trainer.reduce=all_reduce"
-    elif rows % count == 0 and (trainer.reduce != "tree" or count <= subtrees(rows)):
-        way = (f"--trainer.batch_size={rows // count} --trainer.accumulation_steps={count}, which "
-               f"are the same {rows:,} rows per step")
-    else:
-        way = f"a batch whose rows divide by {count}"
-    raise BadInput(f"{count} processes cannot share the {leaves} batches of a step "
-                   f"(trainer.accumulation_steps={leaves}) equally: give "
-                   f"{', '.join(map(str, fitting))} process{'es' if len(fitting) > 1 else ''}, or "
-                   f"{way}")
+    ways, power = [], count & (count - 1) == 0
+    if in_tree and (not power or leaves % count == 0):
+        ways.append("--trainer.reduce=all_reduce")
+    if rows % count == 0 and leaves % count and (not in_tree or not power
+                                                 or count <= subtrees(rows)):
+        ways.append(f"--trainer.batch_size={rows // count} --trainer.accumulation_steps={count} "
+                    f"for the same {rows:,} rows per step")
+    elif leaves % count:
+        ways = [f"batches whose rows divide by {count}"]
+    fitting = [str(n) for n in range(1, shared + 1) if shared % n == 0]
+    raise BadInput(f"{count} processes cannot share a step of {leaves} batch{'es' * (leaves > 1)} "
+                   f"(trainer.accumulation_steps) equally: give {', '.join(fitting)} "
+                   f"process{'es' * (shared > 1)}, or {' and '.join(ways)}")
 
 
 def started_as_one_of() -> int:
