@@ -13,6 +13,7 @@
 #   bash run_single.sh -r --seed 1                    # with lab.py's arguments
 #   FLAG="-r" sbatch --gres=gpu:1 run_single.sh       # with lab.py's arguments in $FLAG
 #   sbatch --array=0-20 run_single.sh                 # task n trains run n of the study `seven`
+#   sbatch --nodes=2 run_single.sh -r --processes 4   # one run, 4 processes on each of 2 nodes
 #
 # The options above ask for no GPU, because a cluster without GPUs would refuse the job. Give
 # --gres=gpu:1, or set SBATCH_GRES=gpu:1 once. Two minutes before its time limit a job saves a
@@ -59,9 +60,15 @@ if [[ -z ${CUDA_VISIBLE_DEVICES:-} ]] && sinfo -h -o %G | grep -q gpu; then
         "(sbatch --gres=gpu:1 asks for one)" >&2
 fi
 
+launch=("$python" "$root/lab.py")
+if (( ${SLURM_JOB_NUM_NODES:-1} > 1 )); then     # one program per node; together they are one run
+    launch=(srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1
+        --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "${launch[@]}")
+fi
+
 # SLURM signals only this shell. A shell handles no signal while a program runs in its foreground,
 # so the program runs in the background.
-"$python" "$root/lab.py" "$@" &
+"${launch[@]}" "$@" &
 child=$!
 # shellcheck disable=SC2317    # the traps call it
 forward() {

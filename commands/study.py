@@ -46,6 +46,8 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, metavar="N",
         help="number of runs at once; threads and GPUs are divided among them (default: as many as "
              "a short measurement finds fastest)")
+    add("--processes", type=int, metavar="N",
+        help="processes that train one run together, on each of its nodes (default 1)")
     add("--max-iters", type=int, metavar="N", help="iterations of each run")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
     add("--local", action="store_true", help="train on this machine, even where SLURM is available")
@@ -59,6 +61,7 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
             "gres": "sbatch's --gres (default: gpu:1 where the cluster has GPUs, else none)",
             "time": "time limit of one run (default: predicted)",
         }.get(name, f"sbatch's --{name}"))
+    slurm("--nodes", type=int, metavar="N", help="nodes per run (default 1)")
     slurm("--array-max", type=int, metavar="N", help="number of runs at once")
     slurm("--sbatch", action="append", default=[], metavar="OPTION",
           help="any other option of sbatch, as in --sbatch=--constraint=a100")
@@ -80,6 +83,8 @@ def main(args: argparse.Namespace) -> int:
         return _finish(args, request)
     jobs = make_plan(request)
     submits = not args.local and slurm.available()
+    if (args.nodes or 1) > 1 and not submits:
+        raise BadInput(f"--nodes {args.nodes} needs SLURM: leave it out to train on this machine")
     if args.dry_run or not args.json:
         board.plan(request, jobs, args.jobs or 1, as_json=args.json)
     if args.dry_run:
@@ -116,14 +121,15 @@ def _request(args: argparse.Namespace):
     short = {"trainer.max_iters": args.max_iters, "trainer.device": args.device}
     overrides = [f"--{key}={value}" for key, value in short.items() if value is not None]
     return Request(study, Path(args.out).expanduser().resolve(), args.preset, tuple(args.data),
-                   (*overrides, *args.overrides))
+                   (*overrides, *args.overrides), args.processes, args.nodes)
 
 
 def _words(args: argparse.Namespace) -> list[str]:
     """The words after run_all.sh that give this study again."""
     options = {"--seeds": args.seeds, "--preset": args.preset,
                "--out": args.out if args.out != "." else None,
-               "--jobs": args.jobs, "--max-iters": args.max_iters,
+               "--jobs": args.jobs, "--processes": args.processes, "--nodes": args.nodes,
+               "--max-iters": args.max_iters,
                "--device": args.device}
     words = [args.study, *(["--data", *args.data] if args.data else [])]
     words += [str(word) for pair in options.items() if pair[1] is not None for word in pair]
@@ -205,7 +211,7 @@ def _submit(args: argparse.Namespace, request, jobs) -> int:
     if args.tokenize_here and (code := launch.tokenize(request)):
         return code
     resources = slurm.Resources(args.partition, args.qos, args.account, args.gres, args.time,
-                                args.array_max, tuple(args.sbatch))
+                                args.array_max, tuple(args.sbatch), args.nodes)
     ids = slurm.submit(request, todo, resources, args.tokenize_here)
     if args.json:
         print(json.dumps({"jobs": ids, "runs": len(todo), "logs": str(request.logs)}))

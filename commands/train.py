@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "declares")
     parser.add_argument("--logger", metavar="NAME",
                         help="where to log besides the CSV (default none)").names = _loggers
+    parser.add_argument("--processes", type=int, metavar="N",
+                        help="train with N processes, or N on each host of a SLURM job, as "
+                        "torchrun does; the result is the same to the bit (default 1)")
     parser.add_argument("--dry-run", action="store_true",
                         help="print what would be trained and what it would cost; train nothing")
     add_verbose(parser, "with --dry-run: ")
@@ -59,26 +62,64 @@ def main(args: argparse.Namespace) -> int:
     from mingpt.utils import BadInput
     if not 0 <= args.seed <= MAX_SEED:
         raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 to {MAX_SEED}")
+    from experiments.train.several import hosts_of_job
+    from mingpt.parallel.processes import check_count, started_as_one_of
+    started, asked = started_as_one_of(), args.processes
+    if started > 1 and asked not in (None, started):
+        raise BadInput(f"--processes {asked}: torchrun has started {started} already: leave it out")
+    hosts = hosts_of_job()
+    count = started if started > 1 else hosts.count * (1 if asked is None else asked)
+    check_count(count, spec.settings.trainer)
     if args.dry_run:
         from experiments.corpus.sources import resolve
         if spec.settings.data.paths:     # refused here too, although nothing is read
             resolve(spec.settings.data.paths, spec.settings.data.max_docs)
         return _dry_run(spec, args)
+    return _several(spec, args, hosts) if count > started else _train(spec, args)
+
+
+def _several(spec, args: argparse.Namespace, hosts) -> int:
+    """Train in several processes, each of which runs this verb, and return the exit code."""
+    from experiments.records.record import RunFiles
+    from experiments.train.several import start
+    files = RunFiles(args.out, spec.study.name if spec.study else None, spec.arm, args.seed)
+    return start(args.processes or 1, without_option(sys.argv[1:], "--processes"), files, hosts)
+
+
+def without_option(words: list[str], option: str) -> list[str]:
+    """The words of a command line without an option and its value."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word.startswith(f"{option}="):
+            skip = False
+        elif word == option:
+            skip = True
+        else:
+            kept.append(word)
+    return kept
+
+
+def _train(spec, args: argparse.Namespace) -> int:
+    """Train in this process, alone or as one of several, and return the exit code."""
     from experiments.corpus import open_corpus
     from experiments.train.loggers import Observers, make_logger
+    from experiments.train.observer import Observer
     from experiments.train.progress import Reporter
     from experiments.train.run import Run
+    from experiments.train.several import first_opens, membership
     from mingpt.trainer import find_device
     # refuse a missing device before tokenising the corpus
-    find_device(spec.settings.trainer.device)
-    observer = Observers(Reporter(not args.json), make_logger(spec.settings.run.logger, args.out))
-    # a study tokenises before its runs, which says already what the corpus is
-    corpus = open_corpus(spec.settings.data, announce=args.study is None)
-    run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]),
-              observer=observer)
-    code = run.execute(args.resume)
-    if args.json:
-        print(run.files.json.read_text(encoding="utf-8"), end="")
+    with membership(find_device(spec.settings.trainer.device)) as processes:
+        observer = Observer() if not processes.first else Observers(
+            Reporter(not args.json), make_logger(spec.settings.run.logger, args.out))
+        # a study tokenises before its runs, which says already what the corpus is
+        corpus = first_opens(processes, lambda first: open_corpus(
+            spec.settings.data, announce=first and args.study is None))
+        run = Run(spec, args.seed, args.out, corpus, command=shlex.join(["python", *sys.argv]),
+                  observer=observer, processes=processes)
+        code = run.execute(args.resume)
+        if args.json and processes.first:
+            print(run.files.json.read_text(encoding="utf-8"), end="")
     return code
 
 

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from mingpt.config import check_members, check_slots, slot_defaults
 from mingpt.lr_schedules import SCHEDULES, learning_rate
 from mingpt.optimizers import OPTIMIZERS
+from mingpt.parallel.processes import Processes, check_names
+from mingpt.parallel.tree import GradientTree, sequence
 from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
@@ -56,6 +58,8 @@ class Trainer:
         C.accumulation_steps = 1   # batches per step, each weighted by its share of the targets
         C.dtype = "auto"           # of matrix products: auto is bfloat16 on CUDA, float32 elsewhere
         C.compile = False          # whether to use torch.compile
+        C.parallel = "ddp"         # what several processes share: ddp, the batches of a step
+        C.reduce = "tree"          # how gradients add up: in a fixed order, or DDP's all_reduce
         return C
 
     def __init__(self, config: CN, model: torch.nn.Module, train_dataset: Dataset):
@@ -67,7 +71,9 @@ class Trainer:
         if clip is not None and not clip >= 0:
             raise BadInput(f"trainer.grad_norm_clip={clip}: give a number above 0, or 0 or None "
                            f"for no clipping")
+        check_names(config)
         self.config = config
+        self.processes = Processes()   # one alone; a subclass may put a group of several here
         self.optimizer = None
         self.train_dataset = train_dataset
         self.callbacks = defaultdict(list)
@@ -110,6 +116,8 @@ class Trainer:
         config = self.config
         self.optimizer = self.model.configure_optimizers(config)
         self.loss_of = compiled_loss(self.model) if config.compile else loss_of(self.model)
+        if config.reduce == "all_reduce":
+            self.loss_of = self.processes.wrapped(self.loss_of, self.model)
         self.model.train()
         self.iter_num, self.stop = 0, False
         self.trigger_callbacks("on_train_start")   # a resumed run sets iter_num here
@@ -124,8 +132,9 @@ class Trainer:
             self.trigger_callbacks("on_iteration_end")
 
     def step(self, batches: Iterator) -> None:
-        """Take one optimizer step on the next `accumulation_steps` batches. Sets `loss` (nats per
-        token), `lr`, `grad_norm` and `targets` (the number of tokens predicted).
+        """Take one optimizer step on the next `accumulation_steps` batches, of which `batches`
+        gives this process's share. Sets `loss` (nats per token), `lr`, `grad_norm` and `targets`
+        (the number of tokens predicted), all of them those of the whole step.
 
         Each batch's mean loss is weighted by its share of the step's targets. The gradient is then
         the same as that of one large batch, even where some batches have fewer targets. What a
@@ -136,30 +145,53 @@ class Trainer:
         self.lr = learning_rate(self.iter_num, config)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        self.loss = 0.0
         # before the forward, so that its activations can use the old gradients' memory
         self.model.zero_grad(set_to_none=True)
-        micro_batches = [next(batches) for _ in range(config.accumulation_steps)]
-        self.targets, shares = target_shares([y for _, y in micro_batches])
-        for number, ((x, y), share) in enumerate(zip(micro_batches, shares, strict=True)):
-            if share:  # a batch without targets is skipped: its mean loss would be NaN
-                self.before_forward(number)
-                self._accumulate(x.to(self.device, non_blocking=True),
-                                 y.to(self.device, non_blocking=True), share)
+        numbers = self.processes.share(config.accumulation_steps)
+        micro_batches = [next(batches) for _ in numbers]
+        self.targets, shares = target_shares(self.processes.begin_step(
+            [counted_targets(y) for _, y in micro_batches]))
+        self._sum_gradients({number: (*micro_batch, shares[number]) for number, micro_batch
+                             in zip(numbers, micro_batches, strict=True)})
         limit = config.grad_norm_clip or float("inf")   # None and 0: no clipping
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
+
+    def _sum_gradients(self, micro_batches: dict[int, tuple]) -> None:
+        """{number: (x, y, its share of the step)} → `loss` and the parameters' `grad`, summed over
+        these micro-batches and those of the other processes."""
+        in_tree, own, total = (self.config.reduce == "tree", len(micro_batches),
+                               self.config.accumulation_steps)
+        tree = GradientTree([p for p in self.model.parameters() if p.requires_grad], own,
+                            sequence(own, total) if in_tree else own)
+        last = max(micro_batches)
+        for number, (x, y, share) in micro_batches.items():
+            loss = 0.0
+            # A batch without targets is skipped: its mean loss would be NaN. DDP's last one is not,
+            # because its backward is what sums the gradients.
+            if share or not in_tree and number == last and self.processes.count > 1:
+                self.before_forward(number)
+                with (contextlib.nullcontext() if number == last
+                      else self.processes.local(self.loss_of)):
+                    loss = self._accumulate(x.to(self.device, non_blocking=True),
+                                            y.to(self.device, non_blocking=True), share)
+            tree.add(loss)
+        self.loss = (self.processes.sum(tree) if in_tree else self.processes.sum_losses(
+            torch.as_tensor(tree.loss, device=self.device)))
 
     def before_forward(self, number: int) -> None:
         """Called before the forward of each batch of a step; `number` counts them from 0. Does
         nothing here; a subclass may seed the dropout."""
 
-    def _accumulate(self, x: torch.Tensor, y: torch.Tensor, share: float) -> None:
-        """x and y (B, T): add one batch's loss and gradient, weighted by its share of the step."""
+    def _accumulate(self, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor | float:
+        """x and y (B, T): add one batch's gradient, weighted by its share of the step. Returns its
+        loss with the same weight."""
         with self.autocast():
             loss = self.loss_of(x, y)
-        (loss * share).backward()
-        self.loss = self.loss + loss.detach() * share
+        # DDP averages over the processes, where a sum is wanted
+        averaged = self.processes.count if self.config.reduce == "all_reduce" else 1
+        (loss * (share * averaged)).backward()
+        return loss.detach() * share if share else 0.0
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return a context in which matrix products use `dtype`. Raises BadInput for an unknown
@@ -173,11 +205,14 @@ class Trainer:
         return torch.autocast(kind, DTYPES[name]) if name != "float32" else contextlib.nullcontext()
 
 
-def target_shares(targets: list[torch.Tensor]) -> tuple[int, list[float]]:
-    """Targets of several batches, (B, T) each → (the number that count, each batch's share of it).
-    Where none counts, all batches have the same share, and the loss is NaN, as F.cross_entropy
-    gives."""
-    counts = [int((y != IGNORE_INDEX).sum()) for y in targets]
+def counted_targets(y: torch.Tensor) -> int:
+    """The number of targets (B, T) that count."""
+    return int((y != IGNORE_INDEX).sum())
+
+
+def target_shares(counts: list[int]) -> tuple[int, list[float]]:
+    """The targets that count in each batch → (their sum, each batch's share of it). Where none
+    counts, all batches have the same share, and the loss is NaN, as F.cross_entropy gives."""
     total = sum(counts)
     if not total:
         return 0, [1 / len(counts)] * len(counts)

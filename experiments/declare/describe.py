@@ -137,6 +137,7 @@ def _other_choices() -> dict[str, tuple[Choice, ...]]:
     from experiments.corpus.packing import PACKS
     from experiments.corpus.tokenfiles import BIN_DTYPES
     from mingpt.mlps import DENSE
+    from mingpt.parallel.processes import PARALLEL, REDUCE
     from mingpt.patterns.schedule import FORMULAS, NAMED
     from mingpt.pretrained.convert_attention import POOLINGS
     from mingpt.sparse.backends import BACKENDS
@@ -151,6 +152,8 @@ def _other_choices() -> dict[str, tuple[Choice, ...]]:
                                    for name, backend in BACKENDS.items()),
             "model.expert": tuple(map(Choice, DENSE)),
             "trainer.dtype": tuple(map(Choice, ("auto", *DTYPES))),
+            "trainer.parallel": tuple(map(Choice, PARALLEL)),
+            "trainer.reduce": tuple(map(Choice, REDUCE)),
             "data.bin_dtype": tuple(map(Choice, BIN_DTYPES)),
             "run.init_heads": tuple(map(Choice, POOLINGS))}
 

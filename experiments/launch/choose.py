@@ -59,6 +59,8 @@ def choice_for(request: Request, jobs: list[Job], forced: int | None = None) -> 
     todo = [job for job in jobs if not job.ended]
     if forced or not todo:
         return Choice(forced or 1, None, None, "as --jobs says" if forced else "nothing is left")
+    if (request.processes or 1) > 1:
+        return Choice(1, None, None, f"each run uses {request.processes} processes")
     if kept := earlier(request):
         return kept
     # The baseline and the most expensive other arm stand for all.

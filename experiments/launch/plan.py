@@ -39,6 +39,8 @@ class Request:
     preset: str | None = None
     data: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    processes: int | None = None      # that train one run together, on each of its hosts
+    nodes: int | None = None          # hosts of one run, on SLURM
 
     def shared(self) -> list[str]:
         """The part of a command line that all runs and `tokenize` share."""
@@ -49,7 +51,8 @@ class Request:
     def arguments(self, job: Job) -> list[str]:
         """lab.py's arguments for one run."""
         return ["train", "--study", str(self.study.path), "--arm", job.arm, "--seed", str(job.seed),
-                "--out", str(self.out), *self.shared()]
+                "--out", str(self.out), *self.shared(),
+                *(["--processes", str(self.processes)] if self.processes else [])]
 
     def files(self, job: Job) -> RunFiles:
         """The files of one run."""
@@ -139,6 +142,9 @@ def make_plan(request: Request) -> list[Job]:
     specs = {arm: _spec(request, arm) for arm in request.study.arms}
     settings = {arm: spec.settings for arm, spec in specs.items()}
     _check_grids(request.study, settings)
+    from mingpt.parallel.processes import check_count  # imports torch
+    for each in settings.values():
+        check_count((request.processes or 1) * (request.nodes or 1), each.trainer)
     jobs, measured = [], {}
     for job in order(request.study):
         record = record_of(request, job)

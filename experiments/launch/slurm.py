@@ -41,6 +41,7 @@ class Resources:
     time: str | None = None
     array_max: int | None = None
     more: tuple[str, ...] = ()     # other options, passed to sbatch unchanged
+    nodes: int | None = None       # of one run
 
     def common(self) -> list[str]:
         """The options of all jobs. The tokenising and the plotting job have only these, and so ask
@@ -54,7 +55,8 @@ class Resources:
         limit = self.time or str(walltime(seconds))
         lead = min(SIGNAL_LEAD, parse_walltime(limit) // 3)
         return [*self.common(), f"--time={limit}", f"--signal=B:USR1@{lead}", "--requeue",
-                "--open-mode=append", *([f"--gres={gres}"] if gres != "none" else [])]
+                "--open-mode=append", *([f"--gres={gres}"] if gres != "none" else []),
+                *([f"--nodes={self.nodes}"] if self.nodes else [])]
 
 
 def available() -> bool:

@@ -4,6 +4,8 @@ What a run writes down about itself: the parts of its record, its counts, and th
 
 from __future__ import annotations
 
+import collections
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +27,7 @@ from experiments.records.record import (
 from experiments.train.audited import audited
 from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import SeededTrainer, describe_model, row_length
+from mingpt.parallel.processes import Processes
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
@@ -143,9 +146,9 @@ class Counters:
         return True
 
     def row(self, trainer: Trainer, loss: float | None, flops_per_step: int,
-            measured: bool) -> dict[str, Any]:
+            measured: bool, memory_mb: float) -> dict[str, Any]:
         """One row of the CSV; the counts of the next one begin. Without `measured` the row has no
-        val_loss."""
+        val_loss. `memory_mb` is the peak memory so far."""
         by_source = {key: value for key, value in self.evaluation.items()
                      if measured and key.startswith("val_loss_") and key != "val_loss_by_set"}
         n, tokens = trainer.iter_num, self.tokens - self.row_tokens
@@ -158,21 +161,29 @@ class Counters:
                 "grad_norm": float(trainer.grad_norm) if n else None,
                 "tokens": self.tokens, "flops": n * flops_per_step, "seconds": self.seconds,
                 "tokens_per_second": tokens / seconds if seconds > 0 else None,
-                "peak_memory_mb": peak_memory_mb(trainer.device), **by_source}
+                "peak_memory_mb": memory_mb, **by_source}
 
-    def result(self, trainer: Trainer, flops_per_step: int) -> dict[str, Any]:
+    def result(self, trainer: Trainer, flops_per_step: int, memory_mb: float) -> dict[str, Any]:
         """The result of a finished run, for its record."""
         best = {key: self.best[key] for key in ("val_loss", "iteration")}
         return {**self.evaluation, "best": best, "iterations": trainer.iter_num,
                 "tokens": self.tokens, "flops": trainer.iter_num * flops_per_step,
                 "tokens_per_second": self.tokens / self.seconds if self.seconds else None,
-                "peak_memory_mb": peak_memory_mb(trainer.device), "seconds": self.seconds,
+                "peak_memory_mb": memory_mb, "seconds": self.seconds,
                 "read": trainer.train_dataset.used(
-                    trainer.iter_num * trainer.config.accumulation_steps),
-                **statistics(trainer)}
+                    trainer.iter_num * trainer.config.accumulation_steps)}
 
 
-def statistics(trainer: Trainer) -> dict[str, Any]:
-    """What the model counts about itself, as {"statistics": …}; empty where it counts nothing."""
-    counted = trainer.model.statistics()
-    return {"statistics": counted} if counted else {}
+def shared(processes: Processes, trainer: Trainer) -> tuple[float, dict[str, Any]]:
+    """(the peak memory of all processes together in MB, what the model counts about itself as
+    {"statistics": …}, which is empty where it counts nothing). The counts are those of the step's
+    last micro-batch, which the last process computes."""
+    everyone = processes.gather((peak_memory_mb(trainer.device), trainer.model.statistics()))
+    counted = everyone[-1][1]
+    return sum(memory for memory, _ in everyone), {"statistics": counted} if counted else {}
+
+
+def hosts(processes: Processes) -> dict[str, Any]:
+    """What a record says of the processes that train together: how many, and on which hosts."""
+    return {"count": processes.count,
+            "hosts": dict(collections.Counter(processes.gather(socket.gethostname())))}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mingpt.parallel.processes import Processes
 from mingpt.utils import IGNORE_INDEX
 
 
@@ -28,20 +29,22 @@ def evaluating(model: torch.nn.Module):
 
 
 def validation_losses(model: torch.nn.Module, x: np.ndarray, y: np.ndarray, batch_size: int,
-                      autocast: AbstractContextManager | None = None) -> np.ndarray:
+                      autocast: AbstractContextManager | None = None,
+                      processes: Processes | None = None) -> np.ndarray:
     """The loss of every target in nats: x, y (n, T) → (n, T) float32. It is 0 where the target is
-    IGNORE_INDEX."""
-    device, rows = next(model.parameters()).device, []
+    IGNORE_INDEX. Several `processes` share the batches, and each gets all losses."""
+    device, rows, processes = next(model.parameters()).device, [], processes or Processes()
     with evaluating(model), autocast or nullcontext():
-        for start in range(0, len(x), batch_size):
-            tokens, targets = (torch.from_numpy(part[start:start + batch_size]).to(device)
-                               for part in (x, y))
+        for number in processes.share(-(-len(x) // batch_size)):
+            batch = slice(number * batch_size, (number + 1) * batch_size)
+            tokens, targets = (torch.from_numpy(part[batch]).to(device) for part in (x, y))
             rows.append(model.token_losses(tokens, targets).cpu().numpy())
-    return np.concatenate(rows)
+    return np.concatenate([row for shared in processes.gather(rows) for row in shared])
 
 
 def evaluate(model: torch.nn.Module, validation, batch_size: int,
-             autocast: AbstractContextManager | None = None) -> dict[str, Any]:
+             autocast: AbstractContextManager | None = None,
+             processes: Processes | None = None) -> dict[str, Any]:
     """Compute val_loss in nats per predicted token, perplexity, bits per byte of the text, and
     val_loss by set.
 
@@ -49,7 +52,7 @@ def evaluate(model: torch.nn.Module, validation, batch_size: int,
     (n, T) each, and set_names.
     """
     losses = validation_losses(model, validation.x, validation.y, batch_size,
-                               autocast).astype(np.float64)
+                               autocast, processes).astype(np.float64)
     counts = validation.y != IGNORE_INDEX
     val_loss = losses.sum() / counts.sum()
     nbytes = validation.nbytes[counts].sum()

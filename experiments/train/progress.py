@@ -31,7 +31,7 @@ class Reporter(Observer):
 
     def start(self, run: Any, resumed_at: int | None) -> None:
         record, self.max_iters = run.record, run.settings.trainer.max_iters
-        self.statistics = run.trainer.model.statistics
+        self.statistics = lambda: run.statistics.get("statistics", {})
         model, data = record["model"], record["data"]
         self.say(
             f"{run.files.name}: {model['parameters']:,} parameters, "

@@ -15,7 +15,7 @@ import torch
 
 from experiments.declare.spec import Spec
 from experiments.records import codefiles
-from experiments.records.record import Log, RunFiles, now, write_record
+from experiments.records.record import RunFiles, now
 from experiments.train import account
 from experiments.train.evaluate import evaluate
 from experiments.train.forecast import Forecast
@@ -31,22 +31,30 @@ from experiments.train.resume import (
 )
 from experiments.train.sample import final_sample
 from experiments.train.seeded import SeededTrainer, build_model, row_length
+from experiments.train.writer import Bystander, Writer, mark_interrupted
 from experiments.weights import checkpoint
+from mingpt.parallel.processes import Processes, is_lost
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
 
 
 class Run:
-    """One training run and its files. `execute` trains and returns the exit code."""
+    """One training run and its files. `execute` trains and returns the exit code. Several
+    `processes` may execute one run together; then the first of them writes the files."""
 
     def __init__(self, spec: Spec, seed: int, out: Path, corpus, command: str = "",
-                 observer: Any = None, name: str | None = None):
+                 observer: Any = None, name: str | None = None,
+                 processes: Processes | None = None):
+        self.processes = processes or Processes()
         self.seed, self.corpus, self.observer = seed, corpus, observer or Observer()
         self.files = RunFiles(Path(out), spec.study.name if spec.study else None, name or spec.arm,
                               seed)
         self.settings, self.limits = spec.settings, spec.settings.run
-        self.signal: int | None = None
+        self._heard: int | None = None                      # the signal that this process got
+        self.statistics: dict[str, Any] = {}                # what the model counts about itself
+        self.writer = (Writer if self.processes.first else Bystander)(self.files)
         self.record = account.new_record(spec, self.files, corpus.describe(), command)
+        self.record["processes"] = account.hosts(self.processes)
 
     # -- from start to end -------------------------------------------------------------------------
 
@@ -57,25 +65,49 @@ class Run:
         if source and Path(source).resolve() == self.files.checkpoint.resolve():
             raise BadInput(f"--init {source} is this run's own checkpoint, which it would "
                            f"overwrite: give another --out or --arm")
-        resume = requeued(resume, self.files)
-        if (code := self._already(resume)) is not None:
+        resume, code = self.processes.agree(lambda: self._begin(resume))
+        if code is not None:
             return code
         self._prepare()                                     # raises before anything is written
-        with checkpoint.locked(self.files.checkpoint):
-            if (code := self._already(resume)) is not None:
-                return code                                 # another process finished it meanwhile
+        with self.writer.locked():
+            # another run may have finished it meanwhile
+            code = self.processes.agree(lambda: self._already(resume))
+            if code is not None:
+                return code
             self._restore(resume)
             if self.state and self.state.get("result"):
                 return self._complete()
-            try:
-                with relayed(self._ask_to_end, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)):
-                    self.trainer.run()
-            except Exception as error:
-                # On a full disk _finish fails too; the first error is the one to report.
-                with contextlib.suppress(OSError):
-                    self._finish("failed", f"{type(error).__name__}: {error}")
-                raise
-            return self._conclude()
+            with relayed(self._ask_to_end, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)):
+                lost = self._train()
+            return self._conclude() if lost is None else lost
+
+    def _train(self) -> int | None:
+        """Train to the end or to the first interruption. Returns the exit code where another
+        process has ended, so that nothing can be saved, else None."""
+        try:
+            self.trainer.run()
+        except Exception as error:
+            if is_lost(error):
+                return self._lost(error)
+            # On a full disk _finish fails too; the first error is the one to report.
+            with contextlib.suppress(OSError):
+                self._finish("failed", f"{type(error).__name__}: {error}")
+            raise
+        return None
+
+    def _lost(self, error: Exception) -> int:
+        """Another process has ended: end the record, in place of the first process where that is
+        the one. The run continues from its last checkpoint."""
+        if self.processes.first:
+            return self._end("interrupted", str(error).splitlines()[0])
+        mark_interrupted(self.files, "the first process of this run has ended")
+        return account.INTERRUPTED
+
+    def _begin(self, resume: str) -> tuple[str, int | None]:
+        """What this start does about an earlier one: (the value of `resume`, the exit code where
+        the run is finished already)."""
+        resume = requeued(resume, self.files)
+        return resume, self._already(resume)
 
     def _already(self, resume: str) -> int | None:
         """The exit code if an earlier attempt finished this run, else None."""
@@ -106,28 +138,33 @@ class Run:
         self.record["notes"] += account.validation_note(self.validation.tokens,
                                                         settings.data.val_tokens)
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
-        self.trainer = SeededTrainer(settings.trainer, model, batches, seed)
+        self.trainer = SeededTrainer(settings.trainer, model, batches, seed, self.processes)
         self.flops_per_step = (model.flops_per_token(T) * batches.positions_per_batch
                                * settings.trainer.accumulation_steps)  # padding is computed as well
-        self.record |= account.describe_built(self.record, self.files, self.trainer, settings)
+        self.record |= self.processes.agree(lambda: account.describe_built(
+            self.record, self.files, self.trainer, settings))
         self.trainer.add_callback("on_train_start", self._start)
         self.trainer.add_callback("on_iteration_end", self._after_iteration)
 
     def _restore(self, resume: str) -> None:
         """Load the state of an interrupted run, if there is one. A restart discards the old
         checkpoint first."""
-        clear_leftovers(self.files)
-        if resume == "restart":
-            checkpoint.discard(self.files.checkpoint)
-        self.state, told = own_checkpoint(self.files, self.record, self.settings)
-        self.before = None                                  # the CSV up to the checkpoint
+        self.state, told, self.before = self.processes.agree(lambda: self._saved(resume))
         if self.state:
-            self.before = log_so_far(self.files, self.state, self.observer.say)
             checkpoint.load_model(self.files.checkpoint, self.trainer.model, state=self.state)
             self.record["start"] = self.state["start"]
             self.record["id"] = self.state.get("run", self.record)["id"]
         if told:
             self.observer.say(f"  {told}")
+
+    def _saved(self, resume: str) -> tuple[dict[str, Any] | None, str | None, bytes | None]:
+        """(the state to resume from, a sentence for the user, the CSV up to then), each None where
+        there is none."""
+        clear_leftovers(self.files)
+        if resume == "restart":
+            checkpoint.discard(self.files.checkpoint)
+        state, told = own_checkpoint(self.files, self.record, self.settings)
+        return state, told, state and log_so_far(self.files, state, self.observer.say)
 
     def _start(self, trainer: Trainer) -> None:
         """Before the first iteration: restore counts and optimizer, or write the first row."""
@@ -147,8 +184,8 @@ class Run:
         self.record["progress"] = {"iteration": trainer.iter_num,
                                    "max_iters": trainer.config.max_iters}
         # The record is written before the CSV, so that no rows exist without a record.
-        write_record(self.files.json, self.record)
-        self.log = Log(self.files.csv, self.before, self.validation.source_columns)
+        self.writer.record(self.record)
+        self.writer.open_log(self.before, self.validation.source_columns)
         self.observer.start(self, resumed_at=trainer.iter_num if self.state else None)
         if not self.state:
             self._evaluate(trainer)
@@ -156,7 +193,7 @@ class Run:
         self.forecast.rehearsed(trainer.rehearse(self.limits.rehearsals))
         if self.limits.rehearsals:
             self.record["progress"] |= self.forecast.progress()
-            write_record(self.files.json, self.record)
+            self.writer.record(self.record)
         self.observer.ready(self)
         self.count.start_clock()
 
@@ -176,33 +213,34 @@ class Run:
             self._row(trainer, loss, measured=evaluate_now)
             self._check(trainer, loss)
             self.count.start_clock()
-        if not trainer.stop and not last and (self.signal or n % self.limits.checkpoint_every == 0):
+        asked = self.processes.signal
+        if not trainer.stop and not last and (asked or n % self.limits.checkpoint_every == 0):
             self.count.tick()
             self._save(trainer)
             self.count.start_clock()
-        if self.signal and not trainer.stop and not last:
-            self._stop(trainer, "interrupted", f"signal {signal.Signals(self.signal).name}")
+        if asked and not trainer.stop and not last:
+            self._stop(trainer, "interrupted", f"signal {signal.Signals(asked).name}")
 
     def _evaluate(self, trainer: Trainer) -> None:
         """Measure the validation loss, and note whether it is the best so far."""
-        found = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast())
+        found = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast(),
+                         self.processes)
         if self.count.add_evaluation(found, trainer.iter_num) and self.limits.keep_best:
-            name = f"best-{trainer.iter_num:06d}"
-            self.count.best["file"] = checkpoint.save_weights(self.files.checkpoint, name,
-                                                              trainer.model)
+            self.count.best["file"] = self.writer.best(trainer.iter_num, trainer.model)
 
     def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
         """Write one row of the CSV and bring the record's progress up to date. Without `measured`
         the row has no val_loss."""
-        row = self.count.row(trainer, loss, self.flops_per_step, measured)
-        self.log.row(row)
+        memory, self.statistics = account.shared(self.processes, trainer)
+        row = self.count.row(trainer, loss, self.flops_per_step, measured, memory)
+        self.writer.row(row)
         self.forecast.row(row["iteration"], row["seconds"], measured)
         shown = {key: row[key] for key in ("loss", "val_loss", "tokens_per_second")
                  if row[key] is not None}
         self.record["progress"] |= {"iteration": row["iteration"], "seconds": row["seconds"],
                                     **self.forecast.progress(), **shown,
-                                    **account.statistics(trainer)}
-        write_record(self.files.json, self.record)
+                                    **self.statistics}
+        self.writer.record(self.record)
         self.observer.row(row, self.count.evaluation)
 
     def _check(self, trainer: Trainer, loss: float) -> None:
@@ -224,8 +262,8 @@ class Run:
                  **self.count.to_dict(), **built,
                  "tokenizer": self.settings.data.tokenizer,
                  "result": result, "message": self.outcome[1]}
-        checkpoint.save(self.files.checkpoint, trainer.iter_num, trainer.model,
-                        trainer.optimizer if result is None else None, state, self.log.content())
+        self.writer.checkpoint(trainer.iter_num, trainer.model,
+                               trainer.optimizer if result is None else None, state)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -233,21 +271,27 @@ class Run:
         """Save the result of a finished run, end its record, and return the exit code."""
         status, message = self.outcome
         if status == "done":
-            self.record["result"] = self.count.result(self.trainer, self.flops_per_step)
+            memory, counted = account.shared(self.processes, self.trainer)
+            self.record["result"] = {**self.count.result(self.trainer, self.flops_per_step, memory),
+                                     **counted}
             self._save(self.trainer, self.record["result"])
-            self.record["sample"] = self._sample()
-        return self._end(status, message)
+        return self._end_with_sample(status, message)
 
     def _complete(self) -> int:
         """Write the final record of a run that was killed after its last checkpoint and before that
         record."""
-        self.log = Log(self.files.csv, self.before, self.validation.source_columns)
+        self.writer.open_log(self.before, self.validation.source_columns)
         self.trainer.iter_num, self.record["result"] = self.state["iteration"], self.state["result"]
         self.record["progress"] = {"iteration": self.state["iteration"],
                                    "max_iters": self.settings.trainer.max_iters,
                                    "seconds": self.state["seconds"]}
-        self.record["sample"] = self._sample()
-        return self._end("done", self.state["message"])
+        return self._end_with_sample("done", self.state["message"])
+
+    def _end_with_sample(self, status: str, message: str | None) -> int:
+        """End the record, with a sample of text where the run is done."""
+        if status == "done" and self.processes.first:
+            self.record["sample"] = self._sample()
+        return self._end(status, message)
 
     def _end(self, status: str, message: str | None) -> int:
         """End the record, tell the observer, and return the exit code."""
@@ -258,9 +302,8 @@ class Run:
     def _finish(self, status: str, message: str | None) -> None:
         """Write the status and the end into the record, and close the CSV."""
         self.record |= {"status": status, "message": message, "end": now()}
-        write_record(self.files.json, self.record)
-        if hasattr(self, "log"):
-            self.log.close()
+        self.writer.record(self.record)
+        self.writer.close()
 
     def _sample(self) -> dict[str, Any] | None:
         """A sample of text for the record. None where it cannot be drawn, because a sample must not
@@ -274,6 +317,7 @@ class Run:
     def _ask_to_end(self, number: int, frame: Any) -> None:
         """Handle SIGTERM, SIGUSR1 and Ctrl-C: the run saves a checkpoint and ends. A second Ctrl-C
         ends it at once."""
-        if self.signal == signal.SIGINT == number:
+        if self._heard == signal.SIGINT == number:
             raise KeyboardInterrupt
-        self.signal = number
+        self._heard = number
+        self.processes.ask_to_end(number)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.train.forecast import OPTIMIZER
 from experiments.weights.begin import begin
 from experiments.weights.published_padding import build_gpt
 from mingpt.model import GPT
+from mingpt.parallel.processes import Processes
 from mingpt.patterns.kinds import full
 from mingpt.trainer import Trainer
 from mingpt.utils import IGNORE_INDEX, BadInput
@@ -27,19 +29,21 @@ class SeededTrainer(Trainer):
     """A Trainer whose batch t and dropout are pure functions of (seed, t). A resumed run therefore
     repeats both exactly."""
 
-    def __init__(self, config: CN, model: GPT, batches, seed: int):
+    def __init__(self, config: CN, model: GPT, batches, seed: int,
+                 processes: Processes | None = None):
         with contextlib.redirect_stdout(None):   # Trainer prints its device; the run reports it
             super().__init__(config, model, batches)
-        self.seed = seed
+        self.seed, self.processes = seed, processes or self.processes
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield inputs and targets, (B, T) each, from iteration `iter_num` on, without end."""
-        t = self.iter_num * self.config.accumulation_steps
-        pin = str(self.device).startswith("cuda")
-        while True:
-            x, y = (torch.from_numpy(part) for part in self.train_dataset.batch(t))
-            yield (x.pin_memory(), y.pin_memory()) if pin else (x, y)
-            t += 1
+        """Yield inputs and targets, (B, T) each, from iteration `iter_num` on, without end: this
+        process's share of each step's batches."""
+        pin, steps = str(self.device).startswith("cuda"), self.config.accumulation_steps
+        for step in itertools.count(self.iter_num):
+            for number in self.processes.share(steps):
+                x, y = (torch.from_numpy(part)
+                        for part in self.train_dataset.batch(step * steps + number))
+                yield (x.pin_memory(), y.pin_memory()) if pin else (x, y)
 
     def before_forward(self, number: int) -> None:
         """Seed torch's generator, which dropout draws from, by the number of the batch."""
@@ -62,7 +66,7 @@ class SeededTrainer(Trainer):
             begun = time.perf_counter()
             torch.manual_seed(derived_seed(self.seed, 0))
             x, y = (torch.from_numpy(part).to(self.device) for part in self.train_dataset.batch(0))
-            with self.autocast():
+            with self.autocast(), self.processes.local(self.loss_of):
                 loss = self.loss_of(x, y)
             loss.backward()
             self.model.zero_grad(set_to_none=True)
@@ -70,7 +74,8 @@ class SeededTrainer(Trainer):
             taken.append(time.perf_counter() - begun)
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
-        return min(taken) * self.config.accumulation_steps * OPTIMIZER if taken else None
+        share = len(self.processes.share(self.config.accumulation_steps))
+        return min(taken) * share * OPTIMIZER if taken else None
 
 
 def derived_seed(seed: int, t: int) -> int:

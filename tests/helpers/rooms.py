@@ -20,10 +20,10 @@ FILES = [*DOORS, *(path for part in PARTS for path in sorted((REPO / part).rglob
 FLOORS = {
     "mingpt": ["utils moe",
                "config layers norms losses patterns optimizers lr_schedules bpe",
-               "mlps positions sparse sampling trainer",
+               "mlps positions sparse sampling",
                "attention multi_token pretrained",
                "blocks parallel",
-               "model"],
+               "model trainer"],
     "experiments": ["records corpus audit",
                     "weights",
                     "declare",

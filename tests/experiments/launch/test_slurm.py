@@ -3,6 +3,7 @@
 
 import argparse
 import csv
+import dataclasses
 import inspect
 import json
 import os
@@ -18,7 +19,8 @@ import pytest
 
 from experiments.declare.study import load_study
 from experiments.launch import slurm
-from experiments.launch.plan import Job, Request
+from experiments.launch.plan import Job, Request, make_plan
+from experiments.train.several import hosts_of_job
 from mingpt.utils import BadInput
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,6 +62,34 @@ def test_the_walltime_leaves_room_and_the_warning_comes_before_a_short_one_is_ov
     monkeypatch.setattr(slurm, "cluster_has_gpus", lambda partition: True)
     assert "--gres=gpu:1" in slurm.Resources().run(60)
     assert not any(option.startswith("--gres") for option in slurm.Resources(gres="none").run(60))
+
+
+def test_processes_and_nodes_of_a_run_are_passed_on_and_checked_before_anything_is_submitted(
+        tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm, "cluster_has_gpus", lambda partition: False)
+    steps = ("--trainer.accumulation_steps=4",)
+    request = Request(load_study("smoke"), tmp_path, overrides=steps, processes=2, nodes=2)
+    assert {job.state for job in make_plan(request)} == {"todo"}
+    assert request.arguments(Job("rope", 1))[-2:] == ["--processes", "2"]
+    assert "--nodes=2" in slurm.Resources(nodes=2).run(60)
+    assert not any("--nodes" in option for option in slurm.Resources(nodes=2).common())
+    with pytest.raises(BadInput, match="8 processes cannot share"):
+        make_plan(dataclasses.replace(request, processes=4))
+
+
+def test_srun_tells_each_node_where_all_of_them_meet(monkeypatch):
+    for name in ("RANK", "SLURM_STEP_NUM_NODES"):
+        monkeypatch.delenv(name, raising=False)
+    assert hosts_of_job().count == 1
+    told = {"SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_ID": "41", "SLURM_NODEID": "1",
+            "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7", "SLURM_RESTART_COUNT": "1"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    second = hosts_of_job()
+    assert (second.count, second.meeting, second.job, second.first) == (
+        2, "10.0.0.7:20041", "41.1", False)
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    assert hosts_of_job() == dataclasses.replace(second, first=True)
 
 
 def test_a_task_is_the_run_that_the_plan_of_its_submission_says(tmp_path):
@@ -276,6 +306,29 @@ def test_flag_and_sbatch_run_one_arm_as_in_study_002(cluster, place):
     cluster.wait()
     assert record(place / "losses" / "rope.s3.json")["status"] == "done", \
         "".join(path.read_text() for path in place.glob("ablate_*.out"))
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(900)
+def test_two_nodes_train_one_run_to_the_bits_of_one_process(cluster, place):
+    run = ["-b", "--preset", "nano", "--max-iters", "40", "--trainer.batch_size=2",
+           "--trainer.accumulation_steps=4", "--run.threads=1", "--run.checkpoint_every=5",
+           "--run.rehearsals=0", "--data", "corpus.jsonl"]
+    job = cluster("sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", "--mem=1G",
+                  str(ROOT / "run_single.sh"), *run, "--processes", "2", "--out", "nodes",
+                  cwd=place).strip()
+    state, log = place / "nodes/checkpoints/baseline.s0/state.json", place / f"ablate_{job}.out"
+    until(state.exists, 120, lambda: log.read_text() if log.exists() else cluster("squeue"))
+    cluster("scancel", "--batch", "--signal=USR1", job)     # as if its time were nearly up
+    cluster.wait(240)
+    assert log.read_text().count("queueing job") == 1, log.read_text()
+    ended = record(place / "nodes/losses/baseline.s0.json")
+    assert ended["status"] == "done" and ended["processes"] == {"count": 4,
+                                                                "hosts": {"n1": 2, "n2": 2}}
+    cluster(sys.executable, str(ROOT / "lab.py"), *run, "--out", "one", cwd=place)
+    nodes, one = ((place / folder / "checkpoints/baseline.s0/model-000040.safetensors").read_bytes()
+                  for folder in ("nodes", "one"))
+    assert nodes == one
 
 
 @pytest.mark.slurm

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import experiments.train.run
+import experiments.train.writer
 from experiments.corpus import open_corpus
 from experiments.declare.spec import make_spec
 from experiments.records.record import RunFiles
@@ -123,13 +123,13 @@ def interrupted(go, monkeypatch, *overrides, saves=1, **options):
         count[0] += 1
         return real(*args)
 
-    def write(path, record, real=experiments.train.run.write_record):
+    def write(path, record, real=experiments.train.writer.write_record):
         if count[0] >= saves and record["progress"].get("iteration"):
             raise Killed
         return real(path, record)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(checkpoint, "save", save)
-        patch.setattr(experiments.train.run, "write_record", write)
+        patch.setattr(experiments.train.writer, "write_record", write)
         go(*overrides, **options)
 
 
@@ -263,7 +263,7 @@ def test_a_full_disk_at_the_first_record_leaves_nothing_in_the_way(go, tmp_path,
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr("experiments.train.run.write_record", full)
+        patch.setattr("experiments.train.writer.write_record", full)
         go()
     assert go()[0] == 0
 
