@@ -3,6 +3,7 @@ ablate: change one thing in a GPT, train the variants, and get an answer that ca
 
     python lab.py -r -s -w                train one arm: rotary positions, SwiGLU, warm-up
     python lab.py VERB --help             explain one verb and its options
+    python lab.py --version               the versions of this project and of what it imports
 
 Without a verb, `train` is meant. Any setting can be given as --section.key=value, for example
 --model.n_layer=2 --trainer.learning_rate=1e-3; `python lab.py settings` lists them.
@@ -14,10 +15,10 @@ import argparse
 import importlib
 import os
 import sys
-import traceback
 from pathlib import Path
 
 from commands._arguments import Parser, settings_help, split_overrides
+from commands._door import guarded
 from mingpt.utils import BadInput, did_you_mean
 
 # Waiting OpenMP threads spin, which takes the cores from processes that have work. Beside one busy
@@ -47,6 +48,10 @@ def main(argv: list[str]) -> int:
     if argv and argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
+    if argv == ["--version"]:
+        from experiments.records.record import version_lines
+        print("\n".join(version_lines()))
+        return 0
     if argv and not argv[0].startswith("-") and argv[0] not in verbs():
         raise BadInput(f"lab.py: no verb {argv[0]!r}{did_you_mean(argv[0], verbs())}")
     verb, arguments = (argv[0], argv[1:]) if argv and argv[0] in verbs() else ("train", argv)
@@ -67,16 +72,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except BadInput as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:   # the reader of a pipe (head, less) has closed it
-        sys.exit(0)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
+    sys.exit(guarded(main, sys.argv[1:]))

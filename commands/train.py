@@ -13,7 +13,7 @@ import json
 import shlex
 import sys
 
-from commands._arguments import add_arm_arguments, add_run_arguments, spec_from
+from commands._arguments import add_arm_arguments, add_run_arguments, check_seed, spec_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +46,7 @@ def _loggers() -> list[str]:
 def main(args: argparse.Namespace) -> int:
     """Train the arm, or print the dry run, and return the exit code. Raises BadInput."""
     spec = spec_from(args)
-    from experiments.records.record import MAX_SEED
-    from mingpt.utils import BadInput
-    if not 0 <= args.seed <= MAX_SEED:
-        raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 to {MAX_SEED}")
+    check_seed(args.seed)
     if args.dry_run:
         return _dry_run(spec, args)
     from experiments.corpus import open_corpus

@@ -20,7 +20,8 @@ from experiments.declare.designs import Arms, Design, match_word, read_arms
 from experiments.declare.expect import read_expect
 from experiments.declare.hints import key_hint
 from experiments.records.record import MAX_SEED
-from mingpt.utils import BadInput, did_you_mean
+from experiments.system import expanded, file_name
+from mingpt.utils import BadInput, did_you_mean, read_file
 
 STUDIES = Path(__file__).parents[1] / "studies"
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
@@ -116,7 +117,7 @@ def load_study(name_or_path: str | Path) -> Study:
     seeds = _seeds(table.get("seeds", [0, 1, 2]), f"{path}: seeds")
     return Study(
         name=_name(_checked(table, "name", path.stem, str, path), path), path=path,
-        hash=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+        hash=hashlib.sha256(read_file(path)).hexdigest()[:12],
         question=_checked(table, "question", "", str, path),
         hypothesis=_checked(table, "hypothesis", "", str, path), baseline=baseline, seeds=seeds,
         metric=metric, margin=margin, alpha=alpha,
@@ -132,7 +133,7 @@ def load_study(name_or_path: str | Path) -> Study:
 def find_study(name_or_path: str | Path) -> Path:
     """The file of a study. A bare name means a shipped study; a text that ends in .toml, or that
     names an existing file, is a path. Raises BadInput where there is no such study."""
-    known, path = shipped(), Path(name_or_path).expanduser()
+    known, path = shipped(), expanded(name_or_path)
     if str(name_or_path) in known:
         return known[str(name_or_path)]
     if path.is_file():
@@ -183,9 +184,7 @@ def _short(value: Any) -> str:
 
 def _name(name: str, path: Path) -> str:
     """A study's name. Raises BadInput for a name that cannot name a folder."""
-    if not name.strip() or name.startswith(".") or set(name) & set("/\\\n\t\0"):
-        raise BadInput(f"{path}: name: {name!r} cannot name a folder")
-    return name
+    return file_name(name, f"{path}: name")
 
 
 def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tuple[type, ...],

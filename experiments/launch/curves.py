@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mingpt.utils import BadInput, read_file
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK = 24            # points per small curve
 GREATEST = 1e38       # a larger number, beyond float32, is no measurement
@@ -29,10 +31,9 @@ def curve(path: Path, points: int = SPARK) -> list[float]:
 @lru_cache(maxsize=4096)   # a live view looks again every few seconds, and most runs have ended
 def _curve(path: Path, points: int, written: int, size: int) -> tuple[float, ...]:
     try:
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            cells = [each.get("loss")
-                     for each in csv.DictReader(line.replace("\0", "") for line in file)]
-    except (OSError, csv.Error):
+        lines = read_file(path).decode("utf-8", "replace").replace("\0", "").splitlines()
+        cells = [each.get("loss") for each in csv.DictReader(lines)]
+    except (OSError, csv.Error, BadInput):
         return ()
     values = [value for cell in cells if (value := _number(cell)) is not None]
     return tuple(means(values[int(SETTLED * len(values)):], points))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.declare.study import Study
 from experiments.records.record import FREE, RunFiles, now, process, read_record
-from mingpt.utils import BadInput, CfgNode, write_atomic
+from mingpt.utils import BadInput, CfgNode, read_json, write_atomic
 
 if TYPE_CHECKING:
     from experiments.declare.spec import Spec
@@ -111,7 +111,11 @@ def looks(request: Request, jobs: list[Job]) -> Iterator[tuple[Request, list[Job
 def read_order(request: Request) -> list[dict[str, Any]]:
     """The launches of a study so far, from OUT/logs/STUDY/order.json."""
     path = request.logs / "order.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        launches = read_json(path) if path.exists() else []
+    except ValueError:
+        launches = None
+    return launches if isinstance(launches, list) else []     # it only informs: begin a new one
 
 
 def write_order(request: Request, jobs: list[Job], slots: int, words: Iterable[str] = (),
@@ -215,7 +219,7 @@ def record_of(request: Request, job: Job) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return read_record(path)
+        return read_record(path, needs=("status", "config"))
     except BadInput:
         return None   # the run itself stops and says what is wrong with the file
 

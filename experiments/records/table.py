@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.records.record import COLUMNS
+from mingpt.utils import BadInput, read_file
 
 LOSSES = ("loss", "val_loss")
 # A run computes in float32, so no loss is larger than this, and plots need no axis far beyond it.
@@ -24,12 +25,12 @@ def read_table(path: Path, problems: list[str]) -> tuple[pd.DataFrame, bool]:
     """(the CSV as numbers, whether one of its losses is NaN or infinite). Appends the faults of the
     file to `problems`."""
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")
+        text = read_file(path).decode("utf-8-sig", errors="replace").replace("\0", "")
     except FileNotFoundError:
         problems.append(f"{path.name}: missing although its .json exists: the run wrote no rows")
         return empty(), False
-    except OSError as error:
-        problems.append(f"{path.name}: {error.strerror}")
+    except (OSError, BadInput) as error:
+        problems.append(f"{path.name}: {getattr(error, 'strerror', None) or error}")
         return empty(), False
     lines = text.splitlines()
     header = [cell.strip().lower() for cell in _cells(lines[0])] if lines else []

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from experiments.declare.settings import completed
-from experiments.records.record import RunFiles
+from experiments.records.record import RunFiles, read_record
 from experiments.train.continuations import ROWS, TOKENS, bleu, generation_seconds
 from experiments.train.evaluate import evaluate, evaluating
 from experiments.train.process import peak_memory_mb
@@ -31,7 +32,8 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
                  bleu_rows: int = ROWS) -> dict[str, Any]:
     """Measure one run in this process and return everything that `lab.py eval` reports of it."""
     from experiments.corpus import open_corpus
-    model, tokenizer, record = load_run(files, device, which)
+    model, tokenizer, _ = load_run(files, device, which)
+    record = read_record(files.json, needs=("config",))
     data_config = CN(**completed(record["config"])["data"])
     if data:
         data_config.paths = list(data)
@@ -82,7 +84,10 @@ def latency(model: torch.nn.Module, T: int, repeats: int = REPEATS) -> dict[str,
 def evaluate_runs(runs: list[RunFiles], **options: Any) -> list[dict[str, Any]]:
     """Measure each run in its own process, so that each peak memory is the run's own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        return [pool.submit(evaluate_run, files, **options).result() for files in runs]
+        try:
+            return [pool.submit(evaluate_run, files, **options).result() for files in runs]
+        except BrokenProcessPool:
+            raise MemoryError("a process that measures a run was killed") from None
 
 
 def results_path(out: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from experiments.declare.settings import completed, differences
 from experiments.records.record import FREE, RunFiles, at, read_record, slurm_job
 from experiments.weights import checkpoint
-from mingpt.utils import BadInput
+from mingpt.utils import BadInput, read_file
 from mingpt.utils import CfgNode as CN
 
 RESTART = "--resume restart begins again"
@@ -63,7 +63,7 @@ def earlier_record(files: RunFiles, record: Mapping[str, Any], settings: CN) -> 
             raise BadInput(f"{files.csv} holds rows, but neither a record nor a checkpoint says of "
                            f"which run: move it away, or use --resume restart")
         return None
-    earlier = read_record(files.json)
+    earlier = read_record(files.json, needs=("status", "config", "data"))
     changed = changed_settings(earlier["config"], settings)
     if earlier["data"].get("hash") != record["data"].get("hash"):
         changed |= changed_data(earlier["config"], record["config"], changed)
@@ -118,7 +118,7 @@ def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], N
     `say`, where the file on disk differs. Raises BadInput where an older checkpoint has no copy and
     the file is damaged."""
     kept = checkpoint.load_log(files.checkpoint, state)
-    there = files.csv.read_bytes() if files.csv.exists() else None
+    there = read_file(files.csv) if files.csv.exists() else None
     if kept is None:                             # an older checkpoint, which has no copy of the CSV
         size = state["csv_bytes"]
         if (there is None or len(there) < size or b"\0" in there[:size]
@@ -135,7 +135,7 @@ def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], N
 def holds_rows(csv: Path) -> bool:
     """Whether a CSV has more than its header. A run that was killed before its first row leaves
     only the header."""
-    return csv.exists() and csv.read_bytes().count(b"\n") > 1
+    return csv.exists() and read_file(csv).count(b"\n") > 1
 
 
 def requeued(resume: str, files: RunFiles) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from experiments.declare.spec import Spec
 from experiments.records.record import Log, RunFiles, now, write_record
+from experiments.system import NO_ROOM, patiently
 from experiments.train import account
 from experiments.train.evaluate import evaluate
 from experiments.train.forecast import Forecast
@@ -60,7 +62,7 @@ class Run:
         if (code := self._already(resume)) is not None:
             return code
         self._prepare()                                     # raises before anything is written
-        with checkpoint.locked(self.files.checkpoint):
+        with checkpoint.locked(self.files.checkpoint, self._waiting):
             if (code := self._already(resume)) is not None:
                 return code                                 # another process finished it meanwhile
             self._restore(resume)
@@ -70,11 +72,24 @@ class Run:
                 with relayed(self._ask_to_end, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)):
                     self.trainer.run()
             except Exception as error:
+                if self.signal and isinstance(error, OSError) and error.errno in NO_ROOM:
+                    return account.INTERRUPTED      # asked to end while it waited for room
                 # On a full disk _finish fails too; the first error is the one to report.
                 with contextlib.suppress(OSError):
                     self._finish("failed", f"{type(error).__name__}: {error}")
                 raise
             return self._conclude()
+
+    def _waiting(self) -> None:
+        self.observer.say(f"another process trains {self.files.name}: waiting until it ends")
+
+    def _written(self, write: Callable[[], Any]) -> Any:
+        """Call `write`, and wait while the disk is full. A signal ends the waiting."""
+        return patiently(write, lambda why: self.observer.say(f"  {self.files.name}: {why}"),
+                         lambda: self.signal)
+
+    def _record(self) -> None:
+        self._written(lambda: write_record(self.files.json, self.record))
 
     def _already(self, resume: str) -> int | None:
         """The exit code if an earlier attempt finished this run, else None."""
@@ -150,7 +165,7 @@ class Run:
         self.forecast.rehearsed(trainer.rehearse(self.limits.rehearsals))
         if self.limits.rehearsals:
             self.record["progress"] |= self.forecast.progress()
-            write_record(self.files.json, self.record)
+            self._record()
         self.observer.ready(self)
         self.count.start_clock()
 
@@ -182,21 +197,21 @@ class Run:
         found = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast())
         if self.count.add_evaluation(found, trainer.iter_num) and self.limits.keep_best:
             name = f"best-{trainer.iter_num:06d}"
-            self.count.best["file"] = checkpoint.save_weights(self.files.checkpoint, name,
-                                                              trainer.model)
+            self.count.best["file"] = self._written(lambda: checkpoint.save_weights(
+                self.files.checkpoint, name, trainer.model))
 
     def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
         """Write one row of the CSV and bring the record's progress up to date. Without `measured`
         the row has no val_loss."""
         row = self.count.row(trainer, loss, self.flops_per_step, measured)
-        self.log.row(row)
+        self._written(self.log.row(row))
         self.forecast.row(row["iteration"], row["seconds"], measured)
         shown = {key: row[key] for key in ("loss", "val_loss", "tokens_per_second")
                  if row[key] is not None}
         self.record["progress"] |= {"iteration": row["iteration"], "seconds": row["seconds"],
                                     **self.forecast.progress(), **shown,
                                     **account.statistics(trainer)}
-        write_record(self.files.json, self.record)
+        self._record()
         self.observer.row(row, self.count.evaluation)
 
     def _check(self, trainer: Trainer, loss: float) -> None:
@@ -217,8 +232,10 @@ class Run:
                  **self.count.to_dict(),
                  "model": trainer.model.config.to_dict(), "tokenizer": self.settings.data.tokenizer,
                  "result": result, "message": self.outcome[1]}
-        checkpoint.save(self.files.checkpoint, trainer.iter_num, trainer.model,
-                        trainer.optimizer if result is None else None, state, self.log.content())
+        optimizer = trainer.optimizer if result is None else None
+        self._written(lambda: checkpoint.save(
+            self.files.checkpoint, trainer.iter_num, trainer.model, optimizer, state,
+            self.log.content()))
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -251,7 +268,10 @@ class Run:
     def _finish(self, status: str, message: str | None) -> None:
         """Write the status and the end into the record, and close the CSV."""
         self.record |= {"status": status, "message": message, "end": now()}
-        write_record(self.files.json, self.record)
+        if status == "failed":      # perhaps because nothing can be written
+            write_record(self.files.json, self.record)
+        else:
+            self._record()
         if hasattr(self, "log"):
             self.log.close()
 

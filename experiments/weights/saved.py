@@ -21,6 +21,8 @@ from mingpt.trainer import find_device
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
+LARGEST = 2**20    # experts, later tokens and positions that a model can have
+
 
 def known_runs(out: Path) -> dict[str, RunFiles]:
     """Every run with a checkpoint under OUT, by name, such as 'rope.s0' or 'seven/rope.s0'."""
@@ -31,8 +33,9 @@ def known_runs(out: Path) -> dict[str, RunFiles]:
         name = state.relative_to(root).as_posix()
         study, _, run = name.rpartition("/")
         arm, dot, seed = run.rpartition(".s")
-        if dot and seed.isdigit():
-            found[name] = RunFiles(Path(out), study or None, arm, int(seed))
+        if dot and seed.isdecimal() and len(seed) < 20:
+            with contextlib.suppress(BadInput):     # a folder of another origin
+                found[name] = RunFiles(Path(out), study or None, arm, int(seed))
     return found
 
 
@@ -81,10 +84,37 @@ def load_run(files: RunFiles, device: str = "auto",
     state = checkpoint.read_state(files.checkpoint)
     if state is None:
         raise BadInput(f"{files.checkpoint}: there is no checkpoint")
-    with contextlib.redirect_stdout(None):
-        model = build_gpt(CN(**state["model"] | {"model_type": None}))
+    model = _built(files, state)
     if told := checkpoint.load_model(files.checkpoint, model, which):
         say(told)
     device = find_device(device)
     record = read_record(files.json) if files.json.exists() else {}
+    if not isinstance(state.get("tokenizer"), str):
+        raise BadInput(f"{files.checkpoint / checkpoint.STATE}: it names no tokenizer")
     return model.to(torch.device(device)).eval(), get_tokenizer(state["tokenizer"]), record
+
+
+def _built(files: RunFiles, state: dict[str, Any]) -> GPT:
+    """The model of a checkpoint, without its weights. Raises BadInput where the settings cannot be
+    those of the weights. The shapes alone decide this, so false settings take no memory."""
+    where, shapes = files.checkpoint / checkpoint.STATE, checkpoint.shapes(files.checkpoint, state)
+    settings = state.get("model")
+    layers = {name.split(".")[2] for name in shapes if name.startswith("transformer.h.")}
+    if not isinstance(settings, dict) or settings.get("n_layer") != len(layers):
+        raise BadInput(f"{where}: its settings are not those of the weights")
+    counts = [settings.get(key, 1) for key in ("n_experts", "n_future", "block_size")]
+    if not all(isinstance(n, int) and n <= LARGEST for n in counts):
+        raise BadInput(f"{where}: {counts} experts, later tokens and positions are no model's")
+    config = CN(**settings | {"model_type": None})
+    try:
+        with contextlib.redirect_stdout(None):
+            with torch.device("meta"):
+                planned = {name: tuple(p.shape) for name, p in build_gpt(config).named_parameters()}
+            if planned == shapes:
+                return build_gpt(config)
+    except BadInput:
+        raise
+    except Exception as error:     # settings of any type and size may fail anywhere
+        raise BadInput(f"{where}: no model can be built from its settings "
+                       f"({type(error).__name__}: {error})") from None
+    raise BadInput(f"{where}: its settings are not those of the weights")
