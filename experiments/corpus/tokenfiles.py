@@ -26,9 +26,9 @@ def read_npy(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
     vocabulary."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    # a damaged header may fail anywhere: it is read as a Python literal, and its sizes as they are
-    except (ValueError, EOFError, OverflowError, SyntaxError, TypeError, KeyError, MemoryError,
-            RecursionError) as error:
+    except OSError:
+        raise
+    except Exception as error:     # a damaged header, which is a Python literal, may fail anywhere
         raise BadInput(f"--data {path} cannot be read as .npy: {error}") from None
     if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
         raise BadInput(f"--data {path} holds {array.dtype} {array.shape}: rows of token ids are "
