@@ -40,7 +40,7 @@ SHAPE: dict[str, type] = {
                     dict),
     **dict.fromkeys(("status", "study", "study_hash", "arm", "id", "message", "command", "preset",
                      "config_hash", "start", "end"), str),
-    "notes": list, "seed": int}
+    **dict.fromkeys(("notes", "resumed", "spikes"), list), "seed": int}
 MAX_SEED = 2**63 - 1     # the greatest int64: seeds are kept in int64 arrays
 ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"[\w.-]+")      # of a package, at the start of a requirement

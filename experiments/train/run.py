@@ -32,6 +32,7 @@ from experiments.train.resume import (
 )
 from experiments.train.sample import final_sample
 from experiments.train.seeded import SeededTrainer, build_model, row_length
+from experiments.train.unusual import Spikes, beginning
 from experiments.weights import checkpoint
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
@@ -135,6 +136,7 @@ class Run:
             checkpoint.load_model(self.files.checkpoint, self.trainer.model, state=self.state)
             self.record["start"] = self.state["start"]
             self.record["id"] = self.state.get("run", self.record)["id"]
+        self.record |= beginning(self.files, self.record, self.state)
         if told:
             self.observer.say(f"  {told}")
 
@@ -157,7 +159,7 @@ class Run:
                                    "max_iters": trainer.config.max_iters}
         # The record is written before the CSV, so that no rows exist without a record.
         write_record(self.files.json, self.record)
-        self.log = Log(self.files.csv, self.before)
+        self.log, self.spikes = Log(self.files.csv, self.before), Spikes(self.before)
         self.observer.start(self, resumed_at=trainer.iter_num if self.state else None)
         if not self.state:
             self._evaluate(trainer)
@@ -205,6 +207,9 @@ class Run:
         the row has no val_loss."""
         row = self.count.row(trainer, loss, self.flops_per_step, measured)
         self._written(self.log.row(row))
+        self.spikes.add(row["iteration"], row["loss"])
+        if self.spikes.found:
+            self.record["spikes"] = self.spikes.found
         self.forecast.row(row["iteration"], row["seconds"], measured)
         shown = {key: row[key] for key in ("loss", "val_loss", "tokens_per_second")
                  if row[key] is not None}
