@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.declare.settings import completed
+from experiments.declare.settings import recorded
 from experiments.records.record import RunFiles, read_record
 from experiments.train.continuations import ROWS, TOKENS, bleu, generation_seconds
 from experiments.train.evaluate import evaluate, evaluating
 from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import describe_model
 from experiments.weights.saved import load_run
-from mingpt.utils import CfgNode as CN
 
 LENGTHS = (128, 256, 512, 1024)
 REPEATS = 30   # forward passes per length; their 99th percentile is close to the slowest one
@@ -34,12 +33,13 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
     from experiments.corpus import open_corpus
     model, tokenizer, _ = load_run(files, device, which)
     record = read_record(files.json, needs=("config",))
-    data_config = CN(**completed(record["config"])["data"])
+    settings = recorded(record["config"], str(files.json))
+    data_config = settings.data
     if data:
         data_config.paths = list(data)
     corpus = open_corpus(data_config, announce=False)
     validation = corpus.validation(data_config.length or model.block_size, data_config.val_tokens)
-    batch = record["config"]["run"]["eval_batch_size"] or record["config"]["trainer"]["batch_size"]
+    batch = settings.run.eval_batch_size or settings.trainer.batch_size
     begun = time.perf_counter()
     quality = evaluate(model, validation, batch)
     seconds = time.perf_counter() - begun

@@ -17,6 +17,7 @@ from experiments.weights import checkpoint
 from mingpt.utils import BadInput, read_file
 from mingpt.utils import CfgNode as CN
 
+NAMES_RUN = {"id", "config", "data", "seed"}     # what a state says of its run
 RESTART = "--resume restart begins again"
 
 
@@ -91,6 +92,9 @@ def own_checkpoint(files: RunFiles, record: Mapping[str, Any],
     if not state.get("result") and "optimizer" not in state["files"]:
         raise BadInput(f"{files.checkpoint} holds the weights of a finished run, without the "
                        f"optimizer that continuing needs: give another --out or --arm; {RESTART}")
+    for key in ("perplexity", "val_loss", "seconds"):
+        if state.get("result") and type(at(state, "result", key)) not in (int, float):
+            raise BadInput(f"{files.checkpoint} holds a result without a {key}: {RESTART}")
     return state, told
 
 
@@ -99,6 +103,8 @@ def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record
     """The evidence that another run wrote this checkpoint, or None where there is no such
     evidence."""
     run = state.get("run")
+    if run is not None and not (isinstance(run, dict) and NAMES_RUN <= set(run)):
+        return "its state does not say which"
     if run is None:                              # an older checkpoint, which does not name its run
         same = earlier is not None and earlier.get("start") == state.get("start")
         return None if same else "its record is not here"

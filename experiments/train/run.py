@@ -134,7 +134,7 @@ class Run:
         if self.state:
             self.before = log_so_far(self.files, self.state, self.observer.say)
             checkpoint.load_model(self.files.checkpoint, self.trainer.model, state=self.state)
-            self.record["start"] = self.state["start"]
+            self.record["start"] = self.state.get("start")
             self.record["id"] = self.state.get("run", self.record)["id"]
         self.record |= beginning(self.files, self.record, self.state)
         if told:
@@ -260,9 +260,9 @@ class Run:
         self.trainer.iter_num, self.record["result"] = self.state["iteration"], self.state["result"]
         self.record["progress"] = {"iteration": self.state["iteration"],
                                    "max_iters": self.settings.trainer.max_iters,
-                                   "seconds": self.state["seconds"]}
+                                   "seconds": self.state.get("seconds")}
         self.record["sample"] = self._sample()
-        return self._end("done", self.state["message"])
+        return self._end("done", self.state.get("message"))
 
     def _end(self, status: str, message: str | None) -> int:
         """End the record, tell the observer, and return the exit code."""

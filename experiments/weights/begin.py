@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from experiments.weights import checkpoint
+from experiments.weights.saved import find_run, known_runs, model_settings, runs_called
 from mingpt.attention.heads import ATTENTIONS
 from mingpt.mlps import MLPS, SwiGLU, hidden_size
 from mingpt.model import GPT
@@ -46,7 +47,7 @@ def source_settings(init: str) -> dict[str, Any]:
     """The settings of a source's section `model` that decide what the model computes. The sizes of
     GPT-2 are known without asking the hub."""
     if is_run(init):
-        settings = checkpoint.read_state(Path(init))["model"]
+        settings = model_settings(Path(init), checkpoint.read_state(Path(init)))
     elif is_remote(init) and init in GPT2_SIZES:
         settings = gpt2_settings(init)
     else:
@@ -152,7 +153,6 @@ def find_source(text: str, out: Path) -> str:
     name on the hub. Returns a folder or that name."""
     if is_run(text) or (Path(text) / "config.json").is_file():
         return text
-    from experiments.weights.saved import find_run, known_runs, runs_called
     if Path(text).exists() or RUN_NAME.search(text) or runs_called(text, known_runs(out)):
         return str(find_run(text, out).checkpoint)
     return text

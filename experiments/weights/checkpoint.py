@@ -146,7 +146,12 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError:   # not JSON, or not UTF-8
         raise DamagedCheckpoint(f"{path} is damaged: not JSON") from None
     whole = (isinstance(state, dict) and isinstance(state.get("files"), dict)
-             and type(state.get("iteration")) is int)
+             and "model" in state["files"] and type(state.get("iteration")) is int
+             and state["iteration"] >= 0 and isinstance(state.get("sha256", {}), dict)
+             and isinstance(state.get("best") or {}, dict)
+             and all(isinstance(name, str) and OURS.fullmatch(name) for name in (
+                 *state["files"].values(),
+                 (state.get("best") or {}).get("file") or state["files"]["model"])))
     if not whole:
         raise DamagedCheckpoint(f"{path} is damaged: not the state of a checkpoint")
     checksum = state.pop("checksum", None)
