@@ -103,7 +103,7 @@ def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record
     """The evidence that another run wrote this checkpoint, or None where there is no such
     evidence."""
     run = state.get("run")
-    if run is not None and not (isinstance(run, dict) and NAMES_RUN <= set(run)):
+    if run is not None and not (isinstance(run, dict) and set(run) >= NAMES_RUN):
         return "its state does not say which"
     if run is None:                              # an older checkpoint, which does not name its run
         same = earlier is not None and earlier.get("start") == state.get("start")
