@@ -132,6 +132,7 @@ class Run:
         self.state, told = own_checkpoint(self.files, self.record, self.settings)
         self.before = None                                  # the CSV up to the checkpoint
         if self.state:
+            checkpoint.tidy(self.files.checkpoint)
             self.before = log_so_far(self.files, self.state, self.observer.say)
             checkpoint.load_model(self.files.checkpoint, self.trainer.model, state=self.state)
             self.record["start"] = self.state.get("start")

@@ -109,6 +109,20 @@ def discard(folder: Path) -> None:
         _sweep(folder, set())
 
 
+def tidy(folder: Path) -> None:
+    """Remove the files of checkpoints that no state names: what a kill between the newest state and
+    the end of `save` left. Removes nothing where a state is damaged."""
+    kept: set[str] = set()
+    for name in (STATE, PREVIOUS):
+        try:
+            kept |= set(_read(folder / name)["files"].values())
+        except FileNotFoundError:
+            continue
+        except DamagedCheckpoint:
+            return
+    _sweep(folder, kept)
+
+
 def _sweep(folder: Path, kept: set[str]) -> None:
     """Remove checkpoint files that are not in `kept`, and temporary files that a kill left
     behind."""

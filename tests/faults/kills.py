@@ -63,6 +63,13 @@ def outcome(out: Path) -> dict[str, object]:
     return found
 
 
+def different(found: dict[str, object], expected: dict[str, object]) -> list[str]:
+    """The names of the files in which two outcomes differ, with the content of the short ones."""
+    return [f"{name}: {str(found.get(name))[:500]} where it should be "
+            f"{str(expected.get(name))[:500]}"
+            for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+
+
 def left_over(folder: Path) -> list[str]:
     """Temporary files and claims that no program should leave behind."""
     return [str(path.relative_to(folder)) for path in folder.rglob("*")
@@ -96,7 +103,7 @@ def kill_runs(kills: int, chance: random.Random, root: Path) -> Counter:
             counts["kills"] += 1
         text = (folder / "cache" / ".output").read_text()
         assert code == 0, text
-        assert outcome(folder / "out") == expected, "an end differs from the undisturbed one"
+        assert not (differing := different(outcome(folder / "out"), expected)), differing
         assert not left_over(folder), left_over(folder)
         counts["ends"] += 1
         shutil.rmtree(folder)
@@ -144,7 +151,7 @@ def kill_study(kills: int, chance: random.Random, root: Path) -> Counter:
             else:
                 process.wait()
         assert process.returncode == 0, said
-        assert outcome(folder / "out") == expected, f"{folder}: an end differs"
+        assert not (differing := different(outcome(folder / "out"), expected)), differing
         assert not left_over(folder), left_over(folder)
         counts["ends"] += 1
         for pid in processes(folder):

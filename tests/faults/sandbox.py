@@ -199,5 +199,7 @@ def wait(child: int, seconds: float) -> tuple[int, float]:
             return code, usage.ru_maxrss / 1024
         if time.monotonic() > until:
             late = True
-            os.killpg(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):     # before it has a group of its own
+                os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
