@@ -35,7 +35,7 @@ from tests.faults.mutations import (
     odd_words,
 )
 from tests.faults.sandbox import Outcome, attempt, attempt_here, sandbox
-from tests.faults.seeds import TINY, write_seeds
+from tests.faults.seeds import HALF, TINY, write_seeds
 
 KEPT = Path(tempfile.gettempdir()) / f"ablate-fuzz-{os.getpid()}"
 RUN = ["--out", "out", *TINY]
@@ -84,8 +84,7 @@ TARGETS: dict[str, Target] = {
     "a state's values, sample": Target(SAMPLE, STATE.format("ab/rope.s0"), "json", signed=True,
                                        weight=6),
     "a state's values, resume": Target(
-        ["-b", "--arm", "half", "--data", "in/a.jsonl", *RUN],
-        "out/checkpoints/half.s0/state-previous.json", "json", signed=True),
+        [*HALF, "--out", "out"], "out/checkpoints/half.s0/state.json", "json", signed=True),
     "a state's values, init": Target(
         ["-b", "--dry-run", "--data", "in/a.jsonl", *RUN, "--arm", "c", "--init", "ab/rope.s0"],
         STATE.format("ab/rope.s0"), "json", signed=True),

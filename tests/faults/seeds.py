@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 TINY = ["--data.tokenizer=byte", "--preset", "nano", "--max-iters", "4",
@@ -13,6 +16,8 @@ TINY = ["--data.tokenizer=byte", "--preset", "nano", "--max-iters", "4",
         "--model.model_type=None", "--model.n_layer=1", "--model.n_head=1", "--model.n_embd=8",
         "--run.checkpoint_every=2", "--run.log_every=1", "--run.eval_every=2",
         "--run.rehearsals=0", "--run.sample_tokens=2"]
+HALF = ["-b", "--arm", "half", "--data", "in/a.jsonl", *TINY, "--max-iters", "60",
+        "--run.eval_every=30"]
 WORDS = ["one", "change", "in", "a", "model", "is", "trained", "and", "judged", "by", "pairs"]
 STUDY = """name = "ab"
 question = "which?"
@@ -67,11 +72,12 @@ def write_data(folder: Path) -> None:
     (folder / "a.jsonl.zst").write_bytes(zstandard.compress(lines))
     (folder / "a.txt").write_text("\n\n".join(text + f" {n}" for n in range(8) for text in texts))
     pq.write_table(pa.table({"text": texts}), folder / "a.parquet")
-    tokens = np.frombuffer(lines, np.uint8)
+    tokens = np.frombuffer(lines, np.uint8).astype(np.uint16)
+    ends = np.where(tokens == 10, 256, tokens)      # a document's end in place of a line's
     np.save(folder / "a.npy", tokens[:17 * 90].reshape(-1, 17).astype(np.int64))
     header = np.zeros(256, np.int32)
     header[:3] = 20240520, 1, len(tokens)
-    (folder / "a.bin").write_bytes(header.tobytes() + tokens.astype(np.uint16).tobytes())
+    (folder / "a.bin").write_bytes(header.tobytes() + ends.tobytes())
 
 
 def write_hf(folder: Path) -> None:
@@ -97,7 +103,7 @@ def write_seeds(folder: Path) -> Path:
     """Fill a new folder with the seeds: in/ (data, study, preset, schedule, Hugging Face model),
     cache/, home/ and out/, which holds the study `ab` of four runs and a run that was
     interrupted."""
-    from tests.faults.sandbox import attempt, preload
+    from tests.faults.sandbox import attempt, preload, start
     preload()
     for name in ("in", "out", "cache", "home"):
         (folder / name).mkdir(parents=True)
@@ -109,13 +115,15 @@ def write_seeds(folder: Path) -> Path:
     write_hf(folder / "in" / "hf")
     study = [["--study", "in/study.toml", "--arm", arm, "--seed", seed]
              for arm in ("baseline", "rope") for seed in ("0", "1")]
-    for words in (*study, ["-b", "--arm", "half"]):
+    for words in study:
         run = attempt([*words, "--data", "in/a.jsonl", *TINY, "--out", "out"], folder, codes=(0,))
         assert not run.faults, run
-    half = json.loads((folder / "out/losses/half.s0.json").read_text())
-    (folder / "out/losses/half.s0.json").write_text(
-        json.dumps(half | {"status": "interrupted", "result": None, "end": None}))
-    (folder / "out/checkpoints/half.s0/state.json").unlink()      # the older state is left
+    child = start([*HALF, "--out", "out"], folder, folder / "cache" / ".output")
+    while not (folder / "out/checkpoints/half.s0/state-previous.json").exists():
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (folder / "cache" / ".output").unlink()
     (folder / "out/page.md").write_text("<!-- table: ab -->\n<!-- /table: ab -->\n")
     plot = attempt(["plotter.py", "out/losses", "--out", "out/visualizations", "--comparison"],
                    folder, codes=(0,))

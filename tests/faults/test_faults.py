@@ -42,7 +42,8 @@ def test_hostile_input_is_refused_in_a_few_lines_and_touches_nothing(seeds):
 def test_the_seeds_themselves_are_accepted(seeds):
     """Else every damaged one would be refused for another reason than its damage."""
     for name in ("tokenize parquet", "a study's values", "a Hugging Face config",
-                 "a state's values, sample", "a schedule's values"):
+                 "a state's values, sample", "a schedule's values", "tokenize bin",
+                 "a state's values, resume"):
         with sandbox(seeds) as folder:
             outcome = attempt([*TARGETS[name].argv], folder, (0,))
             assert not outcome.faults, (name, outcome)
