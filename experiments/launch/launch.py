@@ -125,7 +125,7 @@ class Launcher:
         if code == INTERRUPTED or self.stopping:
             return "interrupted"
         record = record_of(self.request, child.job)
-        return "diverged" if code == 1 and record and record["status"] == "diverged" else "crashed"
+        return "diverged" if code == 1 and record and record.get("status") == "diverged" else "crashed"
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """On the first signal, ask the runs to save and end. On a second one, kill them."""

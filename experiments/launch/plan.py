@@ -144,7 +144,7 @@ def make_plan(request: Request) -> list[Job]:
     _check_grids(request.study, settings)
     jobs, measured = [], {}
     for job in order(request.study):
-        record = record_of(request, job)
+        record = record_of(request, job, needs=("status", "config"))
         state = _state(request.files(job).json, record, settings[job.arm]) if record else "todo"
         if state == "done":
             measured.setdefault(job.arm, []).append(record["result"])
@@ -213,13 +213,14 @@ def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
     return "todo" if "data.paths" in changed else record["status"]
 
 
-def record_of(request: Request, job: Job) -> dict[str, Any] | None:
-    """A run's record so far; None where there is none, or where the file is not a record."""
+def record_of(request: Request, job: Job, needs: Iterable[str] = ()) -> dict[str, Any] | None:
+    """A run's record so far; None where there is none, where the file is not a record, or where it
+    lacks one of the keys in `needs`."""
     path = request.files(job).json
     if not path.exists():
         return None
     try:
-        return read_record(path, needs=("status", "config"))
+        return read_record(path, needs)
     except BadInput:
         return None   # the run itself stops and says what is wrong with the file
 
