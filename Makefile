@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint bench clean
+.PHONY: help setup test lint fuzz bench clean
 
 help: ## print these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test: $(VENV)/.installed-test ## install the test extras, lint, and run every te
 
 lint: $(VENV)/.installed-test ## run ruff
 	$(PY) -m ruff check .
+
+fuzz: $(VENV)/.installed-test ## try hostile input on every reader and verb (ARGS="--minutes 60")
+	$(PY) -m tests.faults.fuzz $(ARGS)
 
 # the help needs no packages, so nothing is installed for it
 ifneq ($(filter -h --help,$(ARGS)),)

@@ -3,6 +3,7 @@ ablate: change one thing in a GPT, train the variants, and get an answer that ca
 
     python lab.py -r -s -w                train one arm: rotary positions, SwiGLU, warm-up
     python lab.py VERB --help             explain one verb and its options
+    python lab.py --version               the versions of this project and of what it imports
 
 Without a verb, `train` is meant. Any setting can be given as --section.key=value, for example
 --model.n_layer=2 --trainer.learning_rate=1e-3; `python lab.py settings` lists them.
@@ -16,10 +17,10 @@ import gc
 import importlib
 import os
 import sys
-import traceback
 from pathlib import Path
 
 from commands._arguments import Parser, settings_help, split_overrides
+from commands._door import guarded
 from mingpt.utils import BadInput, did_you_mean
 
 # Waiting OpenMP threads spin, which takes the cores from processes that have work. Beside one busy
@@ -47,14 +48,6 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def version() -> str:
-    """The version of the project, with the commit where the code is a clone."""
-    from experiments.records.record import code_version
-    code = code_version()
-    commit = code["commit"] and f"at {code['commit'][:12]}"
-    return " ".join(filter(None, ["ablate", code["version"], commit, code["dirty"] and "changed"]))
-
-
 def arm_hint(word: str) -> str:
     """The flag of an arm that was given without its dashes; empty for any other word."""
     from experiments.declare.arms import catalogue
@@ -68,7 +61,8 @@ def main(argv: list[str]) -> int:
         print(overview())
         return 0
     if argv and argv[0] in ("-V", "--version", "version"):
-        print(version())
+        from experiments.records.record import version_lines
+        print("\n".join(version_lines()))
         return 0
     if argv and not argv[0].startswith("-") and argv[0] not in verbs():
         hint = arm_hint(argv[0]) or did_you_mean(argv[0], verbs())
@@ -93,19 +87,7 @@ def main(argv: list[str]) -> int:
 def door() -> int:
     """Run the command line of this process and return its exit code. The command `ablate`, which
     pip installs, calls this too."""
-    try:
-        return main(sys.argv[1:])
-    except BadInput as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:   # the reader of a pipe (head, less) has closed it
-        return 0
-    except Exception:
-        traceback.print_exc()
-        return 1
+    return guarded(main, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from commands._arguments import Parser
+from commands._door import guarded
 from mingpt.utils import BadInput, did_you_mean
 
 X = ("iteration", "tokens", "seconds", "flops")
@@ -53,15 +54,15 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run plotter.py and return its exit code: 0 done, 2 nothing to plot or bad input."""
+    return guarded(_main, sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: list[str]) -> int:
     options = parser()
-    try:
-        args, unknown = options.parse_known_args(argv)
-        if unknown:
-            raise BadInput(f"no option {unknown[0]!r}{did_you_mean(unknown[0], options.known())}")
-        return plot(args)
-    except BadInput as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    args, unknown = options.parse_known_args(argv)
+    if unknown:
+        raise BadInput(f"no option {unknown[0]!r}{did_you_mean(unknown[0], options.known())}")
+    return plot(args)
 
 
 def plot(args: argparse.Namespace) -> int:

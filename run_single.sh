@@ -44,7 +44,14 @@ fi
 
 if (( $# == 0 )); then
     if [[ -n ${FLAG:-} ]]; then
-        read -r -a words <<< "$FLAG"
+        words=$("$python" -c '
+import shlex, sys
+try:
+    print("\n".join(shlex.split(sys.argv[1])))
+except ValueError as error:
+    print(f"error: $FLAG: {error}", file=sys.stderr)
+    sys.exit(2)' "$FLAG")
+        mapfile -t words <<< "$words"
         set -- "${words[@]}"
     elif [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
         set -- study --task "$SLURM_ARRAY_TASK_ID"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.declare.arms import catalogue
 from experiments.declare.hints import flag_hint, meant, nearest_option, said
-from experiments.declare.ranges import SECTIONS
+from experiments.declare.ranges import SECTIONS, shown
 from experiments.records import codefiles
 from mingpt.utils import BadInput
 
@@ -178,6 +178,13 @@ def _names_in(module: str, table: str) -> list[str]:
                 names = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts
                 return [ast.literal_eval(name) for name in names]
     raise LookupError(f"{path} has no {table}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise BadInput for a number that is no seed."""
+    from experiments.records.record import MAX_SEED
+    if not 0 <= seed <= MAX_SEED:
+        raise BadInput(f"--seed {shown(seed)}: a seed is a whole number from 0 to {MAX_SEED}")
 
 
 def preset_names() -> list[str]:

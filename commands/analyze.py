@@ -62,10 +62,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _schedules(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from experiments.analysis import files
     from experiments.analysis.subjects import read
+    from experiments.system import terminal
     from mingpt.utils import BadInput
     try:
         subjects = read(args.words, args.layers, args.preset, args.overrides)
@@ -79,7 +78,7 @@ def _schedules(args: argparse.Namespace) -> int:
     rows, how = [describe(subject) for subject in subjects], None
     if not args.no_timing:
         from experiments.analysis.timing import measure
-        console = Console(stderr=True, highlight=False)
+        console = terminal(stderr=True)
         with console.status("timing") as status:
             say = status.update if console.is_terminal else console.print
             how, times = measure(subjects, args.rounds, args.device, say)

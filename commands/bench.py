@@ -36,14 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print the table or JSON, and return the exit code 0. Raises BadInput."""
-    from rich.console import Console
-
+    from experiments.system import terminal
     from mingpt.utils import BadInput
     if args.rounds < 5:
         raise BadInput(f"--rounds {args.rounds}: the least is 5")
     spec = spec_from(args)
     from experiments.train.bench import bench
-    console = Console(stderr=True, highlight=False)
+    console = terminal(stderr=True)
     with console.status("starting") as status:
         result = bench(spec, args.rounds, args.only, status.update if console.is_terminal
                        else console.print)
@@ -59,8 +58,9 @@ COLUMNS = ("", "step (ms)", "tokens/s", "speed of full's", "of dense's", "peak M
 
 
 def _print(result: dict) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from experiments.system import terminal
     print(f"{result['arm']}: {result['schedule']}, T = {result['T']}, batch "
           f"{result['batch_size']}, on "
           f"{result['device']}; sparsity {result['sparsity']:.1%}, of the FLOPs "
@@ -73,7 +73,7 @@ def _print(result: dict) -> None:
     for row in result["rows"]:
         if not row["refused"]:
             table.add_row(*_cells(row))
-    Console(highlight=False, width=150).print(table)
+    terminal(width=150).print(table)
     for row in result["rows"]:
         if row["refused"]:
             print(f"{row['name']}: {row['refused']}")

@@ -86,8 +86,9 @@ QUALITY = (*PER_TOKEN, "bits per byte", BLEU)
 
 def _print(results: list[dict], records: list[dict] | None) -> None:
     """Print one column per run; with the runs' records, also its difference from the first run."""
-    from rich.console import Console
     from rich.table import Table
+
+    from experiments.system import terminal
     table = Table("", *[r["run"] for r in results], box=None, header_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -108,7 +109,7 @@ def _print(results: list[dict], records: list[dict] | None) -> None:
                      for c, v, (rows_barred, _) in zip(cells, values, barred, strict=True)]
             cells[0] = "-" if values[0] is None else form.format(values[0])
         table.add_row(label, *cells)
-    console = Console(highlight=False, width=max(80, 36 + 26 * len(results)))
+    console = terminal(width=max(80, 36 + 26 * len(results)))
     console.print(table)
     for result, (_, why) in zip(results, barred, strict=True):
         if why:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from commands._arguments import add_code_argument
 
 TAKES_SETTINGS = False
+MOST_TOKENS = 1_000_000     # of all samples together
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,16 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the samples and return the exit code 0. Raises BadInput."""
+    from commands._arguments import check_seed
+    from experiments.declare.ranges import shown
     from mingpt.utils import BadInput
-    if args.tokens < 1 or args.samples < 1:
-        raise BadInput(f"--tokens {args.tokens} --samples {args.samples}: at least 1 of each")
-    if args.temperature < 0 or (args.top_p is not None and not 0 < args.top_p <= 1):
+    if (args.tokens < 1 or args.samples < 1
+            or max(args.tokens, args.samples, args.tokens * args.samples) > MOST_TOKENS):
+        raise BadInput(f"--tokens {shown(args.tokens)} --samples {shown(args.samples)}: at least 1 "
+                       f"of each, and together at most {MOST_TOKENS:,} tokens")
+    if not 0 <= args.temperature < math.inf or (args.top_p is not None and not 0 < args.top_p <= 1):
         raise BadInput(f"--temperature {args.temperature} --top-p {args.top_p}: the temperature is "
                        f"at least 0, and top-p is above 0 and at most 1")
     if args.top_k is not None and args.top_k < 1:
-        raise BadInput(f"--top-k {args.top_k}: at least 1")
-    if args.drafted < 1:
-        raise BadInput(f"--drafted {args.drafted}: at least 1")
+        raise BadInput(f"--top-k {shown(args.top_k)}: at least 1")
+    if not 1 <= args.drafted <= MOST_TOKENS:
+        raise BadInput(f"--drafted {shown(args.drafted)}: from 1 to {MOST_TOKENS:,}")
+    check_seed(args.seed)
     from experiments.train.sample import continue_by_drafts, continue_text
     from experiments.weights.saved import find_run, load_run
     files = find_run(args.run, args.out)

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from experiments import system
 from mingpt.utils import BadInput
 
 TAKES_SETTINGS = False
@@ -72,7 +73,7 @@ def show(rows: list[dict[str, Any]], out: Path) -> None:
     from experiments.launch.live import summary
     from experiments.launch.next_steps import next_steps
     from experiments.launch.screen import table
-    terminal = console()
+    terminal = system.terminal()
     for block in table(rows, terminal.width if terminal.is_terminal else None):
         for line in block:
             terminal.print(line, soft_wrap=True)
@@ -82,7 +83,7 @@ def show(rows: list[dict[str, Any]], out: Path) -> None:
 
 def watch(args: argparse.Namespace) -> int:
     """Update until q or Ctrl-C, then return the exit code 0; 128 + n after the signal n."""
-    terminal, seen = console(), {}
+    terminal, seen = system.terminal(), {}
     try:
         if terminal.is_terminal and not terminal.is_dumb_terminal:
             return watch_terminal(args, terminal)
@@ -140,9 +141,3 @@ def say_changes(rows: list[dict[str, Any]], seen: dict[str, tuple]) -> None:
             left = [f"left {shown['left']}"] if shown["left"] else []
             line = "  ".join(part for part in [*parts, *left] if part)
             print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
-
-
-def console():
-    """A console on stdout."""
-    from rich.console import Console
-    return Console(highlight=False)

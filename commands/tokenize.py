@@ -57,8 +57,9 @@ def _settings(args: argparse.Namespace):
 
 
 def _print(account: dict) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from experiments.system import terminal
     table = Table("", "documents", "tokens", "bytes", "bytes/token", box=None, header_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -67,10 +68,10 @@ def _print(account: dict) -> None:
     rows += [(f"set {name}", totals) for name, totals in account["sets"].items()]
     for label, totals in rows:
         table.add_row(label, *_numbers(totals))
-    console = Console(highlight=False)
+    console = terminal()
     console.print(table)
     for line in [*_bad(account["bad_lines"]), *_notes(account)]:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _numbers(totals: dict) -> list[str]:

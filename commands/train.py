@@ -17,6 +17,7 @@ from commands._arguments import (
     add_arm_arguments,
     add_code_argument,
     add_run_arguments,
+    check_seed,
     spec_from,
 )
 from commands.audit import add_verbose, claims, summary
@@ -58,12 +59,10 @@ def _loggers() -> list[str]:
 def main(args: argparse.Namespace) -> int:
     """Train the arm, or print the dry run, and return the exit code. Raises BadInput."""
     spec = spec_from(args)
-    from experiments.records.record import MAX_SEED
-    from mingpt.utils import BadInput
-    if not 0 <= args.seed <= MAX_SEED:
-        raise BadInput(f"--seed {args.seed}: a seed is a whole number from 0 to {MAX_SEED}")
+    check_seed(args.seed)
     from experiments.train.several import hosts_of_job
     from mingpt.parallel.processes import check_count, started_as_one_of
+    from mingpt.utils import BadInput
     started, asked = started_as_one_of(), args.processes
     if started > 1 and asked not in (None, started):
         raise BadInput(f"--processes {asked}: torchrun has started {started} already: leave it out")

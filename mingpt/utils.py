@@ -11,16 +11,19 @@ import difflib
 import json
 import os
 import random
+import stat
 import sys
 import tempfile
 from ast import literal_eval
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 IGNORE_INDEX = -1   # a target that does not count in the loss, as in minGPT
+MOST_BYTES = 256 << 20   # a settings, record or table file is far smaller
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)   # a pipe without a writer then opens at once
 
 
 class BadInput(Exception):
@@ -39,10 +42,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
     """Write a file so that a kill at any moment leaves either the whole old file or the whole new
-    one. Makes its folder if need be. Text is written as UTF-8."""
+    one. Makes its folder if need be. Text is written as UTF-8. A byte of a file's name that is not
+    UTF-8 is written as an escape, which JSON reads back."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as f:
@@ -54,6 +58,43 @@ def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file for reading. Raises BadInput for anything else, because a pipe would wait
+    for a writer and a device may never end; OSError as `open` does."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | NONBLOCK))  # noqa: SIM115
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        file.close()
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+        raise BadInput(f"{path} is {kind}, not a file")
+    return file
+
+
+def read_file(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file. Raises BadInput as `open_file` does, and for a file of more
+    than `most` bytes."""
+    with open_file(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise BadInput(f"{path} is larger than {most >> 20} MB, the most that is read")
+    return data
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file. Raises ValueError where it is not JSON in UTF-8, and BadInput and
+    OSError as `read_file` does."""
+    try:
+        return json.loads(read_file(path).decode("utf-8"), parse_int=_integer)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+
+
+def _integer(digits: str) -> int | float:
+    """A whole number of JSON. One that no float holds becomes infinite, so it can be compared and
+    written like any other."""
+    return int(digits) if len(digits) <= 300 else float(digits)
 
 
 def _umask() -> int:

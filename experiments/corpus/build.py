@@ -11,15 +11,14 @@ folder. Two processes that want the same corpus take turns at a lock; the second
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.corpus.chunks import Chunk, CutShort
@@ -28,18 +27,20 @@ from experiments.corpus.progress import Bar, say
 from experiments.corpus.report import Report
 from experiments.corpus.store import Store, Writer
 from experiments.corpus.tokenizers import Tokenizer
+from experiments.system import Held, expanded, held
 from mingpt.utils import BadInput
 
 FORMAT = 3                # version of the store's format; old caches are ignored, not misread
 THREADS = min(32, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
               else os.cpu_count() or 1)
 IN_FLIGHT = 64 << 20      # bytes of chunks read and not yet written
+OURS = re.compile(r"[0-9a-f]{24}")   # the names that cache_key gives
 SURE = 1000               # lines to read before a corpus can be given up early
 
 
 def cache_root(config) -> Path:
     """The folder of all token caches: `data.cache`, or $ABLATE_CACHE, or ~/.cache/ablate."""
-    return Path(config.cache or os.environ.get("ABLATE_CACHE") or "~/.cache/ablate").expanduser()
+    return expanded(config.cache or os.environ.get("ABLATE_CACHE") or "~/.cache/ablate")
 
 
 def cache_key(config, sources: list) -> str:
@@ -65,7 +66,7 @@ def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
     root, key = cache_root(config), cache_key(config, sources)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f"{key}.lock"):
+        with held(root / f"{key}.lock", _waiting):
             store = _finished(root / key)
             if store is None:
                 _clear(root)
@@ -81,24 +82,17 @@ def open_store(config, sources: list, tokenizer: Tokenizer) -> Store:
     return store
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a file lock inside. It is released when the process ends, however it ends."""
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is tokenizing this corpus: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _waiting() -> None:
+    say("another process is tokenizing this corpus: waiting for it")
 
 
 def _clear(root: Path) -> None:
-    """Remove what killed builds left: temporary folders whose lock nobody holds."""
+    """Remove what killed builds left: temporary folders of stores whose lock nobody holds. Other
+    names are not ours."""
     for stale in root.glob("*.tmp"):
-        with open(stale.with_suffix(".lock"), "w") as file, suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(stale, ignore_errors=True)
+        if OURS.fullmatch(stale.stem):
+            with suppress(Held), held(stale.with_suffix(".lock")):
+                shutil.rmtree(stale, ignore_errors=True)
 
 
 def _finished(folder: Path) -> Store | None:
@@ -106,7 +100,7 @@ def _finished(folder: Path) -> Store | None:
     counts as none."""
     try:
         return Store(folder)
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if folder.exists():
             say(f"the token cache is damaged and is made again: {error}")
         return None

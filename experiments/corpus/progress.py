@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.system import terminal
 
 QUIET = 2.0    # seconds before anything is shown
 PLAIN = 10.0   # seconds between lines without a terminal
@@ -26,7 +27,7 @@ class Bar:
     def __init__(self, total: int):
         self.total, self.text, self.done = max(1, total), 0, 0
         self.began = self.shown = time.monotonic()
-        self.console = Console(stderr=True, highlight=False)
+        self.console = terminal(stderr=True)
         self.bar: Progress | None = None
 
     def update(self, done: int, text: int) -> None:

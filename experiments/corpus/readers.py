@@ -172,12 +172,14 @@ def read_parquet(path: Path, text_key: str, **_) -> Iterator[TextChunk]:
 
 def _parquet_columns(path: Path, schema, text_key: str) -> list[str]:
     import pyarrow as pa
+    if schema.names.count(text_key) > 1:
+        raise BadInput(f"--data {path} has {schema.names.count(text_key)} columns {text_key!r}")
     if text_key not in schema.names:
         strings = [f.name for f in schema if pa.types.is_string(f.type)
                    or pa.types.is_large_string(f.type)]
         raise BadInput(f"--data {path} has no column {text_key!r}{did_you_mean(text_key, strings)} "
                        "(choose with --data.text_key=…)")
-    meta = schema.field("meta").type if "meta" in schema.names else None
+    meta = schema.field("meta").type if schema.names.count("meta") == 1 else None
     named = (meta is not None and pa.types.is_struct(meta)
              and meta.get_field_index("pile_set_name") >= 0)
     return [text_key, "meta"] if named else [text_key]

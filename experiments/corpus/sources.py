@@ -16,7 +16,7 @@ from experiments.corpus.chunks import Chunk
 from experiments.corpus.hub import NAMED, HubSource
 from experiments.corpus.readers import READERS
 from experiments.corpus.stdlib import NAMES, StdlibSource
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import BadInput, did_you_mean, open_file
 
 WHOLE = 64 << 20    # bytes; the fingerprint of a file up to this size covers all of it
 SAMPLE = 1 << 20    # bytes from the head, the middle and the tail of a larger file
@@ -121,4 +121,5 @@ def _file(path: Path) -> FileSource:
                        f"file{did_you_mean(path.suffix, READERS)}")
     if not os.access(path, os.R_OK):
         raise BadInput(f"--data {path}: no permission to read it")
+    open_file(path).close()     # refuses pipes and devices, which may never end
     return FileSource(path)

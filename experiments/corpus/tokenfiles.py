@@ -26,7 +26,9 @@ def read_npy(path: Path, tokenizer, **_) -> Iterator[TokenChunk]:
     vocabulary."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:     # a damaged header, which is a Python literal, may fail anywhere
         raise BadInput(f"--data {path} cannot be read as .npy: {error}") from None
     if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
         raise BadInput(f"--data {path} holds {array.dtype} {array.shape}: rows of token ids are "
@@ -61,6 +63,8 @@ def read_bin(path: Path, tokenizer, bin_dtype: str | None = None, **_) -> Iterat
     if header[1] != VERSION:
         raise BadInput(f"--data {path} is a token shard of version {header[1]}: only {VERSION} "
                        f"(uint16) is known")
+    if header[2] < 0:
+        raise BadInput(f"--data {path} is damaged: its header promises {header[2]} tokens")
     stored = (path.stat().st_size - HEADER * 4) // 2
     if stored:
         tokens = np.memmap(path, np.uint16, "r", HEADER * 4, (min(stored, int(header[2])),))

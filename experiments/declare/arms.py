@@ -20,7 +20,7 @@ from typing import Any
 from experiments.declare.entries import TABLES, entries
 from experiments.declare.hints import hint
 from experiments.declare.ranges import SECTIONS
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import BadInput, did_you_mean, read_file
 
 # The keys of an arm's table that are no settings; designs.py reads the last three.
 ARM_WORDS = ("include", "flags", "help", "match", "lr", "factorial")
@@ -190,7 +190,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file into a dict. Raises BadInput when the file cannot be read or is not TOML;
     the message then gives the line."""
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+        return tomllib.loads(read_file(path).decode("utf-8-sig").replace("\r\n", "\n"))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ grids, and keeps which arms each arm combines.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ MATCHES = ("none", "params", "flops")
 # These keys of an arm's table say how the arm is run, not what it changes.
 ARM_KEYS = ("lr", "match")
 RATE = "trainer.learning_rate"
+MOST_ARMS = 1_000    # far more than anybody trains; a factorial doubles with every factor
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Arms:
         if not isinstance(factors, list) or not factors:
             raise BadInput(f"{where}: factorial is a list of arms' names, not {factors!r}")
         levels = tuple((None, *names_list(factor, f"{where}: factorial")) for factor in factors)
+        _refuse_many(math.prod(map(len, levels)) if len(levels) < 64 else math.inf,
+                     f"{where}: factorial")
         cells: dict[str, Levels] = {}
         for cell in itertools.product(*levels):
             name, settings = self._cell(cell, where)
@@ -121,6 +125,8 @@ class Arms:
     def add_grids(self, shared: list[float], base: Mapping[str, Any]) -> None:
         """Add one arm per listed arm and learning rate of its grid, except the rate that the arm
         has already. `shared` is the grid of arms without their own."""
+        _refuse_many(sum(1 + len(self.rates.get(arm, shared)) for arm in self.listed),
+                     f"{self.where}: lr")
         for arm in list(self.listed):
             own = self.known[arm].settings.get(RATE, base.get(RATE))
             points = {f"{arm}_lr{rate:g}": rate for rate in self.rates.get(arm, shared)
@@ -135,11 +141,19 @@ class Arms:
                 self.grids[arm] = points
 
 
+def _refuse_many(arms: float, where: str) -> None:
+    """Raise BadInput where a study would have more arms than MOST_ARMS."""
+    if arms > MOST_ARMS:
+        number = f"{arms:,}" if arms < 10**12 else "far too many"
+        raise BadInput(f"{where} makes {number} arms: at most {MOST_ARMS:,} per study")
+
+
 def read_arms(tables: Mapping[str, Any], study: Mapping[str, Any], baseline: str,
               base: Mapping[str, Any], where: str) -> Arms:
     """The arms of a study in the order of its file. `tables` is the study's [arms]. The baseline
     comes first when the file does not declare it and the catalogue has it. Raises BadInput, with
     `where` in front, for malformed tables and where there is no arm."""
+    _refuse_many(len(tables), f"{where}: [arms]")
     arms = Arms(where)
     for name, table in tables.items():
         arms.add(name, table)

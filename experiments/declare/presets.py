@@ -44,14 +44,21 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
 
 
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BadInput(f"{where} is a table, not {value!r}")
+    return value
+
+
 def load_preset(name: str) -> Preset:
     """Read a preset by its name or path. Raises BadInput for an unknown preset or arm."""
     path = presets().get(name) or Path(name)
     if not path.is_file():
         raise BadInput(f"no preset {name!r}{did_you_mean(name, presets())}")
     table = read_toml(path)
-    arms = {arm: flatten(values, f"{path}: [arms.{arm}]")
-            for arm, values in table.pop("arms", {}).items()}
+    arms = _table(table.pop("arms", {}), f"{path}: [arms]")
+    arms = {arm: flatten(_table(values, f"{path}: [arms.{arm}]"), f"{path}: [arms.{arm}]")
+            for arm, values in arms.items()}
     for arm in arms:
         if arm not in catalogue():
             raise BadInput(f"{path}: [arms.{arm}]: no such arm{did_you_mean(arm, catalogue())}")

@@ -203,8 +203,22 @@ def walk(tree: CN | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def completed(config: Mapping) -> dict[str, Any]:
     """A record's settings. Settings that did not exist when it was written get their defaults."""
-    return {section: {**defaults, **config.get(section, {})}
+    def section_of(name: str) -> Mapping:
+        found = config.get(name) if isinstance(config, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
+    return {section: {**defaults, **section_of(section)}
             for section, defaults in default_settings().to_dict().items()}
+
+
+def recorded(config: Mapping, where: str) -> CN:
+    """A record's settings as a tree. Raises BadInput, with `where` in front, where no run can have
+    them."""
+    tree = CN(**{section: CN(**values) for section, values in completed(config).items()})
+    try:
+        check(tree)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+    return tree
 
 
 def differences(a: CN | Mapping, b: CN | Mapping) -> dict[str, list]:

@@ -21,6 +21,7 @@ from experiments.declare.expect import read_expect
 from experiments.declare.hints import key_hint
 from experiments.declare.sources import source_settings
 from experiments.records.record import MAX_SEED
+from experiments.system import expanded, file_name
 from mingpt.utils import BadInput, did_you_mean
 
 STUDIES = Path(__file__).parents[1] / "studies"
@@ -143,7 +144,7 @@ def read_study(table: Mapping[str, Any], path: Path, file_hash: str) -> Study:
 def find_study(name_or_path: str | Path) -> Path:
     """The file of a study. A bare name means a shipped study; a text that ends in .toml, or that
     names an existing file, is a path. Raises BadInput where there is no such study."""
-    known, path = shipped(), Path(name_or_path).expanduser()
+    known, path = shipped(), expanded(name_or_path)
     if str(name_or_path) in known:
         return known[str(name_or_path)]
     if path.is_file():
@@ -195,9 +196,7 @@ def _short(value: Any) -> str:
 
 def _name(name: str, path: Path) -> str:
     """A study's name. Raises BadInput for a name that cannot name a folder."""
-    if not name.strip() or name.startswith(".") or set(name) & set("/\\\n\t\0"):
-        raise BadInput(f"{path}: name: {name!r} cannot name a folder")
-    return name
+    return file_name(name, f"{path}: name")
 
 
 def _checked(table: Mapping[str, Any], key: str, default: Any, kind: type | tuple[type, ...],

@@ -5,16 +5,16 @@ from the time of its last write anywhere.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from pathlib import Path
 from typing import Any
 
+from experiments.system import is_running
+
 # A run is silent after this many times its longest wait between two writes, and at least LEAST
 # seconds. Before the second write, when torch may be compiling, only FIRST counts.
 WAITS, LEAST, FIRST = 5, 120.0, 600.0
-SLACK = 5.0   # seconds by which a process's start and a file's time may disagree
 
 
 def is_alive(record: dict[str, Any], written: float | None = None) -> bool | None:
@@ -26,27 +26,7 @@ def is_alive(record: dict[str, Any], written: float | None = None) -> bool | Non
     process = record.get("process") or {}
     if process.get("host") != socket.gethostname():
         return None
-    pid = int(process["pid"])
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):   # OverflowError: the number is too large for a pid
-        return False
-    except PermissionError:
-        pass   # another user's process
-    began = began_at(pid)
-    return written is None or began is None or began <= written + SLACK
-
-
-def began_at(pid: int) -> float | None:
-    """When a process of this machine began, in seconds since 1970; None where the system does not
-    say."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = int(after_name[19])                  # the 22nd field: the name was the second
-        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (OSError, ValueError, IndexError, AttributeError):   # no /proc, as on macOS
-        return None
-    return boot + ticks / os.sysconf("SC_CLK_TCK")
+    return is_running(int(process["pid"]), written)
 
 
 def written_at(path: Path) -> float | None:

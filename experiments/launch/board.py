@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +19,7 @@ from experiments.launch.next_steps import study_steps
 from experiments.launch.plan import Job, Request, duration, order, record_of, seconds_left
 from experiments.launch.progress import speed_up
 from experiments.records.record import near
+from experiments.system import terminal
 
 
 def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -> None:
@@ -27,11 +27,11 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
     if as_json:
         print(json.dumps(_plan_dict(request, jobs, slots), indent=2))
         return
-    study, console = request.study, Console(stderr=False, highlight=False)
-    console.print(f"study {study.name}", style="bold", markup=False)
+    study, console = request.study, terminal()
+    console.print(f"study {study.name}", style="bold")
     for title, text in (("question", study.question), ("hypothesis", study.hypothesis)):
         if text:
-            console.print(f"{title + ':':<12}{text}", markup=False)
+            console.print(f"{title + ':':<12}{text}")
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "changes"):
         table.add_column(name)
@@ -50,7 +50,7 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
     console.print(f"{len(jobs)} runs, {len(jobs) - left} ended, {left} to do: about "
                   f"{duration(seconds_left(jobs) / speed_up(slots))} of training here, results "
                   f"under {near(request.out / 'losses' / study.name)}",
-                  markup=False, soft_wrap=True)
+                  soft_wrap=True)
 
 
 def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:
@@ -106,13 +106,13 @@ def outcome(request: Request, refused: Iterable[Job] = (), as_json: bool = False
 
 
 def _say_outcome(runs: list[dict], counts: Counter) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     parts = ", ".join(f"{n} {status}" for status, n in counts.most_common())
     console.print(f"{len(runs)} runs: {parts}", style="bold")
     for run in runs:
         if run["status"] != "done":
             why = f": {run['message']}" if run["message"] else ""
-            console.print(f"  {run['arm']}.s{run['seed']} {run['status']}{why}", markup=False,
+            console.print(f"  {run['arm']}.s{run['seed']} {run['status']}{why}",
                           soft_wrap=True)
     if counts["diverged"]:
         console.print("  a diverged run would diverge again; delete its .json and .csv to train it "

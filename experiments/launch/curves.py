@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mingpt.utils import BadInput, read_file
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK = 24            # points per small curve
 GREATEST = 1e38       # a larger number, beyond float32, is no measurement
@@ -31,11 +33,11 @@ def curve(path: Path, points: int = SPARK) -> list[float]:
 @lru_cache(maxsize=65_536)
 def _curve(path: Path, points: int, written: int, size: int) -> tuple[float, ...]:
     try:
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            rows = csv.reader(line.replace("\0", "") for line in file)
-            at = next(rows, []).index("loss")
-            cells = [row[at] for row in rows if len(row) > at]
-    except (OSError, csv.Error, ValueError):      # ValueError: no column of that name
+        lines = read_file(path).decode("utf-8", "replace").replace("\0", "").splitlines()
+        rows = csv.reader(lines)
+        at = next(rows, []).index("loss")
+        cells = [row[at] for row in rows if len(row) > at]
+    except (OSError, csv.Error, ValueError, BadInput):   # ValueError: no column of that name
         return ()
     values = [value for cell in cells if (value := _number(cell)) is not None]
     return tuple(means(values[int(SETTLED * len(values)):], points))

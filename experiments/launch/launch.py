@@ -130,8 +130,8 @@ class Launcher:
             return "refused"   # bad input; another attempt would be refused too
         if code == INTERRUPTED or self.stopping:
             return "interrupted"
-        record = record_of(self.request, child.job)
-        return "diverged" if code == 1 and record and record["status"] == "diverged" else "crashed"
+        record = record_of(self.request, child.job) or {}
+        return "diverged" if code == 1 and record.get("status") == "diverged" else "crashed"
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """On the first signal, ask the runs to save and end. On a second one, kill them."""

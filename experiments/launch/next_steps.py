@@ -5,7 +5,6 @@ for more seeds. Needs neither torch nor pandas.
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from experiments.launch.alive import written_at
 from experiments.launch.live import GRAVE, name_of
 from experiments.launch.queue import queue_of
 from experiments.records.record import near
+from mingpt.utils import BadInput, read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 AGAIN = ("failed", "unreadable", "killed", "interrupted", "missing")   # what run_all.sh runs again
@@ -104,9 +104,9 @@ def _drawn(out: Path, study: str,
     page, table = folder / "report.html", folder / "verdicts.json"
     newest = max((written_at(Path(row["record"])) or 0.0 for row in rows), default=0.0)
     try:
-        verdicts = json.loads(table.read_text(encoding="utf-8"))["verdicts"]
+        verdicts = read_json(table)["verdicts"]
         fresh = min(page.stat().st_mtime, table.stat().st_mtime) >= newest
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, BadInput):
         return None, page
     return (verdicts if fresh and isinstance(verdicts, dict) else None), page
 

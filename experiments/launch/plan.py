@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.declare.study import Study
 from experiments.records import codefiles
 from experiments.records.record import FREE, RunFiles, near, now, process, read_record
-from mingpt.utils import BadInput, CfgNode, write_atomic
+from mingpt.utils import BadInput, CfgNode, read_json, write_atomic
 
 if TYPE_CHECKING:
     from experiments.declare.spec import Spec
@@ -115,7 +115,11 @@ def looks(request: Request, jobs: list[Job]) -> Iterator[tuple[Request, list[Job
 def read_order(request: Request) -> list[dict[str, Any]]:
     """The launches of a study so far, from OUT/logs/STUDY/order.json."""
     path = request.logs / "order.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        launches = read_json(path) if path.exists() else []
+    except ValueError:
+        launches = None
+    return launches if isinstance(launches, list) else []     # it only informs: begin a new one
 
 
 def write_order(request: Request, jobs: list[Job], slots: int, words: Iterable[str] = (),
@@ -147,7 +151,7 @@ def make_plan(request: Request) -> list[Job]:
         check_count((request.processes or 1) * (request.nodes or 1), each.trainer)
     jobs, measured = [], {}
     for job in order(request.study):
-        record = record_of(request, job)
+        record = record_of(request, job, needs=("status", "config"))
         state = _state(request.files(job).json, record, settings[job.arm]) if record else "todo"
         if state == "done":
             measured.setdefault(job.arm, []).append(record["result"])
@@ -232,13 +236,14 @@ def _state(path: Path, record: dict[str, Any], settings: CfgNode) -> str:
     return "todo" if moved else record["status"]
 
 
-def record_of(request: Request, job: Job) -> dict[str, Any] | None:
-    """A run's record so far; None where there is none, or where the file is not a record."""
+def record_of(request: Request, job: Job, needs: Iterable[str] = ()) -> dict[str, Any] | None:
+    """A run's record so far; None where there is none, where the file is not a record, or where it
+    lacks one of the keys in `needs`."""
     path = request.files(job).json
     if not path.exists():
         return None
     try:
-        return read_record(path)
+        return read_record(path, needs)
     except BadInput:
         return None   # the run itself stops and says what is wrong with the file
 

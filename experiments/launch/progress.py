@@ -8,12 +8,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from experiments.launch.launch import Child, gpus
 from experiments.launch.plan import Job, Request, duration, makespan, record_of
+from experiments.system import terminal
 from experiments.train.forecast import BUSY
 
 WORDS = {"start": "starts", "again": "crashed; it is tried once more at the end",
@@ -38,7 +38,7 @@ class Progress:
         self.todo, self.request, self.slots = todo, request, slots
         # a run's time beside the others, over its time alone
         self.slowdown = slowdown or slots / speed_up(slots)
-        self.console = Console(stderr=True, highlight=False)
+        self.console = terminal(stderr=True)
         self.began: dict[Job, float] = {}
         self.ended: dict[Job, float] = {}     # job → seconds that it took
         self.outcomes: Counter[str] = Counter()

@@ -5,13 +5,13 @@ readable counts as absent, because a view of other runs must not fail for it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.launch.alive import is_alive, written_at
+from mingpt.utils import BadInput, read_json
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ def _queue(logs: Path) -> Queue:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, ValueError, BadInput):
         return None

@@ -22,7 +22,7 @@ from typing import Any
 
 from experiments.launch.launch import ROOT, tokenize_arguments
 from experiments.launch.plan import Job, Request
-from mingpt.utils import BadInput, write_atomic
+from mingpt.utils import BadInput, read_json, write_atomic
 
 SCRIPT = ROOT / "run_single.sh"
 LONGEST = 12 * 60      # most minutes asked for; a longer run is queued again and continues
@@ -180,14 +180,20 @@ def _note_job(path: Path, job_id: str) -> None:
 
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        plan = read_json(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: no readable plan ({error})") from None
+    if not isinstance(plan, dict) or not isinstance(plan.get("runs"), list):
+        raise BadInput(f"{path}: no readable plan (it lists no runs)")
+    return plan
 
 
 def task_arguments(plan: Path, task: int) -> list[str]:
     """lab.py's arguments for one task of an array. Raises BadInput for a number without a task."""
     runs = _read_plan(plan)["runs"]
+    if not all(isinstance(run, dict) and isinstance(run.get("arguments"), list)
+               and all(isinstance(word, str) for word in run["arguments"]) for run in runs):
+        raise BadInput(f"{plan}: no readable plan (a run of it has no arguments)")
     if not 0 <= task < len(runs):
         raise BadInput(f"{plan}: no task {task}; it has 0 to {len(runs) - 1}")
     return runs[task]["arguments"]

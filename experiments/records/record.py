@@ -5,23 +5,26 @@ torch, except for `environment`.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mingpt.utils import BadInput, write_atomic
+from experiments.system import file_name
+from mingpt.utils import BadInput, read_json, write_atomic
 
 SCHEMA = 1
 COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "flops",
@@ -31,8 +34,17 @@ COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "token
 FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths",
                   "data.sources", "data.val_paths",
                   "run.allow_audit_fail", "run.logger"})
+# The kind of value that a record has under a key. Any of them may be null or missing.
+SHAPE: dict[str, type] = {
+    **dict.fromkeys(("config", "data", "process", "progress", "result", "model", "changes",
+                     "environment", "audit", "code", "declaration", "match", "init", "sample"),
+                    dict),
+    **dict.fromkeys(("status", "study", "study_hash", "arm", "id", "message", "command", "preset",
+                     "config_hash", "start", "end"), str),
+    **dict.fromkeys(("notes", "resumed", "spikes"), list), "seed": int}
 MAX_SEED = 2**63 - 1     # the greatest int64: seeds are kept in int64 arrays
 ROOT = Path(__file__).resolve().parents[2]
+NAME = re.compile(r"[\w.-]+")      # of a package, at the start of a requirement
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,12 @@ class RunFiles:
     study: str | None
     arm: str
     seed: int
+
+    def __post_init__(self):
+        """Raise BadInput where the study's or the arm's name would lead out of these folders."""
+        if self.study is not None:
+            file_name(self.study, "study")
+        file_name(self.arm, "arm")
 
     @property
     def name(self) -> str:
@@ -90,15 +108,33 @@ def trainable_line(model: Mapping[str, Any]) -> str | None:
             else f"trainable {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a run's JSON record. BadInput where it is not readable or not of this schema."""
+def read_record(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a run's JSON record. BadInput where it is not readable, not of this schema, or without
+    one of the keys in `needs`."""
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        record = read_json(path)
+    except (OSError, ValueError) as error:
         raise BadInput(f"{path}: not a readable record ({error})") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise BadInput(f"{path}: not a record of schema {SCHEMA}")
+    absent = [f"it has no {key}" for key in needs if record.get(key) is None]
+    if fault := misshapen(record) or next(iter(absent), None):
+        raise BadInput(f"{path}: not a readable record ({fault})")
     return record
+
+
+def misshapen(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with the shape of a record: a key that holds another kind of value than records
+    have there. None where nothing is. Keys may be missing, as records of older versions lack
+    some."""
+    for key, value in record.items():
+        kind = SHAPE.get(key)
+        if kind and value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            return f"{key} is a {type(value).__name__}"
+    for section, settings in (record.get("config") or {}).items():
+        if not isinstance(settings, dict):
+            return f"config.{section} is a {type(settings).__name__}"
+    return None
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -168,12 +204,34 @@ def package_version() -> str | None:
         return None
 
 
+def packages() -> dict[str, str]:
+    """The exact version of every package that this project depends on and that is installed."""
+    found = {}
+    for needed in metadata.requires("ablate") or ():
+        name, extra = NAME.match(needed)[0], "extra ==" in needed
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            if not extra:
+                found[name] = metadata.version(name)
+    return found
+
+
+def version_lines() -> list[str]:
+    """What `lab.py --version` prints: this project, its commit, Python, and the packages."""
+    code = code_version()
+    commit = f" ({code['commit'][:12]}{', changed' if code['dirty'] else ''})" \
+        if code["commit"] else ""
+    return [f"ablate {code['version'] or 'not installed'}{commit}",
+            f"python {platform.python_version()}",
+            *(f"{name} {version}" for name, version in packages().items())]
+
+
 def environment(device: str) -> dict[str, Any]:
     """The software and hardware that the run uses."""
     import torch
     cuda = str(device).startswith("cuda")
     return {"python": platform.python_version(), "torch": torch.__version__,
-            "numpy": metadata.version("numpy"), "platform": platform.platform(),
+            "numpy": metadata.version("numpy"), "packages": packages(),
+            "platform": platform.platform(),
             "cpu": processor(), "cores": cores(), "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if cuda else str(device)}
 
@@ -203,10 +261,11 @@ class Log:
         # No context manager: the file stays open as long as the run, and close() ends it.
         self.file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
-    def row(self, values: Mapping[str, Any]) -> None:
-        """Append one row. A column without a value stays empty."""
+    def row(self, values: Mapping[str, Any]) -> Callable[[], None]:
+        """Append one row. A column without a value stays empty. The returned function brings the
+        row to the file; where the disk is full, it may be called again."""
         self.file.write(",".join(_cell(values.get(column)) for column in self.columns) + "\n")
-        self.file.flush()
+        return self.file.flush
 
     def content(self) -> bytes:
         """The whole file as bytes, after it is synced to the disk."""

@@ -8,7 +8,6 @@ and `loss`, without a seed or a record, is a run too.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -18,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.records.record import MAX_SEED, at
+from experiments.records.record import MAX_SEED, at, misshapen
 from experiments.records.table import GREATEST, empty, read_table
-from mingpt.utils import BadInput
+from mingpt.utils import BadInput, read_json
 
 STEM = re.compile(r"(?P<arm>.+?)(?:\.s(?P<seed>\d+))?", re.DOTALL)
 
@@ -160,13 +159,16 @@ def _order(path: Path) -> tuple[str, int]:
 
 def _read_record(path: Path, problems: list[str]) -> dict | None:
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:   # ValueError: not JSON, or not UTF-8
+    except (OSError, ValueError, BadInput) as error:
         problems.append(f"{path.name}: not a readable record ({error})")
         return None
     if not isinstance(record, dict):
         problems.append(f"{path.name}: not a record: {type(record).__name__} instead of an object")
+        return None
+    if fault := misshapen(record):
+        problems.append(f"{path.name}: not a readable record ({fault})")
         return None
     return record

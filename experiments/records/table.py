@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow
 
 from experiments.records.record import COLUMNS
+from mingpt.utils import BadInput, read_file
 
 LOSSES = ("loss", "val_loss")
 # A run computes in float32, so no loss is larger than this, and plots need no axis far beyond it.
@@ -29,12 +30,12 @@ def read_table(path: Path, problems: list[str]) -> tuple[pd.DataFrame, bool]:
     """(the CSV as numbers, whether one of its losses is NaN or infinite). Appends the faults of the
     file to `problems`."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
         problems.append(f"{path.name}: missing although its .json exists: the run wrote no rows")
         return empty(), False
-    except OSError as error:
-        problems.append(f"{path.name}: {error.strerror}")
+    except (OSError, BadInput) as error:
+        problems.append(f"{path.name}: {getattr(error, 'strerror', None) or error}")
         return empty(), False
     table = _clean(content)
     return (table, False) if table is not None else _with_faults(content, path, problems)

@@ -99,6 +99,23 @@ def _outliers(results: Results) -> Iterator[Notice]:
                      + _rest(lines), grave=False)
 
 
+def _spikes(results: Results) -> Iterator[Notice]:
+    lines = []
+    for run in results.runs:
+        spikes = at(run.record, "spikes")
+        told = [(at(spike, "loss"), at(spike, "median"), at(spike, "iteration"))
+                for spike in spikes or () if isinstance(spikes, list)]
+        told = [each for each in told if all(type(x) in (int, float) for x in each)]
+        if told:
+            loss, usual, iteration = max(told)
+            many = f"{len(told)} times, at most " if len(told) > 1 else ""
+            lines.append(f"{run.path.stem}: {many}{loss:.4g} at iteration {iteration:g}, where the "
+                         f"median before was {usual:.4g}")
+    if lines:
+        yield Notice("The training loss jumped to more than ten times its running median",
+                     tuple(lines[:SHOWN]) + _rest(lines), grave=False)
+
+
 def _hypothesis(results: Results) -> Iterator[Notice]:
     hashes = Counter(str(value) for run in results.runs if (value := at(run.record, "study_hash")))
     declared = results.declared.hash if results.declared else None
@@ -226,5 +243,5 @@ def _files(results: Results) -> Iterator[Notice]:
                      grave=False)
 
 
-CHECKS = (_status, _missing, _barred, _few, _outliers, _hypothesis, _audit, _data, _code,
+CHECKS = (_status, _missing, _barred, _few, _outliers, _spikes, _hypothesis, _audit, _data, _code,
           _environment, _timing, _elsewhere, _files)

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from experiments.audit import first_failure
 from experiments.declare.spec import Spec
@@ -17,6 +17,7 @@ from experiments.records import codefiles
 from experiments.records.record import (
     SCHEMA,
     RunFiles,
+    at,
     code_version,
     config_hash,
     environment,
@@ -93,6 +94,8 @@ def validation_note(found: int, asked: int) -> list[str]:
 class Counters:
     """What a run has counted so far. `loss_sum` and `loss_count` cover the iterations since the
     last row of the CSV."""
+    OPTIONAL: ClassVar = ("tokens", "row_tokens")
+
     loss_sum: Any = 0.0         # a tensor while training, so that no iteration waits for the device
     loss_count: int = 0
     seconds: float = 0.0        # of training, without evaluations and checkpoints
@@ -112,8 +115,15 @@ class Counters:
     def from_state(cls, state: Mapping[str, Any]) -> Counters:
         """The counts that a checkpoint's state holds. Older checkpoints have no token counts, which
         are then None."""
-        absent = {"tokens": None, "row_tokens": None}
-        return cls(**{f.name: {**absent, **state}[f.name] for f in fields(cls)})
+        stored = {"tokens": None, "row_tokens": None, **state}
+        for f in fields(cls):
+            value = stored.get(f.name)
+            number = type(value) in (int, float) or value is None and f.name in cls.OPTIONAL
+            measured = type(at(value, "val_loss")) in (int, float) or value is None
+            if not (measured if f.name in ("best", "evaluation") else number):
+                raise BadInput(f"the checkpoint's {f.name} is {value!r:.60}: --resume restart "
+                               f"begins again")
+        return cls(**{f.name: stored[f.name] for f in fields(cls)})
 
     def add(self, trainer: Trainer) -> None:
         """Count the iteration that the trainer has just done, without waiting for the device."""

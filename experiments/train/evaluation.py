@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,14 @@ import numpy as np
 import torch
 
 from experiments.declare.members import load_same
-from experiments.declare.settings import completed
+from experiments.declare.settings import recorded
 from experiments.records import codefiles
-from experiments.records.record import RunFiles
+from experiments.records.record import RunFiles, read_record
 from experiments.train.continuations import ROWS, TOKENS, bleu, generation_seconds
 from experiments.train.evaluate import evaluate, evaluating
 from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import describe_model
 from experiments.weights.saved import load_run
-from mingpt.utils import CfgNode as CN
 
 LENGTHS = (128, 256, 512, 1024)
 REPEATS = 30   # forward passes per length; their 99th percentile is close to the slowest one
@@ -33,13 +33,15 @@ def evaluate_run(files: RunFiles, *, device: str = "auto", data: list[str] | Non
                  bleu_rows: int = ROWS) -> dict[str, Any]:
     """Measure one run in this process and return everything that `lab.py eval` reports of it."""
     from experiments.corpus import open_corpus, plain_text
-    model, tokenizer, record = load_run(files, device, which)
-    data_config = CN(**completed(record["config"])["data"])
+    model, tokenizer, _ = load_run(files, device, which)
+    record = read_record(files.json, needs=("config",))
+    settings = recorded(record["config"], str(files.json))
+    data_config = settings.data
     if data:      # in place of all that the run was trained on and scored on
         data_config.merge_from_dict({**plain_text(), "paths": list(data)})
     corpus = open_corpus(data_config, announce=False)
     validation = corpus.validation(data_config.length or model.block_size, data_config.val_tokens)
-    batch = record["config"]["run"]["eval_batch_size"] or record["config"]["trainer"]["batch_size"]
+    batch = settings.run.eval_batch_size or settings.trainer.batch_size
     begun = time.perf_counter()
     quality = evaluate(model, validation, batch)
     seconds = time.perf_counter() - begun
@@ -85,7 +87,10 @@ def evaluate_runs(runs: list[RunFiles], **options: Any) -> list[dict[str, Any]]:
     """Measure each run in its own process, so that each peak memory is the run's own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1,
                              initializer=load_same, initargs=(codefiles.LOADED,)) as pool:
-        return [pool.submit(evaluate_run, files, **options).result() for files in runs]
+        try:
+            return [pool.submit(evaluate_run, files, **options).result() for files in runs]
+        except BrokenProcessPool:
+            raise MemoryError("a process that measures a run was killed") from None
 
 
 def results_path(out: Path) -> Path:

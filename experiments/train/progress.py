@@ -7,10 +7,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from experiments.records.record import begun_line, near, trainable_line
+from experiments.system import terminal
 from experiments.train.observer import Observer
 
 
@@ -22,12 +22,12 @@ class Reporter(Observer):
     NARROW = 110        # columns below which the bar's text leaves out learning rate and memory
 
     def __init__(self, result_on_stdout: bool = True) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self.results = Console(stderr=not result_on_stdout, highlight=False)
+        self.console = terminal(stderr=True)
+        self.results = terminal(stderr=not result_on_stdout)
         self.bar: Progress | None = None
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def start(self, run: Any, resumed_at: int | None) -> None:
         record, self.max_iters = run.record, run.settings.trainer.max_iters
@@ -108,7 +108,7 @@ class Reporter(Observer):
                                                  run.files.checkpoint))
             lines.append(f"  {csv}, {record}, {checkpoint}/")
             for line in lines:
-                self.results.print(line, markup=False, soft_wrap=True)
+                self.results.print(line, soft_wrap=True)
         else:
             how = "; start it again to continue" if status == "interrupted" else ""
             self.say(f"  {status} at iteration {run.trainer.iter_num:,}: {message}{how}")

@@ -15,9 +15,10 @@ from experiments.declare.settings import completed, differences
 from experiments.records import codefiles
 from experiments.records.record import FREE, RunFiles, at, read_record, slurm_job
 from experiments.weights import checkpoint
-from mingpt.utils import BadInput
+from mingpt.utils import BadInput, read_file
 from mingpt.utils import CfgNode as CN
 
+NAMES_RUN = {"id", "config", "data", "seed"}     # what a state says of its run
 RESTART = "--resume restart begins again"
 
 
@@ -71,7 +72,7 @@ def earlier_record(files: RunFiles, record: Mapping[str, Any], settings: CN) -> 
             raise BadInput(f"{files.csv} holds rows, but neither a record nor a checkpoint says of "
                            f"which run: move it away, or use --resume restart")
         return None
-    earlier = read_record(files.json)
+    earlier = read_record(files.json, needs=("status", "config", "data"))
     changed = (codefiles.changed(codefiles.named(earlier), codefiles.named(record))
                | changed_settings(earlier["config"], settings))
     if earlier["data"].get("hash") != record["data"].get("hash"):
@@ -100,6 +101,9 @@ def own_checkpoint(files: RunFiles, record: Mapping[str, Any],
     if not state.get("result") and "optimizer" not in state["files"]:
         raise BadInput(f"{files.checkpoint} holds the weights of a finished run, without the "
                        f"optimizer that continuing needs: give another --out or --arm; {RESTART}")
+    for key in ("perplexity", "val_loss", "seconds"):
+        if state.get("result") and type(at(state, "result", key)) not in (int, float):
+            raise BadInput(f"{files.checkpoint} holds a result without a {key}: {RESTART}")
     return state, told
 
 
@@ -108,6 +112,8 @@ def _not_own(state: Mapping[str, Any], earlier: Mapping[str, Any] | None, record
     """The evidence that another run wrote this checkpoint, or None where there is no such
     evidence."""
     run = state.get("run")
+    if run is not None and not (isinstance(run, dict) and set(run) >= NAMES_RUN):
+        return "its state does not say which"
     if run is None:                              # an older checkpoint, which does not name its run
         same = earlier is not None and earlier.get("start") == state.get("start")
         return None if same else "its record is not here"
@@ -128,7 +134,7 @@ def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], N
     `say`, where the file on disk differs. Raises BadInput where an older checkpoint has no copy and
     the file is damaged."""
     kept = checkpoint.load_log(files.checkpoint, state)
-    there = files.csv.read_bytes() if files.csv.exists() else None
+    there = read_file(files.csv) if files.csv.exists() else None
     if kept is None:                             # an older checkpoint, which has no copy of the CSV
         size = state["csv_bytes"]
         if (there is None or len(there) < size or b"\0" in there[:size]
@@ -145,7 +151,7 @@ def log_so_far(files: RunFiles, state: Mapping[str, Any], say: Callable[[str], N
 def holds_rows(csv: Path) -> bool:
     """Whether a CSV has more than its header. A run that was killed before its first row leaves
     only the header."""
-    return csv.exists() and csv.read_bytes().count(b"\n") > 1
+    return csv.exists() and read_file(csv).count(b"\n") > 1
 
 
 def requeued(resume: str, files: RunFiles) -> str:

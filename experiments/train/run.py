@@ -16,6 +16,7 @@ import torch
 from experiments.declare.spec import Spec
 from experiments.records import codefiles
 from experiments.records.record import RunFiles, now
+from experiments.system import NO_ROOM
 from experiments.train import account
 from experiments.train.evaluate import evaluate
 from experiments.train.forecast import Forecast
@@ -31,6 +32,7 @@ from experiments.train.resume import (
 )
 from experiments.train.sample import final_sample
 from experiments.train.seeded import SeededTrainer, build_model, row_length
+from experiments.train.unusual import Spikes, beginning
 from experiments.train.writer import Bystander, Writer, mark_interrupted
 from experiments.weights import checkpoint
 from mingpt.parallel.processes import Processes, is_lost
@@ -52,7 +54,8 @@ class Run:
         self.settings, self.limits = spec.settings, spec.settings.run
         self._heard: int | None = None                      # the signal that this process got
         self.statistics: dict[str, Any] = {}                # what the model counts about itself
-        self.writer = (Writer if self.processes.first else Bystander)(self.files)
+        self.writer = (Writer if self.processes.first else Bystander)(
+            self.files, self.observer.say, lambda: self._heard)
         self.record = account.new_record(spec, self.files, corpus.describe(), command)
         self.record["processes"] = account.hosts(self.processes)
 
@@ -89,6 +92,8 @@ class Run:
         except Exception as error:
             if is_lost(error):
                 return self._lost(error)
+            if self._heard and isinstance(error, OSError) and error.errno in NO_ROOM:
+                return account.INTERRUPTED      # asked to end while it waited for room
             # On a full disk _finish fails too; the first error is the one to report.
             with contextlib.suppress(OSError):
                 self._finish("failed", f"{type(error).__name__}: {error}")
@@ -152,8 +157,10 @@ class Run:
         self.state, told, self.before = self.processes.agree(lambda: self._saved(resume))
         if self.state:
             checkpoint.load_model(self.files.checkpoint, self.trainer.model, state=self.state)
-            self.record["start"] = self.state["start"]
+            self.record["start"] = self.state.get("start")
             self.record["id"] = self.state.get("run", self.record)["id"]
+        self.record |= self.processes.agree(
+            lambda: beginning(self.files, self.record, self.state))
         if told:
             self.observer.say(f"  {told}")
 
@@ -164,6 +171,8 @@ class Run:
         if resume == "restart":
             checkpoint.discard(self.files.checkpoint)
         state, told = own_checkpoint(self.files, self.record, self.settings)
+        if state:
+            checkpoint.tidy(self.files.checkpoint)
         return state, told, state and log_so_far(self.files, state, self.observer.say)
 
     def _start(self, trainer: Trainer) -> None:
@@ -184,8 +193,9 @@ class Run:
         self.record["progress"] = {"iteration": trainer.iter_num,
                                    "max_iters": trainer.config.max_iters}
         # The record is written before the CSV, so that no rows exist without a record.
-        self.writer.record(self.record)
+        self.writer.record(self.record, wait=False)     # a disk that is full already is refused
         self.writer.open_log(self.before, self.validation.source_columns)
+        self.spikes = Spikes(self.before)
         self.observer.start(self, resumed_at=trainer.iter_num if self.state else None)
         if not self.state:
             self._evaluate(trainer)
@@ -234,6 +244,9 @@ class Run:
         memory, self.statistics = account.shared(self.processes, trainer)
         row = self.count.row(trainer, loss, self.flops_per_step, measured, memory)
         self.writer.row(row)
+        self.spikes.add(row["iteration"], row["loss"])
+        if self.spikes.found:
+            self.record["spikes"] = self.spikes.found
         self.forecast.row(row["iteration"], row["seconds"], measured)
         shown = {key: row[key] for key in ("loss", "val_loss", "tokens_per_second")
                  if row[key] is not None}
@@ -284,8 +297,8 @@ class Run:
         self.trainer.iter_num, self.record["result"] = self.state["iteration"], self.state["result"]
         self.record["progress"] = {"iteration": self.state["iteration"],
                                    "max_iters": self.settings.trainer.max_iters,
-                                   "seconds": self.state["seconds"]}
-        return self._end_with_sample("done", self.state["message"])
+                                   "seconds": self.state.get("seconds")}
+        return self._end_with_sample("done", self.state.get("message"))
 
     def _end_with_sample(self, status: str, message: str | None) -> int:
         """End the record, with a sample of text where the run is done."""
@@ -302,7 +315,8 @@ class Run:
     def _finish(self, status: str, message: str | None) -> None:
         """Write the status and the end into the record, and close the CSV."""
         self.record |= {"status": status, "message": message, "end": now()}
-        self.writer.record(self.record)
+        # a failed run perhaps cannot write, and does not wait for room
+        self.writer.record(self.record, wait=status != "failed")
         self.writer.close()
 
     def _sample(self) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from experiments.train.evaluate import evaluating
+from mingpt.utils import BadInput
 
 WARM_UP = 8     # tokens generated before anything is timed
 # How the sample at a run's end is drawn. It is the same for every arm, so that samples compare.
@@ -67,6 +68,10 @@ def continue_by_drafts(model: torch.nn.Module, tokenizer, prompt: str, tokens: i
 
 def _encoded(model: torch.nn.Module, tokenizer, prompt: str) -> torch.Tensor:
     """The prompt's tokens on the model's device, (1, T)."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise BadInput("--prompt: it is not UTF-8 text") from None
     ids = list(tokenizer.encode_batch([prompt])[0]) if prompt else [tokenizer.eot]
     return torch.tensor([[int(i) for i in ids]], dtype=torch.long,
                         device=next(model.parameters()).device)

@@ -6,30 +6,38 @@ has a Writer, and the others a Bystander, which writes nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from experiments.records.record import Log, RunFiles, at, now, read_record, write_record
+from experiments.system import patiently
 from experiments.weights import checkpoint
 from mingpt.utils import BadInput
 
 
 class Writer:
-    """Writes a run's record, CSV and checkpoints."""
+    """Writes a run's record, CSV and checkpoints. While the disk is full it waits, and says so with
+    `say`; where `asked` to end, the error of the full disk is raised."""
 
-    def __init__(self, files: RunFiles):
-        self.files = files
+    def __init__(self, files: RunFiles, say: Callable[[str], None], asked: Callable[[], Any]):
+        self.files, self.say, self.asked = files, say, asked
         self.log: Log | None = None
 
     def locked(self) -> contextlib.AbstractContextManager:
-        """Inside, no other run can write to this run's folder. Raises BadInput where one does."""
-        return checkpoint.locked(self.files.checkpoint)
+        """Inside, no other run can write to this run's folder. Waits where one does."""
+        return checkpoint.locked(self.files.checkpoint, lambda: self.say(
+            f"another process trains {self.files.name}: waiting until it ends"))
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def _patiently(self, write: Callable[[], Any]) -> Any:
+        return patiently(write, lambda why: self.say(f"  {self.files.name}: {why}"), self.asked)
+
+    def record(self, record: Mapping[str, Any], wait: bool = True) -> None:
         """Write the run's record."""
-        write_record(self.files.json, record)
+        write = partial(write_record, self.files.json, record)
+        self._patiently(write) if wait else write()
 
     def open_log(self, before: bytes | None, more: Sequence[str] = ()) -> None:
         """Begin the CSV, or continue it after the content `before`. `more` are further columns."""
@@ -37,17 +45,18 @@ class Writer:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Write one row of the CSV."""
-        self.log.row(row)
+        self._patiently(self.log.row(row))
 
     def best(self, iteration: int, model: torch.nn.Module) -> str:
         """Save the best weights so far, and return the file's name."""
-        return checkpoint.save_weights(self.files.checkpoint, f"best-{iteration:06d}", model)
+        return self._patiently(lambda: checkpoint.save_weights(
+            self.files.checkpoint, f"best-{iteration:06d}", model))
 
     def checkpoint(self, iteration: int, model: torch.nn.Module,
                    optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
         """Save a checkpoint, with a copy of the CSV so far."""
-        checkpoint.save(self.files.checkpoint, iteration, model, optimizer, state,
-                        self.log.content())
+        self._patiently(lambda: checkpoint.save(
+            self.files.checkpoint, iteration, model, optimizer, state, self.log.content()))
 
     def close(self) -> None:
         """Close the CSV."""
@@ -61,7 +70,7 @@ class Bystander(Writer):
     def locked(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
-    def record(self, record: Mapping[str, Any]) -> None: ...
+    def record(self, record: Mapping[str, Any], wait: bool = True) -> None: ...
 
     def open_log(self, before: bytes | None, more: Sequence[str] = ()) -> None: ...
 

@@ -17,6 +17,7 @@ import torch
 
 from experiments.records import codefiles
 from experiments.weights import checkpoint
+from experiments.weights.saved import find_run, known_runs, model_settings, runs_called
 from mingpt.attention.heads import ATTENTIONS
 from mingpt.mlps import MLPS, SwiGLU, hidden_size
 from mingpt.model import GPT
@@ -49,7 +50,7 @@ def source_settings(init: str) -> dict[str, Any]:
     if is_run(init):
         state = checkpoint.read_state(Path(init))
         codefiles.require(codefiles.named(state.get("run")), init)
-        settings = state["model"]
+        settings = model_settings(Path(init), state)
     elif is_remote(init) and init in GPT2_SIZES:
         settings = gpt2_settings(init)
     else:
@@ -155,7 +156,6 @@ def find_source(text: str, out: Path) -> str:
     name on the hub. Returns a folder or that name."""
     if is_run(text) or (Path(text) / "config.json").is_file():
         return text
-    from experiments.weights.saved import find_run, known_runs, runs_called
     if Path(text).exists() or RUN_NAME.search(text) or runs_called(text, known_runs(out)):
         return str(find_run(text, out).checkpoint)
     return text

@@ -8,21 +8,27 @@ previous state stays as `state-previous.json` and is used when the newest is dam
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from mingpt.utils import BadInput, write_atomic
+from experiments.system import held
+from mingpt.utils import BadInput, read_json, write_atomic
 
 STATE, PREVIOUS = "state.json", "state-previous.json"
+# The files that this module makes in a run's folder. No other file is ever removed.
+OURS = re.compile(r"(model|optimizer|best)-\d+\.safetensors|log-\d+\.csv"
+                  r"|\.(model|optimizer|best)-\d+\.tmp")
+# What safetensors says of an error of the system.
+SYSTEM_ERROR = re.compile(r"(.*) \(os error (\d+)\)")
 
 
 class DamagedCheckpoint(Exception):
@@ -79,7 +85,12 @@ def save_weights(folder: Path, name: str, model: torch.nn.Module) -> str:
 
 def _save(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> str:
     temporary = folder / f".{name}.tmp"
-    save_file({k: t.detach().contiguous() for k, t in tensors.items()}, temporary)
+    try:
+        save_file({k: t.detach().contiguous() for k, t in tensors.items()}, temporary)
+    except SafetensorError as error:
+        if not (failed := SYSTEM_ERROR.search(str(error))):
+            raise
+        raise OSError(int(failed[2]), os.strerror(int(failed[2])), str(temporary)) from None
     with open(temporary, "rb+") as f:
         os.fsync(f.fileno())
     temporary.replace(folder / f"{name}.safetensors")
@@ -98,13 +109,26 @@ def discard(folder: Path) -> None:
         _sweep(folder, set())
 
 
+def tidy(folder: Path) -> None:
+    """Remove the files of checkpoints that no state names: what a kill between the newest state and
+    the end of `save` left. Removes nothing where a state is damaged."""
+    kept: set[str] = set()
+    for name in (STATE, PREVIOUS):
+        try:
+            kept |= set(_read(folder / name)["files"].values())
+        except FileNotFoundError:
+            continue
+        except DamagedCheckpoint:
+            return
+    _sweep(folder, kept)
+
+
 def _sweep(folder: Path, kept: set[str]) -> None:
     """Remove checkpoint files that are not in `kept`, and temporary files that a kill left
     behind."""
-    for pattern in ("*.safetensors", "log-*.csv", ".*.tmp"):
-        for path in folder.glob(pattern):
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name) and path.name not in kept:
+            path.unlink(missing_ok=True)
 
 
 # -- checksums -------------------------------------------------------------------------------------
@@ -128,11 +152,20 @@ def _read(path: Path) -> dict[str, Any]:
     """Read a state file. Damaged where it is not a state or its own checksum differs. States from
     older versions have no checksums and pass."""
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):   # not JSON, or not UTF-8
+        state = read_json(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, BadInput) as error:
+        raise DamagedCheckpoint(f"{path} cannot be read ({error})") from None
+    except ValueError:   # not JSON, or not UTF-8
         raise DamagedCheckpoint(f"{path} is damaged: not JSON") from None
     whole = (isinstance(state, dict) and isinstance(state.get("files"), dict)
-             and type(state.get("iteration")) is int)
+             and "model" in state["files"] and type(state.get("iteration")) is int
+             and state["iteration"] >= 0 and isinstance(state.get("sha256", {}), dict)
+             and isinstance(state.get("best") or {}, dict)
+             and all(isinstance(name, str) and OURS.fullmatch(name) for name in (
+                 *state["files"].values(),
+                 (state.get("best") or {}).get("file") or state["files"]["model"])))
     if not whole:
         raise DamagedCheckpoint(f"{path} is damaged: not the state of a checkpoint")
     checksum = state.pop("checksum", None)
@@ -212,6 +245,16 @@ def load_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return _loaded(folder / _weights(folder, _whole(folder, "model")[0], "model"))
 
 
+def shapes(folder: Path, state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of the newest weights, by name. Reads only the file's header."""
+    path = folder / _weights(folder, state, "model")
+    try:
+        with safe_open(path, "pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path}: the weights cannot be read ({error})") from None
+
+
 def _whole(folder: Path, which: str) -> tuple[dict[str, Any], str | None]:
     state, told = find(folder, kinds=(which,))
     if state is None:
@@ -263,14 +306,8 @@ def optimizer_tensors(model: torch.nn.Module,
             for entry, value in optimizer.state.get(p, {}).items() if torch.is_tensor(value)}
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock a run's folder for this process. BadInput where another process holds the lock."""
+def locked(folder: Path, waiting: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+    """Lock a run's folder for this process. Calls `waiting` and waits where another process holds
+    the lock."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(f"{folder} is in use by another process: wait until it ends, or give "
-                           f"another --out") from None
-        yield
+    return held(folder / ".lock", waiting)

@@ -5,6 +5,7 @@ Find a run that has a checkpoint, and load its model.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from experiments.records import codefiles
 from experiments.records.record import RunFiles, read_record
 from experiments.weights import checkpoint
 from experiments.weights.published_padding import build_gpt
-from mingpt.model import GPT
+from mingpt.config import check_slots
+from mingpt.model import GPT, SLOTS
 from mingpt.trainer import find_device
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
+
+SIZES = ("n_layer", "n_head", "n_embd", "vocab_size", "block_size")   # every model has them
+LARGEST = 2**20    # experts, later tokens and positions that a model can have
 
 
 def known_runs(out: Path) -> dict[str, RunFiles]:
@@ -32,8 +37,9 @@ def known_runs(out: Path) -> dict[str, RunFiles]:
         name = state.relative_to(root).as_posix()
         study, _, run = name.rpartition("/")
         arm, dot, seed = run.rpartition(".s")
-        if dot and seed.isdigit():
-            found[name] = RunFiles(Path(out), study or None, arm, int(seed))
+        if dot and seed.isdecimal() and len(seed) < 20:
+            with contextlib.suppress(BadInput):     # a folder of another origin
+                found[name] = RunFiles(Path(out), study or None, arm, int(seed))
     return found
 
 
@@ -92,10 +98,60 @@ def load_run(files: RunFiles, device: str = "auto",
     if state is None:
         raise BadInput(f"{files.checkpoint}: there is no checkpoint")
     require_code(files, state)
-    with contextlib.redirect_stdout(None):
-        model = build_gpt(CN(**state["model"] | {"model_type": None}))
+    model = _built(files, state)
     if told := checkpoint.load_model(files.checkpoint, model, which):
         say(told)
     device = find_device(device)
     record = read_record(files.json) if files.json.exists() else {}
+    if not isinstance(state.get("tokenizer"), str):
+        raise BadInput(f"{files.checkpoint / checkpoint.STATE}: it names no tokenizer")
     return model.to(torch.device(device)).eval(), get_tokenizer(state["tokenizer"]), record
+
+
+def model_settings(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The section `model` of the settings that a state holds. Raises BadInput where one of them is
+    of a kind that no model has, such as a text in place of a number."""
+    where, settings = folder / checkpoint.STATE, state.get("model")
+    kinds = GPT.get_default_config().to_dict()
+    if not isinstance(settings, dict):
+        raise BadInput(f"{where}: it holds no settings of a model")
+    kinds |= dict.fromkeys(SIZES, 1)
+    for key in (key for key in kinds if key != "model_type"):
+        value = settings.get(key, None if key in SIZES else kinds[key])
+        kind = type(kinds[key])
+        plain = value is None or isinstance(value, bool | int | float | str)
+        fits = (plain if kind is type(None) else type(value) in (int, float) if kind is float
+                else type(value) is kind)
+        if (not fits or isinstance(value, float) and not math.isfinite(value)
+                or key in SIZES and value < 1):
+            raise BadInput(f"{where}: model.{key} is {value!r:.60}")
+    if not settings.get("head_dim") and settings["n_embd"] % settings["n_head"]:
+        raise BadInput(f"{where}: {settings['n_head']} heads do not divide {settings['n_embd']}")
+    check_slots(CN(**{**kinds, **settings}), SLOTS, "model")
+    return settings
+
+
+def _built(files: RunFiles, state: dict[str, Any]) -> GPT:
+    """The model of a checkpoint, without its weights. Raises BadInput where the settings cannot be
+    those of the weights. The shapes alone decide this, so false settings take no memory."""
+    where, shapes = files.checkpoint / checkpoint.STATE, checkpoint.shapes(files.checkpoint, state)
+    settings = model_settings(files.checkpoint, state)
+    layers = {name.split(".")[2] for name in shapes if name.startswith("transformer.h.")}
+    if settings.get("n_layer") != len(layers):
+        raise BadInput(f"{where}: its settings are not those of the weights")
+    counts = [settings.get(key, 1) for key in ("n_experts", "n_future", "block_size")]
+    if not all(type(n) is int and n <= LARGEST for n in counts):
+        raise BadInput(f"{where}: {counts} experts, later tokens and positions are no model's")
+    config = CN(**settings | {"model_type": None})
+    try:
+        with contextlib.redirect_stdout(None):
+            with torch.device("meta"):
+                planned = {name: tuple(p.shape) for name, p in build_gpt(config).named_parameters()}
+            if planned == shapes:
+                return build_gpt(config)
+    except BadInput:
+        raise
+    except Exception as error:     # settings of any type and size may fail anywhere
+        raise BadInput(f"{where}: no model can be built from its settings "
+                       f"({type(error).__name__}: {error})") from None
+    raise BadInput(f"{where}: its settings are not those of the weights")

@@ -15,7 +15,6 @@ Compact (001): one formula per schedule, for GPT-2's 12 layers or for the option
                    "full": {"type": "none"}}}
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from mingpt.patterns.kinds import (
     Strided,
     Window,
 )
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.utils import BadInput, did_you_mean, read_json
 
 COMPACT_LAYERS = 12
 
@@ -55,7 +54,7 @@ def load_schedule(path: str, name: str = "") -> list[Pattern]:
 
 def _read(path: str) -> dict:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         near = [p.name for p in Path(path).parent.glob("*.json")]
         raise BadInput(f"no schedule file {path}"

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from mingpt.utils import BadInput, write_atomic
+from mingpt.utils import BadInput, read_json, write_atomic
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PATIENCE = 3     # seconds to wait for the hub's first answer
@@ -51,7 +51,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of config.json. BadInput where it is missing or not a JSON object."""
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}; every Hugging Face model needs this "
                        f"file") from None
@@ -100,7 +100,7 @@ def _weight_files(folder: Path) -> list[str]:
     if (folder / INDEX).is_file():
         try:
             return sorted(
-                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+                set(read_json(folder / INDEX)["weight_map"].values())
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(

@@ -14,6 +14,7 @@ import pytest
 from experiments.corpus import build, get_default_config, open_corpus
 from experiments.corpus.hub import NAMED, HubSource, articles
 from experiments.corpus.stdlib import SETS, StdlibSource
+from experiments.system import held
 from mingpt.utils import BadInput
 
 OPEN = """
@@ -187,7 +188,7 @@ def test_the_second_waits_for_the_lock_and_says_so(corpus_file, data_config, tmp
     config = data_config(corpus_file)
     open_corpus(config)
     lock = next((tmp_path / "cache").glob("*.lock"))
-    with build._lock(lock):
+    with held(lock):
         process = start(config)
         assert "waiting for it" in process.stderr.readline() and process.poll() is None
     assert json.loads(process.communicate(timeout=60)[0])["documents"] == 200

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from experiments.launch.alive import FIRST, LEAST, began_at, is_alive, quiet_for, status_of
+from experiments.launch.alive import FIRST, LEAST, is_alive, quiet_for, status_of
+from experiments.system import began_at
 from tests.helpers.machine import linux
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid()}
@@ -30,7 +31,7 @@ def test_a_process_that_began_after_the_last_write_has_only_the_same_number():
 
 @pytest.mark.parametrize("process", [HERE, ELSEWHERE])
 def test_a_run_that_writes_nothing_for_long_is_silent_wherever_it_is(process, monkeypatch):
-    monkeypatch.setattr("experiments.launch.alive.began_at", lambda pid: None)
+    monkeypatch.setattr("experiments.system.began_at", lambda pid: None)
     record = {"status": "running", "process": process, "progress": {"longest_wait": 10.0}}
     now = time.time()
     assert status_of(record, now - 5) == "running"

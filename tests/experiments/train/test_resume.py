@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -375,6 +376,18 @@ def two_checkpoints(tmp_path_factory):
         checkpoint.save(folder, iteration, model, optimizer, {"best": None, "seconds": 1.5},
                         b"iteration\n7\n")
     return folder
+
+
+def test_files_that_no_state_names_are_removed_and_no_others(two_checkpoints, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(two_checkpoints, folder)
+    before = {path.name for path in folder.iterdir()}
+    others = {"mine.safetensors", "model-final.safetensors", "log.csv", "thesis.tmp"}
+    for name in (*others, "model-000001.safetensors", "best-000009.safetensors", "log-000001.csv",
+                 ".optimizer-000009.tmp"):
+        (folder / name).write_text("x")
+    checkpoint.tidy(folder)
+    assert {path.name for path in folder.iterdir()} == before | others
 
 
 def test_every_damage_is_noticed_and_the_older_checkpoint_used(two_checkpoints, tmp_path):
