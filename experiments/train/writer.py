@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from experiments.records.record import Log, RunFiles, at, now, read_record, write_record
-from experiments.system import patiently
+from experiments.system import Held, patiently
 from experiments.weights import checkpoint
 from mingpt.utils import BadInput
 
@@ -86,7 +86,7 @@ class Bystander(Writer):
 def mark_interrupted(files: RunFiles, message: str) -> bool:
     """Write into a run's record that it was interrupted, where the process that should write it has
     ended. Returns whether that was so: the record says `running`, and nobody has locked the run."""
-    with contextlib.suppress(BadInput), checkpoint.locked(files.checkpoint):
+    with contextlib.suppress(BadInput, Held), checkpoint.locked(files.checkpoint, None):
         record = read_record(files.json)
         if at(record, "status") == "running":
             write_record(files.json, {**record, "status": "interrupted", "message": message,

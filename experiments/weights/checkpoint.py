@@ -306,8 +306,9 @@ def optimizer_tensors(model: torch.nn.Module,
             for entry, value in optimizer.state.get(p, {}).items() if torch.is_tensor(value)}
 
 
-def locked(folder: Path, waiting: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
-    """Lock a run's folder for this process. Calls `waiting` and waits where another process holds
-    the lock."""
+def locked(folder: Path, waiting: Callable[[], None] | None
+           ) -> contextlib.AbstractContextManager[None]:
+    """Lock a run's folder for this process. Where another process holds the lock, calls `waiting`
+    and waits; raises Held where that is None."""
     folder.mkdir(parents=True, exist_ok=True)
     return held(folder / ".lock", waiting)

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +19,9 @@ SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "FLAG")
 
 # Stands in for .venv/bin/python. It prints its arguments. With PLAY set, it waits for a signal and
 # then exits with the given code.
-PYTHON = """#!/usr/bin/env bash
+PYTHON = f"""#!/usr/bin/env bash
+if [[ ${{1:-}} == -c ]]; then exec {sys.executable} "$@"; fi   # the script's own helper
+""" + """
 printf '<%s>' "$@"; echo
 if [[ -n ${PLAY:-} ]]; then
     trap 'echo heard USR1; exit $PLAY' USR1

@@ -312,7 +312,7 @@ BAD = {
     "more beside a factorial": ('[arms.g]\nfactorial = ["rope"]\nmodel.n_embd = 8',
                                 "factorial must be the only key"),
     "an arm's name with a slash": ('[arms."a/b"]\nmodel.n_embd = 8', "cannot name an arm"),
-    "a study's name with a slash": ('name = "a/b"\n[arms.rope]', "cannot name a folder"),
+    "a study's name with a slash": ('name = "a/b"\n[arms.rope]', "cannot name a file or a folder"),
     "no TOML": ("[arms.rope]\nmodel.position = rope", "line 2"),
 }
 

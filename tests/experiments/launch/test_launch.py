@@ -203,10 +203,11 @@ def test_several_at_once_share_the_threads_and_the_gpus_and_log_apart(request_fo
 def test_a_run_starts_with_torch_imported_and_no_other_runs_memory(request_for):
     request = request_for("a", "b")
     launch.LAB.write_text(textwrap.dedent("""
-        import sys, json, torch
+        import sys
+        there = [name in FORKED for name in ("torch", "experiments.train.run")]
+        import json, torch
         from pathlib import Path
         args = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-        there = [name in FORKED for name in ("torch._dynamo", "experiments.train.run")]
         Path(args["--out"], args["--arm"]).write_text(json.dumps([there, hasattr(torch, "mark")]))
         torch.mark = 1
     """).replace("FORKED", "sys.modules"))

@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on_with_its_file_to_the_same_bits(place, tmp_pa
 
     def stopped(run, trainer):
         if trainer.iter_num == 3:
-            run.signal = signal.SIGTERM
+            run._ask_to_end(signal.SIGTERM, None)
         after(run, trainer)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_after_iteration", stopped)

@@ -214,7 +214,7 @@ def test_a_clean_study_has_no_warnings(tmp_path):
     ({"data": [], "audit": 3, "code": "x", "environment": None, "config": [], "process": 0,
       "start": 5, "changes": 1,
       "model": [], "command": {}, "result": "?", "message": [1], "end": {}},
-      "Runs without an audit"),
+      "Files with problems"),
 ])
 def test_what_is_wrong_with_one_run_is_said(tmp_path, part, said):
     write_study(tmp_path, {"baseline": 0, "rope": -0.1}, study="mine", steps=50)

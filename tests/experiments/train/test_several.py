@@ -70,7 +70,7 @@ def trained(case, processes, steps=3):
     trainer.run()
     x, y = (np.concatenate(part) for part in zip(*map(Rows().batch, range(5)), strict=True))
     validation = SimpleNamespace(x=x, y=y, nbytes=np.ones_like(x), set_id=np.zeros_like(x),
-                                 set_names=["all"])
+                                 set_names=["all"], source_columns=[])
     tensors = {**dict(model.named_parameters()), **optimizer_tensors(model, trainer.optimizer)}
     digest = hashlib.sha256(b"".join(tensors[name].detach().numpy().tobytes()
                                      for name in sorted(tensors)))
