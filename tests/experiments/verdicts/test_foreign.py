@@ -44,6 +44,33 @@ def test_a_copied_log_is_named_and_counted_once(tmp_path):
                for line in results.left_out)
 
 
+def test_a_copy_without_its_training_losses_is_a_copy(tmp_path):
+    arm(tmp_path, "baseline")
+    arm(tmp_path, "rope", -0.05, seeds=range(3))
+    lines = (tmp_path / "rope.s0.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "rope.s3.txt").write_text("".join(x for x in lines if x.startswith("step")))
+    assert judge([tmp_path]).verdicts["rope"].n == 3
+
+
+def test_arms_that_share_only_the_step_before_training_are_not_compared(tmp_path):
+    arm(tmp_path, "baseline")
+    arm(tmp_path, "rope", steps=[0, *range(151, 1500, 130)][:len(write.STEPS)])
+    found = judge([tmp_path])
+    assert found.verdicts["rope"].word == "undecided" and found.common_iteration != 0
+
+
+def test_a_run_without_a_seed_has_one_name_everywhere(tmp_path):
+    for name in ("baseline", "rope"):
+        for number in range(1, 7):
+            end = ENDS[number % 5] + (0.9 if number == 3 and name == "rope" else 0)
+            write.nanogpt(tmp_path / f"{name}_{number}.txt",
+                          write.curve(end, number + 31 * len(name)))
+    results = judge([tmp_path])
+    line = results.outliers[0].line()
+    assert line.startswith("rope #3: ") and "the other 5 runs" in line
+    assert "rope #3" in [run.path.stem for run in results.runs]
+
+
 def test_one_seed_repeated_is_no_replicate(tmp_path):
     arm(tmp_path, "baseline")
     for again in "abcd":
