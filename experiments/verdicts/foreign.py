@@ -241,6 +241,10 @@ class Foreign(Results):
                        f"{self.common_iteration:,} a schedule that ends earlier is ahead")
             if self._apart(arm) > START:
                 yield f"{self._start_text(arm)}: is it the same validation set?"
+        totals = {total for run in self.runs_of(arm) if (total := self.log_of(run).total)}
+        if len(totals) > 1:
+            yield ("by their logs, its runs were to end at different steps: "
+                   + ", ".join(f"{total:,}" for total in sorted(totals)))
         values = [value for value in self.values.get(arm, {}).values() if isfinite(value)]
         step = resolution(np.array(values)) if values else 0.0
         spread = np.std(values, ddof=1) if len(values) > 1 else 0.0

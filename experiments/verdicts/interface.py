@@ -50,10 +50,10 @@ def _paired(arm: Given, baseline: Given) -> bool:
 
 
 def _has_seeds(given: Given) -> bool:
-    """Return whether values come with seeds. The index that pandas itself gives only numbers
-    them."""
-    return isinstance(given, Mapping) or (isinstance(given, pd.Series)
-                                          and not isinstance(given.index, pd.RangeIndex))
+    """Return whether values come with seeds. The nameless index that pandas itself gives only
+    numbers them."""
+    return isinstance(given, Mapping) or (isinstance(given, pd.Series) and not (
+        isinstance(given.index, pd.RangeIndex) and given.index.name is None))
 
 
 def _values(given: Given) -> dict[int | str, float]:

@@ -207,6 +207,12 @@ def test_a_table_that_could_be_misread_is_refused(tmp_path, rows, why):
         read_logs([tmp_path])
 
 
+def test_an_export_with_two_validation_losses_per_run_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text('"Step","r - val/loss","r - eval/loss"\n0,5.5,6.5\n1,4,5\n')
+    with pytest.raises(BadInput, match="could both be the validation loss"):
+        read_logs([tmp_path])
+
+
 def test_steps_with_thousands_separators_and_words_for_nothing_are_read(tmp_path):
     (tmp_path / "a.csv").write_text('step,val_loss\n0,5.5\n500,None\n"1,000",3.5\n')
     log, = read_logs([tmp_path])

@@ -118,6 +118,17 @@ def test_schedules_of_other_lengths_are_refused_unless_a_step_is_asked_for(tmp_p
         judge([tmp_path], Choices(at=801)).verdicts          # noqa: B018
 
 
+def test_an_arm_whose_runs_were_to_end_at_different_steps_says_so(tmp_path):
+    for name in ("baseline", "rope"):
+        for seed in range(3):
+            losses = write.curve(ENDS[seed], seed + 31 * len(name))
+            write.modded(tmp_path / f"{name}.s{seed}.txt", [losses],
+                         total=1200 if (name, seed) == ("rope", 0) else 1000)
+    cautions = judge([tmp_path]).cautions
+    assert any("different steps: 1,000, 1,200" in each for each in cautions["rope"])
+    assert "baseline" not in cautions
+
+
 def test_losses_at_step_0_that_cannot_belong_together_are_refused(tmp_path):
     arm(tmp_path, "baseline")
     for seed in range(5):
