@@ -86,13 +86,16 @@ def _one_training(one: Placed, other: Placed) -> bool:
 
 
 def _repeated(placed: list[Placed]) -> tuple[list[str], list[Placed]]:
-    """Return (one line per seed that an arm ran again, the runs with each seed once)."""
-    first: dict[tuple[str, int], Placed] = {}
-    again: dict[tuple[str, int], list[Placed]] = defaultdict(list)
+    """Return (one line per seed that an arm ran again, the runs with each seed once). The first
+    counts, unless it was stopped before a later one was: a run that diverged was not stopped."""
+    runs: dict[tuple[str, int], list[Placed]] = defaultdict(list)
     for each in placed:
-        key = each.arm, each.seed
-        if each.seed is not None and first.setdefault(key, each) is not each:
-            again[key].append(each)
+        if each.seed is not None:
+            runs[each.arm, each.seed].append(each)
+    counted = {key: some[0] if some[0].log.blown_up else max(some, key=_end)
+               for key, some in runs.items()}
+    again = {key: [each for each in some if each is not counted[key]]
+             for key, some in runs.items() if len(some) > 1}
     gone = {id(each) for those in again.values() for each in those}
     lines = [f"{arm} ran seed {seed} again, which is no other replicate: {_names(those)}"
              for (arm, seed), those in again.items()]

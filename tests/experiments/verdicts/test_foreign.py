@@ -81,6 +81,21 @@ def test_one_seed_repeated_is_no_replicate(tmp_path):
                for line in results.left_out)
 
 
+@pytest.mark.parametrize("diverged", [False, True])
+def test_a_run_started_again_in_one_file_counts_unless_the_first_diverged(tmp_path, diverged):
+    arm(tmp_path, "baseline")
+    arm(tmp_path, "rope", -0.05)
+    path = tmp_path / "rope.s1.txt"
+    write.nanogpt(tmp_path / "stopped", write.curve(3.1, 77)[:6], steps=write.STEPS[:6])
+    begun = (tmp_path / "stopped").read_text()
+    path.write_text(begun + "iter 550: loss nan, time 30.00ms\n" * diverged + path.read_text())
+    (tmp_path / "stopped").unlink()
+    results = judge([tmp_path])
+    assert results.common_iteration == 1000
+    assert any("rope.s1" in line and "diverged" in line for line in results.left_out) == diverged
+    assert results.verdicts["rope"].n == (4 if diverged else 5)
+
+
 def test_coarse_losses_are_said_and_decide_nothing(tmp_path):
     for name, end in (("baseline", 3.21), ("rope", 3.16)):
         for seed in range(3):
