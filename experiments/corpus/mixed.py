@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
 from experiments.corpus.corpus import Corpus, Validation, totals
-from experiments.corpus.mixture import MixedBatches, source_seed
+from experiments.corpus.mixture import CYCLE, MixedBatches, source_seed, unread
 from experiments.corpus.progress import say
 from mingpt.utils import IGNORE_INDEX, BadInput
 
@@ -56,6 +57,9 @@ class MixedCorpus:
     def train(self, block_size: int, batch_size: int, seed: int) -> MixedBatches:
         """The training batches; `.batch(t)` is a pure function of (seed, t, mixture). Raises
         BadInput where a source with a share has not enough text for one block."""
+        for name in unread(self.weights):
+            say(f"{name}: nothing of it is read, because it has less than one row in {CYCLE:,} of "
+                f"the training text. data.mixture gives it a share.")
         sources = {name: self.parts[name].train(block_size, batch_size, source_seed(seed, name))
                    for name, weight in self.weights.items() if weight}
         return MixedBatches(sources, self.weights, batch_size, seed, self.eot)
@@ -132,7 +136,17 @@ def open_mixed(config, sources: Mapping[str, list[str]], weights: Mapping[str, f
         parts = {name: open_part(paths, name, "share" if name in held else "none")
                  for name, paths in sources.items()}
         scored = {name: parts[name] for name in sources if name in held}
+    _refuse_same_text(parts)
     return MixedCorpus(config, parts, scored, weights)
+
+
+def _refuse_same_text(parts: Mapping[str, Corpus]) -> None:
+    """Raise BadInput where two sources hold the same documents: arms that mix them differently
+    would train on the same text."""
+    for (one, mine), (other, theirs) in combinations(parts.items(), 2):
+        texts = [each.store.documents["hash"] for each in (mine, theirs)]
+        if len(texts[0]) == len(texts[1]) and np.array_equal(*map(np.sort, texts)):
+            raise BadInput(f"data.sources: {one} and {other} hold the same text")
 
 
 def _sum(described) -> dict[str, int]:

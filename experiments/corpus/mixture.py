@@ -44,6 +44,9 @@ def read_mixture(entries: Sequence[str] | None, sources: Sequence[str]) -> dict[
     if not entries:
         return None
     weights = dict.fromkeys(sources, 0.0)
+    names = [entry.partition("=")[0] for entry in entries]
+    if twice := [name for name in weights if names.count(name) > 1]:
+        raise BadInput(f"data.mixture: {twice[0]} has several shares: give one")
     for entry in entries:
         name, _, text = entry.partition("=")
         if name not in weights:
@@ -59,7 +62,16 @@ def read_mixture(entries: Sequence[str] | None, sources: Sequence[str]) -> dict[
     if abs(total - 1) > 1e-6:
         raise BadInput(f"data.mixture: the shares sum to {total:g}, not to 1: "
                        + ", ".join(f"{name} {share:g}" for name, share in weights.items()))
+    if lost := unread(weights):
+        raise BadInput(f"data.mixture: the share {weights[lost[0]]:g} of {lost[0]} is less than "
+                       f"one row in {CYCLE:,}, so nothing of it would be read")
     return weights
+
+
+def unread(weights: Mapping[str, float]) -> list[str]:
+    """The sources with a share that is too small for one row per cycle."""
+    return [name for (name, weight), rows in zip(weights.items(), quotas(weights), strict=True)
+            if weight and not rows]
 
 
 def quotas(weights: Mapping[str, float]) -> np.ndarray:

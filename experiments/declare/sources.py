@@ -86,12 +86,12 @@ def check_sources(data: CN) -> None:
         for key in ("mixture", "repeat_max", "val_sources", "val_paths"):
             if getattr(data, key) is not None:
                 raise BadInput(f"data.{key} needs data.sources: [sources.NAME] in a study, or "
-                               f"--source NAME=PATH")
+                               f"--data.sources.NAME=PATH")
         return
     if data.paths is not None:
         raise BadInput(f"--data {shown(data.paths)} would replace the sources of this study "
                        f"({', '.join(read_sources(data.sources))}): name the one that it replaces "
-                       f"with --source NAME=PATH")
+                       f"with --data.sources.NAME=PATH")
     names = list(read_sources(data.sources))
     read_mixture(data.mixture, names)
     for name in data.val_sources or ():

@@ -93,7 +93,7 @@ def _outliers(results: Results) -> Iterator[Notice]:
     if lines:
         yield Notice("A seed ended far from the others", tuple(lines[:SHOWN]) + _rest(lines),
                      grave=False)
-    lines = [each.line() for each in scattered(results.judged, results.margin)]
+    lines = [each.line() for each in scattered(results.judged, results.margin, results.numbered)]
     if lines:
         yield Notice("The few seeds of an arm ended far apart", tuple(lines[:SHOWN])
                      + _rest(lines), grave=False)

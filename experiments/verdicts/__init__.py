@@ -11,7 +11,7 @@ import importlib
 from typing import Any
 
 _WHERE = {"compare": "interface", "read": "interface", "judge": "foreign", "Choices": "foreign",
-          "Verdict": "verdict", "verdicts": "stats"}
+          "Verdict": "verdict", "verdicts": "interface"}
 __all__ = list(_WHERE)          # noqa: PLE0604
 
 

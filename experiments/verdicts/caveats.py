@@ -42,7 +42,8 @@ class Caveats:
 def caveats(results: Results) -> Caveats:
     """Return what weakens the words of a study. What weakens the baseline weakens every word, and
     so does what is true of every arm."""
-    apart = {each.arm: each for each in scattered(results.judged, results.margin)}
+    apart = {each.arm: each
+             for each in scattered(results.judged, results.margin, results.numbered)}
     changed = {change.key for change in results.changed}
     far = {each.arm: each.seed for each in results.outliers}     # at most one per arm
     every = {arm: list(dict.fromkeys(_of_arm(results, arm, apart.get(arm), far.get(arm),

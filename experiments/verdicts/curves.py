@@ -60,30 +60,42 @@ def _names(placed: Iterable[Placed]) -> str:
 
 def _copies(placed: list[Placed]) -> tuple[list[str], list[Placed]]:
     """Return (one line per curve that stands in several logs, the logs with each curve once)."""
-    first: dict[str, Placed] = {}
-    again: dict[str, list[Placed]] = defaultdict(list)
+    kept: dict[str, list[Placed]] = defaultdict(list)
+    again: dict[Placed, list[Placed]] = defaultdict(list)
     for each in placed:
-        losses = each.log.table[["iteration", "loss", "val_loss"]].to_numpy()
-        losses = losses[~np.isnan(losses[:, 1:]).all(axis=1)]
-        key = hashlib.sha256(losses.tobytes()).hexdigest()
-        if len(losses) >= FEWEST and key in first:
-            again[key].append(each)
-        else:
-            first.setdefault(key if len(losses) >= FEWEST else each.label, each)
+        losses = each.log.table[["iteration", "val_loss"]].dropna().to_numpy()
+        if len(losses) < FEWEST:
+            losses = each.log.table[["iteration", "loss", "val_loss"]].to_numpy()
+            losses = losses[~np.isnan(losses[:, 1:]).all(axis=1)]
+        same = kept[hashlib.sha256(losses.tobytes()).hexdigest()]
+        first = next((other for other in same if len(losses) >= FEWEST
+                      and _one_training(each, other)), None)
+        (same if first is None else again[first]).append(each)
     gone = {id(each) for those in again.values() for each in those}
-    lines = [f"the same curve as {first[key].label} ({first[key].arm}), to the last digit, so "
-             f"counted once: {_names(those)}" for key, those in again.items()]
+    lines = [f"the same curve as {first.label} ({first.arm}), to the last digit, so counted once: "
+             f"{_names(those)}" for first, those in again.items()]
     return lines, [each for each in placed if id(each) not in gone]
 
 
+def _one_training(one: Placed, other: Placed) -> bool:
+    """Return whether the training losses of two logs agree at every step that both have. A copy
+    may lack those lines."""
+    mine, theirs = (each.log.table.set_index("iteration")["loss"].dropna() for each in (one, other))
+    both = mine.index.intersection(theirs.index)
+    return bool((mine[both].to_numpy() == theirs[both].to_numpy()).all())
+
+
 def _repeated(placed: list[Placed]) -> tuple[list[str], list[Placed]]:
-    """Return (one line per seed that an arm ran again, the runs with each seed once)."""
-    first: dict[tuple[str, int], Placed] = {}
-    again: dict[tuple[str, int], list[Placed]] = defaultdict(list)
+    """Return (one line per seed that an arm ran again, the runs with each seed once). The first
+    counts, unless it was stopped before a later one was: a run that diverged was not stopped."""
+    runs: dict[tuple[str, int], list[Placed]] = defaultdict(list)
     for each in placed:
-        key = each.arm, each.seed
-        if each.seed is not None and first.setdefault(key, each) is not each:
-            again[key].append(each)
+        if each.seed is not None:
+            runs[each.arm, each.seed].append(each)
+    counted = {key: some[0] if some[0].log.blown_up else max(some, key=_end)
+               for key, some in runs.items()}
+    again = {key: [each for each in some if each is not counted[key]]
+             for key, some in runs.items() if len(some) > 1}
     gone = {id(each) for those in again.values() for each in those}
     lines = [f"{arm} ran seed {seed} again, which is no other replicate: {_names(those)}"
              for (arm, seed), those in again.items()]

@@ -86,6 +86,11 @@ class Foreign(Results):
     unit = property(lambda self: self.cleaned.unit)
 
     @property
+    def numbered(self) -> frozenset[str]:
+        """The arms whose runs have numbers in place of seeds."""
+        return frozenset(self.arms) - self.cleaned.seeded
+
+    @property
     def replicates(self) -> str:
         """What the runs of an arm are called: seeds where all arms name them."""
         return "seeds" if set(self.arms) <= self.cleaned.seeded else "runs"
@@ -142,6 +147,8 @@ class Foreign(Results):
             return at
         compared = [each for arm, each in steps.items() if arm not in self.other_schedules]
         every = set().union(*compared)
+        if any(self.ends.values()):
+            every.discard(0)            # no arm has been trained there
         # as many arms as possible, and of such steps the last
         return max(every, key=lambda step: (sum(step in each for each in compared), step),
                    default=-1)
@@ -234,6 +241,10 @@ class Foreign(Results):
                        f"{self.common_iteration:,} a schedule that ends earlier is ahead")
             if self._apart(arm) > START:
                 yield f"{self._start_text(arm)}: is it the same validation set?"
+        totals = {total for run in self.runs_of(arm) if (total := self.log_of(run).total)}
+        if len(totals) > 1:
+            yield ("by their logs, its runs were to end at different steps: "
+                   + ", ".join(f"{total:,}" for total in sorted(totals)))
         values = [value for value in self.values.get(arm, {}).values() if isfinite(value)]
         step = resolution(np.array(values)) if values else 0.0
         spread = np.std(values, ddof=1) if len(values) > 1 else 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -33,20 +33,20 @@ class Outlier:
     sd: float
     n: int
     p: float
+    mark: str = ".s"        # what stands before the seed; " #" before the number of a run
 
     def line(self) -> str:
         """Return the outlier as one readable line."""
-        return (
-            f"{self.arm}.s{self.seed}: {signed(self.value)}, where the other {self.n - 1} seeds "
-            f"have {signed(self.mean)} (sd {self.sd:.4f})"
-        )
+        return (f"{self.arm}{self.mark}{self.seed}: {signed(self.value)}, where the other "
+                f"{self.n - 1} {'seeds' if self.mark == '.s' else 'runs'} have "
+                f"{signed(self.mean)} (sd {self.sd:.4f})")
 
 
 def outliers(values: Mapping[str, Values], baseline: str, margin: float,
-             unpaired: Container[str] = ()) -> list[Outlier]:
+             unpaired: Container[str] = (), numbered: Container[str] = ()) -> list[Outlier]:
     """Return the farthest seed of every arm where it is too far for normal noise (Grubbs' test at
     1 % over all arms) and farther from the others than the margin. The values of an `unpaired` arm
-    stand for themselves, as the baseline's do."""
+    stand for themselves, as the baseline's do. The runs of a `numbered` arm have no seeds."""
     own = values.get(baseline, {})
     found = []
     for arm, mine in values.items():
@@ -58,7 +58,7 @@ def outliers(values: Mapping[str, Values], baseline: str, margin: float,
         outlier = _farthest(arm, np.array(common, dtype=int)[finite], numbers[finite])
         far = (outlier and outlier.p < ALPHA / len(values)
                and abs(outlier.value - outlier.mean) > margin)
-        found += [outlier] if far else []
+        found += [replace(outlier, mark=_mark(arm, numbered))] if far else []
     return found
 
 
@@ -84,6 +84,7 @@ class Scattered:
     arm: str
     values: dict[int, float]
     usual: float                 # the sd over seeds of the other arms, pooled
+    mark: str = ".s"             # as an Outlier has it
 
     @property
     def apart(self) -> float:
@@ -92,13 +93,20 @@ class Scattered:
 
     def line(self) -> str:
         """Return the finding as one readable line."""
-        ends = ", ".join(f"s{seed} {value:.4f}" for seed, value in self.values.items())
-        return (f"{self.arm}: its {len(self.values)} seeds ended {self.apart:.4f} apart ({ends}), "
-                f"where the seeds of the other arms have sd {self.usual:.4f}; so few seeds cannot "
-                f"show which of them is unusual")
+        what = "seeds" if self.mark == ".s" else "runs"
+        ends = ", ".join(f"{self.mark.strip(' .')}{seed} {value:.4f}"
+                         for seed, value in self.values.items())
+        return (f"{self.arm}: its {len(self.values)} {what} ended {self.apart:.4f} apart ({ends}), "
+                f"where the {what} of the other arms have sd {self.usual:.4f}; so few {what} "
+                f"cannot show which of them is unusual")
 
 
-def scattered(values: Mapping[str, Values], margin: float) -> list[Scattered]:
+def _mark(arm: str, numbered: Container[str]) -> str:
+    return " #" if arm in numbered else ".s"
+
+
+def scattered(values: Mapping[str, Values], margin: float,
+              numbered: Container[str] = ()) -> list[Scattered]:
     """Return the arms of two or three seeds whose values differ far more than those of the other
     arms (an F-test at 5 % over all arms), and by more than the margin. `outliers` judges arms of
     more seeds."""
@@ -118,7 +126,7 @@ def scattered(values: Mapping[str, Values], margin: float) -> list[Scattered]:
         if len(mine) >= FEWEST or not pooled > 0:
             continue
         ratio = squares[arm] / freedom[arm] / pooled
-        each = Scattered(arm, mine, math.sqrt(pooled))
+        each = Scattered(arm, mine, math.sqrt(pooled), _mark(arm, numbered))
         if (sp.f.sf(ratio, freedom[arm], others) < FEW_ALPHA / len(finite)
                 and each.apart > margin):
             found.append(each)

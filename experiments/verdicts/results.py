@@ -101,7 +101,8 @@ class Results(StudyRuns):
     @cached_property
     def outliers(self) -> list[Outlier]:
         """Seeds that ended far from the other seeds of their arm."""
-        return outliers(self.judged, self.baseline, self.margin, self.unpaired)
+        return outliers(self.judged, self.baseline, self.margin, self.unpaired,
+                        self.numbered)
 
     @cached_property
     def factorials(self) -> tuple[FactorialAnalysis, ...]:

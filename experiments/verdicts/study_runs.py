@@ -41,6 +41,7 @@ class StudyRuns:
     foreign: ClassVar[bool] = False
     replicates: ClassVar[str] = "seeds"
     unpaired: ClassVar[frozenset[str]] = frozenset()
+    numbered: ClassVar[frozenset[str]] = frozenset()    # arms whose runs have no seeds
     cautions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     unknown: ClassVar[tuple[str, ...]] = ()
 

@@ -209,7 +209,8 @@ def notes(results: Results) -> list[str]:
                      "runs without records share no iteration, so none is compared")
     lines += [results.noise_floor.line()] if results.noise_floor else []
     lines += [f"far from the other seeds: {each.line()}" for each in results.outliers]
-    lines += [f"far apart: {each.line()}" for each in scattered(results.judged, results.margin)]
+    lines += [f"far apart: {each.line()}"
+              for each in scattered(results.judged, results.margin, results.numbered)]
     for each in results.factorials:
         lines += [f"effect of {line}" for line in each.lines()] + [f"adding up: {each.line()}"]
     lines += ([f"adding up: {each.line()}" for each in results.sums]

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import experiments.verdicts as v
@@ -128,6 +129,23 @@ def test_values_are_compared_by_seed_where_they_share_seeds():
     assert not v.compare(arm, {7: 3.2, 8: 3.3}, margin=0.01).paired
     with pytest.raises(BadInput, match="margin"):
         v.compare(arm, base, margin=-1)
+    with pytest.raises(BadInput, match="None is no number"):
+        v.compare([3.2, None], base, margin=0.01)
+
+
+def test_values_of_pandas_are_judged_as_dicts_and_lists_are():
+    arm, base = {0: 3.2114, 1: 3.1902, 2: 3.2231}, {0: 3.2511, 1: 3.2297, 2: 3.2639}
+    as_dicts = v.compare(arm, base, margin=0.01)
+    table = pd.DataFrame({"baseline": base, "rope": arm}).rename_axis("seed")
+    by_seed = v.compare(table["rope"], table["baseline"], margin=0.01)
+    assert by_seed.paired and by_seed.line() == as_dicts.line()
+    numbered = [pd.Series(list(each.values())) for each in (arm, base)]     # 0, 1, 2 by pandas
+    assert not v.compare(*numbered, margin=0.01).paired
+    together = {"baseline": base, "rope": arm, "other": [3.2, 3.21, 3.23]}
+    found = v.verdicts(together, "baseline", margin=0.01)
+    assert found["rope"].paired and not found["other"].paired
+    judged = v.verdicts(table, "baseline", margin=0.01)["rope"]
+    assert judged.paired and judged.difference == as_dicts.difference
 
 
 def test_logs_are_one_table(runs):

@@ -24,7 +24,9 @@ from mingpt.utils import BadInput, did_you_mean
 SUFFIX = re.compile(r"\.(?:txt|log|csv|tsv|jsonl?|out|err|wandb)$", re.IGNORECASE)
 SEED = re.compile(r"(?:^|[._\-\s])(?:(?:random_?)?seed[=_\-]?|s=?)(\d{1,19})(?=$|[._\-\s])", re.I)
 UUID = re.compile(r"[._\-]*[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.I)
-COUNT = re.compile(r"(?:^|[._\-\s])(?:run|rep|repeat|trial|version)?[._\-\s#]?(\d{1,4})$|"
+# No count: the end of a decimal (0.1) or of an exponent (1e-3).
+COUNT = re.compile(r"(?:^|(?<!\d)\.|(?<!\de)[_\-\s])"
+                   r"(?:run|rep|repeat|trial|version)?[._\-\s#]?(\d{1,4})$|"
                    r"\s?\((\d{1,4})\)$", re.I)
 # Names that many runs share, so that the folder names the run.
 GENERIC = re.compile(r"(?:logs?|main|metrics(?:\.\w{1,20})?|trainer_state|train(?:ing)?|stdout|"
@@ -109,13 +111,20 @@ def _parse(log: Log, label: str) -> _Name:
     seed, anonymous = None, False
     while parts:
         last = parts.pop()
-        if found := SEED.search(last):
+        # the last one, or one spelled out: moe_s4_s0 is seed 0 of moe_s4
+        if seeds := list(SEED.finditer(last)):
+            found = next((each for each in seeds if "seed" in each[0].lower()), seeds[-1])
             seed = int(found[1]) if seed is None else seed
             last = (last[:found.start()] + last[found.end():]).strip("._- ")
         if UUID.search(last):
             anonymous, last = True, UUID.sub("", last)
         if last and not GENERIC.fullmatch(last):
             folders = tuple(part for part in parts if not GENERIC.fullmatch(part))
+            for part in reversed(folders if seed is None else ()):     # seed_0/rope.txt
+                if found := SEED.fullmatch(part):
+                    seed = int(found[1])
+                    folders = tuple(each for each in folders if each != part)
+                    break
             return _Name(folders, last, seed, anonymous)
     return _Name((), "", seed, anonymous)
 

@@ -127,6 +127,19 @@ def number(text: object) -> float:
         return math.nan
 
 
+def unfinished(path: Path) -> bool:
+    """Return whether the last line of a file has no end, so that its last number may be cut off."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read(1) not in (b"\n", b"\r", b"")
+
+
+def decimals(text: str) -> int:
+    """Return how many digits stand at the end of a text, after a dot; 0 after anything else."""
+    found = re.search(r"\.(\d{1,20})$", text)
+    return len(found[1]) if found else 0
+
+
 def runs_of_lines(path: Path, name: str, parse: Callable[[str], Row | None],
                   begin: Callable[[str], bool] | None = None, **more) -> list[Log]:
     """Return the runs of a text log, from a parser of one line.
@@ -137,6 +150,8 @@ def runs_of_lines(path: Path, name: str, parse: Callable[[str], Row | None],
     """
     runs, last, seed = [Rows()], -1.0, None
     skip = begin is not None and any(begin(text) for text in lines(path))
+    digits: dict[frozenset[str], int] = {}      # of the last number of a line, by what it logs
+    cut = _cut_off(path)
     for text in lines(path):
         if skip:
             skip = not begin(text)
@@ -146,6 +161,11 @@ def runs_of_lines(path: Path, name: str, parse: Callable[[str], Row | None],
         row = parse(text)
         if row is None:
             continue
+        kind = frozenset(row)
+        if text == cut and decimals(text) < digits.get(kind, 0):
+            more["problems"] = (f"{path.name}: its last line is cut off, left out",)
+            continue
+        digits[kind] = decimals(text)
         row = dict(row)
         total, step = row.pop("total", None), row["iteration"]
         if step == 0 and last > 0:
@@ -158,11 +178,22 @@ def runs_of_lines(path: Path, name: str, parse: Callable[[str], Row | None],
         now.seed = seed
         now.add(row)
     kept = [run for run in runs if len(run.at) > 1 or len(runs) == 1 and run.at]
-    told = (f"{path.name}: {len(runs) - len(kept)} runs ended at their first row, left out",) \
+    told = more.pop("problems", ())
+    told += (f"{path.name}: {len(runs) - len(kept)} runs ended at their first row, left out",) \
         if kept and len(kept) < len(runs) else ()
-    return [run.log(path, name, inner=f"#{place}" if len(kept) > 1 else "", problems=told[:place],
-                    **more)
+    return [run.log(path, name, inner=f"#{place}" if len(kept) > 1 else "",
+                    problems=told if place == 1 else (), **more)
             for place, run in enumerate(kept, 1)]
+
+
+def _cut_off(path: Path) -> str | None:
+    """Return the last line of a file that does not end with a whole one; None for any other."""
+    if not unfinished(path):
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - MAX_LINE))
+        text = file.read().decode("utf-8", errors="replace").splitlines()[-1]
+    return None if text.lower().endswith(("nan", "inf")) else text
 
 
 def rows_to_log(path: Path, name: str, rows: Iterable[Row], **more) -> Log | None:

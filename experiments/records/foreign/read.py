@@ -72,7 +72,8 @@ def reader(path: Path):
             return module
     if b"\0" in head[:4096]:
         return None
-    text = head.decode("utf-8-sig", errors="replace")
+    # lines may end in "\r", as those of progress bars do
+    text = head.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     for module in TABLES:
         if module.claims(text):
             return module

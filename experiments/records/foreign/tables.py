@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.records.foreign.log import MAX_LINE, Log, lines, number, printable, rows_to_log
+from experiments.records.foreign.log import (
+    MAX_LINE,
+    Log,
+    Rows,
+    decimals,
+    lines,
+    number,
+    printable,
+    unfinished,
+)
 from mingpt.utils import BadInput, did_you_mean
 
 NAME = "table"
@@ -24,6 +35,8 @@ KNOWN = {
     "learning_rate": ("learning_rate", "lr"), "grad_norm": ("grad_norm",),
     "tokens": ("total_tokens", "tokens"), "seconds": ("seconds", "total_time", "_runtime"),
 }
+EMPTY = ("", "none", "null", "n/a", "na", "-", "--")      # how tables write: not measured
+THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3}){1,4}")
 WORDS = {"step": "iteration"}       # what --columns may call a column
 
 
@@ -87,11 +100,87 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> list[Log]:
                 near = did_you_mean(name, map(printable, has))
                 raise BadInput(f"--columns: {path} has no column {name!r}{near}")
     names = columns or known(header("\n".join(lines(path, 1 << 20))))
-    log = rows_to_log(path, NAME, ({column: number(row.get(name)) for column, name in names.items()
-                                    if row.get(name) not in (None, "")}
-                                   for row in rows if row.get(names["iteration"])
-                                   not in (None, "")))
-    return [log] if log else []
+    runs = _Runs(path, names)
+    for row in rows:
+        runs.add(row)
+    if not first.lstrip().startswith("{") and unfinished(path):
+        runs.drop_cut_off()
+    return runs.logs()
+
+
+class _Runs:
+    """The runs in a table. A new one begins where the steps of a loss fall back to the first; where
+    they fall back to a later step, the run goes on from a checkpoint."""
+
+    def __init__(self, path: Path, names: Mapping[str, str]):
+        self.path, self.names, self.runs = path, names, [Rows()]
+        self.begin, self.last = math.inf, {}        # the first step; the last by loss
+        self.values: dict[str, float] = {}          # the last value by loss
+        self.twice: set[float] = set()              # steps with two validation losses
+        self.digits: list[int] = []                 # decimals of each validation loss
+        self.row: Mapping[str, Any] = {}            # the last one
+        self.problems: tuple[str, ...] = ()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add one row of the file. Raises BadInput where a cell is neither empty nor a number."""
+        step = self._cell(row, "iteration")
+        if step is None or not math.isfinite(step):
+            return                                  # the header again, or a row without a step
+        if step != math.floor(step):
+            raise BadInput(f"{self.path}: the step {step:g} is no whole number; name a column of "
+                           "steps with --columns step=NAME")
+        cells = {column: value for column in self.names
+                 if (value := self._cell(row, column)) is not None}
+        losses = {"loss", "val_loss"} & set(cells)
+        if any(step < self.last.get(column, -1) for column in losses):
+            if step <= self.begin:
+                self.runs.append(Rows())
+                self.begin, self.last = math.inf, {}
+            else:
+                self.runs[-1].restart(step)
+        if self.last.get("val_loss") == step and cells.get("val_loss") not in (
+                None, self.values["val_loss"]):
+            self.twice.add(step)
+        self.begin = min(self.begin, step)
+        self.last |= dict.fromkeys(losses, step)
+        self.values |= cells
+        if "val_loss" in cells:
+            self.digits.append(decimals(str(row[self.names["val_loss"]]).strip()))
+        self.row = row
+        self.runs[-1].add(cells)
+
+    def drop_cut_off(self) -> None:
+        """Drop the validation loss at the end of the file where it has fewer decimals than all
+        before it: its line has no end."""
+        if (len(self.digits) > 1 and list(self.row)[-1] == self.names.get("val_loss")
+                and self.digits[-1] < min(self.digits[:-1])):
+            self.runs[-1].at[int(self.last["val_loss"])].pop("val_loss", None)
+            self.problems = (f"{self.path.name}: its last line is cut off, left out",)
+
+    def logs(self) -> list[Log]:
+        """Return the runs. Raises BadInput where the rows of several stand between each other."""
+        kept = [run for run in self.runs if len(run.at) > 1 or len(self.runs) == 1 and run.at]
+        if len(self.twice) > 2 or len(kept) < len(self.runs) - 1:
+            raise BadInput(f"{self.path}: several validation losses per step, or falling steps: "
+                           "give one file per run, with its rows in order")
+        return [run.log(self.path, NAME, inner=f"#{place}" if len(kept) > 1 else "",
+                        problems=self.problems if place == len(kept) else ())
+                for place, run in enumerate(kept, 1)]
+
+    def _cell(self, row: Mapping[str, Any], column: str) -> float | None:
+        """Return a cell as a number; None where it is empty."""
+        value = row.get(self.names[column])
+        text = str(value).strip()
+        if value is None or text.lower() in EMPTY:
+            return None
+        if column == "iteration" and THOUSANDS.fullmatch(text):
+            value = text.replace(",", "")
+        found = number(value)
+        if (math.isnan(found) and text.lower().lstrip("+-") != "nan"
+                and column in ("iteration", "loss", "val_loss") and text != self.names[column]):
+            raise BadInput(f"{self.path}: {printable(self.names[column])} has the cell "
+                           f"{printable(text)[:20]!r}, which is no number")
+        return found
 
 
 def objects(path: Path) -> Iterator[dict[str, Any]]:

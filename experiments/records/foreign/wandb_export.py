@@ -6,11 +6,12 @@ A chart that W&B exported as CSV: the column `Step`, and per run `NAME - METRIC`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from experiments.records.foreign.log import Log, Rows, number
+from experiments.records.foreign.log import Log, Rows, number, printable
 from experiments.records.foreign.tables import KNOWN, cells, header
+from mingpt.utils import BadInput
 
 NAME = "W&B chart export"
 STEPS = ("step", "global_step", "trainer/global_step", "iter")
@@ -27,12 +28,23 @@ def read(path: Path) -> list[Log]:
     runs: dict[str, Rows] = defaultdict(Rows)
     curves: list[tuple[str, str, str]] | None = None
     for row in cells(path):
-        curves = list(_curves(list(row))) if curves is None else curves
+        curves = _one_each(path, _curves(list(row))) if curves is None else curves
         step = number(next(iter(row.values())))
         for key, run, column in curves:
             if row.get(key):
                 runs[run].add({"iteration": step, column: number(row[key])})
     return [rows.log(path, NAME, inner=run) for run, rows in runs.items() if rows.at]
+
+
+def _one_each(path: Path, curves: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Return the curves. Raises BadInput where a run has two that could be its validation loss."""
+    found: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for curve in curves:
+        if curve[1:] in found and curve[2] == "val_loss":
+            raise BadInput(f"{path}: {printable(found[curve[1:]][0])!r} and {printable(curve[0])!r}"
+                           " could both be the validation loss: export one of them")
+        found[curve[1:]] = curve
+    return list(found.values())
 
 
 def _curves(columns: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -154,6 +154,72 @@ def test_hostile_lines_take_linear_time(tmp_path, line):
     assert list(log.table["iteration"]) == list(STEPS)
 
 
+# --- files that are not as they should be ---
+
+def test_lines_that_end_in_carriage_returns_are_lines(tmp_path):
+    write.nanogpt(tmp_path / "a.txt", LOSSES)
+    text = (tmp_path / "a.txt").read_text()
+    (tmp_path / "b.txt").write_bytes(text.replace("\n", "\r").encode())
+    first, second = read_logs([tmp_path])
+    assert second.table.equals(first.table)
+
+
+@pytest.mark.parametrize("writer", [write.nanogpt, write.csvlogger])
+def test_a_loss_whose_line_was_cut_off_is_left_out_and_told(tmp_path, writer):
+    ends = [3.2811] * len(STEPS)
+    path = tmp_path / "a.log"
+    if writer is write.csvlogger:
+        path.write_text("step,val_loss\n" + "\n".join(f"{s},3.2811" for s in STEPS))
+    else:
+        writer(path, ends)
+        path.write_text(path.read_text().rsplit("\n", 2)[0])       # without its last iter line
+    whole, = read_logs([path])
+    path.write_text(path.read_text()[:-3])
+    cut, = read_logs([path])
+    assert whole.table["val_loss"].iloc[-1] == 3.2811 and not whole.problems
+    assert set(cut.table["val_loss"].dropna()) == {3.2811}
+    assert "cut off" in cut.problems[0]
+
+
+def test_runs_that_follow_each_other_in_one_table_stay_apart(tmp_path):
+    path = tmp_path / "a.csv"
+    one = "".join(f"{step},{4 - step / 1000}\n" for step in STEPS)
+    two = "".join(f"{step},{5 - step / 1000}\n" for step in STEPS[:4])
+    for between in ("", "step,val_loss\n"):
+        path.write_text("step,val_loss\n" + one + between + two)
+        logs = read_logs([path])
+        assert [(log.inner, len(log.table)) for log in logs] == [("#1", 11), ("#2", 4)]
+    path.write_text("step,val_loss\n" + one + "700,9.5\n800,9.25\n")    # from a checkpoint
+    log, = read_logs([path])
+    assert list(log.table["val_loss"].iloc[-3:]) == [4 - 600 / 1000, 9.5, 9.25]
+
+
+@pytest.mark.parametrize(("rows", "why"), [
+    (["0,5.5", "0,5.6", "100,4.5", "100,4.6", "200,3.5", "200,3.6"], "several validation losses"),
+    (["200,3.5", "100,4.5", "0,5.5"], "falling steps"),
+    (["0,5.5", "0.25,4.5"], "no whole number"),
+    (["0,5.5", '100,"3,5"'], "which is no number"),
+    (["0,5.5", "1k,3.5"], "which is no number"),
+])
+def test_a_table_that_could_be_misread_is_refused(tmp_path, rows, why):
+    (tmp_path / "a.csv").write_text("step,val_loss\n" + "\n".join(rows) + "\n")
+    with pytest.raises(BadInput, match=why):
+        read_logs([tmp_path])
+
+
+def test_an_export_with_two_validation_losses_per_run_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text('"Step","r - val/loss","r - eval/loss"\n0,5.5,6.5\n1,4,5\n')
+    with pytest.raises(BadInput, match="could both be the validation loss"):
+        read_logs([tmp_path])
+
+
+def test_steps_with_thousands_separators_and_words_for_nothing_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text('step,val_loss\n0,5.5\n500,None\n"1,000",3.5\n')
+    log, = read_logs([tmp_path])
+    assert log.table.dropna(subset=["val_loss"])["iteration"].tolist() == [0, 1000]
+    assert not log.blown_up
+
+
 # --- arms and seeds ---
 
 @pytest.mark.parametrize(("files", "expected"), [
@@ -169,6 +235,12 @@ def test_hostile_lines_take_linear_time(tmp_path, line):
      [("m", None), ("m", None)]),
     (["exp/base/s0/log.txt", "exp/base/s1/log.txt", "exp/wide/s0/log.txt"],
      [("base", 0), ("base", 1), ("wide", 0)]),
+    (["seed_0/base.txt", "seed_0/rope.txt", "seed_1/base.txt", "seed_1/rope.txt"],
+     [("base", 0), ("rope", 0), ("base", 1), ("rope", 1)]),
+    (["moe_s4_s0.txt", "moe_s4_s1.txt", "moe_s8_s0.txt"],
+     [("moe_s4", 0), ("moe_s4", 1), ("moe_s8", 0)]),
+    (["dropout_0.0.txt", "dropout_0.1.txt"], [("dropout_0.0", None), ("dropout_0.1", None)]),
+    (["lr_1e-1.txt", "lr_1e-2.txt"], [("lr_1e-1", None), ("lr_1e-2", None)]),
 ])
 def test_names_say_arms_and_seeds(tmp_path, files, expected):
     for number, name in enumerate(files):

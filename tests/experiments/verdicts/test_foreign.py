@@ -44,6 +44,33 @@ def test_a_copied_log_is_named_and_counted_once(tmp_path):
                for line in results.left_out)
 
 
+def test_a_copy_without_its_training_losses_is_a_copy(tmp_path):
+    arm(tmp_path, "baseline")
+    arm(tmp_path, "rope", -0.05, seeds=range(3))
+    lines = (tmp_path / "rope.s0.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "rope.s3.txt").write_text("".join(x for x in lines if x.startswith("step")))
+    assert judge([tmp_path]).verdicts["rope"].n == 3
+
+
+def test_arms_that_share_only_the_step_before_training_are_not_compared(tmp_path):
+    arm(tmp_path, "baseline")
+    arm(tmp_path, "rope", steps=[0, *range(151, 1500, 130)][:len(write.STEPS)])
+    found = judge([tmp_path])
+    assert found.verdicts["rope"].word == "undecided" and found.common_iteration != 0
+
+
+def test_a_run_without_a_seed_has_one_name_everywhere(tmp_path):
+    for name in ("baseline", "rope"):
+        for number in range(1, 7):
+            end = ENDS[number % 5] + (0.9 if number == 3 and name == "rope" else 0)
+            write.nanogpt(tmp_path / f"{name}_{number}.txt",
+                          write.curve(end, number + 31 * len(name)))
+    results = judge([tmp_path])
+    line = results.outliers[0].line()
+    assert line.startswith("rope #3: ") and "the other 5 runs" in line
+    assert "rope #3" in [run.path.stem for run in results.runs]
+
+
 def test_one_seed_repeated_is_no_replicate(tmp_path):
     arm(tmp_path, "baseline")
     for again in "abcd":
@@ -52,6 +79,21 @@ def test_one_seed_repeated_is_no_replicate(tmp_path):
     assert results.verdicts["rope"].word == "undecided"
     assert any("rope ran seed 1 again, which is no other replicate" in line
                for line in results.left_out)
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_a_run_started_again_in_one_file_counts_unless_the_first_diverged(tmp_path, diverged):
+    arm(tmp_path, "baseline")
+    arm(tmp_path, "rope", -0.05)
+    path = tmp_path / "rope.s1.txt"
+    write.nanogpt(tmp_path / "stopped", write.curve(3.1, 77)[:6], steps=write.STEPS[:6])
+    begun = (tmp_path / "stopped").read_text()
+    path.write_text(begun + "iter 550: loss nan, time 30.00ms\n" * diverged + path.read_text())
+    (tmp_path / "stopped").unlink()
+    results = judge([tmp_path])
+    assert results.common_iteration == 1000
+    assert any("rope.s1" in line and "diverged" in line for line in results.left_out) == diverged
+    assert results.verdicts["rope"].n == (4 if diverged else 5)
 
 
 def test_coarse_losses_are_said_and_decide_nothing(tmp_path):
@@ -89,6 +131,17 @@ def test_schedules_of_other_lengths_are_refused_unless_a_step_is_asked_for(tmp_p
     assert "a schedule that ends earlier is ahead" in asked.cautions["short"][0]
     with pytest.raises(BadInput, match="the nearest is 800"):
         judge([tmp_path], Choices(at=801)).verdicts          # noqa: B018
+
+
+def test_an_arm_whose_runs_were_to_end_at_different_steps_says_so(tmp_path):
+    for name in ("baseline", "rope"):
+        for seed in range(3):
+            losses = write.curve(ENDS[seed], seed + 31 * len(name))
+            write.modded(tmp_path / f"{name}.s{seed}.txt", [losses],
+                         total=1200 if (name, seed) == ("rope", 0) else 1000)
+    cautions = judge([tmp_path]).cautions
+    assert any("different steps: 1,000, 1,200" in each for each in cautions["rope"])
+    assert "baseline" not in cautions
 
 
 def test_losses_at_step_0_that_cannot_belong_together_are_refused(tmp_path):
