@@ -155,6 +155,7 @@ class Trainer:
                              in zip(numbers, micro_batches, strict=True)})
         limit = config.grad_norm_clip or float("inf")   # None and 0: no clipping
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.before_update()
         self.optimizer.step()
 
     def _sum_gradients(self, micro_batches: dict[int, tuple]) -> None:
@@ -182,6 +183,10 @@ class Trainer:
     def before_forward(self, number: int) -> None:
         """Called before the forward of each batch of a step; `number` counts them from 0. Does
         nothing here; a subclass may seed the dropout."""
+
+    def before_update(self) -> None:
+        """Called before the optimizer's step. Does nothing here; a subclass may seed what an
+        optimizer draws."""
 
     def _accumulate(self, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor | float:
         """x and y (B, T): add one batch's gradient, weighted by its share of the step. Returns its

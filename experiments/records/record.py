@@ -186,8 +186,9 @@ def code_version() -> dict[str, Any]:
     from a git clone (else None)."""
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True,
-                                  timeout=10)
+            # without a lock, which a killed run would leave behind: the user could commit no more
+            done = subprocess.run(["git", "--no-optional-locks", "-C", str(ROOT), *args],
+                                  capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -50,6 +50,11 @@ class SeededTrainer(Trainer):
         torch.manual_seed(derived_seed(self.seed, self.iter_num * self.config.accumulation_steps
                                        + number))
 
+    def before_update(self) -> None:
+        """Seed torch's generator by the number of the step, for an optimizer that draws from it.
+        Each of several processes has computed other batches, and all must draw the same."""
+        torch.manual_seed(derived_seed(self.seed, f"update {self.iter_num}"))
+
     def targets_in(self, iterations: int) -> int:
         """The number of predicted tokens in the first `iterations` iterations."""
         batches = range(iterations * self.config.accumulation_steps)
@@ -78,8 +83,8 @@ class SeededTrainer(Trainer):
         return min(taken) * share * OPTIMIZER if taken else None
 
 
-def derived_seed(seed: int, t: int) -> int:
-    """A seed for step t, hashed so that neighbouring steps get unrelated seeds."""
+def derived_seed(seed: int, t: int | str) -> int:
+    """A seed for step or batch t, hashed so that neighbouring steps get unrelated seeds."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{t}".encode()).digest()[:7], "big")
 
 

@@ -110,13 +110,15 @@ def load_run(files: RunFiles, device: str = "auto",
 
 def model_settings(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     """The section `model` of the settings that a state holds. Raises BadInput where one of them is
-    of a kind that no model has, such as a text in place of a number."""
+    of a kind that no model has, such as a text in place of a number. Only training and the user's
+    own member know what an option of that member may be, so `_built` finds whether it fails."""
     where, settings = folder / checkpoint.STATE, state.get("model")
     kinds = GPT.get_default_config().to_dict()
     if not isinstance(settings, dict):
         raise BadInput(f"{where}: it holds no settings of a model")
     kinds |= dict.fromkeys(SIZES, 1)
-    for key in (key for key in kinds if key != "model_type"):
+    theirs = {key.removeprefix("model.") for file in codefiles.LOADED for key in file.options}
+    for key in (key for key in kinds if key != "model_type" and key not in theirs):
         value = settings.get(key, None if key in SIZES else kinds[key])
         kind = type(kinds[key])
         plain = value is None or isinstance(value, bool | int | float | str)

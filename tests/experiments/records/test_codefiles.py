@@ -142,6 +142,17 @@ def test_eval_measures_such_a_run_in_a_process_of_its_own(place, tmp_path, monke
         call("eval", "dyt.s0", "--out", tmp_path, "--bleu", "0")
 
 
+def test_what_training_accepts_as_an_option_of_a_member_is_read_from_its_checkpoint(
+        place, tmp_path):
+    options, code = place
+    code.write_text(code.read_text().replace(
+        '"dyt_alpha": 0.5', '"dyt_alpha": 0.5, "a": (1, 2), "b": None, "c": 3'))
+    assert train(options, code, "--model.b=[1,2]", "--model.c=2.5", "--arm", "odd") == 0
+    assert call("sample", "odd.s0", "--out", tmp_path, "--code", code, "--tokens", 4) == 0
+    begun = [*options, "--init", tmp_path / "checkpoints" / "odd.s0", "--arm", "begun"]
+    assert train(begun, code, "--model.b=[1,2]", "--model.c=2.5") == 0
+
+
 def test_the_copy_in_a_record_is_never_run(place, tmp_path):
     import plotter
     options, code = place

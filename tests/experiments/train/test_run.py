@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from experiments.corpus import open_corpus
+from experiments.records import record as record_module
 from mingpt.utils import IGNORE_INDEX, CfgNode
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -321,3 +322,17 @@ def test_an_arm_and_the_baseline_share_batches_and_common_weights():
     assert batches() == batches("rope", "swiglu")
     other = build_model(make_spec(preset="nano").settings, Corpus, seed=2).state_dict()
     assert not (base["transformer.wte.weight"] == other["transformer.wte.weight"]).all()
+
+
+def test_a_record_takes_no_lock_in_the_repository_that_a_killed_run_would_leave(
+        tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
+    git("init")
+    (tmp_path / "a.py").write_text("")
+    git("add", "a.py")
+    os.utime(tmp_path / "a.py", (1, 1))     # which `git status` would write into its index
+    index = (tmp_path / ".git" / "index").read_bytes()
+    monkeypatch.setattr(record_module, "ROOT", tmp_path)
+    assert record_module.code_version.__wrapped__()["dirty"]
+    assert (tmp_path / ".git" / "index").read_bytes() == index

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from experiments.train.evaluate import evaluate
 from experiments.train.seeded import SeededTrainer
 from experiments.weights.checkpoint import optimizer_tensors
 from mingpt.model import GPT
+from mingpt.optimizers import OPTIMIZERS
 from mingpt.parallel.processes import check_count, joined
 from mingpt.trainer import Trainer
 from mingpt.utils import IGNORE_INDEX, BadInput
@@ -34,9 +36,20 @@ ARMS = {"baseline": {}, "gqa": {"attention": "gqa", "n_kv_head": 1},
         "moe": {"mlp": "moe", "n_experts": 6, "capacity_factor": 1.0}}
 CASES = {f"{arm}, {accumulation} batches, dropout {rate}": (arm, accumulation, rate, "tree")
          for arm in ARMS for accumulation, rate in ((4, 0.0), (8, 0.1))}
-CASES |= {"muon": ("baseline", 4, 0.0, "tree"), "torch's own": ("moe", 4, 0.0, "all_reduce"),
+CASES |= {"muon": ("baseline", 4, 0.0, "tree"), "drawing": ("baseline", 4, 0.1, "tree"),
+          "torch's own": ("moe", 4, 0.0, "all_reduce"),
           "in sequence": ("baseline", 8, 0.1, "all_reduce")}
 OWN = ("torch's own", "in sequence")     # torch's own sum, in no fixed order
+
+
+class Drawing(torch.optim.SGD):
+    """Adds noise to the weights at every step, as Langevin dynamics and stochastic rounding do."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            p.add_(torch.randn_like(p), alpha=1e-4)
 
 
 class Rows:
@@ -49,6 +62,7 @@ class Rows:
         return tokens[:, :-1], np.full_like(targets, IGNORE_INDEX) if t % 4 == 1 else targets
 
 
+@mock.patch.dict(OPTIMIZERS, drawing=lambda groups, config: Drawing(groups, lr=1e-2))
 def trained(case, processes, steps=3):
     """[digest of weights and optimizer, losses and norms, validation] after a few steps."""
     arm, accumulation, rate, reduce = CASES[case]
@@ -59,7 +73,7 @@ def trained(case, processes, steps=3):
     settings = Trainer.get_default_config()
     settings.merge_from_dict({"device": "cpu", "accumulation_steps": accumulation, "batch_size": 2,
                               "max_iters": steps, "learning_rate": 1e-2, "reduce": reduce,
-                              "optimizer": "muon" if case == "muon" else "adamw"})
+                              "optimizer": case if case in ("muon", "drawing") else "adamw"})
     with contextlib.redirect_stdout(None):
         model = GPT(config)
     model.init_weights(1)
