@@ -37,9 +37,9 @@ def sequence(leaves: int, total: int) -> int:
 
 class GradientTree:
     """The sum of one process's share of a step. `leaves` micro-batches form runs of `run` each.
-    Within a run they are added one after the other, and the runs in a binary tree. Each backward adds its gradient
-    to the parameters' `grad`, and `add` then moves complete subtrees out of the way. After the last
-    `add`, `grad` and `loss` hold the share's sums.
+    Within a run they are added one after the other, and the runs in a binary tree. Each backward
+    adds its gradient to the parameters' `grad`, and `add` then moves complete subtrees out of the
+    way. After the last `add`, `grad` and `loss` hold the share's sums.
 
     Gradients may be None, as those of an expert without tokens are: None adds nothing.
     """
