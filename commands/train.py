@@ -124,6 +124,7 @@ def _train(spec, args: argparse.Namespace) -> int:
 
 def _dry_run(spec, args: argparse.Namespace) -> int:
     """Print the plan of the run as text or JSON, and return the exit code 0."""
+    from experiments.launch.plan import duration
     from experiments.records.record import begun_line, trainable_line
     from experiments.train.predict import preview
     plan = preview(spec, args.seed, args.out)
@@ -149,8 +150,8 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     print(f"audit             {told}")
     for line in claims(audit, args.verbose):
         print(f"  {line}")
-    print(f"predicted time    {plan['predicted_seconds']:,.0f} s, {plan['max_iters']:,} iterations "
-          f"on {plan['device']}")
+    print(f"predicted time    {duration(plan['predicted_seconds'])}, {plan['max_iters']:,} "
+          f"iterations on {plan['device']}")
     print(f"predicted memory  {plan['predicted_memory_mb']:,.0f} MB")
     print(f"would write       {plan['csv']}")
     return 0

@@ -111,7 +111,7 @@ class MixedBatches:
         return split_rows(rows, self.eot)
 
     def _owners(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(the number of the source of each row, which row of that source it is), int64 each.
+        """Return, for each row, the number of its source and its place in that source, int64 each.
         `sample` must be consecutive. In each cycle a shuffle decides the order of the sources."""
         cycles, places = np.divmod(sample, self.length)
         of, within = np.empty(len(sample), np.int64), np.empty(len(sample), np.int64)

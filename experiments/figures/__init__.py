@@ -17,7 +17,7 @@ from experiments.figures.factorial import factorial_effects
 from experiments.figures.forest import effects, pages
 from experiments.figures.grid import individual_grid
 from experiments.figures.lines import against, training_comparison, validation_curves
-from experiments.figures.panel import Panel, Skip
+from experiments.figures.panel import NotDeclared, Panel, Skip
 from experiments.figures.saving import FORMATS, save
 from experiments.figures.sensitivity import learning_rates
 from experiments.figures.style import RC
@@ -40,8 +40,8 @@ __all__ = ["FIGURES", "FORMATS", "Panel", "Skip", "draw", "save"]
 
 def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",),
          ) -> Iterator[tuple[str, list[Path] | str]]:
-    """Draw every figure of a study, and one figure per arm. Yield (name, files written), or (name,
-    why it was skipped)."""
+    """Draw every figure that the study declares, and one figure per arm. Yield (name, files
+    written), or (name, why it was skipped)."""
     jobs = dict(FIGURES)
     for part in range(1, pages(panel.results)):
         jobs[f"effects_{part + 1}"] = lambda panel, part=part: effects(panel, part)
@@ -51,6 +51,8 @@ def draw(panel: Panel, folder: Path, formats: tuple[str, ...] = ("png",),
         try:
             with rc_context(RC):
                 outcome = save(function(panel), folder / name, formats)
+        except NotDeclared:
+            continue
         except Skip as skip:
             outcome = str(skip)
         yield name, outcome

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.figures.forest import directions, far_limits, interval, name_rows
 from experiments.figures.labels import shortened
-from experiments.figures.panel import Panel, Skip
+from experiments.figures.panel import NotDeclared, Panel, Skip
 from experiments.figures.scales import draw_margin, linear_part, scale_differences
 from experiments.figures.style import INK, MUTED, WIDTH, name_of, page, study_text
 from experiments.verdicts.factorial import FactorialAnalysis, Term
@@ -25,15 +25,16 @@ RIGHT = 3.3     # inches for the words
 
 def factorial_effects(panel: Panel) -> Figure:
     """Draw one row per effect, main effects above interactions, design by design. Raises Skip where
-    there is no effect."""
+    there is no effect, and NotDeclared where there is no factorial."""
     results = panel.results
     designs = [design for design in results.factorials
                if any(t.verdict.difference is not None for t in design.terms)]
+    if not results.factorials:
+        raise NotDeclared("the study declares no factorial")
     if not designs:
         barred = [term.verdict.reason for design in results.factorials for term in design.terms
                   if term.verdict.word == NOT_COMPARABLE]
-        raise Skip("the study declares no factorial" if not results.factorials else
-                   f"not comparable: {barred[0]}" if barred else
+        raise Skip(f"not comparable: {barred[0]}" if barred else
                    "no seed has a value in every cell of the factorial")
     rows = [(design, term) for design in designs for term in design.terms
             if term.verdict.difference is not None]

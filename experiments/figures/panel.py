@@ -24,6 +24,11 @@ class Skip(Exception):
     """A figure that cannot be drawn from these runs; the message says why."""
 
 
+class NotDeclared(Skip):
+    """A figure of something that the study does not declare. Nobody asked for it, so the program
+    does not mention it."""
+
+
 @dataclass
 class Panel:
     """One study's results and how to draw them. `x` and `metric` name columns of the runs'

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from matplotlib.transforms import ScaledTranslation
 
 from experiments.figures.labels import font_size, label_ends, margin
-from experiments.figures.panel import Panel, Skip
+from experiments.figures.panel import NotDeclared, Panel, Skip
 from experiments.figures.scales import Bent, bend, bent, dwarfing
 from experiments.figures.style import MUTED, WIDTH, name_of, page, study_text
 from experiments.verdicts.sensitivity import ArmSensitivity
@@ -20,13 +20,14 @@ from experiments.verdicts.sensitivity import ArmSensitivity
 
 def learning_rates(panel: Panel) -> Figure:
     """Draw one line per arm over its grid: mean and spread over seeds, a star at the best rate, and
-    a cross where a seed diverged. Raises Skip where no arm has two rates with a result."""
+    a cross where a seed diverged. Raises Skip where no arm has two rates with a result, and
+    NotDeclared where the study has no grid."""
     found = panel.results.sensitivity
-    arms = ([each for each in found.arms if any(p.mean is not None for p in each.points)]
-            if found else [])
+    if not found:
+        raise NotDeclared("the study declares no learning-rate grid")
+    arms = [each for each in found.arms if any(p.mean is not None for p in each.points)]
     if not any(len(each.points) > 1 for each in arms):
-        raise Skip("the study declares no learning-rate grid" if not found
-                   else "no arm has two rates with a result")
+        raise Skip("no arm has two rates with a result")
     diverged = any(point.diverged for each in arms for point in each.points)
     caption = (f"{study_text(panel.results.name)}point: mean over seeds; bar: one standard "
                f"deviation over seeds; star: the arm's best rate, chosen on "

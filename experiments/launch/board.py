@@ -35,7 +35,7 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "changes"):
         table.add_column(name)
-    for name in ("to do", "ended", "a run", "memory"):
+    for name in ("to do", "ended", "per run", "memory"):
         table.add_column(name, justify="right")
     for arm, changes in study.arms.items():
         mine = [job for job in jobs if job.arm == arm]

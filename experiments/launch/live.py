@@ -34,14 +34,20 @@ def find(out: Path, study: str | None = None) -> list[dict[str, Any]]:
         raise BadInput(f"no folder {losses}: give --out the folder that holds losses/")
     known = sorted(path.name for path in losses.iterdir() if path.is_dir())
     if study is not None and study not in known:
-        there = did_you_mean(study, known) if known else ", and no other"
-        raise BadInput(f"no study {study!r} under {losses}{there}")
+        raise BadInput(f"no study {study!r} under {losses}{_elsewhere(study, known)}")
     pattern = [f"{study}/*.json"] if study else ["*.json", "*/*.json"]
     rows = [row(path, losses) for each in pattern for path in sorted(losses.glob(each))
             if path.name[0] != "."]
     for name in [study] if study else known:
         rows += waiting(queue_of(out / "logs" / name), name, rows, losses)
     return sorted(rows, key=rank)
+
+
+def _elsewhere(study: str, known: list[str]) -> str:
+    """Return what to type instead of a study that is not there."""
+    if (Path(study) / "losses").is_dir():
+        return f": for the runs of a folder, give --out {study}"
+    return did_you_mean(study, known) if known else ", and no other"
 
 
 def rank(row: dict[str, Any]) -> tuple:

@@ -288,8 +288,10 @@ def makespan(running: Iterable[float], waiting: Iterable[float], slots: int) -> 
 
 
 def duration(seconds: float) -> str:
-    """Seconds as text: '45 s', '12 min', '3 h 05 min'."""
+    """Return seconds as text: '45 s', '12 min', '3 h 05 min', '263 days'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
+    if minutes > 4 * 24 * 60:
+        return f"{minutes / (24 * 60):,.0f} days"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

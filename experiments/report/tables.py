@@ -165,6 +165,13 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
             yield name, ", ".join(map(plain, value)) if isinstance(value, list) else plain(value)
 
 
+def _fact(value: Any) -> str:
+    """Return a fact about the machine or the code as one line: packages as "torch 2.13, …"."""
+    if not isinstance(value, dict):
+        return text(value)
+    return ", ".join(f"{name} {plain(version)}" for name, version in value.items())
+
+
 def environment(results: Results) -> Section:
     """Return the section with the machine and the code, and how many runs had each value."""
     rows = []
@@ -172,7 +179,7 @@ def environment(results: Results) -> Section:
         keys = dict.fromkeys(key for run in results.runs if isinstance(at(run.record, part), dict)
                              for key in run.record[part])
         for key in keys:
-            seen = Counter(text(at(run.record, part, key))
+            seen = Counter(_fact(at(run.record, part, key))
                            for run in results.runs if at(run.record, part))
             rows.append([FACTS.get(key, key.replace("_", " ")), "; ".join(
                 value if len(seen) == 1 else f"{value} ({count} runs)"

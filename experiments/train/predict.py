@@ -26,7 +26,7 @@ from experiments.weights.begin import audit_options
 from mingpt.trainer import find_device, loss_of
 from mingpt.utils import CfgNode as CN
 
-START_SECONDS = 4.0    # to import torch, open a cached corpus, audit, and write a sample at the end
+START_SECONDS = 3.0    # to import torch, open a cached corpus, audit, and write a sample at the end
 BUDGET_SECONDS = 3.0   # measuring takes at most about this long
 # The cost of an evaluated token over that of a trained one: a forward pass, which is a third of a
 # step, plus bookkeeping.

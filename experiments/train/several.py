@@ -104,8 +104,8 @@ def _interrupted(number: signal.Signals, files: RunFiles) -> int:
 
 @contextlib.contextmanager
 def membership(device: str) -> Iterator[Processes]:
-    """Inside, this process is one of those that torchrun started, or is alone. Of several that fail
-    only the first raises its error here; the others exit without a word."""
+    """Inside this context, the process is one of those that torchrun started, or is alone. If
+    several fail, only the first raises its error here; the others exit silently."""
     end_with_parent()
     with joined(device) as processes:
         try:
@@ -117,7 +117,7 @@ def membership(device: str) -> Iterator[Processes]:
 
 
 def _once(processes: Processes, error: Exception) -> None:
-    """Exit quietly where another process has told of its error already, or has ended."""
+    """Exit silently if another process has already printed its error, or has ended."""
     if not isinstance(processes, Group):
         return
     code = 2 if isinstance(error, BadInput) else account.FAILED
@@ -132,8 +132,8 @@ def _once(processes: Processes, error: Exception) -> None:
 
 
 def end_with_parent() -> None:
-    """On Linux, ask for SIGTERM when the process that started this one ends: an agent that is
-    killed cannot end its processes."""
+    """On Linux, ask for SIGTERM when the process that started this one ends, because an agent that
+    is killed cannot end its processes."""
     if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     import ctypes

@@ -1,7 +1,7 @@
 """
-Say, for each arm, what weakens its word: seeds that failed or are missing, seeds that ended far
+Say, for each arm, what weakens its verdict: seeds that failed or are missing, seeds that ended far
 off, an audit that failed, another code or machine. The table, the terminal and the report show
-these beside the word.
+these beside the verdict.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SHARED = ((("code", "commit"), "code"), (("environment", "torch"), "torch"),
 
 @dataclass(frozen=True)
 class Caveats:
-    """`arms` maps an arm to what weakens its word alone; `all` weakens every word of the study."""
+    """`arms` maps an arm to what weakens its verdict alone; `all` weakens every verdict."""
     arms: dict[str, tuple[str, ...]]
     all: tuple[str, ...]
 
     def of(self, arm: str) -> tuple[str, ...]:
-        """Return what weakens the word of one arm and not every word."""
+        """Return what weakens the verdict of one arm and not every verdict."""
         return self.arms.get(arm, ())
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,8 +40,8 @@ class Caveats:
 
 @once
 def caveats(results: Results) -> Caveats:
-    """Return what weakens the words of a study. What weakens the baseline weakens every word, and
-    so does what is true of every arm."""
+    """Return what weakens the verdicts of a study. What weakens the baseline weakens every
+    verdict, and so does what is true of every arm."""
     apart = {each.arm: each
              for each in scattered(results.judged, results.margin, results.numbered)}
     changed = {change.key for change in results.changed}
@@ -62,7 +62,7 @@ def caveats(results: Results) -> Caveats:
 
 
 def _of_study(results: Results) -> Iterator[str]:
-    """Yield what weakens every word: a declaration that was changed after runs began."""
+    """Yield what weakens every verdict: a declaration that was changed after runs began."""
     keys = dict.fromkeys(change.key for change in results.changed
                          if not change.key.startswith("arm "))
     if keys:

@@ -47,17 +47,18 @@ class NoiseFloor:
         return None if self.spread is None or n < 1 else self.spread / math.sqrt(n)
 
     def line(self) -> str:
-        """Return the noise floor as one readable line."""
+        """Return the noise floor as one line that needs no other explanation."""
         if self.spread is None:
             return f"noise floor: unknown, because one {self.replicates[:-1]} has no spread"
-        how = (f"{self.n} A/A differences ({', '.join(self.arms)})" if self.source == "A/A" else
-               f"√2 · sd of the baseline over {self.n} {self.replicates}")
-        text = (f"noise floor: two runs of the baseline differ by {self.spread:.4f} {self.unit} "
-                f"(sd; {how})")
+        how = (f"measured on {self.n} pairs of runs that differ in the seed alone: "
+               f"{', '.join(self.arms)} against the baseline" if self.source == "A/A" else
+               f"estimated from the baseline's {self.n} {self.replicates}")
+        text = (f"noise floor: two runs of the baseline differ by about {self.spread:.4f} "
+                f"{self.unit} by chance (one standard deviation, {how})")
         if self.rounding is not None:
-            text += f", by {self.rounding:.4f} where only rounding differs"
+            text += f"; where only rounding differs, by about {self.rounding:.4f}"
         if self.identical:
-            text += f"; bit for bit the same: {', '.join(self.identical)}"
+            text += f"; repeating a seed gave the same bits ({', '.join(self.identical)})"
         return text
 
 

@@ -42,16 +42,16 @@ class Processes:
         return self.rank == 0
 
     def share(self, n: int) -> range:
-        """The part of n items that this process computes, as a range. Shares are stretches."""
+        """Return the items, of n, that this process computes: a range without gaps."""
         return range(self.rank * n // self.count, (self.rank + 1) * n // self.count)
 
     def ask_to_end(self, number: int) -> None:
-        """This process has received a signal that asks the run to end."""
+        """Remember that this process has received a signal that asks the run to end."""
         self.signal = number
 
     def begin_step(self, counts: list[int]) -> list[int]:
-        """This process's counts, one per micro-batch of its share → those of the whole step. Also
-        passes on a signal that any process has received."""
+        """Return the counts of the whole step's micro-batches, given those of this process's share.
+        Also pass on a signal that any process has received."""
         return counts
 
     def gather(self, value: Any) -> list[Any]:

@@ -29,17 +29,17 @@ def subtrees(leaves: int) -> int:
 
 
 def sequence(leaves: int, total: int) -> int:
-    """How many leaves are added in sequence below the tree, where a process computes `leaves` of
-    the step's `total`. Two in sequence are the same sum as a tree of two, and they need no second
-    gradient in memory."""
+    """Return how many leaves are added one after the other below the tree, in a process that
+    computes `leaves` of the step's `total`. Two leaves added in sequence give the same sum as a
+    tree of two, without a second gradient in memory."""
     return max(total // subtrees(total), min(2, leaves))
 
 
 class GradientTree:
-    """The sum of one process's share of a step: `leaves` micro-batches, of which each `run` in
-    sequence are added in sequence, and these runs in a binary tree. Each backward adds its gradient
-    to the parameters' `grad`, and `add` then moves complete subtrees out of the way. After the last
-    `add`, `grad` and `loss` hold the share's sums.
+    """The sum of one process's share of a step. `leaves` micro-batches form runs of `run` each.
+    Within a run they are added one after the other, and the runs in a binary tree. Each backward
+    adds its gradient to the parameters' `grad`, and `add` then moves complete subtrees out of the
+    way. After the last `add`, `grad` and `loss` hold the share's sums.
 
     Gradients may be None, as those of an expert without tokens are: None adds nothing.
     """
@@ -51,7 +51,7 @@ class GradientTree:
         self.waiting: list[tuple[int, list]] = []   # (runs, [loss, *gradients]) of left subtrees
 
     def add(self, loss: Tensor | float) -> None:
-        """The next leaf is complete: its backward is done, and this is its loss."""
+        """Count the next leaf, whose backward is done and whose loss this is."""
         self.loss = self.loss + loss
         self.added += 1
         if self.leaves > self.run and self.added % self.run == 0:
@@ -59,8 +59,8 @@ class GradientTree:
 
     @torch.no_grad()
     def _close(self) -> None:
-        """A run of leaves is complete: add it to its sibling, and the pair to theirs, as far as the
-        tree is complete."""
+        """Take in a complete run of leaves: add it to its sibling in the tree, then their sum to
+        its own sibling, and so on while the sibling is complete."""
         runs, total = 1, [self.loss, *(p.grad for p in self.parameters)]
         while self.waiting and self.waiting[-1][0] == runs:
             total = [_sum(a, b) for a, b in zip(self.waiting.pop()[1], total, strict=True)]
@@ -74,7 +74,7 @@ class GradientTree:
 
 
 def _sum(a: Tensor | float | None, b: Tensor | float | None) -> Tensor | float | None:
-    """a + b, in a's memory where there is some."""
+    """Return a + b, written into a's memory if a is a tensor. None adds nothing."""
     if a is None or b is None:
         return b if a is None else a
     return a.add_(b) if isinstance(a, Tensor) else a + b

@@ -92,6 +92,8 @@ def test_one_study_can_be_asked_for_and_an_unknown_one_is_named(out):
     assert {row["study"] for row in live.find(out, "mine")} == {"mine"}
     with pytest.raises(BadInput, match="did you mean 'mine'"):
         live.find(out, "mime")
+    with pytest.raises(BadInput, match=f"for the runs of a folder, give --out {out}"):
+        live.find(out, str(out))
     with pytest.raises(BadInput, match="no folder"):
         live.find(out / "nowhere")
 

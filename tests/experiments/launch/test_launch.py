@@ -281,7 +281,8 @@ def test_a_record_that_says_running_is_killed_when_its_process_is_gone():
 
 
 def test_a_duration_reads_like_one():
-    assert [duration(s) for s in (4, 89, 720, 11_100)] == ["4 s", "89 s", "12 min", "3 h 05 min"]
+    assert [duration(s) for s in (4, 89, 720, 11_100, 22_703_142)] == [
+        "4 s", "89 s", "12 min", "3 h 05 min", "263 days"]
 
 
 def test_tokenising_happens_once_for_each_corpus_that_the_arms_differ_in(tmp_path):

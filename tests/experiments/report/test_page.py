@@ -126,6 +126,12 @@ CONFIG = {"model": {"n_layer": 4, "n_embd": 64, "n_head": 2, "block_size": 128},
                       "optimizer": "adamw"}}
 
 
+def test_packages_are_names_with_versions_on_the_page(tmp_path):
+    environment = {"python": "3.11.7", "packages": {"torch": "2.13.0", "rich": "15.0.0"}}
+    write_run(tmp_path, "baseline", 0, steps=50, environment=environment)
+    assert "torch 2.13.0, rich 15.0.0" in page_of(tmp_path)
+
+
 def test_the_base_configuration_and_all_that_an_arm_changes_stand_before_the_verdicts(tmp_path):
     changes = {"model.norm": ["layernorm", "rmsnorm"], "trainer.warmup_steps": [0, 100],
                "model.mlp_hidden": [None, 272]}

@@ -14,7 +14,8 @@ def test_without_an_a_a_arm_the_floor_is_root_two_times_the_spread_over_seeds():
     assert (floor.source, floor.n) == ("seeds", 3)
     assert floor.spread == pytest.approx(math.sqrt(2) * 0.1)
     assert floor.of_mean(4) == pytest.approx(floor.spread / 2)
-    assert "√2 · sd of the baseline over 3 seeds" in floor.line()
+    assert floor.line().endswith("differ by about 0.1414 nats by chance (one standard deviation, "
+                                 "estimated from the baseline's 3 seeds)")
 
 
 def test_a_a_arms_measure_it_and_each_kind_for_itself():
@@ -26,7 +27,8 @@ def test_a_a_arms_measure_it_and_each_kind_for_itself():
     assert floor.spread == pytest.approx(math.sqrt((0.3**2 + 0.1**2) / 3))
     assert (floor.mean, floor.largest) == (pytest.approx(0.2 / 3), pytest.approx(0.3))
     assert floor.rounding == pytest.approx(math.sqrt(2e-6 / 3))
-    assert "bit for bit the same: again" in floor.line()
+    assert "3 pairs of runs that differ in the seed alone: reseeded against" in floor.line()
+    assert floor.line().endswith("repeating a seed gave the same bits (again)")
 
 
 def test_one_seed_has_no_floor_and_a_diverged_run_is_not_in_it():
