@@ -70,9 +70,8 @@ def main(args: argparse.Namespace) -> int:
     count = started if started > 1 else hosts.count * (1 if asked is None else asked)
     check_count(count, spec.settings.trainer)
     if args.dry_run:
-        from experiments.corpus.sources import resolve
-        if spec.settings.data.paths:     # refused here too, although nothing is read
-            resolve(spec.settings.data.paths, spec.settings.data.max_docs)
+        from experiments.corpus import check_paths
+        check_paths(spec.settings.data)
         return _dry_run(spec, args)
     return _several(spec, args, hosts) if count > started else _train(spec, args)
 

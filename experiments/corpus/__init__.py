@@ -30,8 +30,8 @@ from experiments.corpus.training import DEDUPS, chosen, read_filter
 from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
-__all__ = ["Corpus", "TrainBatches", "Validation", "cache_root", "get_default_config",
-           "open_corpus", "plain_text"]
+__all__ = ["Corpus", "TrainBatches", "Validation", "cache_root", "check_paths",
+           "get_default_config", "open_corpus", "plain_text"]
 
 
 def get_default_config() -> CN:
@@ -77,6 +77,15 @@ def plain_text() -> dict[str, Any]:
     filters."""
     return {"sources": None, "mixture": None, "repeat_max": None, "val_sources": None,
             "val_paths": None, "filter": None, "dedup": "none", "set_key": None}
+
+
+def check_paths(config: CN) -> None:
+    """Raise BadInput where a path of the settings, or of one of their sources, names nothing that
+    can be read. Nothing is read or fetched."""
+    paths = [config.paths] if isinstance(config.paths, str) else config.paths
+    for each in [paths, *read_sources(config.sources or ()).values(), config.val_paths]:
+        if each:
+            resolve(each, config.max_docs)
 
 
 def open_corpus(config: CN, announce: bool = True) -> Corpus | MixedCorpus:

@@ -193,21 +193,15 @@ def _spec(request: Request, arm: str) -> Spec:
 
 
 def _check_data(settings: dict[str, CfgNode]) -> None:
-    """Raise BadInput where an arm's data.paths name nothing that can be read."""
-    from experiments.corpus.mixture import read_sources
-    from experiments.corpus.sources import resolve
+    """Raise BadInput where the data of an arm names nothing that can be read."""
+    from experiments.corpus import check_paths
     checked = []
     for arm, tree in settings.items():
-        if tree.data.paths and tree.data.paths not in checked:
-            checked.append(tree.data.paths)
+        named = (tree.data.paths, tree.data.sources, tree.data.val_paths)
+        if named not in checked:
+            checked.append(named)
             with _named(arm):
-                resolve(tree.data.paths, tree.data.max_docs)
-        if tree.data.sources and tree.data.sources not in checked:
-            checked.append(tree.data.sources)
-            with _named(arm):
-                for paths in [*read_sources(tree.data.sources).values(), tree.data.val_paths]:
-                    if paths:
-                        resolve(paths, tree.data.max_docs)
+                check_paths(tree.data)
 
 
 @contextlib.contextmanager

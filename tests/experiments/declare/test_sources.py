@@ -76,6 +76,14 @@ def test_a_malformed_declaration_is_refused(study, old, new, told):
         main(["study", str(study), "--local", "--dry-run"])
 
 
+def test_a_source_that_is_not_there_is_refused_with_the_plan(study):
+    study.write_text(STUDY.replace('"tinystories"', '"gone.jsonl"'))
+    for words in (["study", str(study), "--local", "--dry-run"],
+                  ["train", "--study", str(study), "--arm", "half", "--dry-run"]):
+        with pytest.raises(BadInput, match=r"gone\.jsonl: no such file"):
+            main(words)
+
+
 def test_numbers_are_written_in_one_way():
     assert entries("data.mixture", "web=.7,code=0.30") == ["code=0.3", "web=0.7"]
     assert entries("data.filter", {"max_tokens": 1433600}) == ["max_tokens=1433600"]
