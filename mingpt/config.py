@@ -91,7 +91,7 @@ def check_slots(config: CfgNode, slots: dict[str, dict], section: str) -> None:
     part of the option's name before the dot, such as "model"."""
     for slot, members in slots.items():
         chosen = getattr(config, slot)
-        if chosen not in members:
+        if not isinstance(chosen, str) or chosen not in members:
             raise BadInput(f"no {slot} {chosen!r} "
                            f"(--{section}.{slot}){did_you_mean(chosen, members)}")
 
