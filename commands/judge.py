@@ -57,7 +57,6 @@ def main(args: argparse.Namespace) -> int:
         if word not in WORDS:
             raise BadInput(f"--fail-if: no verdict {word!r}{did_you_mean(word, WORDS)}")
     results = judge(args.paths, choices(args))
-    results.verdicts                      # noqa: B018  raises before anything is printed
     if args.json:
         print(json.dumps(as_json(results), indent=1, ensure_ascii=False, allow_nan=False))
     else:

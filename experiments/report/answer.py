@@ -49,24 +49,6 @@ def lead(results: Results) -> str:
     return f"Compared with {results.baseline}, {told}{own}."
 
 
-def noise_text(results: Results) -> str:
-    """Return what the noise floor is, in full sentences. Needs a study that has one."""
-    floor = results.noise_floor
-    if floor.spread is None:
-        return f"Noise floor: unknown, as {results.baseline} has fewer than two finished seeds."
-    how = (f"measured on {floor.n} pairs of runs that differ in nothing but the seed "
-           f"({', '.join(floor.arms)} against {results.baseline})" if floor.source == "A/A" else
-           f"estimated from the {floor.n} seeds of {results.baseline}")
-    text = (f"Noise floor: two runs of {results.baseline} with different seeds differ by about "
-            f"{floor.spread:.4f} {floor.unit} (one standard deviation, {how}).")
-    if floor.rounding is not None:
-        text += f" Runs that differ only in rounding differ by about {floor.rounding:.4f}."
-    if floor.identical:
-        text += (f" Repeating a seed gave the same result bit for bit "
-                 f"({', '.join(floor.identical)}).")
-    return text
-
-
 def care(results: Results, grave: Iterable[str]) -> list[str]:
     """Return what weakens the answer, for the line below it: the titles of grave notices, and the
     cautions of single arms. Cautions of many arms are counted."""

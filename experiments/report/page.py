@@ -18,7 +18,7 @@ from experiments.figures.panel import Panel
 from experiments.figures.style import unit_of
 from experiments.records.record import at, moment, package_version
 from experiments.report import elsewhere, findings, forest, tables
-from experiments.report.answer import caption, care, lead, noise_text
+from experiments.report.answer import caption, care, lead
 from experiments.report.charts import METRICS, OVER, Chart, charts
 from experiments.report.colors import on_page
 from experiments.report.configuration import base, every_setting
@@ -131,6 +131,11 @@ def dash(panel: Panel, arm: str) -> str:
 
 # -- the answer ------------------------------------------------------------------------------------
 
+def _sentence(line: str) -> str:
+    """Return a line of a list as a sentence."""
+    return f"{line[:1].upper()}{line[1:]}."
+
+
 def _answer(panel: Panel) -> dict[str, Any]:
     results = panel.results
     numbers = {arm: number for number, arm in enumerate(panel.arms)}
@@ -145,7 +150,7 @@ def _answer(panel: Panel) -> dict[str, Any]:
             "lead": lead(results), "weak": caveats(results).all,
             "exports": {"markdown": table(results), "latex": to_latex(results)}
             if len(rows) <= PICTURED else {},
-            "answer_notes": [noise_text(results)] if results.noise_floor else []}
+            "answer_notes": [_sentence(floor.line())] if (floor := results.noise_floor) else []}
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -60,7 +60,7 @@ class Foreign(Results):
     """The results of runs from elsewhere. Their `runs` have no records."""
     choices: Choices = Choices()
     source: str = ""
-    cleaned: Cleaned = None             # type: ignore[assignment]
+    cleaned: Cleaned = field(kw_only=True)
     rest: tuple[str, ...] = ()          # labels that no --arm takes
 
     foreign = True
@@ -304,8 +304,10 @@ class Foreign(Results):
         return rows
 
 
-def judge(paths: Sequence[str | Path], choices: Choices = Choices()) -> Foreign:      # noqa: B008
-    """Read logs and return their results. Raises BadInput where they cannot be judged."""
+def judge(paths: Sequence[str | Path], choices: Choices | None = None) -> Foreign:
+    """Read logs and return their results. Without `choices` the logs themselves decide. Raises
+    BadInput where they cannot be judged."""
+    choices = choices or Choices()
     given = [Path(path) for path in paths]
     logs = read_logs(given, choices.columns)
     placed, rest = group(logs, given, choices.arms)

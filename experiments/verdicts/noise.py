@@ -49,7 +49,8 @@ class NoiseFloor:
     def line(self) -> str:
         """Return the noise floor as one line that needs no other explanation."""
         if self.spread is None:
-            return f"noise floor: unknown, because one {self.replicates[:-1]} has no spread"
+            return (f"noise floor: unknown, because the baseline has fewer than two finished "
+                    f"{self.replicates}")
         how = (f"measured on {self.n} pairs of runs that differ in the seed alone: "
                f"{', '.join(self.arms)} against the baseline" if self.source == "A/A" else
                f"estimated from the baseline's {self.n} {self.replicates}")
