@@ -2,7 +2,7 @@
 Which documents an arm trains on: filters and exact deduplication. They never change which documents
 are held out, so arms that filter differently are scored on the same tokens.
 
-    data.filter = ["min_bytes=200", "max_tokens=1000000", "match=\\\\bdef\\\\b", "set=Wikipedia"]
+    data.filter = ["min_bytes=200", "max_tokens=1000000", "match=^def ", "set=Wikipedia"]
     data.dedup = "exact"
 """
 
