@@ -113,14 +113,13 @@ def plot(args: argparse.Namespace) -> int:
 def plot_elsewhere(args: argparse.Namespace, formats: tuple[str, ...]) -> int:
     """Judge logs of other programs, draw their figures and return 0. Raises BadInput."""
     from experiments.figures import Panel
-    from experiments.report.draw import draw_panel
-    from experiments.report.elsewhere import told
+    from experiments.report.draw import draw_panel, report_elsewhere
     from experiments.verdicts.foreign import judge
     for option in ("keep", "tables", "study", "comparison"):
         if getattr(args, option):
             raise BadInput(f"--{option} needs records, which logs of other programs do not have")
     results = judge([args.losses])
-    print("\n".join(told(results)))
+    print("\n".join(report_elsewhere(results)))
     has = [c for c in METRICS if any(run.table[c].notna().any() for run in results.runs)]
     metric = args.metric if args.metric in has else has[-1]
     source = Path(args.losses)

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Judge the runs. Return 0, or 1 where --fail-if names a verdict that an arm got."""
-    from experiments.report.elsewhere import told
+    from experiments.report.draw import report_elsewhere
     from experiments.verdicts.foreign import judge
     failing = [word.strip() for word in (args.fail_if or "").split(",") if word.strip()]
     for word in failing:
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(results), indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        print("\n".join(told(results)))
+        print("\n".join(report_elsewhere(results)))
     if args.out:
         draw(results, args.out, quiet=args.json)
     return int(any(verdict.word in failing for verdict in results.verdicts.values()))

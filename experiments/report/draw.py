@@ -6,15 +6,19 @@ functions print what they write.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.figures import Panel, draw
 from experiments.figures.comparison import draw_ten
+from experiments.report.elsewhere import grouping
 from experiments.report.page import write
 from experiments.verdicts.caveats import caveats
+from experiments.verdicts.foreign import Foreign
 from experiments.verdicts.latex import to_latex
 from experiments.verdicts.results import Results
 from experiments.verdicts.summary import notes, to_csv, to_markdown, verdict_lines
+from experiments.verdicts.target import rules, targets
 from experiments.verdicts.trials import TEXT, Trials, comparison_text, gather, load, save
 from mingpt.utils import BadInput, write_atomic
 
@@ -107,3 +111,27 @@ def report(results: Results) -> list[str]:
         lines.insert(0, f"no verdicts: no run of the baseline {results.baseline!r} among "
                         f"{', '.join(results.arms)}")
     return lines + notes(results)
+
+
+def report_elsewhere(results: Foreign) -> list[str]:
+    """Return the lines on runs from elsewhere: how they were grouped, the verdicts, and what became
+    of the target."""
+    lines = [*_aligned(*grouping(results)), "", results.title,
+             *(f"  {line}" for line in report(results))]
+    if len(results.arms) == 1:
+        lines.append("  one arm only, so there is nothing to compare; --arm NAME=GLOB groups the "
+                     "runs otherwise")
+    if results.choices.target is not None:
+        width = max(map(len, results.arms))
+        found = targets(results, results.choices.target)
+        lines += ["", f"Target {results.choices.target:g}",
+                  *(f"  {each.line(width)}" for each in found),
+                  *(f"  {line}" for line in rules(results))]
+    return lines
+
+
+def _aligned(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()

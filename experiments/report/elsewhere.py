@@ -1,6 +1,6 @@
 """
-What the page and the terminal say of runs from elsewhere alone: how they were grouped into arms,
-and which arms reach a target.
+What is said of runs from elsewhere alone: how they were grouped into arms, and which arms reach a
+target.
 """
 
 from __future__ import annotations
@@ -32,31 +32,6 @@ def sections(results: Foreign) -> Iterator[Section]:
                        "runs of an arm come down to the target, on chords between evaluations.",
                        *(f"{line[0].upper()}{line[1:]}." for line in rules(results))],
                       [PageTable("Each arm against the target", head, rows, numeric=(2, 3, 4))])
-
-
-def told(results: Foreign) -> list[str]:
-    """Return the lines for the terminal: how the runs were grouped, the verdicts, and what became
-    of the target."""
-    from experiments.report.draw import report  # draws the page, which imports this module
-    lines = [*_aligned(*grouping(results)), "", results.title,
-             *(f"  {line}" for line in report(results))]
-    if len(results.arms) == 1:
-        lines.append("  one arm only, so there is nothing to compare; --arm NAME=GLOB groups the "
-                     "runs otherwise")
-    if results.choices.target is not None:
-        width = max(map(len, results.arms))
-        found = targets(results, results.choices.target)
-        lines += ["", f"Target {results.choices.target:g}",
-                  *(f"  {each.line(width)}" for each in found),
-                  *(f"  {line}" for line in rules(results))]
-    return lines
-
-
-def _aligned(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
 
 
 def grouping(results: Foreign) -> tuple[list[str], list[list[str]]]:
