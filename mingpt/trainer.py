@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mingpt.config import check_members, check_slots, slot_defaults
 from mingpt.lr_schedules import SCHEDULES, learning_rate
+from mingpt.memory import keep_freed_memory
 from mingpt.optimizers import OPTIMIZERS
 from mingpt.parallel.processes import Processes, check_names
 from mingpt.parallel.tree import GradientTree, sequence
@@ -114,6 +115,7 @@ class Trainer:
     def run(self) -> None:
         """Train until `max_iters`, or until a callback sets `stop`."""
         config = self.config
+        keep_freed_memory()
         self.optimizer = self.model.configure_optimizers(config)
         self.loss_of = compiled_loss(self.model) if config.compile else loss_of(self.model)
         if config.reduce == "all_reduce":
