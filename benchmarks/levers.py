@@ -89,14 +89,6 @@ def gelu_formula() -> None:
         1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def gelu_of_torch() -> None:
-    """Use torch's own kernels for GELU."""
-    from torch.nn import functional as F
-
-    from mingpt.mlps import NewGELU
-    NewGELU.forward = lambda self, x: F.gelu(x, approximate="tanh")
-
-
 def memory_given_back() -> None:
     """Let the C library give freed memory back to the system, as it does by default."""
     import mingpt.trainer
@@ -122,7 +114,6 @@ LEVERS: dict[str, tuple[Callable[[], None], str]] = {   # row → (how to undo i
     "RoPE by concatenation": (rope_concatenated, ARM),
     "nn.Dropout(0)": (dropout_modules, ARM),
     "GELU by formula": (gelu_formula, "baseline"),
-    "torch's GELU": (gelu_of_torch, "baseline"),
     "freed memory given back": (memory_given_back, ARM),
 }
 

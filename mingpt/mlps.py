@@ -8,18 +8,18 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-from mingpt.gelu import gelu
 from mingpt.layers import Linear, dropout, residual_output
 from mingpt.moe import balance_loss, choose, dispatch, within_capacity
 from mingpt.utils import BadInput, CfgNode, did_you_mean
 
 
 class NewGELU(nn.Module):
-    """GELU by the tanh formula, as BERT and GPT-2 have it; see gelu.py."""
+    """GELU by the tanh formula, as BERT and GPT-2 have it; any shape. Hendrycks & Gimpel 2016,
+    arXiv 1606.08415."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of any shape → the same shape."""
-        return gelu(x)
+        return F.gelu(x, approximate="tanh")
 
 
 class UnfusedGELU(nn.Module):

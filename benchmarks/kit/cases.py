@@ -65,6 +65,7 @@ class Case:
 
 
 CASES = {case.name: case for case in (
+    Case("laptop", 4, 4, 64, 128, 16, vocab_size=256),
     Case("gpt-mini", 6, 6, 192, 256, 8),
     Case("gpt-micro", 4, 4, 128, 128, 16),
     Case("gpt2", 12, 12, 768, 512, 1),
