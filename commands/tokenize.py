@@ -2,9 +2,12 @@
 Tokenise a corpus into the cache and print what is in it.
 
     python lab.py tokenize --data corpus.jsonl.zst --data.tokenizer=byte
+    python lab.py tokenize --data shards/ --jobs 8
+    sbatch --array=0-9 --wrap 'python lab.py tokenize --data DIR --part $SLURM_ARRAY_TASK_ID/10'
 
 It prints the documents, tokens, sets, split and bad lines. A run tokenises its corpus by itself;
-doing it beforehand saves a GPU job the wait.
+doing it beforehand saves a GPU job the wait. A corpus of many files is tokenised in pieces of 64 MB
+or more, and what is in the cache is not done again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import time
 
 from commands._arguments import preset_names
+from mingpt.utils import BadInput
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arm", metavar="NAME",
                         help="the arm of the study whose data settings to use (default: its "
                              "baseline)")
+    share = parser.add_mutually_exclusive_group()
+    share.add_argument("--jobs", type=int, metavar="N",
+                       help="tokenise in N processes (default 1, which has one thread per core)")
+    share.add_argument("--part", metavar="I/N",
+                       help="tokenise only every N-th piece of the corpus, from number I on (0 to "
+                            "N−1), as one task of a SLURM array does")
     parser.add_argument("--json", action="store_true", help="print the account as JSON")
 
 
@@ -36,15 +46,53 @@ def main(args: argparse.Namespace) -> int:
     """Tokenise, print the account as a table or JSON, and return 0. Raises BadInput."""
     from experiments.corpus import open_corpus
     settings = _settings(args)
+    if args.part is not None:
+        return _one_part(settings.data, args)
     began = time.monotonic()
+    if args.jobs is not None:
+        from experiments.corpus.jobs import tokenize_in
+        tokenize_in(args.jobs, settings.data, _words(args))
     corpus = open_corpus(settings.data)
-    account = {**corpus.describe(), "cache": ", ".join(map(str, corpus.folders)),
+    account = {**corpus.describe(), "cache": _cache(corpus.folders),
                "seconds": time.monotonic() - began}
     if args.json:
         print(json.dumps(account, indent=2, ensure_ascii=False))
     else:
         _print(account)
     return 0
+
+
+def _cache(folders: list) -> str:
+    """Where the tokens are: one folder, or a folder of several."""
+    return (str(folders[0]) if len(folders) == 1 else
+            f"{folders[0].parent} ({len(folders)} folders)")
+
+
+def _one_part(config, args: argparse.Namespace) -> int:
+    """Tokenise the pieces of --part, print what they hold, and return 0."""
+    from experiments.corpus import tokenize_part
+    part, began = _part(args.part), time.monotonic()
+    found = tokenize_part(config, *part) | {"seconds": time.monotonic() - began}
+    print(json.dumps(found) if args.json else
+          f"part {args.part}: {found['pieces']} pieces, {found['documents']:,} documents, "
+          f"{found['tokens']:,} tokens, {found['bad']:,} bad lines, {found['seconds']:.1f} s")
+    return 0
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The arguments that describe the corpus."""
+    given = [word for name in ("preset", "study", "arm") if (value := getattr(args, name))
+             for word in (f"--{name}", value)]
+    return [*(["--data", *args.data] if args.data else []), *given, *args.overrides]
+
+
+def _part(text: str) -> tuple[int, int]:
+    """'3/40' → (3, 40). Raises BadInput for anything that is not I/N with I below N."""
+    numbers = text.split("/")
+    if len(numbers) != 2 or not all(n.isdecimal() and len(n) < 10 for n in numbers) or (
+            int(numbers[0]) >= int(numbers[1])):
+        raise BadInput(f"--part {text}: give I/N with I from 0 to N−1, such as 0/40")
+    return int(numbers[0]), int(numbers[1])
 
 
 def _settings(args: argparse.Namespace):

@@ -13,11 +13,13 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from experiments.corpus.batches import TrainBatches
-from experiments.corpus.build import cache_root, open_store
+from experiments.corpus.build import built, cache_key, cache_root
 from experiments.corpus.corpus import Corpus, Validation
+from experiments.corpus.joined import open_store, pieces
 from experiments.corpus.mixed import MixedCorpus, open_mixed
 from experiments.corpus.mixture import read_mixture, read_sources
 from experiments.corpus.packing import PACKS
@@ -31,7 +33,7 @@ from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 __all__ = ["Corpus", "TrainBatches", "Validation", "cache_root", "check_paths",
-           "get_default_config", "open_corpus", "plain_text"]
+           "get_default_config", "open_corpus", "plain_text", "stores_of", "tokenize_part"]
 
 
 def get_default_config() -> CN:
@@ -82,10 +84,40 @@ def plain_text() -> dict[str, Any]:
 def check_paths(config: CN) -> None:
     """Raise BadInput where a path of the settings, or of one of their sources, names nothing that
     can be read. Nothing is read or fetched."""
-    paths = [config.paths] if isinstance(config.paths, str) else config.paths
-    for each in [paths, *read_sources(config.sources or ()).values(), config.val_paths]:
+    for each in _given(config):
         if each:
             resolve(each, config.max_docs)
+
+
+def _given(config: CN) -> list[list[str] | None]:
+    """The paths of each text that the settings name."""
+    plain = [config.paths] if isinstance(config.paths, str) else config.paths
+    named = list(read_sources(config.sources or ()).values())
+    return [*(named or [plain]), *([config.val_paths] if config.val_paths else [])]
+
+
+def _pieces(config: CN) -> list[list]:
+    """The sources of every text that the settings name, in the pieces that are tokenised one by
+    one."""
+    _check(config)
+    return [piece for paths in _given(config)
+            for piece in pieces(config, resolve(paths, config.max_docs))]
+
+
+def tokenize_part(config: CN, part: int, parts: int) -> dict[str, int]:
+    """Tokenise every `parts`-th piece of the corpus, from number `part` on (from 0): {"pieces",
+    "documents", "tokens", "bad"}. Raises BadInput where a file cannot be read."""
+    tokenizer, made = get_tokenizer(config.tokenizer), _pieces(config)[part::parts]
+    stores = [built(config, piece, tokenizer, alone=False) for piece in made]
+    return {"pieces": len(made), "documents": sum(len(store.documents) for store in stores),
+            "tokens": sum(int(store.documents["tokens"].sum(dtype="int64")) for store in stores),
+            "bad": sum(store.report.bad for store in stores)}
+
+
+def stores_of(config: CN) -> list[tuple[int, Path]]:
+    """(bytes of its files, the folder that its store has or will have) of every piece."""
+    return [(sum(source.size for source in piece), cache_root(config) / cache_key(config, piece))
+            for piece in _pieces(config)]
 
 
 def open_corpus(config: CN, announce: bool = True) -> Corpus | MixedCorpus:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.corpus.batches import TrainBatches, split_rows
+from experiments.corpus.joined import JoinedStore
 from experiments.corpus.packing import IGNORE_INDEX, PACKS
 from experiments.corpus.split import Split
 from experiments.corpus.store import Store
@@ -53,15 +54,16 @@ class Validation:
 class Corpus:
     """An opened corpus, as `open_corpus` returns it."""
 
-    def __init__(self, config, names: list[str], store: Store, split: Split, tokenizer: Tokenizer):
+    def __init__(self, config, names: list[str], store: Store | JoinedStore, split: Split,
+                 tokenizer: Tokenizer):
         self.config, self.names, self.store, self.split, self.tokenizer = (
             config, names, store, split, tokenizer)
         self.vocab_size, self.eot = tokenizer.vocab_size, tokenizer.eot
 
     @property
     def folders(self) -> list:
-        """The folders of the token caches: the one of this corpus."""
-        return [self.store.folder]
+        """The folders of the token caches."""
+        return self.store.folders
 
     def train(self, block_size: int, batch_size: int, seed: int) -> TrainBatches:
         """The training batches; `.batch(t)` is the same for every arm. Raises BadInput where there

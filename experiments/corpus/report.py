@@ -39,6 +39,16 @@ class Report:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.firsts.setdefault(kind, First(source, line, hint))
 
+    def merge(self, other: Report, before: int) -> None:
+        """Add the report of the next sources, of which there are `before` before them."""
+        self.lines += other.lines
+        for mine, theirs in ((self.counts, other.counts), (self.markers, other.markers)):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        for kind, first in other.firsts.items():
+            self.firsts.setdefault(kind, First(first.source + before, first.line, first.hint))
+        self.cut_short += [(source + before, *rest) for source, *rest in other.cut_short]
+
     def to_json(self) -> dict:
         """The report as a store keeps it, ready for JSON."""
         return asdict(self)

@@ -123,7 +123,7 @@ def test_every_damage_to_the_cache_is_noticed_and_the_cache_made_again(
 
 
 def test_a_large_cache_is_verified_where_it_is_read(corpus_file, data_config, builds, monkeypatch):
-    monkeypatch.setattr("experiments.corpus.store.WHOLE", 0)
+    monkeypatch.setattr("experiments.corpus.build.WHOLE", 0)
     monkeypatch.setattr("experiments.corpus.store.BLOCK", 64)
     config = data_config(corpus_file)
     path = open_corpus(config).store.folder / "tokens-00000.bin"
