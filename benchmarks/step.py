@@ -29,10 +29,11 @@ from typing import Any
 from benchmarks.kit import floors, options
 from benchmarks.kit.cases import CASES, CUDA_CASES, Case
 from benchmarks.kit.figure import FigurePanel, ratio_figure
-from benchmarks.kit.machine import available_mb, describe
+from benchmarks.kit.machine import describe
 from benchmarks.kit.peers import PEERS, absent
 from benchmarks.kit.tables import Table, memory_cell, percent_cell, ratio_cell, save, time_cell
 from benchmarks.kit.turns import Side, take_turns
+from experiments.train.process import available_mb
 from experiments.train.workers import ratios, spread
 
 GEMM, OURS, UNTIED = "matrix product", "ours", "ours, untied"

@@ -72,15 +72,18 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         from experiments.corpus import check_paths
         check_paths(spec.settings.data)
-        return _dry_run(spec, args)
-    return _several(spec, args, hosts) if count > started else _train(spec, args)
+    if count > started:
+        return _several(spec, args, hosts)
+    return _dry_run(spec, args) if args.dry_run else _train(spec, args)
 
 
 def _several(spec, args: argparse.Namespace, hosts) -> int:
-    """Train in several processes, each of which runs this verb, and return the exit code."""
+    """Train, or try what it costs, in several processes, each of which runs this verb. Returns the
+    exit code."""
     from experiments.records.record import RunFiles
     from experiments.train.several import start
-    files = RunFiles(args.out, spec.study.name if spec.study else None, spec.arm, args.seed)
+    files = None if args.dry_run else RunFiles(
+        args.out, spec.study.name if spec.study else None, spec.arm, args.seed)
     return start(args.processes or 1, without_option(sys.argv[1:], "--processes"), files, hosts)
 
 
@@ -122,14 +125,26 @@ def _train(spec, args: argparse.Namespace) -> int:
 
 
 def _dry_run(spec, args: argparse.Namespace) -> int:
-    """Print the plan of the run as text or JSON, and return the exit code 0."""
+    """Print the plan of the run as text or JSON, and return the exit code 0. Raises BadInput where
+    it would not fit into the memory that is left."""
+    from experiments.train.fit import Room
+    from experiments.train.predict import preview
+    from experiments.train.several import membership
+    from mingpt.trainer import find_device
+    with membership(find_device(spec.settings.trainer.device)) as processes:
+        room = Room(spec.settings, processes)
+        room.check()
+        plan = preview(spec, args.seed, args.out, processes)
+        if processes.first:
+            print(json.dumps(plan, indent=2)) if args.json else _print_plan(plan, spec, args)
+        room.check(plan["predicted_memory_mb"])
+    return 0
+
+
+def _print_plan(plan: dict, spec, args: argparse.Namespace) -> None:
+    """Print the plan of a run as text."""
     from experiments.launch.plan import duration
     from experiments.records.record import begun_line, trainable_line
-    from experiments.train.predict import preview
-    plan = preview(spec, args.seed, args.out)
-    if args.json:
-        print(json.dumps(plan, indent=2))
-        return 0
     print(f"arm               {plan['arm']} (preset {spec.preset}, seed {args.seed})")
     for key, (was, is_) in plan["changes"].items():
         print(f"  changes         {key}: {was!r} → {is_!r}")
@@ -149,8 +164,8 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     print(f"audit             {told}")
     for line in claims(audit, args.verbose):
         print(f"  {line}")
+    several = f" in {plan['processes']} processes" if plan["processes"] > 1 else ""
     print(f"predicted time    {duration(plan['predicted_seconds'])}, {plan['max_iters']:,} "
-          f"iterations on {plan['device']}")
-    print(f"predicted memory  {plan['predicted_memory_mb']:,.0f} MB")
+          f"iterations on {plan['device']}{several}")
+    print(f"predicted memory  {plan['predicted_memory_mb']:,.0f} MB{several}")
     print(f"would write       {plan['csv']}")
-    return 0

@@ -13,20 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.record import processor
-from experiments.train.process import MB
 
 PACKAGES = ("torch", "numpy", "transformers", "x-transformers", "litgpt", "tokenizers")
-
-
-def available_mb(device: str = "cpu") -> float:
-    """The memory in MB that new processes can have on the device."""
-    if device == "cuda":
-        import torch
-        return torch.cuda.mem_get_info()[0] / MB
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        return int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) * 1024 / MB
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB / 2
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:

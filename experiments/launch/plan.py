@@ -11,8 +11,10 @@ import heapq
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -158,7 +160,7 @@ def make_plan(request: Request) -> list[Job]:
         match = specs[job.arm].match
         jobs.append(dataclasses.replace(job, state=state, match=match.line() if match else None))
     _check_data({job.arm: settings[job.arm] for job in jobs if not job.ended})
-    costs = _costs(settings, measured)
+    costs = _costs(request, settings, measured)
     return [dataclasses.replace(job, seconds=costs[job.arm][0], memory_mb=costs[job.arm][1])
             for job in jobs]
 
@@ -243,7 +245,7 @@ def record_of(request: Request, job: Job, needs: Iterable[str] = ()) -> dict[str
 
 
 def _costs(
-    settings: dict[str, CfgNode], measured: dict[str, list[dict]]
+    request: Request, settings: dict[str, CfgNode], measured: dict[str, list[dict]]
 ) -> dict[str, tuple[float, float]]:
     """(seconds, MB) per arm: those of its finished runs, else predicted. Arms that compute the same
     share one prediction."""
@@ -260,9 +262,24 @@ def _costs(
         work = str([*sections, *(getattr(tree.trainer, key) for key in WORK)])
         if work not in predictions:
             with _named(arm):
-                predictions[work] = predict(tree)
-        costs[arm] = (predictions[work].seconds, predictions[work].memory_mb)
+                predictions[work] = (_tried(request, arm) if (request.processes or 1) > 1
+                                     else astuple(predict(tree)))
+        costs[arm] = predictions[work]
     return costs
+
+
+def _tried(request: Request, arm: str) -> tuple[float, float]:
+    """(seconds, MB) of an arm's run in several processes on this host, which take a few of its
+    steps. Raises BadInput where it would not fit."""
+    lab = Path(__file__).resolve().parents[2] / "lab.py"
+    words = request.arguments(Job(arm, request.study.seeds[0]))
+    done = subprocess.run([sys.executable, str(lab), *words, "--dry-run", "--json"],
+                          capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"its dry run ended with {done.returncode}"]
+        raise BadInput(said[-1].removeprefix("error: "))
+    plan = json.loads(done.stdout)
+    return plan["predicted_seconds"], plan["predicted_memory_mb"]
 
 
 def seconds_left(jobs: list[Job]) -> float:

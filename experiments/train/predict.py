@@ -23,6 +23,7 @@ from experiments.records.record import RunFiles
 from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import SeededTrainer, build_model, describe_model, row_length
 from experiments.weights.begin import audit_options
+from mingpt.parallel.processes import Processes
 from mingpt.trainer import find_device, loss_of
 from mingpt.utils import CfgNode as CN
 
@@ -58,20 +59,24 @@ class RandomTokens:
         return tokens[:, :-1], tokens[:, 1:]
 
 
-def predict(settings: CN, model: torch.nn.Module | None = None) -> Prediction:
+def predict(settings: CN, model: torch.nn.Module | None = None,
+            processes: Processes | None = None) -> Prediction:
     """Time a few steps and extrapolate to `max_iters` steps and the evaluations between them. The
-    steps train `model`, or else one that is built here."""
+    steps train `model`, or else one that is built here. Several `processes` take them together; the
+    memory is that of all."""
+    processes = processes or Processes()
     with _untouched_generator():
         if model is None:
             own = _without_source(settings)
             model = build_model(own, RandomTokens(own), seed=0)
-        seconds, memory = _measure(model, settings)
-    return Prediction(run_seconds(settings, seconds), memory)
+        seconds, memory = _measure(model, settings, processes)
+    seconds = max(processes.gather(seconds))
+    return Prediction(run_seconds(settings, seconds), sum(processes.gather(memory)))
 
 
 def run_seconds(settings: CN, step: float) -> float:
     """The seconds of a whole run whose steps take `step` seconds each: the start, the steps, and
-    the evaluations between them."""
+    the evaluations between them, which several processes share as they share a step."""
     steps, run = settings.trainer.max_iters, settings.run
     rows = settings.trainer.batch_size * settings.trainer.accumulation_steps
     eval_steps = settings.data.val_tokens / (rows * row_length(settings)) * EVAL_SHARE
@@ -87,23 +92,25 @@ def _without_source(settings: CN) -> CN:
     return settings
 
 
-def _measure(model: torch.nn.Module, settings: CN) -> tuple[float, float]:
-    """(seconds per step, peak memory in MB). Both are measured on whole steps. On a CPU, where
-    these may take minutes, long ones are extrapolated from two short steps: the time by their
-    FLOPs, the memory by their tokens. On a GPU a short step leaves most of it idle and tells
-    nothing."""
+def _measure(model: torch.nn.Module, settings: CN, processes: Processes) -> tuple[float, float]:
+    """(seconds per step, peak memory in MB) of this process. Both are measured on whole steps. On a
+    CPU, where these may take minutes, long ones are extrapolated from two short steps: the time by
+    their FLOPs, the memory by their tokens. A short step has one batch per process and the whole
+    exchange between them. On a GPU a short step leaves most of it idle and tells nothing."""
     trainer, T = settings.trainer, row_length(settings)
 
     def flops(rows: int, length: int) -> float:
         return model.flops_per_token(length) * length * rows
-    whole = flops(trainer.batch_size * trainer.accumulation_steps, T)
+    own = len(processes.share(trainer.accumulation_steps))      # batches per step and process
+    whole = flops(trainer.batch_size * own, T)
     if find_device(trainer.device) != "cpu" or whole <= 3 * TRIAL_FLOPS:
-        return _time(model, RandomTokens(settings), settings)
+        return _time(model, RandomTokens(settings), settings, processes)
     rows, length = max(1, int(TRIAL_FLOPS / flops(1, T))), T
     if flops(1, T) > TRIAL_FLOPS:      # even one row is long: cut it
         length = max(1, int(T * TRIAL_FLOPS / flops(1, T)))
     shapes = (rows, length), (3 * rows, T) if length == T else (1, min(T, 3 * length))
-    (short, little), (long, much) = (_time_short(model, settings, *shape) for shape in shapes)
+    (short, little), (long, much) = (_time_short(model, settings, processes, *shape)
+                                        for shape in shapes)
     (few, many), cost = (r * l for r, l in shapes), [flops(*shape) for shape in shapes]
     per_flop = max(0.0, long - short) / (cost[1] - cost[0])
     per_token = max(0.0, much - little) / (many - few)
@@ -111,30 +118,34 @@ def _measure(model: torch.nn.Module, settings: CN) -> tuple[float, float]:
             little + per_token * (trainer.batch_size * T - few))
 
 
-def _time_short(model: torch.nn.Module, settings: CN, rows: int, length: int
+def _time_short(model: torch.nn.Module, settings: CN, processes: Processes, rows: int, length: int
                 ) -> tuple[float, float]:
-    """(seconds, peak memory in MB) of a step with this many rows of this length."""
+    """(seconds, peak memory in MB) of a step with this many rows of this length per process."""
     settings = copy.deepcopy(settings)
-    settings.data.length, settings.trainer.accumulation_steps = length, 1
-    return _time(model, RandomTokens(settings, rows), settings, most=1)
+    settings.data.length, settings.trainer.accumulation_steps = length, processes.count
+    return _time(model, RandomTokens(settings, rows), settings, processes, most=1)
 
 
-def _time(model: torch.nn.Module, tokens: RandomTokens, settings: CN,
+def _time(model: torch.nn.Module, tokens: RandomTokens, settings: CN, processes: Processes,
           most: int = 5) -> tuple[float, float]:
     """(median seconds per step, peak memory in MB). The first step is not counted."""
-    step, times = stepper(model, tokens, settings), []
+    step, times = stepper(model, tokens, settings, processes), []
     step()
-    while sum(times) < BUDGET_SECONDS and len(times) < most:
+    # all processes must take the same number of steps
+    while processes.agree(lambda: sum(times) < BUDGET_SECONDS and len(times) < most):
         times.append(step())
     return statistics.median(times), peak_memory_mb(str(next(model.parameters()).device))
 
 
-def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN) -> Callable[[], float]:
+def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN,
+            processes: Processes | None = None) -> Callable[[], float]:
     """A function that takes one training step of the model, as a run does, and returns its
     seconds."""
-    trainer = SeededTrainer(settings.trainer, model, tokens, seed=0)
+    trainer = SeededTrainer(settings.trainer, model, tokens, seed=0, processes=processes)
     trainer.optimizer = model.configure_optimizers(trainer.config)
     trainer.loss_of, batches = loss_of(model), trainer.batches()
+    if trainer.config.reduce == "all_reduce":
+        trainer.loss_of = trainer.processes.wrapped(trainer.loss_of, model)
 
     def step() -> float:
         model.train()
@@ -156,15 +167,18 @@ def _untouched_generator():
         torch.set_rng_state(state)
 
 
-def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
+def preview(spec: Spec, seed: int, out: Path, processes: Processes | None = None
+            ) -> dict[str, Any]:
     """What `--dry-run` prints: the arm, its cost relative to the baseline, the audit, and the
-    predicted time and memory."""
+    predicted time and memory of all processes."""
+    processes = processes or Processes()
     tokens = RandomTokens(spec.settings)
     model = build_model(spec.settings, tokens, seed, fetch=False)
     ours = describe_model(model, row_length(spec.settings))
     theirs = _described(spec.baseline) if spec.changes else ours
-    audited = _audited(model, spec.settings, tokens)
-    prediction = predict(spec.settings, model)     # last, because it trains the model
+    audited = processes.agree(lambda: _audited(model, spec.settings, tokens))
+    # last, because it trains the model
+    prediction = predict(spec.settings, model, processes)
     files = RunFiles(out, spec.study.name if spec.study else None, spec.arm, seed)
     return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset,
             "changes": spec.changes,
@@ -173,6 +187,7 @@ def preview(spec: Spec, seed: int, out: Path) -> dict[str, Any]:
             "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
             "audit": audited,
             "init": model.begun, "max_iters": spec.settings.trainer.max_iters,
+            "processes": processes.count,
             "predicted_seconds": round(prediction.seconds, 1),
             "predicted_memory_mb": round(prediction.memory_mb, 1),
             "device": str(next(model.parameters()).device), "csv": str(files.csv),

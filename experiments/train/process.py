@@ -5,6 +5,7 @@ The current process: its memory, and the signals that ask it to end.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import sys
@@ -42,6 +43,18 @@ def peak_memory_mb(device: str = "cpu") -> float:
 def resident_mb() -> float:
     """The memory in MB that this process holds now; the peak where only that is known."""
     return _status_mb("VmRSS") or peak_memory_mb()
+
+
+def available_mb(device: str = "cpu") -> float:
+    """The memory in MB that new processes can have: on a GPU that of one device, elsewhere the
+    machine's."""
+    if str(device).startswith("cuda"):
+        import torch
+        return torch.cuda.mem_get_info(device)[0] / MB
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        return int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) * 1024 / MB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MB / 2
 
 
 def _status_mb(key: str) -> float | None:

@@ -49,9 +49,11 @@ def hosts_of_job() -> Hosts:
                  f"{job}.{given.get('SLURM_RESTART_COUNT', 0)}", given["SLURM_NODEID"] == "0")
 
 
-def start(count: int, arguments: list[str], files: RunFiles, hosts: Hosts | None = None) -> int:
+def start(count: int, arguments: list[str], files: RunFiles | None,
+          hosts: Hosts | None = None) -> int:
     """Run lab.py with these arguments in `count` processes per host until all have ended, and
-    return the run's exit code. SIGTERM, SIGUSR1 and Ctrl-C are passed on to all of them."""
+    return the run's exit code. `files` are those of the run; None where nothing is trained.
+    SIGTERM, SIGUSR1 and Ctrl-C are passed on to all processes."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -79,7 +81,7 @@ def start(count: int, arguments: list[str], files: RunFiles, hosts: Hosts | None
     return account.DONE
 
 
-def _failed(codes: dict[int, int], files: RunFiles) -> int:
+def _failed(codes: dict[int, int], files: RunFiles | None) -> int:
     """The exit code of a run whose processes ended with these codes. Says which were killed."""
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
     for rank, number in killed.items():
@@ -87,16 +89,16 @@ def _failed(codes: dict[int, int], files: RunFiles) -> int:
               f"{', most likely out of memory' if number == signal.SIGKILL else ''}",
               file=sys.stderr)
     said = [code for code in (2, account.FAILED, account.INTERRUPTED) if code in codes.values()]
-    if 2 not in said:    # processes that were killed could not end the record themselves
+    if files and 2 not in said:    # processes that were killed could not end the record themselves
         mark_interrupted(files, "another process of this run has ended")
     return said[0] if said else account.INTERRUPTED if killed else account.FAILED
 
 
-def _interrupted(number: signal.Signals, files: RunFiles) -> int:
+def _interrupted(number: signal.Signals, files: RunFiles | None) -> int:
     """The exit code after a signal: the run's, or that of a program that the signal ended before
     the run began."""
     with contextlib.suppress(BadInput):
-        status = at(read_record(files.json), "status")
+        status = files and at(read_record(files.json), "status")
         if status in ("done", "diverged", "failed", "interrupted"):
             return account.exit_code(status)
     return 128 + number

@@ -116,6 +116,6 @@ def test_an_arm_with_a_finished_run_is_expected_to_evaluate_as_well(tmp_path):
     from experiments.train.predict import START_SECONDS
     settings = make_spec(preset="laptop").settings
     result = {"seconds": 28.0, "peak_memory_mb": 1.0}
-    seconds, _ = _costs({"baseline": settings}, {"baseline": [result]})["baseline"]
+    seconds, _ = _costs(None, {"baseline": settings}, {"baseline": [result]})["baseline"]
     # eleven evaluations of 65,536 tokens, each token at 0.4 of a trained one
     assert seconds == pytest.approx(START_SECONDS + 28.0 + 11 * 0.4 * 65536 / 2048 * 0.04)

@@ -7,6 +7,7 @@ from experiments.declare.spec import make_spec
 from experiments.train import predict
 from experiments.train.predict import RandomTokens
 from experiments.train.seeded import build_model, row_length
+from mingpt.parallel.processes import Processes
 
 
 @pytest.fixture
@@ -17,31 +18,38 @@ def nano():
     return settings, build_model(settings, RandomTokens(settings), seed=0)
 
 
-@pytest.mark.parametrize("rows, shapes", [
-    (99, [(8, 64)]),             # the whole step is short
-    (2.5, [(2, 64), (6, 64)]),   # two rows are
-    (0.3, [(1, 19), (1, 57)]),   # not even one row is
-    (0.6, [(1, 38), (1, 64)]),
+class Two(Processes):
+    """Stands in for the first of two processes."""
+    count = 2
+
+
+@pytest.mark.parametrize("rows, processes, shapes", [
+    (99, Processes(), [(8, 64)]),             # the whole step is short
+    (2.5, Processes(), [(2, 64), (6, 64)]),   # two rows are
+    (0.3, Processes(), [(1, 19), (1, 57)]),   # not even one row is
+    (0.6, Processes(), [(1, 38), (1, 64)]),
+    (2.5, Two(), [(2, 64), (6, 64)]),         # one batch each, in place of two
 ])
-def test_a_long_step_is_extrapolated_from_two_short_ones(nano, monkeypatch, rows, shapes):
+def test_a_long_step_is_extrapolated_from_two_short_ones(nano, monkeypatch, rows, processes,
+                                                         shapes):
     settings, model = nano
     T, taken = row_length(settings), []
 
     def flops(rows, length):
         return model.flops_per_token(length) * length * rows
 
-    def time(model, tokens, settings, most=8):
+    def time(model, tokens, settings, processes, most=8):
         """A step that costs 2 s and 3 s per GFLOP, 10 MB and 0.5 MB per token."""
         (B, more), length = tokens.shape, row_length(settings)
         assert more == length + 1
         taken.append((B, length))
-        every = settings.trainer.accumulation_steps
+        every = settings.trainer.accumulation_steps / processes.count
         return 2 + 3e-9 * flops(B, length) * every, 10 + 0.5 * B * length
     monkeypatch.setattr(predict, "_time", time)
     monkeypatch.setattr(predict, "TRIAL_FLOPS", rows * flops(1, T))
-    seconds, memory = predict._measure(model, settings)
+    seconds, memory = predict._measure(model, settings, processes)
     assert taken == shapes
-    assert seconds == pytest.approx(2 + 3e-9 * flops(16, T))
+    assert seconds == pytest.approx(2 + 3e-9 * flops(16 / processes.count, T))
     assert memory == pytest.approx(10 + 0.5 * 8 * T)
 
 
