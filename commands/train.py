@@ -129,8 +129,10 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     it would not fit into the memory that is left."""
     from experiments.train.fit import Room
     from experiments.train.predict import preview
+    from experiments.train.process import end_first
     from experiments.train.several import membership
     from mingpt.trainer import find_device
+    end_first()     # a trial must not cost another program its memory
     with membership(find_device(spec.settings.trainer.device)) as processes:
         room = Room(spec.settings, processes)
         room.check()

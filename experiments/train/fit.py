@@ -17,8 +17,10 @@ from mingpt.trainer import find_device
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
-# bytes of a trained parameter: its value, its gradient and AdamW's two moments, in float32
-TRAINED, FROZEN = 16, 4
+# bytes of a trained parameter: its value, its gradient and AdamW's two moments, in float32; and with
+# several processes the gradient that they exchange
+TRAINED, EXCHANGED, FROZEN = 16, 4, 4
+SPARE = 0.95    # the share of what is left that the processes may fill
 
 
 class Room:
@@ -29,8 +31,9 @@ class Room:
         device = find_device(settings.trainer.device)
         self.settings, self.count = settings, processes.count
         self.sharing = 1 if device != "cpu" else max(hosts(processes)["hosts"].values())
-        self.left = min(processes.gather(available_mb(device)))
-        self.state = state_mb(settings)     # of one process
+        # what this process holds already is not among what is left
+        self.left = SPARE * min(processes.gather(available_mb(device)))
+        self.state = state_mb(settings, processes.count)     # of one process
 
     def check(self, predicted: float | None = None) -> None:
         """Raise BadInput where the processes do not fit, with what would fit. `predicted` is the
@@ -68,11 +71,12 @@ class Room:
         return found
 
 
-def state_mb(settings: CN) -> float:
-    """The MB of one process's weights, gradients and optimizer state. Nothing is allocated."""
+def state_mb(settings: CN, processes: int = 1) -> float:
+    """The MB of the weights, gradients and optimizer state of one of several processes. Nothing is
+    allocated."""
     config = CN(**settings.model.to_dict())
     config.vocab_size = get_tokenizer(settings.data.tokenizer).vocab_size
     with torch.device("meta"), contextlib.redirect_stdout(None):
         parameters = list(build_gpt(config).parameters())
-    trained = settings.run.freeze_except is None
-    return sum(p.numel() for p in parameters) * (TRAINED if trained else FROZEN) / MB
+    each = FROZEN if settings.run.freeze_except else TRAINED + EXCHANGED * (processes > 1)
+    return sum(p.numel() for p in parameters) * each / MB

@@ -88,6 +88,9 @@ def _failed(codes: dict[int, int], files: RunFiles | None) -> int:
         print(f"process {rank} was ended by {signal.Signals(number).name}"
               f"{', most likely out of memory' if number == signal.SIGKILL else ''}",
               file=sys.stderr)
+    if files is None and signal.SIGKILL in killed.values():
+        raise BadInput(f"{len(codes)} processes do not fit into this machine's memory: try fewer, "
+                       f"or smaller batches")
     said = [code for code in (2, account.FAILED, account.INTERRUPTED) if code in codes.values()]
     if files and 2 not in said:    # processes that were killed could not end the record themselves
         mark_interrupted(files, "another process of this run has ended")

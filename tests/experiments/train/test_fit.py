@@ -35,7 +35,8 @@ def room(monkeypatch):
 
     def make(left, processes=None):
         monkeypatch.setattr(fit, "available_mb", lambda device: left)
-        monkeypatch.setattr(fit, "state_mb", lambda settings: 100.0)
+        monkeypatch.setattr(fit, "state_mb", lambda settings, processes: 100.0)
+        monkeypatch.setattr(fit, "SPARE", 1.0)
         return Room(settings, processes or Four())
     return make
 
