@@ -17,7 +17,7 @@ from mingpt.trainer import find_device
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
-# bytes of a trained parameter: its value, its gradient and AdamW's two moments, in float32; and with
+# bytes of a trained parameter: value, gradient and AdamW's two moments in float32, and with
 # several processes the gradient that they exchange
 TRAINED, EXCHANGED, FROZEN = 16, 4, 4
 SPARE = 0.95    # the share of what is left that the processes may fill
