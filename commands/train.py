@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where to log besides the CSV (default none)").names = _loggers
     parser.add_argument("--processes", type=int, metavar="N",
                         help="train with N processes, or N on each host of a SLURM job, as "
-                        "torchrun does; the result is the same to the bit (default 1)")
+                        "torchrun does; the result is the same to the bit, unless "
+                        "trainer.reduce is all_reduce (default 1)")
     parser.add_argument("--dry-run", action="store_true",
                         help="print what would be trained and what it would cost; train nothing")
     add_verbose(parser, "with --dry-run: ")
@@ -110,7 +111,8 @@ def _train(spec, args: argparse.Namespace) -> int:
     from experiments.train.several import first_opens, membership
     from mingpt.trainer import find_device
     # refuse a missing device before tokenising the corpus
-    with membership(find_device(spec.settings.trainer.device)) as processes:
+    trainer = spec.settings.trainer
+    with membership(find_device(trainer.device), trainer.parallel) as processes:
         observer = Observer() if not processes.first else Observers(
             Reporter(not args.json), make_logger(spec.settings.run.logger, args.out))
         # a study tokenises before its runs, which says already what the corpus is
@@ -133,7 +135,8 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     from experiments.train.several import membership
     from mingpt.trainer import find_device
     end_first()     # a trial must not cost another program its memory
-    with membership(find_device(spec.settings.trainer.device)) as processes:
+    trainer = spec.settings.trainer
+    with membership(find_device(trainer.device), trainer.parallel) as processes:
         room = Room(spec.settings, processes)
         room.check()
         plan = preview(spec, args.seed, args.out, processes)

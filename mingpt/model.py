@@ -121,7 +121,7 @@ class GPT(nn.Module):
               f"{sum(p.numel() for p in self.transformer.parameters()) / 1e6:.2f}M")
 
     @torch.no_grad()
-    def init_weights(self, seed: int | None = None) -> None:
+    def init_weights(self, seed: int | None = None, names: set[str] | None = None) -> None:
         """Draw the weights of linear layers and embeddings from a normal distribution of std 0.02,
         or 0.02/√(2·n_layer) where a projection writes into the residual stream. Their biases are 0.
         Other modules that have `reset_parameters`, such as norms, set their own weights.
@@ -129,14 +129,16 @@ class GPT(nn.Module):
         Without a seed, all weights come from torch's global generator in minGPT's order. With a
         seed, every tensor has its own generator, made from the seed and the tensor's name: two
         models with the same seed then begin with the same values in every weight that they share.
+        With `names`, only the modules of these names get weights.
         """
-        for name, module in self.named_modules():
+        chosen = {name: m for name, m in self.named_modules() if names is None or name in names}
+        for name, module in chosen.items():
             # norms, and any other part of a member that sets its own parameters
             if hasattr(module, "reset_parameters") and not isinstance(module,
                                                                       nn.Linear | nn.Embedding):
                 with _drawing(seed, name):
                     module.reset_parameters()
-        modules = {name: m for name, m in self.named_modules()
+        modules = {name: m for name, m in chosen.items()
                    if isinstance(m, nn.Linear | nn.Embedding)}
         for name, module in modules.items():
             module.weight.normal_(0.0, 0.02, generator=self._generator(seed, name))
@@ -147,7 +149,7 @@ class GPT(nn.Module):
                 std = 0.02 / math.sqrt(2 * self.config.n_layer)
                 module.weight.normal_(0.0, std, generator=self._generator(seed, name))
         # the tied matrix gets the embedding's draw, whichever of the two modules was drawn last
-        if self.config.tie_weights:
+        if self.config.tie_weights and "transformer.wte" in chosen:
             self.transformer.wte.weight.normal_(0.0, 0.02,
                                                 generator=self._generator(seed, "transformer.wte"))
 
@@ -155,7 +157,8 @@ class GPT(nn.Module):
         """The generator of one module's weight; None (torch's global one) without a seed."""
         if seed is None:
             return None
-        return torch.Generator(self.lm_head.weight.device).manual_seed(_named_seed(seed, name))
+        device = self.get_submodule(name).weight.device
+        return torch.Generator(device).manual_seed(_named_seed(seed, name))
 
     @classmethod
     def from_pretrained(cls, model_type: str) -> GPT:

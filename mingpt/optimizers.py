@@ -9,6 +9,7 @@ import inspect
 
 import torch
 
+from mingpt.shards import is_shard, own_part, whole
 from mingpt.utils import BadInput, CfgNode
 
 
@@ -73,11 +74,33 @@ class MuonAndAdamW(eager(torch.optim.Optimizer)):
         group, = self.muon.param_groups
         rate = group["lr"]
         group["lr"] = rate * self.ratio
-        self.muon.step()
+        if is_shard(group["params"][0]):
+            self._step_shards(group)
+        else:
+            self.muon.step()
         group["lr"] = rate
         if self.adamw:
             self.adamw.step()
         return loss
+
+    def _step_shards(self, group: dict) -> None:
+        """Muon's step on matrices of which each process holds some rows. Every process gathers the
+        momentum and orthogonalises the whole matrix, then takes its own rows of the result."""
+        from torch.optim._muon import muon as step_of
+        rate, momentum = group["lr"], group["momentum"]
+        options = {name: group[name] for name in ("nesterov", "ns_coefficients", "ns_steps", "eps",
+                                                  "adjust_lr_fn")}
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+            buffer.lerp_(p.grad, 1 - momentum)
+            update = whole(p.grad.lerp(buffer, momentum) if group["nesterov"] else buffer)
+            step = torch.zeros_like(update)
+            # without momentum, torch's function only orthogonalises and scales
+            step_of([step], [update], [torch.zeros_like(update)], lr=rate, weight_decay=0.0,
+                    momentum=0.0, has_complex=False, **options)
+            p.mul_(1 - rate * group["weight_decay"]).add_(own_part(step, p))
 
 
 def muon(groups: list[dict], config: CfgNode) -> torch.optim.Optimizer:

@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mingpt.config import check_members, check_slots, slot_defaults
 from mingpt.lr_schedules import SCHEDULES, learning_rate
-from mingpt.memory import keep_freed_memory
+from mingpt.memory import keep_freed_memory, recompute_blocks
 from mingpt.optimizers import OPTIMIZERS
 from mingpt.parallel.processes import Processes, check_names
 from mingpt.parallel.tree import GradientTree, sequence
+from mingpt.shards import whole
 from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
@@ -59,8 +60,9 @@ class Trainer:
         C.accumulation_steps = 1   # batches per step, each weighted by its share of the targets
         C.dtype = "auto"           # of matrix products: auto is bfloat16 on CUDA, float32 elsewhere
         C.compile = False          # whether to use torch.compile
-        C.parallel = "ddp"         # what several processes share: ddp, the batches of a step
-        C.reduce = "tree"          # how gradients add up: in a fixed order, or DDP's all_reduce
+        C.parallel = "ddp"         # what processes share: ddp, a step's batches; fsdp, weights too
+        C.reduce = "tree"          # how gradients add up: in a fixed order, or torch's all_reduce
+        C.checkpoint_activations = False   # the backward computes blocks again: less memory
         return C
 
     def __init__(self, config: CN, model: torch.nn.Module, train_dataset: Dataset):
@@ -116,6 +118,8 @@ class Trainer:
         """Train until `max_iters`, or until a callback sets `stop`."""
         config = self.config
         keep_freed_memory()
+        if config.checkpoint_activations:
+            recompute_blocks(self.model)
         self.optimizer = self.model.configure_optimizers(config)
         self.loss_of = compiled_loss(self.model) if config.compile else loss_of(self.model)
         if config.reduce == "all_reduce":
@@ -156,7 +160,7 @@ class Trainer:
         self._sum_gradients({number: (*micro_batch, shares[number]) for number, micro_batch
                              in zip(numbers, micro_batches, strict=True)})
         limit = config.grad_norm_clip or float("inf")   # None and 0: no clipping
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         self.before_update()
         self.optimizer.step()
 
@@ -171,14 +175,17 @@ class Trainer:
         for number, (x, y, share) in micro_batches.items():
             loss = 0.0
             # A batch without targets is skipped: its mean loss would be NaN. DDP's last one is not,
-            # because its backward is what sums the gradients.
-            if share or not in_tree and number == last and self.processes.count > 1:
+            # because its backward is what sums the gradients. Shared weights are in every backward.
+            if share or self.processes.sharded or (
+                    not in_tree and number == last and self.processes.count > 1):
                 self.before_forward(number)
+                self.processes.begin_batch(share)
                 with (contextlib.nullcontext() if number == last
                       else self.processes.local(self.loss_of)):
                     loss = self._accumulate(x.to(self.device, non_blocking=True),
                                             y.to(self.device, non_blocking=True), share)
             tree.add(loss)
+        self.processes.finish_gradients()
         self.loss = (self.processes.sum(tree) if in_tree else self.processes.sum_losses(
             torch.as_tensor(tree.loss, device=self.device)))
 
@@ -195,7 +202,7 @@ class Trainer:
         loss with the same weight."""
         with self.autocast():
             loss = self.loss_of(x, y)
-        # DDP averages over the processes, where a sum is wanted
+        # torch averages over the processes, where a sum is wanted
         averaged = self.processes.count if self.config.reduce == "all_reduce" else 1
         (loss * (share * averaged)).backward()
         return loss.detach() * share if share else 0.0

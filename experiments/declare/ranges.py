@@ -184,9 +184,12 @@ OTHERS: dict[str, tuple[str, str]] = {
     "trainer.lr_schedule": (NAME, "how the learning rate changes after the warm-up"),
     "trainer.optimizer": (NAME, "what turns gradients into steps"),
     "trainer.dtype": (NAME, "type of matrix products; auto: bfloat16 on CUDA, float32 elsewhere"),
-    "trainer.parallel": (NAME, "what several processes share: ddp, the batches of a step"),
+    "trainer.parallel": (NAME, "what several processes share: ddp, the batches of a step; fsdp, "
+                         "the weights as well"),
     "trainer.reduce": (NAME, "how the gradients of a step add up: tree, in an order that does not "
                        "depend on the number of processes; all_reduce, torch's own"),
+    "trainer.checkpoint_activations": (SWITCH, "whether the backward computes each block again: "
+                                       "less memory, more time"),
     "trainer.compile": (SWITCH, "whether to use torch.compile"),
     "data.paths": ("paths or None", "files, folders, globs or names; None: Python's own library"),
     "data.text_key": (TEXT, "the key or column that holds a record's text"),

@@ -29,7 +29,7 @@ from experiments.train.audited import audited
 from experiments.train.process import peak_memory_mb
 from experiments.train.seeded import SeededTrainer, describe_model, row_length
 from mingpt.parallel.processes import Processes
-from mingpt.trainer import Trainer
+from mingpt.trainer import Trainer, find_device
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
 
@@ -61,7 +61,7 @@ def describe_built(record: Mapping[str, Any], files: RunFiles, trainer: SeededTr
     """What a record says of the model as it was built, with its audit. Raises BadInput where the
     audit fails and the settings do not allow that."""
     model = trainer.model
-    found = {"environment": environment(trainer.device),
+    found = {"environment": environment(find_device(settings.trainer.device)),
              "model": describe_model(model, row_length(settings)), "init": model.begun}
     found["audit"] = audited({**record, **found}, files, trainer, settings)
     failure = first_failure(found["audit"])

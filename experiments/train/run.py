@@ -38,6 +38,7 @@ from experiments.weights import checkpoint
 from mingpt.parallel.processes import Processes, is_lost
 from mingpt.trainer import Trainer
 from mingpt.utils import BadInput
+from mingpt.utils import CfgNode as CN
 
 
 class Run:
@@ -91,7 +92,7 @@ class Run:
             self.trainer.run()
         except Exception as error:
             if is_lost(error):
-                return self._lost(error)
+                return self._lost()
             if self._heard and isinstance(error, OSError) and error.errno in NO_ROOM:
                 return account.INTERRUPTED      # asked to end while it waited for room
             # On a full disk _finish fails too; the first error is the one to report.
@@ -100,11 +101,11 @@ class Run:
             raise
         return None
 
-    def _lost(self, error: Exception) -> int:
+    def _lost(self) -> int:
         """Another process has ended: end the record, in place of the first process where that is
         the one. The run continues from its last checkpoint."""
         if self.processes.first:
-            return self._end("interrupted", str(error).splitlines()[0])
+            return self._end("interrupted", "another process of this run has ended")
         mark_interrupted(self.files, "the first process of this run has ended")
         return account.INTERRUPTED
 
@@ -134,7 +135,6 @@ class Run:
         if limits.threads:
             torch.set_num_threads(limits.threads)
         seed = self.seed + limits.seed_offset
-        model = build_model(settings, self.corpus, seed)
         T = row_length(settings)
         batches = self.corpus.train(T, settings.trainer.batch_size, seed)
         account.refuse_repeats(batches, settings)
@@ -143,13 +143,26 @@ class Run:
         self.record["notes"] += account.validation_note(self.validation.tokens,
                                                         settings.data.val_tokens)
         self.eval_batch = limits.eval_batch_size or settings.trainer.batch_size
-        self.trainer = SeededTrainer(settings.trainer, model, batches, seed, self.processes)
-        self.flops_per_step = (model.flops_per_token(T) * batches.positions_per_batch
-                               * settings.trainer.accumulation_steps)  # padding is computed as well
+        # Where the processes share one model, the first audits a whole one, on the CPU.
+        sharded = self.processes.sharded
+        whole = (self._trainer(batches, Processes()) if self.processes.first or not sharded
+                 else None)
         self.record |= self.processes.agree(lambda: account.describe_built(
-            self.record, self.files, self.trainer, settings))
+            self.record, self.files, whole, settings))
+        self.trainer = self._trainer(batches, self.processes) if sharded else whole
+        self.flops_per_step = (self.record["model"]["flops_per_token"] * batches.positions_per_batch
+                               * settings.trainer.accumulation_steps)  # padding is computed as well
         self.trainer.add_callback("on_train_start", self._start)
         self.trainer.add_callback("on_iteration_end", self._after_iteration)
+
+    def _trainer(self, batches: Any, processes: Processes) -> SeededTrainer:
+        """A trainer of a new model, of which each of the `processes` may hold a part."""
+        seed = self.seed + self.limits.seed_offset
+        model = build_model(self.settings, self.corpus, seed, processes=processes)
+        config = self.settings.trainer
+        if self.processes.sharded and not processes.sharded:    # a device may not hold it whole
+            config = CN(**{**config.to_dict(), "device": "cpu"})
+        return SeededTrainer(config, model, batches, seed, self.processes)
 
     def _restore(self, resume: str) -> None:
         """Load the state of an interrupted run, if there is one. A restart discards the old
@@ -236,7 +249,8 @@ class Run:
         found = evaluate(trainer.model, self.validation, self.eval_batch, trainer.autocast(),
                          self.processes)
         if self.count.add_evaluation(found, trainer.iter_num) and self.limits.keep_best:
-            self.count.best["file"] = self.writer.best(trainer.iter_num, trainer.model)
+            self.count.best["file"] = self.writer.best(
+                trainer.iter_num, checkpoint.model_tensors(trainer.model, self.processes.first))
 
     def _row(self, trainer: Trainer, loss: float | None, measured: bool = True) -> None:
         """Write one row of the CSV and bring the record's progress up to date. Without `measured`
@@ -275,8 +289,11 @@ class Run:
                  **self.count.to_dict(), **built,
                  "tokenizer": self.settings.data.tokenizer,
                  "result": result, "message": self.outcome[1]}
-        self.writer.checkpoint(trainer.iter_num, trainer.model,
-                               trainer.optimizer if result is None else None, state)
+        model, keep = trainer.model, self.processes.first
+        optimizer = (checkpoint.optimizer_tensors(model, trainer.optimizer, keep)
+                     if result is None else None)
+        self.writer.checkpoint(trainer.iter_num, checkpoint.model_tensors(model, keep), optimizer,
+                               state)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -323,7 +340,11 @@ class Run:
         """A sample of text for the record. None where it cannot be drawn, because a sample must not
         cost the result."""
         try:
-            return final_sample(self.trainer.model, self.corpus.tokenizer, self.limits, self.seed)
+            model = self.trainer.model
+            if self.processes.sharded:      # this process draws alone, from the whole model
+                model = build_model(self.settings, self.corpus, self.seed, fetch=False)
+                checkpoint.load_model(self.files.checkpoint, model)
+            return final_sample(model, self.corpus.tokenizer, self.limits, self.seed)
         except Exception as error:
             self.observer.say(f"no sample of text: {type(error).__name__}: {error}")
             return None

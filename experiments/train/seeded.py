@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from experiments.weights.published_padding import build_gpt
 from mingpt.model import GPT
 from mingpt.parallel.processes import Processes
 from mingpt.patterns.kinds import full
-from mingpt.trainer import Trainer
+from mingpt.trainer import Trainer, find_device
 from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
 
@@ -93,10 +94,13 @@ def row_length(settings: CN) -> int:
     return settings.data.length or settings.model.block_size
 
 
-def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
+def build_model(settings: CN, corpus, seed: int, fetch: bool = True,
+                processes: Processes | None = None) -> GPT:
     """Build the arm's model for a corpus. The weights depend on (seed, name), or come from the
     source in run.init; `model.begun` then says what was taken from it. Without `fetch` nothing is
-    downloaded from the hub. Raises BadInput for published padding where nothing is padded."""
+    downloaded from the hub. Of `processes` that share one copy of the model, each gets its rows of
+    the weights. Raises BadInput for published padding where nothing is padded."""
+    sharded = processes is not None and processes.sharded
     config = CN(**settings.model.to_dict())
     config.vocab_size = corpus.vocab_size
     if settings.data.document_mask:
@@ -106,10 +110,17 @@ def build_model(settings: CN, corpus, seed: int, fetch: bool = True) -> GPT:
             raise BadInput(f"data.published_padding: data.pack={settings.data.pack} pads nothing: "
                            f"use truncate")
         config.published_padding = corpus.eot   # the token that padding is read as
-    with contextlib.redirect_stdout(None):
+    # what a source gives, or what is frozen, is decided on a whole model
+    in_parts = sharded and not settings.run.init and not settings.run.freeze_except
+    with (contextlib.redirect_stdout(None),
+          processes.empty_weights() if in_parts else contextlib.nullcontext()):
         model = build_gpt(config)
-    model.init_weights(seed)
-    model.begun = begin(model, settings, fetch)
+    if not in_parts:
+        model.init_weights(seed)
+    model.begun = None if in_parts else begin(model, settings, fetch)
+    if sharded:
+        processes.shard(model, partial(model.init_weights, seed),
+                        find_device(settings.trainer.device))
     return model
 
 

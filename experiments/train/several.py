@@ -20,6 +20,7 @@ from experiments.records.record import RunFiles, at, cores, read_record
 from experiments.train import account
 from experiments.train.writer import mark_interrupted
 from mingpt.parallel.processes import Group, LostProcess, Processes, joined
+from mingpt.parallel.sharded import Sharded
 from mingpt.utils import BadInput
 
 LAB = Path(__file__).resolve().parents[2] / "lab.py"
@@ -108,11 +109,12 @@ def _interrupted(number: signal.Signals, files: RunFiles | None) -> int:
 
 
 @contextlib.contextmanager
-def membership(device: str) -> Iterator[Processes]:
-    """Inside this context, the process is one of those that torchrun started, or is alone. If
-    several fail, only the first raises its error here; the others exit silently."""
+def membership(device: str, parallel: str = "ddp") -> Iterator[Processes]:
+    """Inside this context, the process is one of those that torchrun started, or is alone.
+    `parallel` is the setting trainer.parallel. If several fail, only the first raises its error
+    here; the others exit silently."""
     end_with_parent()
-    with joined(device) as processes:
+    with joined(device, {"ddp": Group, "fsdp": Sharded}[parallel]) as processes:
         try:
             yield processes
             processes.gather(None)     # nobody leaves before the first process has written all

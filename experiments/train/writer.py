@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from experiments.records.record import Log, RunFiles, at, now, read_record, write_record
 from experiments.system import Held, patiently
 from experiments.weights import checkpoint
+from mingpt.pretrained.weights import Tensors
 from mingpt.utils import BadInput
 
 
@@ -47,16 +46,16 @@ class Writer:
         """Write one row of the CSV."""
         self._patiently(self.log.row(row))
 
-    def best(self, iteration: int, model: torch.nn.Module) -> str:
+    def best(self, iteration: int, weights: Tensors) -> str:
         """Save the best weights so far, and return the file's name."""
         return self._patiently(lambda: checkpoint.save_weights(
-            self.files.checkpoint, f"best-{iteration:06d}", model))
+            self.files.checkpoint, f"best-{iteration:06d}", weights))
 
-    def checkpoint(self, iteration: int, model: torch.nn.Module,
-                   optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
+    def checkpoint(self, iteration: int, weights: Tensors, optimizer: Tensors | None,
+                   state: dict[str, Any]) -> None:
         """Save a checkpoint, with a copy of the CSV so far."""
         self._patiently(lambda: checkpoint.save(
-            self.files.checkpoint, iteration, model, optimizer, state, self.log.content()))
+            self.files.checkpoint, iteration, weights, optimizer, state, self.log.content()))
 
     def close(self) -> None:
         """Close the CSV."""
@@ -76,11 +75,11 @@ class Bystander(Writer):
 
     def row(self, row: Mapping[str, Any]) -> None: ...
 
-    def best(self, iteration: int, model: torch.nn.Module) -> str:
+    def best(self, iteration: int, weights: Tensors) -> str:
         return ""
 
-    def checkpoint(self, iteration: int, model: torch.nn.Module,
-                   optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None: ...
+    def checkpoint(self, iteration: int, weights: Tensors, optimizer: Tensors | None,
+                   state: dict[str, Any]) -> None: ...
 
 
 def mark_interrupted(files: RunFiles, message: str) -> bool:

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from experiments.system import held
+from mingpt.pretrained.weights import Tensors
+from mingpt.shards import is_shard, own_part, whole
 from mingpt.utils import BadInput, read_json, write_atomic
 
 STATE, PREVIOUS = "state.json", "state-previous.json"
@@ -38,17 +40,17 @@ class DamagedCheckpoint(Exception):
 
 # -- writing ---------------------------------------------------------------------------------------
 
-def save(folder: Path, iteration: int, model: torch.nn.Module,
-         optimizer: torch.optim.Optimizer | None, state: dict[str, Any], log: bytes = b"") -> None:
+def save(folder: Path, iteration: int, weights: Tensors, optimizer: Tensors | None,
+         state: dict[str, Any], log: bytes = b"") -> None:
     """Add a checkpoint to `folder` and keep the one before it.
 
-    `state` must be serializable as JSON. `log` is the run's CSV so far. No optimizer means that the
-    run is over: the older checkpoint then loses its optimizer too, because no run resumes from it.
+    `weights` are model_tensors, and `optimizer` are optimizer_tensors. `state` must be serializable
+    as JSON. `log` is the run's CSV so far. No optimizer means that the run is over: the older
+    checkpoint then loses its optimizer too, because no run resumes from it.
     """
-    files = {"model": save_weights(folder, f"model-{iteration:06d}", model)}
+    files = {"model": save_weights(folder, f"model-{iteration:06d}", weights)}
     if optimizer is not None:
-        files["optimizer"] = _save(folder, f"optimizer-{iteration:06d}",
-                                   optimizer_tensors(model, optimizer))
+        files["optimizer"] = _save(folder, f"optimizer-{iteration:06d}", optimizer)
     files["log"] = f"log-{iteration:06d}.csv"
     write_atomic(folder / files["log"], log)
     if best := (state.get("best") or {}).get("file"):
@@ -76,11 +78,10 @@ def _older(folder: Path, iteration: int, over: bool) -> dict[str, Any] | None:
     return None
 
 
-def save_weights(folder: Path, name: str, model: torch.nn.Module) -> str:
-    """Write a model's weights to NAME.safetensors; returns the file's name."""
+def save_weights(folder: Path, name: str, weights: Tensors) -> str:
+    """Write weights to NAME.safetensors; returns the file's name."""
     folder.mkdir(parents=True, exist_ok=True)
-    # named_parameters gives a tied tensor once, so it is written once
-    return _save(folder, name, dict(model.named_parameters()))
+    return _save(folder, name, weights)
 
 
 def _save(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> str:
@@ -232,7 +233,9 @@ def load_model(folder: Path, model: torch.nn.Module, which: str = "model",
     if state is None:
         state, told = _whole(folder, which)
     name = _weights(folder, state, which)
-    missing, unexpected = model.load_state_dict(_loaded(folder / name), strict=False)
+    parameters = dict(model.named_parameters())
+    missing, unexpected = model.load_state_dict(_loaded(folder / name, parameters.get),
+                                                strict=False)
     tied = {"lm_head.weight"} if model.config.tie_weights else set()
     if set(missing) - tied or unexpected:
         raise BadInput(f"{folder / name}: these are not this model's weights "
@@ -269,9 +272,14 @@ def _weights(folder: Path, state: dict[str, Any], which: str) -> str:
     return name
 
 
-def _loaded(path: Path) -> dict[str, torch.Tensor]:
+def _loaded(path: Path, parameter: Callable[[str], torch.Tensor | None] = lambda _: None
+            ) -> Tensors:
+    """The tensors of a file, by name. Where several processes share the parameter that a tensor
+    belongs to, the rows of this process, with no more than one whole tensor in memory."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as opened:
+            return {name: own_part(opened.get_tensor(name), parameter(name))
+                    for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path}: the weights cannot be read ({error})") from None
 
@@ -292,18 +300,37 @@ def load_optimizer(folder: Path, state: dict[str, Any], model: torch.nn.Module,
     index = {id(p): number for number, p in enumerate(order)}
     parameters = dict(model.named_parameters())
     entries: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in _loaded(folder / state["files"]["optimizer"]).items():
+    saved = _loaded(folder / state["files"]["optimizer"],
+                    lambda key: parameters.get(key.rpartition("/")[0]))
+    for key, tensor in saved.items():
         name, _, entry = key.rpartition("/")
         entries.setdefault(index[id(parameters[name])], {})[entry] = tensor
     optimizer.load_state_dict({"state": entries,
                                "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def optimizer_tensors(model: torch.nn.Module,
-                      optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Every tensor of the optimizer's state, named 'parameter/entry'."""
-    return {f"{name}/{entry}": value for name, p in model.named_parameters()
-            for entry, value in optimizer.state.get(p, {}).items() if torch.is_tensor(value)}
+def model_tensors(model: torch.nn.Module, keep: bool = True) -> Tensors:
+    """Every parameter by its name; a tied one once. Of processes that share the parameters, all
+    must call this, and those that `keep` the result get them whole, on the CPU."""
+    return _gathered(model.named_parameters(), keep)
+
+
+def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+                      keep: bool = True) -> Tensors:
+    """Every tensor of the optimizer's state, named 'parameter/entry'; `keep` as in
+    model_tensors."""
+    return _gathered(((f"{name}/{entry}", value) for name, p in model.named_parameters()
+                      for entry, value in optimizer.state.get(p, {}).items()
+                      if torch.is_tensor(value)), keep)
+
+
+def _gathered(named: Iterable[tuple[str, torch.Tensor]], keep: bool) -> Tensors:
+    tensors = {}
+    for name, tensor in named:
+        gathered = whole(tensor.detach())
+        if keep:
+            tensors[name] = gathered.cpu() if is_shard(tensor) else gathered
+    return tensors
 
 
 def locked(folder: Path, waiting: Callable[[], None] | None

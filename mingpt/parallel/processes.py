@@ -22,7 +22,7 @@ from mingpt.parallel.tree import FlatGradients, GradientTree, subtrees, sum_over
 from mingpt.utils import BadInput, did_you_mean
 
 REDUCE = ("tree", "all_reduce")
-PARALLEL = ("ddp",)
+PARALLEL = ("ddp", "fsdp")
 PATIENCE = datetime.timedelta(hours=12)    # how long a process waits for another that is alive
 
 
@@ -35,6 +35,7 @@ class Processes:
 
     rank, count = 0, 1
     signal: int | None = None      # the signal that asks all processes to end
+    sharded = False                # whether each process holds only some rows of every parameter
 
     @property
     def first(self) -> bool:
@@ -78,6 +79,22 @@ class Processes:
     def sum_losses(self, loss: Tensor) -> Tensor:
         """The sum of the processes' losses."""
         return loss
+
+    def idle(self, n: int) -> int:
+        """How many forwards this process must join beyond its share of n items, because the others
+        need its rows of the parameters."""
+        return 0
+
+    def empty_weights(self) -> contextlib.AbstractContextManager:
+        """Inside, a model that `shard` will split is made without memory for its weights."""
+        return contextlib.nullcontext()
+
+    def begin_batch(self, share: float) -> None:
+        """Called before the forward of a micro-batch, which has this share of the step's
+        targets."""
+
+    def finish_gradients(self) -> None:
+        """Called after the last backward of a step."""
 
 
 class Group(Processes):
@@ -184,6 +201,18 @@ def check_names(trainer: Any) -> None:
         value = getattr(trainer, name)
         if value not in known:
             raise BadInput(f"trainer.{name}={value!r}{did_you_mean(value, known)}")
+    if trainer.parallel == "fsdp":
+        _check_sharded(trainer)
+
+
+def _check_sharded(trainer: Any) -> None:
+    """Raise BadInput for settings that cannot work with trainer.parallel=fsdp."""
+    if trainer.reduce != "all_reduce":
+        raise BadInput(f"trainer.parallel=fsdp adds gradients up in torch's own order, not as "
+                       f"trainer.reduce={trainer.reduce}: add --trainer.reduce=all_reduce")
+    if trainer.compile:
+        raise BadInput("trainer.parallel=fsdp does not work with trainer.compile=true: leave one "
+                       "of them out")
 
 
 def check_count(count: int, trainer: Any) -> None:
@@ -218,9 +247,10 @@ def started_as_one_of() -> int:
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """Inside, this process belongs to the group that torchrun started it in, or is alone. `device`
-    is the kind of device that it trains on. Raises BadInput where a host has too few GPUs."""
+def joined(device: str, member: type[Group] = Group) -> Iterator[Processes]:
+    """Inside, this process is a `member` of the group that torchrun started it in, or is alone.
+    `device` is the kind of device that it trains on. Raises BadInput where a host has too few
+    GPUs."""
     if started_as_one_of() == 1:
         yield Processes()
         return
@@ -236,6 +266,6 @@ def joined(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank,
                             world_size=count, timeout=PATIENCE)
     try:
-        yield Group(dist.PrefixStore("ablate", store))
+        yield member(dist.PrefixStore("ablate", store))
     finally:
         dist.destroy_process_group()

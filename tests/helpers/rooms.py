@@ -18,8 +18,8 @@ DOORS = [REPO / "lab.py", REPO / "plotter.py"]
 FILES = [*DOORS, *(path for part in PARTS for path in sorted((REPO / part).rglob("*.py")))]
 # The rooms of a part, the lowest floor first. Rooms of one floor do not import each other.
 FLOORS = {
-    "mingpt": ["utils moe memory",
-               "config layers norms losses patterns optimizers lr_schedules bpe",
+    "mingpt": ["utils moe shards",
+               "config layers norms losses patterns optimizers lr_schedules bpe memory",
                "mlps positions sparse sampling",
                "attention multi_token pretrained",
                "blocks parallel",

@@ -1,10 +1,16 @@
-"""Memory that training frees is used again, and is not given back to the system at each step."""
+"""Memory that training frees is used again, and recomputed blocks need less of it."""
 
+import copy
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from mingpt.memory import recompute_blocks
+from mingpt.model import GPT
+from mingpt.utils import BadInput
 
 STEPS = """
 import resource
@@ -36,3 +42,37 @@ def test_freed_memory_is_used_again():
     given_back = new_pages(True, **threshold)
     assert given_back > 20 * 1000, "the user's own setting is kept"
     assert new_pages(True) < given_back / 20
+
+
+def kept_bytes(model: GPT) -> tuple[int, list[torch.Tensor]]:
+    """The bytes of activations that a step keeps for its backward, and its loss and gradients."""
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel() * tensor.element_size())
+        return tensor
+    torch.manual_seed(1)
+    x = torch.randint(11, (4, 16))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model.loss(x, x)
+    loss.backward()
+    return sum(kept), [loss.detach(), *(p.grad for p in model.parameters())]
+
+
+def test_recomputed_blocks_keep_less_and_change_no_bit():
+    config = GPT.get_default_config()
+    config.merge_from_dict({"model_type": None, "n_layer": 3, "n_head": 2, "n_embd": 16,
+                            "vocab_size": 11, "block_size": 16, "mlp": "moe"})
+    plain = GPT(config)       # with dropout, which must be drawn again
+    again = copy.deepcopy(plain)
+    recompute_blocks(again)
+    recompute_blocks(again)   # a second call changes nothing
+    (usual, expected), (less, found) = kept_bytes(plain), kept_bytes(again)
+    assert less < usual / 5
+    for one, other in zip(expected, found, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_a_model_without_blocks_cannot_recompute_them():
+    with pytest.raises(BadInput, match=r"Linear has no transformer\.h"):
+        recompute_blocks(torch.nn.Linear(2, 2))

@@ -90,7 +90,8 @@ def test_muon_goes_on_from_what_was_saved_with_the_same_bits(way, tmp_path):
     again = copy.deepcopy(model)
     resumed = again.configure_optimizers(settings())
     if way == "checkpoint":
-        checkpoint.save(tmp_path, 3, model, optimizer, {})
+        checkpoint.save(tmp_path, 3, checkpoint.model_tensors(model),
+                        checkpoint.optimizer_tensors(model, optimizer), {})
         checkpoint.load_optimizer(tmp_path, checkpoint.read_state(tmp_path), again, resumed)
     else:
         torch.save(optimizer.state_dict(), tmp_path / "o.pt")

@@ -328,7 +328,8 @@ def test_the_optimizers_state_lies_where_torch_puts_it(tmp_path):
     optimizer = adamw([{"params": named, "weight_decay": 0.0}], config)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    checkpoint.save(tmp_path, 1, model, optimizer, {})
+    checkpoint.save(tmp_path, 1, checkpoint.model_tensors(model),
+                    checkpoint.optimizer_tensors(model, optimizer), {})
     there = torch.nn.Linear(3, 2, device="meta")
     loaded, expected = (torch.optim.AdamW(list(there.named_parameters()), lr=1e-3)
                         for _ in range(2))
@@ -373,8 +374,9 @@ def two_checkpoints(tmp_path_factory):
     for iteration in (7, 14):
         model(torch.randn(2, 16)).sum().backward()
         optimizer.step()
-        checkpoint.save(folder, iteration, model, optimizer, {"best": None, "seconds": 1.5},
-                        b"iteration\n7\n")
+        checkpoint.save(folder, iteration, checkpoint.model_tensors(model),
+                        checkpoint.optimizer_tensors(model, optimizer),
+                        {"best": None, "seconds": 1.5}, b"iteration\n7\n")
     return folder
 
 

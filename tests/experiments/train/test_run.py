@@ -120,6 +120,7 @@ def test_a_sample_that_cannot_be_drawn_costs_no_result(monkeypatch):
     import experiments.train.run as module
     said = []
     run = SimpleNamespace(trainer=SimpleNamespace(model=None), limits=None, seed=0,
+                          processes=SimpleNamespace(sharded=False),
                           corpus=SimpleNamespace(tokenizer=None),
                           observer=SimpleNamespace(say=said.append))
 
