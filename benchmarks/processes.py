@@ -25,7 +25,8 @@ from experiments.declare.spec import make_spec
 from experiments.train.predict import RandomTokens
 from experiments.train.process import MB
 from experiments.train.seeded import SeededTrainer, build_model
-from mingpt.parallel.processes import Group, Processes, check_count, joined
+from mingpt.parallel.check import check_count
+from mingpt.parallel.processes import Group, Processes, joined
 from mingpt.parallel.tree import GradientTree
 from mingpt.trainer import loss_of
 from mingpt.utils import BadInput, CfgNode

@@ -62,7 +62,8 @@ def main(args: argparse.Namespace) -> int:
     spec = spec_from(args)
     check_seed(args.seed)
     from experiments.train.several import hosts_of_job
-    from mingpt.parallel.processes import check_count, started_as_one_of
+    from mingpt.parallel.check import check_count
+    from mingpt.parallel.processes import started_as_one_of
     from mingpt.utils import BadInput
     started, asked = started_as_one_of(), args.processes
     if started > 1 and asked not in (None, started):
@@ -112,7 +113,7 @@ def _train(spec, args: argparse.Namespace) -> int:
     from mingpt.trainer import find_device
     # refuse a missing device before tokenising the corpus
     trainer = spec.settings.trainer
-    with membership(find_device(trainer.device), trainer.parallel) as processes:
+    with membership(find_device(trainer.device), trainer) as processes:
         observer = Observer() if not processes.first else Observers(
             Reporter(not args.json), make_logger(spec.settings.run.logger, args.out))
         # a study tokenises before its runs, which says already what the corpus is
@@ -136,7 +137,7 @@ def _dry_run(spec, args: argparse.Namespace) -> int:
     from mingpt.trainer import find_device
     end_first()     # a trial must not cost another program its memory
     trainer = spec.settings.trainer
-    with membership(find_device(trainer.device), trainer.parallel) as processes:
+    with membership(find_device(trainer.device), trainer) as processes:
         room = Room(spec.settings, processes)
         room.check()
         plan = preview(spec, args.seed, args.out, processes)

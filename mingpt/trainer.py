@@ -19,7 +19,8 @@ from mingpt.config import check_members, check_slots, slot_defaults
 from mingpt.lr_schedules import SCHEDULES, learning_rate
 from mingpt.memory import keep_freed_memory, recompute_blocks
 from mingpt.optimizers import OPTIMIZERS
-from mingpt.parallel.processes import Processes, check_names
+from mingpt.parallel.check import check_names
+from mingpt.parallel.processes import Processes
 from mingpt.parallel.tree import GradientTree, sequence
 from mingpt.shards import whole
 from mingpt.utils import IGNORE_INDEX, BadInput, did_you_mean
@@ -60,7 +61,9 @@ class Trainer:
         C.accumulation_steps = 1   # batches per step, each weighted by its share of the targets
         C.dtype = "auto"           # of matrix products: auto is bfloat16 on CUDA, float32 elsewhere
         C.compile = False          # whether to use torch.compile
-        C.parallel = "ddp"         # what processes share: ddp, a step's batches; fsdp, weights too
+        # what processes share: ddp, a step's batches; fsdp, the weights too; context, each text
+        C.parallel = "ddp"
+        C.context_processes = None # that split one text; the rest share batches. None: all split
         C.reduce = "tree"          # how gradients add up: in a fixed order, or torch's all_reduce
         C.checkpoint_activations = False   # the backward computes blocks again: less memory
         return C
@@ -121,7 +124,8 @@ class Trainer:
         if config.checkpoint_activations:
             recompute_blocks(self.model)
         self.optimizer = self.model.configure_optimizers(config)
-        self.loss_of = compiled_loss(self.model) if config.compile else loss_of(self.model)
+        self.loss_of = self.processes.loss_of(
+            compiled_loss(self.model) if config.compile else loss_of(self.model), self.model)
         if config.reduce == "all_reduce":
             self.loss_of = self.processes.wrapped(self.loss_of, self.model)
         self.model.train()

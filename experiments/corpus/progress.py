@@ -35,7 +35,7 @@ class Bar:
         tokenised."""
         self.done, self.text = min(done, self.total), self.text + text
         now = time.monotonic()
-        if now - self.began < QUIET:
+        if now - self.began < QUIET or not self.done:
             return
         if self.console.is_terminal:
             self._draw()

@@ -137,7 +137,7 @@ def _other_choices() -> dict[str, tuple[Choice, ...]]:
     from experiments.corpus.packing import PACKS
     from experiments.corpus.tokenfiles import BIN_DTYPES
     from mingpt.mlps import DENSE
-    from mingpt.parallel.processes import PARALLEL, REDUCE
+    from mingpt.parallel.check import PARALLEL, REDUCE
     from mingpt.patterns.schedule import FORMULAS, NAMED
     from mingpt.pretrained.convert_attention import POOLINGS
     from mingpt.sparse.backends import BACKENDS

@@ -55,6 +55,8 @@ def _active(member: Any, config: CN) -> Iterable[str]:
 
 # setting → (what it needs to have an effect, whether the given settings have that)
 NEEDS: dict[str, tuple[str, Callable[[CN], bool]]] = {
+    "trainer.context_processes": ("trainer.parallel=context",
+                                  lambda s: s.trainer.parallel == "context"),
     "model.rope_local_base": ("a model.schedule with windows",
                               lambda s: s.model.schedule != "full"),
     "model.qk_rope_head_dim": ("model.position=rope", lambda s: s.model.position == "rope"),

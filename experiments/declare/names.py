@@ -29,8 +29,9 @@ CONTEXT = {
     "model": {"model_type", "n_layer", "n_head", "n_embd", "block_size", "vocab_size",
               "embd_pdrop", "resid_pdrop", "attn_pdrop", "backend"},
     "trainer": {"device", "num_workers", "dtype", "compile", "max_iters", "batch_size",
-                "accumulation_steps", "parallel", "reduce", "checkpoint_activations",
-                "learning_rate", "betas", "weight_decay", "grad_norm_clip"},
+                "accumulation_steps", "parallel", "context_processes", "reduce",
+                "checkpoint_activations", "learning_rate", "betas", "weight_decay",
+                "grad_norm_clip"},
 }
 
 

@@ -123,6 +123,8 @@ TABLE: dict[str, tuple[Range, str]] = {
     "trainer.max_iters": (COUNT, "iterations"),
     "trainer.batch_size": (whole(1, 10**6), "rows per batch"),
     "trainer.accumulation_steps": (whole(1, 10**6), "batches per step"),
+    "trainer.context_processes": (whole(1, 4096, none=True), "processes that split one text, a "
+                                  "power of two; None: all"),
     "trainer.learning_rate": (number(0, 1e30, above=True), "the peak rate"),
     "trainer.weight_decay": (WEIGHT, "weight decay of matrices"),
     "trainer.grad_norm_clip": (number(0, 1e30, none=True),
@@ -185,7 +187,7 @@ OTHERS: dict[str, tuple[str, str]] = {
     "trainer.optimizer": (NAME, "what turns gradients into steps"),
     "trainer.dtype": (NAME, "type of matrix products; auto: bfloat16 on CUDA, float32 elsewhere"),
     "trainer.parallel": (NAME, "what several processes share: ddp, the batches of a step; fsdp, "
-                         "the weights as well"),
+                         "the weights as well; context, each text"),
     "trainer.reduce": (NAME, "how the gradients of a step add up: tree, in an order that does not "
                        "depend on the number of processes; all_reduce, torch's own"),
     "trainer.checkpoint_activations": (SWITCH, "whether the backward computes each block again: "

@@ -148,7 +148,7 @@ def make_plan(request: Request) -> list[Job]:
     specs = {arm: _spec(request, arm) for arm in request.study.arms}
     settings = {arm: spec.settings for arm, spec in specs.items()}
     _check_grids(request.study, settings)
-    from mingpt.parallel.processes import check_count  # imports torch
+    from mingpt.parallel.check import check_count  # imports torch
     for each in settings.values():
         check_count((request.processes or 1) * (request.nodes or 1), each.trainer)
     jobs, measured = [], {}

@@ -38,11 +38,11 @@ def validation_losses(model: torch.nn.Module, x: np.ndarray, y: np.ndarray, batc
         for number in processes.share(-(-len(x) // batch_size)):
             batch = slice(number * batch_size, (number + 1) * batch_size)
             tokens, targets = (torch.from_numpy(part[batch]).to(device) for part in (x, y))
-            rows.append(model.token_losses(tokens, targets).cpu().numpy())
+            rows.append(processes.token_losses(model, tokens, targets).cpu().numpy())
         for _ in range(processes.idle(-(-len(x) // batch_size))):
             model.token_losses(*(torch.from_numpy(part[:batch_size]).to(device)
                                  for part in (x, y)))
-    return np.concatenate([row for shared in processes.gather(rows) for row in shared])
+    return np.concatenate(processes.collect(rows))
 
 
 def evaluate(model: torch.nn.Module, validation, batch_size: int,

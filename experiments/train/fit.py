@@ -12,7 +12,8 @@ from experiments.corpus.tokenizers import get_tokenizer
 from experiments.train.account import hosts
 from experiments.train.process import MB, available_mb
 from experiments.weights.published_padding import build_gpt
-from mingpt.parallel.processes import PARALLEL, Processes
+from mingpt.parallel.check import PARALLEL
+from mingpt.parallel.processes import Processes
 from mingpt.trainer import find_device
 from mingpt.utils import BadInput
 from mingpt.utils import CfgNode as CN
@@ -33,7 +34,9 @@ class Room:
         self.sharing = 1 if device != "cpu" else max(hosts(processes)["hosts"].values())
         # what this process holds already is not among what is left
         self.left = SPARE * min(processes.gather(available_mb(device)))
-        self.state = state_mb(settings, processes.count)     # of one process
+        # of one process
+        self.state = (state_mb(settings) / self.count if processes.sharded
+                      else state_mb(settings, self.count))
 
     def check(self, predicted: float | None = None) -> None:
         """Raise BadInput where the processes do not fit, with what would fit. `predicted` is the

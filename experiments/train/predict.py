@@ -68,7 +68,7 @@ def predict(settings: CN, model: torch.nn.Module | None = None,
     with _untouched_generator():
         if model is None:
             own = _without_source(settings)
-            model = build_model(own, RandomTokens(own), seed=0)
+            model = build_model(own, RandomTokens(own), seed=0, processes=processes)
         seconds, memory = _measure(model, settings, processes)
     seconds = max(processes.gather(seconds))
     return Prediction(run_seconds(settings, seconds), sum(processes.gather(memory)))
@@ -143,7 +143,8 @@ def stepper(model: torch.nn.Module, tokens: RandomTokens, settings: CN,
     seconds."""
     trainer = SeededTrainer(settings.trainer, model, tokens, seed=0, processes=processes)
     trainer.optimizer = model.configure_optimizers(trainer.config)
-    trainer.loss_of, batches = loss_of(model), trainer.batches()
+    trainer.loss_of = trainer.processes.loss_of(loss_of(model), model)
+    batches = trainer.batches()
     if trainer.config.reduce == "all_reduce":
         trainer.loss_of = trainer.processes.wrapped(trainer.loss_of, model)
 
@@ -172,25 +173,29 @@ def preview(spec: Spec, seed: int, out: Path, processes: Processes | None = None
     """What `--dry-run` prints: the arm, its cost relative to the baseline, the audit, and the
     predicted time and memory of all processes."""
     processes = processes or Processes()
-    tokens = RandomTokens(spec.settings)
-    model = build_model(spec.settings, tokens, seed, fetch=False)
-    ours = describe_model(model, row_length(spec.settings))
-    theirs = _described(spec.baseline) if spec.changes else ours
-    audited = processes.agree(lambda: _audited(model, spec.settings, tokens))
+    model = None
+
+    def described() -> dict[str, Any]:
+        nonlocal model
+        tokens = RandomTokens(spec.settings)
+        model = build_model(spec.settings, tokens, seed, fetch=False)
+        ours = describe_model(model, row_length(spec.settings))
+        theirs = _described(spec.baseline) if spec.changes else ours
+        return {**ours, "audit": _audited(model, spec.settings, tokens), "init": model.begun,
+                "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
+                "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1}
+    found = processes.agree(described)
     # last, because it trains the model
-    prediction = predict(spec.settings, model, processes)
+    prediction = predict(spec.settings, None if processes.sharded else model, processes)
     files = RunFiles(out, spec.study.name if spec.study else None, spec.arm, seed)
     return {"arm": spec.arm, "study": files.study, "seed": seed, "preset": spec.preset,
             "changes": spec.changes,
-            **ours, "note": spec.note, "match": spec.match and spec.match.to_dict(),
-            "parameters_vs_baseline": ours["parameters"] / theirs["parameters"] - 1,
-            "flops_vs_baseline": ours["flops_per_token"] / theirs["flops_per_token"] - 1,
-            "audit": audited,
-            "init": model.begun, "max_iters": spec.settings.trainer.max_iters,
+            **found, "note": spec.note, "match": spec.match and spec.match.to_dict(),
+            "max_iters": spec.settings.trainer.max_iters,
             "processes": processes.count,
             "predicted_seconds": round(prediction.seconds, 1),
             "predicted_memory_mb": round(prediction.memory_mb, 1),
-            "device": str(next(model.parameters()).device), "csv": str(files.csv),
+            "device": find_device(spec.settings.trainer.device), "csv": str(files.csv),
             "config": spec.settings.to_dict()}
 
 

@@ -14,14 +14,16 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from experiments.records.record import RunFiles, at, cores, read_record
 from experiments.train import account
 from experiments.train.writer import mark_interrupted
+from mingpt.parallel.context import ContextGroup
 from mingpt.parallel.processes import Group, LostProcess, Processes, joined
 from mingpt.parallel.sharded import Sharded
-from mingpt.utils import BadInput
+from mingpt.utils import BadInput, CfgNode
 
 LAB = Path(__file__).resolve().parents[2] / "lab.py"
 PATIENCE = 3600       # seconds that processes may take to save a checkpoint after a signal
@@ -109,12 +111,14 @@ def _interrupted(number: signal.Signals, files: RunFiles | None) -> int:
 
 
 @contextlib.contextmanager
-def membership(device: str, parallel: str = "ddp") -> Iterator[Processes]:
+def membership(device: str, trainer: CfgNode) -> Iterator[Processes]:
     """Inside this context, the process is one of those that torchrun started, or is alone.
-    `parallel` is the setting trainer.parallel. If several fail, only the first raises its error
-    here; the others exit silently."""
+    `trainer` are the settings that say what the processes share. If several fail, only the first
+    raises its error here; the others exit silently."""
+    kinds = {"ddp": Group, "fsdp": Sharded,
+             "context": partial(ContextGroup, each=trainer.context_processes)}
     end_with_parent()
-    with joined(device, {"ddp": Group, "fsdp": Sharded}[parallel]) as processes:
+    with joined(device, kinds[trainer.parallel]) as processes:
         try:
             yield processes
             processes.gather(None)     # nobody leaves before the first process has written all

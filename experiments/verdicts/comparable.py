@@ -24,7 +24,8 @@ SIZE, SHAPE = "model.model_type", ("model.n_layer", "model.n_head", "model.n_emb
 HARMLESS = FREE | {"run.log_every", "run.checkpoint_every", "run.eval_batch_size", "run.keep_best",
                    "run.threads", "run.rehearsals", "run.sample_prompt", "run.sample_tokens",
                    "data.max_bad", "data.allow_truncated", "trainer.checkpoint_activations",
-                   "trainer.compile", "trainer.parallel", "trainer.reduce", "model.backend"}
+                   "trainer.compile", "trainer.parallel", "trainer.context_processes",
+                   "trainer.reduce", "model.backend"}
 # Settings that decide the validation set. They are compared where a record is too old to describe
 # its validation set.
 DECIDES_VALIDATION = ("data.tokenizer", "data.val_fraction", "data.val_docs", "data.val_tokens",

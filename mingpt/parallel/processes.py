@@ -18,11 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mingpt.parallel.tree import FlatGradients, GradientTree, subtrees, sum_over_processes
-from mingpt.utils import BadInput, did_you_mean
+from mingpt.parallel.tree import FlatGradients, GradientTree, sum_over_processes
+from mingpt.utils import BadInput
 
-REDUCE = ("tree", "all_reduce")
-PARALLEL = ("ddp", "fsdp")
 PATIENCE = datetime.timedelta(hours=12)    # how long a process waits for another that is alive
 
 
@@ -80,6 +78,21 @@ class Processes:
         """The sum of the processes' losses."""
         return loss
 
+    def collect(self, items: list[Any]) -> list[Any]:
+        """The items of all shares, in order, given those of this process's share."""
+        return items
+
+    def check(self, model: nn.Module) -> None:
+        """Raise BadInput for a model that these processes cannot train together."""
+
+    def loss_of(self, loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module) -> Callable:
+        """The model's loss as this process computes it: `loss`, or its part of that."""
+        return loss
+
+    def token_losses(self, model: nn.Module, idx: Tensor, targets: Tensor) -> Tensor:
+        """The model's token_losses, (B, T)."""
+        return model.token_losses(idx, targets)
+
     def idle(self, n: int) -> int:
         """How many forwards this process must join beyond its share of n items, because the others
         need its rows of the parameters."""
@@ -126,6 +139,9 @@ class Group(Processes):
         with lost_processes():
             dist.all_gather_object(found, value, self.control)
         return found
+
+    def collect(self, items: list[Any]) -> list[Any]:
+        return [item for shared in self.gather(items) for item in shared]
 
     def agree(self, make: Callable[[], Any]) -> Any:
         value = [make() if self.first else None]
@@ -195,59 +211,13 @@ def _swap(sent: Tensor, received: Tensor, other: int) -> None:
         work.wait()
 
 
-def check_names(trainer: Any) -> None:
-    """Raise BadInput where the settings `trainer` name a way of sharing that does not exist."""
-    for name, known in (("parallel", PARALLEL), ("reduce", REDUCE)):
-        value = getattr(trainer, name)
-        if value not in known:
-            raise BadInput(f"trainer.{name}={value!r}{did_you_mean(value, known)}")
-    if trainer.parallel == "fsdp":
-        _check_sharded(trainer)
-
-
-def _check_sharded(trainer: Any) -> None:
-    """Raise BadInput for settings that cannot work with trainer.parallel=fsdp."""
-    if trainer.reduce != "all_reduce":
-        raise BadInput(f"trainer.parallel=fsdp adds gradients up in torch's own order, not as "
-                       f"trainer.reduce={trainer.reduce}: add --trainer.reduce=all_reduce")
-    if trainer.compile:
-        raise BadInput("trainer.parallel=fsdp does not work with trainer.compile=true: leave one "
-                       "of them out")
-
-
-def check_count(count: int, trainer: Any) -> None:
-    """Raise BadInput where `count` processes cannot share the steps that the settings `trainer`
-    describe. The message names the numbers that can."""
-    check_names(trainer)
-    if count < 1:
-        raise BadInput(f"{count} processes cannot train: give 1 or more")
-    leaves, rows = trainer.accumulation_steps, trainer.batch_size * trainer.accumulation_steps
-    in_tree = trainer.reduce == "tree"
-    shared = subtrees(leaves) if in_tree else leaves
-    if shared % count == 0:
-        return
-    ways, power = [], count & (count - 1) == 0
-    if in_tree and (not power or leaves % count == 0):
-        ways.append("--trainer.reduce=all_reduce")
-    if rows % count == 0 and leaves % count and (not in_tree or not power
-                                                 or count <= subtrees(rows)):
-        ways.append(f"--trainer.batch_size={rows // count} --trainer.accumulation_steps={count} "
-                    f"for the same {rows:,} rows per step")
-    elif leaves % count:
-        ways = [f"batches whose rows divide by {count}"]
-    fitting = [str(n) for n in range(1, shared + 1) if shared % n == 0]
-    raise BadInput(f"{count} processes cannot share a step of {leaves} batch{'es' * (leaves > 1)} "
-                   f"(trainer.accumulation_steps) equally: give {', '.join(fitting)} "
-                   f"process{'es' * (shared > 1)}, or {' and '.join(ways)}")
-
-
 def started_as_one_of() -> int:
     """The number of processes that torchrun started this one as one of; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
 @contextlib.contextmanager
-def joined(device: str, member: type[Group] = Group) -> Iterator[Processes]:
+def joined(device: str, member: Callable[[dist.Store], Group] = Group) -> Iterator[Processes]:
     """Inside, this process is a `member` of the group that torchrun started it in, or is alone.
     `device` is the kind of device that it trains on. Raises BadInput where a host has too few
     GPUs."""

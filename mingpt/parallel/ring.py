@@ -203,6 +203,13 @@ class ContextParallel:
         """The mean nats per target over the tokens (B, T) of all ranks: the same number in every
         rank. Its backward leaves in each rank only that rank's part of the gradients. Raises
         BadInput if the model has another loss, as experts or future heads have."""
+        part = self.part(idx, targets)
+        whole = part.detach().clone()
+        dist.all_reduce(whole, group=self.group)
+        return part + (whole - part.detach())       # value of all ranks, gradient of this rank
+
+    def part(self, idx: Tensor, targets: Tensor) -> Tensor:
+        """This rank's part of `loss`: those of all ranks add up to it."""
         model = self.model
         x, wanted = model.hidden(self.mine(idx), self), self.mine(targets)
         others = any(getattr(m, "aux_loss", None) is not None for m in model.modules())
@@ -216,10 +223,7 @@ class ContextParallel:
                              model.z_loss if model.training else 0.0)
         else:
             part = 0 * (x.sum() + head.sum())       # so that every parameter still has a gradient
-        part = part * (counts[0] / counts[1])
-        whole = part.detach().clone()
-        dist.all_reduce(whole, group=self.group)
-        return part + (whole - part.detach())       # value of all ranks, gradient of this rank
+        return part * (counts[0] / counts[1])
 
     def sum_gradients(self) -> None:
         """Sum the gradients over all ranks. After backward and this call, every rank holds the

@@ -22,7 +22,8 @@ from experiments.train.seeded import SeededTrainer
 from experiments.weights.checkpoint import optimizer_tensors
 from mingpt.model import GPT
 from mingpt.optimizers import OPTIMIZERS
-from mingpt.parallel.processes import check_count, joined
+from mingpt.parallel.check import check_count
+from mingpt.parallel.processes import joined
 from mingpt.trainer import Trainer
 from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
@@ -217,7 +218,8 @@ def test_killed_on_two_processes_it_goes_on_with_one_and_with_four_to_the_same_b
 
 PLANTED = """
 from experiments.train.several import membership
-with membership("cpu") as processes:
+from mingpt.trainer import Trainer
+with membership("cpu", Trainer.get_default_config()) as processes:
     processes.gather(1)
     if processes.rank == 1:
         raise ValueError("planted")

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from mingpt.model import GPT
-from mingpt.parallel.processes import check_count
+from mingpt.parallel.check import check_count
 from mingpt.parallel.sharded import empty_weights, shard
 from mingpt.utils import BadInput
 from tests.helpers.sharded import ARMS, largest_difference, train_in, trained
