@@ -146,7 +146,7 @@ def test_every_arm_of_a_shipped_study_passes_but_those_that_say_they_do_not(stud
     declared = load_study(study)
     for arm in declared.arms:
         chosen = make_spec(study=declared, arm=arm, overrides=[
-            *small(study), "--model.n_embd=24"]).settings
+            *small(study), "--model.n_embd=32"]).settings
         if chosen.model not in seen or chosen.run.allow_audit_fail:
             result = audit(build_model(chosen, Corpus, seed=0), settings(),
                            freeze_except=chosen.run.freeze_except)
