@@ -144,9 +144,10 @@ class Corpus:
 def test_every_arm_of_a_shipped_study_passes_but_those_that_say_they_do_not(study):
     seen = []
     declared = load_study(study)
+    width = 32 if study == "positions" else 24      # rotates a quarter of a head, an even number
     for arm in declared.arms:
         chosen = make_spec(study=declared, arm=arm, overrides=[
-            *small(study), "--model.n_embd=32"]).settings
+            *small(study), f"--model.n_embd={width}"]).settings
         if chosen.model not in seen or chosen.run.allow_audit_fail:
             result = audit(build_model(chosen, Corpus, seed=0), settings(),
                            freeze_except=chosen.run.freeze_except)
