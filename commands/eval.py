@@ -103,6 +103,7 @@ def _print(results: list[dict], records: list[dict] | None) -> None:
         barred[1:] = [_barred(*pair, results[0], records[0])
                       for pair in zip(results[1:], records[1:], strict=True)]
     for label, values, form in rows:
+        values = [value if isinstance(value, int | float) else None for value in values]
         cells = ["-" if v is None else form.format(v) for v in values]
         if records:
             cells = [c if label in rows_barred else _against(c, v, values[0])

@@ -23,8 +23,8 @@ from experiments.declare.ranges import (
     shown,
 )
 from experiments.declare.sources import check_sources
-from mingpt.config import check_slots
-from mingpt.utils import BadInput
+from mingpt.config import SIZES, check_slots
+from mingpt.utils import BadInput, did_you_mean
 from mingpt.utils import CfgNode as CN
 
 SCHEDULES = Path(__file__).parents[1] / "schedules"
@@ -32,6 +32,10 @@ SHAPE = ("n_layer", "n_head", "n_embd")
 # Texts and switches whose default, None, does not show their type.
 TEXTS = [key for key, (kind, _) in OTHERS.items() if kind == TEXT_OR_NONE]
 SWITCHES = [key for key, (kind, _) in OTHERS.items() if kind == SWITCH_OR_NONE]
+
+# Settings that are lists of texts, and settings that may be written as a list or as one value.
+OF_TEXTS = {"data.paths", *LISTS}
+LISTED = {"model.nope_layers", "run.freeze_except"}
 
 
 def default_settings() -> CN:
@@ -215,10 +219,36 @@ def recorded(config: Mapping, where: str) -> CN:
     them."""
     tree = CN(**{section: CN(**values) for section, values in completed(config).items()})
     try:
+        _check_kinds(tree)
         check(tree)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
     return tree
+
+
+def _check_kinds(tree: CN) -> None:
+    """Raise BadInput for a setting of a record that holds another kind of value than settings can.
+    What comes from the command line or a file of settings has its kind already."""
+    defaults = dict(walk(default_settings()))
+    for key, value in walk(tree):
+        default, kind = defaults.get(key), None
+        if key in OF_TEXTS:
+            fits = isinstance(value, str | None) or (isinstance(value, list) and all(
+                isinstance(text, str) for text in value))
+            kind = None if fits else "a list of texts"
+        elif isinstance(default, list):
+            kind = None if isinstance(value, list) else "a list"
+        elif isinstance(value, list) and key not in LISTED:
+            kind = "one value"
+        elif isinstance(default, bool) and not isinstance(value, bool):
+            kind = "true or false"
+        elif isinstance(default, str) and not isinstance(value, str | None):
+            kind = "a text"
+        if kind:
+            raise BadInput(f"{key}={shown(value)}: this setting takes {kind}")
+    if tree.model.model_type not in (None, "gpt", *SIZES):
+        raise BadInput(f"model.model_type={shown(tree.model.model_type)}"
+                       f"{did_you_mean(str(tree.model.model_type), SIZES)}")
 
 
 def differences(a: CN | Mapping, b: CN | Mapping) -> dict[str, list]:

@@ -134,6 +134,9 @@ def misshapen(record: Mapping[str, Any]) -> str | None:
     for section, settings in (record.get("config") or {}).items():
         if not isinstance(settings, dict):
             return f"config.{section} is a {type(settings).__name__}"
+        for name, value in settings.items():
+            if isinstance(value, dict):
+                return f"config.{section}.{name} is a table"
     return None
 
 

@@ -193,3 +193,17 @@ def test_the_default_preset_exists():
 def test_every_setting_is_a_plain_value():
     for key, value in walk(default_settings()):
         assert value is None or isinstance(value, bool | int | float | str | list), key
+
+
+@pytest.mark.parametrize("key, value", [
+    ("model.bias", ["x"]), ("model.mlp", ["gelu"]), ("model.model_type", "x"),
+    ("trainer.betas", None), ("trainer.device", [1]), ("data.sources", [1]),
+    ("data.filter", True), ("data.tokenizer", []), ("run.logger", [["x"]])])
+def test_a_record_whose_setting_is_of_another_kind_is_refused(key, value):
+    from experiments.declare.settings import recorded
+    config = make_spec(preset="nano").settings.to_dict()
+    recorded(config, "as it was")
+    section, _, name = key.partition(".")
+    config[section][name] = value
+    with pytest.raises(BadInput, match=f"there: .*{key}"):
+        recorded(config, "there")
