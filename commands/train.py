@@ -43,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where to log besides the CSV (default none)").names = _loggers
     parser.add_argument("--processes", type=int, metavar="N",
                         help="train with N processes, or N on each host of a SLURM job, as "
-                        "torchrun does; the result is the same to the bit, unless "
-                        "trainer.reduce is all_reduce (default 1)")
+                        "torchrun does; the result is the same to the bit; to rounding, "
+                        "where trainer.reduce is all_reduce or trainer.parallel is context "
+                        "(default 1)")
     parser.add_argument("--dry-run", action="store_true",
                         help="print what would be trained and what it would cost; train nothing")
     add_verbose(parser, "with --dry-run: ")

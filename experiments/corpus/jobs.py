@@ -5,6 +5,7 @@ I/N, so a killed process loses one piece, and the others go on.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,9 +51,12 @@ def tokenize_in(jobs: int, config, words: list[str]) -> None:
 
 def _check(running: list[tuple[subprocess.Popen, BinaryIO]]) -> None:
     for process, output in running:
-        if process.poll():
-            raise BadInput(_last_line(output)
-                           or f"a process of tokenize ended with code {process.returncode}")
+        code = process.poll()
+        if code and code < 0:       # its last line is progress, and says nothing of the end
+            raise BadInput(f"a process of tokenize was ended by {signal.Signals(-code).name}; the "
+                           f"same command goes on with the pieces that are missing")
+        if code:
+            raise BadInput(_last_line(output) or f"a process of tokenize ended with code {code}")
 
 
 def _start(words: list[str], part: int, parts: int) -> tuple[subprocess.Popen, BinaryIO]:

@@ -31,8 +31,8 @@ COLUMNS = ("iteration", "loss", "val_loss", "learning_rate", "grad_norm", "token
            "seconds", "tokens_per_second", "peak_memory_mb")
 # Settings that may differ between a run and its continuation, because they change no number that
 # the run computes.
-FREE = frozenset({"trainer.device", "trainer.num_workers", "data.cache", "data.paths",
-                  "data.sources", "data.val_paths",
+FREE = frozenset({"trainer.device", "trainer.num_workers", "trainer.context_processes",
+                  "data.cache", "data.paths", "data.sources", "data.val_paths",
                   "run.allow_audit_fail", "run.logger"})
 # The kind of value that a record has under a key. Any of them may be null or missing.
 SHAPE: dict[str, type] = {

@@ -66,7 +66,8 @@ class Room:
                               f"--trainer.accumulation_steps={trainer.accumulation_steps * parts}",
                               self.state + beside / parts))
         if "fsdp" in PARALLEL and self.count > 1 and trainer.parallel != "fsdp":
-            found.append(("--trainer.parallel=fsdp", self.state / self.count + beside))
+            found.append(("--trainer.parallel=fsdp --trainer.reduce=all_reduce",
+                          self.state / self.count + beside))
         fewer = int(self.left // each)
         if 0 < fewer < self.sharing:
             found.append((f"--processes {1 << (fewer.bit_length() - 1)}",

@@ -107,7 +107,8 @@ def _measure(model: torch.nn.Module, settings: CN, processes: Processes) -> tupl
         return _time(model, RandomTokens(settings), settings, processes)
     rows, length = max(1, int(TRIAL_FLOPS / flops(1, T))), T
     if flops(1, T) > TRIAL_FLOPS:      # even one row is long: cut it
-        length = max(1, int(T * TRIAL_FLOPS / flops(1, T)))
+        each = processes.each                   # which split the row equally
+        length = max(1, int(T * TRIAL_FLOPS / flops(1, T)) // each) * each
     shapes = (rows, length), (3 * rows, T) if length == T else (1, min(T, 3 * length))
     (short, little), (long, much) = (_time_short(model, settings, processes, *shape)
                                         for shape in shapes)
@@ -122,7 +123,8 @@ def _time_short(model: torch.nn.Module, settings: CN, processes: Processes, rows
                 ) -> tuple[float, float]:
     """(seconds, peak memory in MB) of a step with this many rows of this length per process."""
     settings = copy.deepcopy(settings)
-    settings.data.length, settings.trainer.accumulation_steps = length, processes.count
+    settings.data.length = length
+    settings.trainer.accumulation_steps = processes.count // processes.each
     return _time(model, RandomTokens(settings, rows), settings, processes, most=1)
 
 

@@ -35,7 +35,7 @@ class SeededTrainer(Trainer):
         with contextlib.redirect_stdout(None):   # Trainer prints its device; the run reports it
             super().__init__(config, model, batches)
         self.seed, self.processes = seed, processes or self.processes
-        self.processes.check(model)
+        self.processes.check(model, batches)
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield inputs and targets, (B, T) each, from iteration `iter_num` on, without end: this

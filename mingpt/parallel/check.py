@@ -11,6 +11,8 @@ from mingpt.utils import BadInput, did_you_mean
 
 REDUCE = ("tree", "all_reduce")
 PARALLEL = ("ddp", "fsdp", "context")
+# how a way of sharing adds gradients up where it leaves no choice
+ADDED = {"fsdp": "all_reduce", "context": "tree"}
 
 
 def check_names(trainer: Any) -> None:
@@ -19,34 +21,23 @@ def check_names(trainer: Any) -> None:
         value = getattr(trainer, name)
         if value not in known:
             raise BadInput(f"trainer.{name}={value!r}{did_you_mean(value, known)}")
-    if trainer.parallel == "fsdp":
-        _check_sharded(trainer)
-    if trainer.parallel == "context":
-        _check_context(trainer)
-
-
-def _check_context(trainer: Any) -> None:
-    """Raise BadInput for settings that cannot work with trainer.parallel=context."""
-    if trainer.reduce != "tree":
-        raise BadInput(f"trainer.parallel=context adds gradients up in a tree, not as "
-                       f"trainer.reduce={trainer.reduce}: leave that out")
-    if trainer.compile:
-        raise BadInput("trainer.parallel=context does not work with trainer.compile=true: leave "
-                       "one of them out")
+    if trainer.parallel in ADDED:
+        _check_together(trainer)
     each = trainer.context_processes
     if each is not None and (isinstance(each, bool) or not isinstance(each, int) or each < 1):
         raise BadInput(f"trainer.context_processes={each!r}: give a whole number from 1, or None "
                        f"for all processes")
 
 
-def _check_sharded(trainer: Any) -> None:
-    """Raise BadInput for settings that cannot work with trainer.parallel=fsdp."""
-    if trainer.reduce != "all_reduce":
-        raise BadInput(f"trainer.parallel=fsdp adds gradients up in torch's own order, not as "
-                       f"trainer.reduce={trainer.reduce}: add --trainer.reduce=all_reduce")
+def _check_together(trainer: Any) -> None:
+    """Raise BadInput for settings that cannot work with trainer.parallel=fsdp or context."""
+    way, wanted = trainer.parallel, ADDED[trainer.parallel]
+    if trainer.reduce != wanted:
+        raise BadInput(f"trainer.parallel={way} does not add gradients up by "
+                       f"trainer.reduce={trainer.reduce}: give --trainer.reduce={wanted}")
     if trainer.compile:
-        raise BadInput("trainer.parallel=fsdp does not work with trainer.compile=true: leave one "
-                       "of them out")
+        raise BadInput(f"trainer.parallel={way} does not work with trainer.compile=true: leave one "
+                       f"of them out")
 
 
 def check_count(count: int, trainer: Any) -> None:

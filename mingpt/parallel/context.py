@@ -9,6 +9,8 @@ gradients of all stretches and batches are summed over all W.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +19,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mingpt.losses import token_losses
-from mingpt.parallel.processes import Group
+from mingpt.parallel.processes import PATIENCE, Group
 from mingpt.parallel.ring import ContextParallel
 from mingpt.utils import BadInput
+
+PROBED = 64         # tokens per stretch of the text on which a split model is compared
+ROUNDING = 1e-2     # of the largest activation: what rounding never reaches, TF32's included
 
 
 class ContextGroup(Group):
@@ -31,7 +36,7 @@ class ContextGroup(Group):
         self.each = each or self.count
         self.team = self.rank // self.each
         # all processes must make all groups
-        teams = [dist.new_group(list(range(start, start + self.each)))
+        teams = [dist.new_group(list(range(start, start + self.each)), timeout=PATIENCE)
                  for start in range(0, self.count, self.each)]
         self.neighbours = teams[self.team]
 
@@ -47,12 +52,29 @@ class ContextGroup(Group):
     def collect(self, items: list[Any]) -> list[Any]:
         return [item for shared in self.gather(items)[::self.each] for item in shared]
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, batches: Any) -> None:
         _check(model)
-        if model.block_size % self.each:
-            raise BadInput(f"{self.each} processes cannot split a text of model.block_size="
-                           f"{model.block_size} tokens equally: give a multiple of {self.each}")
-        ContextParallel(model, self.neighbours)
+        row = torch.from_numpy(batches.batch(0)[0][:1]).to(model.lm_head.weight.device)    # (1, T)
+        T, each = row.size(1), self.each
+        if T % each:
+            name = "model.block_size" if model.block_size == T else "data.length"
+            raise BadInput(f"{each} processes cannot split a text of {name}={T} tokens equally: "
+                           f"give a multiple of {each}, such as {max(1, T // each) * each}")
+        self._compare(model, row[:, :each * min(PROBED, T // each)])
+
+    @torch.no_grad()
+    def _compare(self, model: nn.Module, row: Tensor) -> None:
+        """Raise BadInput where a split changes what the model computes of `row` (1, T), as it does
+        where a part of the user's own mixes tokens outside the attention."""
+        probe = _perturbed(model)
+        ring = ContextParallel(probe, self.neighbours)
+        whole = ring.mine(probe.hidden(row))                                  # (1, T/C, C)
+        split = probe.hidden(ring.mine(row), ring)                            # (1, T/C, C)
+        off = float((split - whole).abs().max() / whole.abs().max())
+        if not all(found <= ROUNDING for found in self.gather(off)):          # NaN is refused too
+            raise BadInput("trainer.parallel=context: a part of this model mixes tokens in another "
+                           "way than the attention of mha, gqa and mqa, so a split text would "
+                           "train another model; use --trainer.parallel=ddp")
 
     def loss_of(self, loss: Callable, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         return ContextParallel(model, self.neighbours).part
@@ -64,6 +86,16 @@ class ContextGroup(Group):
         parts = [torch.empty_like(mine) for _ in range(self.each)]
         dist.all_gather(parts, mine.contiguous(), self.neighbours)
         return torch.cat(parts, 1)                                           # (B, T)
+
+
+def _perturbed(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, the same in every process, with noise on all weights. Without the
+    noise, a part whose weights begin at 0 would show nothing."""
+    copied, generator = copy.deepcopy(model).eval(), torch.Generator().manual_seed(0)
+    for p in copied.parameters():
+        width = 1 / math.sqrt(p.size(-1)) if p.dim() > 1 else 0.5
+        p.add_(width * torch.randn(p.shape, generator=generator).to(p))
+    return copied
 
 
 def _check(model: nn.Module) -> None:

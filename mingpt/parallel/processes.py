@@ -32,6 +32,7 @@ class Processes:
     """One process that trains a model alone: process `rank` of `count`."""
 
     rank, count = 0, 1
+    each = 1                       # how many processes split one text
     signal: int | None = None      # the signal that asks all processes to end
     sharded = False                # whether each process holds only some rows of every parameter
 
@@ -82,8 +83,9 @@ class Processes:
         """The items of all shares, in order, given those of this process's share."""
         return items
 
-    def check(self, model: nn.Module) -> None:
-        """Raise BadInput for a model that these processes cannot train together."""
+    def check(self, model: nn.Module, batches: Any) -> None:
+        """Raise BadInput for a model that these processes cannot train together on these batches,
+        of which `batch(t)` gives inputs and targets, (B, T) each."""
 
     def loss_of(self, loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module) -> Callable:
         """The model's loss as this process computes it: `loss`, or its part of that."""

@@ -23,12 +23,21 @@ class Two(Processes):
     count = 2
 
 
+class Team(Processes):
+    """Stands in for a process of the first of two teams, of two processes each."""
+    count, each = 4, 2
+
+    def share(self, n):
+        return range(n // 2)
+
+
 @pytest.mark.parametrize("rows, processes, shapes", [
     (99, Processes(), [(8, 64)]),             # the whole step is short
     (2.5, Processes(), [(2, 64), (6, 64)]),   # two rows are
     (0.3, Processes(), [(1, 19), (1, 57)]),   # not even one row is
     (0.6, Processes(), [(1, 38), (1, 64)]),
     (2.5, Two(), [(2, 64), (6, 64)]),         # one batch each, in place of two
+    (0.3, Team(), [(1, 18), (1, 54)]),        # a row that two can split
 ])
 def test_a_long_step_is_extrapolated_from_two_short_ones(nano, monkeypatch, rows, processes,
                                                          shapes):
@@ -43,13 +52,13 @@ def test_a_long_step_is_extrapolated_from_two_short_ones(nano, monkeypatch, rows
         (B, more), length = tokens.shape, row_length(settings)
         assert more == length + 1
         taken.append((B, length))
-        every = settings.trainer.accumulation_steps / processes.count
+        every = len(processes.share(settings.trainer.accumulation_steps))
         return 2 + 3e-9 * flops(B, length) * every, 10 + 0.5 * B * length
     monkeypatch.setattr(predict, "_time", time)
     monkeypatch.setattr(predict, "TRIAL_FLOPS", rows * flops(1, T))
     seconds, memory = predict._measure(model, settings, processes)
     assert taken == shapes
-    assert seconds == pytest.approx(2 + 3e-9 * flops(16 / processes.count, T))
+    assert seconds == pytest.approx(2 + 3e-9 * flops(16 * processes.each / processes.count, T))
     assert memory == pytest.approx(10 + 0.5 * 8 * T)
 
 

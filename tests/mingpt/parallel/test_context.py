@@ -6,6 +6,7 @@ import os
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ import torch.distributed as dist
 
 from experiments.train.evaluate import evaluate
 from experiments.train.seeded import SeededTrainer
+from mingpt.attention.heads import ATTENTIONS, CausalSelfAttention
+from mingpt.mlps import MLP, MLPS
 from mingpt.model import GPT
 from mingpt.parallel.check import check_count
 from mingpt.parallel.context import ContextGroup
@@ -28,6 +31,30 @@ ARMS = {"learned positions": {}, "rope": {"position": "rope", "norm": "rmsnorm",
         "a window": {"schedule": "f 5"}, "a dilated window": {"schedule": "9/3 f"},
         "alibi": {"position": "alibi"}, "gqa": {"attention": "gqa", "n_kv_head": 1},
         "tied, with z-loss": {"tie_weights": True, "z_loss": 1e-3}}
+
+
+class Shifted(MLP):
+    """A user's MLP that adds the token before, by a factor that begins at 0."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.factor = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        before = torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), 1)
+        return super().forward(x + self.factor * before)
+
+
+class Sharper(CausalSelfAttention):
+    """A user's attention that inherits `forward` and replaces `attend`."""
+
+    def __init__(self, config, layer=0):
+        super().__init__(config, layer)
+        attend = self.attend
+        self.attend = lambda q, *rest, **options: attend(2 * q, *rest, **options)
+
+
+OWN = {"its MLP": {"mlp": "shifted"}, "its scores": {"attention": "sharper"}}
 MESHES = ((2, 2), (4, 4), (4, 2))         # (processes, processes per text)
 
 
@@ -70,6 +97,21 @@ def trained(arm: str, processes: Processes) -> list:
     return [seen, evaluate(trainer.model, validation, 3, processes=processes)["val_loss"]]
 
 
+@mock.patch.dict(MLPS, shifted=Shifted)
+@mock.patch.dict(ATTENTIONS, sharper=Sharper)
+def refused(processes: Processes) -> dict[str, str]:
+    """{what cannot be split: why}, for parts of a user's own and for short rows of text."""
+    short = SimpleNamespace(batch=lambda t: tuple(part[:, :T - 3] for part in Rows().batch(t)))
+    cases = {**{name: (changes, Rows()) for name, changes in OWN.items()}, "its rows": ({}, short)}
+    said = {}
+    for name, (changes, rows) in cases.items():
+        try:
+            SeededTrainer(Trainer.get_default_config(), model_of(**changes), rows, 1, processes)
+        except BadInput as error:
+            said[name] = str(error)
+    return said
+
+
 def in_turn(rank: int, folder: str) -> None:
     """In each of four processes: train every arm in every mesh, and in the first one also alone."""
     torch.set_num_threads(1)
@@ -79,9 +121,11 @@ def in_turn(rank: int, folder: str) -> None:
                            "MASTER_PORT": (Path(folder) / f"{count}.{each}.port").read_text()}
             with joined("cpu", partial(ContextGroup, each=each)) as processes:
                 found = {arm: trained(arm, processes) for arm in ARMS}
+                found["refused"] = refused(processes)
             (Path(folder) / f"{count}.{each}.{rank}.json").write_text(json.dumps(found))
     if rank == 0:
         found = {arm: trained(arm, Processes()) for arm in ARMS}
+        found["refused"] = refused(Processes())
         (Path(folder) / "1.1.0.json").write_text(json.dumps(found))
 
 
@@ -106,6 +150,19 @@ def test_losses_norms_and_validation_are_those_of_one_process(arm, everyone):
         np.testing.assert_allclose(found[arm][0], alone[0], rtol=1e-5, err_msg=str(mesh))
         assert found[arm][1] == pytest.approx(alone[1], rel=1e-5), mesh
         assert found[arm] == everyone[*mesh[:2], 0][arm], "all ranks know the same numbers"
+
+
+def test_a_part_that_mixes_tokens_in_its_own_way_and_uneven_rows_are_refused(everyone):
+    """By every process, so that none waits for another; and none of them by one alone."""
+    for (count, each, _), found in everyone.items():
+        said = found["refused"]
+        if count == 1:
+            assert not said
+            continue
+        assert set(said) == {*OWN, "its rows"}
+        assert all("mixes tokens in another way" in said[name] for name in OWN)
+        assert f"data.length={T - 3}" in said["its rows"]
+        assert f"multiple of {each}, such as 28" in said["its rows"]
 
 
 @pytest.mark.parametrize("changes, said", [

@@ -82,7 +82,7 @@ def test_an_empty_model_has_memory_only_for_what_its_constructor_decides():
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"reduce": "tree"}, "add --trainer.reduce=all_reduce"),
+    ({"reduce": "tree"}, "give --trainer.reduce=all_reduce"),
     ({"compile": True}, "trainer.compile=true"),
     ({"parallel": "fsd"}, "did you mean 'fsdp'?"),
     ({"accumulation_steps": 3}, "1, 3 processes"),
