@@ -89,7 +89,7 @@ def test_an_empty_model_has_memory_only_for_what_its_constructor_decides():
 ])
 def test_what_cannot_work_is_refused(changes, said):
     settings = {"parallel": "fsdp", "reduce": "all_reduce", "compile": False,
-                "accumulation_steps": 2, "batch_size": 1}
+                "accumulation_steps": 2, "batch_size": 1, "context_processes": None}
     check_count(2, SimpleNamespace(**settings))
     with pytest.raises(BadInput, match=said):
         check_count(2, SimpleNamespace(**settings | changes))
