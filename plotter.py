@@ -46,6 +46,8 @@ def parser() -> Parser:
     p.add_argument("--keep", metavar="DIR", type=Path,
                    help="draw nothing; copy the runs that have ended to DIR/STUDY for "
                    "publication, without this machine's name and paths")
+    p.add_argument("--ladder", metavar="NAME",
+                   help="draw only this ladder, over all its rungs")
     p.add_argument("--study", metavar="FILE",
                    help="a study's TOML file (default: the shipped study of that name, or what the "
                         "runs' records declare)")
@@ -104,9 +106,26 @@ def plot(args: argparse.Namespace) -> int:
         return publish(args, runs)
     out = Path(args.out) if args.out else beside(losses)
     from experiments.report.draw import draw_study
-    for results in collect(runs, args.study):
+    studies = collect(runs, args.study)
+    for results in studies if not args.ladder else ():
         draw_study(results, out, formats, args.x, args.metric, losses if args.html else None,
                    args.comparison)
+    return plot_ladders(args, studies, out, formats)
+
+
+def plot_ladders(args: argparse.Namespace, studies, out: Path, formats: tuple[str, ...]) -> int:
+    """Draw the ladders of which at least two rungs have runs; return 0. Raises BadInput where
+    --ladder names none."""
+    from experiments.verdicts.climbed import ladders
+    found = [each for each in ladders(studies)
+             if args.ladder in (None, each.name) and len(each.rungs) > 1]
+    if args.ladder and not found:
+        raise BadInput(f"--ladder {args.ladder}: no two rungs of a ladder of that name have ended "
+                       f"runs in {args.losses}")
+    if found:
+        from experiments.report.ladder import draw_report
+        for each in found:
+            draw_report(each, out / each.name, formats, args.html)
     return 0
 
 

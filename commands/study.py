@@ -51,6 +51,9 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     add("--max-iters", type=int, metavar="N", help="iterations of each run")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
     add("--local", action="store_true", help="train on this machine, even where SLURM is available")
+    add("--budget", type=float, metavar="HOURS",
+        help="train nothing that needs more hours than this, one run after the other; a ladder is "
+             "cut at its top")
     add("--dry-run", action="store_true",
         help="print the plan and the expected time; train nothing")
     add("--plot", action="store_true", help="train nothing; say how the runs went and plot them")
@@ -75,13 +78,16 @@ def main(args: argparse.Namespace) -> int:
     if args.plan:
         return _become(slurm.task_arguments(args.plan, _task(args)))
     request = _request(args)
+    if request.study.ladder:
+        return _climb(args, request)
     if args.task is not None:
         return _become(_nth(request, args.task))
     from experiments.launch import board
-    from experiments.launch.plan import make_plan
+    from experiments.launch.plan import make_plan, seconds_left
     if args.plot:
         return _finish(args, request)
     jobs = make_plan(request)
+    _check_budget(args.budget, seconds_left(jobs))
     submits = not args.local and slurm.available()
     if (args.nodes or 1) > 1 and not submits:
         raise BadInput(f"--nodes {args.nodes} needs SLURM: leave it out to train on this machine")
@@ -95,6 +101,56 @@ def main(args: argparse.Namespace) -> int:
         print(f"no SLURM cluster is configured on this machine, so it trains here, without "
               f"{', '.join(asked)}", file=sys.stderr)
     return _train(args, request, jobs)
+
+
+def _climb(args: argparse.Namespace, request) -> int:
+    """Train the rungs of a ladder one after the other, or submit them; return the exit code. Raises
+    BadInput."""
+    from experiments.launch import board, climb, launch, slurm
+    from experiments.launch.plan import make_plan
+    if args.task is not None:
+        raise BadInput(f"--task: {request.study.name} is a ladder; each rung is a study of its own")
+    planned = climb.rungs(request)
+    if not args.plot:
+        planned = climb.plans(request, planned)
+        if (kept := climb.within(planned, args.budget)) < len(planned):
+            cut = ", ".join(rung.name for rung in planned[kept:])
+            print(f"--budget {args.budget:g}: without {cut}", file=sys.stderr)
+            jobs = {rung.name: rung.jobs for rung in planned}
+            planned = [dataclasses.replace(rung, jobs=jobs[rung.name])
+                       for rung in climb.rungs(request, kept)]
+    if not args.plot and (args.dry_run or not args.json):
+        board.climb(request, planned, as_json=args.json)
+    if args.dry_run:
+        return DONE
+    submits = not args.local and not args.plot and slurm.available()
+    for rung in planned:
+        below = [each for each in planned[:rung.number - 1] if not each.held_out]
+        if submits and rung.held_out and not all(job.ended for each in below for job in each.jobs):
+            print(f"{rung.name} is predicted first, from the rungs below it: give the same command "
+                  f"again when those have ended")
+            return DONE
+        until = climb.written(request, rung, below)
+        if not args.plot:
+            jobs = make_plan(until)
+            code = (_submit if submits else _train)(args, until, jobs)
+            if submits or code == INTERRUPTED:
+                if code:
+                    return code
+                continue
+            if left := [job.name for job in make_plan(until) if not job.ended]:
+                print(f"{rung.name}: {', '.join(left[:4])} did not end, so the ladder stops here",
+                      file=sys.stderr)
+                return FAILED
+    return launch.plot_ladder(request, sys.stderr if args.json else None)
+
+
+def _check_budget(hours: float | None, seconds: float) -> None:
+    """Raise BadInput where a study needs more hours than it may take."""
+    if hours is not None and seconds > 3600 * hours:
+        from experiments.launch.plan import duration
+        raise BadInput(f"--budget {hours:g}: the study needs about {duration(seconds)} of "
+                       f"training; give fewer --seeds, or a smaller --preset")
 
 
 def _slurm_options(args: argparse.Namespace) -> list[str]:

@@ -19,6 +19,7 @@ from experiments.declare.arms import flatten, names_list, read_toml
 from experiments.declare.designs import Arms, Design, match_word, read_arms
 from experiments.declare.expect import read_expect
 from experiments.declare.hints import key_hint
+from experiments.declare.ladder import Ladder, Place, read_ladder, read_place
 from experiments.declare.sources import source_settings
 from experiments.records.record import MAX_SEED
 from experiments.system import expanded, file_name
@@ -27,7 +28,7 @@ from mingpt.utils import BadInput, did_you_mean
 STUDIES = Path(__file__).parents[1] / "studies"
 KEYS = ("name", "question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
         "match", "lr", "selection_seeds", "preset", "base", "arms", "factorial", "expect",
-        "pictures", "sources", "code")
+        "pictures", "sources", "code", "ladder", "rung")
 # Each run's record keeps these keys, so that a change after the first run is visible.
 DECLARED = ("question", "hypothesis", "baseline", "seeds", "metric", "margin", "alpha", "stop",
             "match", "selection_seeds", "expect")
@@ -70,6 +71,8 @@ class Study:
     pictures: tuple[str, ...] = ()    # the sets of PICTURES to draw
     table: Mapping[str, Any] = field(default_factory=dict)   # the whole file, as TOML reads it
     code: tuple[Path, ...] = ()       # the user's code files; whoever builds an arm runs them
+    ladder: Ladder | None = None      # the sizes at which the question is asked, where it has them
+    place: Place | None = None        # where this study, a rung, stands in its ladder
 
     @property
     def level(self) -> float:
@@ -138,7 +141,9 @@ def read_study(table: Mapping[str, Any], path: Path, file_hash: str) -> Study:
         parts=arms.parts, grids=arms.grids, selection_seeds=_selection(table, seeds, arms, path),
         expect=read_expect(table.get("expect", {}), arms.listed, baseline, f"{path}: expect"),
         pictures=_pictures(table.get("pictures", []), f"{path}: pictures"),
-        code=_code(table.get("code", []), path), table=table)
+        code=_code(table.get("code", []), path), table=table,
+        ladder=read_ladder(table.get("ladder"), table, seeds, f"{path}: [ladder]"),
+        place=read_place(table.get("rung"), f"{path}: [rung]"))
 
 
 def find_study(name_or_path: str | Path) -> Path:

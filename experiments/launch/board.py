@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +20,9 @@ from experiments.launch.plan import Job, Request, duration, order, record_of, se
 from experiments.launch.progress import speed_up
 from experiments.records.record import near
 from experiments.system import terminal
+
+if TYPE_CHECKING:
+    from experiments.launch.climb import PlannedRung
 
 
 def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -> None:
@@ -50,6 +53,40 @@ def plan(request: Request, jobs: list[Job], slots: int, as_json: bool = False) -
     console.print(f"{len(jobs)} runs, {len(jobs) - left} ended, {left} to do: about "
                   f"{duration(seconds_left(jobs) / speed_up(slots))} of training here, results "
                   f"under {near(request.out / 'losses' / study.name)}",
+                  soft_wrap=True)
+
+
+def climb(request: Request, rungs: Sequence[PlannedRung], as_json: bool = False) -> None:
+    """Print the rungs of a ladder and what each costs."""
+    study, total = request.study, sum(rung.seconds for rung in rungs)
+    if as_json:
+        print(json.dumps({"ladder": study.name, "question": study.question, "seconds_left": total,
+                          "rungs": [{"study": rung.name, "parameters": rung.parameters,
+                                     "iterations": rung.iterations, "batch_size": rung.batch_size,
+                                     "learning_rate": rung.rate, "flops": rung.flops,
+                                     "held_out": rung.held_out, "runs": len(rung.jobs),
+                                     "to_do": sum(not job.ended for job in rung.jobs),
+                                     "seconds_left": rung.seconds} for rung in rungs]}, indent=2))
+        return
+    console = terminal()
+    console.print(f"ladder {study.name}", style="bold")
+    for title, text in (("question", study.question), ("hypothesis", study.hypothesis)):
+        if text:
+            console.print(f"{title + ':':<12}{text}")
+    console.print(f"{'arms:':<12}{', '.join(study.arms)}; rates: {study.ladder.lr}", markup=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rung")
+    for name in ("parameters", "steps", "batch", "rate", "FLOPs", "to do", "ended", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for rung in rungs:
+        left = sum(not job.ended for job in rung.jobs)
+        table.add_row(Text(rung.name), f"{rung.parameters:,}", f"{rung.iterations:,}",
+                      str(rung.batch_size), f"{rung.rate:.3g}", f"{rung.flops:.1e}", str(left),
+                      str(len(rung.jobs) - left), duration(rung.seconds))
+    console.print(table)
+    if ahead := [rung.name for rung in rungs if rung.held_out]:
+        console.print(f"predicted before training: {', '.join(ahead)}", markup=False)
+    console.print(f"about {duration(total)} of training here, one run after the other",
                   soft_wrap=True)
 
 

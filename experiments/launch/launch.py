@@ -234,6 +234,13 @@ def plot(request: Request, stdout: IO | None = None) -> int:
                    str(request.study.path), "--out", str(out / "visualizations"), "--html"], stdout)
 
 
+def plot_ladder(request: Request, stdout: IO | None = None) -> int:
+    """Draw a ladder's figures and its page, and print its words. Returns plotter.py's exit code."""
+    out = near(request.out)
+    return _relay([str(PLOTTER), str(out / "losses"), "--ladder", request.study.name, "--out",
+                   str(out / "visualizations"), "--html"], stdout)
+
+
 def _relay(arguments: list[str], stdout: IO | None) -> int:
     """Run a Python program to its end and return its exit code. Signals that come meanwhile
     terminate it; the code is 3 where a signal ended it."""

@@ -1,0 +1,214 @@
+"""
+Check the words and intervals of ladders on simulated ladders whose laws are known.
+
+    python -m benchmarks.ladders [--quick] [--docs docs/ladder.md]
+
+Each row has 2,000 ladders of 3 to 6 rungs and 2 to 5 seeds. Gains and predictions are those of
+experiments/verdicts, for all ladders at once. The words are chosen here for all ladders at once,
+and for some ladders compared with those of experiments/verdicts/ladder.py. --docs replaces the
+table in that page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import special
+
+from experiments.verdicts.extrapolation import Prediction, predict, trend
+from experiments.verdicts.ladder import WORDS, Rung, judge
+from experiments.verdicts.scaling_law import gains
+from experiments.verdicts.stats import verdicts
+from experiments.verdicts.summary import between_markers
+from mingpt.utils import write_atomic
+
+LADDERS, QUICK = 2_000, 320
+RUNGS, SEEDS = (3, 4, 5, 6), (2, 3, 4, 5)
+STEP = math.log(4)        # between rungs: twice the parameters and twice the tokens
+ALPHA, MARGIN = 0.05, 0.01
+DRAWS = 499               # of the bootstrap behind a gain
+CHECKED = 2               # ladders per cell that experiments/verdicts/ladder.py judges too
+FLOOR, FALL, EXPONENT = 1.7, 1.5, 0.12      # of the baseline's law, at the first rung
+SIZE = 0.06               # the effect at the first rung, in nats
+NOISE = 0.006             # the sd of a run in the middle of the ladder, in nats
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How an arm's effect changes over rungs, counted from 0. `at` maps rungs to nats."""
+    name: str
+    at: Callable[[np.ndarray, int], np.ndarray]   # (rungs, number of rungs) → effects
+
+
+EFFECTS = (
+    Effect("none", lambda k, n: 0.0 * k),
+    Effect("constant", lambda k, n: -SIZE + 0.0 * k),
+    Effect("shrinks as the loss does", lambda k, n: -SIZE * np.exp(-EXPONENT * STEP * k)),
+    Effect("shrinks fast", lambda k, n: -SIZE * np.exp(-0.4 * STEP * k)),
+    Effect("grows", lambda k, n: -SIZE * (1 + 0.25 * k)),
+    Effect("flips in the middle", lambda k, n: -SIZE * (1 - 2 * k / (n - 1))),
+    Effect("gone at the target", lambda k, n: -SIZE * (1 - k / n)),
+)
+NOISES = {"grows": 0.15, "falls": -0.15}     # the exponent of the sd in compute
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Ladders of one law, number of rungs and number of seeds. base, arm: (ladders, K, seeds)."""
+    x: np.ndarray             # (K,)
+    base: np.ndarray
+    arm: np.ndarray
+    truth: np.ndarray         # (K + 1,): the effect at every rung and at the target
+    held_out: np.ndarray      # (ladders,): the mean effect of as many new seeds at the target
+
+    @property
+    def target(self) -> float:
+        """The log compute one step above the largest rung."""
+        return float(self.x[-1] + STEP)
+
+
+def simulate(rng: np.random.Generator, effect: Effect, noise: float, rungs: int, seeds: int,
+             ladders: int) -> Cell:
+    """Draw ladders. A seed's luck is half its own run's, half shared with the baseline."""
+    k = np.arange(rungs + 1)
+    x, truth = 40 + STEP * k, effect.at(k, rungs)
+    sd = NOISE * np.exp(noise * (x - x[:-1].mean()))
+    shape = (ladders, rungs + 1, seeds)
+    shared, mine, theirs = (rng.normal(size=shape) * sd[:, None] / math.sqrt(2) for _ in range(3))
+    law = FLOOR + FALL * np.exp(-EXPONENT * STEP * k)
+    base = law[:, None] + shared + theirs
+    arm = (law + truth)[:, None] + shared + mine
+    held_out = (arm - base)[:, -1].mean(-1)
+    return Cell(x[:-1], base[:, :-1], arm[:, :-1], truth, held_out)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is said of every ladder of a cell: (ladders,), the gains (ladders, K)."""
+    words: np.ndarray
+    prediction: Prediction
+    low: np.ndarray
+    high: np.ndarray
+
+
+def judge_all(cell: Cell, rng: np.random.Generator) -> Judged:
+    """Compute what experiments/verdicts/ladder.py says, for all ladders of a cell at once."""
+    effects = cell.arm - cell.base                                            # (ladders, K, seeds)
+    n, rungs = effects.shape[-1], len(cell.x)
+    mean = effects.mean(-1)
+    squares = ((effects - mean[..., None]) ** 2).sum(-1)
+    found = predict(cell.x, mean, squares, np.full(rungs, n), cell.target, n)
+    p = 2 * special.stdtr(n - 1, -np.abs(mean) / np.sqrt(squares / (n - 1) / n))
+    slope = trend(cell.x, effects.swapaxes(-1, -2), ALPHA)
+    gain = gains(cell.x, cell.x, cell.base, cell.arm, rng, DRAWS)
+    return Judged(_words(mean, p, found, slope.slope, slope.p), found, gain.low, gain.high)
+
+
+def _words(mean: np.ndarray, p: np.ndarray, found: Prediction, slope: np.ndarray,
+           p_slope: np.ndarray) -> np.ndarray:
+    """Choose the words of ladders from mean effects and p: (ladders, K)."""
+    sign = np.where(p < ALPHA, np.sign(mean), 0.0)
+    strict = np.where(p < ALPHA / p.shape[-1], np.sign(mean), 0.0)
+    ahead = np.where(found.low > 0, 1, np.where(found.high < 0, -1, 0))
+    flips = ((strict > 0).any(-1) & (strict < 0).any(-1)
+             | (strict[:, -1] != 0) & (ahead == -strict[:, -1]))
+    beyond = np.minimum(np.abs(found.low), np.abs(found.high)) > MARGIN
+    holds = (np.abs(sign.sum(-1)) == p.shape[-1]) & beyond & (ahead == sign[:, 0]) & (ahead != 0)
+    moves = (p_slope < ALPHA) & (sign[:, 0] != 0)
+    return np.select([flips, moves & (slope * sign[:, 0] < 0), moves & holds, holds],
+                     ["flips", "shrinks", "grows", "holds"], "undecided")
+
+
+def same_as_the_harness(cell: Cell, judged: Judged, ladders: int = CHECKED) -> None:
+    """AssertionError if experiments/verdicts/ladder.py judges the first ladders differently."""
+    for i in range(min(ladders, len(cell.base))):
+        rungs = []
+        for k, x in enumerate(cell.x):
+            values = {"baseline": dict(enumerate(cell.base[i, k])),
+                      "arm": dict(enumerate(cell.arm[i, k]))}
+            rungs.append(Rung(str(k), 1, dict.fromkeys(values, math.exp(x)), values, verdicts(
+                values, "baseline", margin=MARGIN, alpha=ALPHA, resamples=0)))
+        one = judge("arm", rungs, baseline="baseline", target=math.exp(cell.target), margin=MARGIN,
+                    alpha=ALPHA)
+        assert one.word == judged.words[i], (i, one, judged.words[i])
+        np.testing.assert_allclose(
+            [float(one.prediction.low), float(one.prediction.high)],
+            [judged.prediction.low[i], judged.prediction.high[i]], rtol=1e-6, atol=1e-9)
+
+
+def gains_of(cell: Cell) -> np.ndarray:
+    """The true gain at every rung: (K,)."""
+    law = FALL * np.exp(-EXPONENT * (cell.x - cell.x[0]))
+    return np.exp(-np.log(np.maximum(law + cell.truth[:-1], 1e-9) / law) / EXPONENT)
+
+
+def row(effect: Effect, noise: float, ladders: int, seed: int = 0) -> dict[str, float]:
+    """One line of the table: the shares of words, of intervals that cover, and of errors."""
+    counts: dict[str, list[np.ndarray]] = {}
+    cells = [(rungs, seeds) for rungs in RUNGS for seeds in SEEDS]
+    for rungs, seeds in cells:
+        rng = np.random.default_rng([seed, rungs, seeds, EFFECTS.index(effect), noise > 0])
+        cell = simulate(rng, effect, noise, rungs, seeds, max(1, ladders // len(cells)))
+        judged = judge_all(cell, rng)
+        same_as_the_harness(cell, judged)
+        found = {word: judged.words == word for word in WORDS}
+        at_target, signs = cell.truth[-1], set(np.sign(cell.truth))
+        stays = len(signs) == 1 and 0 not in signs and abs(at_target) > MARGIN
+        said = np.isin(judged.words, ("holds", "grows"))
+        true = gains_of(cell)
+        found |= {
+            "predicted": ((judged.prediction.low <= cell.held_out)
+                          & (cell.held_out <= judged.prediction.high)),
+            "gain": ((judged.low <= true) & (true <= judged.high)).ravel(),
+            "false_holds": said & (not stays),
+            "false_flips": found["flips"] & (not {1.0, -1.0} <= signs)}
+        for name, each in found.items():
+            counts.setdefault(name, []).append(each)
+    return {name: float(np.concatenate(each).mean()) for name, each in counts.items()}
+
+
+def table(ladders: int, say: Callable[[str], None] = lambda text: None) -> str:
+    """Compute the table, and return it in Markdown."""
+    lines = [f"{ladders:,} ladders per row, of {RUNGS[0]} to {RUNGS[-1]} rungs and {SEEDS[0]} to "
+             f"{SEEDS[-1]} seeds, alike often; in percent.", "",
+             "| effect | noise | " + " | ".join(WORDS) + " | 90 % prediction covers "
+             "| 95 % gain covers | false holds or grows | false flips |",
+             "|---|---|" + "--:|" * (len(WORDS) + 4)]
+    for effect in EFFECTS:
+        for name, noise in NOISES.items():
+            say(f"{effect.name}, noise {name}")
+            cells = " | ".join(f"{100 * each:.1f}" for each in row(effect, noise, ladders).values())
+            lines.append(f"| {effect.name} | {name} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; with --docs, also put it into that page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ladders",
+                                     description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--quick", action="store_true",
+                        help=f"{QUICK:,} ladders per line, not {LADDERS:,}")
+    parser.add_argument("--docs", type=Path, metavar="PAGE",
+                        help="a page that has the markers of this table")
+    args = parser.parse_args(argv)
+    gc.freeze()     # statsmodels' multipletests runs the garbage collector on every call
+    begun = time.perf_counter()
+    text = table(QUICK if args.quick else LADDERS,
+                 lambda line: print(line, file=sys.stderr, flush=True))
+    print(text + f"\n{time.perf_counter() - begun:.0f} s")
+    if args.docs:
+        write_atomic(args.docs, between_markers(args.docs.read_text(encoding="utf-8"),
+                                                "simulations", text, str(args.docs)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
