@@ -16,7 +16,7 @@ import gc
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def _words(mean: np.ndarray, p: np.ndarray, found: Prediction, slope: np.ndarray
                      ["flips", "shrinks", "grows", "holds"], "undecided")
 
 
-def same_as_the_harness(cell: Cell, judged: Judged, ladders: int = CHECKED) -> None:
+def same_as_the_harness(cell: Cell, judged: Judged, ladders: int) -> None:
     """AssertionError if experiments/verdicts/ladder.py judges the first ladders differently."""
     for i in range(min(ladders, len(cell.base))):
         rungs = []
@@ -158,7 +158,7 @@ def row(effect: Effect, noise: float, ladders: int, seed: int = 0) -> dict[str, 
         rng = np.random.default_rng([seed, rungs, seeds, EFFECTS.index(effect), noise > 0])
         cell = simulate(rng, effect, noise, rungs, seeds, max(1, ladders // len(cells)))
         judged = judge_all(cell, rng)
-        same_as_the_harness(cell, judged)
+        same_as_the_harness(cell, judged, CHECKED)
         found = {word: judged.words == word for word in WORDS}
         at_target, signs = cell.truth[-1], set(np.sign(cell.truth))
         stays = len(signs) == 1 and 0 not in signs and abs(at_target) > MARGIN
@@ -182,12 +182,22 @@ def table(ladders: int, say: Callable[[str], None] = lambda text: None) -> str:
              "| effect | noise | " + " | ".join(WORDS) + " | 90 % prediction covers "
              "| 95 % gain covers | false holds or grows | false flips |",
              "|---|---|" + "--:|" * (len(WORDS) + 4)]
+    rows = {}
     for effect in EFFECTS:
         for name, noise in NOISES.items():
             say(f"{effect.name}, noise {name}")
-            cells = " | ".join(f"{100 * each:.1f}" for each in row(effect, noise, ladders).values())
-            lines.append(f"| {effect.name} | {name} | {cells} |")
+            rows[effect.name, name] = row(effect, noise, ladders)
+    rows["**all**", ""] = together(rows.values())
+    for (effect, noise), found in rows.items():
+        cells = " | ".join(f"{100 * each:.1f}" for each in found.values())
+        lines.append(f"| {effect} | {noise} | {cells} |")
     return "\n".join(lines) + "\n"
+
+
+def together(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The mean of each column."""
+    rows = list(rows)
+    return {name: float(np.mean([each[name] for each in rows])) for name in rows[0]}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -106,43 +107,64 @@ def main(args: argparse.Namespace) -> int:
 def _climb(args: argparse.Namespace, request) -> int:
     """Train the rungs of a ladder one after the other, or submit them; return the exit code. Raises
     BadInput."""
-    from experiments.launch import board, climb, launch, slurm
-    from experiments.launch.plan import make_plan
+    from experiments.launch import board, climb, launch, rates, slurm
     if args.task is not None:
         raise BadInput(f"--task: {request.study.name} is a ladder; each rung is a study of its own")
     planned = climb.rungs(request)
-    if not args.plot:
-        planned = climb.plans(request, planned)
-        if (kept := climb.within(planned, args.budget)) < len(planned):
-            cut = ", ".join(rung.name for rung in planned[kept:])
-            print(f"--budget {args.budget:g}: without {cut}", file=sys.stderr)
-            jobs = {rung.name: rung.jobs for rung in planned}
-            planned = [dataclasses.replace(rung, jobs=jobs[rung.name])
-                       for rung in climb.rungs(request, kept)]
-    if not args.plot and (args.dry_run or not args.json):
-        board.climb(request, planned, as_json=args.json)
+    if args.plot:
+        return launch.plot_ladder(request, sys.stderr if args.json else None)
+    planned = climb.plans(request, planned)
+    if (kept := climb.within(planned, args.budget)) < len(planned):
+        cut = ", ".join(rung.name for rung in planned[kept:])
+        print(f"--budget {args.budget:g}: without {cut}", file=sys.stderr)
+        jobs = {rung.name: rung.jobs for rung in planned}
+        planned = [dataclasses.replace(rung, jobs=jobs[rung.name])
+                   for rung in climb.rungs(request, kept)]
+    grids = climb.plans(request, rates.rate_rungs(request, planned))
+    if args.dry_run or not args.json:
+        board.climb(request, [*grids, *planned], as_json=args.json)
     if args.dry_run:
         return DONE
-    submits = not args.local and not args.plot and slurm.available()
+    submits = not args.local and slurm.available()
+    run = functools.partial(_rung, args, request, submits)
+    for rung in grids:
+        if (code := run(rung, [])) is not None:
+            return code
+    if grids:
+        if submits and any(not job.ended for rung in grids for job in rung.jobs):
+            return _later("the rates are chosen first")
+        planned = climb.plans(request, rates.tuned(request, planned))
+        print("\n".join(rates.edges(request, planned)), file=sys.stderr)
     for rung in planned:
         below = [each for each in planned[:rung.number - 1] if not each.held_out]
         if submits and rung.held_out and not all(job.ended for each in below for job in each.jobs):
-            print(f"{rung.name} is predicted first, from the rungs below it: give the same command "
-                  f"again when those have ended")
-            return DONE
-        until = climb.written(request, rung, below)
-        if not args.plot:
-            jobs = make_plan(until)
-            code = (_submit if submits else _train)(args, until, jobs)
-            if submits or code == INTERRUPTED:
-                if code:
-                    return code
-                continue
-            if left := [job.name for job in make_plan(until) if not job.ended]:
-                print(f"{rung.name}: {', '.join(left[:4])} did not end, so the ladder stops here",
-                      file=sys.stderr)
-                return FAILED
-    return launch.plot_ladder(request, sys.stderr if args.json else None)
+            return _later(f"{rung.name} is predicted first, from the rungs below it")
+        if (code := run(rung, below)) is not None:
+            return code
+    return DONE if submits else launch.plot_ladder(request, sys.stderr if args.json else None)
+
+
+def _later(why: str) -> int:
+    print(f"{why}: give the same command again when these runs have ended")
+    return DONE
+
+
+def _rung(args: argparse.Namespace, request, submits: bool, rung, below) -> int | None:
+    """Train or submit one rung. Returns the exit code where the ladder cannot go on, else None."""
+    from experiments.launch import climb
+    from experiments.launch.plan import make_plan
+    until = climb.written(request, rung, below)
+    jobs = make_plan(until)
+    if submits:
+        return _submit(args, until, jobs) or None
+    code = _train(args, until, jobs)
+    if code == INTERRUPTED:
+        return code
+    if left := [job.name for job in make_plan(until) if not job.ended]:
+        print(f"{rung.name}: {', '.join(left[:4])} did not end, so the ladder stops here",
+              file=sys.stderr)
+        return FAILED
+    return None
 
 
 def _check_budget(hours: float | None, seconds: float) -> None:
@@ -173,7 +195,7 @@ def _request(args: argparse.Namespace):
     check_jobs(args.jobs)
     study = load_study(args.study)
     if args.seeds:
-        study = dataclasses.replace(study, seeds=parse_seeds(args.seeds))
+        study = study.with_seeds(parse_seeds(args.seeds))
     short = {"trainer.max_iters": args.max_iters, "trainer.device": args.device}
     overrides = [f"--{key}={value}" for key, value in short.items() if value is not None]
     return Request(study, Path(args.out).expanduser().resolve(), args.preset, tuple(args.data),

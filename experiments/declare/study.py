@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,12 @@ class Study:
     code: tuple[Path, ...] = ()       # the user's code files; whoever builds an arm runs them
     ladder: Ladder | None = None      # the sizes at which the question is asked, where it has them
     place: Place | None = None        # where this study, a rung, stands in its ladder
+
+    def with_seeds(self, seeds: list[int]) -> Study:
+        """The study with other seeds. A ladder has all of them at every rung."""
+        ladder = self.ladder and replace(self.ladder,
+                                         seeds=(len(seeds),) * len(self.ladder.rungs))
+        return replace(self, seeds=seeds, ladder=ladder)
 
     @property
     def level(self) -> float:

@@ -22,6 +22,7 @@ from experiments.records.record import near
 from experiments.system import terminal
 
 if TYPE_CHECKING:
+    from experiments.declare.ladder import Ladder
     from experiments.launch.climb import PlannedRung
 
 
@@ -81,13 +82,20 @@ def climb(request: Request, rungs: Sequence[PlannedRung], as_json: bool = False)
     for rung in rungs:
         left = sum(not job.ended for job in rung.jobs)
         table.add_row(Text(rung.name), f"{rung.parameters:,}", f"{rung.iterations:,}",
-                      str(rung.batch_size), f"{rung.rate:.3g}", f"{rung.flops:.1e}", str(left),
-                      str(len(rung.jobs) - left), duration(rung.seconds))
+                      str(rung.batch_size), _rate(study.ladder, rung), f"{rung.flops:.1e}",
+                      str(left), str(len(rung.jobs) - left), duration(rung.seconds))
     console.print(table)
     if ahead := [rung.name for rung in rungs if rung.held_out]:
         console.print(f"predicted before training: {', '.join(ahead)}", markup=False)
     console.print(f"about {duration(total)} of training here, one run after the other",
                   soft_wrap=True)
+
+
+def _rate(ladder: Ladder, rung: PlannedRung) -> str:
+    """A rung's learning rate, as the plan shows it."""
+    if ladder.lr != "tuned":
+        return f"{rung.rate:.3g}"
+    return "tuned" if "rung" in rung.table else f"{ladder.grid[0]:g}–{ladder.grid[-1]:g}"
 
 
 def _plan_dict(request: Request, jobs: list[Job], slots: int) -> dict[str, Any]:

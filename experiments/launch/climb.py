@@ -182,7 +182,8 @@ def request_of(request: Request, rung: PlannedRung, **place: Any) -> Request:
     """The request for a rung's study, whose file need not exist yet. `place` is added to its
     [rung]."""
     path = request.out / "studies" / f"{rung.name}.toml"
-    text = tomli_w.dumps(rung.table | {"rung": rung.table["rung"] | place})
+    place = {"rung": rung.table["rung"] | place} if "rung" in rung.table else {}
+    text = tomli_w.dumps(rung.table | place)
     study = read_study(tomllib.loads(text), path, hashlib.sha256(text.encode()).hexdigest()[:12])
     return dataclasses.replace(request, study=study)
 
@@ -193,7 +194,7 @@ def written(request: Request, rung: PlannedRung, below: Sequence[PlannedRung]) -
     and none is added."""
     path = request.out / "studies" / f"{rung.name}.toml"
     begun = any((request.out / "losses" / rung.name).glob("*.json"))
-    if begun:
+    if begun and "rung" in rung.table:
         before = load_study(path).table.get("rung", {}) if path.is_file() else {}
         told = {key: before[key] for key in ("rests_on", "prediction") if key in before}
         place = {"held_out": bool(told)} | told
@@ -206,7 +207,7 @@ def written(request: Request, rung: PlannedRung, below: Sequence[PlannedRung]) -
 def prediction(request: Request, rung: PlannedRung, below: Sequence[PlannedRung]) -> dict[str, Any]:
     """What the rungs below say of this one, for its [rung]: per arm the effect and its interval,
     and the hash of the runs that it rests on."""
-    results = [_results(request, each) for each in below]
+    results = [results_of(request, each) for each in below]
     baseline, n = request.study.baseline, len(rung.table["seeds"])
     found, x = {}, np.log([each.flops for each in below])
     for arm in results[0].verdicts if len(below) > 1 else ():
@@ -219,7 +220,8 @@ def prediction(request: Request, rung: PlannedRung, below: Sequence[PlannedRung]
     return {"rests_on": rests_on(results), "prediction": found}
 
 
-def _results(request: Request, rung: PlannedRung) -> Results:
+def results_of(request: Request, rung: PlannedRung) -> Results:
+    """What the runs of a rung's study show."""
     study = request_of(request, rung).study
     folder = request.out / "losses" / rung.name
     runs = runs_in(folder, rung.name) if folder.is_dir() else []

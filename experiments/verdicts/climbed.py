@@ -137,9 +137,6 @@ class LadderResults:
             if place.rests_on and place.rests_on != rests_on(below):
                 remarks.append(f"the prediction of {rung.name} rests on other runs than there are "
                                f"below it now")
-        if self.unproven:
-            remarks.append(f"{', '.join(self.unproven)} was not trained with the ladder's first "
-                           f"seeds alone: its prediction counts for the seeds it was made for")
         remarks += self._missed()
         return remarks + [f"without a word: {each}" for each in self.left_out]
 
@@ -154,12 +151,6 @@ class LadderResults:
                 f"in compute, and so may the gains there"
                 for rung, factor in zip(self.rungs, misses(x, losses), strict=True)
                 if factor > MISSED]
-
-    @property
-    def unproven(self) -> list[str]:
-        """The held-out rungs that have seeds beyond those that their files declare."""
-        return [rung.name for rung in self.rungs if rung.declared.place.prediction
-                and any(run.seed not in rung.declared.seeds for run in rung.runs)]
 
     def lines(self) -> list[str]:
         """Return the answer in lines, for a terminal."""

@@ -26,6 +26,7 @@ BELIEVED = np.array([3, 1, 1, 1]) / 6
 NOISE_EXPONENTS = np.linspace(-0.6, 0.6, 13)
 NOISE_SPREAD = 0.3
 BISECTIONS = 40
+ROUNDING = 1e-9    # of the largest effect: differences this small are no spread
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def trend(x: np.ndarray, effects: np.ndarray, alpha: float = 0.05) -> Trend:
     n, mean = slopes.shape[-1], slopes.mean(-1)
     error = slopes.std(-1, ddof=1) / np.sqrt(n)
     half = special.stdtrit(n - 1, 1 - alpha / 2) * error
-    # No spread at all: coarse values. They decide nothing, as in a verdict.
-    t = np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=error > 0)
+    # No spread beyond rounding: coarse or copied values. They decide nothing, as in a verdict.
+    spread = error > ROUNDING * np.abs(effects).max((-2, -1)) / np.abs(centred).max()
+    t = np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=spread)
     return Trend(mean, mean - half, mean + half, 2 * special.stdtr(n - 1, -t), n)
