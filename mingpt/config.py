@@ -50,6 +50,8 @@ REQUIRED = {
     "position": {"table": "a static method table(config), or derive from NoPosition",
                  "rotate": "rotate(self, q, k, start=0), or derive from NoPosition",
                  "slopes": "a property slopes, or derive from NoPosition"},
+    "parametrization": {"rule": "rule(self, name, linear, optimizer), or derive from Standard",
+                        "writer_depth": "a property writer_depth, or derive from Standard"},
     "lr_schedule": {"__call__": "a function of (progress, config)"},
     "optimizer": {"__call__": "a function of (groups, config)"},
 }

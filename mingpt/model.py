@@ -29,6 +29,7 @@ from mingpt.mlps import MLPS, NewGELU, UnfusedGELU
 from mingpt.multi_token import future_heads, future_loss
 from mingpt.norms import NORMS
 from mingpt.optimizers import OPTIMIZERS
+from mingpt.parametrization import PARAMETRIZATIONS, Rule
 from mingpt.patterns.kinds import Pattern
 from mingpt.patterns.schedule import parse_schedule, without_file
 from mingpt.positions import POSITIONS
@@ -42,7 +43,7 @@ from mingpt.utils import CfgNode as CN
 __all__ = ["GPT", "SIZES", "SLOTS", "Block", "CausalSelfAttention", "NewGELU", "load"]
 
 SLOTS = {"block": BLOCKS, "attention": ATTENTIONS, "norm": NORMS, "mlp": MLPS,
-         "position": POSITIONS}
+         "position": POSITIONS, "parametrization": PARAMETRIZATIONS}
 check_members(SLOTS)
 
 
@@ -91,6 +92,8 @@ class GPT(nn.Module):
     def __init__(self, config: CN):
         super().__init__()
         config = self.config = _resolved(config)
+        # before the layers, whose scores it may scale
+        self.parametrization = PARAMETRIZATIONS[config.parametrization](config)
         self.block_size = config.block_size
         self.schedule = parse_schedule(config.schedule, config.n_layer)
         # the config keeps the patterns, not a file's name: the file may change later
@@ -123,8 +126,9 @@ class GPT(nn.Module):
     @torch.no_grad()
     def init_weights(self, seed: int | None = None, names: set[str] | None = None) -> None:
         """Draw the weights of linear layers and embeddings from a normal distribution of std 0.02,
-        or 0.02/√(2·n_layer) where a projection writes into the residual stream. Their biases are 0.
-        Other modules that have `reset_parameters`, such as norms, set their own weights.
+        or 0.02/√(2·n_layer) where a projection writes into the residual stream, times what the
+        parametrization says. Their biases are 0. Other modules that have `reset_parameters`, such
+        as norms, set their own weights.
 
         Without a seed, all weights come from torch's global generator in minGPT's order. With a
         seed, every tensor has its own generator, made from the seed and the tensor's name: two
@@ -141,17 +145,24 @@ class GPT(nn.Module):
         modules = {name: m for name, m in chosen.items()
                    if isinstance(m, nn.Linear | nn.Embedding)}
         for name, module in modules.items():
-            module.weight.normal_(0.0, 0.02, generator=self._generator(seed, name))
+            module.weight.normal_(0.0, self._std(name, module, 0.02),
+                                  generator=self._generator(seed, name))
             if getattr(module, "bias", None) is not None:
                 module.bias.zero_()
         for name, module in modules.items():
             if getattr(module, "scaled_init", False):
-                std = 0.02 / math.sqrt(2 * self.config.n_layer)
-                module.weight.normal_(0.0, std, generator=self._generator(seed, name))
+                std = 0.02 / math.sqrt(2 * self.parametrization.writer_depth)
+                module.weight.normal_(0.0, self._std(name, module, std),
+                                      generator=self._generator(seed, name))
         # the tied matrix gets the embedding's draw, whichever of the two modules was drawn last
         if self.config.tie_weights and "transformer.wte" in chosen:
             self.transformer.wte.weight.normal_(0.0, 0.02,
                                                 generator=self._generator(seed, "transformer.wte"))
+
+    def _std(self, name: str, module: nn.Module, std: float) -> float:
+        """The initial std of a module's weight, which is `std` in the standard parametrization."""
+        linear = isinstance(module, nn.Linear)
+        return std * self.parametrization.rule(f"{name}.weight", linear).std
 
     def _generator(self, seed: int | None, name: str) -> torch.Generator | None:
         """The generator of one module's weight; None (torch's global one) without a seed."""
@@ -167,17 +178,25 @@ class GPT(nn.Module):
         return load_gpt2(cls, model_type)
 
     def configure_optimizers(self, train_config: CN) -> torch.optim.Optimizer:
-        """Return the optimizer that `train_config.optimizer` names, over two groups of parameters:
-        the weights of linear layers decay; biases, norms and embeddings do not."""
+        """Return the optimizer that `train_config.optimizer` names, over groups of parameters: the
+        weights of linear layers decay; biases, norms and embeddings do not. A group whose
+        parametrization asks for it has a `rate`, which multiplies the learning rate."""
         decayed = {f"{name}.weight" for name, m in self.named_modules() if isinstance(m, nn.Linear)}
+        optimizer = getattr(train_config, "optimizer", "adamw")
+        # the group of the inner matrices first, then the other decayed ones: see muon
+        groups: dict[tuple, list] = {(True, self.parametrization.rule("", True, optimizer)): []}
         # a tied head appears once, as transformer.wte, so it does not decay
-        trained = sorted((name, p) for name, p in self.named_parameters() if p.requires_grad)
-        groups = [
-            {"params": [(n, p) for n, p in trained if n in decayed],
-             "weight_decay": train_config.weight_decay},
-            {"params": [(n, p) for n, p in trained if n not in decayed], "weight_decay": 0.0},
-        ]
-        return OPTIMIZERS[getattr(train_config, "optimizer", "adamw")](groups, train_config)
+        for name, p in sorted(self.named_parameters()):
+            if p.requires_grad:
+                linear = name in decayed
+                rule = self.parametrization.rule(name, linear, optimizer)
+                groups.setdefault((linear, rule), []).append((name, p))
+        groups.setdefault((False, self.parametrization.rule("", False, optimizer)), [])
+        return OPTIMIZERS[optimizer]([
+            {"params": pairs, "weight_decay": train_config.weight_decay * rule.decay * linear,
+             **({} if rule == Rule() else {"rate": rule.rate, "epsilon": rule.epsilon})}
+            for (linear, rule), pairs in sorted(groups.items(), key=lambda item: not item[0][0])],
+            train_config)
 
     def hidden(self, idx: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """idx (B, T) tokens → (B, T, C), the activations that the head reads.

@@ -30,9 +30,11 @@ AdamW = eager(torch.optim.AdamW)
 def adamw(groups: list[dict], config: CfgNode) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay, in torch's fused kernel. Loshchilov & Hutter 2017, arXiv
     1711.05101."""
-    groups = [group for group in groups if group["params"]]   # torch refuses an empty named group
-    return AdamW(groups, lr=config.learning_rate, betas=tuple(config.betas),
-                 eps=getattr(config, "adam_eps", adamw.options["adam_eps"]), fused=True)
+    eps = getattr(config, "adam_eps", adamw.options["adam_eps"])
+    groups = [{key: value for key, value in group.items() if key != "epsilon"}
+              | {"eps": eps * group.get("epsilon", 1.0)}
+              for group in groups if group["params"]]        # torch refuses an empty named group
+    return AdamW(groups, lr=config.learning_rate, betas=tuple(config.betas), eps=eps, fused=True)
 
 
 class MuonAndAdamW(eager(torch.optim.Optimizer)):
@@ -118,12 +120,17 @@ def muon(groups: list[dict], config: CfgNode) -> torch.optim.Optimizer:
         raise BadInput(f"trainer.optimizer=muon: torch {torch.__version__} has no Muon: use adamw, "
                        f"or torch 2.9 or later")
     decayed, *rest = groups
+    if any(pair[0].endswith(".c_proj.weight") for group in rest for pair in group["params"]
+           if "rate" in group):
+        raise BadInput("trainer.optimizer=muon with model.parametrization=completep: Muon has one "
+                       "rate for all matrices inside the layers; use mup, or adamw")
     matrices = [pair for pair in decayed["params"] if pair[0] != "lm_head.weight"]
     if not matrices:
         raise BadInput("trainer.optimizer=muon: no matrix inside a layer is trained: use adamw")
     head = [pair for pair in decayed["params"] if pair[0] == "lm_head.weight"]
     others = [group for group in ({**decayed, "params": head}, *rest) if group["params"]]
-    return MuonAndAdamW({**decayed, "params": matrices}, others, config)
+    return MuonAndAdamW({key: value for key, value in decayed.items() if key != "epsilon"}
+                        | {"params": matrices}, others, config)
 
 
 adamw.options = {"adam_eps": 1e-8}

@@ -154,7 +154,7 @@ class Trainer:
         config = self.config
         self.lr = learning_rate(self.iter_num, config)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get("rate", 1.0)
         # before the forward, so that its activations can use the old gradients' memory
         self.model.zero_grad(set_to_none=True)
         numbers = self.processes.share(config.accumulation_steps)

@@ -51,7 +51,7 @@ def added(request, tmp_path):
 
 
 def test_there_is_an_example_for_every_slot_and_each_is_short():
-    assert len(EXAMPLES) == 8 and len(COMMANDS) == 14
+    assert len(EXAMPLES) == 9 and len(COMMANDS) == 15
     for table in members.TABLES:
         assert any(f"\n{table} = " in code for code in EXAMPLES.values()) and f"`{table}`" in PAGE
     for name, code in EXAMPLES.items():

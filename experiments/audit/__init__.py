@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+import experiments.audit.coordinates as coordinates
 import experiments.audit.descent as descent
 import experiments.audit.learning as learning
 import experiments.audit.loss as loss
@@ -83,6 +84,8 @@ AS_THEY_ARE: dict[str, Callable] = {
     "every trainable parameter is in exactly one optimizer group": learning.grouped,
     "just what is declared is frozen": steps.frozen,
     "just the weights of linear layers decay, as declared": steps.decayed,
+    "rates and epsilons follow the size as the parametrization declares": coordinates.grouped,
+    "a learning rate holds at other sizes, where that is declared": coordinates.transfers,
     "the same seed gives the same initial weights": wholeness.reborn,
     "the weights are the whole model": wholeness.reloaded,
     "the learning rate follows the progress alone": recipe.rates,

@@ -26,6 +26,7 @@ KNOWN = {       # the members of each slot that this reference computes
     "mlp": {"gelu", "gelu_erf", "swiglu", "geglu", "relu2", "moe"},
     "position": {"learned", "rope", "alibi", "none"},
     "attention": {"mha", "gqa", "mqa", "mla", "msla", "msla_published"},
+    "parametrization": {"standard", "mup", "completep"},
 }
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import warnings
 
 import torch
 from torch import Tensor, nn
 
+from experiments.audit.coordinates import factors, known
 from experiments.audit.subject import Subject, kept
 from experiments.audit.values import batch, gradient_off, trained
 from mingpt.pretrained.upcycle import freeze_except
@@ -42,8 +44,10 @@ def frozen(subject: Subject) -> bool | str:
     return True
 
 
-def decayed(subject: Subject) -> bool | str:
+def decayed(subject: Subject) -> bool | str | None:
     """The weights of linear layers decay by trainer.weight_decay, and no other parameter decays."""
+    if not known(subject):
+        return None
     declared, named = subject.trainer.weight_decay, dict(subject.model.named_parameters())
     linear = {f"{name}.weight" for name, m in subject.model.named_modules()
               if isinstance(m, nn.Linear)}
@@ -54,8 +58,10 @@ def decayed(subject: Subject) -> bool | str:
     for group in groups:
         for p in group["params"]:
             name = names.get(id(p))
-            wanted = declared if name in linear else 0.0
-            if name is not None and group["weight_decay"] != wanted:
+            if name is None:
+                continue
+            wanted = declared * factors(subject, name)[2] if name in linear else 0.0
+            if not math.isclose(group["weight_decay"], wanted, rel_tol=1e-6):
                 return f"{name} decays by {group['weight_decay']}, declared {wanted}"
     return True
 
@@ -122,7 +128,7 @@ def _step(model: nn.Module, config, pairs: list,
 def _moved(subject: Subject, config, named: dict, before: dict, made: dict) -> bool | str:
     """AdamW's first step is p − rate · (g / (|g| + eps) + decay · p). Other optimizers are not
     checked."""
-    if getattr(config, "optimizer", "adamw") != "adamw":
+    if getattr(config, "optimizer", "adamw") != "adamw" or not known(subject):
         return True
     linear = {f"{name}.weight" for name, m in subject.model.named_modules()
               if isinstance(m, nn.Linear)}
@@ -130,9 +136,11 @@ def _moved(subject: Subject, config, named: dict, before: dict, made: dict) -> b
         g, was = made[name], before[name]
         if g is None:
             continue
-        decay = config.weight_decay if name in linear else 0.0
-        wanted = -RATE * (g / (g.abs() + getattr(config, "adam_eps", 1e-8)) + decay * was)
+        _, factor, decaying, epsilon = factors(subject, name)
+        decay, rate = config.weight_decay * decaying if name in linear else 0.0, RATE * factor
+        epsilon *= getattr(config, "adam_eps", 1e-8)
+        wanted = -rate * (g / (g.abs() + epsilon) + decay * was)
         if (float((p.detach() - was - wanted).abs().max())
-                > 1e-2 * RATE * (1 + decay * float(was.abs().max()))):
+                > 1e-2 * rate * (1 + decay * float(was.abs().max()))):
             return f"a step moves {name} otherwise than AdamW at the declared rate and decay"
     return True

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from experiments.audit.coordinates import factors, known
 from experiments.audit.subject import Call, Subject, shaken
 
 STD = 0.02          # GPT-2's
@@ -70,7 +71,7 @@ def initial(subject: Subject) -> bool | str | None:
     """Matrices have a standard deviation of 0.02, or 0.02/√(2·layers) where they write into the
     residual stream. Biases are zero, and no two matrices are equal. None where weights are not
     fresh."""
-    if not subject.fresh:
+    if not subject.fresh or not known(subject):
         return None
     writers, seen = set(_residual_writers(subject)), {}
     for name, module in subject.model.named_modules():
@@ -78,6 +79,7 @@ def initial(subject: Subject) -> bool | str | None:
             continue
         weight, bias = module.weight, getattr(module, "bias", None)
         expected = STD / math.sqrt(2 * len(subject.blocks)) if module in writers else STD
+        expected *= factors(subject, f"{name}.weight")[0]
         std, slack = float(weight.std()), 0.03 + 4 / math.sqrt(weight.numel())
         if abs(std / expected - 1) > slack:
             kind = "an output into the residual stream " if module in writers else ""

@@ -83,10 +83,18 @@ def warmup_note(settings: CN, given: Mapping[str, Any]) -> str | None:
 
 
 def refuse_disguise(model: CN, asked: Mapping[str, Any]) -> None:
-    """Raise BadInput for an arm that asks for a kind of attention with fewer key and value heads,
-    but has as many of them as query heads. Such an arm is mha under another name."""
+    """Raise BadInput for an arm that is another one under a new name: a kind of attention with
+    fewer key and value heads that has as many of them as query heads, and a parametrization without
+    the size to which it is relative."""
     from mingpt.attention.heads import ATTENTIONS
     from mingpt.config import SIZES
+    from mingpt.parametrization import PARAMETRIZATIONS
+    known = options_of(PARAMETRIZATIONS.get(model.parametrization))
+    for key in known if model.parametrization in ("mup", "completep") else ():
+        if getattr(model, key) is None:
+            raise BadInput(f"model.parametrization={model.parametrization} without model.{key} "
+                           f"would be the standard one: give the {key.removeprefix('base_')} of "
+                           f"the model at which the learning rate was found")
     kind, plain = ATTENTIONS.get(model.attention), next(iter(ATTENTIONS))
     if "model.attention" not in asked or model.attention == plain:
         return

@@ -25,6 +25,7 @@ PLACE = ("ladder", "number", "of", "parameters", "tokens_per_parameter", "held_o
 RULES = {"constant": "the preset's rate at every rung",
          "power": "rate ~ parameters^(−1/3), batch size ~ parameters^(2/3), and warm-up over as "
                   "many tokens as parameters (Porian et al. 2024, arXiv 2406.19146)",
+         "mup": "the smallest rung's rate, with model.parametrization = \"mup\"",
          "tuned": "each arm's best of a grid at the two smallest rungs, extrapolated"}
 MOST_RUNGS = 20
 FARTHEST = 10.0         # no prediction goes further than this many times the largest rung's compute

@@ -30,11 +30,13 @@ from mingpt.utils import BadInput, parse_value
 # the name of a dict in a code file → the slot that its members join
 TABLES = {"BLOCKS": "model.block", "ATTENTIONS": "model.attention", "NORMS": "model.norm",
           "MLPS": "model.mlp", "POSITIONS": "model.position",
-          "SCHEDULES": "trainer.lr_schedule", "OPTIMIZERS": "trainer.optimizer"}
+          "PARAMETRIZATIONS": "model.parametrization", "SCHEDULES": "trainer.lr_schedule",
+          "OPTIMIZERS": "trainer.optimizer"}
 # slot → the arguments with which a member is called, and those of its forward
 CALLS = {"block": ("config, layer", "x, allowed, cache"), "norm": ("dim, config", "x"),
          "attention": ("config, layer", "x, allowed, cache"), "mlp": ("config", "x"),
-         "position": ("config, layer", None), "lr_schedule": ("progress, config", None),
+         "position": ("config, layer", None), "parametrization": ("config", None),
+         "lr_schedule": ("progress, config", None),
          "optimizer": ("groups, config", None)}
 LARGEST = 1_000_000    # bytes; every record keeps a copy
 ALMOST = 0.8           # difflib's ratio from which a dict's name counts as a misspelled table
@@ -209,12 +211,14 @@ class _Loading:
         import torch
 
         from mingpt.config import REQUIRED, check_members
+        from mingpt.parametrization import Standard
         line = self.line_of(getattr(member, "__name__", "")) or line
         what, (arguments, forward) = f"{slot} {name!r}", CALLS[slot]
         module = "__call__" not in REQUIRED[slot]
-        if module and not (isinstance(member, type) and issubclass(member, torch.nn.Module)):
-            raise self.error(line, f"{what} is a class derived from torch.nn.Module, not "
-                                   f"{member!r:.60}")
+        kind, told = ((Standard, "mingpt.parametrization.Standard") if slot == "parametrization"
+                      else (torch.nn.Module, "torch.nn.Module"))
+        if module and not (isinstance(member, type) and issubclass(member, kind)):
+            raise self.error(line, f"{what} is a class derived from {told}, not {member!r:.60}")
         if not callable(member) or (not module and isinstance(member, type)):
             raise self.error(line, f"{what} is a function of ({arguments}), not {member!r:.60}")
         self._check_call(line, what, member, arguments)

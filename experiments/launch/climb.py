@@ -25,7 +25,7 @@ import torch
 from experiments.corpus.tokenizers import get_tokenizer
 from experiments.declare.arms import flatten
 from experiments.declare.designs import RATE
-from experiments.declare.ladder import FARTHEST, Ladder
+from experiments.declare.ladder import FARTHEST
 from experiments.declare.study import Study, load_study, read_study
 from experiments.launch.plan import (
     Job,
@@ -139,6 +139,11 @@ def _rung(request: Request, number: int, sizes: Sequence[dict],
         rate = float(f"{first.learning_rate * times ** RATE_EXPONENT:.4g}")
         added |= {"trainer.batch_size": batch_size, RATE: rate,
                   "trainer.warmup_steps": 1 / ladder.tokens_per_parameter}
+    if ladder.lr == "mup":
+        first = sizes[0]["settings"]
+        rate = first.trainer.learning_rate
+        added |= {"model.parametrization": "mup", "model.base_n_embd": first.model.n_embd,
+                  "model.base_n_head": first.model.n_head, RATE: rate}
     tokens = ladder.tokens_per_parameter * size["non_embedding"]
     iterations = max(1, round(tokens / (batch_size * trainer.accumulation_steps * T)))
     added["trainer.max_iters"] = iterations
@@ -247,9 +252,3 @@ def within(planned: Sequence[PlannedRung], hours: float | None) -> int:
         raise BadInput(f"--budget {hours:g}: {wanted} rungs, the fewest that say anything, need "
                        f"{duration(3600 * needed[wanted - 1])}")
     return kept
-
-
-def rule(ladder: Ladder) -> str:
-    """The rule of the learning rates as a few words."""
-    return {"power": "rate ~ N^(−1/3), batch ~ N^(2/3)", "tuned": "tuned per arm",
-            "constant": "the preset's rate"}[ladder.lr]

@@ -313,10 +313,10 @@ def test_a_failing_audit_refuses_the_run_in_one_line_and_writes_nothing(corpus, 
 def test_the_verb_tells_of_an_arm_and_of_a_run(corpus, tmp_path, capsys):
     assert lab.main(["audit", *arguments(corpus, tmp_path, "-r")]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("rope: passed: all 25 claims hold (--verbose lists them), ")
+    assert line.startswith("rope: passed: all 26 claims hold (--verbose lists them), ")
     assert lab.main(["audit", *arguments(corpus, tmp_path, "-r", "--verbose")]) == 0
     table = capsys.readouterr().out
-    assert table.count("yes  ") == 25 and "yes  no layer sees a later position\n" in table
+    assert table.count("yes  ") == 26 and "yes  no layer sees a later position\n" in table
     assert not list(tmp_path.iterdir())
     faulty = arguments(corpus, tmp_path, "--model.published_padding=256")
     assert lab.main(["audit", *faulty]) == 1
