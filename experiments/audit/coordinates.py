@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.audit import reference
+from experiments.audit.reference import KNOWN
 from experiments.audit.subject import Subject
 from mingpt.model import GPT
 from mingpt.utils import CfgNode as CN
@@ -56,7 +56,7 @@ def transfers(subject: Subject) -> bool | str | None:
 
 def known(subject: Subject) -> bool:
     """Whether this file knows what the parametrization declares."""
-    return _name(subject.config) in reference.KNOWN["parametrization"]
+    return _name(subject.config) in KNOWN["parametrization"]
 
 
 def _name(config: CN) -> str:
