@@ -19,7 +19,8 @@ FILES = [*DOORS, *(path for part in PARTS for path in sorted((REPO / part).rglob
 # The rooms of a part, the lowest floor first. Rooms of one floor do not import each other.
 FLOORS = {
     "mingpt": ["utils moe shards",
-               "config layers norms losses patterns optimizers lr_schedules bpe memory parametrization",
+               "config layers norms losses patterns optimizers lr_schedules bpe memory "
+               "parametrization",
                "mlps positions sparse sampling",
                "attention multi_token pretrained",
                "blocks parallel",
