@@ -144,8 +144,11 @@ def gain_against_compute(ladder: LadderResults) -> Figure:
     for place, arm in zip(_places(arms), arms, strict=True):
         found, style = ladder.arms[arm].gains, styles[arm]
         x = at(np.arange(len(ladder.rungs)), place)
-        inside = np.clip(found.gain, 1 / LARGEST, LARGEST)
-        axes.plot(x, inside, color=style.color, ls=style.dash, marker=style.marker, ms=5, zorder=4)
+        known = (found.gain > 1 / LARGEST) & (found.gain < LARGEST)
+        axes.plot(x, np.where(known, found.gain, np.nan), color=style.color, ls=style.dash,
+                  marker=style.marker, ms=5, zorder=4)
+        for xk, gain in zip(x[~known], found.gain[~known], strict=True):
+            _bar(axes, xk, gain, gain, style)
         for xk, low, high in zip(x, found.low, found.high, strict=True):
             if not math.isnan(low):
                 _bar(axes, xk, low, high, style)
@@ -165,9 +168,10 @@ def gain_against_compute(ladder: LadderResults) -> Figure:
 def _bar(axes: Axes, x: float, low: float, high: float, style: ArmStyle) -> None:
     ends = np.clip([low, high], 1 / LARGEST, LARGEST)
     axes.plot([x, x], ends, color=style.color, lw=1.6, zorder=3)
-    for end, shown, mark in zip((low, high), ends, "v^", strict=True):
+    for end, shown in zip((low, high), ends, strict=True):
         if end != shown:
-            axes.plot([x], [shown], color=style.color, marker=mark, ms=5, clip_on=False)
+            axes.plot([x], [shown], color=style.color, marker="^" if end > shown else "v", ms=5,
+                      clip_on=False)
 
 
 def _gain_range(every: list) -> tuple[float, float]:
