@@ -118,6 +118,9 @@ def _changes(study: Study | None, arm: str | None, flags: list[str]) -> tuple[di
     """(the settings that the arm changes, the settings that its baseline changes)."""
     if study is None:
         return combine(flags)[1], {}
+    if study.ladder:
+        raise BadInput(f"--study {study.name} is a ladder, whose rungs are studies of their own: "
+                       f"`bash run_all.sh {study.name}` writes them to OUT/studies")
     if flags:
         raise BadInput(f"--study {study.name} declares its arms: choose one with --arm, without "
                        f"arm flags")

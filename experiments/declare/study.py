@@ -74,6 +74,10 @@ class Study:
     ladder: Ladder | None = None      # the sizes at which the question is asked, where it has them
     place: Place | None = None        # where this study, a rung, stands in its ladder
 
+    def at_one_size(self) -> Study:
+        """The study without its ladder: its arms at the size of the preset and [base]."""
+        return replace(self, ladder=None)
+
     def with_seeds(self, seeds: list[int]) -> Study:
         """The study with other seeds. A ladder has all of them at every rung."""
         ladder = self.ladder and replace(self.ladder,

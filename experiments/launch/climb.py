@@ -112,7 +112,7 @@ def _size(request: Request, number: int) -> dict[str, Any]:
 def _sized(study: Study, number: int) -> Study:
     """The study at a rung's size, with the length and rates that its preset and base give."""
     size = study.ladder.rungs[number]
-    return dataclasses.replace(study, ladder=None, **(
+    return dataclasses.replace(study.at_one_size(), **(
         {"preset": size} if isinstance(size, str) else {"base": study.base | size}))
 
 
@@ -238,8 +238,14 @@ def results_of(request: Request, rung: PlannedRung) -> Results:
 def plans(request: Request, planned: Sequence[PlannedRung]) -> list[PlannedRung]:
     """The rungs with the runs of their studies. Raises BadInput for settings that no run can
     use."""
-    return [dataclasses.replace(rung, jobs=tuple(make_plan(request_of(request, rung))))
-            for rung in planned]
+    found = []
+    for rung in planned:
+        until = request_of(request, rung)
+        if (request.processes or 1) > 1 and not until.study.path.exists():
+            # several processes take a few steps of every arm, and read the study from its file
+            write_atomic(until.study.path, tomli_w.dumps(dict(until.study.table)))
+        found.append(dataclasses.replace(rung, jobs=tuple(make_plan(until))))
+    return found
 
 
 def within(planned: Sequence[PlannedRung], hours: float | None) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.records.record import at, write_record
 from experiments.records.runs import RecordedRun
+from experiments.verdicts.climbed import LadderResults, ladder_notes, ladder_table, ladders
 from experiments.verdicts.results import Results
 from experiments.verdicts.study_runs import ENDED
 from experiments.verdicts.summary import between_markers, bullets, table
@@ -30,6 +31,7 @@ WITHIN = re.compile("|".join((rf'(?<="){ROOT}(?:[^\n"/\\]+[/\\])*',
                               rf"(?<='){ROOT}(?:[^\n'/\\]+[/\\])*",
                               rf"(?<![^\s=([{{,;:|<>]){ROOT}(?:{PIECE}[/\\])*")))
 PARTS = {"table": table, "notes": bullets}
+OF_LADDERS = {"table": ladder_table, "notes": ladder_notes}
 
 
 def keep(runs: Iterable[RecordedRun], folder: Path) -> int:
@@ -169,10 +171,12 @@ def fill(page: Path, studies: Iterable[Results]) -> list[str]:
 def filled(text: str, studies: Iterable[Results], where: str) -> str:
     """Return the page's text with every table made anew from the records. Raises BadInput where a
     marker names a study without runs."""
-    known = {results.name: results for results in studies}
+    studies = list(studies)
+    known = {each.name: each for each in (*studies, *ladders(studies))}
     for part, name in MARKER.findall(text):
         if name not in known:
             raise BadInput(f"{where}: no runs of the study "
                            f"{name!r}{did_you_mean(name, filter(None, known))}")
-        text = between_markers(text, f"{part}: {name}", PARTS[part](known[name]), where)
+        parts = OF_LADDERS if isinstance(known[name], LadderResults) else PARTS
+        text = between_markers(text, f"{part}: {name}", parts[part](known[name]), where)
     return text

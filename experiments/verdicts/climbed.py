@@ -181,6 +181,28 @@ def ladders(studies: Iterable[Results]) -> list[LadderResults]:
             for name, group in groups.items()]
 
 
+def ladder_table(ladder: LadderResults) -> str:
+    """Return the words of a ladder as a Markdown table."""
+    place = ladder.places[-1]
+    head = ["arm", "word", *(f"{each.parameters:,}" for each in ladder.places),
+            f"predicted at {place.target:g} × the largest rung's compute [90 %]"]
+    lines = [f"| {' | '.join(head)} |", f"|---|---|{'--:|' * (len(head) - 2)}"]
+    for arm, each in ladder.arms.items():
+        seen = (f"{signed(v.difference)} {v.word}" if v.difference is not None else v.word
+                for v in each.verdicts)
+        told = interval(each.prediction) if each.prediction else "–"
+        word = f"**{each.word}**" if each.word != "undecided" else each.word
+        lines.append(f"| {' | '.join([arm, word, *seen, told])} |")
+    return "\n".join(lines)
+
+
+def ladder_notes(ladder: LadderResults) -> str:
+    """Return what was predicted, why words are undecided, and what to know, as a Markdown list."""
+    reasons = [f"{arm}: {each.reason}" for arm, each in ladder.arms.items() if each.reason]
+    return "\n".join(f"- {text}" for text in [*(each.line() for each in ladder.foretold), *reasons,
+                                              *ladder.remarks])
+
+
 def rests_on(results: Sequence[Results]) -> str:
     """Return the hash of the values from which a prediction is made."""
     told = [[each.name, arm, str(seed), repr(value)] for each in results

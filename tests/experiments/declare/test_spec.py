@@ -102,7 +102,7 @@ def test_the_lms_preset_is_study_000_and_the_sliding_preset_study_003():
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_arm_of_every_shipped_study_is_a_model(name):
-    study = load_study(name)
+    study = load_study(name).at_one_size()
     for arm in study.arms:
         spec = make_spec(study=study, arm=arm, overrides=small(name))
         model = build_model(spec.settings, Corpus, seed=0)

@@ -100,7 +100,7 @@ def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_ba
     from experiments.declare.settings import walk
     from experiments.declare.spec import make_spec
     from experiments.train.seeded import build_model
-    study = load_study(name)
+    study = load_study(name).at_one_size()
     for arm in study.arms:
         spec = make_spec(preset="nano", study=study, arm=arm, overrides=small(name))
         theirs = dict(walk(spec.baseline))

@@ -81,7 +81,7 @@ def test_a_rungs_file_is_the_study_at_that_size(request_):
     study = load_study(request_.out / "studies" / "scale-6592.toml")
     assert (study.place.number, study.place.of, study.place.studies[1]) == (2, 4, "scale-6592")
     settings = make_spec(study=study, arm="rope").settings
-    plain = make_spec(study=request_.study, arm="rope").settings
+    plain = make_spec(study=request_.study.at_one_size(), arm="rope").settings
     assert until.study.hash == study.hash and study.seeds == [0, 1, 2] and study.margin == 0.01
     assert (settings.model.n_embd, settings.model.position, settings.trainer.max_iters) == (
         16, "rope", rung.iterations)
@@ -142,6 +142,23 @@ def test_the_page_says_what_holds_and_which_predictions_did(request_, capsys):
     page = (out / "scale" / "report.html").read_text()
     assert "1 of 1 predictions held" in page and "../scale-25k/report.html" in page
     assert plotter.main([str(losses), "--ladder", "other", "--out", str(out)]) == 2
+
+
+def test_a_page_of_documentation_gets_the_ladders_table(request_, tmp_path):
+    for rung in climb.rungs(request_):
+        train(request_, rung, -0.1, (0, 1, 2))
+        climb.written(request_, rung, [])
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: scale -->\n<!-- /table: scale -->\n"
+                    "<!-- notes: scale -->\n<!-- /notes: scale -->\n")
+    assert plotter.main([str(request_.out / "losses"), "--tables", str(page)]) == 0
+    assert "| rope | **holds** | −0." in page.read_text() and "| 56,640 | predicted at 4 ×" in (
+        page.read_text())
+
+
+def test_a_ladder_is_no_study_of_one_size(request_):
+    with pytest.raises(BadInput, match="is a ladder, whose rungs are studies of their own"):
+        make_spec(study=request_.study, arm="rope")
 
 
 def test_sizes_that_do_not_grow_and_predictions_too_far_ahead_are_refused(request_, tmp_path):
