@@ -17,9 +17,10 @@ from experiments.verdicts.climbed import LadderResults, ladder_notes, ladder_tab
 from experiments.verdicts.results import Results
 from experiments.verdicts.study_runs import ENDED
 from experiments.verdicts.summary import between_markers, bullets, table
+from experiments.verdicts.verdict import WORDS
 from mingpt.utils import BadInput, did_you_mean, write_atomic
 
-MARKER = re.compile(r"<!-- (table|notes): (.+?) -->")
+MARKER = re.compile(r"<!-- (table|notes|answers): (.+?) -->")
 # The start of an absolute path. A schedule (`128/32`, `f 256/4 f`), a study's name (`a/b`) and a
 # URL do not match ROOT.
 ROOT = r"(?:(?:file://)?/|~(?:[A-Za-z_][\w.-]*)?/|[A-Za-z]:[/\\]|\\\\)(?=[^\s/\\])"
@@ -31,6 +32,7 @@ WITHIN = re.compile("|".join((rf'(?<="){ROOT}(?:[^\n"/\\]+[/\\])*',
                               rf"(?<='){ROOT}(?:[^\n'/\\]+[/\\])*",
                               rf"(?<![^\s=([{{,;:|<>]){ROOT}(?:{PIECE}[/\\])*")))
 PARTS = {"table": table, "notes": bullets}
+ANSWERS = ("answers", "all")     # the marker of one table of all studies
 OF_LADDERS = {"table": ladder_table, "notes": ladder_notes}
 
 
@@ -172,11 +174,39 @@ def filled(text: str, studies: Iterable[Results], where: str) -> str:
     """Return the page's text with every table made anew from the records. Raises BadInput where a
     marker names a study without runs."""
     studies = list(studies)
-    known = {each.name: each for each in (*studies, *ladders(studies))}
+    climbed = ladders(studies)
+    known = {each.name: each for each in (*studies, *climbed)}
     for part, name in MARKER.findall(text):
+        if (part, name) == ANSWERS:
+            text = between_markers(text, ": ".join(ANSWERS), answers(studies, climbed), where)
+            continue
         if name not in known:
             raise BadInput(f"{where}: no runs of the study "
                            f"{name!r}{did_you_mean(name, filter(None, known))}")
         parts = OF_LADDERS if isinstance(known[name], LadderResults) else PARTS
         text = between_markers(text, f"{part}: {name}", parts[part](known[name]), where)
     return text
+
+
+def answers(studies: Iterable[Results], climbed: Iterable[LadderResults]) -> str:
+    """Return one Markdown table of all studies: what each asked, every arm's verdict, and what a
+    ladder says of arms of the same name. The rungs of ladders are in no row of their own."""
+    lines = ["| study | asked | verdicts | parameters | seeds | over a ladder |",
+             "|---|---|---|--:|--:|---|"]
+    over = {arm: f"{arm} {each.word}" for ladder in climbed
+            for arm, each in ladder.arms.items()}
+    for results in studies:
+        if results.name is None or (results.declared and results.declared.place):
+            continue
+        groups: dict[str, list[str]] = {}
+        for arm, verdict in results.verdicts.items():
+            groups.setdefault(verdict.word, []).append(arm)
+        said = "; ".join(f"**{word}**: {', '.join(groups[word])}" for word in WORDS
+                         if word in groups)
+        sizes = [n for run in results.runs_of(results.baseline)
+                 if isinstance(n := at(run.record, "model", "parameters"), int)]
+        seeds = max((verdict.n for verdict in results.verdicts.values()), default=0)
+        held = ", ".join(over[arm] for arm in results.verdicts if arm in over)
+        lines.append(f"| `{results.name}` | {results.title} | {said} | "
+                     f"{f'{sizes[0]:,}' if sizes else '–'} | {seeds} | {held or '–'} |")
+    return "\n".join(lines)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 NOT_COMPARABLE = "not comparable"
+WORDS = ("better", "worse", "equivalent", "undecided", NOT_COMPARABLE)
 # seed → final value; the seed None is a file that names no seed, and NaN is a diverged run
 Values = Mapping[int | None, float]
 

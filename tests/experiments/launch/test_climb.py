@@ -16,7 +16,7 @@ from experiments.launch.plan import Request
 from experiments.launch.rates import best_rate, extrapolated, rate_rungs, tuned
 from experiments.verdicts.extrapolation import predict
 from mingpt.utils import BadInput
-from tests.helpers.synthetic import write_run
+from tests.helpers.synthetic import write_run, write_study
 
 LADDER = """
 question = "Does it hold?"
@@ -149,9 +149,13 @@ def test_a_page_of_documentation_gets_the_ladders_table(request_, tmp_path):
         train(request_, rung, -0.1, (0, 1, 2))
         climb.written(request_, rung, [])
     page = tmp_path / "page.md"
-    page.write_text("<!-- table: scale -->\n<!-- /table: scale -->\n"
+    write_study(request_.out / "losses", {"baseline": 0.0, "rope": -0.1}, study="plain")
+    page.write_text("<!-- answers: all -->\n<!-- /answers: all -->\n"
+                    "<!-- table: scale -->\n<!-- /table: scale -->\n"
                     "<!-- notes: scale -->\n<!-- /notes: scale -->\n")
     assert plotter.main([str(request_.out / "losses"), "--tables", str(page)]) == 0
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert rows == ["| `plain` | Study plain | **better**: rope | 232,960 | 3 | rope holds |"]
     assert "| rope | **holds** | −0." in page.read_text() and "| 56,640 | predicted at 4 ×" in (
         page.read_text())
 
