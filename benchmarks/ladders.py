@@ -122,7 +122,8 @@ def _words(mean: np.ndarray, p: np.ndarray, found: Prediction, slope: np.ndarray
              | (strict[:, -1] != 0) & (ahead == -strict[:, -1]))
     beyond = np.minimum(np.abs(found.low), np.abs(found.high)) > MARGIN
     holds = (np.abs(sign.sum(-1)) == p.shape[-1]) & beyond & (ahead == sign[:, 0]) & (ahead != 0)
-    moves = (p_slope < ALPHA) & (sign[:, 0] != 0)
+    onward = (mean[:, -1] - mean[:, -2]) * slope > 0
+    moves = (p_slope < ALPHA) & (sign[:, 0] != 0) & onward
     return np.select([flips, moves & (slope * sign[:, 0] < 0), moves & holds, holds],
                      ["flips", "shrinks", "grows", "holds"], "undecided")
 

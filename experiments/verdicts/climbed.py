@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
@@ -101,8 +101,17 @@ class LadderResults:
                         and arm in rung.flops for each, rung in zip(self.rungs, self.measured,
                                                                     strict=True))]
         known = known if all(self.baseline in rung.flops for rung in self.measured) else []
-        return {arm: judge(arm, self.measured, baseline=self.baseline, target=self.target,
-                           margin=self.margin, alpha=self.rungs[-1].alpha) for arm in known}
+        return {arm: self._doubted(judge(
+            arm, self.measured, baseline=self.baseline, target=self.target, margin=self.margin,
+            alpha=self.rungs[-1].alpha)) for arm in known}
+
+    def _doubted(self, each: ArmLadder) -> ArmLadder:
+        """The arm's word, with a doubt where an earlier prediction of it missed."""
+        missed = [told.study for told in self.foretold if told.arm == each.arm
+                  and told.held is False]
+        doubt = [f"the prediction of {', '.join(missed)} missed, so doubt this one too"]
+        return replace(each, reason="; ".join(filter(None, [each.reason, *doubt]))
+                       ) if missed else each
 
     @cached_property
     def left_out(self) -> list[str]:

@@ -107,7 +107,11 @@ def decide(verdicts: Sequence[Verdict], prediction: Prediction | None, slope: Tr
         return "flips", "predicted beyond the largest rung, not seen yet"
     kept = bool(ahead) and min(abs(low), abs(high)) > (margin or 0.0)
     same = all(signs) and len(set(signs)) == 1
-    if slope is not None and slope.p < alpha and signs[0]:
+    # where the last step goes back, the slope over all rungs is no longer the trend
+    steps = [v.difference for v in verdicts[-2:] if v.difference is not None]
+    onward = len(steps) == 2 and slope is not None and (
+        (steps[1] - steps[0]) * float(slope.slope) > 0)
+    if slope is not None and slope.p < alpha and signs[0] and onward:
         if float(slope.slope) * signs[0] < 0:
             return "shrinks", _left(kept and ahead == signs[0], prediction, margin)
         if same and kept and ahead == signs[0]:

@@ -97,6 +97,7 @@ def test_a_prediction_is_exact_without_noise_and_wider_farther_away():
 @pytest.mark.parametrize("effects, word", [
     ([-0.10, -0.10, -0.10, -0.10], "holds"), ([-0.10, -0.08, -0.06, -0.04], "shrinks"),
     ([-0.10, -0.12, -0.14, -0.16], "grows"), ([-0.10, -0.03, 0.04, 0.11], "flips"),
+    ([-0.05, -0.20, -0.45, -0.37], "holds"),     # it grew, and then not
     ([0.0, 0.0, 0.0, 0.0], "undecided"), ([-0.10, -0.10], "undecided")])
 def test_clear_effects_get_their_word(effects, word):
     rng = np.random.default_rng(0)
