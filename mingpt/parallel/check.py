@@ -23,10 +23,6 @@ def check_names(trainer: Any) -> None:
             raise BadInput(f"trainer.{name}={value!r}{did_you_mean(value, known)}")
     if trainer.parallel in ADDED:
         _check_together(trainer)
-    each = trainer.context_processes
-    if each is not None and (isinstance(each, bool) or not isinstance(each, int) or each < 1):
-        raise BadInput(f"trainer.context_processes={each!r}: give a whole number from 1, or None "
-                       f"for all processes")
 
 
 def _check_together(trainer: Any) -> None:
@@ -38,6 +34,10 @@ def _check_together(trainer: Any) -> None:
     if trainer.compile:
         raise BadInput(f"trainer.parallel={way} does not work with trainer.compile=true: leave one "
                        f"of them out")
+    each = trainer.context_processes if way == "context" else None
+    if each is not None and (isinstance(each, bool) or not isinstance(each, int) or each < 1):
+        raise BadInput(f"trainer.context_processes={each!r}: give a whole number from 1, or None "
+                       f"for all processes")
 
 
 def check_count(count: int, trainer: Any) -> None:
