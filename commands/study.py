@@ -114,13 +114,14 @@ def _climb(args: argparse.Namespace, request) -> int:
     if args.plot:
         return launch.plot_ladder(request, sys.stderr if args.json else None)
     planned = climb.plans(request, planned)
-    if (kept := climb.within(planned, args.budget)) < len(planned):
+    grids = climb.plans(request, rates.rate_rungs(request, planned))
+    first = sum(rung.seconds for rung in grids)
+    if (kept := climb.within(planned, args.budget, first)) < len(planned):
         cut = ", ".join(rung.name for rung in planned[kept:])
         print(f"--budget {args.budget:g}: without {cut}", file=sys.stderr)
         jobs = {rung.name: rung.jobs for rung in planned}
         planned = [dataclasses.replace(rung, jobs=jobs[rung.name])
                    for rung in climb.rungs(request, kept)]
-    grids = climb.plans(request, rates.rate_rungs(request, planned))
     if args.dry_run or not args.json:
         board.climb(request, [*grids, *planned], as_json=args.json)
     if args.dry_run:

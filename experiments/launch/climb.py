@@ -248,10 +248,12 @@ def plans(request: Request, planned: Sequence[PlannedRung]) -> list[PlannedRung]
     return found
 
 
-def within(planned: Sequence[PlannedRung], hours: float | None) -> int:
-    """How many rungs, from the smallest on, fit into so many hours of training. Raises BadInput
-    where too few are left to say anything."""
-    needed = list(itertools.accumulate(rung.seconds / 3600 for rung in planned))
+def within(planned: Sequence[PlannedRung], hours: float | None, first: float = 0.0) -> int:
+    """How many rungs, from the smallest on, fit into so many hours of training, of which what
+    chooses the rates takes the `first` seconds. Raises BadInput where too few rungs are left to say
+    anything."""
+    needed = [(first + spent) / 3600
+              for spent in itertools.accumulate(rung.seconds for rung in planned)]
     kept = sum(hours is None or spent <= hours for spent in needed)
     if kept < min(FEWEST, len(planned)):
         wanted = min(FEWEST, len(planned))

@@ -178,6 +178,7 @@ def test_a_budget_cuts_at_the_top_and_three_rungs_are_the_fewest():
     class Costs:
         seconds = 3600.0
     assert climb.within([Costs()] * 5, None) == 5 and climb.within([Costs()] * 5, 4.5) == 4
+    assert climb.within([Costs()] * 5, 4.5, first=3600.0) == 3
     with pytest.raises(BadInput, match="3 rungs, the fewest that say anything, need 3 h"):
         climb.within([Costs()] * 5, 2.5)
     assert [rung.held_out for rung in _cut_to_three()] == [False, False, True]
