@@ -11,24 +11,19 @@ table in that page.
 
 from __future__ import annotations
 
-import argparse
-import gc
 import math
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import special
 
+from benchmarks.kit import simulated
 from experiments.verdicts.extrapolation import Prediction, predict, trend
 from experiments.verdicts.ladder import WORDS, Rung, judge
 from experiments.verdicts.scaling_law import gains
 from experiments.verdicts.stats import verdicts
-from experiments.verdicts.summary import between_markers
-from mingpt.utils import write_atomic
 
 LADDERS, QUICK = 2_000, 320
 RUNGS, SEEDS = (3, 4, 5, 6), (2, 3, 4, 5)
@@ -202,23 +197,8 @@ def together(rows: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; with --docs, also put it into that page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ladders",
-                                     description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--quick", action="store_true",
-                        help=f"{QUICK:,} ladders per line, not {LADDERS:,}")
-    parser.add_argument("--docs", type=Path, metavar="PAGE",
-                        help="a page that has the markers of this table")
-    args = parser.parse_args(argv)
-    gc.freeze()     # statsmodels' multipletests runs the garbage collector on every call
-    begun = time.perf_counter()
-    text = table(QUICK if args.quick else LADDERS,
-                 lambda line: print(line, file=sys.stderr, flush=True))
-    print(text + f"\n{time.perf_counter() - begun:.0f} s")
-    if args.docs:
-        write_atomic(args.docs, between_markers(args.docs.read_text(encoding="utf-8"),
-                                                "simulations", text, str(args.docs)))
-    return 0
+    """Run this benchmark's command line."""
+    return simulated.main(argv, "ladders", __doc__, "ladders", LADDERS, QUICK, table)
 
 
 if __name__ == "__main__":

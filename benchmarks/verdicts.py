@@ -10,23 +10,18 @@ words and numbers are compared with those of experiments/verdicts/stats.py, and 
 
 from __future__ import annotations
 
-import argparse
-import gc
 import math
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats as sp
 
+from benchmarks.kit import simulated
 from experiments.verdicts.power import minimal_detectable_effect, power_of_t, power_of_tost
 from experiments.verdicts.sensitivity import split
 from experiments.verdicts.stats import verdicts
-from experiments.verdicts.summary import between_markers
-from mingpt.utils import write_atomic
 
 STUDIES, QUICK = 10_000, 1_000
 SEEDS = (3, 4, 5, 10, 20)
@@ -259,24 +254,8 @@ def _row(*cells: str | int | float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables; with --docs, also put them into that page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts",
-                                     description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--quick", action="store_true",
-                        help=f"{QUICK:,} studies per line, not {STUDIES:,}")
-    parser.add_argument("--docs", type=Path, metavar="PAGE",
-                        help="a page that has the markers of these tables")
-    args = parser.parse_args(argv)
-    # statsmodels' multipletests runs the garbage collector on every call; it skips frozen objects
-    gc.freeze()
-    begun = time.perf_counter()
-    text = tables(QUICK if args.quick else STUDIES,
-                  lambda line: print(line, file=sys.stderr, flush=True))
-    print(text + f"\n{time.perf_counter() - begun:.0f} s")
-    if args.docs:
-        write_atomic(args.docs, between_markers(args.docs.read_text(encoding="utf-8"),
-                                                "simulations", text, str(args.docs)))
-    return 0
+    """Run this benchmark's command line."""
+    return simulated.main(argv, "verdicts", __doc__, "studies", STUDIES, QUICK, tables)
 
 
 if __name__ == "__main__":
