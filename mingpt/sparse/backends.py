@@ -203,6 +203,10 @@ BANDED_ON_CPU = {
     ("AVX512", 1): (   (512,       1.0,           1.0),
                        (256,       0.75,          0.65),
                        (128,       0.75,          0.0)),
+    ("AVX512", 2): (   (1024,      0.75,          1.0),
+                       (512,       0.75,          0.55),
+                       (256,       0.65,          0.0),
+                       (128,       0.55,          0.0)),
 }
 # With dropout, torch's CPU kernel keeps all T×T weights. From this T on, banded took 1/1.7 to 1/4
 # of the kernel's time, even if no key is hidden.
