@@ -200,16 +200,22 @@ def task_arguments(plan: Path, task: int) -> list[str]:
 
 
 def queued(request: Request) -> dict[tuple[str, int], str]:
-    """The runs that earlier submissions still hold, waiting or running: {(arm, seed): job id}."""
+    """The runs that earlier submissions still hold, waiting or running: {(arm, seed): job id}.
+
+    Raises BadInput where SLURM does not say: submitting then could queue a run twice.
+    """
     held = {}
     for path in sorted(request.logs.glob("plan-*.json")):
         plan = _read_plan(path)
         if plan["job"] is None:
             continue
-        listed = subprocess.run(["squeue", "-h", "-r", "-j", plan["job"], "-o", "%K"],
-                                capture_output=True, text=True)
-        # squeue fails for a job that SLURM has forgotten; its output is empty, so nothing is held
-        for task in listed.stdout.split():
+        try:
+            listed = _slurm("squeue", "-h", "-r", "-j", plan["job"], "-o", "%K")
+        except BadInput as refused:
+            if "Invalid job id" in str(refused):
+                continue        # SLURM has forgotten the job, so it holds nothing
+            raise
+        for task in listed.split():
             if task.isdecimal():
                 run = plan["runs"][int(task)]
                 held[run["arm"], run["seed"]] = plan["job"]

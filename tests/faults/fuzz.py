@@ -34,7 +34,7 @@ from tests.faults.mutations import (
     odd_values,
     odd_words,
 )
-from tests.faults.sandbox import Outcome, attempt, attempt_here, sandbox
+from tests.faults.sandbox import Outcome, attempt, attempt_here, sandbox, scratch
 from tests.faults.seeds import HALF, TINY, write_seeds
 
 KEPT = Path(tempfile.gettempdir()) / f"ablate-fuzz-{os.getpid()}"
@@ -221,8 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     chance = random.Random(args.seed)
     names = [name for name in TARGETS if args.only in name]
     tried, failed = Counter(), {}
-    root = Path(tempfile.mkdtemp(prefix="ablate-seeds-"))
-    try:
+    with scratch("ablate-seeds-") as root:
         seeds = write_seeds(root / "a" / "b" / "w")
         until = time.monotonic() + 60 * args.minutes
         while time.monotonic() < until:
@@ -233,8 +232,6 @@ def main(argv: list[str] | None = None) -> int:
                 tried[name, outcome.code] += 1
                 if outcome.faults:
                     _keep(name, argv_, file, content, outcome, failed)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
     _print(tried, failed)
     return min(100, len(failed))
 

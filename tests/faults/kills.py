@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.sandbox import attempt, preload, start, wait
+from tests.faults.sandbox import attempt, preload, scratch, start, wait
 from tests.faults.seeds import TINY, write_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,12 +188,9 @@ def main() -> int:
     p.add_argument("--study", action="store_true")
     p.add_argument("--seed", type=int, default=None)
     args = p.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="ablate-kills-"))
-    try:
+    with scratch("ablate-kills-") as root:
         counts = (kill_study if args.study else kill_runs)(args.kills, random.Random(args.seed),
                                                            root)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
     print(", ".join(f"{what}: {n}" for what, n in counts.items())
           + "; every end was that of an undisturbed start, and nothing was left over")
     return 0

@@ -36,15 +36,19 @@ class Outcome:
 
 
 @contextlib.contextmanager
+def scratch(prefix: str) -> Iterator[Path]:
+    """A new folder, which is removed at the end, whatever is still written into it."""
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as root:
+        yield Path(root)
+
+
+@contextlib.contextmanager
 def sandbox(seeds: Path) -> Iterator[Path]:
     """A copy of the seeds, deep enough in a new folder that ../../ stays inside that folder."""
-    root = Path(tempfile.mkdtemp(prefix="ablate-faults-"))
-    folder = root / "deep" / "er" / "w"
-    try:
+    with scratch("ablate-faults-") as root:
+        folder = root / "deep" / "er" / "w"
         shutil.copytree(seeds, folder, symlinks=True)
         yield folder
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def attempt(argv: list[str], folder: Path, codes: tuple[int, ...] = ALLOWED,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.kills import RUN, left_over, new_folder, outcome
-from tests.faults.sandbox import attempt, preload
+from tests.faults.sandbox import attempt, preload, scratch
 
 SHORT = [*RUN, "--max-iters", "4", "--run.checkpoint_every=2"]
 FAILING = (1, 3)     # failures in a row
@@ -78,11 +78,9 @@ def main() -> int:
     """Try every write and print the counts."""
     p = argparse.ArgumentParser(prog="python -m tests.faults.writes", description=__doc__)
     p.add_argument("--every", type=int, default=1)
-    root = Path(tempfile.mkdtemp(prefix="ablate-writes-"))
-    try:
-        print(", ".join(f"{what}: {n}" for what, n in try_all(p.parse_args().every, root).items()))
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    every = p.parse_args().every
+    with scratch("ablate-writes-") as root:
+        print(", ".join(f"{what}: {n}" for what, n in try_all(every, root).items()))
     return 0
 
 

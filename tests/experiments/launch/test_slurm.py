@@ -8,11 +8,9 @@ import inspect
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -22,11 +20,9 @@ from experiments.launch import slurm
 from experiments.launch.plan import Job, Request, make_plan
 from experiments.train.several import hosts_of_job
 from mingpt.utils import BadInput
+from tests.helpers.cluster import ROOT, Cluster, until
 
-ROOT = Path(__file__).resolve().parents[3]
-SANDBOX = ROOT / "tests" / "slurm-sandbox"
 TIMINGS = ("seconds", "tokens_per_second", "peak_memory_mb")
-SMALL = ("--sbatch=--cpus-per-task=1", "--sbatch=--mem=2G")
 STUDY = """
     seeds = [0]
     preset = "nano"
@@ -129,9 +125,19 @@ def test_a_study_of_thousands_is_several_arrays_that_keep_to_the_number_at_once(
     plans = [command[-1] for command in commands[:3]]
     assert [slurm.task_arguments(Path(plan), 499)[6] for plan in plans] == ["499", "1499", "2499"]
     # a task that is still queued is not submitted again, whichever array holds it
-    monkeypatch.setattr(slurm.subprocess, "run", lambda command, **_: argparse.Namespace(
-        stdout={"1": "", "2": "7\n", "3": "0\n1\n"}[command[4]]))
+    answers = {"1": BadInput("slurm_load_jobs error: Invalid job id specified"), "2": "7\n",
+               "3": "0\n1\n"}
+
+    def squeue(*command):
+        if isinstance(answer := answers[command[4]], BadInput):
+            raise answer
+        return answer
+    monkeypatch.setattr(slurm, "_slurm", squeue)
     assert slurm.queued(request) == {("rope", 1007): "2", ("rope", 2000): "3", ("rope", 2001): "3"}
+    # a controller that does not answer is no reason to submit them once more
+    answers["1"] = BadInput("slurm_load_jobs error: Unable to contact slurm controller")
+    with pytest.raises(BadInput, match="controller"):
+        slurm.queued(request)
 
 
 @pytest.mark.parametrize("words, cluster", [("slurm 22.05.8", True),
@@ -149,47 +155,6 @@ def test_slurms_programs_without_a_cluster_are_no_reason_to_submit(
 
 # -- with one --------------------------------------------------------------------------------------
 
-class Cluster:
-    """Runs SLURM's commands in the environment of the sandbox."""
-
-    def __init__(self, folder: str):
-        self.env = {**os.environ, "SLURM_SANDBOX_DIR": folder, "OMP_NUM_THREADS": "1",
-                    "PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"}
-        for name in ("FLAG", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
-            self.env.pop(name, None)
-
-    def __call__(self, *command, **kwargs):
-        done = subprocess.run(command, env={**self.env, **kwargs.pop("env", {})}, text=True,
-                              capture_output=True, timeout=120, **kwargs)
-        assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def start(self) -> str | None:
-        """Start the sandbox. Returns None, or the reason why it does not start."""
-        done = subprocess.run([sys.executable, str(SANDBOX), "start", "2", "--gpus", "0"],
-                              env=self.env, text=True, capture_output=True)
-        if done.returncode:
-            return done.stderr
-        self.env["SLURM_CONF"] = done.stdout.strip().partition("=")[2]
-        return None
-
-    def wait(self, seconds=150):
-        """Wait until no job is left."""
-        until(lambda: not self("squeue", "-h"), seconds, lambda: self("squeue"))
-
-    def study(self, *args):
-        """Submit a study with run_all.sh, and return the JSON that it prints."""
-        return json.loads(self("bash", str(ROOT / "run_all.sh"), *map(str, args), "--json", *SMALL,
-                               cwd=tempfile.gettempdir()))
-
-
-def until(condition, seconds, state):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, state()
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def cluster():
     folder = tempfile.mkdtemp(prefix="ablate-slurm-")
@@ -202,7 +167,7 @@ def cluster():
     try:
         yield cluster
     finally:
-        subprocess.run([sys.executable, str(SANDBOX), "stop"], env=cluster.env, capture_output=True)
+        cluster.sandbox("stop")
         shutil.rmtree(folder)
 
 
