@@ -86,7 +86,17 @@ def scale(factor: float) -> nn.Module:
     return nn.Identity() if factor == 1.0 else Scale(factor)
 
 
-class ScaledEmbedding(nn.Embedding):
+class Embedding(nn.Embedding):
+    """nn.Embedding, idx (…) → (…, C), without a draw on the meta device. That device has no numbers
+    to draw, and torch imports its compiler to find this out, which takes 1.3 s."""
+
+    def reset_parameters(self) -> None:
+        """Draw the table, unless it has no numbers."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class ScaledEmbedding(Embedding):
     """An embedding whose output is multiplied by a constant: idx (B, T) → (B, T, C).
 
     A tied head uses the table unscaled, so only the residual stream begins larger. The first
@@ -107,7 +117,7 @@ def token_embedding(config: CfgNode) -> nn.Embedding:
     `embd_scale` is a number, or 'sqrt' for √C. Raises BadInput for any other scale."""
     scale = config.embd_scale
     if scale is None:
-        return nn.Embedding(config.vocab_size, config.n_embd)
+        return Embedding(config.vocab_size, config.n_embd)
     if scale != "sqrt" and (isinstance(scale, str | bool) or not scale > 0):
         raise BadInput(f"model.embd_scale={scale!r}: give a number above 0, or sqrt")
     return ScaledEmbedding(config.vocab_size, config.n_embd,

@@ -142,8 +142,9 @@ class GPT(nn.Module):
                                                                       nn.Linear | nn.Embedding):
                 with _drawing(seed, name):
                     module.reset_parameters()
+        # what has no numbers yet, on the meta device, is drawn later, if at all
         modules = {name: m for name, m in chosen.items()
-                   if isinstance(m, nn.Linear | nn.Embedding)}
+                   if isinstance(m, nn.Linear | nn.Embedding) and not m.weight.is_meta}
         for name, module in modules.items():
             module.weight.normal_(0.0, self._std(name, module, 0.02),
                                   generator=self._generator(seed, name))
@@ -155,7 +156,7 @@ class GPT(nn.Module):
                 module.weight.normal_(0.0, self._std(name, module, std),
                                       generator=self._generator(seed, name))
         # the tied matrix gets the embedding's draw, whichever of the two modules was drawn last
-        if self.config.tie_weights and "transformer.wte" in chosen:
+        if self.config.tie_weights and "transformer.wte" in modules:
             self.transformer.wte.weight.normal_(0.0, 0.02,
                                                 generator=self._generator(seed, "transformer.wte"))
 

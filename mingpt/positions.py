@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 
 from mingpt.config import options_of
+from mingpt.layers import Embedding
 from mingpt.patterns.kinds import Full
 from mingpt.patterns.schedule import pattern_of
 from mingpt.utils import BadInput, CfgNode
@@ -49,7 +50,7 @@ class Learned(NoPosition):
     @staticmethod
     def table(config: CfgNode) -> nn.Embedding:
         """A learned table (block_size, C)."""
-        return nn.Embedding(config.block_size, config.n_embd)
+        return Embedding(config.block_size, config.n_embd)
 
 
 class RoPE(NoPosition):
@@ -79,12 +80,9 @@ class RoPE(NoPosition):
                      and not config.head_dim else str(hs))
             raise BadInput(f"model.position=rope rotates pairs of numbers: {share}the head size "
                            f"{whole} must be even and not 0")
-        pairs = torch.arange(0, self.r, 2, dtype=torch.float64)
-        frequency = _base(config, layer) ** (-pairs / self.r)                   # (r/2,)
-        # (block_size, r/2)
-        angle = torch.arange(config.block_size, dtype=torch.float64)[:, None] * frequency
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
+        cos, sin = _tables(config.block_size, self.r, _base(config, layer))
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
 
     def rotate(self, q: torch.Tensor, k: torch.Tensor,
                start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,6 +95,17 @@ class RoPE(NoPosition):
         stop = start + x.size(-2)
         # in float32 also under autocast: bf16 is too coarse for angles
         return _Rotation.apply(x.float(), self.cos[start:stop], self.sin[start:stop]).to(x.dtype)
+
+
+def _tables(length: int, r: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cosines and sines of the angles position · base^(−2n/r), each (length, r/2)."""
+    if torch.get_default_device().type == "meta":
+        # no numbers: computing none of them would make torch import its compiler, for 1.3 s
+        return torch.empty(length, r // 2), torch.empty(length, r // 2)
+    pairs = torch.arange(0, r, 2, dtype=torch.float64)
+    frequency = base ** (-pairs / r)                                            # (r/2,)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency      # (length, r/2)
+    return angle.cos().float(), angle.sin().float()
 
 
 class _Rotation(torch.autograd.Function):

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from mingpt.attention.base import Mixer, with_bias
 from mingpt.attention.running_means import CHUNK, States, running_means
-from mingpt.layers import Linear, residual_output
+from mingpt.layers import Embedding, Linear, residual_output
 from mingpt.norms import RMSNorm
 from mingpt.patterns.kinds import Full, Pattern
 from mingpt.positions import RoPE
@@ -91,7 +91,7 @@ class SparseLatentAttention(LatentMixer):
         super().__init__(config, layer)
         width = self.n_head * self.head_dim
         self.c_attn = Linear(config.n_embd, 3 * width, bias=with_bias(config, "qkv_bias"))
-        self.latents = nn.Embedding(self.count, width)
+        self.latents = Embedding(self.count, width)
         self.c_proj = residual_output(width, config.n_embd, with_bias(config, "attn_out_bias"))
         self.q_norm, self.k_norm = (RMSNorm(self.head_dim, config) if config.qk_norm
                                     else nn.Identity()
@@ -187,7 +187,7 @@ class _Published(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = (Linear(config.n_embd, width, bias=bias)
                                                  for _ in range(3))
         self.out_proj = Linear(width, config.n_embd, bias=bias)
-        self.latents = nn.Embedding(count, width)
+        self.latents = Embedding(count, width)
 
     def product_flops(self) -> float:
         """FLOPs per token of a forward's matrix products, without k_proj, which is never used."""
