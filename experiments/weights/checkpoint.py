@@ -166,7 +166,8 @@ def _read(path: Path) -> dict[str, Any]:
              and isinstance(state.get("best") or {}, dict)
              and all(isinstance(name, str) and OURS.fullmatch(name) for name in (
                  *state["files"].values(),
-                 (state.get("best") or {}).get("file") or state["files"]["model"])))
+                 (state.get("best") or {}).get("file") or state["files"]["model"]))
+             and ("sha256" not in state or {*state["files"].values()} <= {*state["sha256"]}))
     if not whole:
         raise DamagedCheckpoint(f"{path} is damaged: not the state of a checkpoint")
     checksum = state.pop("checksum", None)

@@ -1,7 +1,9 @@
-"""Small models for tests."""
+"""Small models for tests, and text to validate them on."""
 
 import contextlib
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,3 +38,10 @@ def perturbed(module: nn.Module, noise: float) -> nn.Module:
     for p in module.parameters() if noise else ():
         p.add_(noise * torch.randn_like(p))
     return module
+
+
+def validation_of(rows) -> SimpleNamespace:
+    """The first five batches of a test's rows, as a validation set."""
+    x, y = (np.concatenate(part) for part in zip(*map(rows.batch, range(5)), strict=True))
+    return SimpleNamespace(x=x, y=y, nbytes=np.ones_like(x), set_id=np.zeros_like(x),
+                           set_names=["all"], source_columns=[])

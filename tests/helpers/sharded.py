@@ -17,7 +17,6 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -31,6 +30,7 @@ from experiments.weights.checkpoint import model_tensors
 from mingpt.parallel.processes import joined
 from mingpt.parallel.sharded import Sharded
 from mingpt.utils import IGNORE_INDEX
+from tests.helpers.models import validation_of
 
 T, VOCAB, STEPS = 16, 23, 50
 # The arms of experiments/studies/seven.toml by their flags, then parts by their settings.
@@ -89,10 +89,7 @@ def trained(arm: str, processes=None, steps: int = STEPS, **changes) -> dict:
     with mock.patch("torch.optim._muon._zeropower_via_newtonschulz", in_float32) if (
             arm == "muon in float32") else contextlib.nullcontext():
         trainer.run()
-    x, y = (np.concatenate(part) for part in zip(*map(Rows().batch, range(5)), strict=True))
-    validation = SimpleNamespace(x=x, y=y, nbytes=np.ones_like(x), set_id=np.zeros_like(x),
-                                 set_names=["all"], source_columns=[])
-    found = evaluate(trainer.model, validation, 3, processes=processes)
+    found = evaluate(trainer.model, validation_of(Rows()), 3, processes=processes)
     return {**seen, "first": first, "val_loss": found["val_loss"], "bytes": held_bytes(trainer)}
 
 

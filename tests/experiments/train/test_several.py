@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -27,6 +26,7 @@ from mingpt.parallel.processes import joined
 from mingpt.trainer import Trainer
 from mingpt.utils import IGNORE_INDEX, BadInput
 from mingpt.utils import CfgNode as CN
+from tests.helpers.models import validation_of
 
 pytestmark = pytest.mark.timeout(900)     # nine processes import torch, maybe on busy cores
 
@@ -83,13 +83,11 @@ def trained(case, processes, steps=3):
     trainer.add_callback("on_batch_end", lambda t: seen.append(
         (float(t.loss), float(t.grad_norm), t.targets)))
     trainer.run()
-    x, y = (np.concatenate(part) for part in zip(*map(Rows().batch, range(5)), strict=True))
-    validation = SimpleNamespace(x=x, y=y, nbytes=np.ones_like(x), set_id=np.zeros_like(x),
-                                 set_names=["all"], source_columns=[])
     tensors = {**dict(model.named_parameters()), **optimizer_tensors(model, trainer.optimizer)}
     digest = hashlib.sha256(b"".join(tensors[name].detach().numpy().tobytes()
                                      for name in sorted(tensors)))
-    return [digest.hexdigest(), seen, evaluate(model, validation, 3, processes=processes)]
+    found = evaluate(model, validation_of(Rows()), 3, processes=processes)
+    return [digest.hexdigest(), seen, found]
 
 
 def in_turn(rank, folder):
