@@ -42,6 +42,10 @@ SHAPE: dict[str, type] = {
     **dict.fromkeys(("status", "study", "study_hash", "arm", "id", "message", "command", "preset",
                      "config_hash", "start", "end"), str),
     **dict.fromkeys(("notes", "resumed", "spikes"), list), "seed": int}
+# The same for what lies deeper.
+PARTS: dict[tuple[str, str], type] = {
+    ("data", "hash"): str, ("data", "tokenizer"): str, ("data", "validation"): dict,
+    ("environment", "device"): str, ("code", "commit"): str}
 MAX_SEED = 2**63 - 1     # the greatest int64: seeds are kept in int64 arrays
 ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"[\w.-]+")      # of a package, at the start of a requirement
@@ -127,9 +131,11 @@ def misshapen(record: Mapping[str, Any]) -> str | None:
     """What is wrong with the shape of a record: a key that holds another kind of value than records
     have there. None where nothing is. Keys may be missing, as records of older versions lack
     some."""
-    for key, value in record.items():
-        kind = SHAPE.get(key)
-        if kind and value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+    held = {key: (record.get(key), kind) for key, kind in SHAPE.items()}
+    held |= {f"{key}.{part}": ((record[key] or {}).get(part), kind)
+             for (key, part), kind in PARTS.items() if isinstance(record.get(key), dict)}
+    for key, (value, kind) in held.items():
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             return f"{key} is a {type(value).__name__}"
     for section, settings in (record.get("config") or {}).items():
         if not isinstance(settings, dict):

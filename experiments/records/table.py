@@ -166,22 +166,44 @@ def _in_order(table: pd.DataFrame, name: str, problems: list[str]) -> pd.DataFra
     all older rows are dropped. If it continued from a checkpoint, only the rows that it wrote again
     are dropped.
     """
-    while (falls := np.flatnonzero(np.diff(steps := table["iteration"].to_numpy()) < 0)).size:
-        cut = falls[-1] + 1
-        start = steps[cut]
-        spacing = steps[cut + 1] - start if cut + 1 < len(steps) else 0
-        again = start <= max(steps[0], spacing)
-        keep = (np.arange(len(steps)) >= cut) | ((steps < start) & (not again))
-        problems.append(f"{name}: the run {'started over' if again else 'was continued'} at line "
-                        f"{table.index[cut]} (iteration {start:g}); {int((~keep).sum())} older "
-                        f"rows left out")
-        table = table[keep]
-    table = table.sort_values("iteration", kind="stable")
+    steps = table["iteration"].to_numpy()
+    keep, continued, over = _last_run(steps)
+    for cuts, what, older in ((continued, "was continued", ~keep[over or 0:]),
+                              ([over] if over else [], "started over", ~keep[:over or 0])):
+        if cuts:
+            where = (f"line {table.index[cuts[0]]} (iteration {steps[cuts[0]]:g})"
+                     if len(cuts) == 1 else _lines(table.index[cuts]))
+            problems.append(f"{name}: the run {what} at {where}; {int(older.sum())} older rows "
+                            f"left out")
+    table = table[keep].sort_values("iteration", kind="stable")
     twice = table["iteration"].duplicated(keep="last")
     if twice.any():
         problems.append(f"{name}: an iteration appears twice, {_lines(table.index[twice])}; the "
                         f"last row of each counts")
     return table[~twice]
+
+
+def _last_run(steps: np.ndarray) -> tuple[np.ndarray, list[int], int | None]:
+    """(which rows belong to the last run, the rows at which it was continued, the row at which it
+    started over or None). The parts between two falls are looked at from the last one on, once
+    each, since a file may have as many falls as rows."""
+    keep, continued = np.zeros(len(steps), bool), []
+    end, below = len(steps), np.inf     # a later part begins at iteration `below`
+    head = after = None                 # the first two rows that are kept so far
+    for begin in reversed([0, *np.flatnonzero(np.diff(steps) < 0) + 1]):
+        stop = begin + np.searchsorted(steps[begin:end], below)
+        if head is not None and stop > begin and steps[stop - 1] > steps[head]:
+            start, spacing = steps[head], 0 if after is None else steps[after] - steps[head]
+            if start <= max(steps[0], spacing):
+                return keep, continued[::-1], head
+            continued.append(int(head))
+            below = start
+            stop = begin + np.searchsorted(steps[begin:stop], below)
+        if stop > begin:
+            keep[begin:stop] = True
+            head, after = begin, begin + 1 if stop > begin + 1 else head
+        end = begin
+    return keep, continued[::-1], None
 
 
 def _without_infinities(table: pd.DataFrame, name: str,

@@ -123,7 +123,7 @@ class Counters:
             if not (measured if f.name in ("best", "evaluation") else number):
                 raise BadInput(f"the checkpoint's {f.name} is {value!r:.60}: --resume restart "
                                f"begins again")
-        return cls(**{f.name: stored[f.name] for f in fields(cls)})
+        return cls(**{f.name: stored.get(f.name) for f in fields(cls)})
 
     def add(self, trainer: Trainer) -> None:
         """Count the iteration that the trainer has just done, without waiting for the device."""

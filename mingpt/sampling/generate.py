@@ -111,7 +111,10 @@ def next_token(logits: torch.Tensor, temperature: float, do_sample: bool, top_k:
 def distribution(logits: torch.Tensor, temperature: float = 1.0, top_k: int | None = None,
                  top_p: float | None = None) -> torch.Tensor:
     """The probabilities to sample from: (B, vocab) logits → (B, vocab). See `generate` for the
-    options."""
+    options. On a CPU, BadInput where they do not exist; a GPU would have to be waited for."""
+    if logits.is_cpu and not logits.amax(-1).isfinite().all():
+        raise BadInput("the model's logits are not finite, so no token can be drawn: its weights "
+                       "are not finite, or too large")
     logits = logits / temperature
     if top_k is not None:
         kth = torch.topk(logits, min(top_k, logits.size(-1))).values[:, [-1]]

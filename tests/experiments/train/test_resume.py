@@ -17,6 +17,7 @@ import experiments.train.writer
 from experiments.corpus import open_corpus
 from experiments.declare.spec import make_spec
 from experiments.records.record import RunFiles
+from experiments.train import account
 from experiments.train.run import Run
 from experiments.weights import checkpoint
 from mingpt.optimizers import adamw
@@ -342,6 +343,17 @@ def test_the_optimizers_state_lies_where_torch_puts_it(tmp_path):
         assert kinds == {entry: (t.device, t.dtype, t.shape)
                          for entry, t in expected.state[p].items()}
         assert {t.device.type for t in loaded.state[p].values()} == {"meta"}
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"seconds": "1"}, "seconds is '1'"), ({"best": {"val_loss": []}}, "best is"),
+    ({"row_seconds": None}, "row_seconds is None"), ({"loss_count": True}, "loss_count is True")])
+def test_counts_of_another_kind_are_refused_and_missing_evaluations_are_none(changes, told):
+    stored = account.Counters(seconds=2.5).to_dict()
+    with pytest.raises(BadInput, match=told):
+        account.Counters.from_state(stored | changes)
+    del stored["evaluation"], stored["best"], stored["tokens"]
+    assert account.Counters.from_state(stored) == account.Counters(seconds=2.5, tokens=None)
 
 
 # -- corruption ------------------------------------------------------------------------------------

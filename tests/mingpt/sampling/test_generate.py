@@ -127,3 +127,14 @@ def test_what_nothing_can_be_drawn_from_is_refused_and_greedy_does_not_care(mode
     with pytest.raises(BadInput, match=named):
         speculate(model, START[:1], 2, ModelDraft(model), do_sample=True, **wrong)
     assert torch.equal(model.generate(START, 2, **wrong), model.generate(START, 2))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_refused_where_a_token_would_be_drawn(number):
+    logits = LOGITS.clone()
+    logits[1, 2] = number
+    with pytest.raises(BadInput, match="logits are not finite"):
+        distribution(logits)
+    hidden = LOGITS.clone()
+    hidden[:, 0] = -torch.inf       # a token that can never come is none of these
+    assert (distribution(hidden)[:, 0] == 0).all()
