@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -294,6 +295,27 @@ def test_two_nodes_train_one_run_to_the_bits_of_one_process(cluster, place):
     nodes, one = ((place / folder / "checkpoints/baseline.s0/model-000040.safetensors").read_bytes()
                   for folder in ("nodes", "one"))
     assert nodes == one
+
+
+@pytest.mark.slurm
+def test_an_array_tokenises_a_corpus_and_each_task_its_own_pieces(cluster, place):
+    (place / "shards").mkdir()
+    for n in range(2):     # two pieces: each is 64 MB or more
+        text = f"file {n}: " + "the same words again and again " * 2000
+        (place / f"shards/{n}.txt").write_text((text + "\n\n") * 1100)
+    command = [sys.executable, str(ROOT / "lab.py"), "tokenize", "--data", "shards",
+               "--data.tokenizer=byte", "--data.cache=tokens"]
+    cluster("sbatch", "--array=0-1", "--cpus-per-task=1", "--mem=1G", "--output=part_%a.out",
+            "--wrap", shlex.join(command) + " --part $SLURM_ARRAY_TASK_ID/2", cwd=place)
+    cluster.wait()
+    logs = [(place / f"part_{part}.out").read_text() for part in range(2)]
+    assert all(f"part {part}/2: 1 pieces, 4,400 documents" in log
+               for part, log in enumerate(logs)), logs
+    made = {path: path.stat().st_mtime_ns for path in (place / "tokens").rglob("*.json")}
+    whole = json.loads(cluster(*command, "--json", cwd=place))
+    assert whole["documents"] == 8800
+    assert made.items() <= {path: path.stat().st_mtime_ns
+                            for path in (place / "tokens").rglob("*.json")}.items()
 
 
 @pytest.mark.slurm
