@@ -19,6 +19,7 @@ from mingpt.utils import BadInput, did_you_mean
 # settings that must be whole numbers above 0
 COUNTS = {"n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "vocab_size", "block_size",
           "mlp_hidden", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
+MOST_LAYERS = 10_000     # lists of this length are made before any weight is seen
 GPT2_SIZES = {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
 
 
@@ -50,10 +51,13 @@ def read_settings(source: str | Path) -> tuple[Path, Family, dict[str, Any]]:
     try:
         for entry in (PLAIN, *family.entries):
             entry.read(theirs, ours)
+            layers = ours.get("n_layer")
+            if type(layers) is int and layers > MOST_LAYERS:
+                raise BadInput(f"config.json: {str(layers)[:20]} layers: at most {MOST_LAYERS:,}")
     except BadInput as error:
         raise BadInput(f"{folder}/{error}") from None
     # a value of the wrong type, such as a number where a list should be
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise BadInput(f"{folder}/config.json: not the settings of a {kind}: "
                        f"{type(error).__name__}: {error}") from None
     _check_keys(folder, family, theirs)

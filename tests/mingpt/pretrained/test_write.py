@@ -334,6 +334,11 @@ def test_pickles_are_not_read_and_nothing_is_refused_without_a_reason(folder, tm
     (tmp_path / WEIGHTS).write_bytes(b"cut")
     with pytest.raises(BadInput, match=WEIGHTS):
         load(tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    for layers in (10_001, 2**63):      # a list of as many entries would be made
+        (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": layers}))
+        with pytest.raises(BadInput, match=f"config.json: {layers} layers: at most 10,000"):
+            load(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(BadInput, match="config.json"):
         load(tmp_path)
