@@ -20,9 +20,10 @@ import numpy as np
 from scipy import special
 
 from benchmarks.kit import simulated
+from experiments.verdicts.beyond import can_go_beyond, gain_beyond, loss_beyond
 from experiments.verdicts.extrapolation import Prediction, predict, trend
 from experiments.verdicts.ladder import WORDS, Rung, judge
-from experiments.verdicts.scaling_law import gains
+from experiments.verdicts.scaling_law import Gains, gains, within
 from experiments.verdicts.stats import verdicts
 
 LADDERS, QUICK = 2_000, 320
@@ -34,6 +35,12 @@ CHECKED = 2               # ladders per cell that experiments/verdicts/ladder.py
 FLOOR, FALL, EXPONENT = 1.7, 1.5, 0.12      # of the baseline's law, at the first rung
 SIZE = 0.06               # the effect at the first rung, in nats
 NOISE = 0.006             # the sd of a run in the middle of the ladder, in nats
+
+
+COLUMNS = {"predicted": "90 % prediction covers", "gain": "95 % gain covers",
+           "loss_ahead": "90 % loss at the target covers",
+           "gain_ahead": "90 % gain at the target covers",
+           "false_holds": "false holds or grows", "false_flips": "false flips"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Cell:
     arm: np.ndarray
     truth: np.ndarray         # (K + 1,): the effect at every rung and at the target
     held_out: np.ndarray      # (ladders,): the mean effect of as many new seeds at the target
+    new_loss: np.ndarray      # (ladders,): the mean loss of these new seeds of the baseline
 
     @property
     def target(self) -> float:
@@ -82,16 +90,18 @@ def simulate(rng: np.random.Generator, effect: Effect, noise: float, rungs: int,
     base = law[:, None] + shared + theirs
     arm = (law + truth)[:, None] + shared + mine
     held_out = (arm - base)[:, -1].mean(-1)
-    return Cell(x[:-1], base[:, :-1], arm[:, :-1], truth, held_out)
+    return Cell(x[:-1], base[:, :-1], arm[:, :-1], truth, held_out, base[:, -1].mean(-1))
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What is said of every ladder of a cell: (ladders,), the gains (ladders, K)."""
+    """What is said of every ladder of a cell: (ladders,), the gains (ladders, K). `ahead` and
+    `loss` are the gain and the baseline's loss at the target, None with too few rungs."""
     words: np.ndarray
     prediction: Prediction
-    low: np.ndarray
-    high: np.ndarray
+    gain: Gains
+    ahead: Gains | None
+    loss: Prediction | None
 
 
 def judge_all(cell: Cell, rng: np.random.Generator) -> Judged:
@@ -104,7 +114,12 @@ def judge_all(cell: Cell, rng: np.random.Generator) -> Judged:
     p = 2 * special.stdtr(n - 1, -np.abs(mean) / np.sqrt(squares / (n - 1) / n))
     slope = trend(cell.x, effects.swapaxes(-1, -2), ALPHA)
     gain = gains(cell.x, cell.x, cell.base, cell.arm, rng, DRAWS)
-    return Judged(_words(mean, p, found, slope.slope, slope.p), found, gain.low, gain.high)
+    words = _words(mean, p, found, slope.slope, slope.p)
+    if not can_go_beyond(cell.base):
+        return Judged(words, found, gain, None, None)
+    return Judged(words, found, gain,
+                  gain_beyond(cell.x, cell.base, cell.target, found, 0.0, rng, DRAWS),
+                  loss_beyond(cell.x, cell.base, np.array([cell.target]), n, rng, DRAWS))
 
 
 def _words(mean: np.ndarray, p: np.ndarray, found: Prediction, slope: np.ndarray,
@@ -141,9 +156,17 @@ def same_as_the_harness(cell: Cell, judged: Judged, ladders: int) -> None:
 
 
 def gains_of(cell: Cell) -> np.ndarray:
-    """The true gain at every rung: (K,)."""
-    law = FALL * np.exp(-EXPONENT * (cell.x - cell.x[0]))
-    return np.exp(-np.log(np.maximum(law + cell.truth[:-1], 1e-9) / law) / EXPONENT)
+    """The true gain at every rung and at the target: (K + 1,). It is infinite or 0 where the
+    baseline would need compute for which no gain is given."""
+    x = np.append(cell.x, cell.target)
+    law = FALL * np.exp(-EXPONENT * (x - x[0]))
+    reached = x - np.log(np.maximum(law + cell.truth, 1e-9) / law) / EXPONENT
+    return np.exp(within(reached, cell.x) - x)
+
+
+def covers(interval: Prediction | Gains, value: np.ndarray) -> np.ndarray:
+    """Whether intervals hold a value."""
+    return (interval.low <= value) & (value <= interval.high)
 
 
 def row(effect: Effect, noise: float, ladders: int, seed: int = 0) -> dict[str, float]:
@@ -160,24 +183,25 @@ def row(effect: Effect, noise: float, ladders: int, seed: int = 0) -> dict[str, 
         stays = len(signs) == 1 and 0 not in signs and abs(at_target) > MARGIN
         said = np.isin(judged.words, ("holds", "grows"))
         true = gains_of(cell)
+        found |= {"predicted": covers(judged.prediction, cell.held_out),
+                  "gain": covers(judged.gain, true[:-1]).ravel()}
+        if judged.ahead is not None:
+            found |= {"loss_ahead": covers(judged.loss, cell.new_loss[:, None]).ravel(),
+                      "gain_ahead": covers(judged.ahead, true[-1])}
         found |= {
-            "predicted": ((judged.prediction.low <= cell.held_out)
-                          & (cell.held_out <= judged.prediction.high)),
-            "gain": ((judged.low <= true) & (true <= judged.high)).ravel(),
             "false_holds": said & (not stays),
             "false_flips": found["flips"] & (not {1.0, -1.0} <= signs)}
         for name, each in found.items():
             counts.setdefault(name, []).append(each)
-    return {name: float(np.concatenate(each).mean()) for name, each in counts.items()}
+    return {name: float(np.concatenate(counts[name]).mean()) for name in (*WORDS, *COLUMNS)}
 
 
 def table(ladders: int, say: Callable[[str], None] = lambda text: None) -> str:
     """Compute the table, and return it in Markdown."""
     lines = [f"{ladders:,} ladders per row, of {RUNGS[0]} to {RUNGS[-1]} rungs and {SEEDS[0]} to "
              f"{SEEDS[-1]} seeds, alike often; in percent.", "",
-             "| effect | noise | " + " | ".join(WORDS) + " | 90 % prediction covers "
-             "| 95 % gain covers | false holds or grows | false flips |",
-             "|---|---|" + "--:|" * (len(WORDS) + 4)]
+             f"| effect | noise | {' | '.join((*WORDS, *COLUMNS.values()))} |",
+             "|---|---|" + "--:|" * (len(WORDS) + len(COLUMNS))]
     rows = {}
     for effect in EFFECTS:
         for name, noise in NOISES.items():

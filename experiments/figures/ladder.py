@@ -33,8 +33,9 @@ from experiments.figures.style import (
     page,
     study_text,
 )
+from experiments.verdicts.beyond import can_go_beyond, loss_beyond
 from experiments.verdicts.climbed import LadderResults
-from experiments.verdicts.scaling_law import FITTED, Law, curve
+from experiments.verdicts.scaling_law import FITTED, Gains, Law, curve
 from experiments.verdicts.study_runs import known_arms
 
 SHOWN = 8           # arms in a figure; of more, those with the largest effect at the largest rung
@@ -111,9 +112,7 @@ def loss_against_compute(ladder: LadderResults) -> Figure:
         axes.plot(np.exp(inside), [float(known.loss(at)) for at in inside], color=style.color,
                   ls=style.dash, lw=style.width, zorder=3)
         if isinstance(known, Law) and np.isfinite(known.scale):
-            beyond = np.linspace(x[-1], x[-1] + math.log(FARTHEST), 40)
-            axes.plot(np.exp(beyond), [float(known.loss(at)) for at in beyond], color=style.color,
-                      ls=(0, (1, 2)), lw=1.2, zorder=2.5)
+            _beyond(axes, x, values, style)
         low, high = min(low, means.min()), max(high, max(v.max() for v in values))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("+", "")))
@@ -123,11 +122,27 @@ def loss_against_compute(ladder: LadderResults) -> Figure:
     return figure
 
 
+def _beyond(axes: Axes, x: np.ndarray, values: list[np.ndarray], style: ArmStyle) -> None:
+    """Draw where an arm's law goes beyond the rungs, with its interval where seeds show one."""
+    at = np.linspace(x[-1], x[-1] + math.log(FARTHEST), 24)
+    known = curve(x, np.array([v.mean() for v in values]))
+    axes.plot(np.exp(at), [float(known.loss(each)) for each in at], color=style.color,
+              ls=(0, (1, 2)), lw=1.2, zorder=2.5)
+    losses = np.full((len(values), max(map(len, values))), np.nan)
+    for row, each in zip(losses, values, strict=True):
+        row[:len(each)] = each
+    if can_go_beyond(losses):
+        found = loss_beyond(x, losses, at, len(values[-1]), np.random.default_rng(0))
+        axes.fill_between(np.exp(at), found.low, found.high, fc="none", ec=style.color,
+                          hatch=HATCH, lw=0.6, alpha=0.45, zorder=2.4)
+
+
 def _loss_caption(ladder: LadderResults) -> str:
     law = ("curves: L = E + A·C^−a, fitted to the means"
            if len(ladder.rungs) >= FITTED else "lines join the means")
-    return (f"{study_text(ladder.name)}{law}; dotted: up to {FARTHEST:g} times the largest rung's "
-            f"compute, where nothing was measured; dots: runs")
+    return (f"{study_text(ladder.name)}{law}; dotted and hatched: the law and a 90 % prediction "
+            f"interval, if it holds, up to {FARTHEST:g} times the largest rung's compute, where "
+            f"nothing was measured; dots: runs")
 
 
 def gain_against_compute(ladder: LadderResults) -> Figure:
@@ -138,9 +153,11 @@ def gain_against_compute(ladder: LadderResults) -> Figure:
         raise Skip("no arm has a value at every rung")
     caption = (f"{study_text(ladder.name)}the compute that the baseline needs for the arm's loss, "
                f"over the compute that the arm used: above 1 the arm saves compute; bars: 95 % CI, "
-               f"bootstrap over seeds; an arrow: beyond {FARTHEST:g} times the rungs' compute")
+               f"bootstrap over seeds; hatched: 90 % interval of the predicted effect's gain, if "
+               f"the baseline's law holds; an arrow: beyond {FARTHEST:g} times the rungs' compute")
+    ahead = any(ladder.arms[arm].gain_ahead for arm in arms)
     figure, axes, at = _frame(ladder, arms, styles, "Compute-equivalent gain of each arm, by size",
-                              caption, beyond=False)
+                              caption, beyond=ahead)
     for place, arm in zip(_places(arms), arms, strict=True):
         found, style = ladder.arms[arm].gains, styles[arm]
         x = at(np.arange(len(ladder.rungs)), place)
@@ -152,6 +169,8 @@ def gain_against_compute(ladder: LadderResults) -> Figure:
         for xk, low, high in zip(x, found.low, found.high, strict=True):
             if not math.isnan(low):
                 _bar(axes, xk, low, high, style)
+        if foretold := ladder.arms[arm].gain_ahead:
+            _gain_ahead(axes, at(len(ladder.rungs), place), foretold, style)
     axes.set_yscale("log")
     axes.axhline(1, color=INK, lw=1.2, zorder=2)
     low, high = _gain_range([ladder.arms[arm].gains for arm in arms])
@@ -163,6 +182,18 @@ def gain_against_compute(ladder: LadderResults) -> Figure:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_ylabel("gain (× compute)")
     return figure
+
+
+def _gain_ahead(axes: Axes, x: float, found: Gains, style: ArmStyle) -> None:
+    low, gain, high = (float(each) for each in (found.low, found.gain, found.high))
+    if any(map(math.isnan, (low, gain, high))):
+        return
+    if low < LARGEST and high > 1 / LARGEST:
+        ends = np.clip([low, high], 1 / LARGEST, LARGEST)
+        _hatched(axes, x, *ends, gain if 1 / LARGEST < gain < LARGEST else None, style)
+    for end in {low, high}:
+        if not 1 / LARGEST <= end <= LARGEST:
+            _bar(axes, x, end, end, style)
 
 
 def _bar(axes: Axes, x: float, low: float, high: float, style: ArmStyle) -> None:

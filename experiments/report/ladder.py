@@ -51,6 +51,10 @@ def to_dict(ladder: LadderResults) -> dict[str, Any]:
     def gains(each: ArmLadder) -> dict[str, Any] | None:
         return each.gains and {key: [_plain(v) for v in getattr(each.gains, key)]
                                for key in ("gain", "low", "high")}
+
+    def ahead(each: ArmLadder) -> dict[str, Any] | None:
+        return each.gain_ahead and {key: _plain(getattr(each.gain_ahead, key))
+                                    for key in ("gain", "low", "high")}
     return {"schema": 1, "ladder": ladder.name, "baseline": ladder.baseline, "unit": ladder.unit,
             "margin": ladder.margin, "target_flops": ladder.target,
             "rungs": [{"study": rung.name, "parameters": rung.parameters, "flops": rung.flops}
@@ -61,7 +65,8 @@ def to_dict(ladder: LadderResults) -> dict[str, Any]:
                            "prediction": prediction(each.prediction),
                            "slope": each.trend and {"per_e_of_compute": _plain(each.trend.slope),
                                                     "p": _plain(each.trend.p)},
-                           "gains": gains(each)} for arm, each in ladder.arms.items()},
+                           "gains": gains(each),
+                           "gain_ahead": ahead(each)} for arm, each in ladder.arms.items()},
             "foretold": [{"arm": told.arm, "study": told.study, "found": told.found,
                           "held": told.held, **prediction(told.predicted)}
                          for told in ladder.foretold],
@@ -120,8 +125,10 @@ def tables(ladder: LadderResults) -> list[PageTable]:
                         for arm, each in ladder.arms.items()], numeric=numeric)]
     gained = [[arm, *_gains(each)] for arm, each in ladder.arms.items() if each.gains is not None]
     if gained:
-        found.append(PageTable("Compute-equivalent gain at each size, with its 95 % interval",
-                               ["Arm", *sizes], gained, numeric=numeric[:-2]))
+        found.append(PageTable(
+            "Compute-equivalent gain at each size, with its 95 % interval, and what the predicted "
+            "effect is worth if the baseline's curve holds, with 90 %",
+            ["Arm", *sizes, f"At {ladder.places[-1].target:g} ×"], gained, numeric=numeric[:-1]))
     if ladder.foretold:
         found.append(PageTable(
             "Predictions that were written down before the rung was trained",
@@ -135,9 +142,12 @@ def tables(ladder: LadderResults) -> list[PageTable]:
 def _gains(each: ArmLadder) -> list[str]:
     def text(value: float) -> str:
         return "∞" if value == float("inf") else f"{value:.2f}"
-    return [f"{text(gain)}" + (f" [{text(low)}, {text(high)}]" if low == low else "")
-            for gain, low, high in zip(each.gains.gain, each.gains.low, each.gains.high,
-                                       strict=True)]
+
+    def cell(gain: float, low: float, high: float) -> str:
+        return f"{text(gain)}" + (f" [{text(low)}, {text(high)}]" if low == low else "")
+    found, ahead = each.gains, each.gain_ahead
+    return [*map(cell, found.gain, found.low, found.high),
+            cell(float(ahead.gain), float(ahead.low), float(ahead.high)) if ahead else "–"]
 
 
 def _rungs(ladder: LadderResults) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from experiments.verdicts.beyond import can_go_beyond, gain_beyond
 from experiments.verdicts.extrapolation import Prediction, Trend, predict, trend
 from experiments.verdicts.scaling_law import Gains, gains
 from experiments.verdicts.stats import Values, Verdict, signed
@@ -46,6 +47,7 @@ class ArmLadder:
     prediction: Prediction | None         # None: too few runs
     trend: Trend | None                   # None: fewer than two seeds are in all rungs
     gains: Gains | None                   # one per rung; None: an arm without values
+    gain_ahead: Gains | None = None       # at the target; None: too few rungs or seeds
 
 
 def judge(arm: str, rungs: Sequence[Rung], *, baseline: str, target: float,
@@ -64,7 +66,8 @@ def judge(arm: str, rungs: Sequence[Rung], *, baseline: str, target: float,
              if len(seeds) > 1 and len(rungs) > 1 else None)
     word, reason = decide(verdicts, prediction, slope, margin, alpha, [len(p) for p in pairs])
     return ArmLadder(arm, word, reason, verdicts, target, prediction, slope,
-                     _gains(arm, rungs, baseline) if all(pairs) else None)
+                     *(_gains(arm, rungs, baseline, target, prediction) if all(pairs)
+                       else (None, None)))
 
 
 def effects(mine: Values, theirs: Values) -> dict[int, float]:
@@ -167,12 +170,18 @@ def interval(prediction: Prediction) -> str:
     return f"{effect} [{low}, {high}]"
 
 
-def _gains(arm: str, rungs: Sequence[Rung], baseline: str) -> Gains:
-    """Return the compute-equivalent gain at each rung, from the seeds that are paired there."""
+def _gains(arm: str, rungs: Sequence[Rung], baseline: str, target: float,
+           prediction: Prediction | None) -> tuple[Gains, Gains | None]:
+    """Return the compute-equivalent gain at each rung, from the seeds that are paired there, and
+    at the target."""
     seeds = sorted({s for rung in rungs for s in _effects(rung, arm, baseline)})
     losses = np.full((2, len(rungs), len(seeds)), np.nan)
     for k, rung in enumerate(rungs):
         for s in _effects(rung, arm, baseline):
             losses[:, k, seeds.index(s)] = rung.values[baseline][s], rung.values[arm][s]
     x = [np.log([rung.flops[name] for rung in rungs]) for name in (baseline, arm)]
-    return gains(*x, *losses, np.random.default_rng(0))
+    found = gains(*x, *losses, np.random.default_rng(0))
+    if prediction is None or not can_go_beyond(losses[0]):
+        return found, None
+    return found, gain_beyond(x[0], losses[0], math.log(target), prediction, x[1][-1] - x[0][-1],
+                              np.random.default_rng(0))

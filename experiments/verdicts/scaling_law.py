@@ -163,18 +163,27 @@ def _draws(ways: Sequence[Callable], base_x: np.ndarray, arm_x: np.ndarray, base
            arm: np.ndarray, n: int, rng: np.random.Generator, draws: int) -> np.ndarray:
     """Return draws of the log gain at every rung by each way to lay a curve, (ways, draws, ..., K),
     right for rungs of n seeds."""
-    weights = rng.standard_normal((draws, base.shape[-1]))
-    weights *= np.sqrt((n - 1) / rng.chisquare(n - 1, (draws, 1)))
-    drawn = []
-    for losses in (base, arm):
-        mean = np.nanmean(losses, -1, keepdims=True)
-        counts = np.isfinite(losses).sum(-1, keepdims=True)
-        away = np.nan_to_num(losses - mean) / np.sqrt(counts * np.maximum(counts - 1, 1))
-        drawn.append(mean[..., 0] + np.einsum("ds,...ks->d...k", weights, away))
+    weights = stretched(rng, (draws, base.shape[-1]), n)
+    drawn = [drawn_means(losses, weights) for losses in (base, arm)]
     found = np.stack([way(base_x, arm_x, *drawn) for way in ways])
     # A draw without a falling curve says nothing, so it counts as far off on either side in turn.
     sides = np.where(np.arange(draws) % 2, np.inf, -np.inf).reshape(-1, *[1] * (found.ndim - 2))
     return np.where(np.isnan(found), sides, found)
+
+
+def stretched(rng: np.random.Generator, shape: tuple[int, int], n: int) -> np.ndarray:
+    """Return weights of seeds for the draws of a bootstrap, (draws, seeds): normal, and stretched
+    as Student's t of n seeds."""
+    return rng.standard_normal(shape) * np.sqrt((n - 1) / rng.chisquare(n - 1, (shape[0], 1)))
+
+
+def drawn_means(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the mean losses of every draw: losses (..., K, seeds), NaN where a rung lacks a seed,
+    weights (draws, seeds) → (draws, ..., K)."""
+    mean = np.nanmean(losses, -1, keepdims=True)
+    counts = np.isfinite(losses).sum(-1, keepdims=True)
+    away = np.nan_to_num(losses - mean) / np.sqrt(counts * np.maximum(counts - 1, 1))
+    return mean[..., 0] + np.einsum("ds,...ks->d...k", weights, away)
 
 
 def _by_curve(base_x: np.ndarray, arm_x: np.ndarray, base: np.ndarray,
@@ -199,7 +208,12 @@ def _from_baseline(base_x: np.ndarray, arm_x: np.ndarray, base: np.ndarray,
 
 def _reached(known: Law | Segments, x: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """Return the log compute at which a curve has each loss, (..., K)."""
-    reached = np.stack([known.log_compute(losses[..., k]) for k in range(losses.shape[-1])], -1)
+    return within(np.stack([known.log_compute(losses[..., k]) for k in range(losses.shape[-1])],
+                            -1), x)
+
+
+def within(reached: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return log computes, ±infinity where they lie beyond FARTHEST times the rungs' compute."""
     room = np.log(FARTHEST)
     return np.where(reached > x[-1] + room, np.inf, np.where(reached < x[0] - room, -np.inf,
                                                              reached))

@@ -127,4 +127,5 @@ def test_simulated_ladders_keep_their_promises(monkeypatch):
                              for noise in ladders.NOISES.values())
     assert found["false_holds"] <= 0.05 and found["false_flips"] <= 0.05
     assert found["gain"] >= 0.93 and 0.87 <= found["predicted"] <= 0.935
+    assert 0.87 <= found["loss_ahead"] <= 0.96 and found["gain_ahead"] >= 0.9
     assert found["holds"] > 0.05 and found["shrinks"] > 0.2 and found["grows"] > 0.05
