@@ -165,7 +165,7 @@ def read_parquet(path: Path, text_key: str, **_) -> Iterator[TextChunk]:
             texts = batch.column(text_key).to_pylist()
             position = int(path.stat().st_size * read / max(1, file.metadata.num_rows))
             yield TextChunk(position, batch.nbytes, texts, _parquet_sets(batch, columns))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise BadInput(f"--data {path} cannot be read as parquet: "
                        f"{str(error).splitlines()[0]}") from None
 

@@ -99,14 +99,14 @@ def page(height: float, title: str, caption: str, *, subtitle: str = "",
     takes a quarter of the time, and the pages of one study line up.
     """
     head = _balanced(title, 84)
-    foot = textwrap.wrap(caption, 138)
+    foot = textwrap.wrap(caption, 138, max_lines=6, placeholder=" …")
     with rc_context(RC):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
         figure.text(0.15 / WIDTH, 1 - 0.12 / height, "\n".join(head), va="top", weight="bold",
                     size=12, linespacing=1.2)
         top = 0.12 + 0.215 * len(head)
-        under = textwrap.wrap(subtitle, 118)
+        under = textwrap.wrap(subtitle, 118, max_lines=4, placeholder=" …")
         figure.text(0.15 / WIDTH, 1 - (top + 0.05) / height, "\n".join(under), va="top", size=9.5,
                     color=MUTED)
         top += 0.05 + 0.175 * len(under) + above

@@ -46,6 +46,10 @@ SHAPE: dict[str, type] = {
 PARTS: dict[tuple[str, str], type] = {
     ("data", "hash"): str, ("data", "tokenizer"): str, ("data", "validation"): dict,
     ("environment", "device"): str, ("code", "commit"): str}
+# Numbers in `result`, `progress` and `model`.
+NUMBERS = frozenset({*COLUMNS, "perplexity", "bits_per_byte", "iterations", "max_iters",
+                     "parameters", "non_embedding", "trainable", "flops_per_token", "sparsity",
+                     "compute_sparsity"})
 MAX_SEED = 2**63 - 1     # the greatest int64: seeds are kept in int64 arrays
 ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"[\w.-]+")      # of a package, at the start of a requirement
@@ -137,6 +141,10 @@ def misshapen(record: Mapping[str, Any]) -> str | None:
     for key, (value, kind) in held.items():
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             return f"{key} is a {type(value).__name__}"
+    for section in ("result", "progress", "model"):
+        for name, value in (record.get(section) or {}).items():
+            if name in NUMBERS and type(value) not in (int, float, type(None)):
+                return f"{section}.{name} is a {type(value).__name__}"
     for section, settings in (record.get("config") or {}).items():
         if not isinstance(settings, dict):
             return f"config.{section} is a {type(settings).__name__}"

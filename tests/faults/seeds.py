@@ -132,6 +132,5 @@ def write_seeds(folder: Path) -> Path:
     logs.mkdir(parents=True)
     (logs / "plan-1.json").write_text(json.dumps(
         {"study": "in/study.toml", "job": None,
-         # damage that left out a size would train for minutes, and nothing would be wrong
-         "runs": [{"arm": "rope", "seed": 0, "arguments": ["settings", "model", "--json"]}]}))
+         "runs": [{"arm": "rope", "seed": 0, "arguments": ["audit", "-r", *TINY]}]}))
     return folder

@@ -212,6 +212,11 @@ def test_parquet_reads_its_text_column_and_sets(tmp_path, data_config):
         open_corpus(data_config(tmp_path / "a.parquet", text_key="txt"))
     with pytest.raises(BadInput, match="cannot be read as parquet"):
         open_corpus(data_config(write(tmp_path / "b.parquet", b"nothing of the kind")))
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 4], np.int32).tobytes()),
+                                         pa.py_buffer(b"ab\xa0c"))     # not UTF-8
+    pq.write_table(pa.table({"text": broken}), tmp_path / "c.parquet")
+    with pytest.raises(BadInput, match="c.parquet cannot be read as parquet: .*codec"):
+        open_corpus(data_config(tmp_path / "c.parquet"))
 
 
 def test_rows_of_tokens_are_documents(tmp_path, data_config):

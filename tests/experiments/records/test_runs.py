@@ -155,6 +155,8 @@ def test_a_broken_record_costs_the_record_and_not_the_curve(tmp_path, record, to
     ({"data": []}, "data is a list"), ({"data": {"hash": 0.5}}, "data.hash is a float"),
     ({"data": {"validation": "x"}}, "data.validation is a str"),
     ({"environment": {"device": True}}, "environment.device is a bool"),
+    ({"result": {"tokens": {}}}, "result.tokens is a dict"),
+    ({"progress": {"iteration": "7"}}, "progress.iteration is a str"),
     ({"config": {"model": 3}}, "config.model is a int")])
 def test_a_record_with_another_kind_of_value_where_records_have_text_is_refused(tmp_path, changes,
                                                                                 told):
