@@ -43,7 +43,8 @@ MARK = "ABLATE_KILLS"
 
 def outcome(out: Path) -> dict[str, object]:
     """What must be the same however often a run was killed: the rows of each CSV, each result, the
-    bytes of the weights, and the verdicts."""
+    bytes of the newest weights, and the verdicts. A checkpoint before these may be of another
+    iteration, where a run was told to save one."""
     found: dict[str, object] = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
@@ -55,8 +56,10 @@ def outcome(out: Path) -> dict[str, object]:
             record = json.loads(path.read_text())
             result = {k: v for k, v in (record["result"] or {}).items() if k not in MEASURED}
             found[name] = [record["status"], result, record["sample"]]
-        elif path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
+        elif path.name == "state.json":
+            found |= {f"{name}: {kind}": (path.parent / file).read_bytes()
+                      for kind, file in json.loads(path.read_text())["files"].items()
+                      if file.endswith(".safetensors")}
         elif path.name == "verdicts.json":
             verdicts = json.loads(path.read_text())["verdicts"]
             found[name] = {arm: [v["word"], v.get("difference")] for arm, v in verdicts.items()}
