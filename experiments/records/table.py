@@ -38,12 +38,18 @@ def read_table(path: Path, problems: list[str]) -> tuple[pd.DataFrame, bool]:
         problems.append(f"{path.name}: {getattr(error, 'strerror', None) or error}")
         return empty(), False
     table = _clean(content)
-    return (table, False) if table is not None else _with_faults(content, path, problems)
+    if table is None:
+        return _with_faults(content, path, problems)
+    steps = table["iteration"].to_numpy()
+    if not (np.diff(steps) > 0).all():
+        table.index += 2        # the lines of the file
+        table = _in_order(table, path.name, problems).reset_index(drop=True)
+    return table, False
 
 
 def _clean(content: bytes) -> pd.DataFrame | None:
-    """The table of a file in which nothing needs care: numbers within their limits, one per cell,
-    and rising iterations. None for any other file. `_with_faults` gives the same table, slowly."""
+    """The table of a file whose cells need no care: numbers within their limits, one per cell. None
+    for any other file. `_with_faults` gives the same table, slowly."""
     head, _, body = content.partition(b"\n")
     header = head.decode("latin-1").split(",")
     if (not body.endswith(b"\n") or b"\n\n" in body or body.translate(None, CLEAN)
@@ -60,8 +66,7 @@ def _clean(content: bytes) -> pd.DataFrame | None:
     for column in header:
         values[COLUMNS.index(column)] = read[column].to_numpy()
     steps = values[COLUMNS.index("iteration")]
-    if (np.abs(values) > GREATEST).any() or not (np.diff(steps, prepend=-np.inf) > 0).all() \
-            or not (np.abs(steps) <= MAX_ITERATION).all():
+    if (np.abs(values) > GREATEST).any() or not (np.abs(steps) <= MAX_ITERATION).all():
         return None
     return pd.DataFrame(values.T, columns=ALL)
 

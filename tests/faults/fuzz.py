@@ -223,8 +223,14 @@ def main(argv: list[str] | None = None) -> int:
     tried, failed = Counter(), {}
     with scratch("ablate-seeds-") as root:
         seeds = write_seeds(root / "a" / "b" / "w")
-        until = time.monotonic() + 60 * args.minutes
-        while time.monotonic() < until:
+        begun = told = time.monotonic()
+        until = begun + 60 * args.minutes
+        while (now := time.monotonic()) < until:
+            if now > told + 60:
+                told, done = now, sum(tried.values())
+                print(f"{done:,} inputs, {done / (now - begun):.1f} per second, "
+                      f"{sum(failed.values())} failed; {(until - now) / 60:.0f} min left",
+                      file=sys.stderr, flush=True)
             name = chance.choices(names, [TARGETS[n].weight for n in names])[0]
             for argv_, file, content in drawn(name, seeds, chance):
                 outcome = strike(name, argv_, file, content, seeds,

@@ -109,6 +109,8 @@ def kill_runs(kills: int, chance: random.Random, root: Path) -> Counter:
         assert not (differing := different(outcome(folder / "out"), expected)), differing
         assert not left_over(folder), left_over(folder)
         counts["ends"] += 1
+        print(f"{counts['kills']} of {kills} kills, {counts['ends']} ends", file=sys.stderr,
+              flush=True)
         shutil.rmtree(folder)
     return counts
 
@@ -157,6 +159,8 @@ def kill_study(kills: int, chance: random.Random, root: Path) -> Counter:
         assert not (differing := different(outcome(folder / "out"), expected)), differing
         assert not left_over(folder), left_over(folder)
         counts["ends"] += 1
+        print(f"{counts['kills']} of {kills} kills, {counts['ends']} ends", file=sys.stderr,
+              flush=True)
         for pid in processes(folder):
             kill(pid)
         shutil.rmtree(folder, ignore_errors=True)
