@@ -111,7 +111,7 @@ def test_every_arm_of_every_shipped_study_makes_a_model_that_differs_from_the_ba
 
 
 OF_PARTS = ("aa", "seven_matched", "leave_one_out", "factorial_full", "lr_grid", "norm_detail",
-            "data_detail")
+            "data_detail", "embd_scale", "logits")
 
 
 def test_every_model_of_the_studies_of_parts_passes_its_audit():
