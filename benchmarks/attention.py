@@ -49,13 +49,9 @@ CASES = [
     AttentionCase(LONG, "64", 6.5, 11), AttentionCase(LONG, "128", 5, 8),
     AttentionCase(LONG, "256", 3, 5), AttentionCase(LONG, "512", 1.6, 2.8),
     AttentionCase((1, 6, 4096, 64), "256", 5.5, 10), AttentionCase((1, 6, 8192, 64), "256", 10),
-    AttentionCase((4, 6, 1024, 32), "64", 3, 4.4), AttentionCase((4, 6, 1024, 32), "256", 1.7,
-                                                                 2.4),
-                                                                 AttentionCase(LONG, "128/32", 2.1,
-                                                                               3.8),
-                                                                               AttentionCase(LONG,
-                                                                                             "b128x4"),
-    AttentionCase(LONG, "s64"), AttentionCase(LONG, "128+g64"),
+    AttentionCase((4, 6, 1024, 32), "64", 3, 4.4),
+    AttentionCase((4, 6, 1024, 32), "256", 1.7, 2.4), AttentionCase(LONG, "128/32", 2.1, 3.8),
+    AttentionCase(LONG, "b128x4"), AttentionCase(LONG, "s64"), AttentionCase(LONG, "128+g64"),
 ]
 LONGEST_DENSE = 4096    # a dense mask at 8192 needs gigabytes
 
