@@ -35,8 +35,6 @@ CHECKED = 2               # ladders per cell that experiments/verdicts/ladder.py
 FLOOR, FALL, EXPONENT = 1.7, 1.5, 0.12      # of the baseline's law, at the first rung
 SIZE = 0.06               # the effect at the first rung, in nats
 NOISE = 0.006             # the sd of a run in the middle of the ladder, in nats
-
-
 COLUMNS = {"predicted": "90 % prediction covers", "gain": "95 % gain covers",
            "loss_ahead": "90 % loss at the target covers",
            "gain_ahead": "90 % gain at the target covers",
